@@ -1,0 +1,112 @@
+//! What an operation knows of its caller: how long it may take, whether it was
+//! given up, and whom to tell that it waits for a person.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::{Error, TokenId};
+
+/// The circumstances of one operation on a token.
+///
+/// Cheap to clone; the clones share the cancellation.
+#[derive(Clone, Default)]
+pub struct Call {
+    deadline: Option<Instant>,
+    cancelled: Option<Arc<AtomicBool>>,
+    watcher: Option<Arc<dyn Fn(&Event) + Send + Sync>>,
+}
+
+impl Call {
+    /// No deadline, no cancellation, nobody to tell.
+    pub fn unlimited() -> Self {
+        Call::default()
+    }
+
+    /// A call that must be done `limit` from now.
+    pub fn within(limit: Duration) -> Self {
+        Call {
+            deadline: Instant::now().checked_add(limit),
+            ..Call::default()
+        }
+    }
+
+    /// Lets `cancelled`, once true, give the operation up at the next step at which
+    /// the device can be told or has not yet been asked.
+    #[must_use]
+    pub fn cancelled_by(mut self, cancelled: Arc<AtomicBool>) -> Self {
+        self.cancelled = Some(cancelled);
+        self
+    }
+
+    /// Tells `watcher` when the operation waits for a person.
+    #[must_use]
+    pub fn watched_by(mut self, watcher: Arc<dyn Fn(&Event) + Send + Sync>) -> Self {
+        self.watcher = Some(watcher);
+        self
+    }
+
+    /// The moment by which the operation must be done.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether the caller has given the operation up.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled
+            .as_ref()
+            .is_some_and(|c| c.load(Ordering::Relaxed))
+    }
+
+    /// To be called before each step that the device is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] or [`Error::DeadlineExceeded`]; the device was not asked.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => Err(Error::DeadlineExceeded),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the watcher, if there is one.
+    pub fn tell(&self, event: &Event) {
+        if let Some(watcher) = &self.watcher {
+            watcher(event);
+        }
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("deadline", &self.deadline)
+            .field("cancelled", &self.is_cancelled())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A waiting operation tells its caller that it waits for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The token waits to be touched.
+    TouchNeeded {
+        /// The token.
+        token: TokenId,
+    },
+    /// The token waits for an approval on its own screen or PIN pad.
+    ApprovalNeeded {
+        /// The token.
+        token: TokenId,
+    },
+    /// The token went on after a touch or an approval.
+    PersonDone {
+        /// The token.
+        token: TokenId,
+    },
+}

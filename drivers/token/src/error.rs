@@ -1,0 +1,343 @@
+//! What can go wrong between a caller and a token, one variant per cause.
+
+use crate::{KeySpec, TokenId};
+
+/// A failed operation on a token.
+///
+/// Recovery is decided by the variant, never by the text: [`Error::advice`] says
+/// what kind of next step helps, [`Error::hint`] says it in a sentence. No variant
+/// carries a PIN, a key or a plaintext.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The backend string is not of a form that the driver understands.
+    #[error("`{backend}` is not a backend: {reason}")]
+    BadBackend {
+        /// The string as it was given.
+        backend: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The PKCS#11 module could not be loaded or initialised.
+    #[error("`{path}` cannot be used as a PKCS#11 module: {reason}")]
+    BadModule {
+        /// The file that was tried.
+        path: String,
+        /// What the loader or the module said.
+        reason: String,
+    },
+    /// No attached token fits the description.
+    #[error("no token fits `{wanted}`")]
+    NoToken {
+        /// The description that nothing fits.
+        wanted: String,
+        /// The tokens that are there, as backend strings.
+        present: Vec<String>,
+    },
+    /// Several attached tokens fit the description, and one is not guessed.
+    #[error("`{wanted}` fits {} tokens", candidates.len())]
+    AmbiguousToken {
+        /// The description.
+        wanted: String,
+        /// Every token that fits, as a backend string that names just that one.
+        candidates: Vec<String>,
+    },
+    /// The token was there and has gone, or its module no longer answers.
+    #[error("the token {token} is not available ({reason})")]
+    TokenUnavailable {
+        /// The token.
+        token: TokenId,
+        /// What the device layer said.
+        reason: String,
+    },
+    /// The token needs a PIN and there was none to be had.
+    #[error("the token {token} needs a PIN")]
+    PinNeeded {
+        /// The token.
+        token: TokenId,
+    },
+    /// The source that should have given a PIN did not.
+    #[error("no PIN from {origin}: {reason}")]
+    PinSource {
+        /// The source, such as `file:/etc/pin`; never the PIN.
+        origin: String,
+        /// Why it gave none.
+        reason: String,
+    },
+    /// The PIN's length is outside what the token takes; it was not sent.
+    #[error(
+        "the PIN for {token} has a length that this token cannot have set ({min} to {max} bytes)"
+    )]
+    PinLength {
+        /// The token.
+        token: TokenId,
+        /// Shortest PIN in bytes.
+        min: usize,
+        /// Longest PIN in bytes.
+        max: usize,
+    },
+    /// The token refused the PIN. It was sent once and is not sent again.
+    #[error("the token {token} refused the PIN{tries}")]
+    PinWrong {
+        /// The token.
+        token: TokenId,
+        /// How many tries are left, as far as the token tells.
+        tries: TriesLeft,
+    },
+    /// This PIN was refused by this token before; it was not sent again.
+    #[error("this PIN was refused by {token} before and was not sent again")]
+    PinRefusedBefore {
+        /// The token.
+        token: TokenId,
+    },
+    /// One wrong PIN would lock the token; nothing was sent.
+    #[error("{token} has one PIN try left; nothing was sent")]
+    PinFinalTry {
+        /// The token.
+        token: TokenId,
+    },
+    /// The token's PIN is locked.
+    #[error("the PIN of {token} is locked")]
+    PinLocked {
+        /// The token.
+        token: TokenId,
+    },
+    /// The token does not offer this kind of key. Nothing was changed on it.
+    #[error("{token} does not offer {wanted}")]
+    Unsupported {
+        /// The token.
+        token: TokenId,
+        /// The kind of key that was asked for.
+        wanted: KeySpec,
+        /// What the token does offer.
+        supported: Vec<KeySpec>,
+    },
+    /// The token has no room for another key.
+    #[error("the token {token} is full")]
+    TokenFull {
+        /// The token.
+        token: TokenId,
+    },
+    /// The token cannot be written to.
+    #[error("the token {token} is write-protected")]
+    TokenReadOnly {
+        /// The token.
+        token: TokenId,
+    },
+    /// The slot holds a key or an object already; nothing was overwritten.
+    #[error("slot {slot} of {token} is occupied")]
+    SlotOccupied {
+        /// The token.
+        token: TokenId,
+        /// The slot.
+        slot: String,
+    },
+    /// The token is there but the key is not.
+    #[error("the key {key} is not on {token}")]
+    KeyNotFound {
+        /// The token.
+        token: TokenId,
+        /// The key's fingerprint or its slot.
+        key: String,
+    },
+    /// The slot holds another key than the one expected. It was not used.
+    #[error("slot {slot} of {token} holds {found}, not {expected}")]
+    KeyMismatch {
+        /// The token.
+        token: TokenId,
+        /// The slot.
+        slot: String,
+        /// The expected key's fingerprint.
+        expected: String,
+        /// The fingerprint of the key found.
+        found: String,
+    },
+    /// The token made a key that can leave it, or does not say that it cannot.
+    #[error("{token} does not protect the key it made: {reason}")]
+    NotProtected {
+        /// The token.
+        token: TokenId,
+        /// Which protection is missing.
+        reason: String,
+    },
+    /// The message is not of a form or size that the key can sign.
+    #[error("the message cannot be signed: {reason}")]
+    BadMessage {
+        /// Why not.
+        reason: String,
+    },
+    /// The ciphertext does not open. On purpose it is not said why.
+    #[error("Decryption Failed")]
+    DecryptionFailed,
+    /// The deadline passed before the operation was done.
+    #[error("the deadline passed before the token answered")]
+    DeadlineExceeded,
+    /// The caller gave the operation up.
+    #[error("cancelled")]
+    Cancelled,
+    /// Too many operations wait for the token.
+    #[error("the token {token} is busy")]
+    Busy {
+        /// The token.
+        token: TokenId,
+    },
+    /// Any other refusal of the device, with the call and the status as it gave them.
+    #[error("{call} on {token} failed: {status}")]
+    Device {
+        /// The token.
+        token: TokenId,
+        /// The device call, such as `C_Sign`.
+        call: String,
+        /// The status as the standard names it, such as `CKR_GENERAL_ERROR`.
+        status: String,
+    },
+    /// The device's reply makes no sense.
+    #[error("{token} answered {call} with something malformed: {reason}")]
+    MalformedReply {
+        /// The token.
+        token: TokenId,
+        /// The device call.
+        call: String,
+        /// What is wrong with the reply.
+        reason: String,
+    },
+    /// The operating system refused something that the driver needs.
+    #[error("{what}: {reason}")]
+    System {
+        /// What was attempted.
+        what: String,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// How many PIN tries are left, as far as a token tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TriesLeft {
+    /// The token does not say.
+    Unknown,
+    /// At least one wrong PIN was given since the last right one (`CKF_USER_PIN_COUNT_LOW`).
+    Low,
+    /// This many.
+    Exactly(u8),
+    /// One (`CKF_USER_PIN_FINAL_TRY`).
+    Final,
+}
+
+impl std::fmt::Display for TriesLeft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TriesLeft::Unknown => Ok(()),
+            TriesLeft::Low => f.write_str(" (the token reports that its count of tries is low)"),
+            TriesLeft::Exactly(1) | TriesLeft::Final => f.write_str(" (one try left)"),
+            TriesLeft::Exactly(n) => write!(f, " ({n} tries left)"),
+        }
+    }
+}
+
+/// The kind of next step that helps after an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// Try again later, unchanged.
+    Retry,
+    /// Insert the token (or start what stands for it), then retry.
+    InsertToken,
+    /// Give the PIN, or another one.
+    GivePin,
+    /// Change the request.
+    ChangeRequest,
+    /// Nothing the caller can do in this process helps.
+    GiveUp,
+}
+
+impl Error {
+    /// What kind of next step helps.
+    pub fn advice(&self) -> Advice {
+        match self {
+            Error::NoToken { .. } | Error::TokenUnavailable { .. } => Advice::InsertToken,
+            Error::PinNeeded { .. }
+            | Error::PinSource { .. }
+            | Error::PinLength { .. }
+            | Error::PinWrong { .. }
+            | Error::PinRefusedBefore { .. } => Advice::GivePin,
+            Error::DeadlineExceeded | Error::Cancelled | Error::Busy { .. } => Advice::Retry,
+            Error::BadBackend { .. }
+            | Error::BadModule { .. }
+            | Error::AmbiguousToken { .. }
+            | Error::PinFinalTry { .. }
+            | Error::Unsupported { .. }
+            | Error::SlotOccupied { .. }
+            | Error::BadMessage { .. }
+            | Error::KeyMismatch { .. } => Advice::ChangeRequest,
+            Error::PinLocked { .. }
+            | Error::TokenFull { .. }
+            | Error::TokenReadOnly { .. }
+            | Error::KeyNotFound { .. }
+            | Error::NotProtected { .. }
+            | Error::DecryptionFailed
+            | Error::Device { .. }
+            | Error::MalformedReply { .. }
+            | Error::System { .. } => Advice::GiveUp,
+        }
+    }
+
+    /// One sentence for a person: what to do next. Empty where nothing is to be said.
+    pub fn hint(&self) -> String {
+        match self {
+            Error::BadBackend { .. } => {
+                "a backend looks like pkcs11:token=LABEL?module-path=/path/to/module.so".into()
+            }
+            Error::BadModule { .. } => {
+                "module-path must name the vendor's PKCS#11 library, built for this system".into()
+            }
+            Error::NoToken { present, .. } if present.is_empty() => {
+                "no token is attached, or no module knows of it; name the module with ?module-path="
+                    .into()
+            }
+            Error::NoToken { present, .. } => {
+                format!("attached are:\n  {}", present.join("\n  "))
+            }
+            Error::AmbiguousToken { candidates, .. } => {
+                format!("name one of them:\n  {}", candidates.join("\n  "))
+            }
+            Error::TokenUnavailable { .. } => "insert the token and try again".into(),
+            Error::PinNeeded { .. } => {
+                "give it with --pin-source env:VAR|file:PATH|fd:N|prompt, or pin-source= in the backend"
+                    .into()
+            }
+            Error::PinSource { .. } => "check the PIN source".into(),
+            Error::PinLength { .. } => "it was not sent; check the PIN source".into(),
+            Error::PinWrong { .. } => {
+                "it was sent once; check the PIN before you try again, a token locks after a few"
+                    .into()
+            }
+            Error::PinRefusedBefore { .. } => "give another PIN".into(),
+            Error::PinFinalTry { .. } => {
+                "if you are sure of the PIN, ask for the last try with --last-try".into()
+            }
+            Error::PinLocked { .. } => {
+                "unlock it with the vendor's tool (PUK or security officer)".into()
+            }
+            Error::Unsupported { supported, .. } => {
+                let list: Vec<String> = supported.iter().map(KeySpec::to_string).collect();
+                format!("it offers {}", list.join(", "))
+            }
+            Error::TokenFull { .. } => "delete identities that are no longer needed".into(),
+            Error::TokenReadOnly { .. } => "remove the write protection".into(),
+            Error::SlotOccupied { .. } => "name a free slot, or none".into(),
+            Error::KeyNotFound { .. } => {
+                "it was deleted by someone else, or this is not the token it was made on".into()
+            }
+            Error::KeyMismatch { .. } => "name the slot that holds the key".into(),
+            Error::NotProtected { .. } => "the key was removed again; use another token".into(),
+            Error::DeadlineExceeded | Error::Busy { .. } => "try again later".into(),
+            Error::Device { .. } | Error::MalformedReply { .. } => {
+                "`claviger doctor` shows the state of the token".into()
+            }
+            Error::BadMessage { .. }
+            | Error::DecryptionFailed
+            | Error::Cancelled
+            | Error::System { .. } => String::new(),
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! Public keys: encodings, fingerprints and verification.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use rsa::pkcs1::{DecodeRsaPublicKey, EncodeRsaPublicKey};
+use rsa::traits::PublicKeyParts;
+use sha2::{Digest, Sha256};
+use signature::Verifier;
+use spki::der::asn1::{AnyRef, BitString, Null, ObjectIdentifier};
+use spki::der::{Decode, Encode, EncodePem};
+use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
+
+use crate::signing::BadSignature;
+use crate::{Algorithm, Signature, SignatureScheme};
+
+const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const SECP256K1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.10");
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+const X25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.110");
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+
+/// The domain separation tag of the basic BLS scheme
+/// (draft-irtf-cfrg-bls-signature §4.2.1, minimal-pubkey-size).
+pub const BLS_DST: &[u8] = b"BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_NUL_";
+
+/// What [`PublicKey::to_text`] begins with for BLS keys.
+const BLS_PREFIX: &str = "bls12-381:";
+
+/// A public key that has been checked to be one.
+///
+/// Elliptic-curve points are on their curve, RSA moduli have the length that the
+/// algorithm names and the exponent 65537, BLS points are in the right subgroup.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PublicKey {
+    algorithm: Algorithm,
+    bytes: Vec<u8>,
+}
+
+impl PublicKey {
+    /// Takes a key in its algorithm's plain form:
+    ///
+    /// | algorithm | bytes |
+    /// | --- | --- |
+    /// | P-256, P-384, secp256k1 | a point, compressed or not (SEC 1 §2.3.3) |
+    /// | Ed25519, X25519 | 32 bytes (RFC 8032 §5.1.2, RFC 7748 §5) |
+    /// | RSA | `RSAPublicKey` in DER (RFC 8017 §A.1.1) |
+    /// | BLS12-381 | a compressed point in G1, 48 bytes |
+    ///
+    /// # Errors
+    /// [`BadPublicKey`] where the bytes are no such key.
+    pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, BadPublicKey> {
+        let bad = |_| BadPublicKey;
+        let bytes = match algorithm {
+            Algorithm::P256 => p256::PublicKey::from_sec1_bytes(bytes)
+                .map_err(bad)?
+                .to_sec1_uncompressed(),
+            Algorithm::P384 => p384::PublicKey::from_sec1_bytes(bytes)
+                .map_err(bad)?
+                .to_sec1_uncompressed(),
+            Algorithm::Secp256k1 => k256::PublicKey::from_sec1_bytes(bytes)
+                .map_err(bad)?
+                .to_sec1_uncompressed(),
+            Algorithm::Ed25519 => {
+                let bytes: [u8; 32] = bytes.try_into().map_err(|_| BadPublicKey)?;
+                ed25519_dalek::VerifyingKey::from_bytes(&bytes).map_err(|_| BadPublicKey)?;
+                bytes.to_vec()
+            }
+            // Every string of 32 bytes is an X25519 public key.
+            Algorithm::X25519 => <[u8; 32]>::try_from(bytes)
+                .map_err(|_| BadPublicKey)?
+                .to_vec(),
+            Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
+                let key = rsa::RsaPublicKey::from_pkcs1_der(bytes).map_err(|_| BadPublicKey)?;
+                if rsa_algorithm(&key) != Some(algorithm) {
+                    return Err(BadPublicKey);
+                }
+                key.to_pkcs1_der()
+                    .map_err(|_| BadPublicKey)?
+                    .as_bytes()
+                    .to_vec()
+            }
+            Algorithm::Bls12381 => blst::min_pk::PublicKey::key_validate(bytes)
+                .map_err(|_| BadPublicKey)?
+                .compress()
+                .to_vec(),
+        };
+        Ok(PublicKey { algorithm, bytes })
+    }
+
+    /// An RSA key from its big-endian modulus and exponent.
+    ///
+    /// # Errors
+    /// [`BadPublicKey`] where the modulus is not 2048, 3072 or 4096 bits long or the
+    /// exponent is not 65537.
+    pub fn from_rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, BadPublicKey> {
+        let key = rsa::RsaPublicKey::new(
+            rsa::BigUint::from_bytes_be(modulus),
+            rsa::BigUint::from_bytes_be(exponent),
+        )
+        .map_err(|_| BadPublicKey)?;
+        let algorithm = rsa_algorithm(&key).ok_or(BadPublicKey)?;
+        let bytes = key
+            .to_pkcs1_der()
+            .map_err(|_| BadPublicKey)?
+            .as_bytes()
+            .to_vec();
+        Ok(PublicKey { algorithm, bytes })
+    }
+
+    /// Parses a SubjectPublicKeyInfo (RFC 5280 §4.1) in DER.
+    ///
+    /// # Errors
+    /// [`BadPublicKey`] where it is none, or of an algorithm that Claviger does not know.
+    pub fn from_der(der: &[u8]) -> Result<Self, BadPublicKey> {
+        let info = SubjectPublicKeyInfoRef::from_der(der).map_err(|_| BadPublicKey)?;
+        let bits = info.subject_public_key.as_bytes().ok_or(BadPublicKey)?;
+        let algorithm = match info.algorithm.oid {
+            EC_PUBLIC_KEY => match info.algorithm.parameters_oid().map_err(|_| BadPublicKey)? {
+                P256 => Algorithm::P256,
+                P384 => Algorithm::P384,
+                SECP256K1 => Algorithm::Secp256k1,
+                _ => return Err(BadPublicKey),
+            },
+            ED25519 => Algorithm::Ed25519,
+            X25519 => Algorithm::X25519,
+            RSA_ENCRYPTION => {
+                let key = rsa::RsaPublicKey::from_pkcs1_der(bits).map_err(|_| BadPublicKey)?;
+                rsa_algorithm(&key).ok_or(BadPublicKey)?
+            }
+            _ => return Err(BadPublicKey),
+        };
+        PublicKey::from_bytes(algorithm, bits)
+    }
+
+    /// Parses what [`PublicKey::to_text`] wrote: PEM, or `bls12-381:` and hexadecimal.
+    ///
+    /// # Errors
+    /// [`BadPublicKey`].
+    pub fn from_text(text: &str) -> Result<Self, BadPublicKey> {
+        let text = text.trim();
+        if let Some(hex) = text.strip_prefix(BLS_PREFIX) {
+            let bytes = from_hex(hex).ok_or(BadPublicKey)?;
+            return PublicKey::from_bytes(Algorithm::Bls12381, &bytes);
+        }
+        let (label, der) = spki::der::pem::decode_vec(text.as_bytes()).map_err(|_| BadPublicKey)?;
+        if label != "PUBLIC KEY" {
+            return Err(BadPublicKey);
+        }
+        PublicKey::from_der(&der)
+    }
+
+    /// The key's algorithm.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The key in the plain form that [`PublicKey::from_bytes`] describes; points are
+    /// uncompressed (BLS: compressed).
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn info(&self) -> Option<SubjectPublicKeyInfoOwned> {
+        let curve = |oid: &ObjectIdentifier| (EC_PUBLIC_KEY, Some(AnyRef::from(oid).into()));
+        let (oid, parameters) = match self.algorithm {
+            Algorithm::P256 => curve(&P256),
+            Algorithm::P384 => curve(&P384),
+            Algorithm::Secp256k1 => curve(&SECP256K1),
+            Algorithm::Ed25519 => (ED25519, None),
+            Algorithm::X25519 => (X25519, None),
+            Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
+                (RSA_ENCRYPTION, Some(AnyRef::from(Null).into()))
+            }
+            Algorithm::Bls12381 => return None,
+        };
+        Some(SubjectPublicKeyInfoOwned {
+            algorithm: AlgorithmIdentifierOwned { oid, parameters },
+            subject_public_key: BitString::from_bytes(&self.bytes).ok()?,
+        })
+    }
+
+    /// The key as SubjectPublicKeyInfo (RFC 5280 §4.1, RFC 5480, RFC 8410) in DER;
+    /// `None` for BLS, for which no such form is defined.
+    pub fn to_der(&self) -> Option<Vec<u8>> {
+        self.info()?.to_der().ok()
+    }
+
+    /// The key as text: SubjectPublicKeyInfo as PEM (RFC 7468 §13) with a final line
+    /// break; for BLS `bls12-381:` and the key in hexadecimal.
+    pub fn to_text(&self) -> String {
+        match self
+            .info()
+            .and_then(|info| info.to_pem(spki::der::pem::LineEnding::LF).ok())
+        {
+            Some(pem) => pem,
+            None => format!("{BLS_PREFIX}{}", to_hex(&self.bytes)),
+        }
+    }
+
+    /// `SHA256:` and base64 without padding over the DER of [`PublicKey::to_der`]
+    /// (BLS: over [`PublicKey::as_bytes`]).
+    pub fn fingerprint(&self) -> Fingerprint {
+        let digest = match self.to_der() {
+            Some(der) => Sha256::digest(der),
+            None => Sha256::digest(&self.bytes),
+        };
+        Fingerprint(digest.into())
+    }
+
+    /// The key as SSH knows it (RFC 4253 §6.6, RFC 5656, RFC 8709); `None` where SSH
+    /// has no such key.
+    pub fn to_ssh(&self) -> Option<ssh_key::public::KeyData> {
+        use ssh_key::public::{EcdsaPublicKey, Ed25519PublicKey, KeyData, RsaPublicKey};
+        match self.algorithm {
+            Algorithm::P256 | Algorithm::P384 => EcdsaPublicKey::from_sec1_bytes(&self.bytes)
+                .ok()
+                .map(KeyData::Ecdsa),
+            Algorithm::Ed25519 => {
+                let bytes = self.bytes.as_slice().try_into().ok()?;
+                Some(KeyData::Ed25519(Ed25519PublicKey(bytes)))
+            }
+            Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
+                let key = self.rsa()?;
+                Some(KeyData::Rsa(RsaPublicKey {
+                    e: ssh_key::Mpint::from_positive_bytes(&key.e().to_bytes_be()).ok()?,
+                    n: ssh_key::Mpint::from_positive_bytes(&key.n().to_bytes_be()).ok()?,
+                }))
+            }
+            Algorithm::X25519 | Algorithm::Secp256k1 | Algorithm::Bls12381 => None,
+        }
+    }
+
+    /// The key as a line of `authorized_keys`; `None` where SSH has no such key.
+    pub fn to_ssh_line(&self, comment: &str) -> Option<String> {
+        ssh_key::PublicKey::new(self.to_ssh()?, comment)
+            .to_openssh()
+            .ok()
+    }
+
+    fn rsa(&self) -> Option<rsa::RsaPublicKey> {
+        rsa::RsaPublicKey::from_pkcs1_der(&self.bytes).ok()
+    }
+
+    /// Checks that `signature` is one of this key over `message`.
+    ///
+    /// # Errors
+    /// [`BadSignature`], without a reason.
+    pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), BadSignature> {
+        if SignatureScheme::of(self.algorithm) != Some(signature.scheme()) {
+            return Err(BadSignature);
+        }
+        let bytes = signature.as_bytes();
+        let bad = |_: signature::Error| BadSignature;
+        match self.algorithm {
+            Algorithm::Ed25519 => {
+                let key = self.bytes.as_slice().try_into().map_err(|_| BadSignature)?;
+                let key = ed25519_dalek::VerifyingKey::from_bytes(key).map_err(bad)?;
+                let signature = ed25519_dalek::Signature::from_slice(bytes).map_err(bad)?;
+                key.verify_strict(message, &signature).map_err(bad)
+            }
+            Algorithm::P256 => p256::ecdsa::VerifyingKey::from_sec1_bytes(&self.bytes)
+                .and_then(|key| key.verify(message, &p256::ecdsa::Signature::from_slice(bytes)?))
+                .map_err(bad),
+            Algorithm::P384 => p384::ecdsa::VerifyingKey::from_sec1_bytes(&self.bytes)
+                .and_then(|key| key.verify(message, &p384::ecdsa::Signature::from_slice(bytes)?))
+                .map_err(bad),
+            Algorithm::Secp256k1 => k256::ecdsa::VerifyingKey::from_sec1_bytes(&self.bytes)
+                .and_then(|key| {
+                    let signature = k256::ecdsa::Signature::from_slice(bytes)?;
+                    // Both s and -s verify; other people's signers do not always give the low one.
+                    key.verify(message, &signature.normalize_s().unwrap_or(signature))
+                })
+                .map_err(bad),
+            Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
+                let key = self.rsa().ok_or(BadSignature)?;
+                let signature = rsa::pkcs1v15::Signature::try_from(bytes).map_err(bad)?;
+                rsa::pkcs1v15::VerifyingKey::<Sha256>::new(key)
+                    .verify(message, &signature)
+                    .map_err(bad)
+            }
+            Algorithm::Bls12381 => {
+                let key =
+                    blst::min_pk::PublicKey::from_bytes(&self.bytes).map_err(|_| BadSignature)?;
+                let signature =
+                    blst::min_pk::Signature::sig_validate(bytes, true).map_err(|_| BadSignature)?;
+                match signature.verify(false, message, BLS_DST, &[], &key, false) {
+                    blst::BLST_ERROR::BLST_SUCCESS => Ok(()),
+                    _ => Err(BadSignature),
+                }
+            }
+            Algorithm::X25519 => Err(BadSignature),
+        }
+    }
+}
+
+trait Uncompressed {
+    fn to_sec1_uncompressed(&self) -> Vec<u8>;
+}
+
+macro_rules! uncompressed {
+    ($($key:ty),*) => {$(
+        impl Uncompressed for $key {
+            fn to_sec1_uncompressed(&self) -> Vec<u8> {
+                use p256::elliptic_curve::sec1::ToEncodedPoint;
+                self.to_encoded_point(false).as_bytes().to_vec()
+            }
+        }
+    )*};
+}
+uncompressed!(p256::PublicKey, p384::PublicKey, k256::PublicKey);
+
+fn rsa_algorithm(key: &rsa::RsaPublicKey) -> Option<Algorithm> {
+    if *key.e() != rsa::BigUint::from(65537u32) {
+        return None;
+    }
+    [Algorithm::Rsa2048, Algorithm::Rsa3072, Algorithm::Rsa4096]
+        .into_iter()
+        .find(|a| a.rsa_bits() == Some(key.n().bits()))
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({} {})", self.algorithm, self.fingerprint())
+    }
+}
+
+/// The bytes or the text are no public key that Claviger knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid public key")]
+pub struct BadPublicKey;
+
+/// The SHA-256 by which a public key is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// What a fingerprint begins with.
+    pub const PREFIX: &'static str = "SHA256:";
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}{}",
+            Self::PREFIX,
+            BASE64_STANDARD_NO_PAD.encode(self.0)
+        )
+    }
+}
+
+impl std::str::FromStr for Fingerprint {
+    type Err = BadFingerprint;
+
+    /// Parses `SHA256:` and base64, with or without padding.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let text = s.strip_prefix(Self::PREFIX).ok_or(BadFingerprint)?;
+        let bytes = BASE64_STANDARD_NO_PAD
+            .decode(text)
+            .or_else(|_| BASE64_STANDARD.decode(text))
+            .map_err(|_| BadFingerprint)?;
+        Ok(Fingerprint(bytes.try_into().map_err(|_| BadFingerprint)?))
+    }
+}
+
+/// The text is no fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a fingerprint is SHA256: and 43 characters of base64")]
+pub struct BadFingerprint;
+
+/// Lower-case hexadecimal, two digits a byte.
+pub fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut s, b| {
+            // Writing to a String cannot fail.
+            let _ = write!(s, "{b:02x}");
+            s
+        })
+}
+
+/// The bytes of a hexadecimal string of either case; `None` where it is none.
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if text.len() % 2 != 0 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    (0..text.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pem_der_and_bytes_name_the_same_key() {
+        let secret = p256::SecretKey::from_slice(&[7; 32]).unwrap();
+        let key =
+            PublicKey::from_bytes(Algorithm::P256, &secret.public_key().to_sec1_bytes()).unwrap();
+        assert_eq!(PublicKey::from_der(&key.to_der().unwrap()).unwrap(), key);
+        assert_eq!(PublicKey::from_text(&key.to_text()).unwrap(), key);
+        use p256::pkcs8::EncodePublicKey;
+        assert_eq!(
+            secret.public_key().to_public_key_der().unwrap().as_bytes(),
+            key.to_der().unwrap()
+        );
+    }
+
+    #[test]
+    fn a_bls_key_is_text_with_a_prefix() {
+        let secret = blst::min_pk::SecretKey::key_gen(&[1; 32], &[]).unwrap();
+        let key =
+            PublicKey::from_bytes(Algorithm::Bls12381, &secret.sk_to_pk().compress()).unwrap();
+        assert!(key.to_text().starts_with("bls12-381:"));
+        assert_eq!(PublicKey::from_text(&key.to_text()).unwrap(), key);
+        assert_eq!(key.to_der(), None);
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        for algorithm in Algorithm::ALL {
+            for bytes in [&[][..], &[0; 31], &[4; 65], &[0xff; 48]] {
+                assert_eq!(PublicKey::from_bytes(algorithm, bytes), Err(BadPublicKey));
+            }
+        }
+        assert_eq!(PublicKey::from_text("bls12-381:zz"), Err(BadPublicKey));
+        assert_eq!(PublicKey::from_text(""), Err(BadPublicKey));
+    }
+
+    #[test]
+    fn a_fingerprint_reads_back() {
+        let key = PublicKey::from_bytes(Algorithm::X25519, &[9; 32]).unwrap();
+        let text = key.fingerprint().to_string();
+        assert_eq!(text.len(), 50);
+        assert_eq!(text.parse(), Ok(key.fingerprint()));
+        assert_eq!("SHA256:".parse::<Fingerprint>(), Err(BadFingerprint));
+    }
+
+    #[test]
+    fn hexadecimal_goes_both_ways() {
+        assert_eq!(to_hex(&[0, 255, 16]), "00ff10");
+        assert_eq!(from_hex("00FF10"), Some(vec![0, 255, 16]));
+        assert_eq!(from_hex("0"), None);
+        assert_eq!(from_hex("é"), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! The contract between identities and the tokens that hold their keys.
+//!
+//! A [`Driver`] lists the tokens of its kind and opens one; a [`Token`] has slots; a
+//! slot holds at most one key; a key signs ([`Signer`]) or opens ciphertexts
+//! ([`Decryptor`]), not both. Whoever uses tokens needs this crate and one crate for
+//! each kind of token; whoever writes a driver implements the four traits and runs
+//! the conformance suite (feature `conformance`) against a token of the new kind.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`algorithm`] | key algorithms, and what a key is for |
+//! | [`token`] | the four traits, and how tokens, slots and keys are named |
+//! | [`key`] | public keys: encodings, fingerprints, verification |
+//! | [`signing`] | signatures: schemes and encodings |
+//! | [`envelope`] | ciphertexts: age files, opened with a device's key agreement |
+//! | [`pin`] | where PINs come from |
+//! | [`call`] | deadlines, cancellation, waiting for a person |
+//! | [`error`] | what can go wrong |
+//!
+//! # Blocking
+//! Device calls block. A token says whether it is quick enough to be called in place
+//! ([`Pace`]); the caller decides where the others run.
+#![forbid(unsafe_code)]
+
+pub mod algorithm;
+pub mod call;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod envelope;
+pub mod error;
+pub mod key;
+pub mod pin;
+pub mod signing;
+pub mod token;
+
+pub use algorithm::{Algorithm, KeySpec, KeyUse};
+pub use call::{Call, Event};
+pub use error::{Advice, Error, TriesLeft};
+pub use key::{Fingerprint, PublicKey};
+pub use pin::{Access, FixedPin, NoPin, PinSource, StoredPin};
+pub use signing::{Signature, SignatureScheme};
+pub use token::{
+    Decryptor, Deletion, Driver, GeneratedKey, KeyRef, Pace, Protection, Secret, Signer, SlotId,
+    SlotInfo, SlotState, Token, TokenId, TokenInfo, Unwrap,
+};

@@ -1,0 +1,223 @@
+//! Where a PIN comes from.
+//!
+//! A PIN is a [`SecretString`]: it is wiped when dropped and shows as `[REDACTED]`.
+//! It is asked for when a token needs it, sent to that token, and to no other.
+
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{Error, TokenId};
+
+/// Gives the PIN of a token.
+pub trait PinSource: Send + Sync {
+    /// The PIN for `token`, whose label is `label`.
+    ///
+    /// # Errors
+    /// [`Error::PinNeeded`] where there is none to be had, [`Error::PinSource`] where
+    /// the source failed. The caller asks again only when a person has changed something.
+    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error>;
+}
+
+/// How a token is opened: with whose PIN, and how much may be risked.
+#[derive(Clone)]
+pub struct Access {
+    /// Where the PIN comes from if the backend names no source of its own.
+    pub pins: Arc<dyn PinSource>,
+    /// Whether to log in even if a refusal would lock the token.
+    pub last_try: bool,
+}
+
+impl Access {
+    /// PINs from `pins`, and never the last try.
+    pub fn with(pins: impl PinSource + 'static) -> Self {
+        Access {
+            pins: Arc::new(pins),
+            last_try: false,
+        }
+    }
+
+    /// No PIN at all: only what a token gives without one.
+    pub fn without_pin() -> Self {
+        Access::with(NoPin)
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("last_try", &self.last_try)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Has no PIN for any token.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoPin;
+
+impl PinSource for NoPin {
+    fn pin(&self, token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+        Err(Error::PinNeeded {
+            token: token.clone(),
+        })
+    }
+}
+
+/// The same PIN for every token: for tests and for programs that have it already.
+#[derive(Clone)]
+pub struct FixedPin(SecretString);
+
+impl FixedPin {
+    /// Hands out `pin`.
+    pub fn new(pin: impl Into<String>) -> Self {
+        FixedPin(SecretString::from(pin.into()))
+    }
+}
+
+impl fmt::Debug for FixedPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FixedPin([REDACTED])")
+    }
+}
+
+impl PinSource for FixedPin {
+    fn pin(&self, _token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+        Ok(self.0.clone())
+    }
+}
+
+/// A PIN that lies where the operator said: `env:VAR`, `file:PATH` or `fd:N`.
+///
+/// One trailing line break is not part of the PIN. A file holds one PIN and is at
+/// most 4 KiB long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredPin {
+    /// The value of an environment variable.
+    Env(String),
+    /// The content of a file.
+    File(PathBuf),
+    /// What can be read from an open file descriptor, once.
+    Fd(u32),
+}
+
+const LONGEST_SOURCE: u64 = 4096;
+
+impl StoredPin {
+    fn failed(&self, reason: impl fmt::Display) -> Error {
+        Error::PinSource {
+            origin: self.to_string(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn read_file(&self, path: &std::path::Path) -> Result<SecretString, Error> {
+        let file = std::fs::File::open(path).map_err(|e| self.failed(e))?;
+        let mut text = Zeroizing::new(String::with_capacity(LONGEST_SOURCE as usize + 1));
+        file.take(LONGEST_SOURCE + 1)
+            .read_to_string(&mut text)
+            .map_err(|e| self.failed(e))?;
+        if text.len() as u64 > LONGEST_SOURCE {
+            return Err(self.failed("it is longer than a PIN can be"));
+        }
+        Ok(trimmed(&text))
+    }
+}
+
+fn trimmed(text: &str) -> SecretString {
+    let pin = text.strip_suffix('\n').unwrap_or(text);
+    SecretString::from(pin.strip_suffix('\r').unwrap_or(pin))
+}
+
+impl PinSource for StoredPin {
+    fn pin(&self, _token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+        match self {
+            StoredPin::Env(name) => {
+                let mut value = std::env::var(name).map_err(|e| match e {
+                    std::env::VarError::NotPresent => self.failed("the variable is not set"),
+                    // The error's own text would show the value.
+                    std::env::VarError::NotUnicode(_) => self.failed("the value is not UTF-8"),
+                })?;
+                let pin = trimmed(&value);
+                value.zeroize();
+                Ok(pin)
+            }
+            StoredPin::File(path) => self.read_file(path),
+            StoredPin::Fd(fd) => self.read_file(&PathBuf::from(format!("/dev/fd/{fd}"))),
+        }
+    }
+}
+
+impl fmt::Display for StoredPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoredPin::Env(name) => write!(f, "env:{name}"),
+            StoredPin::File(path) => write!(f, "file:{}", path.display()),
+            StoredPin::Fd(fd) => write!(f, "fd:{fd}"),
+        }
+    }
+}
+
+impl FromStr for StoredPin {
+    type Err = BadPinSource;
+
+    /// Parses `env:VAR`, `file:PATH`, `fd:N`, or an absolute path (RFC 7512 allows it).
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(StoredPin::Env(name.into())),
+            Some(("file", path)) if !path.is_empty() => {
+                // `file:///p` and `file:/p` are the same file (RFC 8089).
+                let path = path
+                    .strip_prefix("//")
+                    .filter(|p| p.starts_with('/'))
+                    .unwrap_or(path);
+                Ok(StoredPin::File(path.into()))
+            }
+            Some(("fd", number)) => number.parse().map(StoredPin::Fd).map_err(|_| BadPinSource),
+            _ if s.starts_with('/') => Ok(StoredPin::File(s.into())),
+            _ => Err(BadPinSource),
+        }
+    }
+}
+
+/// The string names no PIN source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a PIN source is env:VAR, file:PATH or fd:N")]
+pub struct BadPinSource;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    #[test]
+    fn one_line_break_at_the_end_is_not_part_of_the_pin() {
+        for text in ["1234", "1234\n", "1234\r\n"] {
+            assert_eq!(trimmed(text).expose_secret(), "1234");
+        }
+        assert_eq!(trimmed("1234\n\n").expose_secret(), "1234\n");
+    }
+
+    #[test]
+    fn sources_parse_and_show_the_same() {
+        for text in ["env:PIN", "file:/etc/pin", "fd:3"] {
+            assert_eq!(text.parse::<StoredPin>().unwrap().to_string(), text);
+        }
+        assert_eq!("file:///p".parse(), Ok(StoredPin::File("/p".into())));
+        assert_eq!("/p".parse(), Ok(StoredPin::File("/p".into())));
+        for text in ["", "env:", "fd:x", "prompt", "1234"] {
+            assert_eq!(text.parse::<StoredPin>(), Err(BadPinSource));
+        }
+    }
+
+    #[test]
+    fn no_debug_output_shows_a_pin() {
+        let pin = FixedPin::new("tr0mb0ne");
+        let shown = format!("{pin:?} {:?}", Access::with(pin.clone()));
+        assert!(!shown.contains("tr0mb0ne"), "{shown}");
+    }
+}

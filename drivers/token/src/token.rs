@@ -1,0 +1,380 @@
+//! The traits that a driver implements, and how tokens, slots and keys are named.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::{Access, Algorithm, Call, Error, KeySpec, KeyUse, PublicKey, Signature};
+
+/// What a private-key operation hands out: wiped when dropped.
+pub type Secret = Zeroizing<Vec<u8>>;
+
+/// Knows the tokens of one kind.
+pub trait Driver: Send + Sync {
+    /// The scheme of the backend strings that this driver serves, such as `pkcs11`.
+    fn scheme(&self) -> &'static str;
+
+    /// The attached tokens that fit `backend`, found without a PIN.
+    ///
+    /// `backend` is a backend string with this driver's [scheme](Driver::scheme); the
+    /// bare scheme with a colon fits every token of the kind.
+    ///
+    /// # Errors
+    /// [`Error::BadBackend`], [`Error::BadModule`]. That nothing fits is no error.
+    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error>;
+
+    /// The slots of `token` as far as they can be seen without a PIN.
+    ///
+    /// # Errors
+    /// [`Error::TokenUnavailable`] if it went away since it was listed.
+    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error>;
+
+    /// Opens the one token that fits `backend`, logging in where the token wants it.
+    ///
+    /// Opening a token that is open already gives the same token again; no PIN is
+    /// asked for then.
+    ///
+    /// # Errors
+    /// [`Error::BadBackend`], [`Error::BadModule`], [`Error::NoToken`],
+    /// [`Error::AmbiguousToken`] (with the candidates), and the PIN errors, of which
+    /// each is final for this PIN: nothing is sent twice.
+    fn open(&self, backend: &str, access: &Access) -> Result<Arc<dyn Token>, Error>;
+}
+
+/// An open token.
+pub trait Token: Send + Sync {
+    /// Who the token is and what it offers.
+    fn info(&self) -> &TokenInfo;
+
+    /// Every slot with what is in it, private objects included.
+    ///
+    /// # Errors
+    /// [`Error::TokenUnavailable`], [`Error::Device`].
+    fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error>;
+
+    /// A free slot for a key of `spec`, chosen by the token's own policy.
+    ///
+    /// Nothing is changed on the token, and the slot is not reserved there: it is the
+    /// caller who writes down what it is going to do before it does it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the token does not offer `spec`;
+    /// [`Error::TokenFull`], [`Error::SlotOccupied`] where there is no room.
+    fn free_slot(&self, spec: KeySpec, call: &Call) -> Result<SlotId, Error>;
+
+    /// Makes a key in `slot`, on the token, and labels it where the token has labels.
+    ///
+    /// On an error nothing of the key remains on the token, as far as the token can
+    /// still be asked; [`Token::delete`] with the same slot removes what is left.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], [`Error::TokenFull`], [`Error::TokenReadOnly`],
+    /// [`Error::SlotOccupied`], [`Error::TokenUnavailable`], [`Error::Device`].
+    fn generate(
+        &self,
+        slot: &SlotId,
+        spec: KeySpec,
+        label: &str,
+        call: &Call,
+    ) -> Result<GeneratedKey, Error>;
+
+    /// Removes the key in `slot`, complete or not.
+    ///
+    /// Doing it again is no error: it answers [`Deletion::NothingThere`].
+    ///
+    /// # Errors
+    /// [`Error::TokenUnavailable`], [`Error::TokenReadOnly`], [`Error::Device`].
+    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error>;
+
+    /// A signer for the key, found by its slot and checked by its public key.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotFound`], [`Error::KeyMismatch`], [`Error::Unsupported`],
+    /// [`Error::TokenUnavailable`].
+    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error>;
+
+    /// A decryptor for the key, found by its slot and checked by its public key.
+    ///
+    /// # Errors
+    /// As [`Token::signer`].
+    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error>;
+}
+
+/// Signs with one key on a token.
+pub trait Signer: Send + Sync {
+    /// The key's public half.
+    fn public_key(&self) -> &PublicKey;
+
+    /// Signs `message`, hashed as the scheme of the key demands.
+    ///
+    /// # Errors
+    /// [`Error::BadMessage`], [`Error::KeyNotFound`] if the key has gone,
+    /// [`Error::TokenUnavailable`], [`Error::DeadlineExceeded`], [`Error::Device`].
+    fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error>;
+}
+
+/// Opens with one key on a token what was wrapped for it.
+///
+/// This is the device's primitive; ciphertexts are opened by
+/// [`envelope`](crate::envelope).
+pub trait Decryptor: Send + Sync {
+    /// The key's public half.
+    fn public_key(&self) -> &PublicKey;
+
+    /// Performs the private-key operation.
+    ///
+    /// # Errors
+    /// [`Error::DecryptionFailed`] for everything that depends on the input;
+    /// [`Error::KeyNotFound`], [`Error::TokenUnavailable`],
+    /// [`Error::DeadlineExceeded`], [`Error::Device`] for what does not.
+    fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error>;
+}
+
+/// The private-key operation that opens something.
+#[derive(Debug, Clone, Copy)]
+pub enum Unwrap<'a> {
+    /// Key agreement with a peer's public key.
+    Agree {
+        /// P-256: the uncompressed point (SEC 1 §2.3.3), 65 bytes. X25519: 32 bytes
+        /// (RFC 7748 §5). The answer is the x-coordinate, or the shared secret, 32
+        /// bytes; a driver refuses a peer that is not on the curve, and an all-zero
+        /// answer.
+        peer: &'a [u8],
+    },
+    /// RSAES-OAEP with SHA-256 for the hash and for MGF1 (RFC 8017 §7.1).
+    Oaep {
+        /// The ciphertext, as long as the modulus.
+        ciphertext: &'a [u8],
+        /// The label *L*.
+        label: &'a [u8],
+    },
+}
+
+/// The name of a token: what it is and its serial, never where it is plugged in.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TokenId {
+    /// The driver's scheme, such as `pkcs11`.
+    pub kind: String,
+    /// The manufacturer as the token gives it.
+    pub manufacturer: String,
+    /// The serial as the token gives it.
+    pub serial: String,
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}/{}", self.kind, self.manufacturer, self.serial)
+    }
+}
+
+/// A token as it shows itself without a PIN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TokenInfo {
+    /// The token's name.
+    #[serde(flatten)]
+    pub id: TokenId,
+    /// The model as the token gives it.
+    pub model: String,
+    /// The label that its owner gave it.
+    pub label: String,
+    /// A backend string that names just this token.
+    pub backend: String,
+    /// The kinds of key that it makes and works with.
+    pub supports: Vec<KeySpec>,
+    /// Whether its keys outlive this process.
+    pub durable: bool,
+    /// Where its operations are to be run.
+    #[serde(skip)]
+    pub pace: Pace,
+    /// Whether it wants a PIN before it does anything with private keys.
+    pub login_required: bool,
+    /// What else an operator wants to know: `firmware`, `pin_locked`, `pin_tries` …
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<(String, String)>,
+}
+
+impl TokenInfo {
+    /// Refuses a key that the token does not offer.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] with all that it does offer.
+    pub fn check_supports(&self, spec: KeySpec) -> Result<(), Error> {
+        if self.supports.contains(&spec) {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            token: self.id.clone(),
+            wanted: spec,
+            supported: self.supports.clone(),
+        })
+    }
+}
+
+/// How long a token takes, and so where its operations are to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Quick: a signature costs about as much as handing it to another thread. Called
+    /// in place, by any number of threads.
+    Quick,
+    /// Slow: worked by threads of its own.
+    Slow {
+        /// How many operations it works on at a time.
+        workers: usize,
+    },
+}
+
+/// The place of a key on its token, in the token's own terms.
+///
+/// PKCS#11: the `CKA_ID`, in lower-case hexadecimal. PIV: the slot, such as `9a`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SlotId(String);
+
+impl SlotId {
+    /// The slot that the token calls `name`.
+    pub fn new(name: impl Into<String>) -> Self {
+        SlotId(name.into())
+    }
+
+    /// The token's name for the slot.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A slot and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SlotInfo {
+    /// The slot.
+    pub slot: SlotId,
+    /// Whether it holds something.
+    pub state: SlotState,
+    /// The public key, where it can be read.
+    #[serde(skip)]
+    pub public_key: Option<PublicKey>,
+    /// The key's algorithm, where it is one that Claviger knows.
+    pub algorithm: Option<Algorithm>,
+    /// The public key's [fingerprint](PublicKey::fingerprint).
+    pub fingerprint: Option<String>,
+    /// What the token lets the key be used for.
+    pub uses: Vec<KeyUse>,
+    /// The label of the key.
+    pub label: String,
+}
+
+/// Whether a slot holds something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SlotState {
+    /// Nothing: a key can be made here.
+    Free,
+    /// A key, or another object that is in its way.
+    Occupied,
+}
+
+/// What is remembered of a key: enough to find it again and to know that it is it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRef {
+    /// Where it is.
+    pub slot: SlotId,
+    /// What it is.
+    pub public_key: PublicKey,
+}
+
+/// A key that a token just made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GeneratedKey {
+    /// The public half, as the token gave it and checked to be a valid key.
+    pub public_key: PublicKey,
+    /// What the token says about the private half.
+    pub protection: Protection,
+}
+
+/// What a token says about how it keeps a private key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protection {
+    /// The key was made by the token itself (`CKA_LOCAL`).
+    pub local: bool,
+    /// Its value is never shown (`CKA_SENSITIVE`, and always was).
+    pub sensitive: bool,
+    /// It cannot leave the token wrapped either (`CKA_NEVER_EXTRACTABLE`).
+    pub never_extractable: bool,
+}
+
+impl Protection {
+    /// All that a hardware token promises.
+    pub const FULL: Protection = Protection {
+        local: true,
+        sensitive: true,
+        never_extractable: true,
+    };
+
+    /// Keys in the memory of a process.
+    pub const NONE: Protection = Protection {
+        local: true,
+        sensitive: false,
+        never_extractable: false,
+    };
+
+    /// The name of the first promise that is missing.
+    pub fn missing(&self) -> Option<&'static str> {
+        match self {
+            Protection { local: false, .. } => Some("it was not made on the token"),
+            Protection {
+                sensitive: false, ..
+            } => Some("its value can be read"),
+            Protection {
+                never_extractable: false,
+                ..
+            } => Some("it can be exported"),
+            _ => None,
+        }
+    }
+}
+
+/// What became of a key that was to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Deletion {
+    /// The token confirmed that the key is destroyed.
+    Destroyed,
+    /// There was no key.
+    NothingThere,
+    /// The key is no longer used but can be derived again from the token's seed.
+    Derivable,
+}
+
+/// The scheme and the rest of a backend string.
+///
+/// # Errors
+/// [`Error::BadBackend`] where there is no scheme.
+pub fn split_backend(backend: &str) -> Result<(&str, &str), Error> {
+    match backend.split_once(':') {
+        Some((scheme, rest))
+            if !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric()) =>
+        {
+            Ok((scheme, rest))
+        }
+        _ => Err(Error::BadBackend {
+            backend: backend.chars().take(80).collect(),
+            reason: "it does not begin with a scheme such as pkcs11:".into(),
+        }),
+    }
+}
+
+impl FromStr for SlotId {
+    type Err = std::convert::Infallible;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Ok(SlotId(s.into()))
+    }
+}
