@@ -1,1 +1,474 @@
-//! placeholder
+//! Ciphertexts: age files (C2SP `age`), opened with a device's private key.
+//!
+//! Encryption is the `age` crate's own, to the recipient that belongs to a public key:
+//!
+//! | key | recipient | stanza | what the device does |
+//! | --- | --- | --- | --- |
+//! | P-256 | `age1tag1…` | `p256tag` | ECDH; the rest of HPKE (RFC 9180) happens on the host |
+//! | X25519 | `age1…` | `X25519` | X25519 |
+//! | RSA | `ssh-rsa …` | `ssh-rsa` | RSAES-OAEP with SHA-256 |
+//!
+//! So anything in the age world can encrypt to an identity, and what is encrypted here
+//! opens with other people's tools.
+//!
+//! Everything about a ciphertext that keeps it from opening gives the one error
+//! [`Error::DecryptionFailed`]. A stanza that the device processes and that does not
+//! open goes on with a random file key, so that it fails where a wrong header fails.
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+
+use age::armor::ArmoredReader;
+use age::{DecryptError, stream};
+use age_core::format::{FILE_KEY_BYTES, FileKey, Stanza};
+use age_core::primitives::{aead_decrypt, bech32_encode};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+use chacha20poly1305::aead::{Aead, KeyInit};
+use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
+use hkdf::Hkdf;
+use hpke::kdf::{HkdfSha256, LabeledExpand, extract_and_expand, labeled_extract};
+use p256::elliptic_curve::sec1::ToEncodedPoint;
+use rand_core::{OsRng, RngCore};
+use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::token::Secret;
+use crate::{Algorithm, Call, Decryptor, Error, PublicKey, Unwrap};
+
+/// The most private-key operations that opening one file may take.
+///
+/// Stanzas of type `X25519` do not say for whom they are, so each is tried.
+pub const MOST_ATTEMPTS: usize = 1000;
+
+const P256TAG: &str = "p256tag";
+const P256TAG_INFO: &[u8] = b"age-encryption.org/p256tag";
+const X25519: &str = "X25519";
+const X25519_LABEL: &[u8] = b"age-encryption.org/v1/X25519";
+const SSH_RSA: &str = "ssh-rsa";
+const SSH_RSA_LABEL: &[u8] = b"age-encryption.org/v1/ssh-rsa";
+
+/// The key cannot be encrypted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("one cannot encrypt to a key of {0}")]
+pub struct NoRecipient(pub Algorithm);
+
+/// The age recipient of a key, as text that other age programs read; `None` where one
+/// cannot encrypt to such a key.
+pub fn recipient_text(key: &PublicKey) -> Option<String> {
+    let hrp = bech32::Hrp::parse_unchecked;
+    match key.algorithm() {
+        Algorithm::P256 => Some(bech32_encode(hrp("age1tag"), &compressed(key)?)),
+        Algorithm::X25519 => Some(bech32_encode(hrp("age"), key.as_bytes())),
+        Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => key.to_ssh_line(""),
+        _ => None,
+    }
+}
+
+/// The age recipient of a key.
+///
+/// # Errors
+/// [`NoRecipient`] where one cannot encrypt to such a key.
+pub fn recipient(key: &PublicKey) -> Result<Box<dyn age::Recipient + Send>, NoRecipient> {
+    let unfit = NoRecipient(key.algorithm());
+    let text = recipient_text(key).ok_or(unfit)?;
+    match key.algorithm() {
+        Algorithm::P256 => text
+            .parse::<age::tag::Recipient>()
+            .map(|r| Box::new(r) as _)
+            .map_err(|_| unfit),
+        Algorithm::X25519 => text
+            .parse::<age::x25519::Recipient>()
+            .map(|r| Box::new(r) as _)
+            .map_err(|_| unfit),
+        _ => text
+            .trim()
+            .parse::<age::ssh::Recipient>()
+            .map(|r| Box::new(r) as _)
+            .map_err(|_| unfit),
+    }
+}
+
+/// Encrypts a stream to `recipients`: what is written to the result goes, encrypted, to
+/// `output`. The file is complete only after [`StreamWriter::finish`](stream::StreamWriter::finish).
+///
+/// # Errors
+/// [`EncryptError`].
+pub fn encrypt_stream<W: Write>(
+    recipients: &[&PublicKey],
+    output: W,
+) -> Result<stream::StreamWriter<W>, EncryptError> {
+    let recipients = recipients
+        .iter()
+        .map(|key| recipient(key))
+        .collect::<Result<Vec<_>, _>>()?;
+    age::Encryptor::with_recipients(recipients.iter().map(|r| r.as_ref() as &dyn age::Recipient))
+        .map_err(|e| EncryptError::Recipients(e.to_string()))?
+        .wrap_output(output)
+        .map_err(EncryptError::Output)
+}
+
+/// Encrypts `plaintext` to `recipients`.
+///
+/// # Errors
+/// [`EncryptError`].
+pub fn encrypt(recipients: &[&PublicKey], plaintext: &[u8]) -> Result<Vec<u8>, EncryptError> {
+    let mut file = Vec::with_capacity(plaintext.len() + 512);
+    let mut writer = encrypt_stream(recipients, &mut file)?;
+    writer.write_all(plaintext).map_err(EncryptError::Output)?;
+    writer.finish().map_err(EncryptError::Output)?;
+    Ok(file)
+}
+
+/// Why something could not be encrypted.
+#[derive(Debug, thiserror::Error)]
+pub enum EncryptError {
+    /// A key is of a kind that cannot be encrypted to.
+    #[error(transparent)]
+    NoRecipient(#[from] NoRecipient),
+    /// The recipients do not go together, or there are none.
+    #[error("the recipients do not go together: {0}")]
+    Recipients(String),
+    /// The output could not be written.
+    #[error("the output cannot be written: {0}")]
+    Output(#[source] io::Error),
+}
+
+/// Opens an age file, binary or armored.
+///
+/// # Errors
+/// [`Error::DecryptionFailed`] for all that depends on the ciphertext; otherwise what
+/// the decryptor says.
+pub fn decrypt(decryptor: &dyn Decryptor, file: &[u8], call: &Call) -> Result<Secret, Error> {
+    let mut plaintext = Zeroizing::new(Vec::with_capacity(file.len()));
+    let mut reader = decrypt_stream(decryptor, file, call)?;
+    // `read_to_end` would leave copies of the plaintext behind as it grows; there is
+    // room for all of it.
+    reader
+        .read_to_end(&mut plaintext)
+        .map_err(|e| read_error(&e))?;
+    Ok(plaintext)
+}
+
+/// Opens the header of an age file, binary or armored; the payload is decrypted as it
+/// is read. What has been read is authentic, but the file may still turn out to be cut
+/// short: only an end without an error is the end. [`read_error`] tells the errors apart.
+///
+/// # Errors
+/// As [`decrypt`]; [`Error::System`] where `input` cannot be read.
+pub fn decrypt_stream<R: Read>(
+    decryptor: &dyn Decryptor,
+    input: R,
+    call: &Call,
+) -> Result<stream::StreamReader<ArmoredReader<io::BufReader<R>>>, Error> {
+    let identity = DeviceIdentity {
+        decryptor,
+        call,
+        failure: RefCell::new(None),
+    };
+    let opened = age::Decryptor::new_buffered(ArmoredReader::new(input))
+        .and_then(|file| file.decrypt(std::iter::once(&identity as &dyn age::Identity)));
+    let failure = identity.failure.into_inner();
+    match (opened, failure) {
+        (_, Some(failure)) => Err(failure),
+        (Ok(reader), None) => Ok(reader),
+        (Err(DecryptError::Io(e)), None) => Err(read_error(&e)),
+        (Err(_), None) => Err(Error::DecryptionFailed),
+    }
+}
+
+/// What an error while reading a payload means.
+pub fn read_error(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput => {
+            Error::DecryptionFailed
+        }
+        _ => Error::System {
+            what: "the ciphertext cannot be read".into(),
+            reason: error.to_string(),
+        },
+    }
+}
+
+/// A decryptor seen as an age identity.
+struct DeviceIdentity<'a> {
+    decryptor: &'a dyn Decryptor,
+    call: &'a Call,
+    /// What went wrong that does not depend on the ciphertext.
+    failure: RefCell<Option<Error>>,
+}
+
+impl age::Identity for DeviceIdentity<'_> {
+    fn unwrap_stanza(&self, stanza: &Stanza) -> Option<Result<FileKey, DecryptError>> {
+        self.unwrap_stanzas(std::slice::from_ref(stanza))
+    }
+
+    fn unwrap_stanzas(&self, stanzas: &[Stanza]) -> Option<Result<FileKey, DecryptError>> {
+        let key = self.decryptor.public_key();
+        let mut attempts = 0;
+        for wrapped in stanzas
+            .iter()
+            .filter_map(|stanza| Wrapped::for_key(key, stanza))
+        {
+            attempts += 1;
+            if attempts > MOST_ATTEMPTS {
+                break;
+            }
+            let answer = self
+                .call
+                .check()
+                .and_then(|()| self.decryptor.unwrap(wrapped.request(), self.call));
+            match answer {
+                Ok(secret) => {
+                    if let Some(file_key) = wrapped.open(key, secret) {
+                        return Some(Ok(file_key));
+                    }
+                }
+                Err(Error::DecryptionFailed) => {}
+                Err(failure) => {
+                    *self.failure.borrow_mut() = Some(failure);
+                    return Some(Err(DecryptError::DecryptionFailed));
+                }
+            }
+        }
+        // A file key that nobody has: the header's MAC fails.
+        (attempts > 0).then(|| Ok(FileKey::init_with_mut(|bytes| OsRng.fill_bytes(bytes))))
+    }
+}
+
+/// A file key wrapped for a key of ours, parsed out of a stanza.
+enum Wrapped {
+    /// HPKE base mode, DHKEM(P-256, HKDF-SHA256), HKDF-SHA256, ChaCha20Poly1305.
+    P256Tag {
+        enc: [u8; 65],
+        body: Vec<u8>,
+    },
+    X25519 {
+        share: [u8; 32],
+        body: Vec<u8>,
+    },
+    SshRsa {
+        body: Vec<u8>,
+    },
+}
+
+impl Wrapped {
+    /// The stanza, if it is well-formed and may be for `key`.
+    fn for_key(key: &PublicKey, stanza: &Stanza) -> Option<Wrapped> {
+        const BODY: usize = FILE_KEY_BYTES + 16;
+        let body = || stanza.body.clone();
+        match (key.algorithm(), stanza.tag.as_str(), stanza.args.as_slice()) {
+            (Algorithm::P256, P256TAG, [tag, enc]) if stanza.body.len() == BODY => {
+                let tag: [u8; 4] = decoded(tag)?;
+                let enc: [u8; 65] = decoded(enc)?;
+                // Also checks that the share is on the curve.
+                PublicKey::from_bytes(Algorithm::P256, &enc).ok()?;
+                (tag == p256_tag(key, &enc)?).then(|| Wrapped::P256Tag { enc, body: body() })
+            }
+            (Algorithm::X25519, X25519, [share]) if stanza.body.len() == BODY => {
+                Some(Wrapped::X25519 {
+                    share: decoded(share)?,
+                    body: body(),
+                })
+            }
+            (Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096, SSH_RSA, [tag])
+                if Some(stanza.body.len() * 8) == key.algorithm().rsa_bits() =>
+            {
+                let tag: [u8; 4] = decoded(tag)?;
+                (tag == ssh_tag(key)?).then(|| Wrapped::SshRsa { body: body() })
+            }
+            _ => None,
+        }
+    }
+
+    /// What the device has to do.
+    fn request(&self) -> Unwrap<'_> {
+        match self {
+            Wrapped::P256Tag { enc, .. } => Unwrap::Agree { peer: enc },
+            Wrapped::X25519 { share, .. } => Unwrap::Agree { peer: share },
+            Wrapped::SshRsa { body } => Unwrap::Oaep {
+                ciphertext: body,
+                label: SSH_RSA_LABEL,
+            },
+        }
+    }
+
+    /// The file key, from what the device answered.
+    fn open(&self, key: &PublicKey, answer: Secret) -> Option<FileKey> {
+        let file_key = match self {
+            Wrapped::P256Tag { enc, body } => open_p256tag(key, enc, &answer, body)?,
+            Wrapped::X25519 { share, body } => {
+                let mut salt = [0; 64];
+                salt[..32].copy_from_slice(share);
+                salt[32..].copy_from_slice(key.as_bytes());
+                let wrap_key =
+                    Zeroizing::new(age_core::primitives::hkdf(&salt, X25519_LABEL, &answer));
+                Zeroizing::new(aead_decrypt(&wrap_key, FILE_KEY_BYTES, body).ok()?)
+            }
+            Wrapped::SshRsa { .. } => answer,
+        };
+        (file_key.len() == FILE_KEY_BYTES)
+            .then(|| FileKey::init_with_mut(|bytes| bytes.copy_from_slice(&file_key)))
+    }
+}
+
+/// HPKE's OpenBase (RFC 9180 §6.1) from the Diffie-Hellman value on: Decap's
+/// ExtractAndExpand (§4.1), the key schedule (§5.1), and the AEAD with the first nonce.
+fn open_p256tag(key: &PublicKey, enc: &[u8; 65], dh: &[u8], body: &[u8]) -> Option<Secret> {
+    // kem_id 0x0010; kdf_id 0x0001, aead_id 0x0003.
+    const KEM_SUITE: &[u8] = b"KEM\x00\x10";
+    const SUITE: &[u8] = b"HPKE\x00\x10\x00\x01\x00\x03";
+
+    let mut shared_secret = Zeroizing::new([0u8; 32]);
+    let kem_context = [enc.as_slice(), key.as_bytes()].concat();
+    extract_and_expand::<HkdfSha256>(dh, KEM_SUITE, &kem_context, shared_secret.as_mut()).ok()?;
+
+    let (psk_id_hash, _) = labeled_extract::<HkdfSha256>(&[], SUITE, b"psk_id_hash", &[]);
+    let (info_hash, _) = labeled_extract::<HkdfSha256>(&[], SUITE, b"info_hash", P256TAG_INFO);
+    const MODE_BASE: u8 = 0;
+    let context = [&[MODE_BASE], psk_id_hash.as_slice(), info_hash.as_slice()].concat();
+    let (mut prk, secret) =
+        labeled_extract::<HkdfSha256>(shared_secret.as_ref(), SUITE, b"secret", &[]);
+    prk.zeroize();
+    let mut aead_key = Zeroizing::new([0u8; 32]);
+    let mut nonce = [0u8; 12];
+    secret
+        .labeled_expand(SUITE, b"key", &context, aead_key.as_mut())
+        .ok()?;
+    secret
+        .labeled_expand(SUITE, b"base_nonce", &context, &mut nonce)
+        .ok()?;
+
+    let cipher = ChaCha20Poly1305::new(Key::from_slice(aead_key.as_slice()));
+    cipher
+        .decrypt(Nonce::from_slice(&nonce), body)
+        .ok()
+        .map(Zeroizing::new)
+}
+
+/// The tag by which a `p256tag` stanza says for whom it is (C2SP age, p256tag).
+fn p256_tag(key: &PublicKey, enc: &[u8; 65]) -> Option<[u8; 4]> {
+    let ikm = [enc.as_slice(), &Sha256::digest(compressed(key)?)[..4]].concat();
+    let (tag, _) = Hkdf::<Sha256>::extract(Some(P256TAG_INFO), &ikm);
+    tag[..4].try_into().ok()
+}
+
+/// The tag of an `ssh-rsa` stanza (C2SP age, ssh-rsa).
+fn ssh_tag(key: &PublicKey) -> Option<[u8; 4]> {
+    let wire = ssh_key::PublicKey::from(key.to_ssh()?).to_bytes().ok()?;
+    Sha256::digest(wire)[..4].try_into().ok()
+}
+
+fn compressed(key: &PublicKey) -> Option<Vec<u8>> {
+    let key = p256::PublicKey::from_sec1_bytes(key.as_bytes()).ok()?;
+    Some(key.to_encoded_point(true).as_bytes().to_vec())
+}
+
+/// Canonical base64 of exactly `N` bytes.
+fn decoded<const N: usize>(text: &str) -> Option<[u8; N]> {
+    BASE64_STANDARD_NO_PAD.decode(text).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p256::elliptic_curve::sec1::FromEncodedPoint;
+
+    /// A device made of a P-256 key, to compare with the age crate's own encryption.
+    struct Soft {
+        secret: p256::SecretKey,
+        public: PublicKey,
+    }
+
+    impl Soft {
+        fn new(seed: u8) -> Self {
+            let secret = p256::SecretKey::from_slice(&[seed; 32]).unwrap();
+            let public =
+                PublicKey::from_bytes(Algorithm::P256, &secret.public_key().to_sec1_bytes())
+                    .unwrap();
+            Soft { secret, public }
+        }
+    }
+
+    impl Decryptor for Soft {
+        fn public_key(&self) -> &PublicKey {
+            &self.public
+        }
+
+        fn unwrap(&self, request: Unwrap<'_>, _: &Call) -> Result<Secret, Error> {
+            let Unwrap::Agree { peer } = request else {
+                return Err(Error::DecryptionFailed);
+            };
+            let point = p256::EncodedPoint::from_bytes(peer).unwrap();
+            let peer = p256::PublicKey::from_encoded_point(&point).unwrap();
+            let shared =
+                p256::ecdh::diffie_hellman(self.secret.to_nonzero_scalar(), peer.as_affine());
+            Ok(Zeroizing::new(shared.raw_secret_bytes().to_vec()))
+        }
+    }
+
+    fn failed(device: &Soft, file: &[u8]) -> bool {
+        matches!(
+            decrypt(device, file, &Call::unlimited()),
+            Err(Error::DecryptionFailed)
+        )
+    }
+
+    #[test]
+    fn what_the_age_crate_encrypts_to_a_tagged_recipient_opens() {
+        let device = Soft::new(3);
+        for length in [0, 1, 64 * 1024, 200_000] {
+            let plaintext = vec![7; length];
+            let file = encrypt(&[&device.public], &plaintext).unwrap();
+            assert_eq!(
+                *decrypt(&device, &file, &Call::unlimited()).unwrap(),
+                plaintext
+            );
+        }
+    }
+
+    #[test]
+    fn every_alteration_and_every_truncation_fails_alike() {
+        let device = Soft::new(3);
+        let file = encrypt(&[&device.public], b"attack at dawn").unwrap();
+        for end in 0..file.len() {
+            assert!(failed(&device, &file[..end]), "cut at {end}");
+        }
+        for i in 0..file.len() {
+            let mut altered = file.clone();
+            altered[i] ^= 1;
+            assert!(failed(&device, &altered), "altered at {i}");
+        }
+        assert!(failed(&Soft::new(4), &file));
+        assert!(failed(&device, &[file.as_slice(), b"more"].concat()));
+    }
+
+    #[test]
+    fn an_armored_file_opens() {
+        let device = Soft::new(3);
+        let key = recipient(&device.public).unwrap();
+        let file = age::Encryptor::with_recipients(std::iter::once(key.as_ref() as _)).unwrap();
+        let mut armored =
+            age::armor::ArmoredWriter::wrap_output(Vec::new(), age::armor::Format::AsciiArmor)
+                .unwrap();
+        let mut writer = file.wrap_output(&mut armored).unwrap();
+        writer.write_all(b"hello").unwrap();
+        writer.finish().unwrap();
+        let armored = armored.finish().unwrap();
+        assert_eq!(
+            *decrypt(&device, &armored, &Call::unlimited()).unwrap(),
+            b"hello"
+        );
+    }
+
+    #[test]
+    fn keys_that_only_sign_have_no_recipient() {
+        let key = k256::SecretKey::from_slice(&[1; 32]).unwrap().public_key();
+        let key = PublicKey::from_bytes(Algorithm::Secp256k1, &key.to_sec1_bytes()).unwrap();
+        assert!(recipient(&key).is_err());
+        assert!(matches!(
+            encrypt(&[&key], b""),
+            Err(EncryptError::NoRecipient(_))
+        ));
+    }
+}

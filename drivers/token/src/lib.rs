@@ -13,9 +13,11 @@
 //! | [`key`] | public keys: encodings, fingerprints, verification |
 //! | [`signing`] | signatures: schemes and encodings |
 //! | [`envelope`] | ciphertexts: age files, opened with a device's key agreement |
+//! | [`sshsig`] | signatures as SSH knows them |
 //! | [`pin`] | where PINs come from |
 //! | [`call`] | deadlines, cancellation, waiting for a person |
 //! | [`error`] | what can go wrong |
+//! | [`interop`] | handles as keys of the `signature` crate |
 //!
 //! # Blocking
 //! Device calls block. A token says whether it is quick enough to be called in place
@@ -28,9 +30,11 @@ pub mod call;
 pub mod conformance;
 pub mod envelope;
 pub mod error;
+pub mod interop;
 pub mod key;
 pub mod pin;
 pub mod signing;
+pub mod sshsig;
 pub mod token;
 
 pub use algorithm::{Algorithm, KeySpec, KeyUse};

@@ -1,0 +1,130 @@
+//! Handles on keys as keys of the `signature` crate, for other people's crates.
+//!
+//! A [`SigningKey`] takes a [`Signer`] and gives what the traits of
+//! [`signature`] ask for, so that whatever is generic over them (certificate and token
+//! builders, protocol stacks) can sign with a key on a token:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use claviger_token::{Call, Signer, interop::SigningKey};
+//! use signature::{Keypair, Signer as _, Verifier};
+//!
+//! fn sign(handle: Arc<dyn Signer>) -> Result<p256::ecdsa::Signature, Box<dyn std::error::Error>> {
+//!     let key = SigningKey::<p256::ecdsa::Signature>::new(handle, Call::unlimited())?;
+//!     let signature = key.try_sign(b"message")?;
+//!     key.verifying_key().verify(b"message", &signature)?;
+//!     Ok(signature)
+//! }
+//! ```
+
+use std::sync::Arc;
+
+use signature::{Keypair, SignatureEncoding};
+
+use crate::{Call, Error, PublicKey, SignatureScheme, Signer};
+
+/// A signature type that tokens can fill.
+pub trait Scheme: SignatureEncoding {
+    /// The scheme of these signatures.
+    const SCHEME: SignatureScheme;
+
+    /// What verifies them.
+    type VerifyingKey: Clone;
+
+    /// The public key in its form for verification.
+    ///
+    /// # Errors
+    /// Where the key is of another scheme.
+    fn verifying_key(key: &PublicKey) -> signature::Result<Self::VerifyingKey>;
+}
+
+macro_rules! ecdsa {
+    ($curve:ident, $scheme:ident) => {
+        impl Scheme for $curve::ecdsa::Signature {
+            const SCHEME: SignatureScheme = SignatureScheme::$scheme;
+            type VerifyingKey = $curve::ecdsa::VerifyingKey;
+
+            fn verifying_key(key: &PublicKey) -> signature::Result<Self::VerifyingKey> {
+                $curve::ecdsa::VerifyingKey::from_sec1_bytes(key.as_bytes())
+            }
+        }
+    };
+}
+ecdsa!(p256, EcdsaP256Sha256);
+ecdsa!(p384, EcdsaP384Sha384);
+ecdsa!(k256, EcdsaSecp256k1Sha256);
+
+impl Scheme for ed25519_dalek::Signature {
+    const SCHEME: SignatureScheme = SignatureScheme::Ed25519;
+    type VerifyingKey = ed25519_dalek::VerifyingKey;
+
+    fn verifying_key(key: &PublicKey) -> signature::Result<Self::VerifyingKey> {
+        ed25519_dalek::VerifyingKey::try_from(key.as_bytes())
+    }
+}
+
+impl Scheme for rsa::pkcs1v15::Signature {
+    const SCHEME: SignatureScheme = SignatureScheme::RsaPkcs1Sha256;
+    type VerifyingKey = rsa::pkcs1v15::VerifyingKey<rsa::sha2::Sha256>;
+
+    fn verifying_key(key: &PublicKey) -> signature::Result<Self::VerifyingKey> {
+        use rsa::pkcs1::DecodeRsaPublicKey;
+        rsa::RsaPublicKey::from_pkcs1_der(key.as_bytes())
+            .map(rsa::pkcs1v15::VerifyingKey::new)
+            .map_err(signature::Error::from_source)
+    }
+}
+
+/// A key on a token that makes signatures of the type `S`.
+///
+/// An error of the token is the [source](std::error::Error::source) of the
+/// [`signature::Error`].
+#[derive(Clone)]
+pub struct SigningKey<S: Scheme> {
+    signer: Arc<dyn Signer>,
+    verifying_key: S::VerifyingKey,
+    call: Call,
+}
+
+impl<S: Scheme> SigningKey<S> {
+    /// Wraps `signer`; every signature is made under the circumstances of `call`.
+    ///
+    /// # Errors
+    /// [`Error::BadMessage`] where the key makes no signatures of the type `S`.
+    pub fn new(signer: Arc<dyn Signer>, call: Call) -> Result<Self, Error> {
+        let key = signer.public_key();
+        let verifying_key = if SignatureScheme::of(key.algorithm()) == Some(S::SCHEME) {
+            S::verifying_key(key).ok()
+        } else {
+            None
+        };
+        let Some(verifying_key) = verifying_key else {
+            return Err(Error::BadMessage {
+                reason: format!("a key of {} does not sign with {}", key.algorithm(), S::SCHEME),
+            });
+        };
+        Ok(SigningKey {
+            signer,
+            verifying_key,
+            call,
+        })
+    }
+}
+
+impl<S: Scheme> signature::Signer<S> for SigningKey<S> {
+    fn try_sign(&self, message: &[u8]) -> signature::Result<S> {
+        let signature = self
+            .signer
+            .sign(message, &self.call)
+            .map_err(signature::Error::from_source)?;
+        S::try_from(signature.as_bytes()).map_err(|_| signature::Error::new())
+    }
+}
+
+impl<S: Scheme> Keypair for SigningKey<S> {
+    type VerifyingKey = S::VerifyingKey;
+
+    fn verifying_key(&self) -> S::VerifyingKey {
+        self.verifying_key.clone()
+    }
+}
