@@ -1,0 +1,23 @@
+//! Figures, for people and for machines.
+
+use std::ffi::OsString;
+
+use crate::{Failure, Result, process, scratch, setup};
+
+/// Builds and runs the bench: a table, or with `--json` one JSON object, on standard
+/// output; all else on standard error.
+pub(crate) fn run(args: &[OsString]) -> Result<()> {
+    if let Some(arg) = args.iter().find(|arg| *arg != "--json") {
+        return Err(Failure::usage(format!(
+            "bench knows --json, not {:?}",
+            arg.to_string_lossy()
+        )));
+    }
+    setup::run(setup::Voice::Quiet)?;
+    let mut bench = process::cargo();
+    bench.args(["run", "--release"]);
+    bench.args(["--package", "claviger-tests", "--bin", "bench", "--"]);
+    bench.args(args);
+    let _net = scratch::keep_users_tokens_out(&mut bench)?;
+    process::run(&mut bench)
+}

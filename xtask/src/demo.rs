@@ -1,0 +1,457 @@
+//! Claviger's main job, shown with the real command on a throw-away token.
+//!
+//! [`steps`] is the story: what is typed, what must come of it, and what it means.
+//! Everything else here makes the stage and plays it.
+
+mod json;
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+use std::{env, fs};
+
+use crate::scratch::Scratch;
+use crate::screen::{self, Style};
+use crate::{Failure, Result, process, setup};
+
+const TOKEN: &str = "claviger-demo";
+const PIN: &str = "271828";
+const SO_PIN: &str = "31415926";
+const LETTER: &str = "Meet me where the keys are kept.\n";
+
+/// One thing that an operator does.
+struct Step {
+    title: &'static str,
+    /// The words as one would type them.
+    command: Vec<String>,
+    expected: Expected,
+    meaning: &'static str,
+}
+
+/// What must come of a step, beside its exit status.
+enum Expected {
+    Success,
+    /// Success, and this on standard output.
+    Says(&'static str),
+    /// Success, and nothing like this on standard output.
+    SaysNothingOf(&'static str),
+    /// Success, and JSON on standard output whose signing key goes into a file.
+    SigningKeyFor(&'static str),
+    /// Exit status 1: understood, and refused.
+    Refusal,
+}
+
+fn steps(module: &Path) -> Vec<Step> {
+    use Expected::{Refusal, Says, SaysNothingOf, SigningKeyFor, Success};
+
+    let module = module.display().to_string();
+    let backend = format!("pkcs11:token={TOKEN}?module-path={module}");
+    let with_pin = |words: &[&str]| {
+        let mut command = vec!["claviger", "--pin-source", "file:pin"];
+        command.extend(words);
+        command.into_iter().map(String::from).collect()
+    };
+    let plain = |words: &[&str]| words.iter().copied().map(String::from).collect();
+    let step = |title, command: Vec<String>, expected, meaning| Step {
+        title,
+        command,
+        expected,
+        meaning,
+    };
+
+    vec![
+        step(
+            "What tokens are there?",
+            plain(&["claviger", "tokens"]),
+            Says(TOKEN),
+            "Tokens are named by kind, manufacturer and serial; reader and slot numbers change.",
+        ),
+        step(
+            "Generate an identity",
+            with_pin(&[
+                "generate",
+                "alice",
+                "--backend",
+                &backend,
+                "--params",
+                "p256",
+                "--capabilities",
+                "commit,decrypt",
+            ]),
+            Success,
+            "Two keys, one for each use, made on the token; it will never hand them out.",
+        ),
+        step(
+            "Look at it",
+            plain(&["claviger", "show", "alice"]),
+            Says("BEGIN PUBLIC KEY"),
+            "The public halves, in the forms that the rest of the world uses.",
+        ),
+        step(
+            "Sign a file",
+            with_pin(&[
+                "sign",
+                "alice",
+                "letter.txt",
+                "--format",
+                "der",
+                "-o",
+                "letter.sig",
+            ]),
+            Success,
+            "The token signs; only the signature comes back.",
+        ),
+        step(
+            "Verify the signature",
+            plain(&[
+                "claviger",
+                "verify",
+                "alice",
+                "--signature",
+                "letter.sig",
+                "letter.txt",
+            ]),
+            Success,
+            "This needs neither token nor PIN.",
+        ),
+        step(
+            "Give the public key away",
+            plain(&["claviger", "--json", "show", "alice"]),
+            SigningKeyFor("alice.pem"),
+            "Of this, the public key whose use is \"sign\" went into alice.pem.",
+        ),
+        step(
+            "Let a stranger verify the signature",
+            plain(&[
+                "openssl",
+                "dgst",
+                "-sha256",
+                "-verify",
+                "alice.pem",
+                "-signature",
+                "letter.sig",
+                "letter.txt",
+            ]),
+            Says("Verified OK"),
+            "OpenSSL has never heard of Claviger, and agrees.",
+        ),
+        step(
+            "Encrypt a file to alice",
+            plain(&[
+                "claviger",
+                "encrypt",
+                "alice",
+                "letter.txt",
+                "-o",
+                "letter.age",
+            ]),
+            Success,
+            "An age file, made from the public key alone.",
+        ),
+        step(
+            "Decrypt it",
+            with_pin(&["decrypt", "alice", "letter.age"]),
+            Says(LETTER),
+            "The token opens the file's key; the letter is decrypted on this side.",
+        ),
+        step(
+            "Let bob read alice's post, and no more",
+            with_pin(&[
+                "connect",
+                "bob",
+                "--to",
+                "alice",
+                "--capabilities",
+                "decrypt",
+            ]),
+            Success,
+            "A second identity on the same keys. Capabilities can only shrink.",
+        ),
+        step(
+            "Bob decrypts",
+            with_pin(&["decrypt", "bob", "letter.age"]),
+            Says(LETTER),
+            "The same key on the same token.",
+        ),
+        step(
+            "Bob tries to sign",
+            with_pin(&["sign", "bob", "letter.txt"]),
+            Refusal,
+            "Refused, as it must be: bob was given `decrypt` only.",
+        ),
+        step(
+            "Who is there?",
+            plain(&["claviger", "identities"]),
+            Says("bob"),
+            "The registry knows who uses which key; it holds no secrets.",
+        ),
+        step(
+            "Delete bob",
+            with_pin(&["delete", "bob"]),
+            Success,
+            "Bob only borrowed the keys: they stay.",
+        ),
+        step(
+            "Delete alice",
+            with_pin(&["delete", "alice"]),
+            Success,
+            "Alice's keys were generated here, so they are destroyed on the token.",
+        ),
+        step(
+            "Is the token empty again?",
+            plain(&[
+                "pkcs11-tool",
+                "--module",
+                &module,
+                "--token-label",
+                TOKEN,
+                "--login",
+                "--pin",
+                PIN,
+                "--list-objects",
+            ]),
+            SaysNothingOf("Object"),
+            "OpenSC's tool, logged in, finds no object. Nothing was left behind.",
+        ),
+    ]
+}
+
+/// Plays the whole demonstration.
+pub(crate) fn run() -> Result<()> {
+    setup::run(setup::Voice::Quiet)?;
+    let module = setup::softhsm_module()
+        .ok_or_else(|| Failure::new("SoftHSM2's module libsofthsm2.so was not found"))?;
+    let claviger = build()?;
+    let started = Instant::now();
+    let stage = Stage::set(claviger.clone())?;
+
+    let steps = steps(&module);
+    let total = steps.len();
+    for (index, step) in steps.iter().enumerate() {
+        stage.play(step, index + 1, total)?;
+    }
+    drop(stage);
+
+    let seconds = started.elapsed().as_secs_f64();
+    screen::line(
+        Style::Good,
+        format_args!(
+            "\nAll {total} steps went as they should, in {seconds:.1} s. \
+             The token and everything else in the temporary folder are gone."
+        ),
+    );
+    let program = claviger.strip_prefix(process::workspace());
+    let program = program.unwrap_or(&claviger).display();
+    screen::line(
+        Style::Plain,
+        format_args!(
+            "\nWhat to try next:\n  \
+             {program} tokens    the tokens that you have yourself\n  \
+             {program} --help    everything else the command does\n  \
+             README.md{:width$}how to use it with your own token",
+            "",
+            width = format!("{program} tokens").len().saturating_sub(5),
+        ),
+    );
+    Ok(())
+}
+
+/// Builds the command and says where it is.
+fn build() -> Result<PathBuf> {
+    screen::note(Style::Quiet, "Building the command ...");
+    let mut cargo = process::cargo();
+    cargo.args(["build", "--package", "claviger", "--bin", "claviger"]);
+    // Cargo's progress stays on standard error; where the program is comes on standard
+    // output, whatever the target folder is called.
+    cargo.arg("--message-format=json-render-diagnostics");
+    let output = cargo
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| process::could_not_start(&cargo, &error))?;
+    if !output.status.success() {
+        return Err(Failure::new("the command claviger could not be built")
+            .hint("the compiler's message above says why"));
+    }
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|message| json::string_after(message, "executable"))
+        .map(PathBuf::from)
+        .next_back()
+        .ok_or_else(|| Failure::new("cargo built claviger but did not say where it is"))
+}
+
+/// A temporary folder with a token, a PIN, a letter and Claviger's home.
+struct Stage {
+    claviger: PathBuf,
+    folder: Scratch,
+    softhsm_conf: PathBuf,
+    home: PathBuf,
+}
+
+impl Stage {
+    fn set(claviger: PathBuf) -> Result<Self> {
+        let folder = Scratch::new("demo")?;
+        let softhsm_conf = folder.softhsm_conf()?;
+        folder.write("pin", PIN)?;
+        folder.write("letter.txt", LETTER)?;
+        let stage = Self {
+            claviger,
+            home: folder.path().join("home"),
+            folder,
+            softhsm_conf,
+        };
+
+        screen::line(
+            Style::Heading,
+            "\nA throw-away token, in a temporary folder",
+        );
+        let show = |text: &str| screen::line(Style::Command, format_args!("  $ {text}"));
+        show(&format!("cd {}", stage.folder.path().display()));
+        show("export SOFTHSM2_CONF=$PWD/softhsm2.conf CLAVIGER_HOME=$PWD/home");
+        let words = [
+            "softhsm2-util",
+            "--init-token",
+            "--free",
+            "--label",
+            TOKEN,
+            "--so-pin",
+            SO_PIN,
+            "--pin",
+            PIN,
+        ];
+        show(&process::quote_all(words.iter().map(OsStr::new)));
+        let output = stage.perform(&words.map(String::from))?;
+        indent(&output);
+        if !output.status.success() {
+            return Err(Failure::new("softhsm2-util could not make a token")
+                .hint("its own message above says why"));
+        }
+        meaning("SoftHSM2 stands in for a real token. Your own tokens are not touched.");
+        Ok(stage)
+    }
+
+    /// Shows one step, and stops the play if it went wrong.
+    fn play(&self, step: &Step, number: usize, total: usize) -> Result<()> {
+        let typed = process::quote_all(step.command.iter().map(OsStr::new));
+        screen::line(
+            Style::Heading,
+            format_args!("\n{number}/{total}  {}", step.title),
+        );
+        screen::line(Style::Command, format_args!("  $ {typed}"));
+        let output = self.perform(&step.command)?;
+        indent(&output);
+        self.judge(&step.expected, &output).map_err(|what| {
+            Failure::new(format!(
+                "the demo stopped at step {number} of {total} ({}): {what}",
+                step.title
+            ))
+            .hint(format!("the command was: {typed}"))
+        })?;
+        meaning(step.meaning);
+        Ok(())
+    }
+
+    fn perform(&self, words: &[String]) -> Result<Output> {
+        let (program, args) = words
+            .split_first()
+            .ok_or_else(|| Failure::new("a step of the demo has no command"))?;
+        let program = match program.as_str() {
+            "claviger" => self.claviger.clone().into_os_string(),
+            other => OsString::from(other),
+        };
+        let mut command = Command::new(program);
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("CLAVIGER_") {
+                command.env_remove(&name);
+            }
+        }
+        command
+            .args(args)
+            .current_dir(self.folder.path())
+            .env("SOFTHSM2_CONF", &self.softhsm_conf)
+            .env("CLAVIGER_HOME", &self.home)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| process::could_not_start(&command, &error))
+    }
+
+    /// What is wrong with a step's outcome, if anything.
+    fn judge(&self, expected: &Expected, output: &Output) -> std::result::Result<(), String> {
+        let said = String::from_utf8_lossy(&output.stdout);
+        if let Expected::Refusal = expected {
+            return match output.status.code() {
+                Some(1) => Ok(()),
+                _ => Err(format!("it should have been refused ({})", output.status)),
+            };
+        }
+        if !output.status.success() {
+            return Err(format!("it failed ({})", output.status));
+        }
+        match expected {
+            Expected::Success | Expected::Refusal => Ok(()),
+            Expected::Says(text) if said.contains(text) => Ok(()),
+            Expected::Says(text) => Err(format!("it did not say {:?}", text.trim())),
+            Expected::SaysNothingOf(text) if said.contains(text) => {
+                Err(format!("it should have found no {text}"))
+            }
+            Expected::SaysNothingOf(_) => Ok(()),
+            Expected::SigningKeyFor(file) => {
+                let key = json::signing_key(&said)
+                    .ok_or("no key with \"use\": \"sign\" is in its answer")?;
+                fs::write(self.folder.path().join(file), key)
+                    .map_err(|error| format!("{file} could not be written: {error}"))
+            }
+        }
+    }
+}
+
+fn meaning(text: &str) {
+    screen::line(Style::Good, format_args!("  => {text}"));
+}
+
+/// Shows what a command said.
+fn indent(output: &Output) {
+    for stream in [&output.stdout, &output.stderr] {
+        for text in String::from_utf8_lossy(stream).lines() {
+            screen::line(Style::Quiet, format_args!("    {text}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backend_is_one_quoted_word() {
+        let steps = steps(Path::new("/usr/lib/softhsm/libsofthsm2.so"));
+        let generate = &steps[1].command;
+        let typed = process::quote_all(generate.iter().map(OsStr::new));
+        assert!(
+            typed.contains(
+                "'pkcs11:token=claviger-demo?module-path=/usr/lib/softhsm/libsofthsm2.so'"
+            )
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_expected_to_be_a_refusal_and_not_a_usage_error() {
+        let stage = Stage {
+            claviger: "/bin/false".into(),
+            folder: Scratch::new("test").unwrap(),
+            softhsm_conf: "unused".into(),
+            home: "unused".into(),
+        };
+        let outcome = |script: &str, expected| {
+            let words = ["sh", "-c", script].map(String::from);
+            stage.judge(&expected, &stage.perform(&words).unwrap())
+        };
+        assert!(outcome("exit 1", Expected::Refusal).is_ok());
+        assert!(outcome("exit 0", Expected::Refusal).is_err());
+        assert!(outcome("exit 2", Expected::Refusal).is_err());
+        assert!(outcome("exit 1", Expected::Success).is_err());
+        assert!(outcome("echo some Object", Expected::SaysNothingOf("Object")).is_err());
+        assert!(outcome("echo nothing", Expected::Says("Verified OK")).is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! What one does with this repository: `cargo xtask setup | demo | test | bench | lint`.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`demo`] | Claviger's main job, shown on a throw-away token |
+//! | [`test`] | every test |
+//! | [`bench`] | figures, for people and for machines |
+//! | [`lint`] | what must be clean before a change goes in |
+//! | [`setup`] | installs what the others need |
+//! | [`scratch`] | folders that go away again, and SoftHSM2 kept inside them |
+//! | [`process`] | running commands, and saying so |
+//! | [`screen`] | text for people, on a terminal or not |
+//!
+//! No subcommand touches the user's own tokens or configuration.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod demo;
+mod lint;
+mod process;
+mod scratch;
+mod screen;
+mod setup;
+mod test;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask COMMAND
+
+  setup                      install what the other commands need (announced before it is done)
+  demo                       show Claviger's main job on a throw-away SoftHSM2 token
+  test [--quick] [ARGS...]   run the tests; --quick leaves out those that need an emulator,
+                             ARGS go to cargo nextest (or cargo test where nextest is missing)
+  bench [--json]             measure; --json prints one JSON object on standard output
+  lint                       formatting, clippy, documentation, licences
+
+The user's own tokens and configuration are left alone.
+";
+
+fn main() -> ExitCode {
+    match dispatch(std::env::args_os().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            screen::error(&failure);
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}
+
+fn dispatch(mut args: Vec<OsString>) -> Result<()> {
+    if args.is_empty() {
+        return Err(Failure::usage("no command was given"));
+    }
+    let command = args.remove(0);
+    let wants_help = |arg: &OsString| arg == "--help" || arg == "-h";
+    // What follows `test` belongs to the test runner, and so does its `--help`.
+    if wants_help(&command)
+        || command == "help"
+        || (command != "test" && args.iter().any(wants_help))
+    {
+        screen::print(USAGE);
+        return Ok(());
+    }
+    match command.to_str() {
+        Some("setup") => no_more(&args).and_then(|()| setup::run(setup::Voice::Talkative)),
+        Some("demo") => no_more(&args).and_then(|()| demo::run()),
+        Some("test") => test::run(args),
+        Some("bench") => bench::run(&args),
+        Some("lint") => no_more(&args).and_then(|()| lint::run()),
+        _ => Err(Failure::usage(format!(
+            "there is no command {:?}",
+            command.to_string_lossy()
+        ))),
+    }
+}
+
+/// Refuses arguments to a command that takes none.
+fn no_more(args: &[OsString]) -> Result<()> {
+    match args.first() {
+        None => Ok(()),
+        Some(arg) => Err(Failure::usage(format!(
+            "{:?} was not expected here",
+            arg.to_string_lossy()
+        ))),
+    }
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+/// Why a command stopped: one cause and, where there is one, the thing to do next.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    cause: String,
+    hint: Option<String>,
+    exit_code: u8,
+}
+
+impl Failure {
+    pub(crate) fn new(cause: impl Into<String>) -> Self {
+        Self {
+            cause: cause.into(),
+            hint: None,
+            exit_code: 1,
+        }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn usage(cause: impl Into<String>) -> Self {
+        Self {
+            exit_code: 2,
+            ..Self::new(cause).hint("`cargo xtask help` lists the commands")
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_command_is_a_usage_error_that_says_where_the_list_is() {
+        let failure = dispatch(vec!["dmeo".into()]).unwrap_err();
+        assert_eq!(failure.exit_code, 2);
+        assert!(failure.to_string().contains("dmeo"));
+        assert!(failure.to_string().contains("cargo xtask help"));
+    }
+
+    #[test]
+    fn a_command_that_takes_no_arguments_refuses_them() {
+        for command in ["setup", "demo", "lint"] {
+            let failure = dispatch(vec![command.into(), "--fast".into()]).unwrap_err();
+            assert_eq!(failure.exit_code, 2, "{command}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Installs what the other commands need: Debian and Ubuntu packages.
+//!
+//! It looks for the thing itself (a program, a library), so what came from elsewhere
+//! counts, and it says what it is going to do before it does it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fs};
+
+use crate::screen::{self, Style};
+use crate::{Failure, Result, process};
+
+/// What to say when nothing is missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Voice {
+    Talkative,
+    Quiet,
+}
+
+/// Something that the build or the tests need, and the package that brings it.
+struct Need {
+    package: &'static str,
+    purpose: &'static str,
+    proof: Proof,
+}
+
+/// What shows that a package's content is there.
+enum Proof {
+    Program(&'static str),
+    AnyProgram(&'static [&'static str]),
+    /// The program, and the module for PKCS#11 beside it.
+    SoftHsm(&'static str),
+    /// The file that pkg-config reads. It is looked for without pkg-config, which may be
+    /// missing itself.
+    PkgConfigFile(&'static str),
+    /// A file in one of the compiler's folders for headers.
+    Header(&'static str),
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        package: "gcc",
+        purpose: "compiles SQLite and BLST",
+        proof: Proof::AnyProgram(&["cc", "gcc", "clang"]),
+    },
+    Need {
+        package: "libc6-dev",
+        purpose: "C headers for the same",
+        proof: Proof::Header("stdio.h"),
+    },
+    Need {
+        package: "pkg-config",
+        purpose: "finds C libraries",
+        proof: Proof::AnyProgram(&["pkg-config", "pkgconf"]),
+    },
+    Need {
+        package: "libpcsclite-dev",
+        purpose: "smartcard readers",
+        proof: Proof::PkgConfigFile("libpcsclite.pc"),
+    },
+    Need {
+        package: "libudev-dev",
+        purpose: "USB devices",
+        proof: Proof::PkgConfigFile("libudev.pc"),
+    },
+    Need {
+        package: "softhsm2",
+        purpose: "PKCS#11 tokens in software",
+        proof: Proof::SoftHsm("softhsm2-util"),
+    },
+    Need {
+        package: "opensc",
+        purpose: "pkcs11-tool: a second opinion on what a token holds",
+        proof: Proof::Program("pkcs11-tool"),
+    },
+    Need {
+        package: "openssl",
+        purpose: "a second opinion on signatures",
+        proof: Proof::Program("openssl"),
+    },
+    Need {
+        package: "openssh-client",
+        purpose: "ssh-keygen: a second opinion on SSH signatures",
+        proof: Proof::Program("ssh-keygen"),
+    },
+];
+
+/// Installs what is missing; does nothing, and quickly, when nothing is.
+pub(crate) fn run(voice: Voice) -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        if voice == Voice::Talkative {
+            screen::note(Style::Good, "Nothing was missing, nothing was installed.");
+        }
+        return Ok(());
+    }
+
+    screen::note(Style::Heading, "Missing on this machine:");
+    for need in &missing {
+        let Need {
+            package, purpose, ..
+        } = need;
+        screen::note(Style::Plain, format_args!("  {package:<16} {purpose}"));
+    }
+    let packages: Vec<_> = missing.iter().map(|need| need.package).collect();
+    if process::find_program("apt-get").is_none() {
+        return Err(Failure::new(
+            "packages are missing, and this system has no apt-get to install them",
+        )
+        .hint(format!(
+            "install what your system calls: {}",
+            packages.join(" ")
+        )));
+    }
+    install(&packages)?;
+
+    let still: Vec<_> = self::missing().iter().map(|need| need.package).collect();
+    if still.is_empty() {
+        screen::note(Style::Good, "Everything is in place now.");
+        Ok(())
+    } else {
+        Err(Failure::new(format!(
+            "apt-get succeeded, but what these packages bring was not found: {}",
+            still.join(" ")
+        ))
+        .hint("see whether another package diverts or replaces them"))
+    }
+}
+
+/// SoftHSM2's module, in the places that distributions put it.
+pub(crate) fn softhsm_module() -> Option<PathBuf> {
+    let mut folders = Vec::new();
+    for lib in [
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/local/lib",
+        "/opt/homebrew/lib",
+    ]
+    .map(Path::new)
+    {
+        folders.push(lib.join("softhsm"));
+        folders.push(lib.join("pkcs11"));
+        folders.extend(subfolders(lib).map(|folder| folder.join("softhsm")));
+    }
+    folders
+        .into_iter()
+        .map(|folder| folder.join("libsofthsm2.so"))
+        .find(|file| file.is_file())
+}
+
+fn missing() -> Vec<&'static Need> {
+    NEEDS.iter().filter(|need| !need.proof.holds()).collect()
+}
+
+impl Proof {
+    fn holds(&self) -> bool {
+        let installed = |program: &str| process::find_program(program).is_some();
+        match self {
+            Self::Program(program) => installed(program),
+            Self::AnyProgram(programs) => programs.iter().any(|program| installed(program)),
+            Self::SoftHsm(program) => installed(program) && softhsm_module().is_some(),
+            Self::PkgConfigFile(name) => pkg_config_folders()
+                .iter()
+                .any(|folder| folder.join(name).is_file()),
+            Self::Header(name) => {
+                ["/usr/include", "/usr/local/include"]
+                .map(Path::new)
+                .iter()
+                .any(|folder| folder.join(name).is_file())
+                // A system without these folders brings its headers with its compiler.
+                || !cfg!(target_os = "linux")
+            }
+        }
+    }
+}
+
+fn pkg_config_folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = ["PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR"]
+        .iter()
+        .filter_map(env::var_os)
+        .flat_map(|value| env::split_paths(&value).collect::<Vec<_>>())
+        .collect();
+    for root in ["/usr", "/usr/local"].map(Path::new) {
+        for lib in ["lib", "lib64", "share"].map(|name| root.join(name)) {
+            folders.push(lib.join("pkgconfig"));
+            folders.extend(subfolders(&lib).map(|folder| folder.join("pkgconfig")));
+        }
+    }
+    folders
+}
+
+/// Debian keeps libraries in a folder for each architecture.
+fn subfolders(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+}
+
+/// Announces both commands, then runs them.
+fn install(packages: &[&str]) -> Result<()> {
+    let privilege = Privilege::of_this_user();
+    let mut update = privilege.apt_get();
+    update.arg("update");
+    let mut install = privilege.apt_get();
+    install.args(["-o", "DPkg::Lock::Timeout=300"]);
+    install.args(["install", "-y", "--no-install-recommends"]);
+    install.args(packages);
+
+    if privilege == Privilege::None {
+        return Err(Failure::new(
+            "packages are missing; installing them takes root's rights, and there is no sudo",
+        )
+        .hint(format!(
+            "have an administrator run: apt-get install --no-install-recommends {}",
+            packages.join(" ")
+        )));
+    }
+    screen::note(Style::Heading, "They will be installed with:");
+    screen::note(
+        Style::Plain,
+        format_args!("  {}", process::display(&update)),
+    );
+    screen::note(
+        Style::Plain,
+        format_args!("  {}", process::display(&install)),
+    );
+
+    // One broken third-party list fails the update, and need not concern our packages.
+    if let Err(failure) = process::run(&mut update) {
+        screen::note(
+            Style::Bad,
+            format_args!("{failure}; trying with the lists there are"),
+        );
+    }
+    process::run(&mut install).map_err(|failure| {
+        failure.hint("apt-get's own message above says why; then run this command again")
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Privilege {
+    Root,
+    Sudo,
+    None,
+}
+
+impl Privilege {
+    fn of_this_user() -> Self {
+        let root = Command::new("id")
+            .arg("-u")
+            .output()
+            .is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+        if root {
+            Self::Root
+        } else if process::find_program("sudo").is_some() {
+            Self::Sudo
+        } else {
+            Self::None
+        }
+    }
+
+    /// `apt-get` that asks nothing, and whose output leaves our standard output alone.
+    fn apt_get(self) -> Command {
+        let mut command = match self {
+            Self::Sudo => {
+                let mut sudo = Command::new("sudo");
+                sudo.arg("env");
+                sudo
+            }
+            Self::Root | Self::None => Command::new("env"),
+        };
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]);
+        command.stdout(Stdio::from(io::stderr()));
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_found_and_what_is_not_is_not() {
+        assert!(Proof::Program("sh").holds());
+        assert!(!Proof::Program("claviger-no-such-program").holds());
+        assert!(Proof::AnyProgram(&["claviger-no-such-program", "sh"]).holds());
+        assert!(!Proof::PkgConfigFile("claviger-no-such-library.pc").holds());
+    }
+
+    #[test]
+    fn apt_get_is_shown_as_it_runs() {
+        let mut command = Privilege::Sudo.apt_get();
+        command.arg("update");
+        assert_eq!(
+            process::display(&command),
+            "sudo env DEBIAN_FRONTEND=noninteractive apt-get -q update"
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! Every test of the workspace.
+//!
+//! The whole workspace is built at once, so `claviger-token` comes with its feature
+//! `conformance`, which the crate `claviger-tests` asks for.
+
+use std::ffi::{OsStr, OsString};
+use std::process::Command;
+
+use crate::screen::{self, Style};
+use crate::{Result, process, scratch, setup};
+
+/// Set to `1` for the tests of a quick run; a test that needs an emulator skips then,
+/// and says so.
+const QUICK: &str = "CLAVIGER_TEST_QUICK";
+
+/// Runs the tests, with cargo-nextest where it is installed.
+pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
+    let (flags, args): (Vec<_>, Vec<_>) = args.into_iter().partition(|arg| arg == "--quick");
+    let quick = !flags.is_empty();
+    setup::run(setup::Voice::Quiet)?;
+    if quick {
+        screen::note(
+            Style::Plain,
+            "--quick: no test needs an emulator yet, so this is the same run.",
+        );
+    }
+
+    let nextest = process::succeeds(process::cargo().args(["nextest", "--version"]));
+    if !nextest {
+        screen::note(
+            Style::Quiet,
+            "cargo-nextest is not installed; cargo test does the same, slower.",
+        );
+    }
+    for mut command in commands(nextest, &args) {
+        let _net = scratch::keep_users_tokens_out(&mut command)?;
+        command.env(QUICK, if quick { "1" } else { "" });
+        process::run(&mut command)?;
+    }
+    if nextest && !args.is_empty() {
+        screen::note(
+            Style::Plain,
+            "The examples in the documentation were left out, because tests were chosen by \
+             arguments (they run with: cargo test --doc --workspace).",
+        );
+    }
+    Ok(())
+}
+
+fn commands(nextest: bool, args: &[OsString]) -> Vec<Command> {
+    let mut tests = process::cargo();
+    tests.args(if nextest {
+        &["nextest", "run"][..]
+    } else {
+        &["test"]
+    });
+    if !args.iter().any(|arg| chooses_packages(arg)) {
+        tests.arg("--workspace");
+    }
+    tests.args(args);
+    let mut commands = vec![tests];
+    // nextest leaves the documentation's examples to cargo, which does not understand
+    // nextest's arguments.
+    if nextest && args.is_empty() {
+        let mut examples = process::cargo();
+        examples.args(["test", "--doc", "--workspace"]);
+        commands.push(examples);
+    }
+    commands
+}
+
+/// `--workspace` would win over these.
+fn chooses_packages(arg: &OsStr) -> bool {
+    let arg = arg.to_string_lossy();
+    arg.starts_with("--package") || (arg.starts_with("-p") && !arg.starts_with("--"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(nextest: bool, args: &[&str]) -> Vec<String> {
+        let args: Vec<_> = args.iter().map(OsString::from).collect();
+        commands(nextest, &args)
+            .iter()
+            .map(process::display)
+            .collect()
+    }
+
+    #[test]
+    fn without_arguments_everything_runs() {
+        assert_eq!(
+            shown(true, &[]),
+            [
+                "cargo nextest run --workspace",
+                "cargo test --doc --workspace"
+            ]
+        );
+        assert_eq!(shown(false, &[]), ["cargo test --workspace"]);
+    }
+
+    #[test]
+    fn arguments_are_passed_on() {
+        assert_eq!(
+            shown(true, &["sign", "--no-fail-fast"]),
+            ["cargo nextest run --workspace sign --no-fail-fast"]
+        );
+        assert_eq!(shown(false, &["sign"]), ["cargo test --workspace sign"]);
+    }
+
+    #[test]
+    fn a_chosen_package_is_not_drowned_in_the_workspace() {
+        assert_eq!(
+            shown(true, &["-p", "claviger-token"]),
+            ["cargo nextest run -p claviger-token"]
+        );
+        assert_eq!(
+            shown(false, &["--package=xtask"]),
+            ["cargo test --package=xtask"]
+        );
+    }
+}
