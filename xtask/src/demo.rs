@@ -53,6 +53,19 @@ fn steps(module: &Path) -> Vec<Step> {
         command.into_iter().map(String::from).collect()
     };
     let plain = |words: &[&str]| words.iter().copied().map(String::from).collect();
+    let second_opinion = || {
+        plain(&[
+            "pkcs11-tool",
+            "--module",
+            &module,
+            "--token-label",
+            TOKEN,
+            "--login",
+            "--pin",
+            PIN,
+            "--list-objects",
+        ])
+    };
     let step = |title, command: Vec<String>, expected, meaning| Step {
         title,
         command,
@@ -81,6 +94,12 @@ fn steps(module: &Path) -> Vec<Step> {
             ]),
             Success,
             "Two keys, one for each use, made on the token; it will never hand them out.",
+        ),
+        step(
+            "Let a stranger look at the token",
+            second_opinion(),
+            Says("never extractable"),
+            "OpenSC's tool, logged in, sees the keys too: made here, never extractable.",
         ),
         step(
             "Look at it",
@@ -200,19 +219,9 @@ fn steps(module: &Path) -> Vec<Step> {
         ),
         step(
             "Is the token empty again?",
-            plain(&[
-                "pkcs11-tool",
-                "--module",
-                &module,
-                "--token-label",
-                TOKEN,
-                "--login",
-                "--pin",
-                PIN,
-                "--list-objects",
-            ]),
+            second_opinion(),
             SaysNothingOf("Object"),
-            "OpenSC's tool, logged in, finds no object. Nothing was left behind.",
+            "The same tool finds no object any more. Nothing was left behind.",
         ),
     ]
 }
