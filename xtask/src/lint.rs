@@ -17,7 +17,8 @@ pub(crate) fn run() -> Result<()> {
     let deny_runs = process::succeeds(process::cargo().args(["deny", "--version"]));
     if deny_runs {
         let mut deny = process::cargo();
-        deny.args(["deny", "check", "licenses", "bans", "sources"]);
+        deny.args(["deny", "check", "--hide-inclusion-graph"]);
+        deny.args(["licenses", "bans", "sources"]);
         if let Err(failure) = process::run(&mut deny) {
             screen::note(Style::Bad, failure);
             failed.push("cargo-deny");
