@@ -3,8 +3,8 @@
 //! | module | idea |
 //! | --- | --- |
 //! | [`demo`] | Claviger's main job, shown on a throw-away token |
-//! | [`test`] | every test |
-//! | [`bench`] | figures, for people and for machines |
+//! | [`mod@test`] | every test |
+//! | [`mod@bench`] | figures, for people and for machines |
 //! | [`lint`] | what must be clean before a change goes in |
 //! | [`setup`] | installs what the others need |
 //! | [`scratch`] | folders that go away again, and SoftHSM2 kept inside them |
