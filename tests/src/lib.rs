@@ -1,1 +1,13 @@
-//! x
+//! Tokens for tests, and what starts them.
+//!
+//! A fixture that cannot be had panics and says how to get it: a test never passes
+//! because the thing that it tests is not there.
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a fixture that fails is a test that fails"
+)]
+
+mod softhsm;
+
+pub use softhsm::SoftHsm;

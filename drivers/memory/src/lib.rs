@@ -1,1 +1,324 @@
-//! x
+//! `LocalMemory`: keys in this process, which die with it.
+//!
+//! ```
+//! use claviger_memory::MemoryDriver;
+//! use claviger_token::{Access, Algorithm, Call, Driver, KeyRef, KeySpec};
+//!
+//! let call = Call::unlimited();
+//! let token = MemoryDriver::new().open("memory:", &Access::without_pin())?;
+//! let spec = KeySpec::sign(Algorithm::Ed25519);
+//! let slot = token.free_slot(spec, &call)?;
+//! let public_key = token.generate(&slot, spec, "alice", &call)?.public_key;
+//!
+//! let signer = token.signer(&KeyRef { slot, public_key: public_key.clone() })?;
+//! let signature = signer.sign(b"message", &call)?;
+//! assert!(public_key.verify(b"message", &signature).is_ok());
+//! # Ok::<(), claviger_token::Error>(())
+//! ```
+//!
+//! A key lives in one place and is wiped there when it is deleted: the handles that
+//! were given out know where it was and answer [`Error::KeyNotFound`] from then on.
+//! Only an operation that is under way keeps it until it is done.
+#![forbid(unsafe_code)]
+
+mod private_key;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+use claviger_token::key::to_hex;
+use claviger_token::token::split_backend;
+use claviger_token::{
+    Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, Pace,
+    Protection, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState,
+    Token, TokenId, TokenInfo, Unwrap,
+};
+use rand_core::{OsRng, RngCore};
+
+use crate::private_key::PrivateKey;
+
+const SCHEME: &str = "memory";
+const BACKEND: &str = "memory:";
+
+/// Serves one token, which is empty at first and is gone when the driver and every
+/// handle on the token are.
+pub struct MemoryDriver {
+    token: Arc<MemoryToken>,
+}
+
+impl MemoryDriver {
+    /// A driver with an empty token of its own.
+    pub fn new() -> Self {
+        MemoryDriver {
+            token: Arc::new(MemoryToken {
+                info: TokenInfo {
+                    id: TokenId {
+                        kind: SCHEME.into(),
+                        manufacturer: "Claviger".into(),
+                        serial: random_name(),
+                    },
+                    model: "LocalMemory".into(),
+                    label: String::new(),
+                    backend: BACKEND.into(),
+                    supports: private_key::SUPPORTS.to_vec(),
+                    durable: false,
+                    pace: Pace::Quick,
+                    login_required: false,
+                    notes: Vec::new(),
+                },
+                keys: RwLock::default(),
+            }),
+        }
+    }
+}
+
+impl Default for MemoryDriver {
+    fn default() -> Self {
+        MemoryDriver::new()
+    }
+}
+
+impl Driver for MemoryDriver {
+    fn scheme(&self) -> &'static str {
+        SCHEME
+    }
+
+    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
+        check_backend(backend)?;
+        Ok(vec![self.token.info.clone()])
+    }
+
+    fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
+        check_backend(backend)?;
+        Ok(None)
+    }
+
+    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+        if token.id != self.token.info.id {
+            return Err(Error::TokenUnavailable {
+                token: token.id.clone(),
+                reason: "its process or its driver has ended".into(),
+            });
+        }
+        self.token.slots(&Call::unlimited())
+    }
+
+    fn open(&self, backend: &str, _access: &Access) -> Result<Arc<dyn Token>, Error> {
+        check_backend(backend)?;
+        Ok(self.token.clone())
+    }
+}
+
+fn check_backend(backend: &str) -> Result<(), Error> {
+    let reason = match split_backend(backend)? {
+        (SCHEME, "") => return Ok(()),
+        (SCHEME, _) => "there is one memory, nothing follows the colon",
+        _ => "it does not begin with memory:",
+    };
+    Err(Error::BadBackend {
+        backend: backend.chars().take(80).collect(),
+        reason: reason.into(),
+    })
+}
+
+/// 64 random bits in hexadecimal.
+fn random_name() -> String {
+    to_hex(&OsRng.next_u64().to_be_bytes())
+}
+
+struct MemoryToken {
+    info: TokenInfo,
+    /// The only strong references to the keys, so that what is removed here is wiped.
+    keys: RwLock<BTreeMap<SlotId, Arc<Key>>>,
+}
+
+struct Key {
+    public: PublicKey,
+    private: PrivateKey,
+    usage: KeyUse,
+    label: String,
+}
+
+type Keys = BTreeMap<SlotId, Arc<Key>>;
+
+impl MemoryToken {
+    // A thread that panicked has left the map whole: each change to it is one call.
+    fn read(&self) -> RwLockReadGuard<'_, Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Keys> {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn occupied(&self, slot: &SlotId) -> Error {
+        Error::SlotOccupied {
+            token: self.info.id.clone(),
+            slot: slot.to_string(),
+        }
+    }
+
+    fn handle(&self, wanted: &KeyRef, usage: KeyUse) -> Result<Arc<Handle>, Error> {
+        let keys = self.read();
+        let key = keys.get(&wanted.slot).ok_or_else(|| Error::KeyNotFound {
+            token: self.info.id.clone(),
+            key: wanted.public_key.fingerprint().to_string(),
+        })?;
+        if key.public != wanted.public_key {
+            return Err(Error::KeyMismatch {
+                token: self.info.id.clone(),
+                slot: wanted.slot.to_string(),
+                expected: wanted.public_key.fingerprint().to_string(),
+                found: key.public.fingerprint().to_string(),
+            });
+        }
+        if key.usage != usage {
+            return Err(Error::Unsupported {
+                token: self.info.id.clone(),
+                wanted: KeySpec {
+                    algorithm: key.public.algorithm(),
+                    usage,
+                },
+                supported: self.info.supports.clone(),
+            });
+        }
+        Ok(Arc::new(Handle {
+            token: self.info.id.clone(),
+            public: key.public.clone(),
+            key: Arc::downgrade(key),
+        }))
+    }
+}
+
+impl Token for MemoryToken {
+    fn info(&self) -> &TokenInfo {
+        &self.info
+    }
+
+    fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        call.check()?;
+        Ok(self
+            .read()
+            .iter()
+            .map(|(slot, key)| SlotInfo {
+                slot: slot.clone(),
+                state: SlotState::Occupied,
+                public_key: Some(key.public.clone()),
+                algorithm: Some(key.public.algorithm()),
+                fingerprint: Some(key.public.fingerprint().to_string()),
+                uses: vec![key.usage],
+                label: key.label.clone(),
+            })
+            .collect())
+    }
+
+    /// Slots have random names, so that two callers who ask at once get two slots.
+    fn free_slot(&self, spec: KeySpec, call: &Call) -> Result<SlotId, Error> {
+        self.info.check_supports(spec)?;
+        call.check()?;
+        Ok(SlotId::new(random_name()))
+    }
+
+    fn generate(
+        &self,
+        slot: &SlotId,
+        spec: KeySpec,
+        label: &str,
+        call: &Call,
+    ) -> Result<GeneratedKey, Error> {
+        self.info.check_supports(spec)?;
+        call.check()?;
+        if self.read().contains_key(slot) {
+            return Err(self.occupied(slot));
+        }
+        let broken = |reason: &str| Error::MalformedReply {
+            token: self.info.id.clone(),
+            call: "generate".into(),
+            reason: reason.into(),
+        };
+        let (private, public) =
+            PrivateKey::generate(spec).ok_or_else(|| broken("no key came of it"))?;
+        let public =
+            PublicKey::from_bytes(spec.algorithm, &public).map_err(|e| broken(&e.to_string()))?;
+        let key = Key {
+            public: public.clone(),
+            private,
+            usage: spec.usage,
+            label: label.into(),
+        };
+        match self.write().entry(slot.clone()) {
+            std::collections::btree_map::Entry::Vacant(place) => place.insert(Arc::new(key)),
+            // Another thread was quicker.
+            std::collections::btree_map::Entry::Occupied(_) => return Err(self.occupied(slot)),
+        };
+        Ok(GeneratedKey {
+            public_key: public,
+            protection: Protection::NONE,
+        })
+    }
+
+    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+        call.check()?;
+        Ok(match self.write().remove(slot) {
+            Some(_) => Deletion::Destroyed,
+            None => Deletion::NothingThere,
+        })
+    }
+
+    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+        Ok(self.handle(key, KeyUse::Sign)?)
+    }
+
+    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
+        Ok(self.handle(key, KeyUse::Decrypt)?)
+    }
+}
+
+/// A key as it is handed out; what it may be used for was checked before.
+struct Handle {
+    token: TokenId,
+    public: PublicKey,
+    key: Weak<Key>,
+}
+
+impl Handle {
+    fn key(&self, call: &Call) -> Result<Arc<Key>, Error> {
+        call.check()?;
+        self.key.upgrade().ok_or_else(|| Error::KeyNotFound {
+            token: self.token.clone(),
+            key: self.public.fingerprint().to_string(),
+        })
+    }
+}
+
+impl Signer for Handle {
+    fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
+        let signature = self.key(call)?.private.sign(message);
+        SignatureScheme::of(self.public.algorithm())
+            .zip(signature)
+            .and_then(|(scheme, bytes)| Signature::new(scheme, bytes).ok())
+            .ok_or_else(|| Error::BadMessage {
+                reason: "the key does not sign".into(),
+            })
+    }
+}
+
+impl Decryptor for Handle {
+    fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
+        let key = self.key(call)?;
+        match request {
+            Unwrap::Agree { peer } => key.private.agree(peer),
+            // No RSA key is ever made here.
+            Unwrap::Oaep { .. } => None,
+        }
+        .ok_or(Error::DecryptionFailed)
+    }
+}

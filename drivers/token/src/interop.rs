@@ -100,7 +100,11 @@ impl<S: Scheme> SigningKey<S> {
         };
         let Some(verifying_key) = verifying_key else {
             return Err(Error::BadMessage {
-                reason: format!("a key of {} does not sign with {}", key.algorithm(), S::SCHEME),
+                reason: format!(
+                    "a key of {} does not sign with {}",
+                    key.algorithm(),
+                    S::SCHEME
+                ),
             });
         };
         Ok(SigningKey {

@@ -32,6 +32,12 @@ pub trait Driver: Send + Sync {
     /// [`Error::TokenUnavailable`] if it went away since it was listed.
     fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error>;
 
+    /// The slot that `backend` names, if it names one.
+    ///
+    /// # Errors
+    /// [`Error::BadBackend`].
+    fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error>;
+
     /// Opens the one token that fits `backend`, logging in where the token wants it.
     ///
     /// Opening a token that is open already gives the same token again; no PIN is

@@ -1,0 +1,244 @@
+//! SoftHSM2 tokens that belong to one test process.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use claviger_token::key::to_hex;
+use claviger_token::{Access, FixedPin};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error, RvError};
+use cryptoki::session::UserType;
+use cryptoki::types::AuthPin;
+use rand_core::{OsRng, RngCore};
+
+/// Where distributions put the module: Debian and Ubuntu, Fedora, Arch.
+const MODULES: [&str; 3] = [
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm.so",
+    "/usr/lib/pkcs11/libsofthsm2.so",
+];
+
+/// The variable that tells SoftHSM where its configuration is.
+const CONF: &str = "SOFTHSM2_CONF";
+
+/// A token of its own for one test, in a store of its own for one process.
+///
+/// ```no_run
+/// let token = claviger_tests::SoftHsm::new();
+/// let backend = token.backend(); // pkcs11:token=…?module-path=…
+/// let (variable, file) = token.environment(); // for processes that the test starts
+/// ```
+pub struct SoftHsm {
+    label: String,
+    folder: PathBuf,
+}
+
+impl SoftHsm {
+    /// The user PIN of every such token.
+    pub const PIN: &str = "tr0mb0ne";
+    /// The security officer's PIN of every such token.
+    pub const SO_PIN: &str = "0ph1cle1de";
+
+    /// A new, empty token.
+    ///
+    /// # Panics
+    /// Where SoftHSM2 is not installed, or does not work.
+    #[expect(clippy::new_without_default, reason = "it starts something")]
+    pub fn new() -> SoftHsm {
+        let store = Store::of_this_process();
+        let label = format!("test-{}", to_hex(&OsRng.next_u64().to_be_bytes()));
+        let folder = store.add(&label);
+        SoftHsm { label, folder }
+    }
+
+    /// Makes the store and points this process to it. A test program that does this
+    /// before it starts threads need not wonder who reads the environment meanwhile.
+    pub fn prepare() {
+        Store::of_this_process();
+    }
+
+    /// The token's label, which no other token has.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The backend string of the token.
+    pub fn backend(&self) -> String {
+        SoftHsm::backend_for(&self.label)
+    }
+
+    /// The backend string of a token with `label`, whether it exists or not.
+    pub fn backend_for(label: &str) -> String {
+        format!("pkcs11:token={label}?module-path={}", SoftHsm::module())
+    }
+
+    /// Access with the right PIN.
+    pub fn access(&self) -> Access {
+        Access::with(FixedPin::new(SoftHsm::PIN))
+    }
+
+    /// The variable with which another process sees the same tokens, and its value.
+    pub fn environment(&self) -> (&'static str, PathBuf) {
+        (CONF, Store::of_this_process().conf())
+    }
+
+    /// The PKCS#11 module.
+    ///
+    /// # Panics
+    /// Where it is not installed.
+    pub fn module() -> &'static str {
+        MODULES
+            .into_iter()
+            .find(|path| Path::new(path).exists())
+            .unwrap_or_else(|| panic!("SoftHSM2 is not installed: run `cargo xtask setup`"))
+    }
+
+    /// Takes the token's files away, as from under a running process.
+    pub fn remove(&self) {
+        fs::rename(&self.folder, self.aside()).unwrap();
+    }
+
+    /// Puts the files back that [`SoftHsm::remove`] took away.
+    pub fn insert(&self) {
+        fs::rename(self.aside(), &self.folder).unwrap();
+    }
+
+    fn aside(&self) -> PathBuf {
+        let store = &Store::of_this_process().folder;
+        store.join(format!("{}.removed", self.label))
+    }
+}
+
+/// The token store of this process: `softhsm-PID` in the target folder.
+struct Store {
+    folder: PathBuf,
+    /// New tokens are made through this process's own instance of the module: SoftHSM
+    /// does not see what another process adds after it has been started.
+    module: OnceLock<Pkcs11>,
+    /// Two threads that look for an uninitialised slot find the same one.
+    adding: Mutex<()>,
+}
+
+impl Store {
+    fn of_this_process() -> &'static Store {
+        static STORE: OnceLock<Store> = OnceLock::new();
+        STORE.get_or_init(|| {
+            SoftHsm::module();
+            let parent = temporary_folder();
+            let folder = parent.join(format!("softhsm-{}", std::process::id()));
+            // A process with our number may have left one behind.
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(folder.join("tokens")).unwrap();
+            sweep(&parent);
+            let store = Store {
+                folder,
+                module: OnceLock::new(),
+                adding: Mutex::new(()),
+            };
+            let tokens = store.tokens();
+            let text = format!(
+                "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+                tokens.display()
+            );
+            fs::write(store.conf(), text).unwrap();
+            // SAFETY: setting a variable races with code that reads the environment
+            // without the standard library's lock, that is, C code. This runs once, before
+            // the process loads its first C library of ours (the module, which is the one
+            // that reads this variable), and the test harness calls no other.
+            unsafe { std::env::set_var(CONF, store.conf()) };
+            store
+        })
+    }
+
+    fn conf(&self) -> PathBuf {
+        self.folder.join("softhsm2.conf")
+    }
+
+    fn tokens(&self) -> PathBuf {
+        self.folder.join("tokens")
+    }
+
+    /// Makes a token; the answer is the folder that it lives in.
+    fn add(&self, label: &str) -> PathBuf {
+        let _guard = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let module = self.module.get_or_init(|| {
+            let module = Pkcs11::new(SoftHsm::module()).unwrap();
+            match module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+                // The driver under test was here first.
+                Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => module,
+                Err(e) => panic!("SoftHSM2 does not start: {e}"),
+            }
+        });
+        let before = folders(&self.tokens());
+        // The last slot is always one whose token is not initialised.
+        let slot = *module.get_slots_with_token().unwrap().last().unwrap();
+        assert!(!module.get_token_info(slot).unwrap().token_initialized());
+        let so_pin = AuthPin::new(SoftHsm::SO_PIN.into());
+        module.init_token(slot, &so_pin, label).unwrap();
+        let session = module.open_rw_session(slot).unwrap();
+        session.login(UserType::So, Some(&so_pin)).unwrap();
+        session
+            .init_pin(&AuthPin::new(SoftHsm::PIN.into()))
+            .unwrap();
+        session.logout().unwrap();
+        drop(session);
+        // This is what makes SoftHSM give the token its slot for good, and open another
+        // for the next.
+        module.get_slots_with_token().unwrap();
+        (folders(&self.tokens()).into_iter())
+            .find(|folder| !before.contains(folder))
+            .unwrap()
+    }
+}
+
+fn folders(parent: &Path) -> Vec<PathBuf> {
+    (fs::read_dir(parent).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .collect()
+}
+
+/// `tmp` in the target folder in which this program was built.
+fn temporary_folder() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    (program.ancestors())
+        .find(|folder| folder.join("CACHEDIR.TAG").exists())
+        .map_or_else(std::env::temp_dir, |target| target.join("tmp"))
+}
+
+/// Removes the stores of processes that have ended.
+fn sweep(parent: &Path) {
+    for folder in folders(parent) {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let Some(process) = name.strip_prefix("softhsm-") else {
+            continue;
+        };
+        if Path::new("/proc/self").exists() && !Path::new("/proc").join(process).exists() {
+            // Others sweep too.
+            let _ = fs::remove_dir_all(&folder);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_made_by_two_threads_are_two_and_another_process_sees_them() {
+        let labels = [(); 2]
+            .map(|()| std::thread::spawn(|| SoftHsm::new().label().to_owned()))
+            .map(|thread| thread.join().unwrap());
+        let (variable, file) = SoftHsm::new().environment();
+        let seen = std::process::Command::new("softhsm2-util")
+            .arg("--show-slots")
+            .env(variable, file)
+            .output()
+            .unwrap();
+        let seen = String::from_utf8(seen.stdout).unwrap();
+        assert_ne!(labels[0], labels[1]);
+        for label in labels {
+            assert_eq!(seen.matches(&label).count(), 1, "{seen}");
+        }
+    }
+}
