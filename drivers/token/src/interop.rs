@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use signature::{Keypair, SignatureEncoding};
 
-use crate::{Call, Error, PublicKey, SignatureScheme, Signer};
+use crate::{Algorithm, Call, PublicKey, SignatureScheme, Signer};
 
 /// A signature type that tokens can fill.
 pub trait Scheme: SignatureEncoding {
@@ -77,7 +77,7 @@ impl Scheme for rsa::pkcs1v15::Signature {
 
 /// A key on a token that makes signatures of the type `S`.
 ///
-/// An error of the token is the [source](std::error::Error::source) of the
+/// An [error](crate::Error) of the token is the [source](std::error::Error::source) of the
 /// [`signature::Error`].
 #[derive(Clone)]
 pub struct SigningKey<S: Scheme> {
@@ -90,29 +90,33 @@ impl<S: Scheme> SigningKey<S> {
     /// Wraps `signer`; every signature is made under the circumstances of `call`.
     ///
     /// # Errors
-    /// [`Error::BadMessage`] where the key makes no signatures of the type `S`.
-    pub fn new(signer: Arc<dyn Signer>, call: Call) -> Result<Self, Error> {
+    /// [`WrongScheme`] where the key makes no signatures of the type `S`.
+    pub fn new(signer: Arc<dyn Signer>, call: Call) -> Result<Self, WrongScheme> {
         let key = signer.public_key();
-        let verifying_key = if SignatureScheme::of(key.algorithm()) == Some(S::SCHEME) {
-            S::verifying_key(key).ok()
-        } else {
-            None
+        let wrong = WrongScheme {
+            key: key.algorithm(),
+            signature: S::SCHEME,
         };
-        let Some(verifying_key) = verifying_key else {
-            return Err(Error::BadMessage {
-                reason: format!(
-                    "a key of {} does not sign with {}",
-                    key.algorithm(),
-                    S::SCHEME
-                ),
-            });
-        };
+        if SignatureScheme::of(key.algorithm()) != Some(S::SCHEME) {
+            return Err(wrong);
+        }
+        let verifying_key = S::verifying_key(key).map_err(|_| wrong)?;
         Ok(SigningKey {
             signer,
             verifying_key,
             call,
         })
     }
+}
+
+/// The key makes other signatures than the ones that were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a key of {key} makes no signatures of {signature}")]
+pub struct WrongScheme {
+    /// The key's algorithm.
+    pub key: Algorithm,
+    /// The scheme that was asked for.
+    pub signature: SignatureScheme,
 }
 
 impl<S: Scheme> signature::Signer<S> for SigningKey<S> {
