@@ -1,1 +1,43 @@
-//! x
+//! Identities whose keys live on hardware tokens: the node, its engines, their registry.
+//!
+//! A [`Node`] routes messages between engines. *Identity Management* generates,
+//! connects and deletes identities; for each it spawns a *Commitment* engine, which
+//! signs, and a *Decryption* engine, which opens. The keys are made on and stay on
+//! tokens, which the node reaches through the drivers it is given; it knows none by
+//! itself.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`types`] | the vocabulary: engine ids, backends, capabilities, identities |
+//! | [`message`] | what engines say to each other |
+//! | [`node`] | routing, mailboxes, and what a program holds in its hand |
+//! | `identity_management` | what each message to it leads to, as a pure function |
+//! | `lifecycle` | doing it: between the token and the registry |
+//! | `key_engine` | the Commitment and Decryption engines |
+//! | [`registry`] | the identities, durable, with write-ahead intents |
+//! | [`policy`] | who may do what |
+//! | `tokens`, `lane` | open tokens and the threads that work them |
+#![forbid(unsafe_code)]
+
+pub mod error;
+mod identity_management;
+mod key_engine;
+mod lane;
+mod lease;
+mod lifecycle;
+pub mod message;
+pub mod node;
+pub mod policy;
+pub mod registry;
+mod tokens;
+pub mod types;
+
+pub use error::EngineError;
+pub use message::{EngineMsg, Msg};
+pub use node::{Node, Participant};
+pub use policy::{OwnersOnly, Policy};
+pub use registry::{Registry, RegistryError};
+pub use types::{
+    Backend, Capabilities, Commitment, EngineId, EngineName, IdParams, IdentityInfo, KeyInfo,
+    NodeId, Origin,
+};

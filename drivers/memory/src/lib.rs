@@ -7,7 +7,7 @@
 //! let call = Call::unlimited();
 //! let token = MemoryDriver::new().open("memory:", &Access::without_pin())?;
 //! let spec = KeySpec::sign(Algorithm::Ed25519);
-//! let slot = token.free_slot(spec, &call)?;
+//! let slot = token.free_slots(&[spec], &call)?.remove(0);
 //! let public_key = token.generate(&slot, spec, "alice", &call)?.public_key;
 //!
 //! let signer = token.signer(&KeyRef { slot, public_key: public_key.clone() })?;
@@ -213,10 +213,12 @@ impl Token for MemoryToken {
     }
 
     /// Slots have random names, so that two callers who ask at once get two slots.
-    fn free_slot(&self, spec: KeySpec, call: &Call) -> Result<SlotId, Error> {
-        self.info.check_supports(spec)?;
+    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error> {
+        for spec in specs {
+            self.info.check_supports(*spec)?;
+        }
         call.check()?;
-        Ok(SlotId::new(random_name()))
+        Ok(specs.iter().map(|_| SlotId::new(random_name())).collect())
     }
 
     fn generate(

@@ -241,7 +241,10 @@ impl Bench {
     }
 
     fn free_slot(&self, spec: KeySpec) -> SlotId {
-        self.token.free_slot(spec, &self.call).unwrap()
+        self.token
+            .free_slots(&[spec], &self.call)
+            .unwrap()
+            .remove(0)
     }
 
     fn make(&self, spec: KeySpec) -> Made {
@@ -543,7 +546,7 @@ fn a_kind_of_key_that_is_not_offered_is_refused_and_nothing_changes(
         .flat_map(|a| [KeySpec::sign(a), KeySpec::decrypt(a)])
         .filter(|spec| !offered.contains(spec))
     {
-        let by_slot = bench.token.free_slot(spec, &bench.call).map(drop);
+        let by_slot = bench.token.free_slots(&[spec], &bench.call).map(drop);
         let by_key = bench.token.generate(&slot, spec, "", &bench.call).map(drop);
         for refusal in [by_slot, by_key] {
             match refusal {
@@ -892,7 +895,7 @@ fn a_call_that_is_late_or_given_up_changes_nothing(subject: &dyn Subject) -> Res
     let attempts = |call: &Call| {
         [
             bench.token.slots(call).map(drop),
-            bench.token.free_slot(spec, call).map(drop),
+            bench.token.free_slots(&[spec], call).map(drop),
             bench.token.generate(&free, spec, "", call).map(drop),
             bench.token.delete(&made.key.slot, call).map(drop),
             handle.work(call),
@@ -918,7 +921,7 @@ fn a_full_token_says_so(subject: &dyn Subject) -> Result<(), Skip> {
     let mut made: Vec<Made> = (0..capacity).map(|_| bench.make(spec)).collect();
     let before = bench.slots();
     refused!(
-        bench.token.free_slot(spec, &bench.call),
+        bench.token.free_slots(&[spec], &bench.call),
         Error::TokenFull { .. }
     );
     assert_eq!(bench.slots(), before);

@@ -61,15 +61,16 @@ pub trait Token: Send + Sync {
     /// [`Error::TokenUnavailable`], [`Error::Device`].
     fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error>;
 
-    /// A free slot for a key of `spec`, chosen by the token's own policy.
+    /// A free slot for each key of `specs`, chosen by the token's own policy; no slot
+    /// twice.
     ///
-    /// Nothing is changed on the token, and the slot is not reserved there: it is the
+    /// Nothing is changed on the token, and the slots are not reserved there: it is the
     /// caller who writes down what it is going to do before it does it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the token does not offer `spec`;
-    /// [`Error::TokenFull`], [`Error::SlotOccupied`] where there is no room.
-    fn free_slot(&self, spec: KeySpec, call: &Call) -> Result<SlotId, Error>;
+    /// [`Error::Unsupported`] where the token does not offer one of `specs`;
+    /// [`Error::TokenFull`], [`Error::TokenReadOnly`] where there is no room.
+    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error>;
 
     /// Makes a key in `slot`, on the token, and labels it where the token has labels.
     ///

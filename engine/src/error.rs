@@ -1,0 +1,136 @@
+//! Why an engine did not do what it was asked.
+
+use claviger_token::{Error as TokenError, Fingerprint};
+
+use crate::registry::RegistryError;
+use crate::{EngineId, IdParams};
+
+/// The error in a reply. Its text is the one that the specification gives, where it
+/// gives one.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The requester has an identity already.
+    #[error("Identity already exists")]
+    IdentityExists,
+    /// There is nothing to connect to: no such identity, no key with this fingerprint.
+    #[error("External identity not found")]
+    ExternalIdentityNotFound,
+    /// The identity, or the key, cannot do all that is asked for.
+    #[error("Capabilities not available")]
+    CapabilitiesNotAvailable,
+    /// There is nothing to delete.
+    #[error("Identity does not exist")]
+    IdentityDoesNotExist,
+    /// The identity whose engine this is was deleted.
+    #[error("the identity `{identity}` was deleted")]
+    IdentityDeleted {
+        /// The identity that was deleted.
+        identity: EngineId,
+    },
+    /// No engine of this name accepts such a message.
+    #[error("no engine `{engine}` accepts this")]
+    NoSuchEngine {
+        /// The name.
+        engine: EngineId,
+    },
+    /// The policy does not let the sender do this.
+    #[error("`{sender}` may not {what}")]
+    NotAllowed {
+        /// Who asked.
+        sender: EngineId,
+        /// What for.
+        what: &'static str,
+    },
+    /// The name cannot be the name of an identity.
+    #[error("this cannot be the name of an identity: {reason}")]
+    BadName {
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The cryptosystem cannot do all that is asked for, on no token.
+    #[error("identities of {params} cannot decrypt")]
+    CannotDecrypt {
+        /// The cryptosystem.
+        params: IdParams,
+    },
+    /// No driver of this node serves the backend.
+    #[error("no driver serves the backend `{backend}`")]
+    NoDriver {
+        /// The backend.
+        backend: String,
+    },
+    /// One slot was named for two keys.
+    #[error("`{backend}` names one slot, but the identity needs a key for each capability")]
+    OneSlotForTwoKeys {
+        /// The backend.
+        backend: String,
+    },
+    /// The key to adopt belongs to an identity of this registry already.
+    #[error("the key {fingerprint} belongs to the identity `{owner}`")]
+    KeyHasOwner {
+        /// The key.
+        fingerprint: Fingerprint,
+        /// Its identity.
+        owner: EngineId,
+    },
+    /// The identity is being made or deleted at this moment, here or by another process.
+    #[error("`{identity}` is being generated or deleted at this moment")]
+    InProgress {
+        /// The identity.
+        identity: EngineId,
+    },
+    /// The deletion was begun, and is finished when the token can be asked again.
+    #[error("the deletion of `{identity}` is not finished: {reason}")]
+    DeletionUnfinished {
+        /// The identity.
+        identity: EngineId,
+        /// Why not.
+        reason: TokenError,
+    },
+    /// The token refused, or was not to be had.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The registry could not be read or written.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl EngineError {
+    /// One sentence for a person: what to do next. Empty where nothing is to be said.
+    pub fn hint(&self) -> String {
+        match self {
+            EngineError::IdentityExists => "choose another name, or delete it first".into(),
+            EngineError::ExternalIdentityNotFound => {
+                "`claviger identities` lists the identities, `claviger tokens` the keys on tokens"
+                    .into()
+            }
+            EngineError::CapabilitiesNotAvailable => {
+                "a connection can do no more than what it is connected to; \
+                 a single key signs or decrypts, not both"
+                    .into()
+            }
+            EngineError::IdentityDoesNotExist => "`claviger identities` lists them".into(),
+            EngineError::IdentityDeleted { .. } => {
+                "delete this identity too, and connect or generate it anew".into()
+            }
+            EngineError::CannotDecrypt { .. } => {
+                "ask for --capabilities commit, or for other --params".into()
+            }
+            EngineError::NoDriver { .. } => "a backend begins with pkcs11:".into(),
+            EngineError::OneSlotForTwoKeys { .. } => {
+                "name no slot, or ask for one capability".into()
+            }
+            EngineError::KeyHasOwner { owner, .. } => format!("connect to `{owner}` instead"),
+            EngineError::InProgress { .. } => "try again in a moment".into(),
+            EngineError::DeletionUnfinished { .. } => {
+                "insert the token and run the deletion again, or `claviger doctor --repair`".into()
+            }
+            EngineError::Token(e) => e.hint(),
+            EngineError::Registry(e) => e.hint(),
+            EngineError::NotAllowed { .. }
+            | EngineError::BadName { .. }
+            | EngineError::NoSuchEngine { .. } => String::new(),
+        }
+    }
+}

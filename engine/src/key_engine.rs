@@ -1,0 +1,242 @@
+//! The Commitment and Decryption engines: each is bound to one key on one token.
+//!
+//! They have no state, so a request runs on the requester's task: in place on a quick
+//! token, else handed to the token's threads.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use claviger_token::token::Secret;
+use claviger_token::{
+    Call, Decryptor, Error, KeyRef, KeyUse, PublicKey, Signature, Signer, Unwrap, envelope,
+};
+
+use crate::registry::KeyRecord;
+use crate::tokens::{OpenToken, Pacer, Tokens};
+use crate::{EngineError, EngineId};
+
+/// Payloads longer than this are not decrypted on an async task.
+const LONG_PAYLOAD: usize = 1 << 20;
+
+/// An engine that signs or decrypts with one key.
+pub(crate) struct KeyEngine {
+    pub(crate) key: KeyRecord,
+    /// Who is connected to an earlier key of this engine's name.
+    stale: Vec<EngineId>,
+    bound: RwLock<Option<Arc<Bound>>>,
+    pacer: Pacer,
+}
+
+/// The key's handle on its token, once it has been asked for.
+struct Bound {
+    token: Arc<OpenToken>,
+    handle: Handle,
+}
+
+#[derive(Clone)]
+enum Handle {
+    Signer(Arc<dyn Signer>),
+    Decryptor(Arc<dyn Decryptor>),
+}
+
+impl KeyEngine {
+    pub(crate) fn new(key: KeyRecord, stale: Vec<EngineId>) -> Self {
+        KeyEngine {
+            key,
+            stale,
+            bound: RwLock::default(),
+            pacer: Pacer::default(),
+        }
+    }
+
+    pub(crate) fn usage(&self) -> KeyUse {
+        self.key.info.usage
+    }
+
+    /// Refuses everybody when the key's identity was deleted, and those who were
+    /// connected to an identity of the same name that was.
+    ///
+    /// # Errors
+    /// [`EngineError::IdentityDeleted`].
+    pub(crate) fn check_alive(&self, sender: &EngineId) -> Result<(), EngineError> {
+        if self.key.info.deleted || self.stale.contains(sender) {
+            return Err(EngineError::IdentityDeleted {
+                identity: self.key.info.owner.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Signs `data`.
+    pub(crate) async fn sign(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        data: Arc<Vec<u8>>,
+        call: &Call,
+    ) -> Result<Signature, EngineError> {
+        let bound = self.bound(tokens, call).await?;
+        let Handle::Signer(signer) = bound.handle.clone() else {
+            return Err(self.no_such_engine());
+        };
+        let result = if self.in_place(&bound) {
+            self.timed(call, |call| signer.sign(&data, call))
+        } else {
+            bound
+                .token
+                .work(call, move |call| signer.sign(&data, call))
+                .await
+        };
+        self.checked(tokens, result)
+    }
+
+    /// Opens the age file `data`.
+    pub(crate) async fn decrypt(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        data: Arc<Vec<u8>>,
+        call: &Call,
+    ) -> Result<Secret, EngineError> {
+        let bound = self.bound(tokens, call).await?;
+        let Handle::Decryptor(decryptor) = bound.handle.clone() else {
+            return Err(self.no_such_engine());
+        };
+        let result = if self.in_place(&bound) && data.len() <= LONG_PAYLOAD {
+            self.timed(call, |call| envelope::decrypt(&*decryptor, &data, call))
+        } else {
+            let routed = Routed {
+                decryptor,
+                token: Arc::clone(&bound.token),
+            };
+            let call = call.clone();
+            tokio::task::spawn_blocking(move || envelope::decrypt(&routed, &data, &call))
+                .await
+                .unwrap_or_else(|_| Err(Error::Cancelled))
+        };
+        self.checked(tokens, result)
+    }
+
+    /// The key as a decryptor for callers that may block.
+    pub(crate) async fn decryptor(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        call: &Call,
+    ) -> Result<Arc<dyn Decryptor>, EngineError> {
+        let bound = self.bound(tokens, call).await?;
+        match bound.handle.clone() {
+            Handle::Decryptor(decryptor) => Ok(Arc::new(Routed {
+                decryptor,
+                token: Arc::clone(&bound.token),
+            })),
+            Handle::Signer(_) => Err(self.no_such_engine()),
+        }
+    }
+
+    fn no_such_engine(&self) -> EngineError {
+        let engine = crate::types::engine_name(self.usage(), &self.key.info.owner);
+        EngineError::NoSuchEngine {
+            engine: EngineId::local(engine),
+        }
+    }
+
+    fn in_place(&self, bound: &Bound) -> bool {
+        bound.token.is_quick() && !self.pacer.is_slow()
+    }
+
+    fn timed<T>(
+        &self,
+        call: &Call,
+        job: impl FnOnce(&Call) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        call.check()?;
+        let begun = Instant::now();
+        let result = job(call);
+        self.pacer.note(begun);
+        result
+    }
+
+    /// Lets go of a handle that an error shows to be dead; the next request gets a new one.
+    fn checked<T>(&self, tokens: &Tokens, result: Result<T, Error>) -> Result<T, EngineError> {
+        if let Err(Error::TokenUnavailable { .. } | Error::KeyNotFound { .. }) = &result {
+            *self.bound.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        if let Err(Error::TokenUnavailable { token, .. }) = &result {
+            tokens.forget(token);
+        }
+        Ok(result?)
+    }
+
+    /// The handle; got from the token the first time.
+    async fn bound(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        call: &Call,
+    ) -> Result<Arc<Bound>, EngineError> {
+        if let Some(bound) = &*self.bound.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Arc::clone(bound));
+        }
+        let (engine, tokens, call) = (Arc::clone(self), Arc::clone(tokens), call.clone());
+        tokio::task::spawn_blocking(move || engine.bind(&tokens, &call))
+            .await
+            .unwrap_or_else(|_| Err(Error::Cancelled.into()))
+    }
+
+    fn bind(&self, tokens: &Tokens, call: &Call) -> Result<Arc<Bound>, EngineError> {
+        let info = &self.key.info;
+        let (token, _) = tokens.open(&self.key.backend)?;
+        if *token.id() != info.token {
+            return Err(EngineError::Token(Error::TokenUnavailable {
+                token: info.token.clone(),
+                reason: format!("{} is there instead", token.id()),
+            }));
+        }
+        let key = KeyRef {
+            slot: info.slot.clone(),
+            public_key: info.public_key.clone(),
+        };
+        let (device, usage) = (Arc::clone(&token.token), info.usage);
+        let handle = token.work_blocking(call, move |_| match usage {
+            KeyUse::Sign => device.signer(&key).map(Handle::Signer),
+            KeyUse::Decrypt => device.decryptor(&key).map(Handle::Decryptor),
+        })?;
+        let bound = Arc::new(Bound { token, handle });
+        *self.bound.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&bound));
+        Ok(bound)
+    }
+}
+
+/// A decryptor whose device operations run where its token wants them.
+struct Routed {
+    decryptor: Arc<dyn Decryptor>,
+    token: Arc<OpenToken>,
+}
+
+impl Decryptor for Routed {
+    fn public_key(&self) -> &PublicKey {
+        self.decryptor.public_key()
+    }
+
+    fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
+        if self.token.is_quick() {
+            return self.decryptor.unwrap(request, call);
+        }
+        let decryptor = Arc::clone(&self.decryptor);
+        match request {
+            Unwrap::Agree { peer } => {
+                let peer = peer.to_vec();
+                self.token.work_blocking(call, move |call| {
+                    decryptor.unwrap(Unwrap::Agree { peer: &peer }, call)
+                })
+            }
+            Unwrap::Oaep { ciphertext, label } => {
+                let (ciphertext, label) = (ciphertext.to_vec(), label.to_vec());
+                self.token.work_blocking(call, move |call| {
+                    let request = Unwrap::Oaep {
+                        ciphertext: &ciphertext,
+                        label: &label,
+                    };
+                    decryptor.unwrap(request, call)
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,670 @@
+//! The node: routing, mailboxes, and what a program holds in its hand.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use claviger_token::{Access, Call, Decryptor, Driver, Error, KeyUse, SlotInfo, TokenInfo};
+use tokio::sync::Notify;
+
+use crate::key_engine::KeyEngine;
+use crate::lifecycle;
+use crate::message::{
+    EngineMsg, Msg, ReplyCommitment, ReplyConnectIdentity, ReplyDecryption, ReplyDeleteIdentity,
+    ReplyGenerateIdentity, RequestCommitment, RequestConnectIdentity, RequestDecryption,
+    RequestDeleteIdentity, RequestGenerateIdentity,
+};
+use crate::policy::{OwnersOnly, Policy};
+use crate::registry::{Intent, Registry, RegistryError};
+use crate::tokens::Tokens;
+use crate::types::engine_name;
+use crate::{Commitment, EngineError, EngineId, EngineName, IdentityInfo};
+use claviger_token::token::Secret;
+
+/// The name of the Identity Management engine of every node.
+pub const IDENTITY_MANAGEMENT: &str = "identity_management";
+
+/// How many messages a participant's mailboxes hold together.
+pub const MAILBOX_CAPACITY: usize = 1024;
+
+/// A node: its engines, its registry and its tokens. Clones are the same node.
+///
+/// Messages are sent with [`Node::send`], the replies then lie in the sender's mailbox;
+/// or with [`Node::ask`] and the methods named after the requests, which hand the reply
+/// back. Either way the same engine sees the same message.
+///
+/// A node works within a tokio runtime that has its timers enabled.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) registry: Registry,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) policy: Box<dyn Policy>,
+    /// The engines that have been asked for, by name.
+    engines: RwLock<HashMap<EngineName, Arc<KeyEngine>>>,
+    participants: RwLock<HashMap<EngineName, Arc<Mailboxes>>>,
+    /// Identity Management has state: it handles one message at a time, in order.
+    management: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What a node is made of.
+pub struct NodeBuilder {
+    registry: Registry,
+    drivers: Vec<Arc<dyn Driver>>,
+    access: Access,
+    policy: Box<dyn Policy>,
+}
+
+impl NodeBuilder {
+    /// Adds a driver; there is one for each scheme of backends.
+    #[must_use]
+    pub fn driver(mut self, driver: impl Driver + 'static) -> Self {
+        self.drivers.push(Arc::new(driver));
+        self
+    }
+
+    /// How tokens are opened. Without it no PIN is given to any.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Who may do what. Without it [`OwnersOnly`].
+    #[must_use]
+    pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.policy = Box::new(policy);
+        self
+    }
+
+    /// The node.
+    pub fn build(self) -> Node {
+        Node(Arc::new(Inner {
+            registry: self.registry,
+            tokens: Arc::new(Tokens::new(self.drivers, self.access)),
+            policy: self.policy,
+            engines: RwLock::default(),
+            participants: RwLock::default(),
+            management: Arc::default(),
+        }))
+    }
+}
+
+impl Node {
+    /// A node whose identities are in `registry`.
+    pub fn builder(registry: Registry) -> NodeBuilder {
+        NodeBuilder {
+            registry,
+            drivers: Vec::new(),
+            access: Access::without_pin(),
+            policy: Box::new(OwnersOnly),
+        }
+    }
+
+    /// The identities.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    /// The id of this node's Identity Management engine.
+    pub fn identity_management(&self) -> EngineId {
+        EngineId::local(IDENTITY_MANAGEMENT)
+    }
+
+    /// Takes part in the node under `name`: messages to it come to the result's mailboxes.
+    ///
+    /// # Errors
+    /// [`SendError::NameTaken`] where an engine or another participant has the name.
+    pub fn attach(&self, name: impl Into<EngineName>) -> Result<Participant, SendError> {
+        let name = name.into();
+        if &*name == IDENTITY_MANAGEMENT || self.0.registry.engine(&name)?.is_some() {
+            return Err(SendError::NameTaken);
+        }
+        let mut participants = write(&self.0.participants);
+        if participants.contains_key(&name) {
+            return Err(SendError::NameTaken);
+        }
+        let mailboxes = Arc::new(Mailboxes::default());
+        participants.insert(name.clone(), Arc::clone(&mailboxes));
+        Ok(Participant {
+            node: Arc::clone(&self.0),
+            id: EngineId::local(name),
+            mailboxes,
+        })
+    }
+
+    /// Sends a message. Returns when it is handled; the reply, if any, is then in
+    /// mailbox 0 of the sender, if it is [attached](Node::attach). A message that no
+    /// engine accepts is dropped.
+    ///
+    /// # Errors
+    /// [`SendError::MailboxFull`]: the target's mailbox, or the sender's, for whom there
+    /// would be a reply; then nothing was done.
+    pub async fn send(&self, message: EngineMsg, call: &Call) -> Result<(), SendError> {
+        let EngineMsg {
+            sender,
+            target,
+            mailbox,
+            msg,
+        } = message;
+        if let Some(mailboxes) = self.participant(&target) {
+            let place = mailboxes.reserve()?;
+            place.put(
+                mailbox.unwrap_or(0),
+                EngineMsg {
+                    sender,
+                    target,
+                    mailbox,
+                    msg,
+                },
+            );
+            return Ok(());
+        }
+        let mailboxes = self.participant(&sender);
+        let place = mailboxes.as_ref().map(|m| m.reserve()).transpose()?;
+        let reply = self.ask(&sender, &target, msg, call).await;
+        if let (Some(place), Some(msg)) = (place, reply) {
+            place.put(
+                0,
+                EngineMsg {
+                    sender: target,
+                    target: sender,
+                    mailbox: Some(0),
+                    msg,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    fn participant(&self, id: &EngineId) -> Option<Arc<Mailboxes>> {
+        if id.node.is_some() {
+            return None;
+        }
+        read(&self.0.participants).get(&id.name).cloned()
+    }
+
+    /// Sends a message to an engine and hands back what it replies to the sender.
+    ///
+    /// `None`: no engine of that name accepts such a message, and it was dropped.
+    pub async fn ask(
+        &self,
+        sender: &EngineId,
+        target: &EngineId,
+        msg: Msg,
+        call: &Call,
+    ) -> Option<Msg> {
+        if target.node.is_some() {
+            return None;
+        }
+        if &*target.name == IDENTITY_MANAGEMENT {
+            return self.manage(sender, msg, call).await;
+        }
+        match msg {
+            Msg::RequestCommitment(request) => {
+                let result = self
+                    .use_engine(
+                        sender,
+                        &target.name,
+                        KeyUse::Sign,
+                        request.data,
+                        call,
+                        Op::Sign,
+                    )
+                    .await?;
+                let (commitment, err) = match result {
+                    Ok(Done::Signed(commitment)) => (Some(commitment), None),
+                    Ok(Done::Opened(_)) => return None,
+                    Err(err) => (None, Some(err)),
+                };
+                Some(Msg::ReplyCommitment(ReplyCommitment { commitment, err }))
+            }
+            Msg::RequestDecryption(request) => {
+                let result = self
+                    .use_engine(
+                        sender,
+                        &target.name,
+                        KeyUse::Decrypt,
+                        request.data,
+                        call,
+                        Op::Open,
+                    )
+                    .await?;
+                let (data, err) = match result {
+                    Ok(Done::Opened(data)) => (data, None),
+                    Ok(Done::Signed(_)) => return None,
+                    Err(err) => (Secret::default(), Some(err)),
+                };
+                Some(Msg::ReplyDecryption(ReplyDecryption { data, err }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Hands a message to Identity Management. Once begun it is carried through, even
+    /// if the caller goes away; it is then undone or finished as the case may be.
+    async fn manage(&self, sender: &EngineId, msg: Msg, call: &Call) -> Option<Msg> {
+        let turn = Arc::clone(&self.0.management).lock_owned().await;
+        let (node, sender, call) = (Arc::clone(&self.0), sender.clone(), call.clone());
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            lifecycle::handle(&node, &sender, msg, &call)
+        })
+        .await
+        .ok()
+        .flatten()
+    }
+
+    /// Makes an identity for `who`.
+    pub async fn generate(
+        &self,
+        who: &EngineId,
+        request: RequestGenerateIdentity,
+        call: &Call,
+    ) -> ReplyGenerateIdentity {
+        match self
+            .manage(who, Msg::RequestGenerateIdentity(request), call)
+            .await
+        {
+            Some(Msg::ReplyGenerateIdentity(reply)) => reply,
+            _ => ReplyGenerateIdentity {
+                commitment_engine: None,
+                decryption_engine: None,
+                external_identity: who.clone(),
+                err: Some(interrupted()),
+            },
+        }
+    }
+
+    /// Connects `who` to an identity, or to a key on a token.
+    pub async fn connect(
+        &self,
+        who: &EngineId,
+        request: RequestConnectIdentity,
+        call: &Call,
+    ) -> ReplyConnectIdentity {
+        match self
+            .manage(who, Msg::RequestConnectIdentity(request), call)
+            .await
+        {
+            Some(Msg::ReplyConnectIdentity(reply)) => reply,
+            _ => ReplyConnectIdentity {
+                commitment_engine: None,
+                decryption_engine: None,
+                err: Some(interrupted()),
+            },
+        }
+    }
+
+    /// Deletes an identity for `who`.
+    pub async fn delete(
+        &self,
+        who: &EngineId,
+        request: RequestDeleteIdentity,
+        call: &Call,
+    ) -> ReplyDeleteIdentity {
+        match self
+            .manage(who, Msg::RequestDeleteIdentity(request), call)
+            .await
+        {
+            Some(Msg::ReplyDeleteIdentity(reply)) => reply,
+            _ => ReplyDeleteIdentity {
+                keys: Vec::new(),
+                err: Some(interrupted()),
+            },
+        }
+    }
+
+    /// Signs `data` with the Commitment engine `engine`.
+    ///
+    /// # Errors
+    /// What the engine answers; [`EngineError::NoSuchEngine`] where there is none.
+    pub async fn commit(
+        &self,
+        who: &EngineId,
+        engine: &EngineId,
+        data: Vec<u8>,
+        call: &Call,
+    ) -> Result<Commitment, EngineError> {
+        let msg = Msg::RequestCommitment(RequestCommitment { data });
+        match self.ask(who, engine, msg, call).await {
+            Some(Msg::ReplyCommitment(ReplyCommitment {
+                commitment: Some(commitment),
+                ..
+            })) => Ok(commitment),
+            Some(Msg::ReplyCommitment(ReplyCommitment { err: Some(err), .. })) => Err(err),
+            _ => Err(EngineError::NoSuchEngine {
+                engine: engine.clone(),
+            }),
+        }
+    }
+
+    /// Opens the age file `data` with the Decryption engine `engine`.
+    ///
+    /// # Errors
+    /// What the engine answers; [`EngineError::NoSuchEngine`] where there is none.
+    pub async fn decrypt(
+        &self,
+        who: &EngineId,
+        engine: &EngineId,
+        data: Vec<u8>,
+        call: &Call,
+    ) -> Result<Secret, EngineError> {
+        let msg = Msg::RequestDecryption(RequestDecryption { data });
+        match self.ask(who, engine, msg, call).await {
+            Some(Msg::ReplyDecryption(ReplyDecryption { data, err: None })) => Ok(data),
+            Some(Msg::ReplyDecryption(ReplyDecryption { err: Some(err), .. })) => Err(err),
+            _ => Err(EngineError::NoSuchEngine {
+                engine: engine.clone(),
+            }),
+        }
+    }
+
+    /// The key of the Decryption engine `engine`, for ciphertexts that are too long for
+    /// a message: to be given to [`decrypt_stream`](claviger_token::envelope::decrypt_stream).
+    /// Its operations run where the token wants them, and block the caller.
+    ///
+    /// # Errors
+    /// As [`Node::decrypt`].
+    pub async fn decryptor(
+        &self,
+        who: &EngineId,
+        engine: &EngineId,
+        call: &Call,
+    ) -> Result<Arc<dyn Decryptor>, EngineError> {
+        let found = self.find_engine(who, &engine.name).await?;
+        let engine = match found {
+            Some(found) if found.usage() == KeyUse::Decrypt && engine.node.is_none() => found,
+            _ => {
+                return Err(EngineError::NoSuchEngine {
+                    engine: engine.clone(),
+                });
+            }
+        };
+        engine.decryptor(&self.0.tokens, call).await
+    }
+
+    /// The attached tokens with what can be seen of their slots without a PIN: those
+    /// that fit `backend`, or all.
+    ///
+    /// # Errors
+    /// [`EngineError::NoDriver`], or what a driver says.
+    pub async fn tokens(
+        &self,
+        backend: Option<&str>,
+    ) -> Result<Vec<(TokenInfo, Vec<SlotInfo>)>, EngineError> {
+        let (tokens, backend) = (Arc::clone(&self.0.tokens), backend.map(str::to_owned));
+        tokio::task::spawn_blocking(move || tokens.list(backend.as_deref()))
+            .await
+            .unwrap_or_else(|_| Err(interrupted()))
+    }
+
+    /// Settles what was left open when a process died or a token went away. It opens
+    /// the tokens concerned, and no others.
+    ///
+    /// What could not be settled is handed back with the reason, and stays open.
+    ///
+    /// # Errors
+    /// [`EngineError::Registry`].
+    pub async fn settle(&self) -> Result<Vec<(Intent, EngineError)>, EngineError> {
+        let turn = Arc::clone(&self.0.management).lock_owned().await;
+        let node = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let mut left = Vec::new();
+            for intent in node.registry.open_intents()? {
+                let settled = node.tokens.open(&intent.backend).and_then(|(token, _)| {
+                    if *token.id() == intent.token {
+                        lifecycle::settle(&node, &token)
+                    } else {
+                        Err(Error::TokenUnavailable {
+                            token: intent.token.clone(),
+                            reason: format!("{} is there instead", token.id()),
+                        }
+                        .into())
+                    }
+                });
+                if let Err(error) = settled {
+                    left.push((intent, error));
+                }
+            }
+            Ok(left)
+        })
+        .await
+        .unwrap_or_else(|_| Err(interrupted()))
+    }
+
+    /// Lets a Commitment or Decryption engine work, on this task.
+    async fn use_engine(
+        &self,
+        sender: &EngineId,
+        name: &EngineName,
+        usage: KeyUse,
+        data: Vec<u8>,
+        call: &Call,
+        op: Op,
+    ) -> Option<Result<Done, EngineError>> {
+        let engine = match self.find_engine(sender, name).await {
+            Ok(Some(engine)) if engine.usage() == usage => engine,
+            Ok(_) => return None,
+            Err(err) => return Some(Err(err)),
+        };
+        let data = Arc::new(data);
+        let result = op
+            .run(&engine, &self.0.tokens, Arc::clone(&data), call)
+            .await;
+        let Err(EngineError::Token(Error::KeyNotFound { .. })) = &result else {
+            return Some(result);
+        };
+        // Another process may have deleted the identity, or made it anew since.
+        write(&self.0.engines).remove(name);
+        match self.find_engine(sender, name).await {
+            Ok(Some(now)) if now.key.id != engine.key.id => {
+                Some(op.run(&now, &self.0.tokens, data, call).await)
+            }
+            Ok(Some(_)) => Some(result),
+            Ok(None) => Some(Err(EngineError::IdentityDeleted {
+                identity: engine.key.info.owner.clone(),
+            })),
+            Err(err) => Some(Err(err)),
+        }
+    }
+
+    /// The engine called `name`, alive for `sender`.
+    async fn find_engine(
+        &self,
+        sender: &EngineId,
+        name: &EngineName,
+    ) -> Result<Option<Arc<KeyEngine>>, EngineError> {
+        if let Some(engine) = read(&self.0.engines).get(name)
+            && engine.check_alive(sender).is_ok()
+        {
+            return Ok(Some(Arc::clone(engine)));
+        }
+        // Not asked for yet, or made by another process, or not alive when last seen.
+        let (node, wanted) = (Arc::clone(&self.0), name.clone());
+        let record = tokio::task::spawn_blocking(move || node.registry.engine(&wanted))
+            .await
+            .unwrap_or_else(|_| Ok(None))?;
+        let Some((key, stale)) = record else {
+            return Ok(None);
+        };
+        let engine = Arc::new(KeyEngine::new(key, stale));
+        engine.check_alive(sender)?;
+        write(&self.0.engines).insert(name.clone(), Arc::clone(&engine));
+        Ok(Some(engine))
+    }
+}
+
+/// What a key engine is asked to do.
+#[derive(Clone, Copy)]
+enum Op {
+    Sign,
+    Open,
+}
+
+enum Done {
+    Signed(Commitment),
+    Opened(Secret),
+}
+
+impl Op {
+    async fn run(
+        self,
+        engine: &Arc<KeyEngine>,
+        tokens: &Arc<Tokens>,
+        data: Arc<Vec<u8>>,
+        call: &Call,
+    ) -> Result<Done, EngineError> {
+        match self {
+            Op::Sign => engine.sign(tokens, data, call).await.map(Done::Signed),
+            Op::Open => engine.decrypt(tokens, data, call).await.map(Done::Opened),
+        }
+    }
+}
+
+impl Inner {
+    /// Forgets the engines that work for an identity, so that they are looked up anew.
+    pub(crate) fn refresh(&self, identity: &EngineId) {
+        let mut engines = write(&self.engines);
+        for usage in [KeyUse::Sign, KeyUse::Decrypt] {
+            engines.remove(&engine_name(usage, identity));
+        }
+    }
+
+    /// Forgets the engines that an identity refers to.
+    pub(crate) fn refresh_engines(&self, info: &IdentityInfo) {
+        let mut engines = write(&self.engines);
+        for engine in [&info.commitment_engine, &info.decryption_engine]
+            .into_iter()
+            .flatten()
+        {
+            engines.remove(&engine.name);
+        }
+    }
+}
+
+fn interrupted() -> EngineError {
+    EngineError::Token(Error::Cancelled)
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The mailbox that the message, or its reply, would go to holds too many.
+    #[error("the mailbox is full")]
+    MailboxFull,
+    /// Somebody else has the name.
+    #[error("the name is taken")]
+    NameTaken,
+    /// The registry could not be read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// One who takes part in a node: an id and its mailboxes. Dropping it leaves the node.
+pub struct Participant {
+    node: Arc<Inner>,
+    id: EngineId,
+    mailboxes: Arc<Mailboxes>,
+}
+
+impl Participant {
+    /// The id that others send to, and under which its identity is entered.
+    pub fn id(&self) -> &EngineId {
+        &self.id
+    }
+
+    /// The next message in a mailbox; waits for one.
+    pub async fn receive(&self, mailbox: u64) -> EngineMsg {
+        loop {
+            let arrived = self.mailboxes.arrived.notified();
+            if let Some(message) = self.try_receive(mailbox) {
+                return message;
+            }
+            arrived.await;
+        }
+    }
+
+    /// The next message in a mailbox, if there is one.
+    pub fn try_receive(&self, mailbox: u64) -> Option<EngineMsg> {
+        let mut held = lock(&self.mailboxes.held);
+        let message = held.boxes.get_mut(&mailbox)?.pop_front()?;
+        held.count -= 1;
+        Some(message)
+    }
+}
+
+impl Drop for Participant {
+    fn drop(&mut self) {
+        write(&self.node.participants).remove(&self.id.name);
+    }
+}
+
+#[derive(Default)]
+struct Mailboxes {
+    held: Mutex<Held>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Held {
+    boxes: HashMap<u64, VecDeque<EngineMsg>>,
+    /// Messages in all boxes, and places reserved for more.
+    count: usize,
+}
+
+impl Mailboxes {
+    fn reserve(&self) -> Result<Place<'_>, SendError> {
+        let mut held = lock(&self.held);
+        if held.count >= MAILBOX_CAPACITY {
+            return Err(SendError::MailboxFull);
+        }
+        held.count += 1;
+        Ok(Place {
+            mailboxes: self,
+            taken: false,
+        })
+    }
+}
+
+/// A place for one message, kept free while its reply is being made.
+struct Place<'a> {
+    mailboxes: &'a Mailboxes,
+    taken: bool,
+}
+
+impl Place<'_> {
+    fn put(mut self, mailbox: u64, message: EngineMsg) {
+        self.taken = true;
+        lock(&self.mailboxes.held)
+            .boxes
+            .entry(mailbox)
+            .or_default()
+            .push_back(message);
+        self.mailboxes.arrived.notify_waiters();
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.taken {
+            lock(&self.mailboxes.held).count -= 1;
+        }
+    }
+}
+
+// What these guard is whole at every moment, so a panic elsewhere does not matter.
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,814 @@
+//! The identities, durable: one SQLite file, safe for several processes at once.
+//!
+//! Before a token is touched an [`Intent`] is written, and what came of it after. An
+//! intent whose writer is dead is settled by looking at the token: a generation is
+//! undone, a deletion is done. So neither a key without an identity nor an identity
+//! without a key remains.
+//!
+//! The registry holds public keys and the names of tokens and slots; no secret of any
+//! kind.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use claviger_token::{Fingerprint, KeyUse, PublicKey, SlotId, TokenId};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+
+use crate::lease::Lease;
+use crate::types::{KeyInfo, NodeId, Origin, engine_name};
+use crate::{Backend, Capabilities, EngineId, IdentityInfo};
+
+/// `CLAV`: tells a registry from any other SQLite file.
+const APPLICATION_ID: i32 = 0x434c_4156;
+/// The version of the schema that this program writes.
+const SCHEMA_VERSION: i32 = 1;
+/// How long to wait for another process that is writing.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The identities of one home folder, or of one process.
+pub struct Registry {
+    db: Mutex<Connection>,
+    lease: Lease,
+    /// Intents that this process is working on at this moment.
+    under_way: Mutex<HashSet<i64>>,
+}
+
+/// Why the registry could not be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// There is something else where the home folder should be.
+    #[error("`{}` is not a folder", path.display())]
+    NotAFolder {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is a file where the registry should be, and it is none.
+    #[error("`{}` is not a registry of Claviger", path.display())]
+    NotARegistry {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The registry was written by a newer program.
+    #[error("the registry has version {found}; this program knows version {known}")]
+    Newer {
+        /// The version in the file.
+        found: i32,
+        /// The version that this program knows.
+        known: i32,
+    },
+    /// No space is left.
+    #[error("no space is left for the registry")]
+    DiskFull,
+    /// The file or its folder cannot be written to.
+    #[error("the registry cannot be written to")]
+    ReadOnly,
+    /// Another process has been writing for too long.
+    #[error("another process holds the registry")]
+    Busy,
+    /// What is in it makes no sense.
+    #[error("the registry is damaged: {reason}")]
+    Damaged {
+        /// What makes no sense.
+        reason: String,
+    },
+    /// Any other failure of the file system or of SQLite.
+    #[error("the registry cannot be used: {reason}")]
+    Other {
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl RegistryError {
+    /// One sentence for a person: what to do next. Empty where nothing is to be said.
+    pub fn hint(&self) -> String {
+        match self {
+            RegistryError::NotAFolder { .. } | RegistryError::NotARegistry { .. } => {
+                "name another folder with --home or CLAVIGER_HOME".into()
+            }
+            RegistryError::Newer { .. } => "use the newer program; nothing was changed".into(),
+            RegistryError::DiskFull => "free some space; nothing is lost".into(),
+            RegistryError::ReadOnly => "check the permissions of the home folder".into(),
+            RegistryError::Busy => "try again in a moment".into(),
+            RegistryError::Damaged { .. } | RegistryError::Other { .. } => String::new(),
+        }
+    }
+
+    fn io(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => RegistryError::DiskFull,
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => RegistryError::ReadOnly,
+            _ => RegistryError::Other {
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+impl From<rusqlite::Error> for RegistryError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode;
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => RegistryError::DiskFull,
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                RegistryError::ReadOnly
+            }
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => RegistryError::Busy,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => RegistryError::Damaged {
+                reason: error.to_string(),
+            },
+            _ => match error {
+                rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..) => RegistryError::Damaged {
+                    reason: error.to_string(),
+                },
+                _ => RegistryError::Other {
+                    reason: error.to_string(),
+                },
+            },
+        }
+    }
+}
+
+/// What a process is about to do on a token, or was when it died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    pub(crate) id: i64,
+    /// What.
+    pub action: Action,
+    /// For which identity.
+    pub identity: EngineId,
+    /// On which token.
+    pub token: TokenId,
+    /// How the token is reached.
+    pub backend: String,
+    /// In which slots.
+    pub slots: Vec<SlotId>,
+}
+
+/// What an [`Intent`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Keys are being made.
+    Generate,
+    /// Keys are being destroyed.
+    Delete,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Action::Generate => "generate",
+            Action::Delete => "delete",
+        }
+    }
+}
+
+/// A key of an identity, and how its token is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyRecord {
+    pub(crate) id: i64,
+    pub(crate) info: KeyInfo,
+    pub(crate) backend: String,
+}
+
+/// Why an intent was not written.
+#[derive(Debug)]
+pub(crate) enum BeginError {
+    Exists,
+    InProgress,
+    Registry(RegistryError),
+}
+
+impl<E: Into<RegistryError>> From<E> for BeginError {
+    fn from(error: E) -> Self {
+        BeginError::Registry(error.into())
+    }
+}
+
+/// An entry that is about to be made.
+pub(crate) struct NewIdentity<'a> {
+    pub(crate) who: &'a EngineId,
+    pub(crate) backend: &'a Backend,
+    pub(crate) capabilities: Capabilities,
+    /// Whether the keys die with this process.
+    pub(crate) volatile: bool,
+}
+
+type Result<T, E = RegistryError> = std::result::Result<T, E>;
+
+impl Registry {
+    /// Opens the registry in `home`, or makes one there.
+    ///
+    /// # Errors
+    /// [`RegistryError`]. Nothing is changed in a folder or file that is not Claviger's.
+    pub fn open(home: &Path) -> Result<Self> {
+        if home.exists() && !home.is_dir() {
+            return Err(RegistryError::NotAFolder { path: home.into() });
+        }
+        create_private_folder(home).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
+                RegistryError::NotAFolder { path: home.into() }
+            }
+            _ => RegistryError::io(&e),
+        })?;
+        let path = home.join("registry.sqlite");
+        let connection = Connection::open(&path)?;
+        prepare(&connection).map_err(|e| match e {
+            RegistryError::Damaged { .. } => RegistryError::NotARegistry { path: path.clone() },
+            other => other,
+        })?;
+        let lease = Lease::hold(&home.join("run")).map_err(|e| RegistryError::io(&e))?;
+        let registry = Registry::with(connection, lease);
+        registry.forget_volatile()?;
+        Ok(registry)
+    }
+
+    /// A registry that lives as long as this process.
+    ///
+    /// # Errors
+    /// [`RegistryError::Other`] where SQLite has no memory.
+    pub fn in_memory() -> Result<Self> {
+        let connection = Connection::open_in_memory()?;
+        prepare(&connection)?;
+        Ok(Registry::with(connection, Lease::unseen()))
+    }
+
+    fn with(connection: Connection, lease: Lease) -> Self {
+        Registry {
+            db: Mutex::new(connection),
+            lease,
+            under_way: Mutex::default(),
+        }
+    }
+
+    fn db(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere leaves no transaction open: it is rolled back when dropped.
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write<T, E: From<rusqlite::Error>>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut db = self.db();
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = work(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+
+    /// All identities, by name.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn identities(&self) -> Result<Vec<(EngineId, IdentityInfo)>> {
+        let db = self.db();
+        // What is volatile is of no use to any but its own process.
+        let ids: Vec<EngineId> = db
+            .prepare_cached(
+                "SELECT node, name FROM identity WHERE lease IS NULL OR lease = ? \
+                 ORDER BY name, node",
+            )?
+            .query_map([self.lease.name()], |row| engine_id(row, "node", "name"))?
+            .collect::<Result<_, _>>()?;
+        ids.into_iter()
+            .filter_map(|id| identity(&db, &id).transpose().map(|info| Ok((id, info?.1))))
+            .collect()
+    }
+
+    fn is_own(&self, lease: &str) -> bool {
+        lease == self.lease.name()
+    }
+
+    /// What is known of one identity.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn identity(&self, who: &EngineId) -> Result<Option<IdentityInfo>> {
+        Ok(identity(&self.db(), who)?.map(|(_, info)| info))
+    }
+
+    /// The identity that a key belongs to, if it is one of a living identity.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn owner_of(&self, fingerprint: &Fingerprint) -> Result<Option<EngineId>> {
+        Ok(self
+            .db()
+            .prepare_cached(
+                "SELECT owner_node, owner_name FROM key WHERE fingerprint = ? AND NOT deleted",
+            )?
+            .query_row([fingerprint.to_string()], |row| {
+                engine_id(row, "owner_node", "owner_name")
+            })
+            .optional()?)
+    }
+
+    /// The key that an engine serves: the living one, else the last that was deleted;
+    /// and those who are connected to an earlier key of the same engine.
+    pub(crate) fn engine(&self, engine: &str) -> Result<Option<(KeyRecord, Vec<EngineId>)>> {
+        let db = self.db();
+        let key = db
+            .prepare_cached("SELECT * FROM key WHERE engine = ? ORDER BY deleted, id DESC LIMIT 1")?
+            .query_row([engine], key_record)
+            .optional()?;
+        let Some(key) = key else { return Ok(None) };
+        let stale = db
+            .prepare_cached(
+                "SELECT node, name FROM identity JOIN key \
+                 ON key.id IN (identity.sign_key, identity.decrypt_key) \
+                 WHERE key.engine = ? AND key.id <> ?",
+            )?
+            .query_map(params![engine, key.id], |row| {
+                engine_id(row, "node", "name")
+            })?
+            .collect::<Result<_, _>>()?;
+        Ok(Some((key, stale)))
+    }
+
+    /// Writes down that keys are about to be made in `slots`, or destroyed there.
+    pub(crate) fn begin(
+        &self,
+        action: Action,
+        who: &EngineId,
+        token: &TokenId,
+        backend: &str,
+        slots: &[SlotId],
+    ) -> Result<Intent, BeginError> {
+        let id = self.write::<i64, BeginError>(|db| {
+            let (node, name) = key_of(who);
+            match action {
+                Action::Generate if entry_exists(db, who)? => return Err(BeginError::Exists),
+                // A dead entry that another process is just removing.
+                Action::Delete if !entry_exists(db, who)? => return Err(BeginError::InProgress),
+                _ => {}
+            }
+            let others: Vec<(i64, String)> = db
+                .prepare_cached("SELECT id, lease FROM intent WHERE node = ? AND name = ?")?
+                .query_map(params![node, name], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<Result<_, _>>()?;
+            if others
+                .iter()
+                .any(|(id, lease)| self.is_under_way(*id, lease))
+            {
+                return Err(BeginError::InProgress);
+            }
+            db.prepare_cached(
+                "INSERT INTO intent \
+                 (action, lease, node, name, kind, manufacturer, serial, backend, slots) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                action.name(),
+                self.lease.name(),
+                node,
+                name,
+                token.kind,
+                token.manufacturer,
+                token.serial,
+                backend,
+                serde_json::to_string(slots).unwrap_or_default(),
+            ])?;
+            let id = db.last_insert_rowid();
+            self.under_way().insert(id);
+            Ok(id)
+        })?;
+        Ok(Intent {
+            id,
+            action,
+            identity: who.clone(),
+            token: token.clone(),
+            backend: backend.into(),
+            slots: slots.into(),
+        })
+    }
+
+    fn is_under_way(&self, id: i64, lease: &str) -> bool {
+        if self.is_own(lease) {
+            self.under_way().contains(&id)
+        } else {
+            self.lease.is_alive(lease)
+        }
+    }
+
+    /// The keys are made: enters the identity and forgets the intent, in one step.
+    pub(crate) fn finish_generate(
+        &self,
+        intent: &Intent,
+        new: &NewIdentity<'_>,
+        keys: &[KeyInfo],
+    ) -> Result<(), BeginError> {
+        self.write::<(), BeginError>(|db| {
+            self.insert_with_keys(db, new, &intent.backend, keys)?;
+            remove_intent(db, intent)
+        })?;
+        self.under_way().remove(&intent.id);
+        Ok(())
+    }
+
+    /// Enters an identity that is bound to a key found on a token.
+    pub(crate) fn insert_adopted(
+        &self,
+        new: &NewIdentity<'_>,
+        backend: &str,
+        key: &KeyInfo,
+    ) -> Result<(), BeginError> {
+        self.write(|db| self.insert_with_keys(db, new, backend, std::slice::from_ref(key)))
+    }
+
+    fn insert_with_keys(
+        &self,
+        db: &Transaction<'_>,
+        new: &NewIdentity<'_>,
+        backend: &str,
+        keys: &[KeyInfo],
+    ) -> Result<(), BeginError> {
+        let (mut sign, mut decrypt) = (None, None);
+        for key in keys {
+            let (node, name) = key_of(new.who);
+            db.prepare_cached(
+                "INSERT INTO key (usage, engine, kind, manufacturer, serial, backend, slot, \
+                 public_key, fingerprint, origin, protection, owner_node, owner_name) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                key.usage.name(),
+                &*engine_name(key.usage, new.who),
+                key.token.kind,
+                key.token.manufacturer,
+                key.token.serial,
+                backend,
+                key.slot.as_str(),
+                key.public_key.to_text(),
+                key.public_key.fingerprint().to_string(),
+                origin_name(key.origin),
+                key.protection
+                    .map(|p| serde_json::to_string(&p).unwrap_or_default()),
+                node,
+                name,
+            ])?;
+            match key.usage {
+                KeyUse::Sign => sign = Some(db.last_insert_rowid()),
+                KeyUse::Decrypt => decrypt = Some(db.last_insert_rowid()),
+            }
+        }
+        self.insert(db, new, sign, decrypt)
+    }
+
+    /// Enters an identity that uses the keys of `original`.
+    pub(crate) fn insert_connected(
+        &self,
+        new: &NewIdentity<'_>,
+        original: &EngineId,
+    ) -> Result<(), BeginError> {
+        self.write(|db| {
+            let Some((keys, _)) = identity(db, original)? else {
+                return Err(BeginError::InProgress);
+            };
+            let id = |usage| {
+                keys.iter()
+                    .find(|k| k.info.usage == usage && new.capabilities.include(usage))
+                    .map(|k| k.id)
+            };
+            self.insert(db, new, id(KeyUse::Sign), id(KeyUse::Decrypt))
+        })
+    }
+
+    fn insert(
+        &self,
+        db: &Transaction<'_>,
+        new: &NewIdentity<'_>,
+        sign: Option<i64>,
+        decrypt: Option<i64>,
+    ) -> Result<(), BeginError> {
+        if entry_exists(db, new.who)? {
+            return Err(BeginError::Exists);
+        }
+        let (node, name) = key_of(new.who);
+        db.prepare_cached(
+            "INSERT INTO identity (node, name, backend, capabilities, sign_key, decrypt_key, lease) \
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            node,
+            name,
+            new.backend.to_string(),
+            new.capabilities.to_string(),
+            sign,
+            decrypt,
+            new.volatile.then(|| self.lease.name()),
+        ])?;
+        Ok(())
+    }
+
+    /// Nothing of the intent is left on the token: forgets it.
+    pub(crate) fn abandon(&self, intent: &Intent) -> Result<()> {
+        self.write(|db| remove_intent::<RegistryError>(db, intent))?;
+        self.under_way().remove(&intent.id);
+        Ok(())
+    }
+
+    /// This process stops working on an intent that it leaves open.
+    pub(crate) fn leave_open(&self, intent: &Intent) {
+        self.under_way().remove(&intent.id);
+    }
+
+    /// How the token that an identity's keys are on is reached.
+    pub(crate) fn reached_by(&self, who: &EngineId) -> Result<Option<String>> {
+        let found = identity(&self.db(), who)?;
+        Ok(found
+            .and_then(|(keys, _)| keys.into_iter().next())
+            .map(|key| key.backend))
+    }
+
+    /// The keys are destroyed: removes the entry and forgets the intent, in one step.
+    pub(crate) fn finish_delete(&self, intent: &Intent) -> Result<()> {
+        self.write::<_, RegistryError>(|db| {
+            // An entry with other keys is another identity, made since.
+            let is_it = identity(db, &intent.identity)?.is_some_and(|(keys, _)| {
+                keys.iter()
+                    .all(|k| k.info.token == intent.token && intent.slots.contains(&k.info.slot))
+            });
+            if is_it {
+                remove_entry(db, &intent.identity)?;
+            }
+            remove_intent(db, intent)
+        })?;
+        self.under_way().remove(&intent.id);
+        Ok(())
+    }
+
+    /// Removes an entry that has no keys of its own to destroy.
+    pub(crate) fn release(&self, who: &EngineId) -> Result<()> {
+        self.write(|db| remove_entry(db, who))
+    }
+
+    /// The intents that nobody works on any more.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn open_intents(&self) -> Result<Vec<Intent>> {
+        let all: Vec<(Intent, String)> = self
+            .db()
+            .prepare_cached("SELECT * FROM intent ORDER BY id")?
+            .query_map([], |row| Ok((intent(row)?, row.get("lease")?)))?
+            .collect::<Result<_, _>>()?;
+        Ok(all
+            .into_iter()
+            .filter(|(intent, lease)| !self.is_under_way(intent.id, lease))
+            .map(|(intent, _)| intent)
+            .collect())
+    }
+
+    /// Forgets the identities whose keys died with their process.
+    fn forget_volatile(&self) -> Result<()> {
+        let volatile: Vec<(EngineId, String)> = self
+            .db()
+            .prepare_cached("SELECT node, name, lease FROM identity WHERE lease IS NOT NULL")?
+            .query_map([], |row| {
+                Ok((engine_id(row, "node", "name")?, row.get("lease")?))
+            })?
+            .collect::<Result<_, _>>()?;
+        for (who, lease) in volatile {
+            if !self.lease.is_alive(&lease) {
+                self.release(&who)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn create_private_folder(path: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+fn prepare(db: &Connection) -> Result<()> {
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let empty: bool = db.query_row(
+        "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)",
+        [],
+        |row| row.get(0),
+    )?;
+    if application != APPLICATION_ID && !empty {
+        return Err(RegistryError::Damaged {
+            reason: "another program's file".into(),
+        });
+    }
+    if version > SCHEMA_VERSION {
+        return Err(RegistryError::Newer {
+            found: version,
+            known: SCHEMA_VERSION,
+        });
+    }
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    // An intent must be on the disk before the token is touched.
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "foreign_keys", true)?;
+    if version == 0 {
+        // Two processes may come here at once; the second finds the first's tables.
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        let made = pragma("user_version")
+            .map_err(RegistryError::from)
+            .and_then(|version| {
+                if version == 0 {
+                    db.execute_batch(include_str!("schema.sql"))?;
+                    db.pragma_update(None, "application_id", APPLICATION_ID)?;
+                    db.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+                }
+                Ok(())
+            });
+        db.execute_batch(if made.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        made?;
+    }
+    Ok(())
+}
+
+/// An id as it stands in the tables.
+fn key_of(who: &EngineId) -> (String, &str) {
+    (
+        who.node
+            .as_ref()
+            .map(|node| node.0.to_text())
+            .unwrap_or_default(),
+        &who.name,
+    )
+}
+
+fn entry_exists(db: &Connection, who: &EngineId) -> rusqlite::Result<bool> {
+    let (node, name) = key_of(who);
+    db.prepare_cached("SELECT 1 FROM identity WHERE node = ? AND name = ?")?
+        .exists(params![node, name])
+}
+
+fn identity(
+    db: &Connection,
+    who: &EngineId,
+) -> rusqlite::Result<Option<(Vec<KeyRecord>, IdentityInfo)>> {
+    let (node, name) = key_of(who);
+    let entry = db
+        .prepare_cached("SELECT * FROM identity WHERE node = ? AND name = ?")?
+        .query_row(params![node, name], |row| {
+            Ok((
+                Backend::from(row.get::<_, String>("backend")?),
+                parsed::<Capabilities>(row, "capabilities")?,
+                row.get::<_, Option<i64>>("sign_key")?,
+                row.get::<_, Option<i64>>("decrypt_key")?,
+            ))
+        })
+        .optional()?;
+    let Some((backend, capabilities, sign, decrypt)) = entry else {
+        return Ok(None);
+    };
+    let mut keys = Vec::with_capacity(2);
+    let (mut commitment_engine, mut decryption_engine) = (None, None);
+    for id in [sign, decrypt].into_iter().flatten() {
+        let (key, engine) = db
+            .prepare_cached("SELECT * FROM key WHERE id = ?")?
+            .query_row([id], |row| {
+                Ok((key_record(row)?, row.get::<_, String>("engine")?))
+            })?;
+        match key.info.usage {
+            KeyUse::Sign => commitment_engine = Some(EngineId::local(engine)),
+            KeyUse::Decrypt => decryption_engine = Some(EngineId::local(engine)),
+        }
+        keys.push(key);
+    }
+    let info = IdentityInfo {
+        backend,
+        capabilities,
+        commitment_engine,
+        decryption_engine,
+        keys: keys.iter().map(|k| k.info.clone()).collect(),
+    };
+    Ok(Some((keys, info)))
+}
+
+/// Removes an entry; its own keys are marked as deleted, and forgotten as soon as no
+/// other entry refers to them.
+fn remove_entry(db: &Connection, who: &EngineId) -> Result<()> {
+    let (node, name) = key_of(who);
+    db.prepare_cached("DELETE FROM identity WHERE node = ? AND name = ?")?
+        .execute(params![node, name])?;
+    db.prepare_cached("UPDATE key SET deleted = 1 WHERE owner_node = ? AND owner_name = ?")?
+        .execute(params![node, name])?;
+    db.prepare_cached(
+        "DELETE FROM key WHERE deleted AND id NOT IN \
+         (SELECT sign_key FROM identity WHERE sign_key IS NOT NULL \
+          UNION SELECT decrypt_key FROM identity WHERE decrypt_key IS NOT NULL)",
+    )?
+    .execute([])?;
+    Ok(())
+}
+
+fn remove_intent<E: From<rusqlite::Error>>(db: &Connection, intent: &Intent) -> Result<(), E> {
+    db.prepare_cached("DELETE FROM intent WHERE id = ?")?
+        .execute([intent.id])?;
+    Ok(())
+}
+
+fn damaged(column: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(
+        0,
+        rusqlite::types::Type::Text,
+        format!("`{column}` cannot be read").into(),
+    )
+}
+
+fn parsed<T: FromStr>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+    row.get::<_, String>(column)?
+        .parse()
+        .map_err(|_| damaged(column))
+}
+
+fn engine_id(row: &Row<'_>, node: &str, name: &str) -> rusqlite::Result<EngineId> {
+    let text: String = row.get(node)?;
+    let id = match text.as_str() {
+        "" => None,
+        key => {
+            let key = PublicKey::from_text(key).map_err(|_| damaged(node))?;
+            Some(NodeId(Arc::new(key)))
+        }
+    };
+    Ok(EngineId {
+        node: id,
+        name: row.get::<_, String>(name)?.into(),
+    })
+}
+
+fn token_id(row: &Row<'_>) -> rusqlite::Result<TokenId> {
+    Ok(TokenId {
+        kind: row.get("kind")?,
+        manufacturer: row.get("manufacturer")?,
+        serial: row.get("serial")?,
+    })
+}
+
+fn key_record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
+    let public_key: String = row.get("public_key")?;
+    let protection: Option<String> = row.get("protection")?;
+    Ok(KeyRecord {
+        id: row.get("id")?,
+        backend: row.get("backend")?,
+        info: KeyInfo {
+            usage: match row.get::<_, String>("usage")?.as_str() {
+                "sign" => KeyUse::Sign,
+                "decrypt" => KeyUse::Decrypt,
+                _ => return Err(damaged("usage")),
+            },
+            token: token_id(row)?,
+            slot: SlotId::new(row.get::<_, String>("slot")?),
+            public_key: PublicKey::from_text(&public_key).map_err(|_| damaged("public_key"))?,
+            origin: match row.get::<_, String>("origin")?.as_str() {
+                "generated" => Origin::Generated,
+                "adopted" => Origin::Adopted,
+                _ => return Err(damaged("origin")),
+            },
+            protection: protection
+                .map(|json| serde_json::from_str(&json).map_err(|_| damaged("protection")))
+                .transpose()?,
+            owner: engine_id(row, "owner_node", "owner_name")?,
+            deleted: row.get("deleted")?,
+        },
+    })
+}
+
+fn origin_name(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Generated => "generated",
+        Origin::Adopted => "adopted",
+    }
+}
+
+fn intent(row: &Row<'_>) -> rusqlite::Result<Intent> {
+    let slots: String = row.get("slots")?;
+    Ok(Intent {
+        id: row.get("id")?,
+        action: match row.get::<_, String>("action")?.as_str() {
+            "generate" => Action::Generate,
+            "delete" => Action::Delete,
+            _ => return Err(damaged("action")),
+        },
+        identity: engine_id(row, "node", "name")?,
+        token: token_id(row)?,
+        backend: row.get("backend")?,
+        slots: serde_json::from_str(&slots).map_err(|_| damaged("slots"))?,
+    })
+}

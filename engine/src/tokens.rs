@@ -1,0 +1,174 @@
+//! The drivers of a node and the tokens that are open.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use claviger_token::token::split_backend;
+use claviger_token::{
+    Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+};
+
+use crate::EngineError;
+use crate::lane::Lane;
+
+/// A token that is open, and the threads that work it.
+pub(crate) struct OpenToken {
+    pub(crate) token: Arc<dyn Token>,
+    lane: OnceLock<Lane>,
+}
+
+impl OpenToken {
+    pub(crate) fn id(&self) -> &TokenId {
+        &self.token.info().id
+    }
+
+    pub(crate) fn is_quick(&self) -> bool {
+        self.token.info().pace == Pace::Quick
+    }
+
+    /// Runs `job` on a thread of the token's own.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        call: &Call,
+        job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.lane()?.run(call, job).await
+    }
+
+    /// Runs `job` for a caller that may block: in place on a quick token, else on a
+    /// thread of the token's own.
+    pub(crate) fn work_blocking<T: Send + 'static>(
+        &self,
+        call: &Call,
+        job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        if self.is_quick() {
+            call.check()?;
+            return job(call);
+        }
+        self.lane()?.run_blocking(call, job)
+    }
+
+    fn lane(&self) -> Result<&Lane, Error> {
+        if let Some(lane) = self.lane.get() {
+            return Ok(lane);
+        }
+        let workers = match self.token.info().pace {
+            Pace::Quick => 1,
+            Pace::Slow { workers } => workers,
+        };
+        let lane = Lane::start(self.id(), workers)?;
+        Ok(self.lane.get_or_init(|| lane))
+    }
+}
+
+/// Watches whether a key's operations are as quick as its token says.
+///
+/// A hop to another thread costs some 50 µs; an operation that takes twenty times as
+/// long loses little by it and must not hold up the caller's task.
+#[derive(Debug, Default)]
+pub(crate) struct Pacer(std::sync::atomic::AtomicU32);
+
+impl Pacer {
+    const SLOW: Duration = Duration::from_millis(1);
+    /// So many slow operations in a row, and the key is worked by threads.
+    const PATIENCE: u32 = 4;
+
+    pub(crate) fn is_slow(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::Relaxed) >= Self::PATIENCE
+    }
+
+    /// Notes how long an operation in place took.
+    pub(crate) fn note(&self, begun: Instant) {
+        use std::sync::atomic::Ordering::Relaxed;
+        if begun.elapsed() >= Self::SLOW {
+            self.0.fetch_add(1, Relaxed);
+        } else if self.0.load(Relaxed) != 0 {
+            self.0.store(0, Relaxed);
+        }
+    }
+}
+
+/// The drivers, how tokens are opened, and those that are.
+pub(crate) struct Tokens {
+    drivers: HashMap<&'static str, Arc<dyn Driver>>,
+    access: Access,
+    open: Mutex<HashMap<TokenId, Arc<OpenToken>>>,
+}
+
+impl Tokens {
+    pub(crate) fn new(drivers: Vec<Arc<dyn Driver>>, access: Access) -> Self {
+        Tokens {
+            drivers: drivers.into_iter().map(|d| (d.scheme(), d)).collect(),
+            access,
+            open: Mutex::default(),
+        }
+    }
+
+    fn driver(&self, backend: &str) -> Result<&Arc<dyn Driver>, EngineError> {
+        let (scheme, _) = split_backend(backend)?;
+        self.drivers
+            .get(scheme)
+            .ok_or_else(|| EngineError::NoDriver {
+                backend: backend.into(),
+            })
+    }
+
+    /// The attached tokens that fit `backend`, or all where there is none. Blocks.
+    pub(crate) fn list(
+        &self,
+        backend: Option<&str>,
+    ) -> Result<Vec<(TokenInfo, Vec<SlotInfo>)>, EngineError> {
+        let mut found = Vec::new();
+        let asked: Vec<(&Arc<dyn Driver>, String)> = match backend {
+            Some(backend) => vec![(self.driver(backend)?, backend.into())],
+            None => self
+                .drivers
+                .values()
+                .map(|d| (d, format!("{}:", d.scheme())))
+                .collect(),
+        };
+        for (driver, backend) in asked {
+            for token in driver.tokens(&backend)? {
+                let slots = driver.slots(&token)?;
+                found.push((token, slots));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Opens the token that `backend` names; also the slot that it names, if any.
+    /// Blocks: it may ask a person for the PIN.
+    pub(crate) fn open(
+        &self,
+        backend: &str,
+    ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
+        let driver = self.driver(backend)?;
+        let slot = driver.named_slot(backend)?;
+        let token = driver.open(backend, &self.access)?;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = token.info().id.clone();
+        let known = open
+            .get(&id)
+            .filter(|known| Arc::ptr_eq(&known.token, &token))
+            .cloned();
+        let token = known.unwrap_or_else(|| {
+            let fresh = Arc::new(OpenToken {
+                token,
+                lane: OnceLock::new(),
+            });
+            open.insert(id, Arc::clone(&fresh));
+            fresh
+        });
+        Ok((token, slot))
+    }
+
+    /// Closes a token that does not answer any more: the next use opens it anew.
+    pub(crate) fn forget(&self, token: &TokenId) {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(token);
+    }
+}

@@ -1,0 +1,397 @@
+//! The vocabulary: who is who, and what an identity is.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use claviger_token::{
+    Algorithm, KeySpec, KeyUse, Protection, PublicKey, Signature, SlotId, TokenId,
+};
+use serde::{Deserialize, Serialize};
+
+/// A node, named by its public key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NodeId(pub Arc<PublicKey>);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.fingerprint())
+    }
+}
+
+/// An opaque string that names an engine on its node.
+pub type EngineName = Arc<str>;
+
+/// Who sends, who receives, whose identity: a name on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EngineId {
+    /// The node; `None` is this one.
+    pub node: Option<NodeId>,
+    /// The name on that node.
+    pub name: EngineName,
+}
+
+impl EngineId {
+    /// The engine called `name` on this node.
+    pub fn local(name: impl Into<EngineName>) -> Self {
+        EngineId {
+            node: None,
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for EngineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.node {
+            Some(node) => write!(f, "{}@{node}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// The longest name of an identity, in bytes of UTF-8.
+pub const LONGEST_NAME: usize = 128;
+
+/// Checks that `name` can be the name of an identity: 1 to [`LONGEST_NAME`] bytes,
+/// no control characters, no white space at its ends.
+///
+/// # Errors
+/// What is wrong with it, as the end of a sentence.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    match name {
+        "" => Err("it is empty"),
+        _ if name.len() > LONGEST_NAME => Err("it is longer than 128 bytes"),
+        _ if name.chars().any(char::is_control) => Err("it has control characters"),
+        _ if name.trim() != name => Err("it begins or ends with white space"),
+        _ if name.starts_with(claviger_token::Fingerprint::PREFIX) => {
+            Err("it looks like a key's fingerprint")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name of an engine that works for an identity:
+/// `name ++ "_" ++ kind ++ "_" ++ addr.name`, with `name` the requester's.
+pub fn engine_name(usage: KeyUse, who_asked: &EngineId) -> EngineName {
+    let kind = match usage {
+        KeyUse::Sign => "committer",
+        KeyUse::Decrypt => "decryptor",
+    };
+    let name = &who_asked.name;
+    format!("{name}_{kind}_{name}").into()
+}
+
+/// Where an identity's keys are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
+pub enum Backend {
+    /// In the memory of this process; they die with it.
+    LocalMemory,
+    /// On a device attached to this machine.
+    LocalConnection {
+        /// Which device: a backend string such as `pkcs11:token=bench`.
+        subtype: String,
+    },
+    /// On another machine, known there by another identity.
+    RemoteConnection {
+        /// The identity over there.
+        external_identity: String,
+    },
+}
+
+const MEMORY: &str = "memory:";
+const REMOTE: &str = "remote:";
+
+impl From<String> for Backend {
+    fn from(text: String) -> Self {
+        match text.strip_prefix(REMOTE) {
+            Some(identity) => Backend::RemoteConnection {
+                external_identity: identity.into(),
+            },
+            None if text == MEMORY => Backend::LocalMemory,
+            None => Backend::LocalConnection { subtype: text },
+        }
+    }
+}
+
+impl From<&str> for Backend {
+    fn from(text: &str) -> Self {
+        Backend::from(text.to_owned())
+    }
+}
+
+impl From<Backend> for String {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::LocalMemory => MEMORY.into(),
+            Backend::LocalConnection { subtype } => subtype,
+            Backend::RemoteConnection { external_identity } => {
+                format!("{REMOTE}{external_identity}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from(self.clone()))
+    }
+}
+
+/// The cryptosystem of an identity; it decides the algorithms of its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IdParams {
+    /// Signs with Ed25519, decrypts with an X25519 key beside it.
+    Ed25519,
+    /// Signs with secp256k1, decrypts with an X25519 key beside it.
+    Secp256k1,
+    /// Signs with BLS12-381; does not decrypt.
+    Bls,
+    /// Signs with P-256, decrypts with a second P-256 key.
+    P256,
+    /// Signs with P-384; does not decrypt.
+    P384,
+    /// Signs and decrypts with two RSA keys of 2048 bits.
+    Rsa2048,
+    /// Signs and decrypts with two RSA keys of 3072 bits.
+    Rsa3072,
+    /// Signs and decrypts with two RSA keys of 4096 bits.
+    Rsa4096,
+}
+
+impl IdParams {
+    /// All of them, in the order in which they are shown to people.
+    pub const ALL: [IdParams; 8] = [
+        IdParams::P256,
+        IdParams::P384,
+        IdParams::Ed25519,
+        IdParams::Secp256k1,
+        IdParams::Rsa2048,
+        IdParams::Rsa3072,
+        IdParams::Rsa4096,
+        IdParams::Bls,
+    ];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            IdParams::Bls => "bls",
+            other => other.signing().name(),
+        }
+    }
+
+    fn signing(self) -> Algorithm {
+        match self {
+            IdParams::Ed25519 => Algorithm::Ed25519,
+            IdParams::Secp256k1 => Algorithm::Secp256k1,
+            IdParams::Bls => Algorithm::Bls12381,
+            IdParams::P256 => Algorithm::P256,
+            IdParams::P384 => Algorithm::P384,
+            IdParams::Rsa2048 => Algorithm::Rsa2048,
+            IdParams::Rsa3072 => Algorithm::Rsa3072,
+            IdParams::Rsa4096 => Algorithm::Rsa4096,
+        }
+    }
+
+    /// The key that serves `usage`, or `None` where this cryptosystem cannot.
+    pub fn key(self, usage: KeyUse) -> Option<KeySpec> {
+        let algorithm = match (usage, self) {
+            (KeyUse::Sign, _) => self.signing(),
+            (KeyUse::Decrypt, IdParams::Ed25519 | IdParams::Secp256k1) => Algorithm::X25519,
+            (KeyUse::Decrypt, IdParams::Bls | IdParams::P384) => return None,
+            (KeyUse::Decrypt, _) => self.signing(),
+        };
+        Some(KeySpec { algorithm, usage })
+    }
+}
+
+impl fmt::Display for IdParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for IdParams {
+    type Err = String;
+
+    /// Parses a [name](IdParams::name).
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        IdParams::ALL
+            .into_iter()
+            .find(|p| p.name() == s)
+            .ok_or_else(|| {
+                let names: Vec<_> = IdParams::ALL.iter().map(|p| p.name()).collect();
+                format!("known are {}", names.join(", "))
+            })
+    }
+}
+
+/// What an identity can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Capabilities {
+    /// Commit, that is sign.
+    Commit,
+    /// Decrypt.
+    Decrypt,
+    /// Both, with a key for each.
+    CommitAndDecrypt,
+}
+
+impl Capabilities {
+    /// Whether the key use is among them.
+    pub fn include(self, usage: KeyUse) -> bool {
+        match self {
+            Capabilities::Commit => usage == KeyUse::Sign,
+            Capabilities::Decrypt => usage == KeyUse::Decrypt,
+            Capabilities::CommitAndDecrypt => true,
+        }
+    }
+
+    /// The key uses that they stand for.
+    pub fn uses(self) -> impl Iterator<Item = KeyUse> {
+        [KeyUse::Sign, KeyUse::Decrypt]
+            .into_iter()
+            .filter(move |u| self.include(*u))
+    }
+
+    /// Whether each of them is among `available`.
+    pub fn subset_of(self, available: Capabilities) -> bool {
+        self.uses().all(|usage| available.include(usage))
+    }
+
+    /// `["commit"]`, `["decrypt"]` or both.
+    pub fn names(self) -> Vec<&'static str> {
+        self.uses()
+            .map(|usage| match usage {
+                KeyUse::Sign => "commit",
+                KeyUse::Decrypt => "decrypt",
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.names().join(","))
+    }
+}
+
+impl FromStr for Capabilities {
+    type Err = &'static str;
+
+    /// Parses `commit`, `decrypt`, or both with a comma between.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "commit" => Ok(Capabilities::Commit),
+            "decrypt" => Ok(Capabilities::Decrypt),
+            "commit,decrypt" | "decrypt,commit" => Ok(Capabilities::CommitAndDecrypt),
+            _ => Err("capabilities are commit, decrypt or commit,decrypt"),
+        }
+    }
+}
+
+/// A signature together with its algorithm.
+pub type Commitment = Signature;
+
+/// What is known of an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityInfo {
+    /// Where its keys are.
+    pub backend: Backend,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// The engine that signs for it.
+    pub commitment_engine: Option<EngineId>,
+    /// The engine that decrypts for it.
+    pub decryption_engine: Option<EngineId>,
+    /// What its engines are bound to: one key for each capability.
+    pub keys: Vec<KeyInfo>,
+}
+
+impl IdentityInfo {
+    /// The key for a use.
+    pub fn key(&self, usage: KeyUse) -> Option<&KeyInfo> {
+        self.keys.iter().find(|k| k.usage == usage)
+    }
+}
+
+/// A key that an identity's engine is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// What the key is for.
+    pub usage: KeyUse,
+    /// The token that it is on.
+    pub token: TokenId,
+    /// Its place there.
+    pub slot: SlotId,
+    /// Its public half.
+    pub public_key: PublicKey,
+    /// Where it came from.
+    pub origin: Origin,
+    /// What the token said about its private half when it was made or adopted.
+    pub protection: Option<Protection>,
+    /// The identity that the key was made or adopted for.
+    pub owner: EngineId,
+    /// The key was destroyed, or released, when its owner was deleted.
+    pub deleted: bool,
+}
+
+/// Where a key came from, and so what becomes of it when its identity is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Generated for its identity: destroyed with it.
+    Generated,
+    /// Found on the token: released, never destroyed.
+    Adopted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engine_names_are_derived_from_the_requester() {
+        let alice = EngineId::local("alice");
+        assert_eq!(&*engine_name(KeyUse::Sign, &alice), "alice_committer_alice");
+        assert_eq!(
+            &*engine_name(KeyUse::Decrypt, &alice),
+            "alice_decryptor_alice"
+        );
+    }
+
+    #[test]
+    fn capabilities_only_shrink() {
+        use Capabilities::*;
+        let all = [Commit, Decrypt, CommitAndDecrypt];
+        for asked in all {
+            for available in all {
+                let expected = asked == available || available == CommitAndDecrypt;
+                assert_eq!(
+                    asked.subset_of(available),
+                    expected,
+                    "{asked} of {available}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn backends_read_back() {
+        for text in ["memory:", "pkcs11:token=a", "remote:x"] {
+            assert_eq!(Backend::from(text).to_string(), text);
+        }
+        assert_eq!(Backend::from("memory:"), Backend::LocalMemory);
+    }
+
+    #[test]
+    fn names_that_would_harm_are_refused() {
+        for name in ["", " a", "a\n", &"x".repeat(129), "SHA256:abc"] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in ["a", "Ελένη", "build bot 7", &"x".repeat(128)] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+    }
+}
