@@ -8,7 +8,7 @@ use claviger_token::{Call, Error, TokenId};
 use tokio::sync::oneshot;
 
 /// How many operations may wait for a token. More are answered *busy*, at once.
-pub const QUEUE: usize = 256;
+pub(crate) const QUEUE: usize = 256;
 
 type Job = Box<dyn FnOnce() + Send>;
 

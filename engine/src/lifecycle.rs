@@ -16,7 +16,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use claviger_token::{Call, Deletion, Error, Fingerprint, KeyRef, KeySpec, KeyUse, SlotId};
+use claviger_token::{
+    Call, Deletion, Error, Fingerprint, KeyRef, KeySpec, KeyUse, SlotId, SlotState,
+};
 
 use crate::identity_management::{
     Decision, decide, refuse_connect, refuse_delete, refuse_generate,
@@ -78,7 +80,7 @@ fn generate(
         token.token.info().check_supports(*spec)?;
     }
     let slots = match named_slot {
-        Some(slot) => vec![slot],
+        Some(slot) => vec![check_free(&token, slot, call)?],
         None => free_slots(&token, specs, call)?,
     };
     let reached_by = token.token.info().backend.clone();
@@ -101,11 +103,14 @@ fn generate(
     let entered = make_keys(&token, who, specs, &slots, call).and_then(|keys| {
         node.registry
             .finish_generate(&intent, &new, &keys)
-            .map_err(|e| refusal(e, who))
+            .map_err(|e| Stopped {
+                touched: slots.len(),
+                error: refusal(e, who),
+            })
     });
-    if let Err(err) = entered {
-        undo(node, &token, &intent);
-        return Err(err);
+    if let Err(Stopped { touched, error }) = entered {
+        undo(node, &token, &intent, &slots[..touched]);
+        return Err(error);
     }
     node.refresh(who);
     let engine = |usage| {
@@ -130,24 +135,48 @@ fn free_slots(
     Ok(token.work_blocking(call, move |call| device.free_slots(&specs, call))?)
 }
 
+/// A slot that the backend names must be free before anything is written down: what is
+/// undone later must not be somebody else's key.
+fn check_free(token: &OpenToken, slot: SlotId, call: &Call) -> Result<SlotId, EngineError> {
+    let device = Arc::clone(&token.token);
+    let slots = token.work_blocking(call, move |call| device.slots(call))?;
+    match slots.iter().find(|s| s.slot == slot) {
+        Some(found) if found.state == SlotState::Occupied => Err(Error::SlotOccupied {
+            token: token.id().clone(),
+            slot: slot.to_string(),
+        }
+        .into()),
+        _ => Ok(slot),
+    }
+}
+
+/// A generation that did not come to its end.
+struct Stopped {
+    /// In how many of its slots something may have been made.
+    touched: usize,
+    error: EngineError,
+}
+
 fn make_keys(
     token: &OpenToken,
     who: &EngineId,
     specs: &[KeySpec],
     slots: &[SlotId],
     call: &Call,
-) -> Result<Vec<KeyInfo>, EngineError> {
+) -> Result<Vec<KeyInfo>, Stopped> {
+    let info = token.token.info();
     let mut keys = Vec::with_capacity(specs.len());
     for (spec, slot) in specs.iter().copied().zip(slots) {
         let (device, label, its_slot) = (Arc::clone(&token.token), who.name.clone(), slot.clone());
-        let key = token.work_blocking(call, move |call| {
-            device.generate(&its_slot, spec, &label, call)
-        })?;
-        let info = token.token.info();
-        if let Some(reason) = key.protection.missing().filter(|_| info.durable) {
-            let (token, reason) = (info.id.clone(), reason.into());
-            return Err(Error::NotProtected { token, reason }.into());
-        }
+        let key = token
+            .work_blocking(call, move |call| {
+                device.generate(&its_slot, spec, &label, call)
+            })
+            .map_err(|error| Stopped {
+                // What somebody put into the slot in the meantime is not ours.
+                touched: keys.len() + usize::from(!matches!(error, Error::SlotOccupied { .. })),
+                error: error.into(),
+            })?;
         keys.push(KeyInfo {
             usage: spec.usage,
             token: info.id.clone(),
@@ -158,15 +187,26 @@ fn make_keys(
             owner: who.clone(),
             deleted: false,
         });
+        if let Some(reason) = key.protection.missing().filter(|_| info.durable) {
+            let (token, reason) = (info.id.clone(), reason.into());
+            let error = Error::NotProtected { token, reason }.into();
+            return Err(Stopped {
+                touched: keys.len(),
+                error,
+            });
+        }
     }
     // Who has given up in the meantime does not get an identity.
-    call.check()?;
+    call.check().map_err(|error| Stopped {
+        touched: keys.len(),
+        error: error.into(),
+    })?;
     Ok(keys)
 }
 
-/// Removes what a generation left on the token. Where that fails the intent stays.
-fn undo(node: &Inner, token: &OpenToken, intent: &Intent) {
-    let undone = destroy_slots(token, &intent.slots)
+/// Removes what a generation left in `slots`. Where that fails the intent stays.
+fn undo(node: &Inner, token: &OpenToken, intent: &Intent, slots: &[SlotId]) {
+    let undone = destroy_slots(token, slots)
         .map_err(|(_, e)| EngineError::from(e))
         .and_then(|_| Ok(node.registry.abandon(intent)?));
     if let Err(error) = undone {

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::{Error, TokenId};
 
+/// Who is told when an operation waits for a person.
+pub type Watcher = Arc<dyn Fn(&Event) + Send + Sync>;
+
 /// The circumstances of one operation on a token.
 ///
 /// Cheap to clone; the clones share the cancellation.
@@ -15,7 +18,7 @@ use crate::{Error, TokenId};
 pub struct Call {
     deadline: Option<Instant>,
     cancelled: Option<Arc<AtomicBool>>,
-    watcher: Option<Arc<dyn Fn(&Event) + Send + Sync>>,
+    watcher: Option<Watcher>,
 }
 
 impl Call {
@@ -42,7 +45,7 @@ impl Call {
 
     /// Tells `watcher` when the operation waits for a person.
     #[must_use]
-    pub fn watched_by(mut self, watcher: Arc<dyn Fn(&Event) + Send + Sync>) -> Self {
+    pub fn watched_by(mut self, watcher: Watcher) -> Self {
         self.watcher = Some(watcher);
         self
     }

@@ -25,6 +25,7 @@
     reason = "a check that fails panics"
 )]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -164,6 +165,7 @@ checks! {
     a_token_that_is_open_opens_again_without_a_pin;
     a_key_lives_from_generate_to_delete;
     a_kind_of_key_that_is_not_offered_is_refused_and_nothing_changes;
+    slots_for_several_keys_are_several;
     an_occupied_slot_is_not_overwritten;
     a_slot_name_that_makes_no_sense_does_no_harm;
     a_label_may_be_anything;
@@ -561,6 +563,36 @@ fn a_kind_of_key_that_is_not_offered_is_refused_and_nothing_changes(
         }
     }
     assert_eq!(bench.slots(), before);
+    Ok(())
+}
+
+fn slots_for_several_keys_are_several(subject: &dyn Subject) -> Result<(), Skip> {
+    let bench = Bench::open(subject);
+    let offered = bench.token.info().supports.clone();
+    let unique = |specs: &[KeySpec]| {
+        let slots = bench.token.free_slots(specs, &bench.call).unwrap();
+        assert_eq!(slots.len(), specs.len());
+        slots.into_iter().collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!(unique(&[]), 0);
+    assert_eq!(unique(&[offered[0]; 2]), 2);
+    assert_eq!(unique(&offered), offered.len());
+
+    let slots = bench.token.free_slots(&offered, &bench.call).unwrap();
+    let made = |(slot, spec): (&SlotId, &KeySpec)| bench.make_in(slot, *spec, "conformance");
+    let made: Vec<Made> = slots.iter().zip(&offered).map(made).collect();
+    for (made, spec) in made.iter().zip(&offered) {
+        let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+        handle.work(&bench.call).unwrap();
+    }
+
+    let impossible = KeySpec::decrypt(Algorithm::Ed25519);
+    refused!(
+        bench
+            .token
+            .free_slots(&[offered[0], impossible], &bench.call),
+        Error::Unsupported { .. }
+    );
     Ok(())
 }
 

@@ -1,0 +1,293 @@
+//! A token that can be made to fail, and what every test of the engine needs.
+#![allow(dead_code, unreachable_pub)]
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use claviger_engine::message::{
+    ReplyConnectIdentity, ReplyGenerateIdentity, RequestConnectIdentity, RequestDeleteIdentity,
+    RequestGenerateIdentity,
+};
+use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node, Registry};
+use claviger_memory::MemoryDriver;
+use claviger_token::{
+    Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, Pace,
+    Protection, Signer, SlotId, SlotInfo, Token, TokenInfo,
+};
+
+/// A token like a device: it outlives the node, protects its keys, and can fail.
+///
+/// Its keys are those of a memory token, so signing and decrypting are real.
+#[derive(Clone)]
+pub struct Device(Arc<State>);
+
+struct State {
+    inner: Arc<dyn Token>,
+    info: TokenInfo,
+    attached: AtomicBool,
+    /// After so many more generations or deletions the token goes away.
+    fuse: AtomicU32,
+    protection: Mutex<Protection>,
+    named_slot: Mutex<Option<SlotId>>,
+}
+
+const NO_FUSE: u32 = u32::MAX;
+
+impl Device {
+    pub fn new() -> Self {
+        Device::paced(Pace::Quick)
+    }
+
+    pub fn paced(pace: Pace) -> Self {
+        let inner = MemoryDriver::new()
+            .open("memory:", &Access::without_pin())
+            .unwrap();
+        let mut info = inner.info().clone();
+        info.id.kind = "device".into();
+        info.backend = format!("device:{}", info.id.serial);
+        info.durable = true;
+        info.pace = pace;
+        Device(Arc::new(State {
+            inner,
+            info,
+            attached: AtomicBool::new(true),
+            fuse: AtomicU32::new(NO_FUSE),
+            protection: Mutex::new(Protection::FULL),
+            named_slot: Mutex::default(),
+        }))
+    }
+
+    pub fn backend(&self) -> Backend {
+        Backend::from(self.0.info.backend.clone())
+    }
+
+    pub fn keys(&self) -> usize {
+        self.0.inner.slots(&Call::unlimited()).unwrap().len()
+    }
+
+    pub fn detach(&self) {
+        self.0.attached.store(false, SeqCst);
+    }
+
+    pub fn attach(&self) {
+        self.0.fuse.store(NO_FUSE, SeqCst);
+        self.0.attached.store(true, SeqCst);
+    }
+
+    /// The token goes away after `steps` more generations or deletions.
+    pub fn detach_after(&self, steps: u32) {
+        self.0.fuse.store(steps, SeqCst);
+    }
+
+    pub fn protects_with(&self, protection: Protection) {
+        *self.0.protection.lock().unwrap() = protection;
+    }
+
+    /// The backend names this slot from now on.
+    pub fn name_slot(&self, slot: &str) {
+        *self.0.named_slot.lock().unwrap() = Some(SlotId::new(slot));
+    }
+
+    /// Makes a key that no identity knows of.
+    pub fn foreign_key(&self, spec: KeySpec) -> (SlotId, String) {
+        let call = Call::unlimited();
+        let slot = self.0.inner.free_slots(&[spec], &call).unwrap().remove(0);
+        let key = self
+            .0
+            .inner
+            .generate(&slot, spec, "somebody else's", &call)
+            .unwrap();
+        (slot, key.public_key.fingerprint().to_string())
+    }
+
+    /// Removes every key, as another program might.
+    pub fn wipe(&self) {
+        for slot in self.0.inner.slots(&Call::unlimited()).unwrap() {
+            self.0.inner.delete(&slot.slot, &Call::unlimited()).unwrap();
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.0.attached.load(SeqCst) {
+            return Ok(());
+        }
+        Err(Error::TokenUnavailable {
+            token: self.0.info.id.clone(),
+            reason: "pulled out".into(),
+        })
+    }
+
+    fn burn(&self) -> Result<(), Error> {
+        self.check()?;
+        match self.0.fuse.load(SeqCst) {
+            NO_FUSE => Ok(()),
+            0 => {
+                self.detach();
+                self.check()
+            }
+            left => {
+                self.0.fuse.store(left - 1, SeqCst);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Driver for Device {
+    fn scheme(&self) -> &'static str {
+        "device"
+    }
+
+    fn tokens(&self, _: &str) -> Result<Vec<TokenInfo>, Error> {
+        Ok(self
+            .check()
+            .map(|()| vec![self.0.info.clone()])
+            .unwrap_or_default())
+    }
+
+    fn slots(&self, _: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+        Token::slots(self, &Call::unlimited())
+    }
+
+    fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
+        Ok(self.0.named_slot.lock().unwrap().clone())
+    }
+
+    fn open(&self, backend: &str, _: &Access) -> Result<Arc<dyn Token>, Error> {
+        if self.check().is_err() || backend != self.0.info.backend {
+            return Err(Error::NoToken {
+                wanted: backend.into(),
+                present: Vec::new(),
+            });
+        }
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+impl Token for Device {
+    fn info(&self) -> &TokenInfo {
+        &self.0.info
+    }
+
+    fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        self.check()?;
+        self.0.inner.slots(call)
+    }
+
+    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error> {
+        self.check()?;
+        self.0.inner.free_slots(specs, call)
+    }
+
+    fn generate(
+        &self,
+        slot: &SlotId,
+        spec: KeySpec,
+        label: &str,
+        call: &Call,
+    ) -> Result<GeneratedKey, Error> {
+        self.burn()?;
+        let mut key = self.0.inner.generate(slot, spec, label, call)?;
+        key.protection = *self.0.protection.lock().unwrap();
+        Ok(key)
+    }
+
+    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+        self.burn()?;
+        self.0.inner.delete(slot, call)
+    }
+
+    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+        self.check()?;
+        self.0.inner.signer(key)
+    }
+
+    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
+        self.check()?;
+        self.0.inner.decryptor(key)
+    }
+}
+
+/// A node on `home` with the device attached; another one is another process.
+pub fn node(home: &Path, device: &Device) -> Node {
+    Node::builder(Registry::open(home).unwrap())
+        .driver(device.clone())
+        .driver(MemoryDriver::new())
+        .build()
+}
+
+/// A node whose identities live in memory.
+pub fn memory_node() -> Node {
+    Node::builder(Registry::in_memory().unwrap())
+        .driver(MemoryDriver::new())
+        .build()
+}
+
+pub fn id(name: &str) -> EngineId {
+    EngineId::local(name)
+}
+
+pub fn call() -> Call {
+    Call::unlimited()
+}
+
+pub async fn generate(
+    node: &Node,
+    name: &str,
+    backend: &Backend,
+    params: IdParams,
+    capabilities: Capabilities,
+) -> ReplyGenerateIdentity {
+    let request = RequestGenerateIdentity {
+        backend: backend.clone(),
+        params,
+        capabilities,
+    };
+    node.generate(&id(name), request, &call()).await
+}
+
+/// An Ed25519 identity with both capabilities, which must succeed.
+pub async fn make(node: &Node, name: &str, backend: &Backend) -> ReplyGenerateIdentity {
+    let reply = generate(
+        node,
+        name,
+        backend,
+        IdParams::Ed25519,
+        Capabilities::CommitAndDecrypt,
+    )
+    .await;
+    assert!(reply.err.is_none(), "{:?}", reply.err);
+    reply
+}
+
+pub async fn connect(
+    node: &Node,
+    name: &str,
+    to: &str,
+    backend: &Backend,
+    capabilities: Capabilities,
+) -> ReplyConnectIdentity {
+    let request = RequestConnectIdentity {
+        external_identity: id(to),
+        backend: backend.clone(),
+        capabilities,
+    };
+    node.connect(&id(name), request, &call()).await
+}
+
+pub async fn delete(node: &Node, who: &str, identity: &str) -> Result<Vec<Deletion>, EngineError> {
+    let request = RequestDeleteIdentity {
+        external_identity: id(identity),
+        backend: Backend::LocalMemory,
+    };
+    let reply = node.delete(&id(who), request, &call()).await;
+    match reply.err {
+        Some(err) => Err(err),
+        None => Ok(reply.keys),
+    }
+}
+
+pub fn text(err: Option<EngineError>) -> String {
+    err.map(|e| e.to_string()).unwrap_or_default()
+}
