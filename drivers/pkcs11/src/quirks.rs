@@ -1,0 +1,147 @@
+//! What modules do differently, as data.
+
+use claviger_token::{Algorithm, Pace};
+
+/// How the tokens of one kind differ from what the standard leads one to expect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quirks {
+    /// How a key pair is made so that a crash leaves no half of it behind.
+    pub generate: Generate,
+    /// With which mechanism X25519 key pairs are made.
+    pub x25519: X25519,
+    /// The Weierstrass curves that are known to work. The mechanism list (PKCS#11
+    /// v2.40 §2.3.3) tells the sizes of curves, not which.
+    pub curves: &'static [Algorithm],
+    /// Whether RSA-OAEP really works with SHA-256; the mechanism list does not tell.
+    pub oaep_sha256: bool,
+    /// Whether a token that went away is seen again only after `C_Finalize` and
+    /// `C_Initialize`.
+    pub forgets_tokens: bool,
+    /// Where operations are to be run.
+    pub pace: Pace,
+}
+
+/// How a key pair is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generate {
+    /// With one `C_GenerateKeyPair` of token objects.
+    Direct,
+    /// As session objects, which die with the process, and then copied
+    /// (`C_CopyObject`), each copy complete or absent. The standard keeps
+    /// `CKA_LOCAL`, `CKA_ALWAYS_SENSITIVE` and `CKA_NEVER_EXTRACTABLE` through the copy
+    /// (PKCS#11 v2.40 §4.4.1, §4.9).
+    ViaSession,
+}
+
+/// With which mechanism X25519 key pairs are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum X25519 {
+    /// `CKM_EC_MONTGOMERY_KEY_PAIR_GEN`, as PKCS#11 v3.0 §2.3.7 has it.
+    Montgomery,
+    /// `CKM_EC_EDWARDS_KEY_PAIR_GEN` with the parameters of X25519.
+    Edwards,
+}
+
+/// What is assumed of a token that the table does not know.
+const STANDARD: Quirks = Quirks {
+    generate: Generate::Direct,
+    x25519: X25519::Montgomery,
+    curves: &[Algorithm::P256, Algorithm::P384],
+    oaep_sha256: false,
+    forgets_tokens: false,
+    pace: Pace::Slow { workers: 4 },
+};
+
+/// SoftHSM 2.6.1. `C_GenerateKeyPair` of token objects writes an object attribute by
+/// attribute, so that a crash leaves parts, some without a `CKA_ID`; it also takes eight
+/// times as long as making session objects and copying them. OAEP takes SHA-1 only.
+/// A token whose folder was away stays invalid in a process even after it is back.
+const SOFTHSM: Quirks = Quirks {
+    generate: Generate::ViaSession,
+    x25519: X25519::Edwards,
+    curves: &[Algorithm::P256, Algorithm::P384, Algorithm::Secp256k1],
+    oaep_sha256: false,
+    forgets_tokens: true,
+    pace: Pace::Quick,
+};
+
+/// Begins a row of the table; an empty string fits everything.
+struct Row {
+    /// How the library's manufacturer begins (`C_GetInfo`).
+    library: &'static str,
+    /// How the token's manufacturer begins (`C_GetTokenInfo`).
+    manufacturer: &'static str,
+    /// How the token's model begins.
+    model: &'static str,
+    quirks: Quirks,
+}
+
+/// The first row that fits counts.
+const TABLE: [Row; 4] = [
+    Row {
+        library: "SoftHSM",
+        manufacturer: "SoftHSM",
+        model: "",
+        quirks: SOFTHSM,
+    },
+    // The same behind a p11-kit server: across a socket, and not ours to restart.
+    Row {
+        library: "",
+        manufacturer: "SoftHSM",
+        model: "",
+        quirks: Quirks {
+            forgets_tokens: false,
+            pace: Pace::Slow { workers: 4 },
+            ..SOFTHSM
+        },
+    },
+    Row {
+        library: "Kryoptic",
+        manufacturer: "Kryoptic",
+        model: "",
+        quirks: Quirks {
+            oaep_sha256: true,
+            pace: Pace::Quick,
+            ..STANDARD
+        },
+    },
+    // tpm2-pkcs11; the token's manufacturer is the TPM's.
+    Row {
+        library: "tpm2-software",
+        manufacturer: "",
+        model: "",
+        quirks: Quirks {
+            oaep_sha256: true,
+            ..STANDARD
+        },
+    },
+];
+
+/// The quirks of a token, by what the module and the token say of themselves.
+pub fn of(library: &str, manufacturer: &str, model: &str) -> &'static Quirks {
+    TABLE
+        .iter()
+        .find(|row| {
+            library.starts_with(row.library)
+                && manufacturer.starts_with(row.manufacturer)
+                && model.starts_with(row.model)
+        })
+        .map_or(&STANDARD, |row| &row.quirks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_known_by_their_makers() {
+        assert_eq!(of("SoftHSM", "SoftHSM project", "SoftHSM v2"), &SOFTHSM);
+        let remote = of("PKCS#11 Kit", "SoftHSM project", "SoftHSM v2");
+        assert_eq!(remote.generate, Generate::ViaSession);
+        assert_ne!(remote.pace, Pace::Quick);
+        assert!(of("Kryoptic", "Kryoptic Project", "v1").oaep_sha256);
+        assert!(of("tpm2-software.github.io", "IBM", "SW   TPM").oaep_sha256);
+        assert_eq!(of("", "", ""), &STANDARD);
+        assert_eq!(of("Somebody", "Somebody", "HSM"), &STANDARD);
+    }
+}

@@ -1,0 +1,463 @@
+//! Sessions: the one that holds the login, the pool, and recovery.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use claviger_token::{Call, Error, PinSource, TokenId};
+use cryptoki::error::Error as Ck;
+use cryptoki::session::Session;
+use cryptoki::slot::{Limit, Slot, TokenInfo};
+use secrecy::SecretString;
+
+use crate::error::{Fault, from_module};
+use crate::login::{Login, is_logged_in, login};
+use crate::module::{Entered, Module, lock};
+
+/// So many sessions work at a time, besides the one that holds the login.
+const MOST_SESSIONS: usize = 8;
+
+/// So often one call recovers the connection.
+const MOST_RECOVERIES: usize = 3;
+
+/// So often a waiting call looks whether it was given up.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The sessions with one token.
+///
+/// They are numbered by *epochs*: a recovery begins a new one. What was found in one
+/// epoch, such as the handle of a key, means nothing in another.
+pub(crate) struct Connection {
+    module: Arc<Module>,
+    id: TokenId,
+    /// Some makers give all their tokens one serial; no PIN is sent to a token with
+    /// another label.
+    label: String,
+    login_required: bool,
+    write_protected: bool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    epoch: u64,
+    slot: Slot,
+    /// Open as long as the connection works, so that the login lasts. Absent while
+    /// there is no working session, and so until the next recovery.
+    anchor: Option<Session>,
+    idle: Vec<Session>,
+    lent: usize,
+    most: usize,
+    waiting: usize,
+    recovering: bool,
+    failures: u64,
+    failure: Option<Error>,
+    /// The PIN that the token accepted, for recovery.
+    pin: Option<SecretString>,
+}
+
+/// What went wrong, when, and whether the token was asked to do anything.
+struct Failed {
+    fault: Fault,
+    epoch: u64,
+    began: bool,
+}
+
+/// The PIN that was accepted before, and never another one.
+struct Retained(Option<SecretString>);
+
+impl PinSource for Retained {
+    fn pin(&self, token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+        self.0.clone().ok_or_else(|| Error::PinNeeded {
+            token: token.clone(),
+        })
+    }
+}
+
+/// The right to work with one session for one operation.
+struct Lease<'a> {
+    connection: &'a Connection,
+    /// The module is left after the session has been dealt with.
+    _entered: Entered<'a>,
+    epoch: u64,
+    /// The session, if it may be used again; else it has been closed.
+    sound: Option<Session>,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.connection.state);
+        state.lent -= 1;
+        let mut sound = self.sound.take();
+        if state.epoch == self.epoch && state.anchor.is_some() {
+            state.idle.extend(sound.take());
+        }
+        let waiting = state.waiting > 0;
+        drop(state);
+        if waiting {
+            self.connection.changed.notify_one();
+        }
+        drop(sound);
+    }
+}
+
+impl Connection {
+    /// Opens the token in `slot` and logs in.
+    pub(crate) fn open(
+        module: &Arc<Module>,
+        slot: Slot,
+        info: &TokenInfo,
+        id: &TokenId,
+        how: &Login<'_>,
+    ) -> Result<Arc<Self>, Error> {
+        let connection = Connection {
+            module: module.clone(),
+            id: id.clone(),
+            label: info.label().into(),
+            login_required: info.login_required(),
+            write_protected: info.write_protected(),
+            state: Mutex::new(State {
+                epoch: 0,
+                slot,
+                anchor: None,
+                idle: Vec::new(),
+                lent: 0,
+                most: most_sessions(info),
+                waiting: 0,
+                recovering: false,
+                failures: 0,
+                failure: None,
+                pin: None,
+            }),
+            changed: Condvar::new(),
+        };
+        {
+            let _entered = module.enter();
+            let (anchor, pin) = connection.anchor(slot, info, how)?;
+            let mut state = lock(&connection.state);
+            state.anchor = Some(anchor);
+            state.pin = pin;
+        }
+        let connection = Arc::new(connection);
+        module.watch(&connection);
+        Ok(connection)
+    }
+
+    /// Runs `operation` with a session of its own and the epoch of it.
+    ///
+    /// If the session turns out to be dead there is one recovery, and `operation` runs
+    /// once more; so it must be one that may be repeated.
+    pub(crate) fn run<T>(
+        &self,
+        call: &Call,
+        operation: impl Fn(&Session, u64) -> Result<T, Fault>,
+    ) -> Result<T, Error> {
+        self.work(call, 1, operation)
+    }
+
+    /// Runs `operation` with a session of its own, at most once, whatever comes.
+    pub(crate) fn run_once<T>(
+        &self,
+        call: &Call,
+        operation: impl Fn(&Session, u64) -> Result<T, Fault>,
+    ) -> Result<T, Error> {
+        self.work(call, 0, operation)
+    }
+
+    fn work<T>(
+        &self,
+        call: &Call,
+        mut repetitions: usize,
+        operation: impl Fn(&Session, u64) -> Result<T, Fault>,
+    ) -> Result<T, Error> {
+        let mut recoveries = 0;
+        loop {
+            let failed = match self.attempt(call, &operation) {
+                Ok(value) => return Ok(value),
+                Err(failed) => failed,
+            };
+            let again = match failed.began {
+                true => repetitions > 0,
+                // Before the operation began another token's recovery may have taken
+                // the sessions away, even right after our own.
+                false => recoveries < MOST_RECOVERIES,
+            };
+            if !again || !failed.fault.is_dead_session() {
+                return Err(failed.fault.into_error(&self.id));
+            }
+            tracing::debug!(token = %self.id, fault = ?failed.fault, "session is dead");
+            repetitions -= usize::from(failed.began);
+            recoveries += 1;
+            self.recover(failed.epoch, call, None)?;
+        }
+    }
+
+    fn attempt<T>(
+        &self,
+        call: &Call,
+        operation: &impl Fn(&Session, u64) -> Result<T, Fault>,
+    ) -> Result<T, Failed> {
+        // Dropped in reverse: the session is closed before its place is free.
+        let (mut lease, session) = self.lease(call).map_err(|(fault, epoch)| Failed {
+            fault,
+            epoch,
+            began: false,
+        })?;
+        let done = operation(&session, lease.epoch);
+        // After a refusal an operation may still be active in the session.
+        if matches!(done, Ok(_) | Err(Fault::Ours(_))) {
+            lease.sound = Some(session);
+        }
+        done.map_err(|fault| Failed {
+            fault,
+            epoch: lease.epoch,
+            began: true,
+        })
+    }
+
+    fn lease(&self, call: &Call) -> Result<(Lease<'_>, Session), (Fault, u64)> {
+        let entered = self.module.enter();
+        let mut state = lock(&self.state);
+        loop {
+            let epoch = state.epoch;
+            call.check().map_err(|e| (e.into(), epoch))?;
+            if state.anchor.is_none() {
+                return Err((Fault::Gone("there is no session".into()), epoch));
+            }
+            let session = match state.idle.pop() {
+                Some(session) => Some(session),
+                None if state.lent < state.most => None,
+                None => {
+                    state = self.wait(state, call);
+                    continue;
+                }
+            };
+            state.lent += 1;
+            let slot = state.slot;
+            drop(state);
+            let lease = Lease {
+                connection: self,
+                _entered: entered,
+                epoch,
+                sound: None,
+            };
+            let session = match session {
+                Some(session) => session,
+                None => self
+                    .open_session(slot)
+                    .map_err(|error| (error.into(), epoch))?,
+            };
+            return Ok((lease, session));
+        }
+    }
+
+    /// Waits until something changed, it is time to look again, or the deadline.
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>, call: &Call) -> MutexGuard<'a, State> {
+        let left = call
+            .deadline()
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        state.waiting += 1;
+        let waited = self
+            .changed
+            .wait_timeout(state, left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN));
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
+    }
+
+    fn open_session(&self, slot: Slot) -> Result<Session, Ck> {
+        match self.write_protected {
+            true => self.module.pkcs11.open_ro_session(slot),
+            false => self.module.pkcs11.open_rw_session(slot),
+        }
+    }
+
+    fn anchor(
+        &self,
+        slot: Slot,
+        info: &TokenInfo,
+        how: &Login<'_>,
+    ) -> Result<(Session, Option<SecretString>), Error> {
+        let session = self
+            .open_session(slot)
+            .map_err(|error| from_module(&error, &self.id))?;
+        let pin = login(&self.module.pkcs11, &session, slot, info, &self.id, how)?;
+        Ok((session, pin))
+    }
+
+    /// Ends the use of every session that is not lent. Called by [`Module::reset`],
+    /// and so while none is.
+    pub(crate) fn forget_sessions(&self) {
+        let sessions = {
+            let mut state = lock(&self.state);
+            (state.anchor.take(), std::mem::take(&mut state.idle))
+        };
+        drop(sessions);
+    }
+
+    /// Whether the token can be used only after a recovery with another PIN.
+    pub(crate) fn has_failed(&self) -> bool {
+        let state = lock(&self.state);
+        state.anchor.is_none() && state.failure.is_some()
+    }
+
+    /// Makes the connection work again with PINs from `how`, if it does not.
+    pub(crate) fn revive(&self, how: &Login<'_>) -> Result<(), Error> {
+        let epoch = lock(&self.state).epoch;
+        self.recover(epoch, &Call::unlimited(), Some(how))
+    }
+
+    /// Replaces what failed in `epoch` by a new session with a new login. Of several
+    /// threads that want it, one does it, and all have its result.
+    fn recover(&self, epoch: u64, call: &Call, how: Option<&Login<'_>>) -> Result<(), Error> {
+        let mut state = lock(&self.state);
+        let failures = state.failures;
+        loop {
+            if state.epoch != epoch {
+                return Ok(());
+            }
+            if state.failures != failures {
+                return Err(state.failure.clone().unwrap_or_else(|| self.unavailable()));
+            }
+            if !state.recovering {
+                break;
+            }
+            call.check()?;
+            state = self.wait(state, call);
+        }
+        state.recovering = true;
+        let retained = Retained(state.pin.clone());
+        drop(state);
+        let turn = Recovering(self);
+        let retained = Login {
+            pins: &retained,
+            last_try: false,
+        };
+        let result = self.reattach(how.unwrap_or(&retained));
+        let mut state = lock(&self.state);
+        let result = match result {
+            Ok(found) => {
+                state.slot = found.slot;
+                state.anchor = Some(found.anchor);
+                state.pin = found.pin.or(state.pin.take());
+                state.epoch += 1;
+                state.failure = None;
+                tracing::info!(token = %self.id, "session recovered");
+                Ok(())
+            }
+            Err(error) => {
+                if is_refusal(&error) {
+                    state.pin = None;
+                }
+                state.failures += 1;
+                state.failure = Some(error.clone());
+                tracing::debug!(token = %self.id, %error, "session not recovered");
+                Err(error)
+            }
+        };
+        drop(state);
+        drop(turn);
+        result
+    }
+
+    fn reattach(&self, how: &Login<'_>) -> Result<Attached, Error> {
+        let (old, idle) = {
+            let mut state = lock(&self.state);
+            (state.anchor.take(), std::mem::take(&mut state.idle))
+        };
+        let first = {
+            let entered = self.module.enter();
+            drop(idle);
+            let first = self.attach(&entered, how);
+            // Not before: with the last session the login would end.
+            drop(old);
+            first
+        };
+        match first {
+            Err(Error::TokenUnavailable { .. }) if self.module.reset() => {
+                self.attach(&self.module.enter(), how)
+            }
+            other => other,
+        }
+    }
+
+    fn attach(&self, entered: &Entered<'_>, how: &Login<'_>) -> Result<Attached, Error> {
+        let tokens = self.module.tokens(entered);
+        let tokens = tokens.map_err(|_| self.unavailable())?;
+        let found = tokens.into_iter().find(|(_, info)| self.is(info));
+        let (slot, info) = found.ok_or_else(|| self.unavailable())?;
+        let (anchor, pin) = self.anchor(slot, &info, how)?;
+        Ok(Attached { slot, anchor, pin })
+    }
+
+    fn is(&self, info: &TokenInfo) -> bool {
+        crate::token_id(info) == self.id && info.label() == self.label
+    }
+
+    fn unavailable(&self) -> Error {
+        Error::TokenUnavailable {
+            token: self.id.clone(),
+            reason: "the module does not find it".into(),
+        }
+    }
+
+    /// Makes sure that the token behind the session is this one and logged in: where
+    /// an empty answer would else be believed.
+    pub(crate) fn confirm(&self, session: &Session) -> Result<(), Fault> {
+        if self.login_required && !is_logged_in(session)? {
+            return Err(Fault::Gone("it is not logged in".into()));
+        }
+        let slot = session.get_session_info()?.slot_id();
+        match self.module.pkcs11.get_token_info(slot) {
+            Ok(info) if self.is(&info) => Ok(()),
+            _ => Err(Fault::Gone("it is not in its slot".into())),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _entered = self.module.enter();
+        self.forget_sessions();
+    }
+}
+
+/// A token that was found again.
+struct Attached {
+    slot: Slot,
+    anchor: Session,
+    pin: Option<SecretString>,
+}
+
+/// Ends the turn of the thread that recovers, however it ends.
+struct Recovering<'a>(&'a Connection);
+
+impl Drop for Recovering<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).recovering = false;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Whether the token said no to the PIN, so that it must not be sent again.
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::PinWrong { .. }
+            | Error::PinLocked { .. }
+            | Error::PinLength { .. }
+            | Error::PinRefusedBefore { .. }
+    )
+}
+
+fn most_sessions(info: &TokenInfo) -> usize {
+    let limits = [info.max_session_count(), info.max_rw_session_count()];
+    let limits = limits.into_iter().filter_map(|limit| match limit {
+        // One is the anchor's. Zero is no statement.
+        Limit::Max(most) if most > 0 => usize::try_from(most).ok()?.checked_sub(1),
+        _ => None,
+    });
+    limits
+        .min()
+        .unwrap_or(MOST_SESSIONS)
+        .clamp(1, MOST_SESSIONS)
+}

@@ -1,0 +1,597 @@
+//! An open token and the keys on it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, Weak};
+
+use claviger_token::key::{from_hex, to_hex};
+use claviger_token::{
+    Algorithm, Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, PublicKey,
+    Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenInfo,
+    Unwrap,
+};
+use cryptoki::context::Function;
+use cryptoki::error::{Error as Ck, RvError};
+use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
+use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
+use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
+use cryptoki::session::Session;
+use rand_core::{OsRng, RngCore};
+use sha2::{Digest, Sha256, Sha384};
+use zeroize::Zeroizing;
+
+use crate::error::{Fault, blames_input, is_stale_handle};
+use crate::keys::{self, KeyObject};
+use crate::module::lock;
+use crate::quirks::{Generate, Quirks};
+use crate::session::Connection;
+
+/// The length of the `CKA_ID`s that we choose, in bytes: as long as a SHA-1, which is
+/// what others put there.
+const ID_LENGTH: usize = 20;
+
+/// An open token.
+pub(crate) struct Pkcs11Token {
+    pub(crate) me: Weak<Pkcs11Token>,
+    pub(crate) info: TokenInfo,
+    pub(crate) quirks: &'static Quirks,
+    pub(crate) write_protected: bool,
+    pub(crate) connection: Arc<Connection>,
+    /// After the connection, so that the token is closed when this is dropped.
+    pub(crate) _living: Living,
+}
+
+/// The place of one token in the process: it is opened once, and shared.
+#[derive(Default)]
+pub(crate) struct Place {
+    pub(crate) state: Mutex<PlaceState>,
+    pub(crate) closed: Condvar,
+}
+
+#[derive(Default)]
+pub(crate) struct PlaceState {
+    pub(crate) token: Weak<Pkcs11Token>,
+    /// How many are open, those that are just being closed included: only after
+    /// that does a login say anything about its PIN.
+    pub(crate) living: usize,
+}
+
+/// Counts an open token.
+pub(crate) struct Living(pub(crate) Arc<Place>);
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        lock(&self.0.state).living -= 1;
+        self.0.closed.notify_all();
+    }
+}
+
+/// The classes of the objects that make up a key.
+const KEY_CLASSES: [ObjectClass; 3] = [
+    ObjectClass::PRIVATE_KEY,
+    ObjectClass::PUBLIC_KEY,
+    ObjectClass::SECRET_KEY,
+];
+
+impl Token for Pkcs11Token {
+    fn info(&self) -> &TokenInfo {
+        &self.info
+    }
+
+    fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        self.connection.run(call, |session, _| {
+            let private = read_keys(session, ObjectClass::PRIVATE_KEY)?;
+            let public = read_keys(session, ObjectClass::PUBLIC_KEY)?;
+            if private.is_empty() {
+                self.connection.confirm(session)?;
+            }
+            let halves: HashMap<&[u8], &KeyObject> =
+                public.iter().map(|k| (k.id.as_slice(), k)).collect();
+            let slots = private.iter().map(|key| {
+                let half = halves.get(key.id.as_slice()).and_then(|k| k.public_key());
+                let public_key = key.public_key().or(half.filter(|_| !key.id.is_empty()));
+                slot_info(key, public_key, key.private_uses())
+            });
+            Ok(slots.collect())
+        })
+    }
+
+    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error> {
+        call.check()?;
+        for spec in specs {
+            self.info.check_supports(*spec)?;
+        }
+        self.check_writable()?;
+        let slots = specs.iter().map(|_| {
+            let mut id = [0; ID_LENGTH];
+            OsRng.fill_bytes(&mut id);
+            SlotId::new(to_hex(&id))
+        });
+        Ok(slots.collect())
+    }
+
+    fn generate(
+        &self,
+        slot: &SlotId,
+        spec: KeySpec,
+        label: &str,
+        call: &Call,
+    ) -> Result<GeneratedKey, Error> {
+        self.info.check_supports(spec)?;
+        self.check_writable()?;
+        let id = parse_slot(slot)?;
+        self.connection.run(call, |session, _| {
+            match key_objects(session, &id)?.is_empty() {
+                true => Ok(()),
+                false => Err(Fault::Ours(Error::SlotOccupied {
+                    token: self.info.id.clone(),
+                    slot: slot.to_string(),
+                })),
+            }
+        })?;
+        let made = self
+            .connection
+            .run_once(call, |session, _| self.make(session, spec, &id, label));
+        if made.is_err()
+            && let Err(error) = self.delete(slot, &Call::unlimited())
+        {
+            tracing::warn!(token = %self.info.id, %slot, %error, "cannot remove what a failed generation left");
+        }
+        made
+    }
+
+    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+        let id = parse_slot(slot)?;
+        let destroyed = std::cell::Cell::new(false);
+        self.connection.run(call, |session, _| {
+            let objects = key_objects(session, &id)?;
+            if !objects.is_empty() {
+                self.check_writable()?;
+            }
+            for object in objects {
+                match session.destroy_object(object) {
+                    Ok(()) => destroyed.set(true),
+                    // Somebody else was quicker.
+                    Err(error) if is_stale_handle(&error) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let remain = !key_objects(session, &id)?.is_empty();
+            self.connection.confirm(session)?;
+            match (remain, destroyed.get()) {
+                (true, _) => Err(Fault::Ours(Error::Device {
+                    token: self.info.id.clone(),
+                    call: "C_DestroyObject".into(),
+                    status: "CKR_OK, but the object is still there".into(),
+                })),
+                (false, true) => Ok(Deletion::Destroyed),
+                (false, false) => Ok(Deletion::NothingThere),
+            }
+        })
+    }
+
+    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+        Ok(Arc::new(TokenSigner(self.key(key, KeyUse::Sign)?)))
+    }
+
+    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
+        Ok(Arc::new(TokenDecryptor(self.key(key, KeyUse::Decrypt)?)))
+    }
+}
+
+impl Pkcs11Token {
+    fn check_writable(&self) -> Result<(), Error> {
+        match self.write_protected {
+            true => Err(Error::TokenReadOnly {
+                token: self.info.id.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes a key pair and reads back what the token says of it.
+    fn make(
+        &self,
+        session: &Session,
+        spec: KeySpec,
+        id: &[u8],
+        label: &str,
+    ) -> Result<GeneratedKey, Fault> {
+        let direct = self.quirks.generate == Generate::Direct;
+        let (public, private) = keys::templates(spec, id, label, direct);
+        let Some(mechanism) = keys::generation(spec, self.quirks) else {
+            return Err(Fault::Ours(self.unsupported(spec)));
+        };
+        let (public, private) = session.generate_key_pair(&mechanism, &public, &private)?;
+        let (public, private) = match self.quirks.generate {
+            Generate::Direct => (public, private),
+            Generate::ViaSession => {
+                let keep = [Attribute::Token(true)];
+                let private_copy = session.copy_object(private, &keep)?;
+                let public_copy = session.copy_object(public, &keep)?;
+                session.destroy_object(private)?;
+                session.destroy_object(public)?;
+                (public_copy, private_copy)
+            }
+        };
+        let public_key = KeyObject::read(session, public)?.public_key();
+        let public_key = public_key.filter(|key| key.algorithm() == spec.algorithm);
+        Ok(GeneratedKey {
+            public_key: public_key.ok_or_else(|| {
+                self.malformed(
+                    "C_GenerateKeyPair",
+                    "it made no valid public key of this kind",
+                )
+            })?,
+            protection: KeyObject::read(session, private)?.protection(),
+        })
+    }
+
+    fn unsupported(&self, wanted: KeySpec) -> Error {
+        Error::Unsupported {
+            token: self.info.id.clone(),
+            wanted,
+            supported: self.info.supports.clone(),
+        }
+    }
+
+    fn malformed(&self, call: &str, reason: &str) -> Error {
+        Error::MalformedReply {
+            token: self.info.id.clone(),
+            call: call.into(),
+            reason: reason.into(),
+        }
+    }
+
+    fn key(&self, key: &KeyRef, usage: KeyUse) -> Result<Key, Error> {
+        let spec = KeySpec {
+            algorithm: key.public_key.algorithm(),
+            usage,
+        };
+        self.info.check_supports(spec)?;
+        let found = Key {
+            id: parse_slot(&key.slot)?,
+            public_key: key.public_key.clone(),
+            spec,
+            cached: Mutex::new(None),
+            token: self.me.upgrade().ok_or_else(|| Error::TokenUnavailable {
+                token: self.info.id.clone(),
+                reason: "it is being closed".into(),
+            })?,
+        };
+        let call = Call::unlimited();
+        self.connection.run(&call, |session, epoch| {
+            let handle = found.find(session, &found.id)?;
+            found.remember(session, epoch, handle)
+        })?;
+        Ok(found)
+    }
+}
+
+/// The `CKA_ID` that a slot's name stands for.
+fn parse_slot(slot: &SlotId) -> Result<Vec<u8>, Error> {
+    let id = from_hex(slot.as_str()).filter(|id| !id.is_empty());
+    id.ok_or_else(|| Error::BadBackend {
+        backend: slot.to_string(),
+        reason: "a slot of a PKCS#11 token is a CKA_ID in hexadecimal".into(),
+    })
+}
+
+fn key_objects(session: &Session, id: &[u8]) -> Result<Vec<ObjectHandle>, Ck> {
+    let mut objects = Vec::new();
+    for class in KEY_CLASSES {
+        objects.extend(keys::find(session, class, [Attribute::Id(id.to_vec())])?);
+    }
+    Ok(objects)
+}
+
+/// Reads all keys of one class. What vanishes meanwhile is left out.
+pub(crate) fn read_keys(session: &Session, class: ObjectClass) -> Result<Vec<KeyObject>, Ck> {
+    let mut found = Vec::new();
+    for handle in keys::find(session, class, [])? {
+        match KeyObject::read(session, handle) {
+            Ok(key) => found.push(key),
+            Err(error) if is_stale_handle(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// What is shown of a key.
+pub(crate) fn slot_info(
+    key: &KeyObject,
+    public_key: Option<PublicKey>,
+    uses: Vec<KeyUse>,
+) -> SlotInfo {
+    SlotInfo {
+        slot: SlotId::new(to_hex(&key.id)),
+        state: SlotState::Occupied,
+        algorithm: public_key
+            .as_ref()
+            .map(PublicKey::algorithm)
+            .or(key.algorithm()),
+        fingerprint: public_key.as_ref().map(|k| k.fingerprint().to_string()),
+        public_key,
+        uses,
+        label: key.label.clone(),
+    }
+}
+
+/// A key on a token. Its handle is a cache: it counts for one epoch of the
+/// connection, and is found again by the slot and by the public key.
+struct Key {
+    token: Arc<Pkcs11Token>,
+    id: Vec<u8>,
+    public_key: PublicKey,
+    spec: KeySpec,
+    cached: Mutex<Option<(u64, ObjectHandle)>>,
+}
+
+impl Key {
+    /// Runs `operation` with the key's handle. If the handle is stale the key is
+    /// looked for once.
+    fn with<T>(
+        &self,
+        call: &Call,
+        operation: impl Fn(&Session, ObjectHandle) -> Result<T, Fault>,
+    ) -> Result<T, Error> {
+        self.token.connection.run(call, |session, epoch| {
+            let cached = lock(&self.cached).filter(|(e, _)| *e == epoch);
+            let handle = match cached {
+                Some((_, handle)) => handle,
+                None => self.resolve(session, epoch)?,
+            };
+            match operation(session, handle) {
+                Err(Fault::Module(error)) if cached.is_some() && is_stale_handle(&error) => {
+                    operation(session, self.resolve(session, epoch)?)
+                }
+                other => other,
+            }
+        })
+    }
+
+    /// Finds the key again: in its slot, or else by its public key alone.
+    fn resolve(&self, session: &Session, epoch: u64) -> Result<ObjectHandle, Fault> {
+        *lock(&self.cached) = None;
+        let mut found = self.find(session, &self.id)?;
+        if found.is_none() {
+            found = self.find_elsewhere(session)?;
+        }
+        self.remember(session, epoch, found)
+    }
+
+    fn remember(
+        &self,
+        session: &Session,
+        epoch: u64,
+        found: Option<ObjectHandle>,
+    ) -> Result<ObjectHandle, Fault> {
+        let Some(handle) = found else {
+            self.token.connection.confirm(session)?;
+            return Err(Fault::Ours(Error::KeyNotFound {
+                token: self.token.info.id.clone(),
+                key: self.public_key.fingerprint().to_string(),
+            }));
+        };
+        *lock(&self.cached) = Some((epoch, handle));
+        Ok(handle)
+    }
+
+    /// The private key with this `CKA_ID`, if there is one; it must be ours.
+    fn find(&self, session: &Session, id: &[u8]) -> Result<Option<ObjectHandle>, Fault> {
+        let with_id = || [Attribute::Id(id.to_vec())];
+        let privates = keys::find(session, ObjectClass::PRIVATE_KEY, with_id())?;
+        let mut publics = Vec::new();
+        for handle in keys::find(session, ObjectClass::PUBLIC_KEY, with_id())? {
+            publics.extend(KeyObject::read(session, handle)?.public_key());
+        }
+        let mut other = None;
+        for handle in privates {
+            let key = KeyObject::read(session, handle)?;
+            let shown = match key.public_key() {
+                Some(shown) => Some(shown),
+                // Only the public object tells; of several it is the one we look for.
+                None if publics.contains(&self.public_key) => Some(self.public_key.clone()),
+                None => publics.first().cloned(),
+            };
+            if shown.as_ref() == Some(&self.public_key) {
+                self.check_use(&key)?;
+                return Ok(Some(handle));
+            }
+            other = Some(shown);
+        }
+        match other {
+            None => Ok(None),
+            Some(shown) => Err(Fault::Ours(Error::KeyMismatch {
+                token: self.token.info.id.clone(),
+                slot: to_hex(id),
+                expected: self.public_key.fingerprint().to_string(),
+                found: shown.map_or("a key without a readable public half".into(), |key| {
+                    key.fingerprint().to_string()
+                }),
+            })),
+        }
+    }
+
+    /// The private key by its public half, whatever its `CKA_ID`.
+    fn find_elsewhere(&self, session: &Session) -> Result<Option<ObjectHandle>, Fault> {
+        let classes = [ObjectClass::PUBLIC_KEY, ObjectClass::PRIVATE_KEY];
+        for template in keys::public_templates(&self.public_key) {
+            for class in classes {
+                for handle in keys::find(session, class, [template.clone()])? {
+                    let id = KeyObject::read(session, handle)?.id;
+                    if id.is_empty() {
+                        continue;
+                    }
+                    match self.find(session, &id) {
+                        Ok(None) | Err(Fault::Ours(Error::KeyMismatch { .. })) => {}
+                        found => return found,
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn check_use(&self, key: &KeyObject) -> Result<(), Error> {
+        // A PIN for each operation would have to go between C_SignInit and C_Sign,
+        // which is not offered.
+        let usable = key.allows(self.spec.algorithm, self.spec.usage) && !key.always_authenticate;
+        match usable {
+            true => Ok(()),
+            false => Err(self.token.unsupported(self.spec)),
+        }
+    }
+}
+
+struct TokenSigner(Key);
+
+/// `DigestInfo` of SHA-256, without the digest (RFC 8017 §9.2, note 1).
+const SHA256_DIGEST_INFO: [u8; 19] = [
+    0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05,
+    0x00, 0x04, 0x20,
+];
+
+impl Signer for TokenSigner {
+    fn public_key(&self) -> &PublicKey {
+        &self.0.public_key
+    }
+
+    fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
+        call.check()?;
+        let key = &self.0;
+        let algorithm = key.spec.algorithm;
+        let unsupported = || key.token.unsupported(key.spec);
+        let scheme = SignatureScheme::of(algorithm).ok_or_else(unsupported)?;
+        let digest;
+        let (mechanism, input) = match scheme {
+            SignatureScheme::Ed25519 => {
+                let pure = EddsaParams::new(EddsaSignatureScheme::Pure);
+                (Mechanism::Eddsa(pure), message)
+            }
+            SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaSecp256k1Sha256 => {
+                digest = Sha256::digest(message).to_vec();
+                (Mechanism::Ecdsa, digest.as_slice())
+            }
+            SignatureScheme::EcdsaP384Sha384 => {
+                digest = Sha384::digest(message).to_vec();
+                (Mechanism::Ecdsa, digest.as_slice())
+            }
+            SignatureScheme::RsaPkcs1Sha256 => {
+                digest = [&SHA256_DIGEST_INFO[..], &Sha256::digest(message)].concat();
+                (Mechanism::RsaPkcs, digest.as_slice())
+            }
+            _ => return Err(unsupported()),
+        };
+        let signature = key.with(call, |session, handle| {
+            Ok(session.sign(&mechanism, handle, input)?)
+        })?;
+        finished(scheme, signature).ok_or_else(|| {
+            key.token
+                .malformed("C_Sign", "it is not a signature of this kind")
+        })
+    }
+}
+
+/// The signature as the scheme wants it.
+fn finished(scheme: SignatureScheme, bytes: Vec<u8>) -> Option<Signature> {
+    let bytes = match scheme {
+        SignatureScheme::EcdsaSecp256k1Sha256 => {
+            let signature = k256::ecdsa::Signature::from_slice(&bytes).ok()?;
+            signature
+                .normalize_s()
+                .map_or(bytes, |low| low.to_bytes().to_vec())
+        }
+        _ => bytes,
+    };
+    Signature::new(scheme, bytes).ok()
+}
+
+struct TokenDecryptor(Key);
+
+impl Decryptor for TokenDecryptor {
+    fn public_key(&self) -> &PublicKey {
+        &self.0.public_key
+    }
+
+    fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
+        call.check()?;
+        let bits = self.0.spec.algorithm.rsa_bits();
+        match (request, bits) {
+            (Unwrap::Agree { peer }, None) => self.agree(peer, call),
+            (Unwrap::Oaep { ciphertext, label }, Some(bits)) if ciphertext.len() * 8 == bits => {
+                self.decrypt(ciphertext, label, call)
+            }
+            _ => Err(Error::DecryptionFailed),
+        }
+    }
+}
+
+impl TokenDecryptor {
+    fn agree(&self, peer: &[u8], call: &Call) -> Result<Secret, Error> {
+        let key = &self.0;
+        if !keys::is_sound_peer(key.spec.algorithm, peer) {
+            return Err(Error::DecryptionFailed);
+        }
+        let mechanism = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), peer));
+        let secret = key.with(call, |session, handle| {
+            let secret = session
+                .derive_key(&mechanism, handle, &keys::agreed_secret())
+                .map_err(|e| {
+                    if blames_input(&e) {
+                        Fault::Input
+                    } else {
+                        e.into()
+                    }
+                })?;
+            let value = session.get_attributes(secret, &[AttributeType::Value]);
+            // Of a session that fails here nothing is left: it is closed.
+            session.destroy_object(secret)?;
+            Ok(value?.into_iter().find_map(|attribute| match attribute {
+                Attribute::Value(value) => Some(Zeroizing::new(value)),
+                _ => None,
+            }))
+        })?;
+        let secret = secret.filter(|secret| secret.len() == 32).ok_or_else(|| {
+            key.token.malformed(
+                "C_DeriveKey",
+                "the secret cannot be read or is not 32 bytes long",
+            )
+        })?;
+        // Every byte is looked at, whatever it is.
+        match secret.iter().fold(0, |all, byte| all | byte) {
+            0 => Err(Error::DecryptionFailed),
+            _ => Ok(secret),
+        }
+    }
+
+    fn decrypt(&self, ciphertext: &[u8], label: &[u8], call: &Call) -> Result<Secret, Error> {
+        let key = &self.0;
+        debug_assert_ne!(key.spec.algorithm, Algorithm::X25519);
+        let source = match label.is_empty() {
+            true => PkcsOaepSource::empty(),
+            false => PkcsOaepSource::data_specified(label),
+        };
+        let oaep = PkcsOaepParams::new(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, source);
+        let mechanism = Mechanism::RsaPkcsOaep(oaep);
+        key.with(call, |session, handle| {
+            let error = match session.decrypt(&mechanism, handle, ciphertext) {
+                Ok(plaintext) => return Ok(Zeroizing::new(plaintext)),
+                Err(error) => error,
+            };
+            // Some modules have one answer for bad padding and for a lost token.
+            let vague = matches!(
+                error,
+                Ck::Pkcs11(
+                    RvError::GeneralError | RvError::DeviceError,
+                    Function::Decrypt
+                )
+            );
+            let at_fault =
+                blames_input(&error) || (vague && key.token.connection.confirm(session).is_ok());
+            Err(if at_fault { Fault::Input } else { error.into() })
+        })
+    }
+}
