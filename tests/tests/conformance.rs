@@ -3,22 +3,40 @@
 //! What cannot be shown on a token counts as ignored, and is said.
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use claviger_memory::MemoryDriver;
-use claviger_token::conformance::{CHECKS, Outcome, Subject};
-use claviger_token::{Access, Driver, Protection};
+use claviger_pkcs11::Pkcs11Driver;
+use claviger_tests::SoftHsm;
+use claviger_token::conformance::{CHECKS, Outcome, Plug, Subject};
+use claviger_token::{Access, Driver, FixedPin, Protection};
 use libtest_mimic::{Arguments, Completion, Trial};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    if !arguments.list {
+        SoftHsm::prepare();
+    }
     let mut trials = Vec::new();
     trials.extend(checks("memory", || Memory(Arc::new(MemoryDriver::new()))));
+    trials.extend(checks("softhsm", Soft::default));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+/// Checks in which the driver initialises the module anew, to find a token that went
+/// away. That ends every session of the process, the fixtures' own too, so these
+/// checks run alone.
+const ALONE: [&str; 2] = [
+    "a_backend_that_fits_nothing_finds_no_token",
+    "a_token_that_went_away_works_again_when_it_is_back",
+];
+
 /// Each check gets a token of its own.
 fn checks<S: Subject + 'static>(token: &str, make: fn() -> S) -> Vec<Trial> {
+    static TURN: RwLock<()> = RwLock::new(());
+    for name in ALONE {
+        assert!(CHECKS.iter().any(|check| check.name == name), "{name}");
+    }
     CHECKS
         .iter()
         .map(|check| {
@@ -27,9 +45,14 @@ fn checks<S: Subject + 'static>(token: &str, make: fn() -> S) -> Vec<Trial> {
             if let Some(why) = skipped {
                 eprintln!("SKIPPED {name}: {why}");
             }
-            let run = move || match check.run(&make()) {
-                Outcome::Passed => Ok(Completion::Completed),
-                Outcome::Skipped(why) => Ok(Completion::ignored_with(why)),
+            let run = move || {
+                let alone = ALONE.contains(&check.name);
+                let _alone = alone.then(|| TURN.write().unwrap_or_else(PoisonError::into_inner));
+                let _beside = (!alone).then(|| TURN.read().unwrap_or_else(PoisonError::into_inner));
+                Ok(match check.run(&make()) {
+                    Outcome::Passed => Completion::Completed,
+                    Outcome::Skipped(why) => Completion::ignored_with(why),
+                })
             };
             Trial::ignorable_test(name, run).with_ignored_flag(skipped.is_some())
         })
@@ -61,5 +84,56 @@ impl Subject for Memory {
 
     fn protection(&self) -> Protection {
         Protection::NONE
+    }
+}
+
+/// A SoftHSM2 token, made when it is first asked for.
+#[derive(Default)]
+struct Soft {
+    token: OnceLock<SoftHsm>,
+    driver: OnceLock<Arc<Pkcs11Driver>>,
+}
+
+impl Soft {
+    fn token(&self) -> &SoftHsm {
+        self.token.get_or_init(SoftHsm::new)
+    }
+}
+
+impl Subject for Soft {
+    fn driver(&self) -> Arc<dyn Driver> {
+        self.driver
+            .get_or_init(|| Arc::new(Pkcs11Driver::new()))
+            .clone()
+    }
+
+    fn backend(&self) -> String {
+        self.token().backend()
+    }
+
+    fn access(&self) -> Access {
+        self.token().access()
+    }
+
+    fn wrong_access(&self) -> Result<Access, &'static str> {
+        Ok(Access::with(FixedPin::new("tr0mb0ni")))
+    }
+
+    fn absent_backend(&self) -> Result<String, &'static str> {
+        Ok(SoftHsm::backend_for("nowhere"))
+    }
+
+    fn plug(&self) -> Result<&dyn Plug, &'static str> {
+        Ok(self)
+    }
+}
+
+impl Plug for Soft {
+    fn remove(&self) {
+        self.token().remove();
+    }
+
+    fn insert(&self) {
+        self.token().insert();
     }
 }

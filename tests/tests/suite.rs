@@ -194,8 +194,8 @@ impl Token for Faulty<(Arc<dyn Token>, TokenInfo)> {
         self.inner.0.slots(call)
     }
 
-    fn free_slot(&self, spec: KeySpec, call: &Call) -> Result<SlotId, Error> {
-        self.inner.0.free_slot(spec, call)
+    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error> {
+        self.inner.0.free_slots(specs, call)
     }
 
     fn generate(

@@ -15,8 +15,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     }
     setup::run(setup::Voice::Quiet)?;
     let mut bench = process::cargo();
-    bench.args(["run", "--release"]);
-    bench.args(["--package", "claviger-tests", "--bin", "bench", "--"]);
+    bench.args(["bench", "--package", "claviger-tests", "--bench", "figures", "--"]);
     bench.args(args);
     let _net = scratch::keep_users_tokens_out(&mut bench)?;
     process::run(&mut bench)
