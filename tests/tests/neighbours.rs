@@ -1,11 +1,12 @@
 //! Two tokens in one module: what happens to the one is not felt at the other.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::SoftHsm;
 use claviger_token::{Algorithm, Call, Driver, Error, KeyRef, KeySpec, Signer};
-use std::sync::Arc;
 
 fn signer(token: &SoftHsm) -> Arc<dyn Signer> {
     let call = Call::unlimited();
