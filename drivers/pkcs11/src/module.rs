@@ -16,7 +16,7 @@ use crate::session::Connection;
 
 /// So often at most is a module initialised anew to look for a token. Whoever comes
 /// too early waits: not for long, since it may be on a task that others need.
-const RESET_INTERVAL: Duration = Duration::from_millis(50);
+const RESET_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A PKCS#11 module. It is never unloaded, and finalised only by [`Module::reset`].
 pub(crate) struct Module {

@@ -27,9 +27,9 @@ pub enum Generate {
     /// With one `C_GenerateKeyPair` of token objects.
     Direct,
     /// As session objects, which die with the process, and then copied
-    /// (`C_CopyObject`), each copy complete or absent. The standard keeps
-    /// `CKA_LOCAL`, `CKA_ALWAYS_SENSITIVE` and `CKA_NEVER_EXTRACTABLE` through the copy
-    /// (PKCS#11 v2.40 §4.4.1, §4.9).
+    /// (`C_CopyObject`), so that every key object on the token has its `CKA_ID`. The
+    /// standard keeps `CKA_LOCAL`, `CKA_ALWAYS_SENSITIVE` and `CKA_NEVER_EXTRACTABLE`
+    /// through the copy (PKCS#11 v2.40 §4.4.1, §4.9).
     ViaSession,
 }
 
@@ -53,8 +53,11 @@ const STANDARD: Quirks = Quirks {
 };
 
 /// SoftHSM 2.6.1. `C_GenerateKeyPair` of token objects writes an object attribute by
-/// attribute, so that a crash leaves parts, some without a `CKA_ID`; it also takes eight
-/// times as long as making session objects and copying them. OAEP takes SHA-1 only.
+/// attribute, so that a crash leaves parts, some of them keys without a `CKA_ID`; it also
+/// takes eight times as long as making session objects and copying them. A copy is
+/// written at once; a crash in it leaves at most an empty file, or an object without any
+/// attribute, which is no key and cannot be told from others' of that kind. OAEP takes
+/// SHA-1 only.
 /// A token whose folder was away stays invalid in a process even after it is back.
 const SOFTHSM: Quirks = Quirks {
     generate: Generate::ViaSession,
@@ -65,7 +68,7 @@ const SOFTHSM: Quirks = Quirks {
     pace: Pace::Quick,
 };
 
-/// Begins a row of the table; an empty string fits everything.
+/// A row of the table; an empty string fits everything.
 struct Row {
     /// How the library's manufacturer begins (`C_GetInfo`).
     library: &'static str,

@@ -130,15 +130,20 @@ impl Token for Pkcs11Token {
                 })),
             }
         })?;
-        let made = self
-            .connection
-            .run_once(call, |session, _| self.make(session, spec, &id, label));
-        if made.is_err()
-            && let Err(error) = self.delete(slot, &Call::unlimited())
-        {
-            tracing::warn!(token = %self.info.id, %slot, %error, "cannot remove what a failed generation left");
-        }
-        made
+        let attempt = || {
+            let made = self
+                .connection
+                .run_once(call, |session, _| self.make(session, spec, &id, label));
+            made.map_err(|error| (error, self.clean_up(slot)))
+        };
+        let made = match attempt() {
+            // SoftHSM fails now and then while other threads search the token.
+            Err((Error::Device { .. }, true)) if self.quirks.generate == Generate::ViaSession => {
+                attempt()
+            }
+            other => other,
+        };
+        made.map_err(|(error, _)| error)
     }
 
     fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
@@ -190,6 +195,17 @@ impl Pkcs11Token {
         }
     }
 
+    /// Removes what a failed generation left, and says whether that worked.
+    fn clean_up(&self, slot: &SlotId) -> bool {
+        match self.delete(slot, &Call::unlimited()) {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(token = %self.info.id, %slot, %error, "a failed generation may have left something");
+                false
+            }
+        }
+    }
+
     /// Makes a key pair and reads back what the token says of it.
     fn make(
         &self,
@@ -225,6 +241,7 @@ impl Pkcs11Token {
                 )
             })?,
             protection: KeyObject::read(session, private)?.protection(),
+            attestation: None,
         })
     }
 
@@ -316,6 +333,7 @@ pub(crate) fn slot_info(
         public_key,
         uses,
         label: key.label.clone(),
+        notes: Vec::new(),
     }
 }
 
