@@ -184,6 +184,7 @@ fn make_keys(
             public_key: key.public_key,
             origin: Origin::Generated,
             protection: Some(key.protection),
+            attestation: key.attestation,
             owner: who.clone(),
             deleted: false,
         });
@@ -326,6 +327,7 @@ fn adopt(
         public_key,
         origin: Origin::Adopted,
         protection: None,
+        attestation: None,
         owner: who.clone(),
         deleted: false,
     };
@@ -378,7 +380,12 @@ fn destroy(
             Ok(deleted(keys))
         }
         // The token said no before anything happened.
-        Err((0, error @ (Error::TokenReadOnly { .. } | Error::Busy { .. }))) => {
+        Err((0, error))
+            if matches!(
+                error,
+                Error::TokenReadOnly { .. } | Error::Busy { .. } | Error::CannotDestroy { .. }
+            ) =>
+        {
             node.registry.abandon(&intent)?;
             Err(error.into())
         }

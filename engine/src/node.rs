@@ -485,7 +485,11 @@ impl Node {
         let (node, wanted) = (Arc::clone(&self.0), name.clone());
         let record = tokio::task::spawn_blocking(move || node.registry.engine(&wanted))
             .await
-            .unwrap_or_else(|e| Err(RegistryError::Other { reason: e.to_string() }))?;
+            .unwrap_or_else(|e| {
+                Err(RegistryError::Other {
+                    reason: e.to_string(),
+                })
+            })?;
         let Some((key, stale)) = record else {
             return Ok(None);
         };

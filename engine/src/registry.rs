@@ -379,7 +379,7 @@ impl Registry {
                 token.manufacturer,
                 token.serial,
                 backend,
-                serde_json::to_string(slots).unwrap_or_default(),
+                json(&slots),
             ])?;
             let id = db.last_insert_rowid();
             self.under_way().insert(id);
@@ -440,8 +440,8 @@ impl Registry {
             let (node, name) = key_of(new.who);
             db.prepare_cached(
                 "INSERT INTO key (usage, engine, kind, manufacturer, serial, backend, slot, \
-                 public_key, fingerprint, origin, protection, owner_node, owner_name) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 public_key, fingerprint, origin, protection, attestation, owner_node, owner_name) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 key.usage.name(),
@@ -454,8 +454,8 @@ impl Registry {
                 key.public_key.to_text(),
                 key.public_key.fingerprint().to_string(),
                 origin_name(key.origin),
-                key.protection
-                    .map(|p| serde_json::to_string(&p).unwrap_or_default()),
+                key.protection.as_ref().and_then(json),
+                key.attestation.as_ref().and_then(json),
                 node,
                 name,
             ])?;
@@ -763,7 +763,6 @@ fn token_id(row: &Row<'_>) -> rusqlite::Result<TokenId> {
 
 fn key_record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     let public_key: String = row.get("public_key")?;
-    let protection: Option<String> = row.get("protection")?;
     Ok(KeyRecord {
         id: row.get("id")?,
         backend: row.get("backend")?,
@@ -781,13 +780,26 @@ fn key_record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
                 "adopted" => Origin::Adopted,
                 _ => return Err(damaged("origin")),
             },
-            protection: protection
-                .map(|json| serde_json::from_str(&json).map_err(|_| damaged("protection")))
-                .transpose()?,
+            protection: from_json(row, "protection")?,
+            attestation: from_json(row, "attestation")?,
             owner: engine_id(row, "owner_node", "owner_name")?,
             deleted: row.get("deleted")?,
         },
     })
+}
+
+/// What is written of a structure: names and numbers, so it can be.
+fn json(value: &impl serde::Serialize) -> Option<String> {
+    serde_json::to_string(value).ok()
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    column: &str,
+) -> rusqlite::Result<Option<T>> {
+    row.get::<_, Option<String>>(column)?
+        .map(|json| serde_json::from_str(&json).map_err(|_| damaged(column)))
+        .transpose()
 }
 
 fn origin_name(origin: Origin) -> &'static str {
@@ -798,7 +810,6 @@ fn origin_name(origin: Origin) -> &'static str {
 }
 
 fn intent(row: &Row<'_>) -> rusqlite::Result<Intent> {
-    let slots: String = row.get("slots")?;
     Ok(Intent {
         id: row.get("id")?,
         action: match row.get::<_, String>("action")?.as_str() {
@@ -809,6 +820,6 @@ fn intent(row: &Row<'_>) -> rusqlite::Result<Intent> {
         identity: engine_id(row, "node", "name")?,
         token: token_id(row)?,
         backend: row.get("backend")?,
-        slots: serde_json::from_str(&slots).map_err(|_| damaged("slots"))?,
+        slots: from_json(row, "slots")?.ok_or_else(|| damaged("slots"))?,
     })
 }

@@ -13,6 +13,7 @@ CREATE TABLE key (
     fingerprint  TEXT NOT NULL,
     origin       TEXT NOT NULL,     -- generated | adopted
     protection   TEXT,              -- JSON
+    attestation  TEXT,              -- JSON
     owner_node   TEXT NOT NULL,
     owner_name   TEXT NOT NULL,
     deleted      INTEGER NOT NULL DEFAULT 0

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use claviger_token::{
-    Algorithm, KeySpec, KeyUse, Protection, PublicKey, Signature, SlotId, TokenId,
+    Algorithm, Attestation, KeySpec, KeyUse, Protection, PublicKey, Signature, SlotId, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -331,6 +331,8 @@ pub struct KeyInfo {
     pub origin: Origin,
     /// What the token said about its private half when it was made or adopted.
     pub protection: Option<Protection>,
+    /// The token's own certificate of that, where it gave one.
+    pub attestation: Option<Attestation>,
     /// The identity that the key was made or adopted for.
     pub owner: EngineId,
     /// The key was destroyed, or released, when its owner was deleted.

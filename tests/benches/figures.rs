@@ -2,7 +2,11 @@
 //!
 //! Each figure is a ratio (or a difference) of two medians whose samples were taken
 //! alternately, so that a machine that is slow for a while is slow for both.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a bench that cannot run says so and ends")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a bench that cannot run says so and ends"
+)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -29,8 +33,11 @@ const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x
 fn main() {
     let json = std::env::args().any(|arg| arg == "--json");
     SoftHsm::prepare();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let figures = runtime.block_on(async {
         let mut figures = Vec::new();
         progress("commitments on SoftHSM2");
@@ -46,13 +53,21 @@ fn main() {
         figures
     });
     if json {
-        let fields: Vec<String> =
-            figures.iter().map(|f| format!("\"{}\":{:.4}", f.name, f.value)).collect();
+        let fields: Vec<String> = figures
+            .iter()
+            .map(|f| format!("\"{}\":{:.4}", f.name, f.value))
+            .collect();
         println!("{{{}}}", fields.join(","));
     } else {
-        println!("{:<26} {:>9}  {:<10} {}", "figure", "value", "wanted", "what it compares");
+        println!(
+            "{:<26} {:>9}  {:<10} {}",
+            "figure", "value", "wanted", "what it compares"
+        );
         for f in &figures {
-            println!("{:<26} {:>9.3}  {:<10} {}", f.name, f.value, f.wanted, f.what);
+            println!(
+                "{:<26} {:>9.3}  {:<10} {}",
+                f.name, f.value, f.wanted, f.what
+            );
         }
     }
 }
@@ -88,12 +103,21 @@ impl Subject {
         let who = EngineId::local("bench");
         let reply = node.generate(&who, p256(&token), &Call::unlimited()).await;
         assert!(reply.err.is_none(), "{:?}", reply.err);
-        Subject { node, who, engine: reply.commitment_engine.unwrap(), token, _home: home }
+        Subject {
+            node,
+            who,
+            engine: reply.commitment_engine.unwrap(),
+            token,
+            _home: home,
+        }
     }
 
     async fn sign(&self) {
         let data = MESSAGE.to_vec();
-        self.node.commit(&self.who, &self.engine, data, &Call::unlimited()).await.unwrap();
+        self.node
+            .commit(&self.who, &self.engine, data, &Call::unlimited())
+            .await
+            .unwrap();
     }
 
     /// A bare session on the same token, and the handle of the identity's key.
@@ -108,7 +132,10 @@ impl Subject {
         let session = module.open_rw_session(slot).unwrap();
         // The driver has logged this process in.
         let _ = session.login(UserType::User, Some(&AuthPin::new(SoftHsm::PIN.into())));
-        let wanted = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Sign(true)];
+        let wanted = [
+            Attribute::Class(ObjectClass::PRIVATE_KEY),
+            Attribute::Sign(true),
+        ];
         let key = session.find_objects(&wanted).unwrap()[0];
         Bare { session, key }
     }
@@ -122,7 +149,9 @@ struct Bare {
 impl Bare {
     fn sign(&self) {
         let digest = Sha256::digest(MESSAGE);
-        self.session.sign(&Mechanism::Ecdsa, self.key, &digest).unwrap();
+        self.session
+            .sign(&Mechanism::Ecdsa, self.key, &digest)
+            .unwrap();
     }
 
     /// What one must do at the least for an identity that signs and decrypts.
@@ -150,10 +179,18 @@ impl Bare {
             ]
         };
         let pair = |public: Vec<_>, private: Vec<_>| {
-            self.session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private).unwrap()
+            self.session
+                .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
+                .unwrap()
         };
-        let (a, b) = pair(public(Attribute::Verify(true)), private(Attribute::Sign(true)));
-        let (c, d) = pair(public(Attribute::Derive(true)), private(Attribute::Derive(true)));
+        let (a, b) = pair(
+            public(Attribute::Verify(true)),
+            private(Attribute::Sign(true)),
+        );
+        let (c, d) = pair(
+            public(Attribute::Derive(true)),
+            private(Attribute::Derive(true)),
+        );
         [a, b, c, d]
     }
 }
@@ -229,7 +266,10 @@ async fn throughput() -> [Figure; 1] {
         name: "commit_throughput_2t",
         value: ratios[ratios.len() / 2],
         wanted: "≥ 0.90",
-        what: format!("two callers {:.0}/s / two bare threads {:.0}/s", rates.0, rates.1),
+        what: format!(
+            "two callers {:.0}/s / two bare threads {:.0}/s",
+            rates.0, rates.1
+        ),
     }]
 }
 
@@ -294,7 +334,10 @@ async fn many_keys() -> [Figure; 1] {
         timed_async(&mut with_few, few.sign()).await;
         timed_async(&mut with_many, many.sign()).await;
     }
-    let (with_few, with_many) = (micros(median(&mut with_few)), micros(median(&mut with_many)));
+    let (with_few, with_many) = (
+        micros(median(&mut with_few)),
+        micros(median(&mut with_many)),
+    );
     [Figure {
         name: "keys_1000_ratio",
         value: with_many / with_few,
@@ -316,7 +359,10 @@ async fn generate() -> [Figure; 1] {
             bare.session.destroy_object(object).unwrap();
         }
         let begun = Instant::now();
-        let reply = subject.node.generate(&who, p256(&subject.token), &Call::unlimited()).await;
+        let reply = subject
+            .node
+            .generate(&who, p256(&subject.token), &Call::unlimited())
+            .await;
         engine.push(begun.elapsed());
         assert!(reply.err.is_none(), "{:?}", reply.err);
         let request = RequestDeleteIdentity {
@@ -340,8 +386,9 @@ async fn generate() -> [Figure; 1] {
 }
 
 async fn memory() -> [Figure; 1] {
-    let node =
-        Node::builder(Registry::in_memory().unwrap()).driver(MemoryDriver::new()).build();
+    let node = Node::builder(Registry::in_memory().unwrap())
+        .driver(MemoryDriver::new())
+        .build();
     let who = EngineId::local("bench");
     let request = RequestGenerateIdentity {
         backend: Backend::LocalMemory,
@@ -357,7 +404,9 @@ async fn memory() -> [Figure; 1] {
             std::hint::black_box(key.sign(std::hint::black_box(MESSAGE)));
         });
         let begun = Instant::now();
-        node.commit(&who, &target, MESSAGE.to_vec(), &Call::unlimited()).await.unwrap();
+        node.commit(&who, &target, MESSAGE.to_vec(), &Call::unlimited())
+            .await
+            .unwrap();
         engine.push(begun.elapsed());
     }
     let (floor, engine) = (micros(median(&mut floor)), micros(median(&mut engine)));

@@ -208,6 +208,7 @@ impl Token for MemoryToken {
                 fingerprint: Some(key.public.fingerprint().to_string()),
                 uses: vec![key.usage],
                 label: key.label.clone(),
+                notes: Vec::new(),
             })
             .collect())
     }
@@ -256,6 +257,7 @@ impl Token for MemoryToken {
         Ok(GeneratedKey {
             public_key: public,
             protection: Protection::NONE,
+            attestation: None,
         })
     }
 

@@ -102,6 +102,34 @@ pub enum Error {
         /// The token.
         token: TokenId,
     },
+    /// The smartcard needs its management key and there was none to be had.
+    #[error("{token} needs its management key")]
+    ManagementKeyNeeded {
+        /// The token.
+        token: TokenId,
+    },
+    /// The management key is not the card's, or not of its algorithm.
+    #[error("{token} refused the management key: {reason}")]
+    ManagementKeyWrong {
+        /// The token.
+        token: TokenId,
+        /// What is wrong with it; never the key.
+        reason: String,
+    },
+    /// Nobody touched or approved in time.
+    #[error("{token} was not touched in time")]
+    NotTouched {
+        /// The token.
+        token: TokenId,
+    },
+    /// The token has no way to destroy a key. Nothing was changed on it.
+    #[error("{token} cannot destroy the key in slot {slot}")]
+    CannotDestroy {
+        /// The token.
+        token: TokenId,
+        /// The slot.
+        slot: String,
+    },
     /// The token does not offer this kind of key. Nothing was changed on it.
     #[error("{token} does not offer {wanted}")]
     Unsupported {
@@ -259,8 +287,13 @@ impl Error {
             | Error::PinSource { .. }
             | Error::PinLength { .. }
             | Error::PinWrong { .. }
-            | Error::PinRefusedBefore { .. } => Advice::GivePin,
-            Error::DeadlineExceeded | Error::Cancelled | Error::Busy { .. } => Advice::Retry,
+            | Error::PinRefusedBefore { .. }
+            | Error::ManagementKeyNeeded { .. }
+            | Error::ManagementKeyWrong { .. } => Advice::GivePin,
+            Error::DeadlineExceeded
+            | Error::Cancelled
+            | Error::Busy { .. }
+            | Error::NotTouched { .. } => Advice::Retry,
             Error::BadBackend { .. }
             | Error::BadModule { .. }
             | Error::AmbiguousToken { .. }
@@ -274,6 +307,7 @@ impl Error {
             | Error::TokenReadOnly { .. }
             | Error::KeyNotFound { .. }
             | Error::NotProtected { .. }
+            | Error::CannotDestroy { .. }
             | Error::DecryptionFailed
             | Error::Device { .. }
             | Error::MalformedReply { .. }
@@ -321,6 +355,14 @@ impl Error {
             Error::Unsupported { supported, .. } => {
                 let list: Vec<String> = supported.iter().map(KeySpec::to_string).collect();
                 format!("it offers {}", list.join(", "))
+            }
+            Error::ManagementKeyNeeded { .. } => {
+                "give it with --management-key env:VAR|file:PATH|fd:N|prompt".into()
+            }
+            Error::ManagementKeyWrong { .. } => "check the source of the management key".into(),
+            Error::NotTouched { .. } => "try again, and touch it when it blinks".into(),
+            Error::CannotDestroy { slot, .. } => {
+                format!("generate anew in slot {slot} with the vendor's tool, which overwrites it")
             }
             Error::TokenFull { .. } => "delete identities that are no longer needed".into(),
             Error::TokenReadOnly { .. } => "remove the write protection".into(),

@@ -44,6 +44,6 @@ pub use key::{Fingerprint, PublicKey};
 pub use pin::{Access, FixedPin, NoPin, PinSource, StoredPin};
 pub use signing::{Signature, SignatureScheme};
 pub use token::{
-    Decryptor, Deletion, Driver, GeneratedKey, KeyRef, Pace, Protection, Secret, Signer, SlotId,
-    SlotInfo, SlotState, Token, TokenId, TokenInfo, Unwrap,
+    Attestation, Decryptor, Deletion, Driver, GeneratedKey, KeyRef, Pace, Protection, Secret,
+    Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unwrap,
 };

@@ -31,6 +31,12 @@ pub struct Access {
     pub pins: Arc<dyn PinSource>,
     /// Whether to log in even if a refusal would lock the token.
     pub last_try: bool,
+    /// Where the management key of a smartcard comes from: hexadecimal, in a source of
+    /// the same kinds as a PIN's.
+    pub management_keys: Arc<dyn PinSource>,
+    /// Whether the published defaults of a kind of token may be tried where no PIN or
+    /// management key is given.
+    pub factory_defaults: bool,
 }
 
 impl Access {
@@ -39,6 +45,8 @@ impl Access {
         Access {
             pins: Arc::new(pins),
             last_try: false,
+            management_keys: Arc::new(NoPin),
+            factory_defaults: false,
         }
     }
 

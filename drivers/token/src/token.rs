@@ -276,6 +276,9 @@ pub struct SlotInfo {
     pub uses: Vec<KeyUse>,
     /// The label of the key.
     pub label: String,
+    /// What else an operator wants to know: `pin_policy`, `touch_policy` …
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<(String, String)>,
 }
 
 /// Whether a slot holds something.
@@ -304,6 +307,19 @@ pub struct GeneratedKey {
     pub public_key: PublicKey,
     /// What the token says about the private half.
     pub protection: Protection,
+    /// The token's own certificate of that, where it gives one.
+    pub attestation: Option<Attestation>,
+}
+
+/// A certificate by which a token states that it made a key itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attestation {
+    /// X.509 certificates as PEM: the statement first, then the chain towards a root
+    /// as far as the token has it. Checked by the driver to belong together and to be
+    /// about this key and this token.
+    pub certificates: Vec<String>,
+    /// What is stated: `serial`, `firmware`, `pin_policy`, `touch_policy` …
+    pub facts: Vec<(String, String)>,
 }
 
 /// What a token says about how it keeps a private key.
