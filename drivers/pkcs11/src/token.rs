@@ -5,9 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use claviger_token::key::{from_hex, to_hex};
 use claviger_token::{
-    Algorithm, Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, PublicKey,
-    Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenInfo,
-    Unwrap,
+    Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, PublicKey, Secret,
+    Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenInfo, Unwrap,
 };
 use cryptoki::context::Function;
 use cryptoki::error::{Error as Ck, RvError};
@@ -587,7 +586,6 @@ impl TokenDecryptor {
 
     fn decrypt(&self, ciphertext: &[u8], label: &[u8], call: &Call) -> Result<Secret, Error> {
         let key = &self.0;
-        debug_assert_ne!(key.spec.algorithm, Algorithm::X25519);
         let source = match label.is_empty() {
             true => PkcsOaepSource::empty(),
             false => PkcsOaepSource::data_specified(label),
