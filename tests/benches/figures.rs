@@ -60,8 +60,8 @@ fn main() {
         println!("{{{}}}", fields.join(","));
     } else {
         println!(
-            "{:<26} {:>9}  {:<10} {}",
-            "figure", "value", "wanted", "what it compares"
+            "{:<26} {:>9}  {:<10} what it compares",
+            "figure", "value", "wanted"
         );
         for f in &figures {
             println!(

@@ -6,8 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use claviger_token::key::to_hex;
 use claviger_token::{Access, FixedPin};
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use cryptoki::error::{Error, RvError};
+use cryptoki::context::Pkcs11;
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 use rand_core::{OsRng, RngCore};
@@ -113,9 +112,6 @@ impl SoftHsm {
 /// The token store of this process: `softhsm-PID` in the target folder.
 struct Store {
     folder: PathBuf,
-    /// New tokens are made through this process's own instance of the module: SoftHSM
-    /// does not see what another process adds after it has been started.
-    module: OnceLock<Pkcs11>,
     /// Two threads that look for an uninitialised slot find the same one.
     adding: Mutex<()>,
 }
@@ -133,7 +129,6 @@ impl Store {
             sweep(&parent);
             let store = Store {
                 folder,
-                module: OnceLock::new(),
                 adding: Mutex::new(()),
             };
             let tokens = store.tokens();
@@ -162,34 +157,34 @@ impl Store {
     /// Makes a token; the answer is the folder that it lives in.
     fn add(&self, label: &str) -> PathBuf {
         let _guard = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        let module = self.module.get_or_init(|| {
-            let module = Pkcs11::new(SoftHsm::module()).unwrap();
-            match module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-                // The driver under test was here first.
-                Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => module,
-                Err(e) => panic!("SoftHSM2 does not start: {e}"),
-            }
-        });
         let before = folders(&self.tokens());
-        // The last slot is always one whose token is not initialised.
-        let slot = *module.get_slots_with_token().unwrap().last().unwrap();
-        assert!(!module.get_token_info(slot).unwrap().token_initialized());
-        let so_pin = AuthPin::new(SoftHsm::SO_PIN.into());
-        module.init_token(slot, &so_pin, label).unwrap();
-        let session = module.open_rw_session(slot).unwrap();
-        session.login(UserType::So, Some(&so_pin)).unwrap();
-        session
-            .init_pin(&AuthPin::new(SoftHsm::PIN.into()))
-            .unwrap();
-        session.logout().unwrap();
-        drop(session);
-        // This is what makes SoftHSM give the token its slot for good, and open another
-        // for the next.
-        module.get_slots_with_token().unwrap();
+        // Through the driver's instance of the module, so that the driver does not
+        // initialise it anew meanwhile.
+        let path = Path::new(SoftHsm::module());
+        claviger_pkcs11::with_module(path, |module| initialise(module, label)).unwrap();
         (folders(&self.tokens()).into_iter())
             .find(|folder| !before.contains(folder))
             .unwrap()
     }
+}
+
+/// Makes the one slot whose token is not initialised into a token. It must happen in
+/// this process: SoftHSM does not see what another one adds after it has been started.
+fn initialise(module: &Pkcs11, label: &str) {
+    let slot = *module.get_slots_with_token().unwrap().last().unwrap();
+    assert!(!module.get_token_info(slot).unwrap().token_initialized());
+    let so_pin = AuthPin::new(SoftHsm::SO_PIN.into());
+    module.init_token(slot, &so_pin, label).unwrap();
+    let session = module.open_rw_session(slot).unwrap();
+    session.login(UserType::So, Some(&so_pin)).unwrap();
+    session
+        .init_pin(&AuthPin::new(SoftHsm::PIN.into()))
+        .unwrap();
+    session.logout().unwrap();
+    drop(session);
+    // This is what makes SoftHSM give the token its slot for good, and open another for
+    // the next.
+    module.get_slots_with_token().unwrap();
 }
 
 fn folders(parent: &Path) -> Vec<PathBuf> {
