@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use claviger_token::{Fingerprint, KeyUse, PublicKey, SlotId, TokenId};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
@@ -601,12 +601,18 @@ fn create_private_folder(path: &Path) -> std::io::Result<()> {
 fn prepare(db: &Connection) -> Result<()> {
     db.busy_timeout(BUSY_TIMEOUT)?;
     let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    let empty: bool = db.query_row(
-        "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)",
-        [],
-        |row| row.get(0),
-    )?;
+    // All from one moment: another process may be making the tables.
+    db.execute_batch("BEGIN")?;
+    let seen = pragma("application_id").and_then(|application| {
+        let empty: bool = db.query_row(
+            "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)",
+            [],
+            |row| row.get(0),
+        )?;
+        Ok((application, pragma("user_version")?, empty))
+    });
+    db.execute_batch("ROLLBACK")?;
+    let (application, version, empty) = seen?;
     if application != APPLICATION_ID && !empty {
         return Err(RegistryError::Damaged {
             reason: "another program's file".into(),
@@ -618,7 +624,7 @@ fn prepare(db: &Connection) -> Result<()> {
             known: SCHEMA_VERSION,
         });
     }
-    db.pragma_update(None, "journal_mode", "WAL")?;
+    switch_to_wal(db)?;
     // An intent must be on the disk before the token is touched.
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;
@@ -639,6 +645,23 @@ fn prepare(db: &Connection) -> Result<()> {
         made?;
     }
     Ok(())
+}
+
+/// Switches to the write-ahead log. SQLite itself does not wait here for another process
+/// that does the same.
+fn switch_to_wal(db: &Connection) -> Result<()> {
+    let give_up = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match db
+            .pragma_update(None, "journal_mode", "WAL")
+            .map_err(RegistryError::from)
+        {
+            Err(RegistryError::Busy) if Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
 }
 
 /// An id as it stands in the tables.
