@@ -113,7 +113,10 @@ impl RegistryError {
 impl From<rusqlite::Error> for RegistryError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
+        let extended = error.sqlite_error().map(|e| e.extended_code);
         match error.sqlite_error_code() {
+            // The index of the write-ahead log could not grow.
+            _ if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => RegistryError::DiskFull,
             Some(ErrorCode::DiskFull) => RegistryError::DiskFull,
             Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
                 RegistryError::ReadOnly
@@ -611,7 +614,8 @@ fn prepare(db: &Connection) -> Result<()> {
         )?;
         Ok((application, pragma("user_version")?, empty))
     });
-    db.execute_batch("ROLLBACK")?;
+    // SQLite has rolled back by itself after some errors.
+    let _ = db.execute_batch("ROLLBACK");
     let (application, version, empty) = seen?;
     if application != APPLICATION_ID && !empty {
         return Err(RegistryError::Damaged {
@@ -641,8 +645,13 @@ fn prepare(db: &Connection) -> Result<()> {
                 }
                 Ok(())
             });
-        db.execute_batch(if made.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
-        made?;
+        match made {
+            Ok(()) => db.execute_batch("COMMIT")?,
+            Err(error) => {
+                let _ = db.execute_batch("ROLLBACK");
+                return Err(error);
+            }
+        }
     }
     Ok(())
 }

@@ -1,0 +1,189 @@
+//! Killed at any point of a generation or a deletion, or out of space: afterwards the
+//! token holds the keys of the identities that there are, and no others.
+#![cfg(unix)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Instant;
+
+use common::{Outcome, Stage};
+
+/// How many processes are killed.
+const KILLS: u32 = 40;
+
+/// The `CKA_ID`s of the objects of one kind, as OpenSC sees them.
+fn ids(objects: &str, kind: &str) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    let mut of_kind = false;
+    for line in objects.lines() {
+        if line.contains(" Object;") || line.contains(" object ") {
+            of_kind = line.starts_with(kind);
+        }
+        if let Some(id) = line.trim().strip_prefix("ID:").filter(|_| of_kind) {
+            ids.insert(id.trim().to_owned());
+        }
+    }
+    ids
+}
+
+/// The slots of the identities that there are.
+fn slots(stage: &Stage) -> BTreeSet<String> {
+    let identities = stage.json(&["identities"]);
+    let keys = identities
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|i| i["keys"].as_array().unwrap());
+    keys.map(|key| key["slot"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn wherever_a_process_is_killed_keys_and_identities_stay_one_to_one() {
+    const FOREIGN: &str = "f0f0f0";
+    let stage = Stage::new();
+    stage.pkcs11_tool(&[
+        "--keypairgen",
+        "--key-type",
+        "EC:prime256v1",
+        "--id",
+        FOREIGN,
+    ]);
+    let backend = stage.token.backend();
+    let generate = ["generate", "victim", "--backend", &backend];
+    let delete = ["delete", "victim"];
+
+    // How long each takes when nobody interferes.
+    let timed = |words: &[&str]| {
+        let begun = Instant::now();
+        stage.run_with_pin(words).succeeds();
+        begun.elapsed()
+    };
+    let (generation, deletion) = (timed(&generate), timed(&delete));
+
+    let (mut struck, mut unsettled) = (0, 0);
+    for i in 0..KILLS {
+        let exists = stage.names().contains(&"victim".into());
+        let (words, length) = if exists {
+            (&delete[..], deletion)
+        } else {
+            (&generate[..], generation)
+        };
+        let mut child = stage
+            .claviger([&["--pin-source", "file:pin"], words].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Evenly over the run, in an order that does not favour either command.
+        sleep(length.mul_f64(f64::from(i * 7 % KILLS) / f64::from(KILLS)));
+        child.kill().unwrap();
+        struck += u32::from(!child.wait().unwrap().success());
+        let doctor = stage.run(["--json", "doctor"]).out();
+        unsettled += u32::from(doctor.contains("interrupted"));
+    }
+    assert!(struck > KILLS / 2, "{struck} of {KILLS} were struck");
+    assert!(unsettled > 0, "nothing was struck in the middle");
+
+    // The next start that has the PIN puts things right.
+    stage.run_with_pin(&["doctor", "--repair"]).succeeds();
+    let mut expected = slots(&stage);
+    expected.insert(FOREIGN.into());
+    let objects = stage.objects();
+    assert_eq!(ids(&objects, "Private Key"), expected, "{objects}");
+    assert_eq!(ids(&objects, "Public Key"), expected, "{objects}");
+    if stage.names().is_empty() {
+        stage.run_with_pin(&generate).succeeds();
+    }
+    stage.write("letter", "x");
+    stage
+        .run_with_pin(&["sign", "victim", "letter", "-o", "sig"])
+        .succeeds();
+    stage
+        .run_with_pin(&["decrypt", "victim", "letter"])
+        .fails(1, "Decryption Failed");
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_made_and_nothing_is_lost() {
+    let stage = Stage::with_alice();
+    let before = (stage.objects(), slots(&stage));
+    // A file system of its own for the home folder, in a namespace of its own, filled up
+    // after the registry has been copied there.
+    let script = r#"
+        set -e
+        cp -r "$HOME_BEFORE" "$STAGE/copy"
+        mount -t tmpfs -o size=1m none "$STAGE/home"
+        cp -r "$STAGE/copy/." "$STAGE/home"
+        dd if=/dev/zero of="$STAGE/home/filler" bs=4k 2>/dev/null || true
+        "$@"
+    "#;
+    let backend = stage.token.backend();
+    let in_full_home = |words: &[&str]| {
+        let plain = stage.claviger([&["--pin-source", "file:pin"], words].concat());
+        let mut command = Command::new("unshare");
+        command.args(["-rm", "--propagation", "private", "sh", "-c", script, "sh"]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        command.envs(plain.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        command
+            .env("STAGE", stage.path(""))
+            .env("HOME_BEFORE", stage.home());
+        command.current_dir(stage.path(""));
+        let outcome = Outcome::of(&mut command);
+        std::fs::remove_dir_all(stage.path("copy")).unwrap();
+        outcome
+    };
+    if !Command::new("unshare")
+        .args(["-rm", "true"])
+        .status()
+        .is_ok_and(|s| s.success())
+    {
+        eprintln!("SKIPPED: this system does not let us mount a small file system");
+        return;
+    }
+    in_full_home(&["generate", "bob", "--backend", &backend]).fails(1, "no space is left");
+    in_full_home(&["delete", "alice"]).fails(1, "no space is left");
+    assert_eq!((stage.objects(), slots(&stage)), before);
+    stage.write("letter", "x");
+    stage
+        .run_with_pin(&["sign", "alice", "letter", "-o", "sig"])
+        .succeeds();
+    assert_eq!(stage.run(["doctor"]).code(), Some(0));
+    stage.generate("bob", &[]).succeeds();
+}
+
+#[test]
+fn a_registry_that_cannot_be_written_to_is_said_before_anything_is_made() {
+    let stage = Stage::with_alice();
+    let before = stage.objects();
+    let backend = stage.token.backend();
+    let plain = stage.claviger([
+        "--pin-source",
+        "file:pin",
+        "generate",
+        "bob",
+        "--backend",
+        &backend,
+    ]);
+    let mut command = Command::new("unshare");
+    let script = r#"mount --bind -o ro "$STAGE/home" "$STAGE/home" && mount -o remount,bind,ro "$STAGE/home" && exec "$@""#;
+    command.args(["-rm", "--propagation", "private", "sh", "-c", script, "sh"]);
+    command.arg(plain.get_program()).args(plain.get_args());
+    command.envs(plain.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    command
+        .env("STAGE", stage.path(""))
+        .current_dir(stage.path(""));
+    if !Command::new("unshare")
+        .args(["-rm", "true"])
+        .status()
+        .is_ok_and(|s| s.success())
+    {
+        eprintln!("SKIPPED: this system does not let us mount a folder for reading only");
+        return;
+    }
+    Outcome::of(&mut command).fails(1, "cannot be written");
+    assert_eq!(stage.objects(), before);
+}
