@@ -1,0 +1,304 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Parser, Subcommand, ValueEnum};
+use claviger_engine::{Capabilities, IdParams};
+use claviger_token::sshsig::FILE_NAMESPACE;
+
+/// Identities whose keys live in hardware.
+///
+/// An identity is a name for one or two keys on a token: one that signs, one that
+/// decrypts. The keys are made on the token and never leave it; this command makes,
+/// uses and destroys them.
+#[derive(Parser)]
+#[command(
+    name = "claviger",
+    version,
+    arg_required_else_help = true,
+    after_help = "Try `claviger tokens` first; `claviger COMMAND --help` has examples.",
+    after_long_help = EXAMPLES
+)]
+pub(crate) struct Args {
+    /// The folder that remembers the identities [env: CLAVIGER_HOME] [default: the XDG data folder]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Everywhere")]
+    pub(crate) home: Option<PathBuf>,
+
+    /// Answer in JSON
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub(crate) json: bool,
+
+    /// Where the token's PIN comes from: env:VAR, file:PATH, fd:N or prompt
+    ///
+    /// Without it the PIN is asked for, if there is a terminal. A `pin-source` in the
+    /// backend goes first. The PIN itself is never given on the command line.
+    // Parsed later: an error of clap would repeat what may be a PIN.
+    #[arg(
+        long,
+        global = true,
+        value_name = "SOURCE",
+        help_heading = "Everywhere"
+    )]
+    pub(crate) pin_source: Option<std::ffi::OsString>,
+
+    /// Log in even if one wrong PIN would lock the token
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub(crate) last_try: bool,
+
+    /// Give up after so many seconds
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        help_heading = "Everywhere"
+    )]
+    pub(crate) timeout: Option<Duration>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  claviger tokens
+  claviger generate alice --backend 'pkcs11:token=bench'
+  claviger sign alice letter.txt --format sshsig -o letter.txt.sig
+  claviger encrypt alice letter.txt -o letter.age
+  claviger decrypt alice letter.age
+
+Exit status: 0 success, 1 failure (or a signature that is not valid), 2 usage,
+130 interrupted. CLAVIGER_LOG=debug logs to standard error; no PIN is ever logged.";
+
+const BACKENDS: &str = "\
+Backends:
+  pkcs11:token=LABEL                                     a token of a module that p11-kit knows
+  pkcs11:token=LABEL?module-path=/path/to/module.so      a token of this module
+  pkcs11:serial=NUMBER?pin-source=file:/path/to/pin      with a PIN source of its own
+These are RFC 7512 URIs; put them in quotes, and write what is special as %XX.
+`claviger tokens` shows the backend of every token.";
+
+const GENERATE: &str = "\
+Examples:
+  claviger generate alice --backend 'pkcs11:token=bench'
+  claviger generate build-bot --params ed25519 --capabilities commit \\
+      --backend 'pkcs11:token=ci?module-path=/usr/lib/softhsm/libsofthsm2.so' \\
+      --pin-source env:CI_PIN";
+
+const CONNECT: &str = "\
+Examples:
+  claviger connect bob --to alice --capabilities decrypt
+  claviger connect old-key --to SHA256:xOYj... --backend 'pkcs11:token=bench'
+
+A key that was found on a token is never destroyed: `claviger delete` only releases it.";
+
+const SIGN: &str = "\
+Examples:
+  claviger sign alice letter.txt --format der -o letter.sig
+      openssl dgst -sha256 -verify alice.pem -signature letter.sig letter.txt
+  claviger sign alice letter.txt --format sshsig -o letter.txt.sig
+      ssh-keygen -Y verify -f allowed_signers -I alice -n file -s letter.txt.sig < letter.txt";
+
+const ENCRYPT: &str = "\
+The result is an age file: whoever has the recipient that `claviger show NAME` prints can
+make one, with any age program.
+
+Examples:
+  claviger encrypt alice letter.txt -o letter.age
+  tar c folder | claviger encrypt alice > folder.tar.age";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// List the tokens that are attached, and what is on them (no PIN needed)
+    #[command(after_long_help = BACKENDS)]
+    Tokens {
+        /// Only those that this fits
+        #[arg(long)]
+        backend: Option<String>,
+    },
+    /// Make an identity: keys on a token, and a name for them
+    #[command(after_long_help = format!("{GENERATE}\n\n{BACKENDS}"))]
+    Generate {
+        /// What to call it
+        name: String,
+        /// The token to make the keys on
+        #[arg(long)]
+        backend: String,
+        /// The cryptosystem
+        #[arg(long, default_value = "p256", value_parser = params())]
+        params: IdParams,
+        /// What it is to be able to do: commit (sign), decrypt, or commit,decrypt
+        /// [default: all that the cryptosystem can]
+        #[arg(long, value_parser = Capabilities::from_str)]
+        capabilities: Option<Capabilities>,
+    },
+    /// Let another name use an identity, or adopt a key that is on a token already
+    #[command(after_long_help = format!("{CONNECT}\n\n{BACKENDS}"))]
+    Connect {
+        /// The new name
+        name: String,
+        /// The identity, or the fingerprint (SHA256:…) of the key to adopt
+        #[arg(long, value_name = "IDENTITY|FINGERPRINT")]
+        to: String,
+        /// The token that the key to adopt is on [default: whichever has it]
+        #[arg(long)]
+        backend: Option<String>,
+        /// What the new name is to be able to do: commit, decrypt, or commit,decrypt
+        /// [default: all that the identity or the key can]
+        #[arg(long, value_parser = Capabilities::from_str)]
+        capabilities: Option<Capabilities>,
+    },
+    /// Delete an identity; the keys that were made for it are destroyed
+    Delete {
+        /// The identity
+        name: String,
+    },
+    /// List the identities
+    Identities,
+    /// Show one identity, with its public keys as PEM, SSH key and age recipient
+    Show {
+        /// The identity
+        name: String,
+    },
+    /// Sign a file
+    #[command(after_long_help = SIGN)]
+    Sign {
+        /// The identity
+        name: String,
+        /// What to sign; standard input without it, or with -
+        file: Option<PathBuf>,
+        /// The form of the signature
+        #[arg(long, value_enum, default_value_t = Format::Raw)]
+        format: Format,
+        /// What an SSH signature is for
+        #[arg(long, default_value = FILE_NAMESPACE)]
+        namespace: String,
+        /// Where the signature goes; - is standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Check a signature (any of the forms; no token needed)
+    Verify {
+        /// The identity
+        name: String,
+        /// The signature
+        #[arg(long, value_name = "FILE")]
+        signature: PathBuf,
+        /// What was signed; standard input without it, or with -
+        file: Option<PathBuf>,
+        /// What an SSH signature must be for
+        #[arg(long, default_value = FILE_NAMESPACE)]
+        namespace: String,
+    },
+    /// Encrypt to an identity (no token needed)
+    #[command(after_long_help = ENCRYPT)]
+    Encrypt {
+        /// The identity
+        name: String,
+        /// What to encrypt; standard input without it, or with -
+        file: Option<PathBuf>,
+        /// Where the result goes; - is standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Decrypt what was encrypted to an identity
+    ///
+    /// A file (-o) is written whole or not at all. Standard output gets what is
+    /// authentic as it comes; only exit status 0 says that it was all.
+    Decrypt {
+        /// The identity
+        name: String,
+        /// What to decrypt; standard input without it, or with -
+        file: Option<PathBuf>,
+        /// Where the result goes; - is standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Say what is wrong with this set-up, and what to do about it
+    Doctor {
+        /// Finish or undo what was interrupted
+        #[arg(long)]
+        repair: bool,
+    },
+}
+
+/// The form of a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The bytes as the scheme defines them; of ECDSA, r and s
+    Raw,
+    /// ECDSA in DER, which is what openssl reads; else as raw
+    Der,
+    /// An SSH signature, which is what `ssh-keygen -Y verify` reads
+    Sshsig,
+}
+
+impl Format {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Der => "der",
+            Format::Sshsig => "sshsig",
+        }
+    }
+}
+
+fn params() -> impl TypedValueParser<Value = IdParams> {
+    PossibleValuesParser::new(IdParams::ALL.map(IdParams::name)).try_map(|name| name.parse())
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number")?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(limit) if !limit.is_zero() => Ok(limit),
+        _ => Err("not a number of seconds above 0"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_behind_the_command() {
+        for words in [
+            ["claviger", "--json", "--home", "/h", "identities"],
+            ["claviger", "identities", "--json", "--home", "/h"],
+        ] {
+            let args = Args::try_parse_from(words).unwrap();
+            assert!(args.json);
+            assert_eq!(args.home, Some("/h".into()));
+        }
+    }
+
+    #[test]
+    fn p256_is_the_default() {
+        let args = Args::try_parse_from(["claviger", "generate", "a", "--backend", "x"]).unwrap();
+        let Command::Generate {
+            params,
+            capabilities,
+            ..
+        } = args.command
+        else {
+            panic!("not generate");
+        };
+        assert_eq!((params, capabilities), (IdParams::P256, None));
+    }
+
+    #[test]
+    fn times_are_positive_numbers() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for text in ["", "0", "-1", "NaN", "inf", "1e40", "5s"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! `doctor`: what is wrong with this set-up, and what to do about it.
+//!
+//! Nothing is changed, and no PIN is asked for, unless `--repair` says so.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use claviger_engine::{Backend, EngineId, IdentityInfo, KeyInfo, Node, Origin, Registry};
+use claviger_pkcs11::modules::Places;
+use claviger_pkcs11::uri::Uri;
+use claviger_token::{SlotInfo, TokenId, TokenInfo};
+use serde::Serialize;
+
+use super::{Answer, FINE};
+use crate::failure::{FAILED, Failure};
+use crate::output;
+use crate::session::{Session, describe};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    /// As it should be.
+    Info,
+    /// Works, but not as it should.
+    Warning,
+    /// Does not work.
+    Error,
+}
+
+#[derive(Serialize)]
+struct Finding {
+    level: Level,
+    what: String,
+    hint: String,
+}
+
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    findings: Vec<Finding>,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, level: Level, what: impl Into<String>, hint: impl Into<String>) {
+        self.0.push(Finding {
+            level,
+            what: what.into(),
+            hint: hint.into(),
+        });
+    }
+
+    fn info(&mut self, what: impl Into<String>) {
+        self.add(Level::Info, what, "");
+    }
+
+    fn warning(&mut self, what: impl Into<String>, hint: impl Into<String>) {
+        self.add(Level::Warning, what, hint);
+    }
+
+    fn error(&mut self, what: impl Into<String>, hint: impl Into<String>) {
+        self.add(Level::Error, what, hint);
+    }
+
+    fn is_well(&self) -> bool {
+        self.0.iter().all(|finding| finding.level == Level::Info)
+    }
+}
+
+pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
+    let mut findings = Findings::default();
+    let registry = check_home(session, &mut findings)?;
+    let has_registry = registry.is_some();
+    let node = session.node(match registry {
+        Some(registry) => registry,
+        None => Registry::in_memory()?,
+    });
+    if has_registry {
+        check_intents(session, &node, repair, &mut findings).await?;
+    }
+    {
+        let _busy = session.screen.spin("looking at the tokens");
+        check_modules(&node, &mut findings).await;
+        if has_registry {
+            check_identities(&node, &mut findings).await?;
+        }
+    }
+    let well = findings.is_well();
+    if session.json {
+        output::print_json(&Report {
+            ok: well,
+            findings: findings.0,
+        })?;
+    } else {
+        output::print(&text(&findings))?;
+    }
+    Ok(if well { FINE } else { FAILED })
+}
+
+fn text(findings: &Findings) -> String {
+    let mut text = String::new();
+    for finding in &findings.0 {
+        let mark = match finding.level {
+            Level::Info => "ok",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        };
+        text.push_str(&format!("{mark:8} {}\n", finding.what));
+        if !finding.hint.is_empty() {
+            text.push_str(&format!("{:8} hint: {}\n", "", finding.hint));
+        }
+    }
+    text.push_str(match findings.is_well() {
+        true => "nothing is wrong\n",
+        false => "something is wrong\n",
+    });
+    text
+}
+
+/// Looks at the home folder, and opens the registry where there is one.
+fn check_home(session: &Session, findings: &mut Findings) -> Result<Option<Registry>, Failure> {
+    let home = session.home()?;
+    let shown = home.display();
+    if !home.exists() {
+        findings.info(format!(
+            "the home folder {shown} is not there yet; the first identity makes it"
+        ));
+        return Ok(None);
+    }
+    let registry = match Registry::open(&home) {
+        Ok(registry) => registry,
+        Err(error) => {
+            findings.error(error.to_string(), error.hint());
+            return Ok(None);
+        }
+    };
+    match tempfile::NamedTempFile::new_in(&home) {
+        Ok(_) => findings.info(format!(
+            "the home folder {shown} opens and can be written to"
+        )),
+        Err(error) => findings.error(
+            format!("the home folder {shown} cannot be written to: {error}"),
+            "check its permissions and the space that is left",
+        ),
+    }
+    check_permissions(&home, findings);
+    Ok(Some(registry))
+}
+
+#[cfg(unix)]
+fn check_permissions(home: &Path, findings: &mut Findings) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(metadata) = home.metadata() else {
+        return;
+    };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        findings.warning(
+            format!(
+                "others have access to the home folder {} (mode {mode:o}): \
+                 who can write to it can pass off keys as somebody else's",
+                home.display()
+            ),
+            format!("chmod 700 '{}'", home.display()),
+        );
+    }
+}
+
+#[cfg(not(unix))]
+fn check_permissions(_: &Path, _: &mut Findings) {}
+
+/// Says what was interrupted, or settles it.
+async fn check_intents(
+    session: &Session,
+    node: &Node,
+    repair: bool,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    let open = node.registry().open_intents()?;
+    if open.is_empty() {
+        findings.info("nothing was interrupted");
+        return Ok(());
+    }
+    if !repair {
+        for intent in &open {
+            findings.warning(
+                describe(intent),
+                "insert the token, and settle it with `claviger doctor --repair`",
+            );
+        }
+        return Ok(());
+    }
+    let mut tokens: Vec<TokenId> = open.iter().map(|intent| intent.token.clone()).collect();
+    tokens.sort();
+    tokens.dedup();
+    let too_many = tokens.len() > 1 && session.pins.is_one_for_all();
+    let left = {
+        let _phase = session.interrupt.tidily();
+        let _busy = session.screen.spin("settling what was interrupted");
+        // One PIN for several tokens would cost all but one of them a try.
+        session.pins.only_for(too_many.then_some(&[]));
+        let left = node.settle().await;
+        session.pins.only_for(None);
+        left?
+    };
+    for intent in &open {
+        match left.iter().find(|(left, _)| left == intent) {
+            None => findings.info(format!(
+                "what was interrupted for `{}` on {} is settled",
+                intent.identity, intent.token
+            )),
+            Some((_, error)) => findings.error(
+                format!("{}: {error}", describe(intent)),
+                match too_many {
+                    true => "several tokens are concerned, and one PIN source cannot serve \
+                             them all: take --pin-source prompt"
+                        .into(),
+                    false => error.hint(),
+                },
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// Looks whether the modules that p11-kit knows can be used.
+async fn check_modules(node: &Node, findings: &mut Findings) {
+    let modules = Places::of_this_system().modules();
+    if modules.is_empty() {
+        findings
+            .info("p11-kit knows no PKCS#11 modules: backends must name theirs with module-path");
+    }
+    for path in modules {
+        let backend = Uri {
+            module_path: Some(path.clone()),
+            ..Uri::default()
+        };
+        match node.tokens(Some(&backend.to_string())).await {
+            Ok(tokens) => findings.info(format!(
+                "the PKCS#11 module {} works; tokens: {}",
+                path.display(),
+                tokens.len()
+            )),
+            Err(error) => findings.warning(
+                error.to_string(),
+                "p11-kit is configured for it: install the module, or remove its configuration",
+            ),
+        }
+    }
+}
+
+/// Looks whether the keys of each identity are there.
+async fn check_identities(node: &Node, findings: &mut Findings) -> Result<(), Failure> {
+    let identities = node.registry().identities()?;
+    findings.info(format!("identities: {}", identities.len()));
+    let mut seen = BTreeMap::new();
+    for (name, info) in &identities {
+        if let Some(key) = info.keys.iter().find(|key| key.deleted) {
+            findings.warning(
+                format!(
+                    "`{name}` is of no use: `{}`, which it was connected to, was deleted",
+                    key.owner
+                ),
+                format!("claviger delete '{name}'"),
+            );
+            continue;
+        }
+        let Backend::LocalConnection { subtype } = &info.backend else {
+            continue;
+        };
+        if !seen.contains_key(subtype) {
+            let found = node.tokens(Some(subtype)).await;
+            seen.insert(subtype.clone(), found);
+        }
+        match seen.get(subtype) {
+            Some(Ok(tokens)) => check_identity(name, info, tokens, findings),
+            Some(Err(error)) => {
+                findings.error(format!("`{name}` cannot be used: {error}"), error.hint());
+            }
+            None => {}
+        }
+    }
+    let tokens: BTreeMap<TokenId, TokenInfo> = (seen.into_values().flatten().flatten())
+        .map(|(token, _)| (token.id.clone(), token))
+        .collect();
+    tokens
+        .values()
+        .for_each(|token| check_token(token, findings));
+    Ok(())
+}
+
+fn check_identity(
+    name: &EngineId,
+    info: &IdentityInfo,
+    tokens: &[(TokenInfo, Vec<SlotInfo>)],
+    findings: &mut Findings,
+) {
+    let mut well = true;
+    for key in &info.keys {
+        let Some((_, slots)) = tokens.iter().find(|(token, _)| token.id == key.token) else {
+            findings.warning(
+                format!("the token of `{name}` is absent: {}", info.backend),
+                "insert it; nothing is forgotten because it is not there",
+            );
+            return;
+        };
+        well &= check_key(name, key, slots, findings);
+    }
+    if well {
+        findings.info(format!("the token of `{name}` is there"));
+    }
+}
+
+/// Whether the key is where it should be, as far as can be seen without a PIN.
+fn check_key(name: &EngineId, key: &KeyInfo, slots: &[SlotInfo], findings: &mut Findings) -> bool {
+    let what = format!("the key of `{name}` that is to {} ", key.usage);
+    let there = slots.iter().find(|slot| slot.slot == key.slot);
+    match there.map(|slot| &slot.public_key) {
+        Some(Some(found)) if *found != key.public_key => {
+            findings.error(
+                format!("{what}is not in slot {}: another key is there", key.slot),
+                format!("if it is lost for good: claviger delete '{name}'"),
+            );
+            false
+        }
+        // Only what we made ourselves is sure to show its public half.
+        None if key.origin == Origin::Generated => {
+            findings.error(
+                format!("{what}is not on the token any more (slot {})", key.slot),
+                format!(
+                    "somebody else deleted it; if it is lost for good: claviger delete '{name}'"
+                ),
+            );
+            false
+        }
+        _ => true,
+    }
+}
+
+/// What a token says of its own state.
+fn check_token(token: &TokenInfo, findings: &mut Findings) {
+    for (name, value) in &token.notes {
+        let what = format!("the token {} ({})", token.label, token.id);
+        match (name.as_str(), value.as_str()) {
+            ("pin_locked", "true") => findings.error(
+                format!("{what} has its PIN locked"),
+                "unlock it with the vendor's tool (PUK or security officer)",
+            ),
+            ("pin_tries", "1") => findings.warning(
+                format!("{what} has one PIN try left"),
+                "one wrong PIN locks it; --last-try dares it",
+            ),
+            ("pin_tries", "low") => findings.warning(
+                format!("{what} was given a wrong PIN since the last right one"),
+                "if it was not you, find out who; the next right PIN clears the count",
+            ),
+            ("write_protected", "true") => findings.warning(
+                format!("{what} is write-protected: no keys can be made or destroyed on it"),
+                "remove the write protection",
+            ),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_information_is_no_fault() {
+        let mut findings = Findings::default();
+        findings.info("a");
+        assert!(findings.is_well());
+        assert!(text(&findings).ends_with("nothing is wrong\n"));
+        findings.warning("b", "c");
+        assert!(!findings.is_well());
+        assert!(text(&findings).contains("warning  b\n         hint: c\n"));
+    }
+}

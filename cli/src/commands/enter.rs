@@ -1,0 +1,183 @@
+//! `generate` and `connect`: how a name comes to its keys.
+
+use claviger_engine::message::{RequestConnectIdentity, RequestGenerateIdentity};
+use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node};
+use claviger_token::{Error, Fingerprint, KeySpec, KeyUse, SlotInfo, TokenInfo};
+
+use super::{Answer, FINE};
+use crate::failure::Failure;
+use crate::output;
+use crate::session::{self, Session};
+use crate::views::{self, IdentityView};
+
+pub(crate) async fn generate(
+    session: &Session,
+    name: &str,
+    backend: &str,
+    params: IdParams,
+    capabilities: Option<Capabilities>,
+) -> Answer {
+    let who = session::new_name(name)?;
+    let backend = session::device(backend)?;
+    let capabilities = capabilities.unwrap_or(match params.key(KeyUse::Decrypt) {
+        Some(_) => Capabilities::CommitAndDecrypt,
+        None => Capabilities::Commit,
+    });
+    let node = session.node(session.registry()?);
+    let request = RequestGenerateIdentity {
+        backend,
+        params,
+        capabilities,
+    };
+    let reply = {
+        let _phase = session.interrupt.tidily();
+        let _busy = session.screen.spin("making keys on the token");
+        node.generate(&who, request, &session.call()).await
+    };
+    if let Some(error) = reply.err {
+        return Err(not_generated(&node, &who, error));
+    }
+    session.warn_open(&node)?;
+    report(session, &node, &who, "generated")
+}
+
+/// Says beside the reason what is left on the token.
+fn not_generated(node: &Node, who: &EngineId, error: EngineError) -> Failure {
+    let given_up = matches!(
+        error,
+        EngineError::Token(Error::Cancelled | Error::DeadlineExceeded)
+    );
+    let only_decryption = match &error {
+        EngineError::Token(Error::Unsupported {
+            wanted, supported, ..
+        }) => {
+            wanted.usage == KeyUse::Decrypt && supported.contains(&KeySpec::sign(wanted.algorithm))
+        }
+        _ => false,
+    };
+    let hint = error.hint();
+    let failure = Failure::from(error);
+    let open = node.registry().open_intents().unwrap_or_default();
+    if open.iter().any(|intent| intent.identity == *who) {
+        failure.hint(
+            "what was begun is undone when the token is used next, or by \
+             `claviger doctor --repair`",
+        )
+    } else if given_up {
+        failure.hint("nothing of it is left on the token")
+    } else if only_decryption {
+        failure.hint(format!("{hint}; --capabilities commit does without"))
+    } else {
+        failure
+    }
+}
+
+pub(crate) async fn connect(
+    session: &Session,
+    name: &str,
+    to: &str,
+    backend: Option<&str>,
+    capabilities: Option<Capabilities>,
+) -> Answer {
+    let who = session::new_name(name)?;
+    let given = backend.map(session::device).transpose()?;
+    let node = session.node(session.registry()?);
+    let request = if to.starts_with(Fingerprint::PREFIX) {
+        let fingerprint: Fingerprint = to
+            .parse()
+            .map_err(|e| Failure::usage(format!("`{}` is none: {e}", short(to))))?;
+        adoption(session, &node, &fingerprint, given, capabilities).await?
+    } else {
+        let (original, info) = session::identity(node.registry(), to)?;
+        RequestConnectIdentity {
+            external_identity: original,
+            backend: info.backend,
+            capabilities: capabilities.unwrap_or(info.capabilities),
+        }
+    };
+    let reply = {
+        let _busy = session.screen.spin("asking the token");
+        node.connect(&who, request, &session.call()).await
+    };
+    match reply.err {
+        Some(error) => Err(error.into()),
+        None => report(session, &node, &who, "connected"),
+    }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// The request to adopt a key, once it is clear on which token and for what.
+async fn adoption(
+    session: &Session,
+    node: &Node,
+    fingerprint: &Fingerprint,
+    given: Option<Backend>,
+    capabilities: Option<Capabilities>,
+) -> Result<RequestConnectIdentity, Failure> {
+    let found = {
+        let _busy = session.screen.spin("looking for the key");
+        let asked = given.as_ref().map(Backend::to_string);
+        node.tokens(asked.as_deref()).await?
+    };
+    let holders: Vec<(&TokenInfo, &SlotInfo)> = found
+        .iter()
+        .filter_map(|(token, slots)| Some((token, slot_of(slots, fingerprint)?)))
+        .collect();
+    let backend =
+        match (given, holders.as_slice()) {
+            (Some(given), _) => given,
+            (None, [(token, _)]) => Backend::from(token.backend.clone()),
+            (None, []) => {
+                return Err(Failure::new(format!("no token shows the key {fingerprint}")).hint(
+                "if its public half is hidden behind the PIN, name the token with --backend",
+            ));
+            }
+            (None, several) => {
+                let backends: Vec<&str> = several.iter().map(|(t, _)| t.backend.as_str()).collect();
+                return Err(
+                    Failure::new(format!("{} tokens hold this key", several.len())).hint(format!(
+                        "name one of them with --backend:\n  {}",
+                        backends.join("\n  ")
+                    )),
+                );
+            }
+        };
+    // A key that an interrupted generation left behind is not there to be adopted.
+    let tokens: Vec<_> = found.iter().map(|(token, _)| token.id.clone()).collect();
+    if let [_] = tokens.as_slice() {
+        session.settle(node, &tokens).await?;
+    }
+    let default = match holders.first() {
+        Some((_, slot)) if !slot.uses.contains(&KeyUse::Sign) => Capabilities::Decrypt,
+        _ => Capabilities::Commit,
+    };
+    Ok(RequestConnectIdentity {
+        external_identity: EngineId::local(fingerprint.to_string()),
+        backend,
+        capabilities: capabilities.unwrap_or(default),
+    })
+}
+
+fn slot_of<'a>(slots: &'a [SlotInfo], fingerprint: &Fingerprint) -> Option<&'a SlotInfo> {
+    slots.iter().find(|slot| {
+        let key = slot.public_key.as_ref();
+        key.is_some_and(|key| key.fingerprint() == *fingerprint)
+    })
+}
+
+/// Shows the new identity.
+fn report(session: &Session, node: &Node, who: &EngineId, how: &str) -> Answer {
+    let (_, info) = session::identity(node.registry(), &who.name)?;
+    if session.json {
+        output::print_json(&IdentityView::full(who, &info))?;
+    } else {
+        output::print(&format!(
+            "{how} {}next: claviger show '{who}'\n",
+            views::summary(who, &info)
+        ))?;
+    }
+    Ok(FINE)
+}

@@ -1,0 +1,80 @@
+//! The commands, a module for each group.
+
+mod crypt;
+mod delete;
+mod doctor;
+mod enter;
+mod identities;
+mod sign;
+mod tokens;
+
+use crate::args::{Args, Command};
+use crate::failure::Failure;
+use crate::session::Session;
+
+/// What a command answers: the exit status where it did not fail.
+pub(crate) type Answer = Result<u8, Failure>;
+
+/// Success.
+pub(crate) const FINE: u8 = 0;
+
+/// Runs the command; the result is the exit status.
+pub(crate) fn run(args: Args) -> Answer {
+    let session = Session::new(&args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|e| Failure::io("the program cannot start", &e))?;
+    let answer = runtime.block_on(dispatch(&session, args.command));
+    // What still blocks on a device is not waited for.
+    runtime.shutdown_background();
+    answer
+}
+
+async fn dispatch(session: &Session, command: Command) -> Answer {
+    match command {
+        Command::Tokens { backend } => tokens::run(session, backend.as_deref()).await,
+        Command::Generate {
+            name,
+            backend,
+            params,
+            capabilities,
+        } => enter::generate(session, &name, &backend, params, capabilities).await,
+        Command::Connect {
+            name,
+            to,
+            backend,
+            capabilities,
+        } => enter::connect(session, &name, &to, backend.as_deref(), capabilities).await,
+        Command::Delete { name } => delete::run(session, &name).await,
+        Command::Identities => identities::list(session),
+        Command::Show { name } => identities::show(session, &name),
+        Command::Sign {
+            name,
+            file,
+            format,
+            namespace,
+            output,
+        } => {
+            let wanted = sign::Wanted {
+                format,
+                namespace: &namespace,
+                output: output.as_deref(),
+            };
+            sign::sign(session, &name, file.as_deref(), wanted).await
+        }
+        Command::Verify {
+            name,
+            signature,
+            file,
+            namespace,
+        } => sign::verify(session, &name, &signature, file.as_deref(), &namespace),
+        Command::Encrypt { name, file, output } => {
+            crypt::encrypt(session, &name, file.as_deref(), output.as_deref())
+        }
+        Command::Decrypt { name, file, output } => {
+            crypt::decrypt(session, &name, file.as_deref(), output.as_deref()).await
+        }
+        Command::Doctor { repair } => doctor::run(session, repair).await,
+    }
+}

@@ -1,0 +1,133 @@
+//! `tokens`: what is attached, as far as it shows itself without a PIN.
+
+use claviger_engine::Registry;
+use claviger_token::{Algorithm, KeyUse, SlotInfo, SlotState, TokenInfo};
+use serde::Serialize;
+
+use super::{Answer, FINE};
+use crate::output;
+use crate::session::{self, Session};
+
+/// A token in JSON.
+#[derive(Serialize)]
+struct TokenView {
+    #[serde(flatten)]
+    info: TokenInfo,
+    slots: Vec<SlotView>,
+}
+
+#[derive(Serialize)]
+struct SlotView {
+    #[serde(flatten)]
+    info: SlotInfo,
+    public_key: Option<String>,
+}
+
+pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
+    if let Some(backend) = backend {
+        session::device(backend)?;
+    }
+    // Tokens can be looked at without a home folder.
+    let node = session.node(Registry::in_memory()?);
+    let found = {
+        let _busy = session.screen.spin("looking for tokens");
+        node.tokens(backend).await
+    };
+    let mut found = found?;
+    found.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
+    if session.json {
+        let views: Vec<TokenView> = found.into_iter().map(view).collect();
+        output::print_json(&views)?;
+    } else if found.is_empty() {
+        output::print("no tokens\n")?;
+        if backend.is_none() {
+            output::complain(
+                "hint",
+                "only modules that p11-kit knows are asked; name others with \
+                 --backend 'pkcs11:?module-path=/path/to/module.so'",
+                "",
+            );
+        }
+    } else {
+        let text: Vec<String> = found
+            .iter()
+            .map(|(info, slots)| text(info, slots))
+            .collect();
+        output::print(&text.join("\n"))?;
+    }
+    Ok(FINE)
+}
+
+fn view((info, slots): (TokenInfo, Vec<SlotInfo>)) -> TokenView {
+    let slot = |info: SlotInfo| SlotView {
+        public_key: info.public_key.as_ref().map(|key| key.to_text()),
+        info,
+    };
+    TokenView {
+        info,
+        slots: slots.into_iter().map(slot).collect(),
+    }
+}
+
+fn text(info: &TokenInfo, slots: &[SlotInfo]) -> String {
+    let label = match info.label.as_str() {
+        "" => "(no label)",
+        label => label,
+    };
+    let mut text = format!("{label}\n");
+    let mut rows = vec![
+        vec!["kind".into(), info.id.kind.clone()],
+        vec!["manufacturer".into(), info.id.manufacturer.clone()],
+        vec!["model".into(), info.model.clone()],
+        vec!["serial".into(), info.id.serial.clone()],
+        vec!["backend".into(), info.backend.clone()],
+        vec!["signs with".into(), algorithms(info, KeyUse::Sign)],
+        vec!["decrypts with".into(), algorithms(info, KeyUse::Decrypt)],
+    ];
+    rows.extend(
+        info.notes
+            .iter()
+            .map(|(name, value)| vec![name.replace('_', " "), value.clone()]),
+    );
+    text.push_str(&output::table("  ", &rows));
+    let occupied: Vec<&SlotInfo> = slots
+        .iter()
+        .filter(|slot| slot.state == SlotState::Occupied)
+        .collect();
+    if occupied.is_empty() {
+        text.push_str(match info.login_required {
+            true => "  no keys that show themselves without a PIN\n",
+            false => "  no keys\n",
+        });
+        return text;
+    }
+    text.push_str("  keys\n");
+    let rows: Vec<Vec<String>> = occupied.into_iter().map(row).collect();
+    text.push_str(&output::table("    ", &rows));
+    text
+}
+
+fn algorithms(info: &TokenInfo, usage: KeyUse) -> String {
+    let names: Vec<&str> = Algorithm::ALL
+        .into_iter()
+        .filter(|algorithm| {
+            (info.supports.iter()).any(|s| s.usage == usage && s.algorithm == *algorithm)
+        })
+        .map(Algorithm::name)
+        .collect();
+    match names.as_slice() {
+        [] => "nothing".into(),
+        names => names.join(", "),
+    }
+}
+
+fn row(slot: &SlotInfo) -> Vec<String> {
+    let uses: Vec<&str> = slot.uses.iter().map(|usage| usage.name()).collect();
+    vec![
+        slot.slot.to_string(),
+        slot.algorithm.map_or("other", Algorithm::name).into(),
+        uses.join(","),
+        slot.fingerprint.clone().unwrap_or_default(),
+        slot.label.clone(),
+    ]
+}

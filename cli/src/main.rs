@@ -1,0 +1,44 @@
+//! The operator's command; `claviger --help` says what it does.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod failure;
+mod files;
+mod home;
+mod interrupt;
+mod output;
+mod pins;
+mod screen;
+mod session;
+mod views;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    start_log();
+    let code = commands::run(args).unwrap_or_else(|failure| {
+        failure.print();
+        failure.code()
+    });
+    ExitCode::from(code)
+}
+
+/// Logs to standard error what `CLAVIGER_LOG` asks for (`debug`,
+/// `claviger_engine=info`, …); without it nothing.
+fn start_log() {
+    let Ok(wanted) = std::env::var("CLAVIGER_LOG") else {
+        return;
+    };
+    match EnvFilter::try_new(&wanted) {
+        Ok(filter) => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init(),
+        Err(error) => output::warn("CLAVIGER_LOG is of no use", &error.to_string()),
+    }
+}

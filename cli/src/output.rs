@@ -1,0 +1,99 @@
+//! What goes to people and to programs.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Writes `text`, which ends in a line break, to standard output.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    write(printable(text).as_bytes())
+}
+
+/// Writes `value` to standard output as JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|e| Failure::new(format!("the answer is no JSON: {e}")))?;
+    text.push('\n');
+    write(text.as_bytes())
+}
+
+fn write(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(bytes)
+        .and_then(|()| stdout.flush())
+        .map_err(|e| Failure::writing("standard output", &e))
+}
+
+/// One cause and one hint, on standard error.
+pub(crate) fn complain(kind: &str, what: &str, hint: &str) {
+    let mut text = format!("{kind}: {what}\n");
+    if !hint.is_empty() {
+        text.push_str("hint: ");
+        text.push_str(hint);
+        text.push('\n');
+    }
+    // Where nobody listens there is nobody to tell that nobody listens.
+    let _ = io::stderr().write_all(printable(&text).as_bytes());
+}
+
+/// Something that a person should know, but no failure.
+pub(crate) fn warn(what: &str, hint: &str) {
+    complain("warning", what, hint);
+}
+
+/// The text without control characters: labels and serials come from devices.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let harmless = |c: char| !c.is_control() || c == '\n';
+    if text.chars().all(harmless) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(
+        text.chars()
+            .map(|c| if harmless(c) { c } else { '\u{fffd}' })
+            .collect(),
+    )
+}
+
+/// Lines with aligned columns, each line indented.
+pub(crate) fn table(indent: &str, rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = indent.to_owned();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_cannot_talk_to_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\rc\n"), "a\u{fffd}[2Jb\u{fffd}c\n");
+        assert_eq!(printable("Ελένη\n"), "Ελένη\n");
+    }
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_spaces_at_their_end() {
+        let rows = [
+            vec!["a".into(), "b".into()],
+            vec!["ääää".into(), String::new()],
+        ];
+        assert_eq!(table("  ", &rows), "  a     b\n  ääää\n");
+    }
+}

@@ -1,0 +1,163 @@
+//! Where PINs come from: what `--pin-source` says, or a person at a terminal.
+
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use claviger_token::{Error, PinSource, StoredPin, TokenId};
+use secrecy::SecretString;
+
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use crate::screen::Screen;
+
+/// What `--pin-source` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Choice {
+    /// It is not there: a person is asked, if there is one.
+    Unsaid,
+    /// A person is asked.
+    Prompt,
+    /// The PIN lies somewhere.
+    Stored(StoredPin),
+}
+
+impl Choice {
+    /// The text is not repeated in the error: it may be a PIN.
+    fn parse(text: Option<&OsStr>) -> Result<Self, Failure> {
+        let Some(text) = text else {
+            return Ok(Choice::Unsaid);
+        };
+        let choice = match text.to_str() {
+            Some("prompt") => Some(Choice::Prompt),
+            Some(text) => text.parse().ok().map(Choice::Stored),
+            None => None,
+        };
+        choice.ok_or_else(|| {
+            Failure::usage("--pin-source is env:VAR, file:PATH, fd:N or prompt")
+                .hint("a PIN on the command line would be seen by everyone on this machine")
+        })
+    }
+}
+
+/// Gives PINs to tokens, or to some of them only.
+pub(crate) struct Pins {
+    choice: Choice,
+    /// The only tokens that get one, if set.
+    only: Mutex<Option<Vec<TokenId>>>,
+    screen: Screen,
+    interrupt: Arc<Interrupt>,
+}
+
+impl Pins {
+    pub(crate) fn new(
+        source: Option<&OsStr>,
+        screen: Screen,
+        interrupt: Arc<Interrupt>,
+    ) -> Result<Arc<Self>, Failure> {
+        Ok(Arc::new(Pins {
+            choice: Choice::parse(source)?,
+            only: Mutex::default(),
+            screen,
+            interrupt,
+        }))
+    }
+
+    /// Whether the same PIN would go to whichever token asks.
+    pub(crate) fn is_one_for_all(&self) -> bool {
+        matches!(self.choice, Choice::Stored(_))
+    }
+
+    /// From now on only these tokens get a PIN; `None` is all. One that was not asked
+    /// for by name must not lose a try to another token's PIN.
+    pub(crate) fn only_for(&self, tokens: Option<&[TokenId]>) {
+        *self.only.lock().unwrap_or_else(PoisonError::into_inner) = tokens.map(<[_]>::to_vec);
+    }
+
+    fn may_have(&self, token: &TokenId) -> bool {
+        let only = self.only.lock().unwrap_or_else(PoisonError::into_inner);
+        only.as_ref().is_none_or(|tokens| tokens.contains(token))
+    }
+
+    fn ask(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
+        let _phase = self.interrupt.prompting();
+        let name = match label {
+            "" => token.to_string(),
+            label => format!("{label} ({} {})", token.manufacturer, token.serial),
+        };
+        let prompt = format!("PIN for {}: ", crate::output::printable(&name));
+        match self.screen.aside(|| rpassword::prompt_password(prompt)) {
+            Ok(pin) => Ok(SecretString::from(pin)),
+            Err(_) if self.interrupt.came() => Err(Error::Cancelled),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(Error::Cancelled),
+            Err(e) => Err(Error::PinSource {
+                origin: "prompt".into(),
+                reason: format!("there is no terminal ({e})"),
+            }),
+        }
+    }
+}
+
+/// The node wants to own its source.
+pub(crate) struct Handle(pub(crate) Arc<Pins>);
+
+impl PinSource for Handle {
+    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
+        let Handle(pins) = self;
+        let needed = || Error::PinNeeded {
+            token: token.clone(),
+        };
+        if !pins.may_have(token) {
+            return Err(needed());
+        }
+        match &pins.choice {
+            Choice::Stored(source) => source.pin(token, label),
+            Choice::Prompt => pins.ask(token, label),
+            // A script that has a terminal somewhere must not wait for it for ever.
+            Choice::Unsaid if io::stdin().is_terminal() || pins.screen.is_terminal() => {
+                pins.ask(token, label)
+            }
+            Choice::Unsaid => Err(needed()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_told_apart_and_what_is_none_is_not_repeated() {
+        let parse = |text: &str| Choice::parse(Some(OsStr::new(text)));
+        assert_eq!(Choice::parse(None).unwrap(), Choice::Unsaid);
+        assert_eq!(parse("prompt").unwrap(), Choice::Prompt);
+        assert_eq!(
+            parse("env:PIN").unwrap(),
+            Choice::Stored(StoredPin::Env("PIN".into()))
+        );
+        let failure = parse("tr0mb0ne").unwrap_err();
+        assert!(!format!("{failure:?}").contains("tr0mb0ne"));
+        assert_eq!(failure.code(), crate::failure::USAGE);
+    }
+
+    #[test]
+    fn a_token_that_was_not_named_gets_no_pin() {
+        let token = |serial: &str| TokenId {
+            kind: "k".into(),
+            manufacturer: "m".into(),
+            serial: serial.into(),
+        };
+        let screen = Screen::new();
+        let interrupt = Interrupt::listen(screen.clone());
+        // Always set, and no secret.
+        let pins = Pins::new(Some(OsStr::new("env:PATH")), screen, interrupt).unwrap();
+        let source = Handle(Arc::clone(&pins));
+        assert!(source.pin(&token("1"), "").is_ok());
+        pins.only_for(Some(&[token("2")]));
+        assert!(matches!(
+            source.pin(&token("1"), ""),
+            Err(Error::PinNeeded { .. })
+        ));
+        assert!(source.pin(&token("2"), "").is_ok());
+    }
+}

@@ -1,0 +1,116 @@
+//! Signs of life on a terminal: spinners and progress bars, on standard error.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::output;
+
+const TICK: Duration = Duration::from_millis(100);
+
+/// Standard error, where a person may be looking. Clones are the same screen.
+#[derive(Clone)]
+pub(crate) struct Screen(Arc<Inner>);
+
+struct Inner {
+    is_terminal: bool,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Screen {
+    pub(crate) fn new() -> Self {
+        Screen(Arc::new(Inner {
+            is_terminal: io::stderr().is_terminal(),
+            bar: Mutex::default(),
+        }))
+    }
+
+    /// Whether a person may be looking.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.0.is_terminal
+    }
+
+    fn bar(&self) -> Option<ProgressBar> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<ProgressBar>> {
+        self.0.bar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows that `what` is going on, until the result is dropped.
+    pub(crate) fn spin(&self, what: &'static str) -> Busy {
+        self.show(|| {
+            let bar = ProgressBar::new_spinner().with_message(what);
+            bar.enable_steady_tick(TICK);
+            bar
+        })
+    }
+
+    /// Shows how far `total` bytes have come; of an unknown total, how many came.
+    pub(crate) fn count(&self, what: &'static str, total: Option<u64>) -> Busy {
+        let template = match total {
+            Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {eta}",
+            None => "{spinner} {msg} {bytes}",
+        };
+        self.show(|| {
+            let bar = match total {
+                Some(total) => ProgressBar::new(total),
+                None => ProgressBar::new_spinner(),
+            };
+            let style = ProgressStyle::with_template(template);
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                .with_message(what)
+        })
+    }
+
+    fn show(&self, make: impl FnOnce() -> ProgressBar) -> Busy {
+        let bar = self.0.is_terminal.then(make);
+        self.lock().clone_from(&bar);
+        Busy {
+            screen: self.clone(),
+            bar,
+        }
+    }
+
+    /// A line for a person, whatever else is being shown.
+    pub(crate) fn line(&self, text: &str) {
+        self.aside(|| {
+            let _ = writeln!(io::stderr(), "{}", output::printable(text));
+        });
+    }
+
+    /// Clears away what is shown for as long as `work` takes.
+    pub(crate) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
+        match self.bar() {
+            Some(bar) => bar.suspend(work),
+            None => work(),
+        }
+    }
+}
+
+/// Something that is going on. Dropping it clears the sign of it.
+pub(crate) struct Busy {
+    screen: Screen,
+    bar: Option<ProgressBar>,
+}
+
+impl Busy {
+    /// So many bytes more.
+    pub(crate) fn advance(&self, bytes: usize) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes as u64);
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        *self.screen.lock() = None;
+    }
+}

@@ -1,0 +1,201 @@
+//! What every command has at hand.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use claviger_engine::registry::{Action, Intent};
+use claviger_engine::types::check_name;
+use claviger_engine::{Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Registry};
+use claviger_pkcs11::Pkcs11Driver;
+use claviger_token::{Access, Advice, Call, Error, Event, KeyUse, TokenId};
+
+use crate::args::Args;
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use crate::pins::{Handle, Pins};
+use crate::screen::Screen;
+use crate::{home, output};
+
+/// What every command has at hand.
+pub(crate) struct Session {
+    home: Option<PathBuf>,
+    last_try: bool,
+    timeout: Option<Duration>,
+    pub(crate) json: bool,
+    pub(crate) pins: Arc<Pins>,
+    pub(crate) screen: Screen,
+    pub(crate) interrupt: Arc<Interrupt>,
+}
+
+impl Session {
+    pub(crate) fn new(args: &Args) -> Result<Self, Failure> {
+        let screen = Screen::new();
+        let interrupt = Interrupt::listen(screen.clone());
+        let source = args.pin_source.as_deref();
+        Ok(Session {
+            home: args.home.clone(),
+            last_try: args.last_try,
+            timeout: args.timeout,
+            json: args.json,
+            pins: Pins::new(source, screen.clone(), Arc::clone(&interrupt))?,
+            screen,
+            interrupt,
+        })
+    }
+
+    pub(crate) fn home(&self) -> Result<PathBuf, Failure> {
+        home::folder(self.home.as_deref())
+    }
+
+    pub(crate) fn registry(&self) -> Result<Registry, Failure> {
+        Ok(Registry::open(&self.home()?)?)
+    }
+
+    /// A node with every driver that this program has.
+    pub(crate) fn node(&self, registry: Registry) -> Node {
+        let mut access = Access::with(Handle(Arc::clone(&self.pins)));
+        access.last_try = self.last_try;
+        Node::builder(registry)
+            .driver(Pkcs11Driver::new())
+            .access(access)
+            .build()
+    }
+
+    /// The circumstances of what is about to be asked of a token.
+    pub(crate) fn call(&self) -> Call {
+        let call = match self.timeout {
+            Some(limit) => Call::within(limit),
+            None => Call::unlimited(),
+        };
+        let screen = self.screen.clone();
+        call.cancelled_by(self.interrupt.flag())
+            .watched_by(Arc::new(move |event| match event {
+                Event::TouchNeeded { token } => screen.line(&format!("touch the token {token}")),
+                Event::ApprovalNeeded { token } => {
+                    screen.line(&format!("approve this on the token {token}"));
+                }
+                _ => {}
+            }))
+    }
+
+    /// Settles what was interrupted on one of `tokens`, which the command is going to
+    /// use, and says what is left elsewhere.
+    ///
+    /// # Errors
+    /// A PIN problem, since the command itself would run into the same.
+    pub(crate) async fn settle(&self, node: &Node, tokens: &[TokenId]) -> Result<(), Failure> {
+        let open = node.registry().open_intents()?;
+        if open.iter().any(|intent| tokens.contains(&intent.token)) {
+            let _phase = self.interrupt.tidily();
+            self.pins.only_for(Some(tokens));
+            let left = node.settle().await;
+            self.pins.only_for(None);
+            for (intent, error) in left? {
+                if tokens.contains(&intent.token) && is_about_pin(&error) {
+                    return Err(error.into());
+                }
+                warn_open(&intent, Some(&error));
+            }
+        } else {
+            open.iter().for_each(|intent| warn_open(intent, None));
+        }
+        Ok(())
+    }
+
+    /// Says what was interrupted and is not settled.
+    pub(crate) fn warn_open(&self, node: &Node) -> Result<(), Failure> {
+        for intent in node.registry().open_intents()? {
+            warn_open(&intent, None);
+        }
+        Ok(())
+    }
+}
+
+fn is_about_pin(error: &EngineError) -> bool {
+    match error {
+        EngineError::Token(Error::PinLocked { .. } | Error::PinFinalTry { .. }) => true,
+        EngineError::Token(error) => error.advice() == Advice::GivePin,
+        _ => false,
+    }
+}
+
+fn warn_open(intent: &Intent, error: Option<&EngineError>) {
+    let reason = error.map(|e| format!(" ({e})")).unwrap_or_default();
+    output::warn(
+        &format!("{}{reason}", describe(intent)),
+        "`claviger doctor --repair` settles it when the token is there",
+    );
+}
+
+/// What an intent that nobody works on any more means.
+pub(crate) fn describe(intent: &Intent) -> String {
+    let what = match intent.action {
+        Action::Generate => "generation",
+        Action::Delete => "deletion",
+    };
+    format!(
+        "the {what} of `{}` on {} was interrupted and is not settled",
+        intent.identity, intent.token
+    )
+}
+
+/// The name of an identity that is to be made.
+pub(crate) fn new_name(name: &str) -> Result<EngineId, Failure> {
+    check_name(name).map_err(|reason| Failure::from(EngineError::BadName { reason }))?;
+    Ok(EngineId::local(name))
+}
+
+/// A backend that a command of this kind can serve.
+pub(crate) fn device(backend: &str) -> Result<Backend, Failure> {
+    if backend.starts_with("memory:") {
+        return Err(Failure::new(
+            "the backend `memory:` is of no use here: its keys die with the process, \
+             and this command ends as soon as it has answered",
+        )
+        .hint("name a token; SoftHSM2 makes one without hardware"));
+    }
+    match Backend::from(backend) {
+        Backend::RemoteConnection { .. } => Err(Failure::new(
+            "the backend `remote:` is of no use here: this command only works with tokens \
+             that are attached to this machine",
+        )
+        .hint("name a token of this machine")),
+        backend => Ok(backend),
+    }
+}
+
+/// An identity that must be there.
+pub(crate) fn identity(
+    registry: &Registry,
+    name: &str,
+) -> Result<(EngineId, IdentityInfo), Failure> {
+    let id = EngineId::local(name);
+    match registry.identity(&id)? {
+        Some(info) => Ok((id, info)),
+        None => {
+            let shown: String = name.chars().take(80).collect();
+            let ellipsis = if shown.len() < name.len() { "…" } else { "" };
+            Err(
+                Failure::new(format!("there is no identity `{shown}{ellipsis}`"))
+                    .hint("`claviger identities` lists them"),
+            )
+        }
+    }
+}
+
+/// The key of an identity for a use that it must have.
+pub(crate) fn key<'a>(
+    who: &EngineId,
+    info: &'a IdentityInfo,
+    usage: KeyUse,
+) -> Result<&'a KeyInfo, Failure> {
+    info.key(usage).ok_or_else(|| {
+        let what = match usage {
+            KeyUse::Sign => "sign: it has no key that signs",
+            KeyUse::Decrypt => "decrypt: it has no key that decrypts",
+        };
+        Failure::new(format!("`{who}` cannot {what}"))
+            .hint(format!("it was given `{}` only", info.capabilities))
+    })
+}

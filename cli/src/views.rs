@@ -1,0 +1,216 @@
+//! Identities and keys as they are shown, in JSON and to people.
+
+use claviger_engine::{EngineId, IdentityInfo, KeyInfo, Origin};
+use claviger_token::{Algorithm, KeyUse, Protection, envelope};
+use serde::Serialize;
+
+use crate::output;
+
+/// An identity in JSON.
+#[derive(Serialize)]
+pub(crate) struct IdentityView {
+    name: String,
+    backend: String,
+    capabilities: Vec<&'static str>,
+    commitment_engine: Option<String>,
+    decryption_engine: Option<String>,
+    keys: Vec<KeyView>,
+}
+
+/// A key of an identity in JSON.
+#[derive(Serialize)]
+struct KeyView {
+    r#use: KeyUse,
+    algorithm: Algorithm,
+    token: String,
+    slot: String,
+    public_key: String,
+    fingerprint: String,
+    origin: Origin,
+    protection: Option<Protection>,
+    /// The identity that it was made or adopted for.
+    owner: String,
+    /// It was destroyed, or released, with its owner.
+    deleted: bool,
+    #[serde(flatten)]
+    forms: Option<Forms>,
+}
+
+/// A public key as other programs know it.
+#[derive(Serialize)]
+struct Forms {
+    ssh: Option<String>,
+    age_recipient: Option<String>,
+}
+
+impl IdentityView {
+    /// What `identities` lists.
+    pub(crate) fn brief(name: &EngineId, info: &IdentityInfo) -> Self {
+        IdentityView::new(name, info, false)
+    }
+
+    /// What `show` shows.
+    pub(crate) fn full(name: &EngineId, info: &IdentityInfo) -> Self {
+        IdentityView::new(name, info, true)
+    }
+
+    fn new(name: &EngineId, info: &IdentityInfo, forms: bool) -> Self {
+        let text = |engine: &Option<EngineId>| engine.as_ref().map(EngineId::to_string);
+        IdentityView {
+            name: name.to_string(),
+            backend: info.backend.to_string(),
+            capabilities: info.capabilities.names(),
+            commitment_engine: text(&info.commitment_engine),
+            decryption_engine: text(&info.decryption_engine),
+            keys: info
+                .keys
+                .iter()
+                .map(|key| KeyView::new(key, forms.then(|| Forms::of(key, name))))
+                .collect(),
+        }
+    }
+}
+
+impl KeyView {
+    fn new(key: &KeyInfo, forms: Option<Forms>) -> Self {
+        KeyView {
+            r#use: key.usage,
+            algorithm: key.public_key.algorithm(),
+            token: key.token.to_string(),
+            slot: key.slot.to_string(),
+            public_key: key.public_key.to_text(),
+            fingerprint: key.public_key.fingerprint().to_string(),
+            origin: key.origin,
+            protection: key.protection,
+            owner: key.owner.to_string(),
+            deleted: key.deleted,
+            forms,
+        }
+    }
+}
+
+impl Forms {
+    /// Each key in the forms of what it is for: one does not log in with the key that
+    /// decrypts, nor encrypt to the one that signs.
+    fn of(key: &KeyInfo, name: &EngineId) -> Self {
+        let (ssh, age_recipient) = match key.usage {
+            KeyUse::Sign => (key.public_key.to_ssh_line(&name.to_string()), None),
+            KeyUse::Decrypt => (None, envelope::recipient_text(&key.public_key)),
+        };
+        let line = |text: String| text.trim_end().to_owned();
+        Forms {
+            ssh: ssh.map(line),
+            age_recipient: age_recipient.map(line),
+        }
+    }
+}
+
+/// The identities, for people.
+pub(crate) fn list(identities: &[(EngineId, IdentityInfo)]) -> String {
+    let mut rows = vec![
+        ["NAME", "CAN", "ALGORITHM", "BACKEND"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    for (name, info) in identities {
+        let mut algorithms: Vec<&str> = Vec::new();
+        for key in &info.keys {
+            let algorithm = key.public_key.algorithm().name();
+            if !algorithms.contains(&algorithm) {
+                algorithms.push(algorithm);
+            }
+        }
+        let gone = info.keys.iter().find(|key| key.deleted);
+        rows.push(vec![
+            name.to_string(),
+            match gone {
+                Some(key) => format!("nothing: `{}` was deleted", key.owner),
+                None => info.capabilities.to_string(),
+            },
+            algorithms.join(","),
+            info.backend.to_string(),
+        ]);
+    }
+    output::table("", &rows)
+}
+
+/// One identity in a few lines, for people.
+pub(crate) fn summary(name: &EngineId, info: &IdentityInfo) -> String {
+    let mut text = format!("{name}\n");
+    let rows: Vec<Vec<String>> = info
+        .keys
+        .iter()
+        .map(|key| {
+            vec![
+                key.usage.name().into(),
+                key.public_key.algorithm().name().into(),
+                key.public_key.fingerprint().to_string(),
+                format!("slot {}", key.slot),
+            ]
+        })
+        .collect();
+    text.push_str(&output::table("  ", &rows));
+    text.push_str(&format!("  {}\n", info.backend));
+    text
+}
+
+/// One identity with all there is to know of it, for people.
+pub(crate) fn full(name: &EngineId, info: &IdentityInfo) -> String {
+    let mut text = output::table(
+        "",
+        &[
+            vec!["name".into(), name.to_string()],
+            vec!["can".into(), info.capabilities.to_string()],
+            vec!["backend".into(), info.backend.to_string()],
+        ],
+    );
+    for key in &info.keys {
+        text.push_str(&format!(
+            "\n{} key: {}\n",
+            key.usage,
+            key.public_key.algorithm()
+        ));
+        if key.deleted {
+            text.push_str(&format!(
+                "  This key can no longer be used: `{}`, which it belonged to, was deleted.\n",
+                key.owner
+            ));
+        }
+        let mut rows = vec![
+            vec!["token".into(), key.token.to_string()],
+            vec!["slot".into(), key.slot.to_string()],
+            vec![
+                "fingerprint".into(),
+                key.public_key.fingerprint().to_string(),
+            ],
+            vec!["origin".into(), origin(key, name)],
+        ];
+        let forms = Forms::of(key, name);
+        rows.extend(forms.ssh.map(|ssh| vec!["ssh".into(), ssh]));
+        rows.extend(forms.age_recipient.map(|age| vec!["age".into(), age]));
+        text.push_str(&output::table("  ", &rows));
+        text.push_str(key.public_key.to_text().trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn origin(key: &KeyInfo, name: &EngineId) -> String {
+    let mut text = String::from(match key.origin {
+        Origin::Generated => "generated on the token",
+        Origin::Adopted => "found on the token",
+    });
+    if key.owner != *name {
+        text.push_str(&format!(", belongs to `{}`", key.owner));
+    }
+    match key.protection {
+        Some(Protection::FULL) => text.push_str(", cannot leave it"),
+        Some(protection) => {
+            if let Some(missing) = protection.missing() {
+                text.push_str(&format!(", but {missing}"));
+            }
+        }
+        None => {}
+    }
+    text
+}

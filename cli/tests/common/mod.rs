@@ -1,0 +1,228 @@
+//! A stage for the real command: a token, a home folder and a folder to work in.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test program uses a part; a stage that fails is a test that fails"
+)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use claviger_tests::SoftHsm;
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) struct Stage {
+    pub(crate) token: SoftHsm,
+    folder: TempDir,
+}
+
+impl Stage {
+    /// An empty token and an empty home.
+    pub(crate) fn new() -> Self {
+        let stage = Stage {
+            token: SoftHsm::new(),
+            folder: tempfile::tempdir().unwrap(),
+        };
+        stage.write("pin", SoftHsm::PIN);
+        stage
+    }
+
+    /// The same with an identity `alice` of P-256 keys.
+    pub(crate) fn with_alice() -> Self {
+        let stage = Stage::new();
+        stage.generate("alice", &[]).succeeds();
+        stage
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        fs::write(self.path(name), content).unwrap();
+        self.path(name)
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    /// The names of the files in the folder, beside what the stage itself put there.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.path()).unwrap();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|n| n != "pin" && n != "home").collect();
+        names.sort();
+        names
+    }
+
+    pub(crate) fn home(&self) -> PathBuf {
+        self.path("home")
+    }
+
+    /// The command without a PIN source, in the folder.
+    pub(crate) fn claviger<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        let (variable, value) = self.token.environment();
+        command
+            .args(words)
+            .current_dir(self.folder.path())
+            .env(variable, value)
+            .env("CLAVIGER_HOME", self.home())
+            .env_remove("CLAVIGER_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the command without a PIN source.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Outcome {
+        Outcome::of(&mut self.claviger(words))
+    }
+
+    /// Runs the command with the right PIN.
+    pub(crate) fn run_with_pin(&self, words: &[&str]) -> Outcome {
+        self.run([&["--pin-source", "file:pin"], words].concat())
+    }
+
+    /// Runs the command with the right PIN and with `input` as its standard input.
+    pub(crate) fn feed(&self, words: &[&str], input: &[u8]) -> Outcome {
+        let mut command = self.claviger([&["--pin-source", "file:pin"], words].concat());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || {
+            // The command may have seen enough.
+            let _ = stdin.write_all(&input);
+        });
+        let outcome = Outcome(child.wait_with_output().unwrap());
+        writer.join().unwrap();
+        outcome
+    }
+
+    pub(crate) fn generate(&self, name: &str, more: &[&str]) -> Outcome {
+        let backend = self.token.backend();
+        self.run_with_pin(&[&["generate", name, "--backend", &backend], more].concat())
+    }
+
+    /// What `--json` with these words answers.
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
+        let outcome = self.run([&["--json"], words].concat());
+        outcome.succeeds().json()
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        let identities = self.json(&["identities"]);
+        let names = identities.as_array().unwrap().iter();
+        names
+            .map(|i| i["name"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// What OpenSC's tool says, logged in.
+    pub(crate) fn pkcs11_tool(&self, words: &[&str]) -> String {
+        let mut command = Command::new("pkcs11-tool");
+        let (variable, value) = self.token.environment();
+        command.env(variable, value).args([
+            "--module",
+            SoftHsm::module(),
+            "--token-label",
+            self.token.label(),
+            "--login",
+            "--pin",
+            SoftHsm::PIN,
+        ]);
+        Outcome::of(command.args(words)).succeeds().out()
+    }
+
+    /// The objects on the token, private ones included.
+    pub(crate) fn objects(&self) -> String {
+        self.pkcs11_tool(&["--list-objects"])
+    }
+
+    /// How many private keys are on the token.
+    pub(crate) fn private_keys(&self) -> usize {
+        self.objects().matches("Private Key Object").count()
+    }
+}
+
+pub(crate) struct Outcome(Output);
+
+impl Outcome {
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let output = command.output();
+        Outcome(output.unwrap_or_else(|e| panic!("{command:?} does not start: {e}")))
+    }
+
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.0.status.code()
+    }
+
+    pub(crate) fn out(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0.stdout
+    }
+
+    pub(crate) fn err(&self) -> String {
+        String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.0.stdout).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn succeeds(self) -> Self {
+        assert_eq!(self.code(), Some(0), "{}{}", self.out(), self.err());
+        self
+    }
+
+    /// Ends with this status, answers nothing, and its complaint has these words.
+    #[track_caller]
+    pub(crate) fn fails(self, code: i32, words: &str) -> Self {
+        assert_eq!(self.code(), Some(code), "{}{}", self.out(), self.err());
+        assert!(
+            self.err().contains(words),
+            "no {words:?} in: {}",
+            self.err()
+        );
+        assert_eq!(self.out(), "");
+        self
+    }
+}
+
+/// Another program, for a second opinion.
+pub(crate) fn program(name: &str, words: &[&str], folder: &Path, input: Option<&Path>) -> Outcome {
+    let mut command = Command::new(name);
+    command.args(words).current_dir(folder);
+    if let Some(input) = input {
+        command.stdin(fs::File::open(input).unwrap());
+    }
+    Outcome::of(&mut command)
+}
+
+/// Where OpenSC keeps the module that writes down what it is asked.
+pub(crate) fn spy() -> PathBuf {
+    let places = [
+        "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so",
+        "/usr/lib/aarch64-linux-gnu/pkcs11-spy.so",
+        "/usr/lib/x86_64-linux-gnu/pkcs11/pkcs11-spy.so",
+        "/usr/lib64/pkcs11-spy.so",
+        "/usr/lib/pkcs11-spy.so",
+    ];
+    let found = places.iter().map(Path::new).find(|path| path.exists());
+    found
+        .unwrap_or_else(|| panic!("pkcs11-spy.so of OpenSC is not installed: cargo xtask setup"))
+        .into()
+}

@@ -1,0 +1,330 @@
+//! Processes that die, are interrupted, or get in each other's way: in the end the
+//! token holds the keys of the identities that there are, and no others.
+#![cfg(unix)]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the helpers of tests are tests"
+)]
+
+mod common;
+
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::{Outcome, Stage};
+
+/// Starts to make an RSA key, which takes a while.
+fn start_slow_generation(stage: &Stage, name: &str) -> Child {
+    let backend = stage.token.backend();
+    let mut command = stage.claviger([
+        "--pin-source",
+        "file:pin",
+        "generate",
+        name,
+        "--backend",
+        &backend,
+        "--params",
+        "rsa4096",
+        "--capabilities",
+        "commit",
+    ]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn send(signal: &str, child: &Child) {
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args([signal, &id]).status();
+    assert!(sent.unwrap().success());
+}
+
+/// Sends a signal to generations, each later than the one before, until `hit` says
+/// that one was struck in the middle.
+fn strike(stage: &Stage, signal: &str, hit: impl Fn(&Output) -> bool) -> Output {
+    for attempt in 0..40 {
+        let name = format!("victim{attempt}");
+        let child = start_slow_generation(stage, &name);
+        sleep(Duration::from_millis(20 + 10 * attempt));
+        send(signal, &child);
+        let output = child.wait_with_output().unwrap();
+        if hit(&output) {
+            return output;
+        }
+        if output.status.success() {
+            stage.run_with_pin(&["delete", &name]).succeeds();
+        }
+    }
+    panic!("no generation was struck in the middle");
+}
+
+/// Whether something was interrupted, as `doctor` sees it.
+fn is_unsettled(stage: &Stage) -> bool {
+    let doctor = stage.run(["--json", "doctor"]);
+    let findings = doctor.json()["findings"].clone();
+    let mut findings = findings.as_array().unwrap().iter();
+    findings.any(|f| f["level"] == "warning" && f["what"].to_string().contains("interrupted"))
+}
+
+#[test]
+fn a_generation_that_was_killed_is_undone_by_the_next_command_that_uses_the_token() {
+    let stage = Stage::new();
+    for next in ["generate", "sign", "doctor"] {
+        if next == "sign" {
+            stage
+                .generate("alice", &["--capabilities", "commit"])
+                .succeeds();
+            stage.write("letter", "x");
+        }
+        let keys = stage.private_keys();
+        strike(&stage, "-KILL", |_| is_unsettled(&stage));
+        // What asks for no PIN settles nothing, and works.
+        stage.run(["identities"]).succeeds();
+        assert!(is_unsettled(&stage));
+        match next {
+            "generate" => {
+                stage
+                    .generate("next", &["--capabilities", "commit"])
+                    .succeeds();
+                stage.run_with_pin(&["delete", "next"]).succeeds();
+            }
+            "sign" => {
+                let signed = stage.run_with_pin(&["sign", "alice", "letter", "-o", "sig"]);
+                assert_eq!(signed.succeeds().err(), "");
+            }
+            _ => {
+                let repaired = stage.run_with_pin(&["doctor", "--repair"]).succeeds();
+                assert!(repaired.out().contains("is settled"), "{}", repaired.out());
+            }
+        }
+        assert!(!is_unsettled(&stage), "after {next}");
+        assert_eq!(
+            stage.private_keys(),
+            keys,
+            "after {next}: {}",
+            stage.objects()
+        );
+    }
+    assert_eq!(stage.names(), ["alice"]);
+}
+
+#[test]
+fn an_interrupted_generation_is_undone_before_the_command_ends() {
+    let stage = Stage::new();
+    for signal in ["-INT", "-TERM"] {
+        let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+        let hit = |output: &Output| {
+            said(output).contains("tidying up") && output.status.code() == Some(130)
+        };
+        let output = strike(&stage, signal, hit);
+        assert!(
+            said(&output).contains("nothing of it is left"),
+            "{}",
+            said(&output)
+        );
+        assert!(output.stdout.is_empty());
+        assert!(!is_unsettled(&stage));
+        assert!(stage.names().is_empty());
+        assert!(!stage.objects().contains("Object"), "{}", stage.objects());
+    }
+}
+
+#[test]
+fn a_second_interrupt_ends_the_command_at_once() {
+    let stage = Stage::new();
+    for attempt in 0..40 {
+        let child = start_slow_generation(&stage, "victim");
+        sleep(Duration::from_millis(30 + 10 * attempt));
+        send("-INT", &child);
+        sleep(Duration::from_millis(20));
+        // It may be done by now.
+        let _ = Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .stderr(Stdio::null())
+            .status();
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            stage.run_with_pin(&["delete", "victim"]).succeeds();
+        } else if is_unsettled(&stage) {
+            assert_eq!(output.status.code(), Some(130));
+            break;
+        }
+        assert!(attempt < 39, "no generation was struck in the middle");
+    }
+    stage.run_with_pin(&["doctor", "--repair"]).succeeds();
+    assert!(!stage.objects().contains("Object"), "{}", stage.objects());
+}
+
+#[test]
+fn a_pin_is_not_sent_to_a_token_that_was_not_asked_for() {
+    let stage = Stage::with_alice();
+    let other = Stage::new();
+    // The interrupted generation is on another token, with a PIN of its own.
+    let mut command = stage.claviger(["unused"]);
+    for attempt in 0..40 {
+        let backend = other.token.backend();
+        let words = [
+            "generate",
+            "victim",
+            "--backend",
+            &backend,
+            "--params",
+            "rsa4096",
+        ];
+        command = stage.claviger([&["--pin-source", "file:pin"], &words[..]].concat());
+        command.args(["--capabilities", "commit"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        sleep(Duration::from_millis(20 + 10 * attempt));
+        send("-KILL", &child);
+        child.wait().unwrap();
+        if is_unsettled(&stage) {
+            break;
+        }
+        if stage.names().contains(&"victim".into()) {
+            stage.run_with_pin(&["delete", "victim"]).succeeds();
+        }
+        assert!(attempt < 39, "no generation was struck in the middle");
+    }
+    drop(command);
+    stage.write("letter", "x");
+    let signed = stage
+        .run_with_pin(&["sign", "alice", "letter", "-o", "sig"])
+        .succeeds();
+    assert!(
+        signed
+            .err()
+            .starts_with("warning: the generation of `victim`"),
+        "{}",
+        signed.err()
+    );
+    assert!(is_unsettled(&stage));
+    stage.run_with_pin(&["doctor", "--repair"]).succeeds();
+    assert!(!is_unsettled(&stage));
+    assert_eq!(other.private_keys(), 0);
+    assert_eq!(stage.private_keys(), 2);
+}
+
+#[test]
+fn of_several_who_generate_the_same_name_at_once_one_wins() {
+    // SoftHSM writes into the token's files at each login, and who looks at the same moment
+    // sees no token, or half of one. Such a round shows less, and is played again.
+    for _ in 0..10 {
+        let stage = Stage::new();
+        let (won, complaints) = race(&stage, 4);
+        if won == 0 || is_unsettled(&stage) {
+            stage.run_with_pin(&["doctor", "--repair"]).succeeds();
+        }
+        assert!(won <= 1, "{complaints:?}");
+        assert_eq!(stage.private_keys(), 2 * won, "{complaints:?}");
+        let refused = |said: &String| {
+            said.contains("Identity already exists") || said.contains("at this moment")
+        };
+        if won == 1 {
+            let objects = stage.objects();
+            for key in stage.json(&["show", "alice"])["keys"].as_array().unwrap() {
+                assert!(objects.contains(key["slot"].as_str().unwrap()), "{objects}");
+            }
+        }
+        if won == 1 && complaints.iter().all(refused) {
+            return;
+        }
+    }
+    panic!("in no round all saw the token");
+}
+
+/// Lets several processes generate `alice`; says how many did, and what the others said.
+fn race(stage: &Stage, number: usize) -> (usize, Vec<String>) {
+    let backend = stage.token.backend();
+    let words = [
+        "--pin-source",
+        "file:pin",
+        "generate",
+        "alice",
+        "--backend",
+        &backend,
+    ];
+    let start = |_| {
+        let mut command = stage.claviger(words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let children: Vec<Child> = (0..number).map(start).collect();
+    let mut complaints = Vec::new();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        if !output.status.success() {
+            assert_eq!(output.status.code(), Some(1));
+            complaints.push(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+    }
+    (number - complaints.len(), complaints)
+}
+
+#[test]
+fn an_interrupted_decryption_leaves_no_file() {
+    let stage = Stage::with_alice();
+    let sealed = stage.feed(&["encrypt", "alice"], &[1; 200_000]).succeeds();
+    let words = ["--pin-source", "file:pin", "decrypt", "alice", "-o", "out"];
+    let mut command = stage.claviger(words);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, &sealed.bytes()[..150_000]).unwrap();
+    let begun = Instant::now();
+    while stage.files().is_empty() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "it does not begin"
+        );
+        sleep(Duration::from_millis(10));
+    }
+    send("-INT", &child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(stage.files().is_empty(), "{:?}", stage.files());
+    drop(stdin);
+}
+
+#[test]
+fn a_deadline_that_passes_leaves_nothing_behind() {
+    let stage = Stage::new();
+    let words = [
+        "--timeout",
+        "0.000001",
+        "--pin-source",
+        "file:pin",
+        "generate",
+        "a",
+    ];
+    let backend = stage.token.backend();
+    let mut command = stage.claviger(words);
+    Outcome::of(command.args(["--backend", &backend])).fails(1, "the deadline passed");
+    assert_eq!(stage.private_keys(), 0);
+    assert!(stage.names().is_empty());
+}
+
+#[test]
+fn a_token_that_is_absent_is_absent_and_nothing_is_forgotten() {
+    let stage = Stage::with_alice();
+    stage.write("letter", "x");
+    stage.token.remove();
+    stage
+        .run_with_pin(&["sign", "alice", "letter", "-o", "sig"])
+        .fails(1, "no token fits");
+    stage
+        .run_with_pin(&["delete", "alice"])
+        .fails(1, "no token fits");
+    let doctor = stage.run(["doctor"]);
+    assert_eq!(doctor.code(), Some(1));
+    assert!(
+        doctor.out().contains("the token of `alice` is absent"),
+        "{}",
+        doctor.out()
+    );
+    assert_eq!(stage.names(), ["alice"]);
+    stage.token.insert();
+    stage
+        .run_with_pin(&["sign", "alice", "letter", "-o", "sig"])
+        .succeeds();
+    assert_eq!(stage.run(["doctor"]).code(), Some(0));
+}
