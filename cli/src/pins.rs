@@ -92,7 +92,10 @@ impl Pins {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(Error::Cancelled),
             Err(e) => Err(Error::PinSource {
                 origin: "prompt".into(),
-                reason: format!("there is no terminal ({e})"),
+                reason: match e.kind() {
+                    io::ErrorKind::UnexpectedEof => "nothing was typed".into(),
+                    _ => format!("there is no terminal ({e})"),
+                },
             }),
         }
     }

@@ -180,16 +180,22 @@ fn without_a_pin_source_and_a_terminal_the_command_says_what_it_needs() {
     let refused = stage.run(["generate", "a", "--backend", &backend]);
     let refused = refused.fails(1, "needs a PIN");
     assert!(refused.err().contains("--pin-source"), "{}", refused.err());
-    stage
-        .run([
-            "--pin-source",
-            "env:CLAVIGER_NO_SUCH",
-            "generate",
-            "a",
-            "--backend",
-            &backend,
-        ])
-        .fails(1, "the variable is not set");
+}
+
+#[test]
+fn a_pin_source_that_gives_nothing_is_named() {
+    let stage = Stage::with_alice();
+    stage.write("letter", "x");
+    for (source, reason) in [
+        ("env:CLAVIGER_NO_SUCH", "the variable is not set"),
+        ("file:nothing", "No such file"),
+        ("file:home", "directory"),
+        ("fd:97", "fd:97"),
+    ] {
+        let refused = stage.run(["--pin-source", source, "sign", "alice", "letter"]);
+        let refused = refused.fails(1, reason);
+        assert!(refused.err().contains(source), "{}", refused.err());
+    }
 }
 
 #[test]
