@@ -11,3 +11,8 @@
 mod softhsm;
 
 pub use softhsm::SoftHsm;
+
+/// The example in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
