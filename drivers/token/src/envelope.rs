@@ -427,6 +427,49 @@ mod tests {
         }
     }
 
+    /// A device made of an RSA key.
+    struct SoftRsa {
+        secret: rsa::RsaPrivateKey,
+        public: PublicKey,
+    }
+
+    impl Decryptor for SoftRsa {
+        fn public_key(&self) -> &PublicKey {
+            &self.public
+        }
+
+        fn unwrap(&self, request: Unwrap<'_>, _: &Call) -> Result<Secret, Error> {
+            let Unwrap::Oaep { ciphertext, label } = request else {
+                return Err(Error::DecryptionFailed);
+            };
+            let padding =
+                rsa::Oaep::new_with_label::<Sha256, _>(std::str::from_utf8(label).unwrap());
+            let opened = self.secret.decrypt(padding, ciphertext);
+            opened
+                .map(Zeroizing::new)
+                .map_err(|_| Error::DecryptionFailed)
+        }
+    }
+
+    #[test]
+    fn what_the_age_crate_encrypts_to_an_ssh_rsa_key_opens() {
+        use rsa::traits::PublicKeyParts;
+        let secret = rsa::RsaPrivateKey::new(&mut OsRng, 2048).unwrap();
+        let public =
+            PublicKey::from_rsa(&secret.n().to_bytes_be(), &secret.e().to_bytes_be()).unwrap();
+        let device = SoftRsa { secret, public };
+        let file = encrypt(&[&device.public, &Soft::new(3).public], b"hello").unwrap();
+        let opened = decrypt(&device, &file, &Call::unlimited()).unwrap();
+        assert_eq!(*opened, b"hello");
+        assert_eq!(
+            *decrypt(&Soft::new(3), &file, &Call::unlimited()).unwrap(),
+            b"hello"
+        );
+        let other = encrypt(&[&Soft::new(3).public], b"hello").unwrap();
+        let failed = decrypt(&device, &other, &Call::unlimited());
+        assert!(matches!(failed, Err(Error::DecryptionFailed)));
+    }
+
     #[test]
     fn every_alteration_and_every_truncation_fails_alike() {
         let device = Soft::new(3);
