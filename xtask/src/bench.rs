@@ -15,7 +15,14 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     }
     setup::run(setup::Voice::Quiet)?;
     let mut bench = process::cargo();
-    bench.args(["bench", "--package", "claviger-tests", "--bench", "figures", "--"]);
+    bench.args([
+        "bench",
+        "--package",
+        "claviger-tests",
+        "--bench",
+        "figures",
+        "--",
+    ]);
     bench.args(args);
     let _net = scratch::keep_users_tokens_out(&mut bench)?;
     process::run(&mut bench)
