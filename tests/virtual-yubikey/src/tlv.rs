@@ -18,7 +18,7 @@ pub(crate) fn read(input: &[u8]) -> Option<Element<'_>> {
     }
     let (&length, rest) = rest.split_first()?;
     let (length, rest) = match length {
-        0..0x80 => (usize::from(length), rest),
+        0..=0x7f => (usize::from(length), rest),
         0x81 => (usize::from(*rest.first()?), rest.get(1..)?),
         0x82 => {
             let (&bytes, rest) = rest.split_first_chunk()?;
