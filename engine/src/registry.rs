@@ -541,8 +541,13 @@ impl Registry {
         self.write::<_, RegistryError>(|db| {
             // An entry with other keys is another identity, made since.
             let is_it = identity(db, &intent.identity)?.is_some_and(|(keys, _)| {
-                keys.iter()
-                    .all(|k| k.info.token == intent.token && intent.slots.contains(&k.info.slot))
+                keys.iter().all(|k| {
+                    k.info.token == intent.token
+                        && intent
+                            .slots
+                            .iter()
+                            .any(|slot| slot.as_str() == k.info.slot.as_str())
+                })
             });
             if is_it {
                 remove_entry(db, &intent.identity)?;
