@@ -236,7 +236,12 @@ pub enum Pace {
 /// The place of a key on its token, in the token's own terms.
 ///
 /// PKCS#11: the `CKA_ID`, in lower-case hexadecimal. PIV: the slot, such as `9a`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+///
+/// Where one slot holds one key after another, the token may append `#` and a mark that
+/// names the generation: `82#5f0c…`. The mark is stored with the name, so that what is
+/// undone or deleted later is the key that was meant and not its successor; it is
+/// neither shown nor compared.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SlotId(String);
 
@@ -246,15 +251,52 @@ impl SlotId {
         SlotId(name.into())
     }
 
-    /// The token's name for the slot.
+    /// All of it, to be stored: the token's name for the slot and the mark.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The token's name for the slot.
+    pub fn name(&self) -> &str {
+        self.0.split_once('#').map_or(&*self.0, |(name, _)| name)
+    }
+
+    /// Which of the keys that were in the slot is meant, where the token tells them
+    /// apart.
+    pub fn mark(&self) -> Option<&str> {
+        self.0.split_once('#').map(|(_, mark)| mark)
+    }
+}
+
+impl PartialEq for SlotId {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for SlotId {}
+
+impl std::hash::Hash for SlotId {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.name().hash(state);
+    }
+}
+
+impl PartialOrd for SlotId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for SlotId {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.name().cmp(other.name())
     }
 }
 
 impl fmt::Display for SlotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.name())
     }
 }
 
