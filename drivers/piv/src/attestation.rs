@@ -1,0 +1,338 @@
+//! Attestation: a card's certificate that it made a key itself (Yubico, *PIV
+//! attestation*).
+//!
+//! The statement is an X.509 certificate of the key, signed by the card's attestation key
+//! in slot F9, whose own certificate the maker signed. [`verify_chain`] follows it to a
+//! root that the operator trusts; the driver itself has no roots and checks that the
+//! statement is about this key and this card and signed by the F9 that the card shows.
+
+use claviger_token::{Attestation, PublicKey};
+use rsa::RsaPublicKey;
+use rsa::pkcs1::DecodeRsaPublicKey;
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use signature::hazmat::PrehashVerifier;
+use spki::ObjectIdentifier;
+use x509_cert::certificate::Certificate;
+use x509_cert::der::pem::LineEnding;
+use x509_cert::der::{Decode, DecodePem, Encode, EncodePem};
+
+use crate::firmware::Version;
+use crate::policy::{PinPolicy, TouchPolicy};
+use crate::tlv;
+
+const FIRMWARE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3.3");
+const SERIAL: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3.7");
+const POLICIES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3.8");
+const FORM_FACTOR: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.41482.3.9");
+
+const RSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
+const RSA_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.12");
+const RSA_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.13");
+const ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
+const ECDSA_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
+const ECDSA_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.4");
+
+const RSA_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const EC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+
+/// An attestation or a root is not what it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadAttestation {
+    /// A text is no X.509 certificate in PEM.
+    #[error("`{0}` is not an X.509 certificate in PEM")]
+    NotACertificate(&'static str),
+    /// The attestation has no certificates.
+    #[error("the attestation has no certificates")]
+    Empty,
+    /// The first certificate is about another key.
+    #[error("the attestation is about another key")]
+    OtherKey,
+}
+
+/// Whether `attestation` is about `key` and leads to one of `roots` (X.509 certificates
+/// as PEM, each trusted as it is, self-signed or not).
+///
+/// Followed are the names (RFC 5280 §6.1.3) and the signatures: RSA PKCS #1 v1.5 and
+/// ECDSA with P-256 or P-384, with SHA-256, SHA-384 or SHA-512. Dates are not looked at:
+/// what a card stated when it made a key does not become untrue. `Ok(false)` where the
+/// chain breaks or leads elsewhere.
+///
+/// # Errors
+/// [`BadAttestation`] where there is nothing to follow.
+pub fn verify_chain(
+    attestation: &Attestation,
+    key: &PublicKey,
+    roots: &[impl AsRef<str>],
+) -> Result<bool, BadAttestation> {
+    let parse = |pem: &str, what| {
+        Certificate::from_pem(pem).map_err(|_| BadAttestation::NotACertificate(what))
+    };
+    let chain = attestation
+        .certificates
+        .iter()
+        .map(|pem| parse(pem, "attestation"))
+        .collect::<Result<Vec<_>, _>>()?;
+    let roots = roots
+        .iter()
+        .map(|pem| parse(pem.as_ref(), "root"))
+        .collect::<Result<Vec<_>, _>>()?;
+    let (Some(leaf), Some(last)) = (chain.first(), chain.last()) else {
+        return Err(BadAttestation::Empty);
+    };
+    if public_key(leaf).as_ref() != Some(key) {
+        return Err(BadAttestation::OtherKey);
+    }
+    let whole = chain
+        .windows(2)
+        .all(|pair| is_signed_by(&pair[0], &pair[1]));
+    // The card's own certificate may be the root: then it must be trusted as it is.
+    let trusted = roots
+        .iter()
+        .any(|root| (chain.len() > 1 && root == last) || is_signed_by(last, root));
+    Ok(whole && trusted)
+}
+
+/// What the card says of the key in a slot, checked.
+pub(crate) enum Checked {
+    /// It states that it made the key itself.
+    Attested(Attestation),
+    /// What it says cannot be read.
+    Unreadable(&'static str),
+    /// What it says is untrue.
+    Contradicts(&'static str),
+}
+
+/// Checks a statement about `key` against the card it came from. `serial` is the card's,
+/// where the card tells it.
+pub(crate) fn check(
+    leaf_der: &[u8],
+    signer_der: &[u8],
+    key: &PublicKey,
+    serial: Option<u32>,
+    firmware: Version,
+) -> Checked {
+    let (Ok(leaf), Ok(signer)) = (
+        Certificate::from_der(leaf_der),
+        Certificate::from_der(signer_der),
+    ) else {
+        return Checked::Unreadable("it is no X.509 certificate");
+    };
+    let pem = |certificate: &Certificate| certificate.to_pem(LineEnding::LF).ok();
+    let (Some(leaf_pem), Some(signer_pem)) = (pem(&leaf), pem(&signer)) else {
+        return Checked::Unreadable("it has no PEM form");
+    };
+    if public_key(&leaf).as_ref() != Some(key) {
+        return Checked::Contradicts("the attestation is about another key");
+    }
+    if !is_signed_by(&leaf, &signer) {
+        return Checked::Contradicts("the attestation is not signed by the card's key");
+    }
+    let stated = Facts::of(&leaf);
+    if stated.firmware.is_some_and(|stated| stated != firmware) {
+        return Checked::Contradicts("the attestation is about another firmware");
+    }
+    if let (Some(stated), Some(serial)) = (stated.serial, serial)
+        && stated != serial
+    {
+        return Checked::Contradicts("the attestation is about another card");
+    }
+    Checked::Attested(Attestation {
+        certificates: vec![leaf_pem, signer_pem],
+        facts: stated.named(),
+    })
+}
+
+/// The public key of a certificate, where it is one that Claviger knows.
+pub(crate) fn key_of(der: &[u8]) -> Option<PublicKey> {
+    public_key(&Certificate::from_der(der).ok()?)
+}
+
+/// The policies of the key that an attestation is about.
+pub(crate) fn policies_of(der: &[u8]) -> (Option<PinPolicy>, Option<TouchPolicy>) {
+    match Certificate::from_der(der) {
+        Ok(leaf) => {
+            let facts = Facts::of(&leaf);
+            (facts.pin, facts.touch)
+        }
+        Err(_) => (None, None),
+    }
+}
+
+/// What the extensions of an attestation state.
+#[derive(Default)]
+struct Facts {
+    firmware: Option<Version>,
+    serial: Option<u32>,
+    pin: Option<PinPolicy>,
+    touch: Option<TouchPolicy>,
+    form_factor: Option<u8>,
+}
+
+impl Facts {
+    fn of(leaf: &Certificate) -> Facts {
+        let extensions = leaf.tbs_certificate.extensions.as_deref();
+        let value = |oid| {
+            let mut all = extensions.unwrap_or_default().iter();
+            all.find(|e| e.extn_id == oid)
+                .map(|e| e.extn_value.as_bytes())
+        };
+        let (pin, touch) = match value(POLICIES) {
+            Some(&[pin, touch]) => (PinPolicy::from_id(pin), TouchPolicy::from_id(touch)),
+            _ => (None, None),
+        };
+        Facts {
+            firmware: match value(FIRMWARE) {
+                Some(&[major, minor, patch]) => Some(Version(major, minor, patch)),
+                _ => None,
+            },
+            serial: value(SERIAL).and_then(integer),
+            pin,
+            touch,
+            form_factor: match value(FORM_FACTOR) {
+                Some(&[form]) => Some(form),
+                _ => None,
+            },
+        }
+    }
+
+    fn named(&self) -> Vec<(String, String)> {
+        let form = |form: u8| match form & 0x7f {
+            1 => "USB-A keychain".into(),
+            2 => "USB-A nano".into(),
+            3 => "USB-C keychain".into(),
+            4 => "USB-C nano".into(),
+            5 => "USB-C and Lightning".into(),
+            6 => "USB-A with fingerprint reader".into(),
+            7 => "USB-C with fingerprint reader".into(),
+            other => format!("{other}"),
+        };
+        let all = [
+            ("serial", self.serial.map(|serial| serial.to_string())),
+            ("firmware", self.firmware.map(|v| v.to_string())),
+            ("pin_policy", self.pin.map(|p| p.name().into())),
+            ("touch_policy", self.touch.map(|p| p.name().into())),
+            ("form_factor", self.form_factor.map(form)),
+        ];
+        all.into_iter()
+            .filter_map(|(name, value)| Some((name.into(), value?)))
+            .collect()
+    }
+}
+
+/// An INTEGER in DER that is not negative and fits.
+fn integer(der: &[u8]) -> Option<u32> {
+    let value = tlv::find(der, 0x02)?;
+    let digits = value.strip_prefix(&[0]).unwrap_or(value);
+    (!value.is_empty() && digits.len() <= 4 && value[0] < 0x80)
+        .then(|| digits.iter().fold(0, |n, d| n << 8 | u32::from(*d)))
+}
+
+fn public_key(certificate: &Certificate) -> Option<PublicKey> {
+    let info = &certificate.tbs_certificate.subject_public_key_info;
+    PublicKey::from_der(&info.to_der().ok()?).ok()
+}
+
+/// Whether `issuer` is who signed `certificate`, by name and by signature.
+fn is_signed_by(certificate: &Certificate, issuer: &Certificate) -> bool {
+    let tbs = &certificate.tbs_certificate;
+    tbs.issuer == issuer.tbs_certificate.subject
+        && tbs.signature == certificate.signature_algorithm
+        && signature_is_valid(certificate, issuer).is_some()
+}
+
+/// `None`: the signature does not verify, or is of no kind that is known here.
+fn signature_is_valid(certificate: &Certificate, issuer: &Certificate) -> Option<()> {
+    let message = certificate.tbs_certificate.to_der().ok()?;
+    let signature = certificate.signature.as_bytes()?;
+    let oid = certificate.signature_algorithm.oid;
+    let digest = match oid {
+        RSA_SHA256 | ECDSA_SHA256 => Sha256::digest(&message).to_vec(),
+        RSA_SHA384 | ECDSA_SHA384 => Sha384::digest(&message).to_vec(),
+        RSA_SHA512 | ECDSA_SHA512 => Sha512::digest(&message).to_vec(),
+        _ => return None,
+    };
+    let info = &issuer.tbs_certificate.subject_public_key_info;
+    let bits = info.subject_public_key.as_bytes()?;
+    match (info.algorithm.oid, oid) {
+        (RSA_KEY, RSA_SHA256 | RSA_SHA384 | RSA_SHA512) => {
+            let padding = match oid {
+                RSA_SHA256 => rsa::Pkcs1v15Sign::new::<Sha256>(),
+                RSA_SHA384 => rsa::Pkcs1v15Sign::new::<Sha384>(),
+                _ => rsa::Pkcs1v15Sign::new::<Sha512>(),
+            };
+            let key = RsaPublicKey::from_pkcs1_der(bits).ok()?;
+            key.verify(padding, &digest, signature).ok()
+        }
+        (EC_KEY, ECDSA_SHA256 | ECDSA_SHA384 | ECDSA_SHA512) => {
+            let curve: ObjectIdentifier = info.algorithm.parameters.as_ref()?.decode_as().ok()?;
+            match curve {
+                P256 => p256::ecdsa::VerifyingKey::from_sec1_bytes(bits)
+                    .and_then(|key| {
+                        let signature = p256::ecdsa::Signature::from_der(signature)?;
+                        key.verify_prehash(&digest, &signature)
+                    })
+                    .ok(),
+                P384 => p384::ecdsa::VerifyingKey::from_sec1_bytes(bits)
+                    .and_then(|key| {
+                        let signature = p384::ecdsa::Signature::from_der(signature)?;
+                        key.verify_prehash(&digest, &signature)
+                    })
+                    .ok(),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_integer_is_read_if_it_is_one() {
+        assert_eq!(integer(&[0x02, 0x01, 0x05]), Some(5));
+        assert_eq!(integer(&[0x02, 0x05, 0, 0xff, 0, 0, 1]), Some(0xff00_0001));
+        for bad in [
+            &[][..],
+            &[0x02, 0],
+            &[0x02, 1, 0x80],
+            &[0x04, 1, 1],
+            &[2, 5, 1, 0, 0, 0, 0],
+        ] {
+            assert_eq!(integer(bad), None);
+        }
+    }
+
+    #[test]
+    fn an_attestation_without_certificates_is_none() {
+        let key = PublicKey::from_bytes(claviger_token::Algorithm::X25519, &[9; 32]).unwrap();
+        let attestation = |certificates| Attestation {
+            certificates,
+            facts: Vec::new(),
+        };
+        let roots: [&str; 0] = [];
+        assert_eq!(
+            verify_chain(&attestation(vec![]), &key, &roots),
+            Err(BadAttestation::Empty)
+        );
+        assert_eq!(
+            verify_chain(&attestation(vec!["x".into()]), &key, &roots),
+            Err(BadAttestation::NotACertificate("attestation"))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_certificate_panics(leaf: Vec<u8>, signer: Vec<u8>) {
+            let key = PublicKey::from_bytes(claviger_token::Algorithm::X25519, &[9; 32]).unwrap();
+            let checked = check(&leaf, &signer, &key, Some(1), Version(5, 7, 1));
+            prop_assert!(matches!(checked, Checked::Unreadable(_)));
+            let _ = policies_of(&leaf);
+        }
+    }
+}

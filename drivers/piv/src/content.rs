@@ -1,0 +1,199 @@
+//! What is in a slot, from all that a card tells of it.
+
+use claviger_token::{KeyUse, PublicKey, SlotInfo, SlotState};
+
+use crate::apdu::Status;
+use crate::attestation;
+use crate::card::{Card, Metadata, Operation};
+use crate::connection::Session;
+use crate::error::Fault;
+use crate::firmware::{Feature, Make, algorithm};
+use crate::marker::Object;
+use crate::policy::{PinPolicy, TouchPolicy};
+use crate::slot::Slot;
+
+/// What is in a slot.
+pub(crate) struct Content {
+    /// The key, on cards with metadata.
+    pub(crate) metadata: Option<Metadata>,
+    /// The certificate object.
+    pub(crate) object: Option<Object>,
+    /// The card's statement about the key, on cards that attest but have no metadata.
+    attestation: Option<Vec<u8>>,
+    /// The public key, by the best of these.
+    public_key: Option<PublicKey>,
+}
+
+/// Looks into a slot. Needs no PIN.
+pub(crate) fn inspect(card: &mut Card<'_>, make: &Make, slot: Slot) -> Result<Content, Fault> {
+    let knows = make.has(Feature::Metadata);
+    let metadata = match knows {
+        true => card.metadata(slot.reference())?,
+        false => None,
+    };
+    let object = card.object(slot.certificate())?;
+    let object = object.map(|content| Object::parse(&content));
+    let attestation = match !knows && make.has(Feature::Attestation) {
+        true => card.attest(slot)?,
+        false => None,
+    };
+    let certified = match &object {
+        Some(Object::Ours(marker)) => marker.public_key.clone(),
+        Some(Object::Certificate { public_key, .. }) => public_key.clone(),
+        Some(Object::Other) | None => None,
+    };
+    let public_key = match (&metadata, &attestation) {
+        (Some(metadata), _) => metadata.public_key.clone(),
+        (None, Some(leaf)) => attestation::key_of(leaf),
+        // A certificate says nothing where the card says that there is no key.
+        (None, None) if knows => None,
+        (None, None) => certified,
+    };
+    Ok(Content {
+        metadata,
+        object,
+        attestation,
+        public_key,
+    })
+}
+
+/// Whether there may be a key in a slot that shows nothing.
+///
+/// Cards without metadata do not tell of keys that were imported, or that nobody wrote a
+/// certificate for. So each kind of key is asked for a signature: of an empty slot the
+/// card says that it has no such key, of any other it says something else. Needs the
+/// PIN.
+pub(crate) fn key_may_be_there(
+    session: &mut Session<'_>,
+    make: &Make,
+    slot: Slot,
+) -> Result<bool, Fault> {
+    // RSA-1024, RSA-2048, P-256, P-384, with a block of the right length.
+    const KINDS: [(u8, usize); 4] = [(0x06, 128), (0x07, 256), (0x11, 32), (0x14, 48)];
+    if make.has(Feature::Metadata) {
+        return Ok(false);
+    }
+    session.verify()?;
+    for (id, length) in KINDS {
+        let mut block = vec![0xff; length];
+        block[0] = 0;
+        let answer = session.card.operate(slot, id, Operation::Sign, &block);
+        match answer {
+            Err(Fault::Status {
+                status:
+                    Status::WRONG_DATA
+                    | Status::NOT_SUPPORTED
+                    | Status::NOT_FOUND
+                    | Status::WRONG_P1_P2
+                    | Status::NO_REFERENCE,
+                ..
+            }) => {}
+            Ok(_) | Err(Fault::Status { .. } | Fault::Malformed { .. }) => return Ok(true),
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(false)
+}
+
+impl Content {
+    /// Whether the card shows a key here.
+    pub(crate) fn has_key(&self) -> bool {
+        self.metadata.is_some() || self.attestation.is_some()
+    }
+
+    /// Whether there is anything here that a new key would be in the way of.
+    pub(crate) fn is_occupied(&self) -> bool {
+        self.has_key() || self.object.is_some()
+    }
+
+    pub(crate) fn public_key(&self) -> Option<&PublicKey> {
+        self.public_key.as_ref()
+    }
+
+    /// What the key is for: what its certificate says, if it is about this key, else
+    /// what is customary for the slot.
+    pub(crate) fn uses(&self, slot: Slot) -> Vec<KeyUse> {
+        let Some(key) = &self.public_key else {
+            return Vec::new();
+        };
+        let said = match &self.object {
+            Some(Object::Ours(marker)) if marker.public_key.as_ref() == Some(key) => {
+                Some(vec![marker.usage])
+            }
+            Some(Object::Certificate {
+                public_key: Some(certified),
+                uses: Some(uses),
+                ..
+            }) if certified == key => Some(uses.clone()),
+            _ => None,
+        };
+        let mut uses = said.unwrap_or_else(|| slot.customary_uses().to_vec());
+        uses.retain(|usage| key.algorithm().can(*usage));
+        uses
+    }
+
+    /// When the key wants the PIN and a touch. Of a key that may want a touch and does
+    /// not say so nobody is told that it waits.
+    pub(crate) fn policies(&self, slot: Slot) -> (PinPolicy, TouchPolicy) {
+        let (pin, touch) = match (&self.metadata, &self.attestation) {
+            (Some(metadata), _) => (metadata.pin, metadata.touch),
+            (None, Some(leaf)) => attestation::policies_of(leaf),
+            (None, None) => (None, None),
+        };
+        (
+            pin.unwrap_or(PinPolicy::customary(slot)),
+            touch.unwrap_or(TouchPolicy::Never),
+        )
+    }
+
+    fn label(&self) -> &str {
+        match &self.object {
+            Some(Object::Ours(marker)) => &marker.label,
+            Some(Object::Certificate { label, .. }) => label,
+            Some(Object::Other) | None => "",
+        }
+    }
+
+    /// What is shown of the slot.
+    pub(crate) fn info(&self, slot: Slot) -> SlotInfo {
+        let key = self.public_key.as_ref();
+        let known = self.metadata.as_ref().and_then(|m| algorithm(m.algorithm));
+        SlotInfo {
+            slot: slot.unmarked(),
+            state: match self.is_occupied() {
+                true => SlotState::Occupied,
+                false => SlotState::Free,
+            },
+            public_key: key.cloned(),
+            algorithm: key.map(PublicKey::algorithm).or(known),
+            fingerprint: key.map(|key| key.fingerprint().to_string()),
+            uses: self.uses(slot),
+            label: self.label().into(),
+            notes: self.notes(slot),
+        }
+    }
+
+    fn notes(&self, slot: Slot) -> Vec<(String, String)> {
+        let mut notes = Vec::new();
+        let mut note = |name: &str, value: &str| notes.push((name.into(), value.into()));
+        if self.has_key() {
+            let (pin, touch) = self.policies(slot);
+            note("pin_policy", pin.name());
+            note("touch_policy", touch.name());
+        }
+        if let Some(generated) = self.metadata.as_ref().and_then(|m| m.generated) {
+            note("origin", if generated { "generated" } else { "imported" });
+        }
+        match &self.object {
+            Some(Object::Ours(marker)) if marker.public_key.is_none() => {
+                note("claviger", "unfinished");
+            }
+            Some(Object::Ours(_)) => note("claviger", "made"),
+            Some(_) if !self.has_key() && self.public_key.is_none() => {
+                note("certificate", "without a key");
+            }
+            _ => {}
+        }
+        notes
+    }
+}

@@ -1,0 +1,225 @@
+//! What cards can do, as data: by firmware for those that speak Yubico's extensions, by
+//! their own word for all others.
+
+use std::fmt;
+
+use claviger_token::{Algorithm, KeySpec};
+
+/// The version that GET VERSION gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(pub(crate) u8, pub(crate) u8, pub(crate) u8);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// The version of software cards that answer GET VERSION without being YubiKeys
+/// (piv-authenticator). They are treated as cards of the plain standard.
+const NOT_A_YUBIKEY: Version = Version(6, 6, 6);
+
+/// Something of Yubico's that came with a firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Feature {
+    /// PIN and touch policies at generation.
+    Policies,
+    /// ATTEST.
+    Attestation,
+    /// GET SERIAL in the PIV application.
+    Serial,
+    /// GET METADATA.
+    Metadata,
+    /// MOVE KEY, which also deletes.
+    Delete,
+}
+
+const FEATURES: [(Feature, Version); 5] = [
+    (Feature::Policies, Version(4, 0, 0)),
+    (Feature::Attestation, Version(4, 3, 0)),
+    (Feature::Serial, Version(5, 0, 0)),
+    (Feature::Metadata, Version(5, 3, 0)),
+    (Feature::Delete, Version(5, 7, 0)),
+];
+
+/// An algorithm with its identifier (SP 800-78-4 table 6-2; Yubico's from 0xE0 on, and
+/// for RSA-3072 and RSA-4096).
+struct Offer {
+    algorithm: Algorithm,
+    id: u8,
+    since: Version,
+    spec: &'static [KeySpec],
+}
+
+/// In the order in which they are offered.
+const OFFERS: [Offer; 7] = [
+    Offer {
+        algorithm: Algorithm::P256,
+        id: 0x11,
+        since: Version(1, 0, 0),
+        spec: &[
+            KeySpec::sign(Algorithm::P256),
+            KeySpec::decrypt(Algorithm::P256),
+        ],
+    },
+    Offer {
+        algorithm: Algorithm::P384,
+        id: 0x14,
+        since: Version(4, 0, 0),
+        spec: &[KeySpec::sign(Algorithm::P384)],
+    },
+    Offer {
+        algorithm: Algorithm::Ed25519,
+        id: 0xe0,
+        since: Version(5, 7, 0),
+        spec: &[KeySpec::sign(Algorithm::Ed25519)],
+    },
+    Offer {
+        algorithm: Algorithm::X25519,
+        id: 0xe1,
+        since: Version(5, 7, 0),
+        spec: &[KeySpec::decrypt(Algorithm::X25519)],
+    },
+    Offer {
+        algorithm: Algorithm::Rsa2048,
+        id: 0x07,
+        since: Version(1, 0, 0),
+        spec: &[KeySpec::sign(Algorithm::Rsa2048)],
+    },
+    Offer {
+        algorithm: Algorithm::Rsa3072,
+        id: 0x05,
+        since: Version(5, 7, 0),
+        spec: &[KeySpec::sign(Algorithm::Rsa3072)],
+    },
+    Offer {
+        algorithm: Algorithm::Rsa4096,
+        id: 0x16,
+        since: Version(5, 7, 0),
+        spec: &[KeySpec::sign(Algorithm::Rsa4096)],
+    },
+];
+
+/// Firmware whose RSA keys can be computed from their public half (CVE-2017-15361):
+/// from the first of these on, and before the second.
+const WEAK_RSA: (Version, Version) = (Version(4, 2, 6), Version(4, 3, 5));
+
+/// What the standard calls the algorithm; `None` for those that no PIV card has.
+pub(crate) fn algorithm_id(algorithm: Algorithm) -> Option<u8> {
+    OFFERS
+        .iter()
+        .find(|offer| offer.algorithm == algorithm)
+        .map(|offer| offer.id)
+}
+
+/// The algorithm behind an identifier, where Claviger knows it.
+pub(crate) fn algorithm(id: u8) -> Option<Algorithm> {
+    OFFERS
+        .iter()
+        .find(|offer| offer.id == id)
+        .map(|offer| offer.algorithm)
+}
+
+/// What a card is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Make {
+    /// A card with Yubico's extensions.
+    Yubico(Version),
+    /// Any other card, with the algorithms that it names when selected, if it does.
+    Plain { named: Vec<u8> },
+}
+
+impl Make {
+    pub(crate) fn new(version: Option<Version>, named: Vec<u8>) -> Self {
+        match version {
+            Some(version) if version != NOT_A_YUBIKEY => Make::Yubico(version),
+            _ => Make::Plain { named },
+        }
+    }
+
+    pub(crate) fn version(&self) -> Option<Version> {
+        match self {
+            Make::Yubico(version) => Some(*version),
+            Make::Plain { .. } => None,
+        }
+    }
+
+    pub(crate) fn manufacturer(&self) -> &'static str {
+        match self {
+            Make::Yubico(_) => "Yubico",
+            Make::Plain { .. } => "PIV",
+        }
+    }
+
+    pub(crate) fn model(&self) -> String {
+        match self {
+            Make::Yubico(version) => format!("YubiKey {version}"),
+            Make::Plain { .. } => "PIV card".into(),
+        }
+    }
+
+    pub(crate) fn has(&self, feature: Feature) -> bool {
+        let since = FEATURES.iter().find(|(f, _)| *f == feature);
+        match (self.version(), since) {
+            (Some(version), Some((_, since))) => version >= *since,
+            _ => false,
+        }
+    }
+
+    /// The kinds of key that Claviger makes on such a card and works with.
+    pub(crate) fn supports(&self) -> Vec<KeySpec> {
+        let offered = |offer: &&Offer| match self {
+            Make::Yubico(version) => {
+                let weak = offer.algorithm.rsa_bits().is_some()
+                    && (WEAK_RSA.0..WEAK_RSA.1).contains(version);
+                *version >= offer.since && !weak
+            }
+            Make::Plain { named } if named.is_empty() => {
+                // What SP 800-78-4 lets every card have.
+                matches!(offer.id, 0x07 | 0x11 | 0x14)
+            }
+            Make::Plain { named } => named.contains(&offer.id),
+        };
+        OFFERS
+            .iter()
+            .filter(offered)
+            .flat_map(|offer| offer.spec.iter().copied())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn yubikey(a: u8, b: u8, c: u8) -> Make {
+        Make::new(Some(Version(a, b, c)), Vec::new())
+    }
+
+    #[test]
+    fn firmware_decides_what_is_offered() {
+        let new = yubikey(5, 7, 1).supports();
+        assert_eq!(new.len(), 8);
+        assert_eq!(new[0], KeySpec::sign(Algorithm::P256));
+        let old = yubikey(5, 4, 3);
+        assert_eq!(old.supports().len(), 4);
+        assert!(old.has(Feature::Metadata) && !old.has(Feature::Delete));
+        assert!(!yubikey(4, 3, 5).has(Feature::Metadata));
+        assert!(yubikey(6, 0, 0).has(Feature::Delete));
+    }
+
+    #[test]
+    fn weak_rsa_keys_are_not_made() {
+        let rsa = KeySpec::sign(Algorithm::Rsa2048);
+        assert!(!yubikey(4, 3, 4).supports().contains(&rsa));
+        assert!(yubikey(4, 3, 5).supports().contains(&rsa));
+    }
+
+    #[test]
+    fn a_card_that_only_looks_like_a_yubikey_is_a_plain_one() {
+        let card = Make::new(Some(NOT_A_YUBIKEY), vec![0x11, 0x07]);
+        assert_eq!(card.manufacturer(), "PIV");
+        assert_eq!(card.supports().len(), 3);
+        assert!(!card.has(Feature::Metadata));
+    }
+}

@@ -1,0 +1,293 @@
+//! What lies in the certificate object of a slot, and how Claviger marks the keys that it
+//! makes.
+//!
+//! A PIV slot has no place for a label, and its name says nothing of who made the key in
+//! it. So for each key of ours its slot's certificate object holds an X.509 certificate
+//! (RFC 5280) that describes it to everybody: issuer `CN=Claviger`, subject the label,
+//! the public key, the key usage, and as serial number the [`Mark`] of the generation.
+//! It lies there from before the key is made, then with an issuer that says so and a
+//! public key that nobody needs. Its signature is by a key that is thrown away: the
+//! certificate vouches for nothing.
+//!
+//! `ykman piv info` and OpenSC's tools list such a slot with this certificate, and so
+//! as used; through PKCS#11 modules that go by certificates the key can be found.
+
+use claviger_token::key::to_hex;
+use claviger_token::{KeySpec, KeyUse, PublicKey};
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::{DerSignature, SigningKey};
+use rand_core::OsRng;
+use spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicKeyInfoOwned};
+use x509_cert::attr::AttributeTypeAndValue;
+use x509_cert::certificate::{Certificate, TbsCertificate, Version};
+use x509_cert::der::asn1::{Any, BitString, OctetString, SetOfVec, UtcTime, Utf8StringRef};
+use x509_cert::der::{Decode, Encode};
+use x509_cert::ext::Extension;
+use x509_cert::ext::pkix::KeyUsage;
+use x509_cert::name::{Name, RelativeDistinguishedName};
+use x509_cert::serial_number::SerialNumber;
+use x509_cert::time::{Time, Validity};
+
+use crate::slot::Mark;
+use crate::tlv;
+
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
+const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
+
+/// The issuer of the certificates of finished keys.
+const ISSUER: &str = "Claviger";
+/// The issuer while the key is being made.
+const UNFINISHED: &str = "Claviger: unfinished";
+/// The most characters of a common name (RFC 5280 appendix A.1, `ub-common-name`).
+const LONGEST_NAME: usize = 64;
+/// The first byte of our serial numbers: positive, not zero, and so as long as it looks.
+const SERIAL_PREFIX: u8 = 0x43;
+
+/// What is in a certificate object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Object {
+    /// Claviger's own.
+    Ours(Marker),
+    /// A certificate of others.
+    Certificate {
+        public_key: Option<PublicKey>,
+        /// What its key usage allows, if it says anything of that.
+        uses: Option<Vec<KeyUse>>,
+        label: String,
+    },
+    /// Something else, or a certificate that cannot be read.
+    Other,
+}
+
+/// A certificate of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marker {
+    pub(crate) mark: Mark,
+    pub(crate) label: String,
+    pub(crate) usage: KeyUse,
+    /// `None` while the key is being made.
+    pub(crate) public_key: Option<PublicKey>,
+}
+
+impl Object {
+    /// Reads a certificate object (SP 800-73-4 part 1, table 9 and following).
+    pub(crate) fn parse(content: &[u8]) -> Object {
+        let compressed = matches!(tlv::find(content, 0x71), Some(&[info]) if info & 1 != 0);
+        let certificate = tlv::find(content, 0x70).filter(|_| !compressed);
+        match certificate.and_then(|der| Certificate::from_der(der).ok()) {
+            None => Object::Other,
+            Some(certificate) => of_certificate(&certificate),
+        }
+    }
+}
+
+fn of_certificate(certificate: &Certificate) -> Object {
+    let tbs = &certificate.tbs_certificate;
+    let public_key = tbs
+        .subject_public_key_info
+        .to_der()
+        .ok()
+        .and_then(|der| PublicKey::from_der(&der).ok());
+    let uses: Option<Vec<KeyUse>> = tbs.get::<KeyUsage>().ok().flatten().map(|(_, usage)| {
+        let signs = usage.digital_signature() || usage.non_repudiation();
+        let opens = usage.key_agreement() || usage.key_encipherment();
+        let all = [(signs, KeyUse::Sign), (opens, KeyUse::Decrypt)];
+        all.into_iter().filter(|u| u.0).map(|u| u.1).collect()
+    });
+    let label = common_name(&tbs.subject).unwrap_or_default();
+    let issuer = common_name(&tbs.issuer);
+    let finished = match issuer.as_deref() {
+        Some(ISSUER) => Some(true),
+        Some(UNFINISHED) => Some(false),
+        _ => None,
+    };
+    let mark = match tbs.serial_number.as_bytes() {
+        [SERIAL_PREFIX, mark @ ..] => Mark::from_bytes(mark),
+        _ => None,
+    };
+    match (finished, mark, &uses) {
+        (Some(finished), Some(mark), Some(uses)) if uses.len() == 1 => Object::Ours(Marker {
+            mark,
+            label,
+            usage: uses[0],
+            public_key: public_key.filter(|_| finished),
+        }),
+        _ => Object::Certificate {
+            public_key,
+            uses,
+            label,
+        },
+    }
+}
+
+fn common_name(name: &Name) -> Option<String> {
+    let mut all = name.0.iter().flat_map(|names| names.0.iter());
+    let value = &all.find(|name| name.oid == COMMON_NAME)?.value;
+    // Whatever the kind of string, ASCII and UTF-8 are read.
+    String::from_utf8(value.value().to_vec()).ok()
+}
+
+fn name(common_name: &str) -> Option<Name> {
+    let short: String = common_name.chars().take(LONGEST_NAME).collect();
+    if short.is_empty() {
+        return Some(Name::default());
+    }
+    let value = Any::from(Utf8StringRef::new(&short).ok()?);
+    let named = AttributeTypeAndValue {
+        oid: COMMON_NAME,
+        value,
+    };
+    let names = SetOfVec::try_from(vec![named]).ok()?;
+    Some(x509_cert::name::RdnSequence(vec![
+        RelativeDistinguishedName(names),
+    ]))
+}
+
+/// The content of the certificate object for a key that is going to be made.
+pub(crate) fn unfinished(mark: &Mark, spec: KeySpec, label: &str) -> Option<Vec<u8>> {
+    object(UNFINISHED, mark, spec.usage, label, None)
+}
+
+/// The content of the certificate object for a key that has been made.
+pub(crate) fn finished(
+    mark: &Mark,
+    usage: KeyUse,
+    label: &str,
+    public_key: &PublicKey,
+) -> Option<Vec<u8>> {
+    object(ISSUER, mark, usage, label, Some(public_key))
+}
+
+/// `None` where an encoder refuses, which it has no reason to.
+fn object(
+    issuer: &str,
+    mark: &Mark,
+    usage: KeyUse,
+    label: &str,
+    public_key: Option<&PublicKey>,
+) -> Option<Vec<u8>> {
+    let signer = SigningKey::random(&mut OsRng);
+    let subject_public_key_info = match public_key {
+        Some(key) => SubjectPublicKeyInfoOwned::from_der(&key.to_der()?).ok()?,
+        None => SubjectPublicKeyInfoOwned::from_key(*signer.verifying_key()).ok()?,
+    };
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()?;
+    // Bits 0 and 4 of KeyUsage (RFC 5280 §4.2.1.3).
+    let bits: &[u8] = match usage {
+        KeyUse::Sign => &[0x03, 0x02, 0x07, 0x80],
+        KeyUse::Decrypt => &[0x03, 0x02, 0x03, 0x08],
+    };
+    let algorithm = AlgorithmIdentifierOwned {
+        oid: ECDSA_WITH_SHA256,
+        parameters: None,
+    };
+    let tbs_certificate = TbsCertificate {
+        version: Version::V3,
+        serial_number: SerialNumber::new(&[&[SERIAL_PREFIX], mark.as_bytes()].concat()).ok()?,
+        signature: algorithm.clone(),
+        issuer: name(issuer)?,
+        validity: Validity {
+            not_before: Time::UtcTime(UtcTime::from_unix_duration(now).ok()?),
+            not_after: Time::INFINITY,
+        },
+        subject: name(label)?,
+        subject_public_key_info,
+        issuer_unique_id: None,
+        subject_unique_id: None,
+        extensions: Some(vec![Extension {
+            extn_id: KEY_USAGE,
+            critical: true,
+            extn_value: OctetString::new(bits).ok()?,
+        }]),
+    };
+    let signature: DerSignature = signer.try_sign(&tbs_certificate.to_der().ok()?).ok()?;
+    let certificate = Certificate {
+        tbs_certificate,
+        signature_algorithm: algorithm,
+        signature: BitString::from_bytes(signature.as_bytes()).ok()?,
+    };
+    let mut content = Vec::new();
+    tlv::push(&mut content, 0x70, &certificate.to_der().ok()?);
+    // Not compressed, and no error detection code.
+    content.extend_from_slice(&[0x71, 0x01, 0x00, 0xfe, 0x00]);
+    Some(content)
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&to_hex(self.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use claviger_token::Algorithm;
+    use proptest::prelude::*;
+
+    fn key() -> PublicKey {
+        PublicKey::from_bytes(Algorithm::X25519, &[9; 32]).unwrap()
+    }
+
+    #[test]
+    fn a_marker_reads_back() {
+        let mark = Mark::random();
+        for usage in [KeyUse::Sign, KeyUse::Decrypt] {
+            for label in ["", "alice", "Schlüssel 🗝", "a\0b\n,=+"] {
+                let done = finished(&mark, usage, label, &key()).unwrap();
+                let marker = Marker {
+                    mark,
+                    label: label.into(),
+                    usage,
+                    public_key: Some(key()),
+                };
+                assert_eq!(Object::parse(&done), Object::Ours(marker.clone()));
+                let spec = KeySpec {
+                    algorithm: Algorithm::P256,
+                    usage,
+                };
+                let begun = unfinished(&mark, spec, label).unwrap();
+                let public_key = None;
+                assert_eq!(
+                    Object::parse(&begun),
+                    Object::Ours(Marker {
+                        public_key,
+                        ..marker
+                    })
+                );
+            }
+        }
+        let long = finished(&mark, KeyUse::Sign, &"long ".repeat(200), &key()).unwrap();
+        let Object::Ours(marker) = Object::parse(&long) else {
+            panic!("{long:02x?}")
+        };
+        assert_eq!(marker.label.chars().count(), LONGEST_NAME);
+        assert!(long.len() < 600);
+    }
+
+    #[test]
+    fn what_others_put_there_is_not_ours() {
+        for content in [&[][..], &[0x70, 0], &[0x70, 2, 0x30, 0], &[0x53], b"hello"] {
+            assert_eq!(Object::parse(content), Object::Other);
+        }
+        let mut compressed = finished(&Mark::random(), KeyUse::Sign, "", &key()).unwrap();
+        let flag = compressed.len() - 3;
+        compressed[flag] = 1;
+        assert_eq!(Object::parse(&compressed), Object::Other);
+    }
+
+    proptest! {
+        #[test]
+        fn no_object_panics(content: Vec<u8>, at: usize, value: u8) {
+            let _ = Object::parse(&content);
+            let mut ours = finished(&Mark::random(), KeyUse::Sign, "x", &key()).unwrap();
+            let at = at % ours.len();
+            ours[at] = value;
+            let _ = Object::parse(&ours);
+            let _ = Object::parse(&ours[..at]);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Readers and the cards in them, over PC/SC.
+//!
+//! A card is opened shared and left as it is when it is let go: other programs may be
+//! using it.
+
+use std::ffi::CString;
+
+use crate::apdu::{Lost, Transport};
+
+/// Where cards are. There is one implementation for PC/SC, and one in tests.
+pub trait Readers: Send + Sync {
+    /// The names of the readers that have, or may have, a card.
+    ///
+    /// # Errors
+    /// Why cards cannot be reached at all.
+    fn list(&self) -> Result<Vec<String>, Unreachable>;
+
+    /// Opens the card in the reader, shared with other programs.
+    ///
+    /// # Errors
+    /// [`Lost`] where there is none.
+    fn connect(&self, reader: &str) -> Result<Box<dyn Link>, Lost>;
+}
+
+/// The service through which cards are reached does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreachable {
+    /// What was tried.
+    pub what: String,
+    /// What came of it.
+    pub reason: String,
+}
+
+/// An open card.
+pub trait Link: Send {
+    /// Begins a transaction, which ends when the transport is dropped: in between no
+    /// other program speaks to the card. Blocks while another program has one.
+    ///
+    /// # Errors
+    /// [`Lost`], also where the card was reset since the last transaction.
+    fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost>;
+}
+
+/// The readers of this system's PC/SC service (`pcscd`).
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PcscReaders;
+
+impl Readers for PcscReaders {
+    fn list(&self) -> Result<Vec<String>, Unreachable> {
+        let unreachable = |error: pcsc::Error| Unreachable {
+            what: "the smartcard service cannot be reached".into(),
+            reason: match error {
+                pcsc::Error::NoService | pcsc::Error::ServiceStopped => {
+                    "pcscd is not running; start it with `systemctl start pcscd.socket`".into()
+                }
+                other => other.to_string(),
+            },
+        };
+        // For each listing anew: a context does not outlive its service.
+        let context = pcsc::Context::establish(pcsc::Scope::User).map_err(unreachable)?;
+        let names = context.list_readers_owned().map_err(unreachable)?;
+        let names = names.into_iter().filter_map(|name| name.into_string().ok());
+        Ok(names.collect())
+    }
+
+    fn connect(&self, reader: &str) -> Result<Box<dyn Link>, Lost> {
+        let name = CString::new(reader).map_err(Lost::new)?;
+        let context = pcsc::Context::establish(pcsc::Scope::User).map_err(Lost::new)?;
+        let card = context
+            .connect(&name, pcsc::ShareMode::Shared, pcsc::Protocols::ANY)
+            .map_err(Lost::new)?;
+        let protocol = card.status2_owned().map_err(Lost::new)?.protocol2();
+        Ok(Box::new(PcscLink {
+            card: Some(card),
+            without_le: protocol == Some(pcsc::Protocol::T0),
+        }))
+    }
+}
+
+struct PcscLink {
+    /// Always there, except while it is being dropped.
+    card: Option<pcsc::Card>,
+    /// With T=0 a command has data or expects some, not both (ISO/IEC 7816-3 §12.2).
+    without_le: bool,
+}
+
+impl Drop for PcscLink {
+    fn drop(&mut self) {
+        // A `pcsc::Card` that is merely dropped is reset. Better to leak a handle of a
+        // card that cannot be let go, than to reset it under another program.
+        let card = self.card.take();
+        let left = card.map(|card| card.disconnect(pcsc::Disposition::LeaveCard));
+        if let Some(Err((card, error))) = left {
+            tracing::debug!(%error, "a card could not be let go");
+            std::mem::forget(card);
+        }
+    }
+}
+
+impl Link for PcscLink {
+    fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+        let card = self.card.as_mut();
+        let card = card.ok_or_else(|| Lost::new("it is let go"))?;
+        let transaction = card.transaction().map_err(Lost::new)?;
+        Ok(Box::new(PcscTransaction {
+            transaction,
+            without_le: self.without_le,
+        }))
+    }
+}
+
+/// Dropping the transaction ends it and leaves the card as it is.
+struct PcscTransaction<'a> {
+    transaction: pcsc::Transaction<'a>,
+    without_le: bool,
+}
+
+impl Transport for PcscTransaction<'_> {
+    fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
+        let both = apdu.len() > 5 && apdu.len() == 6 + usize::from(apdu[4]);
+        let sent = match apdu.split_last() {
+            Some((_, without)) if both && self.without_le => without,
+            _ => apdu,
+        };
+        let mut buffer = zeroize::Zeroizing::new([0; pcsc::MAX_BUFFER_SIZE]);
+        let reply = self.transaction.transmit(sent, buffer.as_mut_slice());
+        Ok(reply.map_err(Lost::new)?.to_vec())
+    }
+}
