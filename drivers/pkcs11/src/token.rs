@@ -297,7 +297,10 @@ fn parse_slot(slot: &SlotId) -> Result<Vec<u8>, Error> {
 fn key_objects(session: &Session, id: &[u8]) -> Result<Vec<ObjectHandle>, Ck> {
     let mut objects = Vec::new();
     for class in KEY_CLASSES {
-        objects.extend(keys::find(session, class, [Attribute::Id(id.to_vec())])?);
+        // Without CKA_TOKEN: where SoftHSM is killed while it makes a key, one may remain
+        // on the token that says that it is not there.
+        let template = [Attribute::Class(class), Attribute::Id(id.to_vec())];
+        objects.extend(session.find_objects(&template)?);
     }
     Ok(objects)
 }
