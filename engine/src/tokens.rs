@@ -131,8 +131,12 @@ impl Tokens {
         };
         for (driver, backend) in asked {
             for token in driver.tokens(&backend)? {
-                let slots = driver.slots(&token)?;
-                found.push((token, slots));
+                match driver.slots(&token) {
+                    Ok(slots) => found.push((token, slots)),
+                    // It went away since it was listed.
+                    Err(Error::TokenUnavailable { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(found)
