@@ -25,6 +25,20 @@ fn main() -> ExitCode {
         failure.print();
         failure.code()
     });
+    end(code)
+}
+
+/// Ends the process without the clean-up of C libraries: vendors' modules have their own
+/// ideas about its order, and some crash over it. Ours is done by now.
+#[cfg(unix)]
+fn end(code: u8) -> ExitCode {
+    // Everything was flushed where a failure could still be told.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    signal_hook::low_level::exit(i32::from(code))
+}
+
+#[cfg(not(unix))]
+fn end(code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 

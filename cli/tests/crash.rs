@@ -1,6 +1,11 @@
 //! Killed at any point of a generation or a deletion, or out of space: afterwards the
 //! token holds the keys of the identities that there are, and no others.
 #![cfg(unix)]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the helpers of tests are tests"
+)]
 
 mod common;
 
@@ -65,7 +70,11 @@ fn wherever_a_process_is_killed_keys_and_identities_stay_one_to_one() {
     let (generation, deletion) = (timed(&generate), timed(&delete));
 
     let (mut struck, mut unsettled) = (0, 0);
-    for i in 0..KILLS {
+    // On a machine that is busy with other things the times are not what they were.
+    for i in 0..10 * KILLS {
+        if i >= KILLS && struck > KILLS / 2 && unsettled > 0 {
+            break;
+        }
         let exists = stage.names().contains(&"victim".into());
         let (words, length) = if exists {
             (&delete[..], deletion)
@@ -82,6 +91,7 @@ fn wherever_a_process_is_killed_keys_and_identities_stay_one_to_one() {
         sleep(length.mul_f64(f64::from(i * 7 % KILLS) / f64::from(KILLS)));
         child.kill().unwrap();
         struck += u32::from(!child.wait().unwrap().success());
+        stage.heal();
         let doctor = stage.run(["--json", "doctor"]).out();
         unsettled += u32::from(doctor.contains("interrupted"));
     }

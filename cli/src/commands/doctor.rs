@@ -5,10 +5,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use claviger_engine::{Backend, EngineId, IdentityInfo, KeyInfo, Node, Origin, Registry};
+use claviger_engine::{
+    Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Origin, Registry,
+};
 use claviger_pkcs11::modules::Places;
 use claviger_pkcs11::uri::Uri;
-use claviger_token::{SlotInfo, TokenId, TokenInfo};
+use claviger_token::{Error, SlotInfo, TokenId, TokenInfo};
 use serde::Serialize;
 
 use super::{Answer, FINE};
@@ -244,10 +246,17 @@ async fn check_modules(node: &Node, findings: &mut Findings) {
                 path.display(),
                 tokens.len()
             )),
-            Err(error) => findings.warning(
-                error.to_string(),
-                "p11-kit is configured for it: install the module, or remove its configuration",
-            ),
+            Err(error) => {
+                let hint = match &error {
+                    EngineError::Token(Error::BadModule { .. }) => {
+                        "p11-kit is configured for it: install the module, or remove its \
+                         configuration"
+                            .into()
+                    }
+                    other => other.hint(),
+                };
+                findings.warning(error.to_string(), hint);
+            }
         }
     }
 }

@@ -19,13 +19,17 @@ use tempfile::TempDir;
 pub(crate) struct Stage {
     pub(crate) token: SoftHsm,
     folder: TempDir,
+    /// The file in which SoftHSM keeps the token's own state, and what was in it.
+    token_file: (PathBuf, Vec<u8>),
 }
 
 impl Stage {
     /// An empty token and an empty home.
     pub(crate) fn new() -> Self {
+        let token = SoftHsm::new();
         let stage = Stage {
-            token: SoftHsm::new(),
+            token_file: token_file(&token),
+            token,
             folder: tempfile::tempdir().unwrap(),
         };
         stage.write("pin", SoftHsm::PIN);
@@ -37,6 +41,15 @@ impl Stage {
         let stage = Stage::new();
         stage.generate("alice", &[]).succeeds();
         stage
+    }
+
+    /// Puts right what SoftHSM itself loses when it is killed: at each login it empties the
+    /// file with the token's state before it writes it anew. To be called after each kill.
+    pub(crate) fn heal(&self) {
+        let (path, content) = &self.token_file;
+        if fs::metadata(path).unwrap().len() < content.len() as u64 {
+            fs::write(path, content).unwrap();
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -143,15 +156,40 @@ impl Stage {
         Outcome::of(command.args(words)).succeeds().out()
     }
 
-    /// The objects on the token, private ones included.
+    /// The objects on the token, private ones included, in an order of ours: SoftHSM has
+    /// none.
     pub(crate) fn objects(&self) -> String {
-        self.pkcs11_tool(&["--list-objects"])
+        let listed = self.pkcs11_tool(&["--list-objects"]);
+        let mut objects: Vec<String> = Vec::new();
+        for line in listed.lines() {
+            match objects.last_mut() {
+                Some(object) if line.starts_with(' ') => {
+                    object.push('\n');
+                    object.push_str(line);
+                }
+                _ => objects.push(line.into()),
+            }
+        }
+        objects.sort();
+        objects.join("\n")
     }
 
     /// How many private keys are on the token.
     pub(crate) fn private_keys(&self) -> usize {
         self.objects().matches("Private Key Object").count()
     }
+}
+
+fn token_file(token: &SoftHsm) -> (PathBuf, Vec<u8>) {
+    let (_, conf) = token.environment();
+    let label = token.label().as_bytes();
+    let folders = fs::read_dir(conf.parent().unwrap().join("tokens")).unwrap();
+    let files = folders.map(|folder| folder.unwrap().path().join("token.object"));
+    let is_it = |content: &[u8]| content.windows(label.len()).any(|part| part == label);
+    files
+        .filter_map(|path| Some((path.clone(), fs::read(path).ok()?)))
+        .find(|(_, content)| is_it(content))
+        .unwrap()
 }
 
 pub(crate) struct Outcome(Output);
