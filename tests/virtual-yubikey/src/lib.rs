@@ -1,20 +1,41 @@
-//! A virtual YubiKey, and a pcscd to plug it into.
+//! A virtual YubiKey, and a pcscd to plug it into: for tests, and for nothing else.
 //!
-//! [`Card`] is a YubiKey's PIV application as a state machine: commands in, replies out.
+//! [`Card`] is a YubiKey's PIV application as a state machine: commands in, replies out,
+//! no hardware, no time, no threads. It has what NIST SP 800-73-4 demands and what Yubico
+//! adds, of the [`Firmware`] that a test asks for; start reading at `card.rs`.
+//!
+//! [`Device`] adds what goes wrong between a card and its user: removal in the middle of
+//! a command, resets, malformed replies, delays ([`Faults`]), and counts commands.
+//!
+//! [`Pcscd`] starts a pcscd of this process's own, without rights and beside the
+//! system's, and plugs cards into it. PC/SC clients, in this process and in those that it
+//! starts, take them for real. One process has one; each test takes a slot of it.
+//!
+//! The program `claviger-virtual-yubikey` runs any command with a YubiKey plugged in.
+//!
+//! # What it is not
+//! A real YubiKey may differ where neither the standard nor Yubico's documents say which
+//! status word is right; it has more applications; and its secrets are secret.
+
 mod apdu;
 mod attest;
 mod auth;
 mod builder;
 mod card;
+mod faults;
 mod firmware;
 mod keys;
 mod objects;
+mod pcscd;
+mod serve;
 mod tlv;
 
 pub use apdu::Status;
 pub use auth::{ManagementAlgorithm, ManagementKey, PinPolicy, Touch, TouchPolicy};
 pub use builder::Builder;
 pub use card::{Card, Origin, Shape, ins};
+pub use faults::{Answer, Device, Exchange, Fault, Faults, Rule};
 pub use firmware::Firmware;
 pub use keys::{Algorithm, PrivateKey};
 pub use objects::{ObjectId, Slot, object};
+pub use pcscd::{Inserted, Pcscd};

@@ -1,0 +1,415 @@
+//! A pcscd of this process's own, with readers that are virtual.
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a fixture that fails is a test that fails"
+)]
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rand_core::{OsRng, RngCore as _};
+
+use crate::card::Card;
+use crate::faults::{Device, Faults, lock};
+use crate::serve::Plug;
+
+/// The variable that tells libpcsclite where pcscd listens.
+const SOCKET: &str = "PCSCLITE_CSOCK_NAME";
+
+/// The reader driver, where distributions put it: Debian and Ubuntu, Fedora.
+const DRIVERS: [&str; 2] = [
+    "/usr/lib/pcsc/drivers/serial/libifdvpcd.so",
+    "/usr/lib64/pcsc/drivers/serial/libifdvpcd.so",
+];
+
+/// How many readers there are. Two cards go into each.
+const READERS: u16 = 2;
+const SLOTS_PER_READER: u16 = 2;
+const PORTS: u16 = READERS * SLOTS_PER_READER;
+
+/// How long pcscd may take for anything. It looks at each slot every 0.4 s.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What runs in the namespaces: pcscd, until the standard input ends, that is, until
+/// this process does, in whatever way. It is the first process there, so everything ends
+/// with it.
+///
+/// The folder takes the place of pcscd's own, so its socket can be seen from outside. The
+/// folder of drivers is covered, so pcscd does not reach for readers that are real.
+const SCRIPT: &str = r#"
+mount -t tmpfs tmpfs /run && mkdir /run/pcscd && mount --bind . /run/pcscd || exit 1
+mount -t tmpfs tmpfs "${1%/serial/*}" || exit 1
+pcscd --foreground --config /run/pcscd/reader.conf </dev/null &
+cat >/dev/null
+kill -KILL $!
+rm -rf ./*
+"#;
+
+/// The pcscd of this process. It starts when it is first asked for, and ends with the
+/// process.
+///
+/// It is in namespaces of its own and needs no rights; only its socket can be seen, and
+/// the variable `PCSCLITE_CSOCK_NAME` leads there: this process and its children use it
+/// as they would the system's. Readers that are real are not seen.
+///
+/// libpcsclite reads the variable once. Whatever else uses PC/SC in this process has to
+/// come later: a program with other users of it calls [`Pcscd::prepare`] first.
+///
+/// ```no_run
+/// use claviger_virtual_yubikey::{Card, Pcscd};
+///
+/// let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
+/// println!("{} is in {}", yubikey.card().serial(), yubikey.reader());
+/// let (variable, socket) = Pcscd::environment(); // for processes that the test starts
+/// ```
+pub struct Pcscd {
+    socket: PathBuf,
+    slots: Vec<Slot>,
+    taken: Mutex<Vec<bool>>,
+    freed: Condvar,
+    /// Its standard input is what keeps it alive.
+    _child: Child,
+    /// While it is there, no other process of ours takes these ports.
+    _lock: UdpSocket,
+}
+
+struct Slot {
+    port: u16,
+    reader: CString,
+}
+
+impl Pcscd {
+    /// Starts it, and points this process to it. A test program that does this before it
+    /// starts threads need not wonder who reads the environment meanwhile.
+    ///
+    /// # Panics
+    /// Where it cannot be had.
+    pub fn prepare() {
+        Pcscd::of_this_process();
+    }
+
+    /// Puts a card into a free slot (there are four; it waits if none is free), and waits
+    /// until pcscd has noticed. When the answer is dropped, the card is taken out.
+    ///
+    /// # Panics
+    /// Where pcscd cannot be had, or does not notice.
+    pub fn insert(card: Card) -> Inserted {
+        let pcscd = Pcscd::of_this_process();
+        let index = pcscd.take_slot();
+        let device = Device::new(card);
+        let plug = Plug::new(pcscd.slots[index].port, device.clone()).unwrap();
+        let inserted = Inserted {
+            pcscd,
+            index,
+            device,
+            plug: Some(plug),
+        };
+        // Whoever was there before may have left just now.
+        inserted.wait_for(pcsc::State::EMPTY);
+        inserted.insert();
+        inserted
+    }
+
+    /// The variable with which another process reaches it, and its value.
+    pub fn environment() -> (&'static str, PathBuf) {
+        (SOCKET, Pcscd::of_this_process().socket.clone())
+    }
+
+    fn of_this_process() -> &'static Pcscd {
+        static PCSCD: OnceLock<Pcscd> = OnceLock::new();
+        PCSCD.get_or_init(Pcscd::start)
+    }
+
+    fn start() -> Pcscd {
+        let driver = driver();
+        let folder = folder();
+        let socket = folder.join("pcscd.comm");
+        // SAFETY: setting a variable races with code that reads the environment without
+        // the standard library's lock, that is, C code. This runs once, before the
+        // process first uses libpcsclite (which is what reads this variable), and the
+        // test harness calls no other.
+        unsafe { std::env::set_var(SOCKET, &socket) };
+        // Somebody else may take a port just after it was found to be free.
+        for _ in 0..5 {
+            let (first, lock) = free_ports();
+            let slots = configure(&folder, driver, first);
+            let mut child = spawn(&folder, driver);
+            if wait_for_readers(&mut child, &socket, &slots) {
+                return Pcscd {
+                    socket,
+                    taken: Mutex::new(vec![false; slots.len()]),
+                    slots,
+                    freed: Condvar::new(),
+                    _child: child,
+                    _lock: lock,
+                };
+            }
+            drop(child.stdin.take());
+            let _ = child.wait();
+        }
+        let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+        panic!("pcscd does not start. It takes user namespaces (unshare). It said:\n{log}");
+    }
+
+    fn take_slot(&self) -> usize {
+        let end = Instant::now() + Duration::from_secs(120);
+        let mut taken = lock(&self.taken);
+        loop {
+            if let Some(free) = taken.iter().position(|taken| !taken) {
+                taken[free] = true;
+                return free;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no slot became free");
+            let woken = self.freed.wait_timeout(taken, left);
+            taken = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// A card in a reader. Dropping it takes the card out.
+pub struct Inserted {
+    pcscd: &'static Pcscd,
+    index: usize,
+    device: Device,
+    plug: Option<Plug>,
+}
+
+impl Inserted {
+    /// The card. It answers nobody else until the guard is gone.
+    pub fn card(&self) -> MutexGuard<'_, Card> {
+        self.device.card()
+    }
+
+    /// The switches, and the log of what was said.
+    pub fn faults(&self) -> &Arc<Faults> {
+        self.device.faults()
+    }
+
+    /// The reader's name in PC/SC.
+    pub fn reader(&self) -> &str {
+        self.slot().reader.to_str().unwrap()
+    }
+
+    /// Takes the card out, in the middle of whatever it is doing, and waits until pcscd
+    /// has noticed.
+    ///
+    /// # Panics
+    /// If pcscd does not notice.
+    pub fn remove(&self) {
+        self.plug().unplug();
+        self.wait_for(pcsc::State::EMPTY);
+    }
+
+    /// Puts the card in again, after [`Inserted::remove`] or a fault, and waits until
+    /// pcscd has noticed.
+    ///
+    /// # Panics
+    /// If pcscd does not notice.
+    pub fn insert(&self) {
+        self.plug().plug();
+        self.wait_for(pcsc::State::PRESENT);
+    }
+
+    /// Whether the card is in: a fault may have taken it out.
+    pub fn is_inserted(&self) -> bool {
+        self.plug().is_plugged()
+    }
+
+    /// Resets the card as another program does that shares it. Whoever is connected to it
+    /// learns so from PC/SC with the next command.
+    ///
+    /// # Panics
+    /// If the card cannot be shared.
+    pub fn reset(&self) {
+        let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
+        let (mode, any) = (pcsc::ShareMode::Shared, pcsc::Protocols::ANY);
+        let card = context.connect(&self.slot().reader, mode, any).unwrap();
+        card.disconnect(pcsc::Disposition::ResetCard)
+            .map_err(|(_, error)| error)
+            .unwrap();
+    }
+
+    fn slot(&self) -> &Slot {
+        &self.pcscd.slots[self.index]
+    }
+
+    fn plug(&self) -> &Plug {
+        // Only dropping takes it.
+        self.plug.as_ref().unwrap()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, wanted: pcsc::State) {
+        let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
+        let mut states = [pcsc::ReaderState::new(
+            self.slot().reader.clone(),
+            pcsc::State::UNAWARE,
+        )];
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match context.get_status_change(left, &mut states) {
+                Ok(()) => {}
+                Err(error) => panic!("waiting for {wanted:?}: {error}"),
+            }
+            if states[0].event_state().contains(wanted) {
+                return;
+            }
+            states[0].sync_current_state();
+        }
+    }
+}
+
+impl Drop for Inserted {
+    fn drop(&mut self) {
+        self.plug = None;
+        lock(&self.pcscd.taken)[self.index] = false;
+        self.pcscd.freed.notify_one();
+    }
+}
+
+/// # Panics
+/// Where something is missing.
+fn driver() -> &'static Path {
+    let missing = |what| panic!("{what} is not installed: run `cargo xtask setup`");
+    let pcscd = ["/usr/sbin/pcscd", "/usr/bin/pcscd", "/sbin/pcscd"];
+    if !pcscd.into_iter().any(|path| Path::new(path).exists()) {
+        missing("pcscd");
+    }
+    let found = DRIVERS
+        .into_iter()
+        .map(Path::new)
+        .find(|path| path.exists());
+    found.unwrap_or_else(|| missing("vsmartcard-vpcd"))
+}
+
+/// `pcscd-PID`, empty, in the target folder, or where the path to its socket fits into
+/// what a socket's address has room for.
+fn folder() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let target = program
+        .ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").exists())
+        .map(|target| target.join("tmp"))
+        .filter(|folder| folder.as_os_str().len() < 80);
+    let parent = target.unwrap_or_else(std::env::temp_dir);
+    fs::create_dir_all(&parent).unwrap();
+    sweep(&parent);
+    let folder = parent.join(format!("pcscd-{}", std::process::id()));
+    // A process with our number may have left one behind.
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir(&folder).unwrap();
+    folder
+}
+
+/// Removes the folders of processes that have ended.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).unwrap().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let Some(process) = name.strip_prefix("pcscd-") else {
+            continue;
+        };
+        if !Path::new("/proc").join(process).exists() {
+            // Others sweep too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Ports that follow one another and are free, below those that the system gives to
+/// outgoing connections. The UDP port of the first number is the lock by which other
+/// processes of ours, whoever runs them, know that the block is taken.
+fn free_ports() -> (u16, UdpSocket) {
+    for _ in 0..1000 {
+        let block = u16::try_from(OsRng.next_u32() % 3000).unwrap();
+        let first = 20_000 + block * PORTS;
+        let Ok(locked) = UdpSocket::bind((Ipv4Addr::LOCALHOST, first)) else {
+            continue;
+        };
+        let is_free = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
+        if (first..first + PORTS).all(is_free) {
+            return (first, locked);
+        }
+    }
+    panic!("no free ports between 20,000 and 32,000");
+}
+
+/// Writes the readers' configuration. Each reader has a copy of the driver of its own: a
+/// driver keeps its slots in one table, however many readers it is loaded for.
+fn configure(folder: &Path, driver: &Path, first: u16) -> Vec<Slot> {
+    let mut text = String::new();
+    let mut slots = Vec::new();
+    for reader in 0..READERS {
+        let name = format!("Yubico YubiKey CCID {}", char::from(b'A' + reader as u8));
+        let copy = format!("driver-{reader}.so");
+        let port = first + reader * SLOTS_PER_READER;
+        fs::copy(driver, folder.join(&copy)).unwrap();
+        text += &format!(
+            "FRIENDLYNAME \"{name}\"\nDEVICENAME /dev/null:{port}\n\
+             LIBPATH /run/pcscd/{copy}\nCHANNELID {port}\n\n"
+        );
+        for slot in 0..SLOTS_PER_READER {
+            slots.push(Slot {
+                port: port + slot,
+                reader: CString::new(format!("{name} 00 0{slot}")).unwrap(),
+            });
+        }
+    }
+    fs::write(folder.join("reader.conf"), text).unwrap();
+    slots
+}
+
+fn spawn(folder: &Path, driver: &Path) -> Child {
+    let log = File::create(folder.join("log")).unwrap();
+    Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "--pid", "--fork"])
+        .args(["--propagation", "private", "--kill-child"])
+        .args(["sh", "-c", SCRIPT, "sh"])
+        .arg(driver)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("unshare does not start: {error}"))
+}
+
+/// Waits until pcscd offers all readers; false if it does not.
+fn wait_for_readers(child: &mut Child, socket: &Path, slots: &[Slot]) -> bool {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        match UnixStream::connect(socket) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                panic!("{} is too long a path for a socket", socket.display())
+            }
+            Err(_) => {}
+            Ok(_) => {
+                let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
+                let names = context.list_readers_owned().unwrap_or_default();
+                let offered = |slot: &Slot| names.iter().any(|name| **name == *slot.reader);
+                if slots.iter().all(offered) {
+                    return true;
+                }
+                // pcscd listens after it has started its readers: what is not there now
+                // did not start.
+                return false;
+            }
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
