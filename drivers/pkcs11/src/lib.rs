@@ -59,6 +59,11 @@ pub mod uri;
 /// So long at most a token that is being closed is waited for.
 const CLOSING_TIME: Duration = Duration::from_secs(5);
 
+/// So often at most a module that forgets tokens looks for one that is known by its
+/// serial. SoftHSM empties the file of a token for a moment at every login, so that
+/// another process that starts just then does not see the token.
+const MOST_LOOKS: usize = 12;
+
 /// Lists and opens PKCS#11 tokens.
 #[derive(Debug, Clone)]
 pub struct Pkcs11Driver {
@@ -122,18 +127,44 @@ impl Driver for Pkcs11Driver {
     fn open(&self, backend: &str, access: &Access) -> Result<Arc<dyn Token>, Error> {
         let uri = Uri::parse(backend)?;
         let modules = self.modules(&uri)?;
-        let fitting = candidates(&modules, &uri)?;
-        match &fitting[..] {
-            [one] => Ok(one.open(&uri, access)?),
-            [] => Err(Error::NoToken {
-                wanted: backend.into(),
-                present: backends(&candidates(&modules, &Uri::default())?, &uri),
-            }),
-            several => Err(Error::AmbiguousToken {
-                wanted: backend.into(),
-                candidates: backends(several, &uri),
-            }),
+        let mut looks = 1;
+        loop {
+            match open_fitting(&modules, &uri, backend, access) {
+                // A token that was there before may be just away.
+                Err(Error::NoToken { .. } | Error::TokenUnavailable { .. })
+                    if uri.serial.is_some() && looks < MOST_LOOKS && reset(&modules) =>
+                {
+                    looks += 1;
+                }
+                other => return other,
+            }
         }
+    }
+}
+
+/// Initialises those of the modules anew that otherwise would not find a token again,
+/// and says whether there are any.
+fn reset(modules: &[Arc<Module>]) -> bool {
+    modules.iter().filter(|module| module.reset()).count() > 0
+}
+
+fn open_fitting(
+    modules: &[Arc<Module>],
+    uri: &Uri,
+    backend: &str,
+    access: &Access,
+) -> Result<Arc<dyn Token>, Error> {
+    let fitting = candidates(modules, uri)?;
+    match &fitting[..] {
+        [one] => Ok(one.open(uri, access)?),
+        [] => Err(Error::NoToken {
+            wanted: backend.into(),
+            present: backends(&candidates(modules, &Uri::default())?, uri),
+        }),
+        several => Err(Error::AmbiguousToken {
+            wanted: backend.into(),
+            candidates: backends(several, uri),
+        }),
     }
 }
 

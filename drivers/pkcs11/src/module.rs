@@ -135,12 +135,17 @@ impl Module {
             .collect())
     }
 
-    /// Finalises and initialises the module, so that it looks for its tokens again,
-    /// and says whether it did: only modules that otherwise would not are. Every session of the module ends; the connections make new ones
-    /// when they are used next.
-    pub(crate) fn reset(&self) -> bool {
+    /// Whether a token that went away is found again only after a [reset](Module::reset).
+    pub(crate) fn forgets_tokens(&self) -> bool {
         let maker = self.library.manufacturer.as_str();
-        if !quirks::of(maker, maker, "").forgets_tokens {
+        quirks::of(maker, maker, "").forgets_tokens
+    }
+
+    /// Finalises and initialises the module, so that it looks for its tokens again, and
+    /// says whether it did: only modules that otherwise would not are. Every session of
+    /// the module ends; the connections make new ones when they are used next.
+    pub(crate) fn reset(&self) -> bool {
+        if !self.forgets_tokens() {
             return false;
         }
         let mut last = lock(&self.last_reset);

@@ -280,8 +280,17 @@ impl Connection {
         let session = self
             .open_session(slot)
             .map_err(|error| from_module(&error, &self.id))?;
-        let pin = login(&self.module.pkcs11, &session, slot, info, &self.id, how)?;
-        Ok((session, pin))
+        match login(&self.module.pkcs11, &session, slot, info, &self.id, how) {
+            Ok(pin) => Ok((session, pin)),
+            // Not a word about the PIN: the token's file was away at this moment.
+            Err(Error::Device { call, status, .. }) if self.module.forgets_tokens() => {
+                Err(Error::TokenUnavailable {
+                    token: self.id.clone(),
+                    reason: format!("{call}: {status}"),
+                })
+            }
+            Err(other) => Err(other),
+        }
     }
 
     /// Ends the use of every session that is not lent. Called by [`Module::reset`],
