@@ -331,3 +331,36 @@ fn a_token_that_is_absent_is_absent_and_nothing_is_forgotten() {
         .succeeds();
     assert_eq!(stage.run(["doctor"]).code(), Some(0));
 }
+
+#[test]
+fn many_processes_may_use_one_token_at_once() {
+    let stage = Stage::with_alice();
+    stage.write("letter", "x");
+    let children: Vec<Child> = (0..16)
+        .map(|i| {
+            let file = format!("sig{i}");
+            let words = [
+                "--pin-source",
+                "file:pin",
+                "sign",
+                "alice",
+                "letter",
+                "-o",
+                &file,
+            ];
+            stage
+                .claviger(words)
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+    }
+    stage
+        .run(["verify", "alice", "--signature", "sig7", "letter"])
+        .succeeds();
+}
