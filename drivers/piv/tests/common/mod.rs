@@ -1,0 +1,157 @@
+//! Virtual YubiKeys in readers of this process, without PC/SC.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use claviger_piv::PivDriver;
+use claviger_piv::apdu::{Lost, Transport};
+use claviger_piv::reader::{Link, Readers, Unreachable};
+use claviger_token::{Access, FixedPin};
+use claviger_virtual_yubikey::{Answer, Device};
+
+pub(crate) const PIN: &str = "246802";
+/// The management key of cards as they are delivered.
+pub(crate) const MANAGEMENT_KEY: &str = "010203040506070801020304050607080102030405060708";
+
+/// A reader: a card that is in or out.
+struct Reader {
+    name: String,
+    device: Device,
+    present: bool,
+    /// Counts resets and removals: who connected before one has to connect again.
+    epoch: u64,
+}
+
+/// Readers in this process.
+#[derive(Clone, Default)]
+pub(crate) struct Desk(Arc<Mutex<Vec<Reader>>>);
+
+impl Desk {
+    pub(crate) fn with(devices: &[&Device]) -> Desk {
+        let desk = Desk::default();
+        for device in devices {
+            desk.insert(device);
+        }
+        desk
+    }
+
+    pub(crate) fn driver(&self) -> PivDriver {
+        PivDriver::with_readers(self.clone())
+    }
+
+    /// Puts a card into a reader of its own.
+    pub(crate) fn insert(&self, device: &Device) {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        device.card().reset();
+        self.0.lock().unwrap().push(Reader {
+            name: format!("Reader {number}"),
+            device: device.clone(),
+            present: true,
+            epoch: number << 32,
+        });
+    }
+
+    /// Takes out the card with this serial.
+    pub(crate) fn remove(&self, device: &Device) {
+        let serial = device.card().serial();
+        let mut readers = self.0.lock().unwrap();
+        readers.retain(|r| r.device.card().serial() != serial);
+    }
+
+    /// Puts `new` where `old` was.
+    pub(crate) fn swap(&self, old: &Device, new: &Device) {
+        let serial = old.card().serial();
+        new.card().reset();
+        let mut readers = self.0.lock().unwrap();
+        let reader = readers
+            .iter_mut()
+            .find(|r| r.device.card().serial() == serial)
+            .unwrap();
+        reader.device = new.clone();
+        reader.epoch += 1;
+    }
+
+    /// Resets the card, as another program does that shares it.
+    pub(crate) fn reset(&self, device: &Device) {
+        let serial = device.card().serial();
+        let mut readers = self.0.lock().unwrap();
+        let reader = readers
+            .iter_mut()
+            .find(|r| r.device.card().serial() == serial)
+            .unwrap();
+        reader.device.card().reset();
+        reader.epoch += 1;
+    }
+
+    fn find<T>(&self, name: &str, work: impl FnOnce(&mut Reader) -> T) -> Result<T, Lost> {
+        let mut readers = self.0.lock().unwrap();
+        let reader = readers.iter_mut().find(|r| r.name == name && r.present);
+        reader.map(work).ok_or_else(|| Lost::new("removed"))
+    }
+}
+
+impl Readers for Desk {
+    fn list(&self) -> Result<Vec<String>, Unreachable> {
+        let readers = self.0.lock().unwrap();
+        Ok(readers.iter().map(|r| r.name.clone()).collect())
+    }
+
+    fn connect(&self, reader: &str) -> Result<Box<dyn Link>, Lost> {
+        let (device, epoch) = self.find(reader, |r| (r.device.clone(), r.epoch))?;
+        Ok(Box::new(InProcess {
+            desk: self.clone(),
+            reader: reader.into(),
+            device,
+            epoch,
+        }))
+    }
+}
+
+struct InProcess {
+    desk: Desk,
+    reader: String,
+    device: Device,
+    epoch: u64,
+}
+
+impl Link for InProcess {
+    fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+        match self.desk.find(&self.reader, |r| r.epoch)? {
+            epoch if epoch == self.epoch => Ok(Box::new(self)),
+            _ => Err(Lost::new("reset")),
+        }
+    }
+}
+
+impl Transport for &mut InProcess {
+    fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
+        match self.desk.find(&self.reader, |r| r.epoch)? {
+            epoch if epoch == self.epoch => {}
+            _ => return Err(Lost::new("reset")),
+        }
+        match self.device.transmit(apdu) {
+            Answer::Reply(reply, wait) => {
+                std::thread::sleep(wait);
+                Ok(reply)
+            }
+            Answer::Removed(_) => {
+                self.desk.find(&self.reader, |r| {
+                    r.device.card().reset();
+                    r.epoch += 1;
+                })?;
+                Err(Lost::new("removed"))
+            }
+        }
+    }
+}
+
+/// The right PIN, and the management key.
+pub(crate) fn access() -> Access {
+    Access {
+        management_keys: Arc::new(FixedPin::new(MANAGEMENT_KEY)),
+        ..Access::with(FixedPin::new(PIN))
+    }
+}

@@ -1,0 +1,790 @@
+//! What the driver does on virtual YubiKeys, command by command.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use claviger_token::{
+    Access, Algorithm, Call, Deletion, Driver, Error, Event, FixedPin, KeyRef, KeySpec, SlotId,
+    SlotState, Token, TriesLeft, Unwrap,
+};
+use claviger_virtual_yubikey::{
+    Algorithm as CardAlgorithm, Card, Device, Fault, Firmware, ManagementAlgorithm, PrivateKey,
+    Rule, Slot, Status, Touch, ins, object,
+};
+use common::{Desk, MANAGEMENT_KEY, PIN, access};
+
+const P256: KeySpec = KeySpec::sign(Algorithm::P256);
+
+fn yubikey() -> Device {
+    Device::new(Card::builder().pin(PIN).build())
+}
+
+fn old(firmware: Firmware) -> Device {
+    Device::new(Card::builder().firmware(firmware).pin(PIN).build())
+}
+
+fn call() -> Call {
+    Call::unlimited()
+}
+
+fn open(desk: &Desk) -> Arc<dyn Token> {
+    desk.driver().open("piv:", &access()).unwrap()
+}
+
+fn make(token: &dyn Token, spec: KeySpec) -> KeyRef {
+    let slot = token.free_slots(&[spec], &call()).unwrap().remove(0);
+    let made = token.generate(&slot, spec, "alice", &call()).unwrap();
+    KeyRef {
+        slot,
+        public_key: made.public_key,
+    }
+}
+
+/// How many commands `work` takes, by instruction.
+fn counted(device: &Device, work: impl FnOnce()) -> BTreeMap<u8, usize> {
+    device.faults().clear_log();
+    work();
+    let mut counts = BTreeMap::new();
+    for exchange in device.faults().log() {
+        *counts.entry(exchange.instruction().unwrap()).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn a_signature_and_an_agreement_take_one_command() {
+    let device = yubikey();
+    let token = open(&Desk::with(&[&device]));
+    for (spec, commands) in [
+        (P256, 1),
+        (KeySpec::sign(Algorithm::P384), 1),
+        (KeySpec::sign(Algorithm::Ed25519), 1),
+        // A block that is longer than a short command, and the rest of the signature.
+        (KeySpec::sign(Algorithm::Rsa2048), 2),
+    ] {
+        let signer = token.signer(&make(&*token, spec)).unwrap();
+        signer.sign(b"first", &call()).unwrap();
+        for _ in 0..3 {
+            let counts = counted(&device, || drop(signer.sign(b"message", &call()).unwrap()));
+            assert_eq!(
+                counts[&ins::AUTHENTICATE],
+                commands,
+                "{spec}: {counts:02x?}"
+            );
+            let rest = counts
+                .keys()
+                .all(|i| [ins::AUTHENTICATE, ins::GET_RESPONSE].contains(i));
+            assert!(rest, "{spec}: {counts:02x?}");
+        }
+    }
+    for (algorithm, peer) in [
+        (Algorithm::P256, p256_peer()),
+        (Algorithm::X25519, vec![9; 32]),
+    ] {
+        let key = make(&*token, KeySpec::decrypt(algorithm));
+        let decryptor = token.decryptor(&key).unwrap();
+        let agree = || {
+            let secret = decryptor.unwrap(Unwrap::Agree { peer: &peer }, &call());
+            assert_eq!(secret.unwrap().len(), 32);
+        };
+        agree();
+        let counts = counted(&device, agree);
+        assert_eq!(counts, BTreeMap::from([(ins::AUTHENTICATE, 1)]));
+    }
+}
+
+fn p256_peer() -> Vec<u8> {
+    use p256::elliptic_curve::sec1::ToEncodedPoint;
+    let key = p256::SecretKey::from_slice(&[7; 32]).unwrap();
+    key.public_key().to_encoded_point(false).as_bytes().to_vec()
+}
+
+#[test]
+fn a_generation_is_one_transaction_of_few_commands() {
+    let device = yubikey();
+    let token = open(&Desk::with(&[&device]));
+    let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+    let counts = counted(&device, || {
+        drop(token.generate(&slot, P256, "alice", &call()).unwrap());
+    });
+    assert_eq!(counts[&ins::GENERATE], 1);
+    assert!(!counts.contains_key(&ins::VERIFY), "{counts:02x?}");
+    let commands: usize = counts.values().sum();
+    println!("generate: {commands} APDUs: {counts:02x?}");
+    assert!(commands <= 30, "{counts:02x?}");
+}
+
+#[test]
+fn a_wrong_pin_is_counted_and_not_sent_again() {
+    let device = yubikey();
+    let driver = Desk::with(&[&device]).driver();
+    let with = |pin: &str| driver.open("piv:", &Access::with(FixedPin::new(pin)));
+    assert!(matches!(
+        with("135791"),
+        Err(Error::PinWrong {
+            tries: TriesLeft::Exactly(2),
+            ..
+        })
+    ));
+    assert!(matches!(
+        with("135791"),
+        Err(Error::PinRefusedBefore { .. })
+    ));
+    for length in ["", "12345", "123456789"] {
+        assert!(matches!(
+            with(length),
+            Err(Error::PinLength { min: 6, max: 8, .. })
+        ));
+    }
+    assert_eq!(device.card().pin_tries(), 2);
+    assert!(matches!(
+        with("135792"),
+        Err(Error::PinWrong {
+            tries: TriesLeft::Exactly(1),
+            ..
+        })
+    ));
+    assert!(matches!(with(PIN), Err(Error::PinFinalTry { .. })));
+    assert_eq!(device.card().pin_tries(), 1);
+    let token = driver.open(
+        "piv:",
+        &Access {
+            last_try: true,
+            ..access()
+        },
+    );
+    assert_eq!(device.card().pin_tries(), 3);
+    drop(token);
+    device.card().block_pin();
+    assert!(matches!(with(PIN), Err(Error::PinLocked { .. })));
+}
+
+#[test]
+fn a_card_without_a_token_open_shows_everything_but_needs_no_pin() {
+    let device = Device::new(
+        Card::builder()
+            .pin(PIN)
+            .generated(Slot::new(0x9a).unwrap(), CardAlgorithm::P256)
+            .build(),
+    );
+    let driver = Desk::with(&[&device]).driver();
+    let found = driver.tokens("piv:").unwrap().remove(0);
+    assert_eq!(found.model, "YubiKey 5.7.1");
+    assert_eq!(found.id.manufacturer, "Yubico");
+    assert_eq!(found.id.serial, device.card().serial().to_string());
+    let note = |name: &str| {
+        let mut notes = found.notes.iter();
+        notes
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
+    };
+    assert_eq!(note("firmware"), Some("5.7.1"));
+    assert_eq!(note("pin_tries"), Some("3"));
+    assert_eq!(note("puk_tries"), Some("3"));
+    assert_eq!(note("management_key"), Some("aes192"));
+    assert_eq!(note("management_key_protected"), Some("false"));
+    let slots = driver.slots(&found).unwrap();
+    assert_eq!(slots.len(), 24);
+    assert_eq!(slots[0].slot.as_str(), "9a");
+    assert_eq!(slots[0].state, SlotState::Occupied);
+    assert_eq!(slots[0].algorithm, Some(Algorithm::P256));
+    assert!(slots[0].public_key.is_some());
+    assert!(slots[1..].iter().all(|slot| slot.state == SlotState::Free));
+    assert_eq!(device.faults().count(ins::VERIFY), 0);
+}
+
+#[test]
+fn two_cards_are_not_guessed_between() {
+    let (one, two) = (yubikey(), yubikey());
+    let driver = Desk::with(&[&one, &two]).driver();
+    match driver.open("piv:", &access()) {
+        Err(Error::AmbiguousToken { candidates, .. }) => {
+            let serials = [&one, &two].map(|d| format!("piv:serial={}", d.card().serial()));
+            assert_eq!(candidates, serials);
+            driver.open(&candidates[1], &access()).unwrap();
+        }
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("opened"),
+    }
+    assert_eq!(one.faults().count(ins::VERIFY), 0);
+}
+
+#[test]
+fn a_reset_and_another_application_are_recovered_from() {
+    for firmware in [Firmware::V5_7_1, Firmware::V4_3_5] {
+        let device = old(firmware);
+        let desk = Desk::with(&[&device]);
+        let token = open(&desk);
+        let signer = token.signer(&make(&*token, P256)).unwrap();
+        let sign = || drop(signer.sign(b"message", &call()).unwrap());
+        sign();
+        let reset = || desk.reset(&device);
+        // Selects PIV anew, which takes the PIN away.
+        let select = || drop(device.transmit(&[0, 0xa4, 4, 0, 5, 0xa0, 0, 0, 3, 8]));
+        // The OTP application, which the virtual card has with old firmware only.
+        let select_otp =
+            || drop(device.transmit(&[0, 0xa4, 4, 0, 7, 0xa0, 0, 0, 5, 0x27, 0x20, 1]));
+        let replug = || {
+            desk.remove(&device);
+            desk.insert(&device);
+        };
+        let mut disturbances: Vec<&dyn Fn()> = vec![&reset, &select, &replug];
+        if firmware == Firmware::V4_3_5 {
+            disturbances.push(&select_otp);
+        }
+        for disturb in disturbances {
+            disturb();
+            let counts = counted(&device, sign);
+            assert!(counts[&ins::VERIFY] >= 2, "{counts:02x?}");
+            let counts = counted(&device, sign);
+            assert_eq!(counts, BTreeMap::from([(ins::AUTHENTICATE, 1)]));
+        }
+        assert_eq!(device.card().pin_tries(), 3);
+    }
+}
+
+#[test]
+fn listing_does_not_take_the_pin_from_an_open_token() {
+    let device = yubikey();
+    let driver = Desk::with(&[&device]).driver();
+    let token = driver.open("piv:", &access()).unwrap();
+    let signer = token.signer(&make(&*token, P256)).unwrap();
+    signer.sign(b"message", &call()).unwrap();
+    let counts = counted(&device, || {
+        let found = driver.tokens("piv:").unwrap();
+        driver.slots(&found[0]).unwrap();
+        signer.sign(b"message", &call()).unwrap();
+    });
+    assert!(!counts.contains_key(&ins::SELECT), "{counts:02x?}");
+}
+
+#[test]
+fn another_card_in_the_same_reader_is_never_used() {
+    let (device, other) = (yubikey(), yubikey());
+    let desk = Desk::with(&[&device]);
+    let token = open(&desk);
+    let signer = token.signer(&make(&*token, P256)).unwrap();
+    signer.sign(b"message", &call()).unwrap();
+    desk.swap(&device, &other);
+    for _ in 0..2 {
+        assert!(matches!(
+            signer.sign(b"message", &call()),
+            Err(Error::TokenUnavailable { .. })
+        ));
+    }
+    let sent = other.faults().log();
+    assert!(sent.iter().all(|e| e.instruction() != Some(ins::VERIFY)));
+    desk.insert(&device);
+    signer.sign(b"message", &call()).unwrap();
+}
+
+#[test]
+fn a_pin_that_was_changed_elsewhere_costs_one_try() {
+    let device = yubikey();
+    let desk = Desk::with(&[&device]);
+    let token = open(&desk);
+    let signer = token.signer(&make(&*token, P256)).unwrap();
+    signer.sign(b"message", &call()).unwrap();
+    device.card().change_pin("864209");
+    desk.reset(&device);
+    assert!(matches!(
+        signer.sign(b"message", &call()),
+        Err(Error::PinWrong { .. })
+    ));
+    for _ in 0..3 {
+        assert!(matches!(
+            signer.sign(b"message", &call()),
+            Err(Error::PinNeeded { .. })
+        ));
+    }
+    assert_eq!(device.card().pin_tries(), 2);
+}
+
+#[test]
+fn a_key_with_policy_always_gets_the_pin_before_each_operation() {
+    let device = yubikey();
+    let driver = Desk::with(&[&device]).driver();
+    let backend = "piv:slot=9c;pin-policy=always";
+    let token = driver.open(backend, &access()).unwrap();
+    let slot = driver.named_slot(backend).unwrap().unwrap();
+    assert_eq!(slot.to_string(), "9c");
+    let public_key = token
+        .generate(&slot, P256, "alice", &call())
+        .unwrap()
+        .public_key;
+    let signer = token.signer(&KeyRef { slot, public_key }).unwrap();
+    for _ in 0..3 {
+        signer.sign(b"message", &call()).unwrap();
+    }
+    let counts = counted(&device, || drop(signer.sign(b"message", &call()).unwrap()));
+    assert_eq!(
+        counts,
+        BTreeMap::from([(ins::VERIFY, 2), (ins::AUTHENTICATE, 1)])
+    );
+    // Another view of the same card, opened once.
+    let plain = driver.open("piv:", &Access::without_pin()).unwrap();
+    assert_eq!(plain.info().id, token.info().id);
+}
+
+#[test]
+fn a_touch_is_announced_and_a_missing_one_is_told_apart() {
+    let device = yubikey();
+    let driver = Desk::with(&[&device]).driver();
+    let token = driver.open("piv:touch-policy=always", &access()).unwrap();
+    let signer = token.signer(&make(&*token, P256)).unwrap();
+    let events: Arc<Mutex<Vec<Event>>> = Arc::default();
+    let seen = Arc::clone(&events);
+    let call =
+        Call::unlimited().watched_by(Arc::new(move |e| seen.lock().unwrap().push(e.clone())));
+    signer.sign(b"message", &call).unwrap();
+    let id = token.info().id.clone();
+    assert_eq!(
+        *events.lock().unwrap(),
+        [
+            Event::TouchNeeded { token: id.clone() },
+            Event::PersonDone { token: id }
+        ]
+    );
+    device
+        .card()
+        .set_touch(Touch::Never(Duration::from_millis(10)));
+    let counts = counted(&device, || {
+        assert!(matches!(
+            signer.sign(b"message", &call),
+            Err(Error::NotTouched { .. })
+        ));
+    });
+    assert_eq!(counts[&ins::AUTHENTICATE], 1, "asked for one touch only");
+}
+
+#[test]
+fn management_keys_come_from_where_they_may() {
+    let needed = |device: &Device, access: Access| {
+        let token = Desk::with(&[device])
+            .driver()
+            .open("piv:", &access)
+            .unwrap();
+        let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+        token.generate(&slot, P256, "", &call()).map(drop)
+    };
+    let pin_only = || Access::with(FixedPin::new(PIN));
+    let keyed = |key: &str| Access {
+        management_keys: Arc::new(FixedPin::new(key)),
+        ..pin_only()
+    };
+    let defaults = || Access {
+        factory_defaults: true,
+        ..pin_only()
+    };
+    let device = yubikey();
+    assert!(matches!(
+        needed(&device, pin_only()),
+        Err(Error::ManagementKeyNeeded { .. })
+    ));
+    for key in ["", "zz", "0102", &"11".repeat(24)] {
+        assert!(
+            matches!(
+                needed(&device, keyed(key)),
+                Err(Error::ManagementKeyWrong { .. })
+            ),
+            "{key}"
+        );
+    }
+    assert!(device.card().occupied().len() <= 1);
+    needed(&device, defaults()).unwrap();
+    needed(&device, keyed(&format!(" {MANAGEMENT_KEY}\n"))).unwrap();
+
+    for algorithm in [
+        ManagementAlgorithm::TripleDes,
+        ManagementAlgorithm::Aes128,
+        ManagementAlgorithm::Aes192,
+        ManagementAlgorithm::Aes256,
+    ] {
+        let key: Vec<u8> = (1..).step_by(2).take(algorithm.key_size()).collect();
+        let card = Card::builder().pin(PIN).management_key(algorithm, &key);
+        let device = Device::new(card.build());
+        needed(&device, keyed(&claviger_token::key::to_hex(&key))).unwrap();
+        assert!(matches!(
+            needed(&device, defaults()),
+            Err(Error::ManagementKeyNeeded { .. })
+        ));
+
+        // The same key, behind the PIN.
+        let printed = [
+            &[0x88, key.len() as u8 + 2, 0x89, key.len() as u8][..],
+            &key,
+        ]
+        .concat();
+        let card = Card::builder()
+            .pin(PIN)
+            .management_key(algorithm, &key)
+            .object(object::PRINTED, &printed)
+            .object(object::ADMIN_DATA, &[0x80, 0x03, 0x81, 0x01, 0x02]);
+        let device = Device::new(card.build());
+        needed(&device, pin_only()).unwrap();
+    }
+}
+
+#[test]
+fn the_rights_of_the_pin_and_of_the_administrator_end() {
+    let device = yubikey();
+    let desk = Desk::with(&[&device]);
+    let token = open(&desk);
+    let key = make(&*token, P256);
+    // Whoever speaks to the card now has not the administrator's rights.
+    let put = [0, 0xdb, 0x3f, 0xff, 7, 0x5c, 3, 0x5f, 0xc1, 0x05, 0x53, 0];
+    let answer = format!("{:02x?}", device.transmit(&put));
+    assert!(
+        answer.contains("105, 130") || answer.contains("69, 82"),
+        "{answer}"
+    );
+    let signer = token.signer(&key).unwrap();
+    signer.sign(b"message", &call()).unwrap();
+    drop((signer, token));
+    let answer = format!("{:?}", device.transmit(&[0, 0x20, 0, 0x80]));
+    assert!(answer.contains("99, 195"), "the PIN still counts: {answer}");
+}
+
+#[test]
+fn an_attestation_leads_to_the_makers_root() {
+    let device = yubikey();
+    let token = open(&Desk::with(&[&device]));
+    let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+    let made = token.generate(&slot, P256, "alice", &call()).unwrap();
+    let attestation = made.attestation.unwrap();
+    let serial = device.card().serial().to_string();
+    for fact in [
+        ("serial", serial.as_str()),
+        ("firmware", "5.7.1"),
+        ("pin_policy", "once"),
+        ("touch_policy", "never"),
+    ] {
+        let fact = (fact.0.to_owned(), fact.1.to_owned());
+        assert!(attestation.facts.contains(&fact), "{fact:?}");
+    }
+    let pem = |der: &[u8]| {
+        use p256::pkcs8::der::pem::{LineEnding, encode_string};
+        encode_string("CERTIFICATE", LineEnding::LF, der).unwrap()
+    };
+    let root = pem(device.card().root_certificate());
+    let verify = claviger_piv::verify_chain;
+    assert_eq!(verify(&attestation, &made.public_key, &[&root]), Ok(true));
+    let other = pem(yubikey().card().root_certificate());
+    assert_eq!(
+        verify(&attestation, &made.public_key, &[&other]),
+        Ok(root == other)
+    );
+    let none: [&String; 0] = [];
+    assert_eq!(verify(&attestation, &made.public_key, &none), Ok(false));
+    let another = make(&*token, P256).public_key;
+    assert!(verify(&attestation, &another, &[&root]).is_err());
+    let mut cut = attestation;
+    cut.certificates.pop();
+    assert_eq!(verify(&cut, &made.public_key, &[&root]), Ok(false));
+}
+
+/// What is on the card, as a test sees it.
+fn inventory(device: &Device) -> Vec<(Slot, bool, bool)> {
+    let card = device.card();
+    Slot::all()
+        .map(|slot| {
+            let object = object::certificate(slot);
+            (
+                slot,
+                card.key(slot).is_some(),
+                card.object(object).is_some(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn a_generation_that_dies_anywhere_is_undone_by_its_name() {
+    for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {
+        for step in 0..40 {
+            let device = yubikey();
+            let desk = Desk::with(&[&device]);
+            let token = open(&desk);
+            let before = inventory(&device);
+            let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+            // All commands fail from here on, as if the process had died: the driver's
+            // own tidying up does not come through either.
+            device
+                .faults()
+                .add(Rule::new(fault.clone()).after(step).always());
+            let made = token.generate(&slot, P256, "alice", &call());
+            device.faults().clear();
+            if made.is_ok() {
+                assert!(step > 10, "{step}");
+                break;
+            }
+            drop(token);
+            let token = open(&desk);
+            token.delete(&slot, &call()).unwrap();
+            assert_eq!(inventory(&device), before, "died at step {step}");
+            let again = token.delete(&slot, &call()).unwrap();
+            assert_eq!(again, Deletion::NothingThere);
+            assert_eq!(token.free_slots(&[P256], &call()).unwrap(), [slot]);
+        }
+    }
+}
+
+#[test]
+fn a_generation_that_fails_leaves_nothing() {
+    for step in 0..40 {
+        let device = yubikey();
+        let token = open(&Desk::with(&[&device]));
+        let before = inventory(&device);
+        let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+        let once = Rule::new(Fault::Status(Status(0x6f00))).after(step);
+        device.faults().add(once);
+        let made = token.generate(&slot, P256, "alice", &call());
+        device.faults().clear();
+        match made {
+            Ok(_) => assert!(inventory(&device) != before),
+            Err(_) => assert_eq!(inventory(&device), before, "step {step}"),
+        }
+    }
+}
+
+#[test]
+fn a_deletion_that_dies_anywhere_is_finished_by_its_name() {
+    for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {
+        for step in 0..40 {
+            let device = yubikey();
+            let desk = Desk::with(&[&device]);
+            let token = open(&desk);
+            let before = inventory(&device);
+            let key = make(&*token, P256);
+            device
+                .faults()
+                .add(Rule::new(fault.clone()).after(step).always());
+            let deleted = token.delete(&key.slot, &call());
+            device.faults().clear();
+            drop(token);
+            let token = open(&desk);
+            token.delete(&key.slot, &call()).unwrap();
+            assert_eq!(inventory(&device), before, "died at step {step}");
+            if deleted.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_others_made_is_never_touched() {
+    let first = Slot::new(0x82).unwrap();
+    let device = yubikey();
+    let desk = Desk::with(&[&device]);
+    let token = open(&desk);
+    // The process dies before anything is done; somebody else takes the slot.
+    let dead = token.free_slots(&[P256], &call()).unwrap().remove(0);
+    assert_eq!(dead, SlotId::new("82"));
+    let other = open(&desk);
+    let theirs = make(&*other, P256);
+    assert_eq!(theirs.slot, dead);
+    let before = inventory(&device);
+    for name in [&dead, &SlotId::new("82"), &SlotId::new("83")] {
+        let deleted = token.delete(name, &call()).unwrap();
+        assert_eq!(deleted, Deletion::NothingThere);
+    }
+    assert_eq!(inventory(&device), before);
+    let signer = other.signer(&theirs).unwrap();
+    signer.sign(b"message", &call()).unwrap();
+
+    // A key without a certificate, a certificate without a key, something else.
+    let key = PrivateKey::generate(CardAlgorithm::P256);
+    let card = Card::builder()
+        .pin(PIN)
+        .imported(first, key)
+        .object(
+            object::certificate(Slot::new(0x83).unwrap()),
+            &[0x70, 0x01, 0x00],
+        )
+        .object(
+            object::certificate(Slot::new(0x84).unwrap()),
+            b"something else",
+        );
+    let device = Device::new(card.build());
+    let token = open(&Desk::with(&[&device]));
+    let before = inventory(&device);
+    let free = token.free_slots(&[P256], &call()).unwrap();
+    assert_eq!(free, [SlotId::new("85")]);
+    for name in ["82", "83", "84"] {
+        assert!(matches!(
+            token.generate(&SlotId::new(name), P256, "", &call()),
+            Err(Error::SlotOccupied { .. })
+        ));
+        let deleted = token.delete(&SlotId::new(name), &call());
+        assert_eq!(deleted.unwrap(), Deletion::NothingThere, "{name}");
+    }
+    assert_eq!(inventory(&device), before);
+}
+
+#[test]
+fn a_key_whose_certificate_was_replaced_is_not_called_destroyed() {
+    let device = yubikey();
+    let desk = Desk::with(&[&device]);
+    let token = open(&desk);
+    let key = make(&*token, P256);
+    let signer = token.signer(&key).unwrap();
+    // Another program writes another certificate: here, that of F9.
+    let theirs = device.card().attestation_certificate().unwrap().to_vec();
+    put_certificate(&device, 0x82, &theirs);
+    assert!(matches!(
+        token.delete(&key.slot, &call()),
+        Err(Error::KeyMismatch { .. })
+    ));
+    signer.sign(b"message", &call()).unwrap();
+}
+
+/// Writes a slot's certificate with the management key, as another program does.
+fn put_certificate(device: &Device, reference: u8, der: &[u8]) {
+    let key = device.card().management_key().clone();
+    let send = |apdu: &[u8]| match device.transmit(apdu) {
+        claviger_virtual_yubikey::Answer::Reply(reply, _) => reply,
+        claviger_virtual_yubikey::Answer::Removed(_) => panic!("removed"),
+    };
+    send(&[0, 0xa4, 4, 0, 5, 0xa0, 0, 0, 3, 8]);
+    let algorithm = key.algorithm() as u8;
+    let witness = send(&[0, 0x87, algorithm, 0x9b, 4, 0x7c, 2, 0x80, 0]);
+    let size = key.algorithm().block_size();
+    let witness = key.decrypt(&witness[4..4 + size]).unwrap();
+    let size = size as u8;
+    let template = [
+        &[0x7c, 2 * size + 4, 0x80, size][..],
+        &witness,
+        &[0x81, size],
+    ]
+    .concat();
+    let template = [template, vec![0x5a; usize::from(size)]].concat();
+    let header = [0, 0x87, algorithm, 0x9b, template.len() as u8];
+    assert!(send(&[&header[..], &template].concat()).ends_with(&[0x90, 0]));
+    let length = |n: usize| [0x82, (n >> 8) as u8, n as u8];
+    let inner = [&[0x70][..], &length(der.len()), der, &[0x71, 1, 0, 0xfe, 0]].concat();
+    let id = [0x5c, 3, 0x5f, 0xc1, 0x0d + reference - 0x82, 0x53];
+    let data = [&id[..], &length(inner.len()), &inner].concat();
+    let mut chunks = data.chunks(255).peekable();
+    while let Some(chunk) = chunks.next() {
+        let class = if chunks.peek().is_some() { 0x10 } else { 0 };
+        let header = [class, 0xdb, 0x3f, 0xff, chunk.len() as u8];
+        assert!(send(&[&header[..], chunk].concat()).ends_with(&[0x90, 0]));
+    }
+}
+
+#[test]
+fn firmware_that_cannot_delete_says_so_and_changes_nothing() {
+    for firmware in [Firmware::V5_4_3, Firmware::V5_2_4, Firmware::V4_3_5] {
+        let device = old(firmware);
+        let token = open(&Desk::with(&[&device]));
+        assert_eq!(token.info().id.serial, device.card().serial().to_string());
+        let specs = token.info().supports.clone();
+        assert_eq!(specs.len(), 4, "{specs:?}");
+        let mut made = Vec::new();
+        for spec in specs {
+            let key = make(&*token, spec);
+            match spec.usage {
+                claviger_token::KeyUse::Sign => {
+                    let signer = token.signer(&key).unwrap();
+                    signer.sign(b"message", &call()).unwrap();
+                }
+                claviger_token::KeyUse::Decrypt => {
+                    let decryptor = token.decryptor(&key).unwrap();
+                    let peer = p256_peer();
+                    decryptor
+                        .unwrap(Unwrap::Agree { peer: &peer }, &call())
+                        .unwrap();
+                }
+            }
+            made.push((key, spec));
+        }
+        let before = inventory(&device);
+        let slots = token.slots(&call()).unwrap();
+        for (key, spec) in &made {
+            assert!(matches!(
+                token.delete(&key.slot, &call()),
+                Err(Error::CannotDestroy { .. })
+            ));
+            let listed = slots.iter().find(|s| s.slot == key.slot).unwrap();
+            assert_eq!(listed.public_key.as_ref(), Some(&key.public_key));
+            assert_eq!(listed.uses, [spec.usage]);
+            assert_eq!(listed.label, "alice");
+        }
+        assert_eq!(inventory(&device), before);
+        // Of a generation that never came to its key there is nothing to destroy.
+        let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+        device
+            .faults()
+            .add(Rule::new(Fault::Status(Status(0x6f00))).on(ins::GENERATE));
+        assert!(token.generate(&slot, P256, "", &call()).is_err());
+        device.faults().clear();
+        assert_eq!(inventory(&device), before);
+    }
+}
+
+#[test]
+fn a_key_that_shows_nothing_is_not_overwritten() {
+    for algorithm in [
+        CardAlgorithm::P256,
+        CardAlgorithm::P384,
+        CardAlgorithm::Rsa2048,
+    ] {
+        let key = PrivateKey::generate(algorithm);
+        let slot = Slot::new(0x82).unwrap();
+        let card = Card::builder().firmware(Firmware::V5_2_4).pin(PIN);
+        let device = Device::new(card.imported(slot, key).build());
+        let token = open(&Desk::with(&[&device]));
+        let free = token.free_slots(&[P256], &call()).unwrap();
+        assert_eq!(free, [SlotId::new("83")]);
+        assert!(matches!(
+            token.generate(&SlotId::new("82"), P256, "", &call()),
+            Err(Error::SlotOccupied { .. })
+        ));
+    }
+}
+
+#[test]
+fn malformed_replies_are_errors_and_spend_no_tries() {
+    let changes: [fn(Vec<u8>) -> Vec<u8>; 5] = [
+        |_| Vec::new(),
+        |_| vec![0x90],
+        |_| vec![0x90, 0x00],
+        |mut reply| {
+            reply.insert(0, 0x7f);
+            reply
+        },
+        |mut reply| {
+            if reply.len() > 4 {
+                reply[1] ^= 0x83;
+            }
+            reply
+        },
+    ];
+    for change in changes {
+        for step in 0..30 {
+            let device = yubikey();
+            let desk = Desk::with(&[&device]);
+            device
+                .faults()
+                .add(Rule::new(Fault::alter(change)).after(step));
+            let driver = desk.driver();
+            let Ok(token) = driver.open("piv:", &access()) else {
+                assert_eq!(device.card().pin_tries(), 3);
+                continue;
+            };
+            let worked = (|| {
+                let slot = token.free_slots(&[P256], &call())?.remove(0);
+                let public_key = token.generate(&slot, P256, "", &call())?.public_key;
+                let key = KeyRef { slot, public_key };
+                token.signer(&key)?.sign(b"message", &call())?;
+                token.delete(&key.slot, &call())
+            })();
+            assert_eq!(device.card().pin_tries(), 3, "step {step}: {worked:?}");
+        }
+    }
+}
