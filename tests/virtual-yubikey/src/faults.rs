@@ -22,8 +22,8 @@ pub enum Fault {
     Status(Status),
     /// The card does nothing, and these bytes are the reply, status word or not.
     Reply(Vec<u8>),
-    /// Only so many bytes of the reply arrive, the status word counted. With none, the
-    /// reader takes the card for a broken one and powers it up again.
+    /// Only so many bytes of the reply arrive, the status word counted. With none, to the
+    /// reader it is as if the card had been out of it for a moment.
     Truncate(usize),
     /// The reply's data are longer by these bytes.
     Extend(Vec<u8>),

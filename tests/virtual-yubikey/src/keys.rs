@@ -157,7 +157,7 @@ impl PrivateKey {
         })
     }
 
-    /// The elements with which [`PrivateKey::import`] takes this key, for tests that
+    /// The elements with which `PrivateKey::import` takes this key, for tests that
     /// import it with a command.
     ///
     /// # Panics

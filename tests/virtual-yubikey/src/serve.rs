@@ -131,7 +131,7 @@ impl Shared {
         }
     }
 
-    /// Serves until the connection ends, which is as an error.
+    /// Serves until the connection ends, which is mostly as an error.
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
         loop {
             let mut length = [0; 2];
@@ -146,6 +146,8 @@ impl Shared {
                 }
                 [] | [_] => {}
                 _ => match self.device.transmit(&message) {
+                    // The driver would wait for ever for what follows a length of zero.
+                    Answer::Reply(reply, _) if reply.is_empty() => return Ok(()),
                     Answer::Reply(reply, time) => {
                         self.wait(time);
                         send(&mut stream, &reply)?;
