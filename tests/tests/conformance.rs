@@ -6,20 +6,24 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use claviger_memory::MemoryDriver;
+use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::SoftHsm;
 use claviger_token::conformance::{CHECKS, Outcome, Plug, Subject};
 use claviger_token::{Access, Driver, FixedPin, Protection};
+use claviger_virtual_yubikey::{Card, Inserted, Pcscd};
 use libtest_mimic::{Arguments, Completion, Trial};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if !arguments.list {
         SoftHsm::prepare();
+        Pcscd::prepare();
     }
     let mut trials = Vec::new();
     trials.extend(checks("memory", || Memory(Arc::new(MemoryDriver::new()))));
     trials.extend(checks("softhsm", Soft::default));
+    trials.extend(checks("virtual-yubikey", YubiKey::default));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -135,5 +139,69 @@ impl Plug for Soft {
 
     fn insert(&self) {
         self.token().insert();
+    }
+}
+
+/// A virtual YubiKey behind a pcscd, plugged in when it is first asked for.
+#[derive(Default)]
+struct YubiKey(OnceLock<Inserted>);
+
+impl YubiKey {
+    const PIN: &str = "246802";
+    /// The one with which cards are delivered.
+    const MANAGEMENT_KEY: &str = "010203040506070801020304050607080102030405060708";
+
+    fn card(&self) -> &Inserted {
+        self.0
+            .get_or_init(|| Pcscd::insert(Card::builder().pin(Self::PIN).build()))
+    }
+}
+
+impl Subject for YubiKey {
+    fn driver(&self) -> Arc<dyn Driver> {
+        // All of these are one.
+        Arc::new(PivDriver::new())
+    }
+
+    fn backend(&self) -> String {
+        format!("piv:serial={}", self.card().card().serial())
+    }
+
+    fn access(&self) -> Access {
+        Access {
+            management_keys: Arc::new(FixedPin::new(Self::MANAGEMENT_KEY)),
+            ..Access::with(FixedPin::new(Self::PIN))
+        }
+    }
+
+    fn wrong_access(&self) -> Result<Access, &'static str> {
+        Ok(Access::with(FixedPin::new("135791")))
+    }
+
+    fn absent_backend(&self) -> Result<String, &'static str> {
+        Ok("piv:serial=4294967295".into())
+    }
+
+    /// The retired slots.
+    fn capacity(&self) -> Result<usize, &'static str> {
+        Ok(20)
+    }
+
+    fn longest_ed25519_message(&self) -> usize {
+        LONGEST_ED25519_MESSAGE
+    }
+
+    fn plug(&self) -> Result<&dyn Plug, &'static str> {
+        Ok(self)
+    }
+}
+
+impl Plug for YubiKey {
+    fn remove(&self) {
+        self.card().remove();
+    }
+
+    fn insert(&self) {
+        self.card().insert();
     }
 }
