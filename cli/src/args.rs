@@ -44,6 +44,23 @@ pub(crate) struct Args {
     )]
     pub(crate) pin_source: Option<std::ffi::OsString>,
 
+    /// Where a smartcard's management key comes from, in hexadecimal: env:VAR, file:PATH,
+    /// fd:N or prompt
+    ///
+    /// It is needed to make and delete keys on a PIV card, unless the card keeps it
+    /// itself, behind the PIN.
+    #[arg(
+        long,
+        global = true,
+        value_name = "SOURCE",
+        help_heading = "Everywhere"
+    )]
+    pub(crate) management_key: Option<std::ffi::OsString>,
+
+    /// Try the published PIN and management key that a smartcard was delivered with
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub(crate) factory_defaults: bool,
+
     /// Log in even if one wrong PIN would lock the token
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub(crate) last_try: bool,
@@ -78,7 +95,10 @@ Backends:
   pkcs11:token=LABEL                                     a token of a module that p11-kit knows
   pkcs11:token=LABEL?module-path=/path/to/module.so      a token of this module
   pkcs11:serial=NUMBER?pin-source=file:/path/to/pin      with a PIN source of its own
-These are RFC 7512 URIs; put them in quotes, and write what is special as %XX.
+  piv:                                                   the one smartcard that is there
+  piv:serial=NUMBER;slot=9c                              this one, and this slot of it
+  piv:serial=NUMBER;touch-policy=always                  keys that want a touch each time
+pkcs11: are RFC 7512 URIs; put all in quotes, and write what is special as %XX.
 `claviger tokens` shows the backend of every token.";
 
 const GENERATE: &str = "\
@@ -162,6 +182,10 @@ pub(crate) enum Command {
     Show {
         /// The identity
         name: String,
+        /// Certificates (PEM) of those whose attestations are believed: says whether the
+        /// keys' attestations lead to one of them
+        #[arg(long, value_name = "FILE")]
+        attestation_root: Option<PathBuf>,
     },
     /// Sign a file
     #[command(after_long_help = SIGN)]

@@ -1,4 +1,5 @@
-//! Where PINs come from: what `--pin-source` says, or a person at a terminal.
+//! Where PINs and management keys come from: what `--pin-source` and `--management-key`
+//! say, or a person at a terminal.
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
@@ -11,7 +12,33 @@ use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::screen::Screen;
 
-/// What `--pin-source` says.
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// A token's PIN.
+    Pin,
+    /// A smartcard's management key, in hexadecimal. Nobody knows theirs by heart: a person
+    /// is asked only where that was said.
+    ManagementKey,
+}
+
+impl Wanted {
+    fn option(self) -> &'static str {
+        match self {
+            Wanted::Pin => "--pin-source",
+            Wanted::ManagementKey => "--management-key",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Wanted::Pin => "PIN",
+            Wanted::ManagementKey => "management key",
+        }
+    }
+}
+
+/// What the option says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Choice {
     /// It is not there: a person is asked, if there is one.
@@ -24,7 +51,7 @@ enum Choice {
 
 impl Choice {
     /// The text is not repeated in the error: it may be a PIN.
-    fn parse(text: Option<&OsStr>) -> Result<Self, Failure> {
+    fn parse(wanted: Wanted, text: Option<&OsStr>) -> Result<Self, Failure> {
         let Some(text) = text else {
             return Ok(Choice::Unsaid);
         };
@@ -34,14 +61,17 @@ impl Choice {
             None => None,
         };
         choice.ok_or_else(|| {
-            Failure::usage("--pin-source is env:VAR, file:PATH, fd:N or prompt")
-                .hint("a PIN on the command line would be seen by everyone on this machine")
+            let (option, name) = (wanted.option(), wanted.name());
+            Failure::usage(format!("{option} is env:VAR, file:PATH, fd:N or prompt")).hint(format!(
+                "a {name} on the command line would be seen by everyone on this machine"
+            ))
         })
     }
 }
 
 /// Gives PINs to tokens, or to some of them only.
 pub(crate) struct Pins {
+    wanted: Wanted,
     choice: Choice,
     /// The only tokens that get one, if set.
     only: Mutex<Option<Vec<TokenId>>>,
@@ -51,12 +81,14 @@ pub(crate) struct Pins {
 
 impl Pins {
     pub(crate) fn new(
+        wanted: Wanted,
         source: Option<&OsStr>,
         screen: Screen,
         interrupt: Arc<Interrupt>,
     ) -> Result<Arc<Self>, Failure> {
         Ok(Arc::new(Pins {
-            choice: Choice::parse(source)?,
+            wanted,
+            choice: Choice::parse(wanted, source)?,
             only: Mutex::default(),
             screen,
             interrupt,
@@ -85,7 +117,11 @@ impl Pins {
             "" => token.to_string(),
             label => format!("{label} ({} {})", token.manufacturer, token.serial),
         };
-        let prompt = format!("PIN for {}: ", crate::output::printable(&name));
+        let prompt = format!(
+            "{} for {}: ",
+            self.wanted.name(),
+            crate::output::printable(&name)
+        );
         match self.screen.aside(|| rpassword::prompt_password(prompt)) {
             Ok(pin) => Ok(SecretString::from(pin)),
             Err(_) if self.interrupt.came() => Err(Error::Cancelled),
@@ -117,7 +153,10 @@ impl PinSource for Handle {
             Choice::Stored(source) => source.pin(token, label),
             Choice::Prompt => pins.ask(token, label),
             // A script that has a terminal somewhere must not wait for it for ever.
-            Choice::Unsaid if io::stdin().is_terminal() || pins.screen.is_terminal() => {
+            Choice::Unsaid
+                if pins.wanted == Wanted::Pin
+                    && (io::stdin().is_terminal() || pins.screen.is_terminal()) =>
+            {
                 pins.ask(token, label)
             }
             Choice::Unsaid => Err(needed()),
@@ -131,8 +170,8 @@ mod tests {
 
     #[test]
     fn sources_are_told_apart_and_what_is_none_is_not_repeated() {
-        let parse = |text: &str| Choice::parse(Some(OsStr::new(text)));
-        assert_eq!(Choice::parse(None).unwrap(), Choice::Unsaid);
+        let parse = |text: &str| Choice::parse(Wanted::Pin, Some(OsStr::new(text)));
+        assert_eq!(Choice::parse(Wanted::Pin, None).unwrap(), Choice::Unsaid);
         assert_eq!(parse("prompt").unwrap(), Choice::Prompt);
         assert_eq!(
             parse("env:PIN").unwrap(),
@@ -153,7 +192,8 @@ mod tests {
         let screen = Screen::new();
         let interrupt = Interrupt::listen(screen.clone());
         // Always set, and no secret.
-        let pins = Pins::new(Some(OsStr::new("env:PATH")), screen, interrupt).unwrap();
+        let path = Some(OsStr::new("env:PATH"));
+        let pins = Pins::new(Wanted::Pin, path, screen, interrupt).unwrap();
         let source = Handle(Arc::clone(&pins));
         assert!(source.pin(&token("1"), "").is_ok());
         pins.only_for(Some(&[token("2")]));

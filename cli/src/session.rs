@@ -7,13 +7,14 @@ use std::time::Duration;
 use claviger_engine::registry::{Action, Intent};
 use claviger_engine::types::check_name;
 use claviger_engine::{Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Registry};
+use claviger_piv::PivDriver;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::{Access, Advice, Call, Error, Event, KeyUse, TokenId};
 
 use crate::args::Args;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::pins::{Handle, Pins};
+use crate::pins::{Handle, Pins, Wanted};
 use crate::screen::Screen;
 use crate::{home, output};
 
@@ -24,6 +25,8 @@ pub(crate) struct Session {
     timeout: Option<Duration>,
     pub(crate) json: bool,
     pub(crate) pins: Arc<Pins>,
+    management_keys: Arc<Pins>,
+    factory_defaults: bool,
     pub(crate) screen: Screen,
     pub(crate) interrupt: Arc<Interrupt>,
 }
@@ -32,13 +35,22 @@ impl Session {
     pub(crate) fn new(args: &Args) -> Result<Self, Failure> {
         let screen = Screen::new();
         let interrupt = Interrupt::listen(screen.clone());
-        let source = args.pin_source.as_deref();
+        let source = |wanted, text: &Option<std::ffi::OsString>| {
+            Pins::new(
+                wanted,
+                text.as_deref(),
+                screen.clone(),
+                Arc::clone(&interrupt),
+            )
+        };
         Ok(Session {
             home: args.home.clone(),
             last_try: args.last_try,
             timeout: args.timeout,
             json: args.json,
-            pins: Pins::new(source, screen.clone(), Arc::clone(&interrupt))?,
+            pins: source(Wanted::Pin, &args.pin_source)?,
+            management_keys: source(Wanted::ManagementKey, &args.management_key)?,
+            factory_defaults: args.factory_defaults,
             screen,
             interrupt,
         })
@@ -56,8 +68,11 @@ impl Session {
     pub(crate) fn node(&self, registry: Registry) -> Node {
         let mut access = Access::with(Handle(Arc::clone(&self.pins)));
         access.last_try = self.last_try;
+        access.management_keys = Arc::new(Handle(Arc::clone(&self.management_keys)));
+        access.factory_defaults = self.factory_defaults;
         Node::builder(registry)
             .driver(Pkcs11Driver::new())
+            .driver(PivDriver::new())
             .access(access)
             .build()
     }

@@ -1,7 +1,7 @@
 //! Identities and keys as they are shown, in JSON and to people.
 
 use claviger_engine::{EngineId, IdentityInfo, KeyInfo, Origin};
-use claviger_token::{Algorithm, KeyUse, Protection, envelope};
+use claviger_token::{Algorithm, Attestation, KeyUse, Protection, envelope};
 use serde::Serialize;
 
 use crate::output;
@@ -34,6 +34,17 @@ struct KeyView {
     deleted: bool,
     #[serde(flatten)]
     forms: Option<Forms>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attestation: Option<AttestationView>,
+}
+
+/// What a token certified of a key when it made it.
+#[derive(Serialize)]
+struct AttestationView {
+    #[serde(flatten)]
+    attestation: Attestation,
+    /// Whether the certificates lead to a root that was given; `null` if none was.
+    chain_ends_in_given_root: Option<bool>,
 }
 
 /// A public key as other programs know it.
@@ -46,15 +57,26 @@ struct Forms {
 impl IdentityView {
     /// What `identities` lists.
     pub(crate) fn brief(name: &EngineId, info: &IdentityInfo) -> Self {
-        IdentityView::new(name, info, false)
+        IdentityView::new(name, info, |_| None, |_| None)
     }
 
     /// What `show` shows.
-    pub(crate) fn full(name: &EngineId, info: &IdentityInfo) -> Self {
-        IdentityView::new(name, info, true)
+    pub(crate) fn full(name: &EngineId, info: &IdentityInfo, roots: Option<&[String]>) -> Self {
+        let attestation = |key: &KeyInfo| {
+            Some(AttestationView {
+                attestation: key.attestation.clone()?,
+                chain_ends_in_given_root: believed(key, roots),
+            })
+        };
+        IdentityView::new(name, info, |key| Some(Forms::of(key, name)), attestation)
     }
 
-    fn new(name: &EngineId, info: &IdentityInfo, forms: bool) -> Self {
+    fn new(
+        name: &EngineId,
+        info: &IdentityInfo,
+        forms: impl Fn(&KeyInfo) -> Option<Forms>,
+        attestation: impl Fn(&KeyInfo) -> Option<AttestationView>,
+    ) -> Self {
         let text = |engine: &Option<EngineId>| engine.as_ref().map(EngineId::to_string);
         IdentityView {
             name: name.to_string(),
@@ -65,14 +87,14 @@ impl IdentityView {
             keys: info
                 .keys
                 .iter()
-                .map(|key| KeyView::new(key, forms.then(|| Forms::of(key, name))))
+                .map(|key| KeyView::new(key, forms(key), attestation(key)))
                 .collect(),
         }
     }
 }
 
 impl KeyView {
-    fn new(key: &KeyInfo, forms: Option<Forms>) -> Self {
+    fn new(key: &KeyInfo, forms: Option<Forms>, attestation: Option<AttestationView>) -> Self {
         KeyView {
             r#use: key.usage,
             algorithm: key.public_key.algorithm(),
@@ -85,8 +107,17 @@ impl KeyView {
             owner: key.owner.to_string(),
             deleted: key.deleted,
             forms,
+            attestation,
         }
     }
+}
+
+/// Whether a key's attestation leads to one of `roots`; `None` where there is nothing to
+/// decide.
+fn believed(key: &KeyInfo, roots: Option<&[String]>) -> Option<bool> {
+    let attestation = key.attestation.as_ref()?;
+    let verdict = claviger_piv::verify_chain(attestation, &key.public_key, roots?);
+    Some(verdict.unwrap_or(false))
 }
 
 impl Forms {
@@ -155,7 +186,7 @@ pub(crate) fn summary(name: &EngineId, info: &IdentityInfo) -> String {
 }
 
 /// One identity with all there is to know of it, for people.
-pub(crate) fn full(name: &EngineId, info: &IdentityInfo) -> String {
+pub(crate) fn full(name: &EngineId, info: &IdentityInfo, roots: Option<&[String]>) -> String {
     let mut text = output::table(
         "",
         &[
@@ -185,6 +216,21 @@ pub(crate) fn full(name: &EngineId, info: &IdentityInfo) -> String {
             ],
             vec!["origin".into(), origin(key, name)],
         ];
+        if let Some(attestation) = &key.attestation {
+            let facts = attestation
+                .facts
+                .iter()
+                .map(|(what, is)| format!("{what} {is}"));
+            let facts: Vec<String> = facts.collect();
+            rows.push(vec!["attested".into(), facts.join(", ")]);
+            rows.extend(believed(key, roots).map(|believed| {
+                let verdict = match believed {
+                    true => "the certificates lead to a root that was given",
+                    false => "NOT BELIEVED: the certificates lead to no root that was given",
+                };
+                vec!["".into(), verdict.into()]
+            }));
+        }
         let forms = Forms::of(key, name);
         rows.extend(forms.ssh.map(|ssh| vec!["ssh".into(), ssh]));
         rows.extend(forms.age_recipient.map(|age| vec!["age".into(), age]));

@@ -172,7 +172,7 @@ fn slot_of<'a>(slots: &'a [SlotInfo], fingerprint: &Fingerprint) -> Option<&'a S
 fn report(session: &Session, node: &Node, who: &EngineId, how: &str) -> Answer {
     let (_, info) = session::identity(node.registry(), &who.name)?;
     if session.json {
-        output::print_json(&IdentityView::full(who, &info))?;
+        output::print_json(&IdentityView::full(who, &info, None))?;
     } else {
         output::print(&format!(
             "{how} {}next: claviger show '{who}'\n",

@@ -1,6 +1,10 @@
 //! `identities` and `show`: what the registry knows. No token is asked.
 
+use std::path::Path;
+
 use super::{Answer, FINE};
+use crate::failure::Failure;
+use crate::files::Input;
 use crate::output;
 use crate::session::{self, Session};
 use crate::views::{self, IdentityView};
@@ -27,12 +31,31 @@ pub(crate) fn list(session: &Session) -> Answer {
     Ok(FINE)
 }
 
-pub(crate) fn show(session: &Session, name: &str) -> Answer {
+pub(crate) fn show(session: &Session, name: &str, roots: Option<&Path>) -> Answer {
     let (name, info) = session::identity(&session.registry()?, name)?;
+    let roots = roots.map(|file| read_roots(session, file)).transpose()?;
     if session.json {
-        output::print_json(&IdentityView::full(&name, &info))?;
+        output::print_json(&IdentityView::full(&name, &info, roots.as_deref()))?;
     } else {
-        output::print(&views::full(&name, &info))?;
+        output::print(&views::full(&name, &info, roots.as_deref()))?;
     }
     Ok(FINE)
+}
+
+/// The certificates in a file, each as PEM.
+fn read_roots(session: &Session, file: &Path) -> Result<Vec<String>, Failure> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let text = Input::open(Some(file), &session.screen)?.read_all()?;
+    let text = String::from_utf8_lossy(&text);
+    let roots: Vec<String> = text
+        .split_inclusive(END)
+        .filter_map(|part| Some(part[part.find("-----BEGIN CERTIFICATE-----")?..].to_owned()))
+        .collect();
+    match claviger_piv::check_roots(&roots) {
+        Ok(()) if !roots.is_empty() => Ok(roots),
+        _ => Err(
+            Failure::new(format!("`{}` holds no certificates", file.display()))
+                .hint("--attestation-root is a file of X.509 certificates in PEM"),
+        ),
+    }
 }

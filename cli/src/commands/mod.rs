@@ -48,7 +48,10 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
         } => enter::connect(session, &name, &to, backend.as_deref(), capabilities).await,
         Command::Delete { name } => delete::run(session, &name).await,
         Command::Identities => identities::list(session),
-        Command::Show { name } => identities::show(session, &name),
+        Command::Show {
+            name,
+            attestation_root,
+        } => identities::show(session, &name, attestation_root.as_deref()),
         Command::Sign {
             name,
             file,

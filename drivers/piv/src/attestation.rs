@@ -95,6 +95,19 @@ pub fn verify_chain(
     Ok(whole && trusted)
 }
 
+/// Checks that each of `roots` is an X.509 certificate in PEM, as [`verify_chain`] wants
+/// them.
+///
+/// # Errors
+/// [`BadAttestation::NotACertificate`].
+pub fn check_roots(roots: &[impl AsRef<str>]) -> Result<(), BadAttestation> {
+    for root in roots {
+        Certificate::from_pem(root.as_ref())
+            .map_err(|_| BadAttestation::NotACertificate("root"))?;
+    }
+    Ok(())
+}
+
 /// What the card says of the key in a slot, checked.
 pub(crate) enum Checked {
     /// It states that it made the key itself.

@@ -95,7 +95,7 @@ mod slot;
 mod tlv;
 mod token;
 
-pub use attestation::verify_chain;
+pub use attestation::{check_roots, verify_chain};
 pub use token::LONGEST_ED25519_MESSAGE;
 
 /// Lists and opens PIV cards.
