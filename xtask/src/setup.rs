@@ -36,6 +36,12 @@ enum Proof {
     PkgConfigFile(&'static str),
     /// A file in one of the compiler's folders for headers.
     Header(&'static str),
+    /// One of these files, where no `PATH` leads.
+    AnyFile(&'static [&'static str]),
+    /// A file in one of the folders for libraries.
+    Library(&'static str),
+    /// A module that Python finds.
+    PythonModule(&'static str),
 }
 
 const NEEDS: &[Need] = &[
@@ -83,6 +89,29 @@ const NEEDS: &[Need] = &[
         package: "openssh-client",
         purpose: "ssh-keygen: a second opinion on SSH signatures",
         proof: Proof::Program("ssh-keygen"),
+    },
+    Need {
+        package: "pcscd",
+        purpose: "what smartcards are reached through",
+        proof: Proof::AnyFile(&["/usr/sbin/pcscd", "/usr/bin/pcscd"]),
+    },
+    Need {
+        package: "vsmartcard-vpcd",
+        purpose: "a smartcard reader in software",
+        proof: Proof::AnyFile(&[
+            "/usr/lib/pcsc/drivers/serial/libifdvpcd.so",
+            "/usr/lib64/pcsc/drivers/serial/libifdvpcd.so",
+        ]),
+    },
+    Need {
+        package: "ykcs11",
+        purpose: "Yubico's PKCS#11 module: a second opinion on smartcards",
+        proof: Proof::Library("libykcs11.so.2"),
+    },
+    Need {
+        package: "python3-venv",
+        purpose: "installs ykman into the target folder: a third opinion",
+        proof: Proof::PythonModule("ensurepip"),
     },
 ];
 
@@ -170,6 +199,17 @@ impl Proof {
                 .any(|folder| folder.join(name).is_file())
                 // A system without these folders brings its headers with its compiler.
                 || !cfg!(target_os = "linux")
+            }
+            Self::AnyFile(files) => files.iter().any(|file| Path::new(file).is_file()),
+            Self::Library(name) => ["/usr/lib", "/usr/lib64", "/usr/local/lib"]
+                .map(Path::new)
+                .iter()
+                .any(|lib| {
+                    lib.join(name).is_file()
+                        || subfolders(lib).any(|folder| folder.join(name).is_file())
+                }),
+            Self::PythonModule(name) => {
+                process::succeeds(Command::new("python3").args(["-c", &format!("import {name}")]))
             }
         }
     }
@@ -288,6 +328,10 @@ mod tests {
         assert!(!Proof::Program("claviger-no-such-program").holds());
         assert!(Proof::AnyProgram(&["claviger-no-such-program", "sh"]).holds());
         assert!(!Proof::PkgConfigFile("claviger-no-such-library.pc").holds());
+        assert!(Proof::AnyFile(&["/no/such/file", "/bin/sh"]).holds());
+        assert!(!Proof::AnyFile(&["/no/such/file"]).holds());
+        assert!(!Proof::Library("libclaviger-no-such.so").holds());
+        assert!(!Proof::PythonModule("claviger_no_such_module").holds());
     }
 
     #[test]

@@ -113,8 +113,6 @@ impl Pcscd {
             device,
             plug: Some(plug),
         };
-        // Whoever was there before may have left just now.
-        inserted.wait_for(pcsc::State::EMPTY);
         inserted.insert();
         inserted
     }
@@ -216,6 +214,10 @@ impl Inserted {
     /// # Panics
     /// If pcscd does not notice.
     pub fn insert(&self) {
+        if !self.is_inserted() {
+            // A card that comes back at once would not have been missed.
+            self.wait_for(pcsc::State::EMPTY);
+        }
         self.plug().plug();
         self.wait_for(pcsc::State::PRESENT);
     }

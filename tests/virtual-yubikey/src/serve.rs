@@ -12,6 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::{set_socket_linger, set_tcp_quickack};
+
 use crate::faults::{Answer, Device, lock};
 
 /// A card in a reader's slot, or just outside of it.
@@ -94,8 +96,9 @@ impl State {
     fn unplug(&mut self) {
         self.plugged = false;
         if let Some(stream) = self.stream.take() {
-            // The other side may have closed it.
-            let _ = stream.shutdown(Shutdown::Both);
+            // This ends the thread's read. The driver learns of it when the thread drops
+            // its half, and with it the connection.
+            let _ = stream.shutdown(Shutdown::Read);
         }
     }
 }
@@ -124,61 +127,77 @@ impl Shared {
             }
             // Small messages go back and forth.
             let _ = stream.set_nodelay(true);
+            // Closing resets the connection, see `vanish`.
+            let _ = set_socket_linger(&stream, Some(Duration::ZERO));
             // However it ends: what is next depends on whether the card is to be in.
-            let _ = self.serve(stream);
+            let _ = self.serve(&stream);
             self.device.card().reset();
             lock(&self.state).stream = None;
+            drop(stream);
         }
     }
 
     /// Serves until the connection ends, which is mostly as an error.
-    fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
+    fn serve(&self, mut stream: &TcpStream) -> std::io::Result<()> {
         loop {
             let mut length = [0; 2];
             stream.read_exact(&mut length)?;
+            // The driver sends the rest once this is acknowledged, which else takes the
+            // kernel 40 ms, for each command.
+            let _ = set_tcp_quickack(stream, true);
             let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
             stream.read_exact(&mut message)?;
             match message[..] {
                 [0..=2] => self.device.card().reset(),
                 [4] => {
                     let atr = self.device.card().atr().to_vec();
-                    send(&mut stream, &atr)?;
+                    send(stream, &atr)?;
                 }
                 [] | [_] => {}
-                _ => match self.device.transmit(&message) {
-                    // The driver would wait for ever for what follows a length of zero.
-                    Answer::Reply(reply, _) if reply.is_empty() => return Ok(()),
-                    Answer::Reply(reply, time) => {
-                        self.wait(time);
-                        send(&mut stream, &reply)?;
+                _ => {
+                    let (reply, time) = match self.device.transmit(&message) {
+                        Answer::Reply(reply, time) => (reply, time),
+                        Answer::Removed(time) => {
+                            self.wait(time);
+                            lock(&self.state).unplug();
+                            (Vec::new(), Duration::ZERO)
+                        }
+                    };
+                    let removed = !self.wait(time) || reply.is_empty();
+                    if removed {
+                        return Shared::vanish(stream);
                     }
-                    Answer::Removed(time) => {
-                        self.wait(time);
-                        lock(&self.state).unplug();
-                    }
-                },
+                    send(stream, &reply)?;
+                }
             }
         }
     }
 
-    /// Waits, unless the card is taken out meanwhile.
-    fn wait(&self, time: Duration) {
+    /// Ends the connection so that the driver reports an error: the length of a reply, and
+    /// no reply. If it just ended, the driver would report a reply of no bytes.
+    fn vanish(mut stream: &TcpStream) -> std::io::Result<()> {
+        stream.write_all(&[0, 1])
+    }
+
+    /// Waits; false if the card is taken out meanwhile.
+    fn wait(&self, time: Duration) -> bool {
         let Some(end) = Instant::now().checked_add(time) else {
-            return;
+            return true;
         };
         let mut state = lock(&self.state);
         while state.plugged {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                return true;
             }
             let woken = self.changed.wait_timeout(state, left);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+        false
     }
 }
 
-fn send(stream: &mut TcpStream, message: &[u8]) -> std::io::Result<()> {
+fn send(mut stream: &TcpStream, message: &[u8]) -> std::io::Result<()> {
     let length = u16::try_from(message.len()).map_err(std::io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes()[..], message].concat())
 }

@@ -1,0 +1,325 @@
+//! Other people's clients on the virtual YubiKey, through pcscd: Yubico's ykman and
+//! ykcs11, and OpenSC. What they make of it has to be what they make of a real one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests and what they share"
+)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use claviger_virtual_yubikey::{
+    Algorithm, Builder, Card, Firmware, Inserted, ManagementAlgorithm, Pcscd, Slot, object,
+};
+use common::OpenSsl;
+
+const PIN: &str = "246802";
+const MANAGEMENT_KEY: &str = "0f0e0d0c0b0a090807060504030201000f0e0d0c0b0a0908";
+
+fn yubikey(firmware: Firmware) -> Builder {
+    let algorithm = firmware.management[0];
+    Card::builder()
+        .firmware(firmware)
+        .pin(PIN)
+        .management_key(algorithm, &common::hex(MANAGEMENT_KEY))
+}
+
+/// One test at a time. These clients open, and select, every card that there is, and so
+/// end each other's sessions.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a program that uses PC/SC; the answer is what it printed.
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let (variable, socket) = Pcscd::environment();
+    let output = command
+        .env(variable, socket)
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("{command:?}: {error}: run `cargo xtask setup`");
+        });
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(output.status.success(), "{command:?}: {text}");
+    text
+}
+
+// --- ykman -------------------------------------------------------------------------
+
+/// ykman, installed from PyPI into the target folder the first time.
+fn ykman() -> &'static Path {
+    const VERSION: &str = "5.9.2";
+    static YKMAN: OnceLock<PathBuf> = OnceLock::new();
+    YKMAN.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ykman-{VERSION}"));
+        let program = folder.join("bin/ykman");
+        let lock = fs::File::create(folder.with_extension("lock")).unwrap();
+        lock.lock().unwrap();
+        if !program.exists() {
+            let made = Command::new("python3")
+                .args(["-m", "venv"])
+                .arg(&folder)
+                .status();
+            assert!(
+                made.is_ok_and(|status| status.success()),
+                "python3 makes no virtual environment: run `cargo xtask setup`"
+            );
+            let installed = Command::new(folder.join("bin/pip"))
+                .args(["install", "--quiet", "--disable-pip-version-check"])
+                .arg(format!("yubikey-manager=={VERSION}"))
+                .status();
+            assert!(
+                installed.is_ok_and(|status| status.success()),
+                "pip does not install yubikey-manager {VERSION}"
+            );
+        }
+        program
+    })
+}
+
+#[track_caller]
+fn run_ykman(yubikey: &Inserted, arguments: &[&str]) -> String {
+    let mut command = Command::new(ykman());
+    // Where it cannot open a card it kills other people's scdaemon with a program that it
+    // looks for here.
+    command.env("PATH", "");
+    run(command
+        .args(["--reader", yubikey.reader(), "piv"])
+        .args(arguments))
+}
+
+/// Whether ykman, which comes from the network, is not to be asked. Says so.
+fn quick(test: &str) -> bool {
+    let quick = std::env::var_os("CLAVIGER_TEST_QUICK").is_some_and(|value| value == "1");
+    if quick {
+        eprintln!("SKIPPED {test}: CLAVIGER_TEST_QUICK is 1, and it takes ykman from PyPI");
+    }
+    quick
+}
+
+#[test]
+fn ykman_reports_makes_attests_moves_deletes_and_resets() {
+    if quick("ykman_reports_makes_attests_moves_deletes_and_resets") {
+        return;
+    }
+    let _alone = alone();
+    let openssl = OpenSsl::new();
+    let path = openssl.file("public", &[]);
+    let file = path.to_str().unwrap();
+    let yubikey = Pcscd::insert(yubikey(Firmware::V5_7_1).build());
+    let ykman = |arguments: &[&str]| run_ykman(&yubikey, arguments);
+
+    let info = ykman(&["info"]);
+    assert!(info.contains("5.7.1"), "{info}");
+    assert!(info.contains("AES192"), "{info}");
+    for (slot, algorithm, name) in [
+        ("9a", "ECCP256", "AUTHENTICATION"),
+        ("9c", "ECCP384", "SIGNATURE"),
+        ("82", "ED25519", "RETIRED1"),
+    ] {
+        let manage = ["-m", MANAGEMENT_KEY];
+        ykman(
+            &[
+                &["keys", "generate"],
+                &manage[..],
+                &["-a", algorithm, slot, file],
+            ]
+            .concat(),
+        );
+        // This signs, and so shows that the signature fits the key.
+        let sign = ["-P", PIN, "-s", "CN=test", slot, file];
+        ykman(&[&["certificates", "generate"], &manage[..], &sign].concat());
+        let info = ykman(&["info"]);
+        assert!(info.contains(&format!("({name})")), "{info}");
+        let id = object::certificate(Slot::new(u8::from_str_radix(slot, 16).unwrap()).unwrap());
+        let stored = yubikey.card().object(id).unwrap().to_vec();
+        openssl.file("certificate", common::value(&stored, &[0x70]));
+        openssl
+            .run("x509 -inform DER -in certificate -out pem")
+            .unwrap();
+        openssl.run("verify -check_ss_sig -CAfile pem pem").unwrap();
+
+        let attestation = ykman(&["keys", "attest", slot, "-"]);
+        openssl.file("statement", attestation.as_bytes());
+        let card = yubikey.card();
+        openssl.pem("root", "CERTIFICATE", card.root_certificate());
+        openssl.pem("f9", "CERTIFICATE", card.attestation_certificate().unwrap());
+        openssl
+            .run("verify -CAfile root -untrusted f9 statement")
+            .unwrap();
+    }
+    ykman(&["keys", "move", "-m", MANAGEMENT_KEY, "9a", "95"]);
+    assert!(yubikey.card().key(Slot::AUTHENTICATION).is_none());
+    ykman(&["keys", "delete", "-m", MANAGEMENT_KEY, "95"]);
+    assert_eq!(yubikey.card().occupied().len(), 3);
+    ykman(&["access", "change-pin", "-P", PIN, "-n", "864202"]);
+    let protect = [
+        "access",
+        "change-management-key",
+        "-a",
+        "AES256",
+        "-m",
+        MANAGEMENT_KEY,
+    ];
+    ykman(&[&protect[..], &["-P", "864202", "--generate", "--protect"]].concat());
+    assert_eq!(
+        yubikey.card().management_key().algorithm(),
+        ManagementAlgorithm::Aes256
+    );
+    assert!(yubikey.card().object(object::PRINTED).is_some());
+    ykman(&["reset", "--force"]);
+    assert_eq!(yubikey.card().occupied(), [Slot::ATTESTATION]);
+}
+
+#[test]
+fn ykman_knows_an_old_firmware_and_does_with_it() {
+    if quick("ykman_knows_an_old_firmware_and_does_with_it") {
+        return;
+    }
+    let _alone = alone();
+    let yubikey = Pcscd::insert(yubikey(Firmware::V4_3_5).build());
+    let info = run_ykman(&yubikey, &["info"]);
+    assert!(info.contains("4.3.5"), "{info}");
+    let manage = ["-m", MANAGEMENT_KEY, "-a", "ECCP256", "9a", "-"];
+    let public = run_ykman(&yubikey, &[&["keys", "generate"], &manage[..]].concat());
+    assert!(public.contains("BEGIN PUBLIC KEY"), "{public}");
+    assert_eq!(
+        yubikey
+            .card()
+            .key(Slot::AUTHENTICATION)
+            .unwrap()
+            .algorithm(),
+        Algorithm::P256
+    );
+}
+
+// --- PKCS#11 modules ---------------------------------------------------------------
+
+/// Where Debian puts a module, for whatever machine.
+fn module(name: &str) -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").unwrap().flatten();
+    let found = folders
+        .map(|folder| folder.path().join(name))
+        .find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{name} is not installed: run `cargo xtask setup`"))
+}
+
+/// The number of the slot that pkcs11-tool shows for a reader.
+fn slot_number(module: &Path, yubikey: &Inserted) -> String {
+    let slots = run(Command::new("pkcs11-tool")
+        .arg("--module")
+        .arg(module)
+        .arg("-L"));
+    let line = slots.lines().find(|line| line.contains(yubikey.reader()));
+    let number = line.and_then(|line| line.split(['(', ')']).nth(1));
+    number.unwrap_or_else(|| panic!("{slots}")).to_owned()
+}
+
+#[test]
+fn ykcs11_makes_keys_and_signs_with_them() {
+    let _alone = alone();
+    let module = module("libykcs11.so.2");
+    let yubikey = Pcscd::insert(yubikey(Firmware::V5_4_3).serial(7_654_321).build());
+    let slot = slot_number(&module, &yubikey);
+    let tool = |arguments: &str| {
+        let mut command = Command::new("pkcs11-tool");
+        command.arg("--module").arg(&module).args(["--slot", &slot]);
+        run(command.args(arguments.split(' ')))
+    };
+    let slots = run(Command::new("pkcs11-tool")
+        .arg("--module")
+        .arg(&module)
+        .arg("-L"));
+    assert!(slots.contains("7654321"), "{slots}");
+
+    let openssl = OpenSsl::new();
+    let signature = openssl.file("signature", &[]);
+    let signature = signature.to_str().unwrap();
+    let input = openssl.file("input", &[0x42; 32]);
+    let input = input.to_str().unwrap();
+    for (id, kind, options, check) in [
+        (
+            1,
+            "RSA:2048",
+            "-m SHA256-RSA-PKCS",
+            "dgst -sha256 -verify public -keyform DER -signature signature input",
+        ),
+        (
+            2,
+            "EC:secp256r1",
+            "-m ECDSA --signature-format openssl",
+            "pkeyutl -verify -pubin -inkey public -keyform DER -in input -sigfile signature",
+        ),
+        (
+            3,
+            "EC:secp384r1",
+            "-m ECDSA --signature-format openssl",
+            "pkeyutl -verify -pubin -inkey public -keyform DER -in input -sigfile signature",
+        ),
+    ] {
+        tool(&format!(
+            "--login --login-type so --so-pin {MANAGEMENT_KEY} --keypairgen --id {id} --key-type {kind}"
+        ));
+        let slot = [Slot::AUTHENTICATION, Slot::SIGNATURE, Slot::KEY_MANAGEMENT][id - 1];
+        openssl.file("public", &yubikey.card().key(slot).unwrap().spki());
+        tool(&format!(
+            "--login --pin {PIN} --sign --id {id} {options} -i {input} -o {signature}"
+        ));
+        openssl.run(check).unwrap();
+    }
+}
+
+#[test]
+fn opensc_sees_a_piv_card_and_signs_with_it() {
+    if quick("opensc_sees_a_piv_card_and_signs_with_it") {
+        return;
+    }
+    let _alone = alone();
+    let module = module("opensc-pkcs11.so");
+    let openssl = OpenSsl::new();
+    let path = openssl.file("public", &[]);
+    let file = path.to_str().unwrap();
+    let yubikey = Pcscd::insert(yubikey(Firmware::V5_7_1).build());
+    // OpenSC shows keys that have certificates.
+    for slot in ["9a", "9c"] {
+        let manage = ["-m", MANAGEMENT_KEY];
+        let generate = ["-a", "ECCP256", slot, file];
+        run_ykman(
+            &yubikey,
+            &[&["keys", "generate"], &manage[..], &generate].concat(),
+        );
+        let sign = ["-P", PIN, "-s", "CN=test", slot, file];
+        run_ykman(
+            &yubikey,
+            &[&["certificates", "generate"], &manage[..], &sign].concat(),
+        );
+    }
+    let slot = slot_number(&module, &yubikey);
+    let tool = |arguments: &str| {
+        let mut command = Command::new("pkcs11-tool");
+        command.arg("--module").arg(&module).args(["--slot", &slot]);
+        run(command.args(arguments.split(' ')))
+    };
+    let signature = openssl.file("signature", &[]);
+    let input = openssl.file("input", &[0x42; 32]);
+    let (signature, input) = (signature.to_str().unwrap(), input.to_str().unwrap());
+    // 2 is 9C, which wants the PIN just before each use.
+    for (id, slot) in [(1, Slot::AUTHENTICATION), (2, Slot::SIGNATURE)] {
+        let options = "-m ECDSA --signature-format openssl";
+        tool(&format!(
+            "--login --pin {PIN} --sign --id 0{id} {options} -i {input} -o {signature}"
+        ));
+        openssl.file("spki", &yubikey.card().key(slot).unwrap().spki());
+        openssl
+            .run("pkeyutl -verify -pubin -inkey spki -keyform DER -in input -sigfile signature")
+            .unwrap();
+    }
+}
