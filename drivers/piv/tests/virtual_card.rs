@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use claviger_piv::PivDriver;
+use claviger_piv::apdu::Lost;
+use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{
     Access, Algorithm, Call, Deletion, Driver, Error, Event, FixedPin, KeyRef, KeySpec, SlotId,
     SlotState, Token, TriesLeft, Unwrap,
@@ -787,4 +790,144 @@ fn malformed_replies_are_errors_and_spend_no_tries() {
             assert_eq!(device.card().pin_tries(), 3, "step {step}: {worked:?}");
         }
     }
+}
+
+#[test]
+fn a_card_of_the_plain_standard_is_served_without_yubicos_extensions() {
+    // A CHUID: FASC-N, GUID, expiration date (SP 800-73-4 part 1, table 9).
+    let guid = [0xab; 16];
+    let chuid = [
+        &[0x30, 25][..],
+        &[0xd4; 25],
+        &[0x34, 16],
+        &guid,
+        &[0x35, 8],
+        b"20501231",
+        &[0x3e, 0, 0xfe, 0],
+    ]
+    .concat();
+    let card = Card::builder().firmware(Firmware::V4_3_5).pin(PIN);
+    let device = Device::new(card.object(object::CHUID, &chuid).build());
+    for instruction in [
+        ins::GET_VERSION,
+        ins::GET_SERIAL,
+        ins::GET_METADATA,
+        ins::ATTEST,
+        ins::MOVE_KEY,
+    ] {
+        let unknown = Rule::new(Fault::Status(Status(0x6d00))).on(instruction);
+        device.faults().add(unknown.always());
+    }
+    let desk = Desk::with(&[&device]);
+    let driver = desk.driver();
+    let found = driver.tokens("piv:").unwrap().remove(0);
+    assert_eq!(found.id.manufacturer, "PIV");
+    assert_eq!(found.id.serial, "ab".repeat(16));
+    assert!(driver.open("piv:pin-policy=always", &access()).is_err());
+    let token = driver.open(&found.backend, &access()).unwrap();
+    for spec in [P256, KeySpec::sign(Algorithm::Rsa2048)] {
+        let key = make(&*token, spec);
+        let signer = token.signer(&key).unwrap();
+        signer.sign(b"message", &call()).unwrap();
+        let counts = counted(&device, || drop(signer.sign(b"message", &call()).unwrap()));
+        assert!(!counts.contains_key(&ins::VERIFY), "{counts:02x?}");
+        assert!(!counts.contains_key(&ins::SELECT), "{counts:02x?}");
+        assert!(matches!(
+            token.delete(&key.slot, &call()),
+            Err(Error::CannotDestroy { .. })
+        ));
+    }
+    let used = token.slots(&call()).unwrap();
+    let used = used.iter().filter(|s| s.state == SlotState::Occupied);
+    assert_eq!(used.count(), 2);
+}
+
+#[test]
+fn two_processes_share_a_card() {
+    let device = yubikey();
+    let desk = Desk::with(&[&device]);
+    // Each of them knows nothing of the other.
+    let tokens = [open(&desk), open(&desk)];
+    let keys: Vec<KeyRef> = tokens.iter().map(|token| make(&**token, P256)).collect();
+    assert_ne!(keys[0].slot, keys[1].slot);
+    let signers: Vec<_> = tokens
+        .iter()
+        .zip(&keys)
+        .map(|(token, key)| token.signer(key).unwrap())
+        .collect();
+    std::thread::scope(|scope| {
+        for signer in &signers {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    signer.sign(b"message", &call()).unwrap();
+                }
+            });
+        }
+    });
+    // One ends, and takes its rights with it; the other gets them again.
+    let [first, second] = tokens;
+    drop((first, signers.into_iter().next()));
+    let signer = second.signer(&keys[1]).unwrap();
+    signer.sign(b"message", &call()).unwrap();
+    assert_eq!(device.card().pin_tries(), 3);
+}
+
+#[test]
+fn a_key_that_somebody_else_made_in_the_slot_is_not_taken_for_ours() {
+    let device = yubikey();
+    let desk = Desk::with(&[&device]);
+    let (token, other) = (open(&desk), open(&desk));
+    let key = make(&*token, P256);
+    let signer = token.signer(&key).unwrap();
+    signer.sign(b"message", &call()).unwrap();
+    // Behind our back, in another process.
+    other.delete(&key.slot, &call()).unwrap();
+    let theirs = make(&*other, P256);
+    assert_eq!(theirs.slot, key.slot);
+    let refused = signer.sign(b"message", &call());
+    assert!(
+        matches!(refused, Err(Error::KeyMismatch { .. })),
+        "{refused:?}"
+    );
+    let deleted = token.delete(&key.slot, &call()).unwrap();
+    assert_eq!(deleted, Deletion::NothingThere);
+    other.signer(&theirs).unwrap();
+}
+
+/// There is no service to ask.
+struct NoService;
+
+impl Readers for NoService {
+    fn list(&self) -> Result<Vec<String>, Unreachable> {
+        Err(Unreachable {
+            what: "the smartcard service cannot be reached".into(),
+            reason: "pcscd is not running".into(),
+        })
+    }
+
+    fn connect(&self, _: &str) -> Result<Box<dyn Link>, Lost> {
+        Err(Lost::new("there is no service"))
+    }
+}
+
+#[test]
+fn no_service_no_reader_and_no_card_are_told_apart() {
+    let driver = PivDriver::with_readers(NoService);
+    assert_eq!(driver.tokens("piv:").unwrap(), []);
+    assert!(matches!(
+        driver.open("piv:", &access()),
+        Err(Error::System { .. })
+    ));
+    let driver = Desk::default().driver();
+    assert_eq!(driver.tokens("piv:").unwrap(), []);
+    assert!(matches!(
+        driver.open("piv:", &access()),
+        Err(Error::NoToken { present, .. }) if present.is_empty()
+    ));
+    let device = yubikey();
+    let driver = Desk::with(&[&device]).driver();
+    assert!(matches!(
+        driver.open("piv:serial=1", &access()),
+        Err(Error::NoToken { present, .. }) if present.len() == 1
+    ));
 }

@@ -318,11 +318,17 @@ impl Error {
     /// One sentence for a person: what to do next. Empty where nothing is to be said.
     pub fn hint(&self) -> String {
         match self {
+            Error::BadBackend { backend, .. } if backend.starts_with("piv") => {
+                "a backend for smartcards looks like piv: or piv:serial=12345678;slot=9c".into()
+            }
             Error::BadBackend { .. } => {
                 "a backend looks like pkcs11:token=LABEL?module-path=/path/to/module.so".into()
             }
             Error::BadModule { .. } => {
                 "module-path must name the vendor's PKCS#11 library, built for this system".into()
+            }
+            Error::NoToken { wanted, present } if present.is_empty() && wanted.starts_with("piv:") => {
+                "insert the smartcard; a USB token needs its CCID interface enabled".into()
             }
             Error::NoToken { present, .. } if present.is_empty() => {
                 "no token is attached, or no module knows of it; name the module with ?module-path="

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use claviger_piv::PivDriver;
 use claviger_piv::apdu::{Lost, Transport};
@@ -22,6 +22,8 @@ struct Reader {
     present: bool,
     /// Counts resets and removals: who connected before one has to connect again.
     epoch: u64,
+    /// Held by who has a transaction.
+    turn: Arc<Mutex<()>>,
 }
 
 /// Readers in this process.
@@ -51,6 +53,7 @@ impl Desk {
             device: device.clone(),
             present: true,
             epoch: number << 32,
+            turn: Arc::default(),
         });
     }
 
@@ -100,12 +103,14 @@ impl Readers for Desk {
     }
 
     fn connect(&self, reader: &str) -> Result<Box<dyn Link>, Lost> {
-        let (device, epoch) = self.find(reader, |r| (r.device.clone(), r.epoch))?;
+        let found = self.find(reader, |r| (r.device.clone(), r.epoch, r.turn.clone()))?;
+        let (device, epoch, turn) = found;
         Ok(Box::new(InProcess {
             desk: self.clone(),
             reader: reader.into(),
             device,
             epoch,
+            turn,
         }))
     }
 }
@@ -115,30 +120,45 @@ struct InProcess {
     reader: String,
     device: Device,
     epoch: u64,
+    turn: Arc<Mutex<()>>,
 }
 
-impl Link for InProcess {
-    fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+impl InProcess {
+    fn check(&self) -> Result<(), Lost> {
         match self.desk.find(&self.reader, |r| r.epoch)? {
-            epoch if epoch == self.epoch => Ok(Box::new(self)),
+            epoch if epoch == self.epoch => Ok(()),
             _ => Err(Lost::new("reset")),
         }
     }
 }
 
-impl Transport for &mut InProcess {
+impl Link for InProcess {
+    fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check()?;
+        Ok(Box::new(Transaction {
+            link: self,
+            _turn: turn,
+        }))
+    }
+}
+
+struct Transaction<'a> {
+    link: &'a InProcess,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Transport for Transaction<'_> {
     fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
-        match self.desk.find(&self.reader, |r| r.epoch)? {
-            epoch if epoch == self.epoch => {}
-            _ => return Err(Lost::new("reset")),
-        }
-        match self.device.transmit(apdu) {
+        let link = self.link;
+        link.check()?;
+        match link.device.transmit(apdu) {
             Answer::Reply(reply, wait) => {
                 std::thread::sleep(wait);
                 Ok(reply)
             }
             Answer::Removed(_) => {
-                self.desk.find(&self.reader, |r| {
+                link.desk.find(&link.reader, |r| {
                     r.device.card().reset();
                     r.epoch += 1;
                 })?;
