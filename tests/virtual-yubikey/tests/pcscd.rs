@@ -214,7 +214,8 @@ fn malformed_replies_reach_the_client_as_they_are() {
 #[test]
 fn nothing_is_left_of_pcscd_when_its_process_is_killed() {
     let mut process = Command::new(env!("CARGO_BIN_EXE_claviger-virtual-yubikey"))
-        .args(["sh", "-c", "echo $PCSCLITE_CSOCK_NAME; exec sleep 5"])
+        .args(["sh", "-c", "echo $PCSCLITE_CSOCK_NAME; read until_the_end"])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -229,11 +230,13 @@ fn nothing_is_left_of_pcscd_when_its_process_is_killed() {
     process.kill().unwrap();
     process.wait().unwrap();
     let end = Instant::now() + Duration::from_secs(10);
-    while !running_in(folder).is_empty() || fs::read_dir(folder).unwrap().next().is_some() {
+    // Other processes of ours may sweep the folder away first.
+    let empty = || fs::read_dir(folder).map_or(true, |mut files| files.next().is_none());
+    while !running_in(folder).is_empty() || !empty() {
         assert!(Instant::now() < end, "left: {:?}", running_in(folder));
         thread::sleep(Duration::from_millis(10));
     }
-    fs::remove_dir(folder).unwrap();
+    let _ = fs::remove_dir(folder);
 }
 
 /// The processes whose working folder it is.
