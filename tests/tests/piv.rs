@@ -1,0 +1,129 @@
+//! A YubiKey behind PC/SC that others use, reset and pull out meanwhile.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::sync::Arc;
+
+use claviger_piv::PivDriver;
+use claviger_token::{
+    Access, Algorithm, Call, Deletion, Driver, Error, FixedPin, KeyRef, KeySpec, Signer, Token,
+};
+use claviger_virtual_yubikey::{Card, Fault, Inserted, Pcscd, Rule, ins};
+
+const SPEC: KeySpec = KeySpec::sign(Algorithm::P256);
+
+struct Bench {
+    yubikey: Inserted,
+    token: Arc<dyn Token>,
+    key: KeyRef,
+    signer: Arc<dyn Signer>,
+}
+
+fn access() -> Access {
+    Access {
+        factory_defaults: true,
+        ..Access::with(FixedPin::new("246802"))
+    }
+}
+
+fn bench() -> Bench {
+    let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
+    let backend = format!("piv:serial={}", yubikey.card().serial());
+    let token = PivDriver::new().open(&backend, &access()).unwrap();
+    let call = Call::unlimited();
+    let slot = token.free_slots(&[SPEC], &call).unwrap().remove(0);
+    let public_key = token.generate(&slot, SPEC, "", &call).unwrap().public_key;
+    let key = KeyRef { slot, public_key };
+    let signer = token.signer(&key).unwrap();
+    signer.sign(b"message", &call).unwrap();
+    Bench {
+        yubikey,
+        token,
+        key,
+        signer,
+    }
+}
+
+impl Bench {
+    fn sign(&self) -> Result<(), Error> {
+        self.signer.sign(b"message", &Call::unlimited()).map(drop)
+    }
+
+    /// Signs, and checks that this took one command.
+    fn sign_as_usual(&self) {
+        let before = self.yubikey.faults().log().len();
+        self.sign().unwrap();
+        assert_eq!(self.yubikey.faults().log().len() - before, 1);
+        assert_eq!(self.yubikey.card().pin_tries(), 3);
+    }
+}
+
+#[test]
+fn a_reset_by_another_program_is_survived() {
+    let bench = bench();
+    for _ in 0..3 {
+        bench.yubikey.reset();
+        bench.sign().unwrap();
+        bench.sign_as_usual();
+    }
+}
+
+#[test]
+fn a_card_that_is_pulled_out_in_the_middle_of_a_command_works_again_when_it_is_back() {
+    let bench = bench();
+    for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {
+        let rule = Rule::new(fault).on(ins::AUTHENTICATE);
+        bench.yubikey.faults().add(rule);
+        let pulled = bench.sign();
+        assert!(
+            matches!(pulled, Err(Error::TokenUnavailable { .. })),
+            "{pulled:?}"
+        );
+        assert!(!bench.yubikey.is_inserted());
+        bench.yubikey.insert();
+        bench.sign().unwrap();
+        bench.sign_as_usual();
+    }
+}
+
+#[test]
+fn a_card_that_is_pulled_out_while_it_makes_a_key_keeps_nothing_of_it() {
+    let bench = bench();
+    let call = Call::unlimited();
+    let slots = || bench.token.slots(&call).unwrap();
+    let before = slots();
+    for instruction in [ins::PUT_DATA, ins::GENERATE, ins::ATTEST] {
+        for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {
+            let slot = bench.token.free_slots(&[SPEC], &call).unwrap().remove(0);
+            bench.yubikey.faults().add(Rule::new(fault).on(instruction));
+            let made = bench.token.generate(&slot, SPEC, "", &call);
+            assert!(matches!(made, Err(Error::TokenUnavailable { .. })));
+            bench.yubikey.insert();
+            bench.token.delete(&slot, &call).unwrap();
+            assert_eq!(slots(), before);
+        }
+    }
+    bench.sign().unwrap();
+    let deleted = bench.token.delete(&bench.key.slot, &call).unwrap();
+    assert_eq!(deleted, Deletion::Destroyed);
+}
+
+#[test]
+fn a_card_that_another_program_holds_is_waited_for() {
+    let bench = bench();
+    let name = std::ffi::CString::new(bench.yubikey.reader()).unwrap();
+    let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
+    let (mode, any) = (pcsc::ShareMode::Shared, pcsc::Protocols::ANY);
+    let mut card = context.connect(&name, mode, any).unwrap();
+    std::thread::scope(|scope| {
+        let transaction = card.transaction().unwrap();
+        let signing = scope.spawn(|| bench.sign());
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert!(!signing.is_finished());
+        drop(transaction);
+        signing.join().unwrap().unwrap();
+    });
+    card.disconnect(pcsc::Disposition::LeaveCard)
+        .map_err(|(_, error)| error)
+        .unwrap();
+    bench.sign_as_usual();
+}
