@@ -8,6 +8,8 @@
     reason = "a bench that cannot run says so and ends"
 )]
 
+mod piv;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use claviger_memory::MemoryDriver;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::SoftHsm;
 use claviger_token::Call;
+use claviger_virtual_yubikey::Pcscd;
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
@@ -33,6 +36,7 @@ const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x
 fn main() {
     let json = std::env::args().any(|arg| arg == "--json");
     SoftHsm::prepare();
+    Pcscd::prepare();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -50,6 +54,8 @@ fn main() {
         figures.extend(generate().await);
         progress("commitments in memory");
         figures.extend(memory().await);
+        progress("a virtual YubiKey behind a real pcscd");
+        figures.extend(piv::figures().await);
         figures
     });
     if json {
