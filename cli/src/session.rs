@@ -86,7 +86,7 @@ impl Session {
         let screen = self.screen.clone();
         call.cancelled_by(self.interrupt.flag())
             .watched_by(Arc::new(move |event| match event {
-                Event::TouchNeeded { token } => screen.line(&format!("touch the token {token}")),
+                Event::TouchNeeded { token } => screen.line(&touch_line(token)),
                 Event::ApprovalNeeded { token } => {
                     screen.line(&format!("approve this on the token {token}"));
                 }
@@ -124,6 +124,14 @@ impl Session {
             warn_open(&intent, None);
         }
         Ok(())
+    }
+}
+
+/// What a person is told who is waited for.
+fn touch_line(token: &TokenId) -> String {
+    match (&*token.kind, &*token.manufacturer) {
+        ("piv", "Yubico") => format!("touch your YubiKey (serial {})", token.serial),
+        _ => format!("touch the token {token}"),
     }
 }
 
@@ -213,4 +221,26 @@ pub(crate) fn key<'a>(
         Failure::new(format!("`{who}` cannot {what}"))
             .hint(format!("it was given `{}` only", info.capabilities))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_yubikey_is_called_what_its_owner_calls_it() {
+        let token = |kind: &str, manufacturer: &str| TokenId {
+            kind: kind.into(),
+            manufacturer: manufacturer.into(),
+            serial: "123".into(),
+        };
+        assert_eq!(
+            touch_line(&token("piv", "Yubico")),
+            "touch your YubiKey (serial 123)"
+        );
+        assert_eq!(
+            touch_line(&token("pkcs11", "Yubico")),
+            "touch the token pkcs11:Yubico/123"
+        );
+    }
 }

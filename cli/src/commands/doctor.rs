@@ -8,9 +8,10 @@ use std::path::Path;
 use claviger_engine::{
     Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Origin, Registry,
 };
+use claviger_piv::PivDriver;
 use claviger_pkcs11::modules::Places;
 use claviger_pkcs11::uri::Uri;
-use claviger_token::{Error, SlotInfo, TokenId, TokenInfo};
+use claviger_token::{Access, Driver as _, Error, NoPin, SlotInfo, TokenId, TokenInfo};
 use serde::Serialize;
 
 use super::{Answer, FINE};
@@ -24,6 +25,8 @@ use crate::session::{Session, describe};
 enum Level {
     /// As it should be.
     Info,
+    /// Not there, and perhaps not needed.
+    Note,
     /// Works, but not as it should.
     Warning,
     /// Does not work.
@@ -59,6 +62,10 @@ impl Findings {
         self.add(Level::Info, what, "");
     }
 
+    fn note(&mut self, what: impl Into<String>, hint: impl Into<String>) {
+        self.add(Level::Note, what, hint);
+    }
+
     fn warning(&mut self, what: impl Into<String>, hint: impl Into<String>) {
         self.add(Level::Warning, what, hint);
     }
@@ -68,7 +75,7 @@ impl Findings {
     }
 
     fn is_well(&self) -> bool {
-        self.0.iter().all(|finding| finding.level == Level::Info)
+        (self.0.iter()).all(|finding| matches!(finding.level, Level::Info | Level::Note))
     }
 }
 
@@ -86,6 +93,7 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
     {
         let _busy = session.screen.spin("looking at the tokens");
         check_modules(&node, &mut findings).await;
+        check_smartcards(&node, &mut findings)?;
         if has_registry {
             check_identities(&node, &mut findings).await?;
         }
@@ -107,6 +115,7 @@ fn text(findings: &Findings) -> String {
     for finding in &findings.0 {
         let mark = match finding.level {
             Level::Info => "ok",
+            Level::Note => "note",
             Level::Warning => "warning",
             Level::Error => "error",
         };
@@ -261,6 +270,32 @@ async fn check_modules(node: &Node, findings: &mut Findings) {
     }
 }
 
+/// Looks whether the service answers through which smartcards are reached.
+fn check_smartcards(node: &Node, findings: &mut Findings) -> Result<(), Failure> {
+    // Longer than any card's: the driver looks for it, opens nothing, and says how it went.
+    let of_no_card = format!("piv:serial={}", "0".repeat(64));
+    match PivDriver::new().open(&of_no_card, &Access::with(NoPin)) {
+        Err(Error::NoToken { present, .. }) => findings.info(format!(
+            "the smartcard service works; PIV cards: {}",
+            present.len()
+        )),
+        Err(error) => {
+            let identities = node.registry().identities()?;
+            let is_needed = identities
+                .iter()
+                .any(|(_, info)| info.backend.to_string().starts_with("piv:"));
+            match is_needed {
+                true => findings.error(error.to_string(), SMARTCARDS),
+                false => findings.note(error.to_string(), SMARTCARDS),
+            }
+        }
+        Ok(_) => {}
+    }
+    Ok(())
+}
+
+const SMARTCARDS: &str = "smartcards need pcscd: install it, and see that it is running";
+
 /// Looks whether the keys of each identity are there.
 async fn check_identities(node: &Node, findings: &mut Findings) -> Result<(), Failure> {
     let identities = node.registry().identities()?;
@@ -383,6 +418,7 @@ mod tests {
     fn only_information_is_no_fault() {
         let mut findings = Findings::default();
         findings.info("a");
+        findings.note("n", "h");
         assert!(findings.is_well());
         assert!(text(&findings).ends_with("nothing is wrong\n"));
         findings.warning("b", "c");

@@ -8,6 +8,9 @@ use super::{Answer, FINE};
 use crate::output;
 use crate::session::{self, Session};
 
+/// The kind of smartcards, which have no labels and a fixed number of slots.
+const PIV: &str = "piv";
+
 /// A token in JSON.
 #[derive(Serialize)]
 struct TokenView {
@@ -43,8 +46,9 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         if backend.is_none() {
             output::complain(
                 "hint",
-                "only modules that p11-kit knows are asked; name others with \
-                 --backend 'pkcs11:?module-path=/path/to/module.so'",
+                "of PKCS#11 modules only those that p11-kit knows are asked; name others with \
+                 --backend 'pkcs11:?module-path=/path/to/module.so'; smartcards need pcscd \
+                 to be running, `claviger doctor` says whether it is",
                 "",
             );
         }
@@ -70,11 +74,13 @@ fn view((info, slots): (TokenInfo, Vec<SlotInfo>)) -> TokenView {
 }
 
 fn text(info: &TokenInfo, slots: &[SlotInfo]) -> String {
-    let label = match info.label.as_str() {
+    let title = match info.label.as_str() {
+        // Smartcards have no labels.
+        "" if info.id.kind == PIV => &info.model,
         "" => "(no label)",
         label => label,
     };
-    let mut text = format!("{label}\n");
+    let mut text = format!("{title}\n");
     let mut rows = vec![
         vec!["kind".into(), info.id.kind.clone()],
         vec!["manufacturer".into(), info.id.manufacturer.clone()],
@@ -89,6 +95,7 @@ fn text(info: &TokenInfo, slots: &[SlotInfo]) -> String {
             .iter()
             .map(|(name, value)| vec![name.replace('_', " "), value.clone()]),
     );
+    rows.extend(free_slots(info, slots).map(|free| vec!["free slots".into(), free]));
     text.push_str(&output::table("  ", &rows));
     let occupied: Vec<&SlotInfo> = slots
         .iter()
@@ -105,6 +112,17 @@ fn text(info: &TokenInfo, slots: &[SlotInfo]) -> String {
     let rows: Vec<Vec<String>> = occupied.into_iter().map(row).collect();
     text.push_str(&output::table("    ", &rows));
     text
+}
+
+/// The names of the free slots, on a token that has a fixed number of them.
+fn free_slots(info: &TokenInfo, slots: &[SlotInfo]) -> Option<String> {
+    let free = slots.iter().filter(|slot| slot.state == SlotState::Free);
+    let names: Vec<&str> = free.map(|slot| slot.slot.name()).collect();
+    match names.as_slice() {
+        [] if info.id.kind == PIV => Some("none".into()),
+        [] => None,
+        names => Some(names.join(" ")),
+    }
 }
 
 fn algorithms(info: &TokenInfo, usage: KeyUse) -> String {
@@ -129,5 +147,16 @@ fn row(slot: &SlotInfo) -> Vec<String> {
         uses.join(","),
         slot.fingerprint.clone().unwrap_or_default(),
         slot.label.clone(),
+        policies(slot),
     ]
+}
+
+/// When the key wants the PIN and a touch, as far as the token says.
+fn policies(slot: &SlotInfo) -> String {
+    let names = [("pin_policy", "PIN"), ("touch_policy", "touch")];
+    let policies = names.into_iter().filter_map(|(note, name)| {
+        let (_, value) = slot.notes.iter().find(|(found, _)| found == note)?;
+        Some(format!("{name} {value}"))
+    });
+    policies.collect::<Vec<_>>().join(", ")
 }
