@@ -11,6 +11,12 @@ use crate::session::{self, Session};
 /// The kind of smartcards, which have no labels and a fixed number of slots.
 const PIV: &str = "piv";
 
+const MODULES: &str = "of PKCS#11 modules only those that p11-kit knows are asked; name others \
+                       with --backend 'pkcs11:?module-path=/path/to/module.so'";
+
+const SMARTCARDS: &str = "smartcards need pcscd to be running; `claviger doctor` says whether \
+                          it answers";
+
 /// A token in JSON.
 #[derive(Serialize)]
 struct TokenView {
@@ -43,14 +49,13 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         output::print_json(&views)?;
     } else if found.is_empty() {
         output::print("no tokens\n")?;
-        if backend.is_none() {
-            output::complain(
-                "hint",
-                "of PKCS#11 modules only those that p11-kit knows are asked; name others with \
-                 --backend 'pkcs11:?module-path=/path/to/module.so'; smartcards need pcscd \
-                 to be running, `claviger doctor` says whether it is",
-                "",
-            );
+        let hints: &[&str] = match backend {
+            None => &[MODULES, SMARTCARDS],
+            Some(backend) if backend.starts_with("piv:") => &[SMARTCARDS],
+            Some(_) => &[],
+        };
+        for hint in hints {
+            output::complain("hint", hint, "");
         }
     } else {
         let text: Vec<String> = found

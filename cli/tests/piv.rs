@@ -1,0 +1,598 @@
+//! The command on a YubiKey that is virtual, behind a pcscd that is real: what comes of
+//! it, and what the card holds afterwards.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the helpers of tests are tests"
+)]
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use claviger_virtual_yubikey::{
+    Algorithm, Builder, Card, Fault, Firmware, Inserted, ManagementAlgorithm, ObjectId, Pcscd,
+    PrivateKey, Rule, Slot, ins, object,
+};
+use common::{Outcome, program};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const LETTER: &[u8] = b"Meet me where the keys are kept.\n";
+const PIN: &str = "246802";
+const MANAGEMENT_KEY: [u8; 24] = [0xa5; 24];
+const RIGHT: &[&str] = &[
+    "--pin-source",
+    "file:pin",
+    "--management-key",
+    "file:management-key",
+];
+/// What somebody else keeps in a slot beside a key: a certificate that nobody can read.
+const CERTIFICATE: &[u8] = &[0x70, 3, 1, 2, 3, 0x71, 1, 0, 0xfe, 0];
+
+/// A YubiKey with a PIN and a management key of its own, a home folder, and a folder to
+/// work in.
+struct Bench {
+    yubikey: Inserted,
+    folder: TempDir,
+}
+
+/// What is on a card: the public halves of its keys, and its objects.
+type Content = (Vec<(Slot, Vec<u8>)>, Vec<(ObjectId, Vec<u8>)>);
+
+fn ours() -> Builder {
+    Card::builder()
+        .pin(PIN)
+        .management_key(ManagementAlgorithm::Aes192, &MANAGEMENT_KEY)
+}
+
+/// A card that others use as well.
+fn shared() -> Builder {
+    ours()
+        .generated(Slot::AUTHENTICATION, Algorithm::P256)
+        .imported(
+            Slot::KEY_MANAGEMENT,
+            PrivateKey::generate(Algorithm::X25519),
+        )
+        .object(object::certificate(Slot::AUTHENTICATION), CERTIFICATE)
+        .object(object::certificate(Slot::new(0x83).unwrap()), CERTIFICATE)
+        .object(object::CHUID, &[0x34, 2, 1, 2])
+        .object(object::CAPABILITY, &[0xf0, 1, 1])
+        .object(object::PRINTED, &[1, 2, 3])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn pem(der: &[u8]) -> Vec<u8> {
+    let mut command = Command::new("openssl");
+    let mut child = command
+        .args(["x509", "-inform", "DER"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(der).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+/// What `tokens` says of something.
+#[track_caller]
+fn row<'a>(text: &'a str, what: &str) -> &'a str {
+    let mut values = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(what));
+    values
+        .next()
+        .unwrap_or_else(|| panic!("no {what} in {text}"))
+        .trim()
+}
+
+impl Bench {
+    fn new(card: Builder) -> Bench {
+        let bench = Bench {
+            yubikey: Pcscd::insert(card.build()),
+            folder: tempfile::tempdir().unwrap(),
+        };
+        // No PKCS#11 module is asked: OpenSC would look at the cards, too.
+        fs::create_dir_all(bench.path("config/pkcs11")).unwrap();
+        bench.write("config/pkcs11/pkcs11.conf", "user-config: only\n");
+        bench.write("pin", PIN);
+        bench.write("management-key", hex(&MANAGEMENT_KEY));
+        bench.write("letter", LETTER);
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    fn backend(&self) -> String {
+        format!("piv:serial={}", self.yubikey.card().serial())
+    }
+
+    /// The backend with something more.
+    fn backend_with(&self, more: &str) -> String {
+        format!("{};{more}", self.backend())
+    }
+
+    fn claviger(&self, words: &[&str]) -> Command {
+        let (variable, socket) = Pcscd::environment();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        command
+            .args(words)
+            .current_dir(self.folder.path())
+            .env(variable, socket)
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .env("CLAVIGER_HOME", self.path("home"))
+            .env_remove("CLAVIGER_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Without PIN and management key.
+    fn run(&self, words: &[&str]) -> Outcome {
+        Outcome::of(&mut self.claviger(words))
+    }
+
+    /// With the right PIN and the right management key.
+    fn run_as_owner(&self, words: &[&str]) -> Outcome {
+        self.run(&[RIGHT, words].concat())
+    }
+
+    fn generate(&self, more: &[&str]) -> Outcome {
+        let backend = self.backend();
+        self.run_as_owner(&[&["generate", "alice", "--backend", &backend], more].concat())
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        self.run(&[&["--json"], words].concat()).succeeds().json()
+    }
+
+    fn token(&self) -> Value {
+        self.json(&["tokens", "--backend", &self.backend()])[0].take()
+    }
+
+    /// How many slots are in this state.
+    fn slots(&self, state: &str) -> usize {
+        let token = self.token();
+        let slots = token["slots"].as_array().unwrap().iter();
+        slots.filter(|slot| slot["state"] == state).count()
+    }
+
+    fn fingerprint(&self, slot: &str) -> String {
+        let token = self.token();
+        let mut slots = token["slots"].as_array().unwrap().iter();
+        let slot = slots.find(|found| found["slot"] == slot).unwrap();
+        slot["fingerprint"].as_str().unwrap().to_owned()
+    }
+
+    fn content(&self) -> Content {
+        let card = self.yubikey.card();
+        let key = |slot: Slot| Some((slot, card.key(slot)?.spki()));
+        let others = [
+            object::CHUID,
+            object::CAPABILITY,
+            object::PRINTED,
+            object::ADMIN_DATA,
+        ];
+        let names = Slot::all().map(object::certificate).chain(others);
+        let object = |id: ObjectId| Some((id, card.object(id)?.to_vec()));
+        (
+            Slot::all().filter_map(key).collect(),
+            names.filter_map(object).collect(),
+        )
+    }
+
+    fn pin_tries(&self) -> u8 {
+        self.yubikey.card().pin_tries()
+    }
+
+    /// Has openssl look at the signature that `name` makes of the letter.
+    fn sign_and_let_openssl_check(&self, name: &str) -> Outcome {
+        let words = ["sign", name, "letter", "--format", "der", "-o", "sig"];
+        let signed = self.run_as_owner(&words).succeeds();
+        let shown = self.json(&["show", name]);
+        self.write("key.pem", shown["keys"][0]["public_key"].as_str().unwrap());
+        let check = [
+            "dgst",
+            "-sha256",
+            "-verify",
+            "key.pem",
+            "-signature",
+            "sig",
+            "letter",
+        ];
+        program("openssl", &check, self.folder.path(), None).succeeds();
+        signed
+    }
+
+    /// What was interrupted is known, and settled when the owner says so.
+    #[track_caller]
+    fn is_repaired(&self, before: &Content) {
+        let seen = self.run(&["--json", "doctor"]);
+        assert!(seen.out().contains("was interrupted"), "{}", seen.out());
+        assert_eq!(seen.code(), Some(1));
+        self.run_as_owner(&["doctor", "--repair"]).succeeds();
+        assert_eq!(self.content(), *before);
+        assert_eq!(self.json(&["identities"]), serde_json::json!([]));
+        self.run(&["doctor"]).succeeds();
+        assert_eq!(self.pin_tries(), 3);
+    }
+}
+
+#[test]
+fn an_identity_lives_on_a_yubikey_from_generation_to_deletion() {
+    let bench = Bench::new(shared());
+    let (before, serial) = (bench.content(), bench.yubikey.card().serial());
+    assert_eq!((bench.slots("free"), bench.slots("occupied")), (21, 3));
+
+    bench.generate(&[]).succeeds();
+    let text = bench.run(&["tokens", "--backend", &bench.backend()]).out();
+    let free = "9c 9e 85 86 87 88 89 8a 8b 8c 8d 8e 8f 90 91 92 93 94 95";
+    assert_eq!(row(&text, "free slots"), free);
+    let ours = text
+        .lines()
+        .filter(|line| line.contains("alice  PIN once, touch never"));
+    assert_eq!(ours.count(), 2, "{text}");
+    assert_eq!((bench.slots("free"), bench.slots("occupied")), (19, 5));
+
+    let root = pem(bench.yubikey.card().root_certificate());
+    bench.write("root.pem", root);
+    bench.write("other.pem", pem(Card::builder().build().root_certificate()));
+    for (roots, believed) in [("root.pem", true), ("other.pem", false)] {
+        let shown = bench.json(&["show", "alice", "--attestation-root", roots]);
+        for key in shown["keys"].as_array().unwrap() {
+            let attestation = &key["attestation"];
+            let facts = attestation["facts"].to_string();
+            for fact in [
+                format!(r#"["serial","{serial}"]"#),
+                r#"["firmware","5.7.1"]"#.into(),
+                r#"["pin_policy","once"]"#.into(),
+                r#"["touch_policy","never"]"#.into(),
+            ] {
+                assert!(facts.contains(&fact), "{facts}");
+            }
+            assert_eq!(attestation["chain_ends_in_given_root"], believed);
+            assert_eq!(key["protection"]["never_extractable"], true);
+        }
+    }
+    let shown = bench.run(&["show", "alice", "--attestation-root", "other.pem"]);
+    assert!(shown.succeeds().out().contains("NOT BELIEVED"));
+
+    let signed = bench.sign_and_let_openssl_check("alice");
+    assert_eq!(signed.err(), "", "nobody is to touch anything");
+    bench
+        .run(&["encrypt", "alice", "letter", "-o", "letter.age"])
+        .succeeds();
+    let opened = bench
+        .run_as_owner(&["decrypt", "alice", "letter.age"])
+        .succeeds();
+    assert_eq!(opened.bytes(), LETTER);
+
+    let deleted = bench.run_as_owner(&["--json", "delete", "alice"]);
+    let deleted = deleted.succeeds().json();
+    for key in deleted["keys"].as_array().unwrap() {
+        assert_eq!(key["outcome"], "destroyed");
+    }
+    assert_eq!(bench.content(), before);
+    assert_eq!(bench.pin_tries(), 3);
+    bench.run(&["doctor"]).succeeds();
+}
+
+#[test]
+fn who_is_to_touch_the_yubikey_is_told() {
+    let bench = Bench::new(ours());
+    let backend = bench.backend_with("touch-policy=always");
+    let words = ["generate", "alice", "--backend", &backend];
+    bench.run_as_owner(&words).succeeds();
+    let line = format!(
+        "touch your YubiKey (serial {})\n",
+        bench.yubikey.card().serial()
+    );
+    assert_eq!(bench.sign_and_let_openssl_check("alice").err(), line);
+    bench
+        .run(&["encrypt", "alice", "letter", "-o", "letter.age"])
+        .succeeds();
+    let opened = bench.run_as_owner(&["decrypt", "alice", "letter.age"]);
+    assert_eq!(opened.succeeds().err(), line);
+}
+
+#[test]
+fn a_key_that_was_found_is_used_and_released_as_it_was() {
+    let bench = Bench::new(shared());
+    let before = bench.content();
+    let fingerprint = bench.fingerprint("9a");
+    let elsewhere = bench.backend_with("slot=9d");
+    let words = |backend: &str| {
+        let words = ["connect", "bob", "--to", &fingerprint, "--backend", backend];
+        bench.run_as_owner(&words)
+    };
+    words(&elsewhere).fails(1, "slot 9d");
+    assert_eq!(bench.json(&["identities"]), serde_json::json!([]));
+    for backend in [bench.backend(), bench.backend_with("slot=9a")] {
+        words(&backend).succeeds();
+        bench.sign_and_let_openssl_check("bob");
+        let released = bench.run(&["--json", "delete", "bob"]).succeeds().json();
+        assert_eq!(released["keys"][0]["outcome"], "released");
+        assert_eq!(bench.content(), before);
+    }
+}
+
+#[test]
+fn a_wrong_pin_costs_one_try_and_the_last_one_is_kept() {
+    let bench = Bench::new(ours());
+    bench.generate(&[]).succeeds();
+    let sign = |more: &[&str], pin: &str| {
+        bench.write("pin", pin);
+        bench.run_as_owner(&[more, &["sign", "alice", "letter"]].concat())
+    };
+    // Too short or too long for a card: not sent.
+    for pin in ["12345", "123456789", ""] {
+        sign(&[], pin).fails(1, "PIN");
+        assert_eq!(bench.pin_tries(), 3, "{pin}");
+    }
+    sign(&[], "135791").fails(1, "refused the PIN (2 tries left)");
+    assert_eq!(bench.pin_tries(), 2);
+    sign(&[], "135791").fails(1, "refused the PIN (one try left)");
+    assert_eq!(bench.pin_tries(), 1);
+    for pin in ["135791", PIN] {
+        sign(&[], pin).fails(1, "one PIN try left");
+        assert_eq!(bench.pin_tries(), 1);
+    }
+    let doctor = bench.run(&["doctor"]);
+    assert!(
+        doctor.out().contains("one PIN try left"),
+        "{}",
+        doctor.out()
+    );
+    sign(&["--last-try"], PIN).succeeds();
+    assert_eq!(bench.pin_tries(), 3);
+    sign(&[], PIN).succeeds();
+}
+
+#[test]
+fn a_blocked_pin_is_said() {
+    let bench = Bench::new(ours());
+    bench.yubikey.card().block_pin();
+    let refused = bench.generate(&[]).fails(1, "is locked");
+    assert!(refused.err().contains("PUK"), "{}", refused.err());
+    bench.generate(&["--last-try"]).fails(1, "is locked");
+    assert_eq!(bench.pin_tries(), 0);
+}
+
+#[test]
+fn without_the_right_management_key_nothing_is_made() {
+    let bench = Bench::new(ours());
+    let before = bench.content();
+    let backend = bench.backend();
+    let generate = |more: &[&str]| {
+        let words = ["--pin-source", "file:pin", "generate", "alice", "--backend"];
+        bench.run(&[&words[..], &[&*backend], more].concat())
+    };
+    generate(&[]).fails(1, "needs its management key");
+    generate(&["--factory-defaults"]).fails(1, "needs its management key");
+    for (key, words) in [
+        (hex(&[0x5a; 24]), "refused the management key"),
+        (hex(&[0xa5; 16]), "refused the management key"),
+        (hex(&[0xa5; 32]), "refused the management key"),
+        ("not hexadecimal".into(), "not hexadecimal"),
+    ] {
+        bench.write("management-key", key);
+        let refused = generate(&["--management-key", "file:management-key"]).fails(1, words);
+        assert!(!refused.err().contains("a5a5"), "{}", refused.err());
+        assert_eq!(bench.content(), before);
+        assert_eq!(bench.json(&["identities"]), serde_json::json!([]));
+    }
+    bench.run(&["doctor"]).succeeds();
+    assert_eq!(bench.pin_tries(), 3);
+}
+
+#[test]
+fn factory_defaults_are_tried_only_when_that_is_said() {
+    let bench = Bench::new(Card::builder());
+    let before = bench.content();
+    let backend = bench.backend();
+    let words = ["generate", "alice", "--backend", &backend];
+    bench.run(&words).fails(1, "needs a PIN");
+    bench.write("pin", "123456");
+    bench
+        .run(&[&["--pin-source", "file:pin"], &words[..]].concat())
+        .fails(1, "needs its management key");
+    assert_eq!(bench.content(), before);
+    let text = bench.run(&["tokens", "--backend", &backend]).out();
+    assert_eq!(row(&text, "pin is default"), "true");
+    let defaults = |words: &[&str]| bench.run(&[&["--factory-defaults"], words].concat());
+    defaults(&words).succeeds();
+    defaults(&["sign", "alice", "letter"]).succeeds();
+    defaults(&["delete", "alice"]).succeeds();
+    assert_eq!(bench.content(), before);
+}
+
+#[test]
+fn of_two_yubikeys_none_is_guessed() {
+    let one = Bench::new(ours());
+    let other = Bench::new(ours());
+    let words = ["generate", "alice", "--backend", "piv:"];
+    let refused = one.run_as_owner(&words).fails(1, "tokens");
+    for bench in [&one, &other] {
+        assert!(
+            refused.err().contains(&bench.backend()),
+            "{}",
+            refused.err()
+        );
+        assert_eq!(bench.yubikey.faults().count(ins::VERIFY), 0);
+    }
+    one.generate(&[]).succeeds();
+    assert_eq!((one.slots("free"), other.slots("free")), (22, 24));
+}
+
+#[test]
+fn a_full_card_is_said_to_be_full() {
+    let mut card = ours();
+    for reference in 0x82..=0x95 {
+        let slot = Slot::new(reference).unwrap();
+        card = match reference % 2 {
+            0 => card.object(object::certificate(slot), CERTIFICATE),
+            _ => card.generated(slot, Algorithm::P256),
+        };
+    }
+    let bench = Bench::new(card);
+    let before = bench.content();
+    bench.generate(&[]).fails(1, "is full");
+    let taken = bench.backend_with("slot=83");
+    let commit = |backend: &str| {
+        let words = ["--capabilities", "commit", "--backend", backend];
+        bench.run_as_owner(&[&["generate", "alice"], &words[..]].concat())
+    };
+    commit(&taken).fails(1, "slot 83 of");
+    assert_eq!(bench.content(), before);
+    // The other four slots are for who names them.
+    commit(&bench.backend_with("slot=9c")).succeeds();
+    bench.sign_and_let_openssl_check("alice");
+    let text = bench.run(&["tokens", "--backend", &bench.backend()]).out();
+    assert_eq!(row(&text, "free slots"), "9a 9d 9e");
+}
+
+#[test]
+fn what_the_firmware_does_not_have_is_refused_before_anything_happens() {
+    let bench = Bench::new(ours_before_aes().firmware(Firmware::V5_2_4));
+    let before = bench.content();
+    let words = ["--params", "ed25519", "--capabilities", "commit"];
+    let refused = bench.generate(&words).fails(1, "does not offer");
+    for supported in ["p256", "p384", "rsa2048"] {
+        assert!(refused.err().contains(supported), "{}", refused.err());
+    }
+    assert_eq!(bench.content(), before);
+    for instruction in [ins::PUT_DATA, ins::GENERATE] {
+        assert_eq!(bench.yubikey.faults().count(instruction), 0);
+    }
+    bench.generate(&[]).succeeds();
+}
+
+/// Before 5.4.2 management keys are of triple DES.
+fn ours_before_aes() -> Builder {
+    ours().management_key(ManagementAlgorithm::TripleDes, &MANAGEMENT_KEY)
+}
+
+#[test]
+fn a_yubikey_that_is_pulled_out_while_keys_are_made_is_put_right_when_it_is_back() {
+    let bench = Bench::new(shared());
+    let before = bench.content();
+    for (instruction, skip) in [(ins::PUT_DATA, 0), (ins::GENERATE, 0), (ins::GENERATE, 1)] {
+        for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {
+            let rule = Rule::new(fault).on(instruction).after(skip);
+            bench.yubikey.faults().add(rule);
+            let pulled = bench.generate(&[]).fails(1, "is not available");
+            assert!(pulled.err().contains("doctor --repair"), "{}", pulled.err());
+            assert!(!bench.yubikey.is_inserted());
+            // Nothing is forgotten meanwhile.
+            bench
+                .run_as_owner(&["doctor", "--repair"])
+                .fails_to_repair();
+            bench.yubikey.insert();
+            bench.is_repaired(&before);
+        }
+    }
+    bench.generate(&[]).succeeds();
+}
+
+trait FailsToRepair {
+    fn fails_to_repair(self);
+}
+
+impl FailsToRepair for Outcome {
+    #[track_caller]
+    fn fails_to_repair(self) {
+        assert_eq!(self.code(), Some(1));
+        assert!(self.out().contains("is not settled"), "{}", self.out());
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_while_keys_are_made_leaves_what_can_be_put_right() {
+    let bench = Bench::new(shared());
+    let before = bench.content();
+    let backend = bench.backend();
+    let words = ["generate", "alice", "--backend", &backend];
+    let command = [RIGHT, &words].concat();
+    for (instruction, skip) in [
+        (ins::PUT_DATA, 0),
+        (ins::GENERATE, 0),
+        (ins::PUT_DATA, 1),
+        (ins::GENERATE, 1),
+    ] {
+        let faults = bench.yubikey.faults();
+        faults.clear_log();
+        // The card has done it, and the process never learns.
+        let late = Rule::new(Fault::Delay(Duration::from_millis(1500)));
+        faults.add(late.on(instruction).after(skip));
+        let mut child = bench.claviger(&command);
+        let mut child = child
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while faults.count(instruction) <= skip {
+            assert!(
+                Instant::now() < end,
+                "it does not come to {instruction:02x}"
+            );
+            sleep(Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        assert!(!child.wait().unwrap().success());
+        bench.is_repaired(&before);
+    }
+    bench.generate(&[]).succeeds();
+}
+
+#[test]
+fn without_the_smartcard_service_it_is_said_what_is_missing() {
+    let bench = Bench::new(ours());
+    let without = |words: &[&str]| {
+        let mut command = bench.claviger(&[RIGHT, words].concat());
+        Outcome::of(command.env(Pcscd::environment().0, bench.path("no-socket")))
+    };
+    for words in [&["tokens"][..], &["tokens", "--backend", "piv:"]] {
+        let none = without(words).succeeds();
+        assert_eq!(none.out(), "no tokens\n");
+        assert!(none.err().contains("pcscd"), "{}", none.err());
+    }
+    let backend = bench.backend();
+    let words = ["generate", "alice", "--backend", &backend];
+    without(&words).fails(1, "pcscd is not running");
+
+    // Nobody needs it yet.
+    let doctor = without(&["--json", "doctor"]).succeeds().json();
+    assert_eq!((&doctor["ok"], level(&doctor)), (&true.into(), "note"));
+    bench.generate(&[]).succeeds();
+    let doctor = bench.run(&["--json", "doctor"]).succeeds().json();
+    assert_eq!((&doctor["ok"], level(&doctor)), (&true.into(), "info"));
+    let doctor = without(&["--json", "doctor"]);
+    assert_eq!(doctor.code(), Some(1));
+    assert_eq!(level(&doctor.json()), "error");
+    without(&["sign", "alice", "letter"]).fails(1, "pcscd is not running");
+    bench.sign_and_let_openssl_check("alice");
+}
+
+/// What `doctor` thinks of the smartcard service.
+fn level(doctor: &Value) -> &str {
+    let mut findings = doctor["findings"].as_array().unwrap().iter();
+    let about = |f: &&Value| f["what"].as_str().unwrap().contains("smartcard service");
+    findings.find(about).unwrap()["level"].as_str().unwrap()
+}
