@@ -1,7 +1,7 @@
 //! A YubiKey behind PC/SC that others use, reset and pull out meanwhile.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use claviger_piv::PivDriver;
 use claviger_token::{
@@ -11,11 +11,15 @@ use claviger_virtual_yubikey::{Card, Fault, Inserted, Pcscd, Rule, ins};
 
 const SPEC: KeySpec = KeySpec::sign(Algorithm::P256);
 
+/// Commands are counted, and whoever opens a token looks at every card: one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 struct Bench {
     yubikey: Inserted,
     token: Arc<dyn Token>,
     key: KeyRef,
     signer: Arc<dyn Signer>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 fn access() -> Access {
@@ -26,6 +30,7 @@ fn access() -> Access {
 }
 
 fn bench() -> Bench {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
     let backend = format!("piv:serial={}", yubikey.card().serial());
     let token = PivDriver::new().open(&backend, &access()).unwrap();
@@ -40,6 +45,7 @@ fn bench() -> Bench {
         token,
         key,
         signer,
+        _alone: alone,
     }
 }
 
