@@ -187,16 +187,51 @@ pub enum Answer {
     Removed(Duration),
 }
 
+/// What can be plugged in: the virtual YubiKey, or somebody else's card.
+pub trait Smartcard: Send + 'static {
+    /// The answer to reset.
+    fn atr(&self) -> Vec<u8>;
+
+    /// What a reset does, warm or cold.
+    fn reset(&mut self);
+
+    /// Carries out one command and gives its reply, status word included, and how much
+    /// later it is to come. A card that has no say in a reply's shape gives its own.
+    fn transmit(&mut self, apdu: &[u8], shape: Shape) -> (Vec<u8>, Duration);
+}
+
+impl Smartcard for Card {
+    fn atr(&self) -> Vec<u8> {
+        Card::atr(self).to_vec()
+    }
+
+    fn reset(&mut self) {
+        Card::reset(self);
+    }
+
+    fn transmit(&mut self, apdu: &[u8], shape: Shape) -> (Vec<u8>, Duration) {
+        (self.process_shaped(apdu, shape), self.take_wait())
+    }
+}
+
 /// A card and its switches.
-#[derive(Clone)]
-pub struct Device {
-    card: Arc<Mutex<Card>>,
+pub struct Device<C = Card> {
+    card: Arc<Mutex<C>>,
     faults: Arc<Faults>,
 }
 
-impl Device {
+impl<C> Clone for Device<C> {
+    fn clone(&self) -> Self {
+        Device {
+            card: Arc::clone(&self.card),
+            faults: Arc::clone(&self.faults),
+        }
+    }
+}
+
+impl<C: Smartcard> Device<C> {
     /// A card without faults.
-    pub fn new(card: Card) -> Device {
+    pub fn new(card: C) -> Self {
         Device {
             card: Arc::new(Mutex::new(card)),
             faults: Arc::default(),
@@ -204,7 +239,7 @@ impl Device {
     }
 
     /// The card. It answers nobody else until the guard is gone.
-    pub fn card(&self) -> MutexGuard<'_, Card> {
+    pub fn card(&self) -> MutexGuard<'_, C> {
         lock(&self.card)
     }
 
@@ -243,8 +278,7 @@ impl Device {
             Some(Fault::Shape(shape)) => shape,
             _ => Shape::AsAsked,
         };
-        let mut reply = card.process_shaped(apdu, shape);
-        let mut time = card.take_wait();
+        let (mut reply, mut time) = card.transmit(apdu, shape);
         let status = reply.len() - 2;
         match fault {
             Some(Fault::RemoveAfter) => return Answer::Removed(time),

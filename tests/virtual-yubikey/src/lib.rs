@@ -9,7 +9,8 @@
 //!
 //! [`Pcscd`] starts a pcscd of this process's own, without rights and beside the
 //! system's, and plugs cards into it. PC/SC clients, in this process and in those that it
-//! starts, take them for real. One process has one; each test takes a slot of it.
+//! starts, take them for real. One process has one; each test takes a slot of it. It
+//! takes other cards as well ([`Smartcard`]).
 //!
 //! The program `claviger-virtual-yubikey` runs any command with a YubiKey plugged in.
 //!
@@ -34,7 +35,7 @@ pub use apdu::Status;
 pub use auth::{ManagementAlgorithm, ManagementKey, PinPolicy, Touch, TouchPolicy};
 pub use builder::Builder;
 pub use card::{Card, Origin, Shape, ins};
-pub use faults::{Answer, Device, Exchange, Fault, Faults, Rule};
+pub use faults::{Answer, Device, Exchange, Fault, Faults, Rule, Smartcard};
 pub use firmware::Firmware;
 pub use keys::{Algorithm, PrivateKey};
 pub use objects::{ObjectId, Slot, object};

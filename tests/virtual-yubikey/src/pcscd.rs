@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rand_core::{OsRng, RngCore as _};
 
 use crate::card::Card;
-use crate::faults::{Device, Faults, lock};
+use crate::faults::{Device, Faults, Smartcard, lock};
 use crate::serve::Plug;
 
 /// The variable that tells libpcsclite where pcscd listens.
@@ -102,7 +102,7 @@ impl Pcscd {
     ///
     /// # Panics
     /// Where pcscd cannot be had, or does not notice.
-    pub fn insert(card: Card) -> Inserted {
+    pub fn insert<C: Smartcard>(card: C) -> Inserted<C> {
         let pcscd = Pcscd::of_this_process();
         let index = pcscd.take_slot();
         let device = Device::new(card);
@@ -175,16 +175,16 @@ impl Pcscd {
 }
 
 /// A card in a reader. Dropping it takes the card out.
-pub struct Inserted {
+pub struct Inserted<C: Smartcard = Card> {
     pcscd: &'static Pcscd,
     index: usize,
-    device: Device,
-    plug: Option<Plug>,
+    device: Device<C>,
+    plug: Option<Plug<C>>,
 }
 
-impl Inserted {
+impl<C: Smartcard> Inserted<C> {
     /// The card. It answers nobody else until the guard is gone.
-    pub fn card(&self) -> MutexGuard<'_, Card> {
+    pub fn card(&self) -> MutexGuard<'_, C> {
         self.device.card()
     }
 
@@ -245,7 +245,7 @@ impl Inserted {
         &self.pcscd.slots[self.index]
     }
 
-    fn plug(&self) -> &Plug {
+    fn plug(&self) -> &Plug<C> {
         // Only dropping takes it.
         self.plug.as_ref().unwrap()
     }
@@ -272,7 +272,7 @@ impl Inserted {
     }
 }
 
-impl Drop for Inserted {
+impl<C: Smartcard> Drop for Inserted<C> {
     fn drop(&mut self) {
         self.plug = None;
         lock(&self.pcscd.taken)[self.index] = false;

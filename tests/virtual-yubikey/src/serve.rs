@@ -14,17 +14,17 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{set_socket_linger, set_tcp_quickack};
 
-use crate::faults::{Answer, Device, lock};
+use crate::faults::{Answer, Device, Smartcard, lock};
 
 /// A card in a reader's slot, or just outside of it.
-pub(crate) struct Plug {
-    shared: Arc<Shared>,
+pub(crate) struct Plug<C: Smartcard> {
+    shared: Arc<Shared<C>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-struct Shared {
+struct Shared<C> {
     port: u16,
-    device: Device,
+    device: Device<C>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -35,9 +35,9 @@ struct State {
     stream: Option<TcpStream>,
 }
 
-impl Plug {
+impl<C: Smartcard> Plug<C> {
     /// The card lies beside the slot that listens on `port`.
-    pub(crate) fn new(port: u16, device: Device) -> std::io::Result<Plug> {
+    pub(crate) fn new(port: u16, device: Device<C>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             port,
             device,
@@ -77,7 +77,7 @@ impl Plug {
     }
 }
 
-impl Drop for Plug {
+impl<C: Smartcard> Drop for Plug<C> {
     fn drop(&mut self) {
         {
             let mut state = lock(&self.shared.state);
@@ -103,7 +103,7 @@ impl State {
     }
 }
 
-impl Shared {
+impl<C: Smartcard> Shared<C> {
     fn run(&self) {
         loop {
             {
@@ -150,7 +150,7 @@ impl Shared {
             match message[..] {
                 [0..=2] => self.device.card().reset(),
                 [4] => {
-                    let atr = self.device.card().atr().to_vec();
+                    let atr = self.device.card().atr();
                     send(stream, &atr)?;
                 }
                 [] | [_] => {}
@@ -165,18 +165,12 @@ impl Shared {
                     };
                     let removed = !self.wait(time) || reply.is_empty();
                     if removed {
-                        return Shared::vanish(stream);
+                        return vanish(stream);
                     }
                     send(stream, &reply)?;
                 }
             }
         }
-    }
-
-    /// Ends the connection so that the driver reports an error: the length of a reply, and
-    /// no reply. If it just ended, the driver would report a reply of no bytes.
-    fn vanish(mut stream: &TcpStream) -> std::io::Result<()> {
-        stream.write_all(&[0, 1])
     }
 
     /// Waits; false if the card is taken out meanwhile.
@@ -200,4 +194,10 @@ impl Shared {
 fn send(mut stream: &TcpStream, message: &[u8]) -> std::io::Result<()> {
     let length = u16::try_from(message.len()).map_err(std::io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes()[..], message].concat())
+}
+
+/// Ends the connection so that the driver reports an error: the length of a reply, and no
+/// reply. If it just ended, the driver would report a reply of no bytes.
+fn vanish(mut stream: &TcpStream) -> std::io::Result<()> {
+    stream.write_all(&[0, 1])
 }
