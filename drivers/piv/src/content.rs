@@ -1,16 +1,17 @@
 //! What is in a slot, from all that a card tells of it.
 
-use claviger_token::{KeyUse, PublicKey, SlotInfo, SlotState};
+use claviger_token::{KeyUse, PublicKey, Signature, SignatureScheme, SlotInfo, SlotState};
 
 use crate::apdu::Status;
 use crate::attestation;
 use crate::card::{Card, Metadata, Operation};
 use crate::connection::Session;
 use crate::error::Fault;
-use crate::firmware::{Feature, Make, algorithm};
+use crate::firmware::{Feature, Make, algorithm, algorithm_id};
 use crate::marker::Object;
 use crate::policy::{PinPolicy, TouchPolicy};
-use crate::slot::Slot;
+use crate::slot::{Mark, Slot};
+use crate::token::to_be_signed;
 
 /// What is in a slot.
 pub(crate) struct Content {
@@ -22,6 +23,16 @@ pub(crate) struct Content {
     attestation: Option<Vec<u8>>,
     /// The public key, by the best of these.
     public_key: Option<PublicKey>,
+    /// What fills the slot in place of a key that was destroyed. Then all else is as in
+    /// an empty slot.
+    pub(crate) filler: Option<Filler>,
+}
+
+/// The key that overwrote one of ours.
+pub(crate) struct Filler {
+    pub(crate) public_key: PublicKey,
+    /// Whether the card shows that this is the key in the slot, or that there is none.
+    pub(crate) shown: bool,
 }
 
 /// Looks into a slot. Needs no PIN.
@@ -40,7 +51,7 @@ pub(crate) fn inspect(card: &mut Card<'_>, make: &Make, slot: Slot) -> Result<Co
     let certified = match &object {
         Some(Object::Ours(marker)) => marker.public_key.clone(),
         Some(Object::Certificate { public_key, .. }) => public_key.clone(),
-        Some(Object::Other) | None => None,
+        Some(Object::Void(_) | Object::Other) | None => None,
     };
     let public_key = match (&metadata, &attestation) {
         (Some(metadata), _) => metadata.public_key.clone(),
@@ -49,12 +60,65 @@ pub(crate) fn inspect(card: &mut Card<'_>, make: &Make, slot: Slot) -> Result<Co
         (None, None) if knows => None,
         (None, None) => certified,
     };
+    if let Some(Object::Void(filler)) = &object {
+        let has_key = metadata.is_some() || attestation.is_some();
+        // Else somebody made a key there without a look at the certificate.
+        if !has_key || public_key.as_ref() == Some(filler) {
+            return Ok(Content {
+                metadata: None,
+                object: None,
+                attestation: None,
+                public_key: None,
+                filler: Some(Filler {
+                    public_key: filler.clone(),
+                    shown: has_key || knows,
+                }),
+            });
+        }
+    }
     Ok(Content {
         metadata,
         object,
         attestation,
         public_key,
+        filler: None,
     })
+}
+
+/// Whether a slot of a card that does not show its keys holds the private half of `key`,
+/// by a signature. Of keys that cannot sign it is believed. Needs the PIN.
+pub(crate) fn holds(session: &mut Session<'_>, slot: Slot, key: &PublicKey) -> Result<bool, Fault> {
+    let algorithm = key.algorithm();
+    let mark = Mark::random();
+    let challenge = mark.as_bytes();
+    let (Some(id), Some(scheme), Some(input)) = (
+        algorithm_id(algorithm),
+        SignatureScheme::of(algorithm),
+        to_be_signed(algorithm, challenge),
+    ) else {
+        return Ok(true);
+    };
+    // Whatever its policy is.
+    session.verify_for_one()?;
+    match session.card.operate(slot, id, Operation::Sign, &input) {
+        Ok(bytes) => {
+            let signature = Signature::from_der(scheme, &bytes).ok();
+            Ok(signature.is_some_and(|s| key.verify(challenge, &s).is_ok()))
+        }
+        Err(Fault::Status { status, .. }) if says_no_such_key(status) => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn says_no_such_key(status: Status) -> bool {
+    matches!(
+        status,
+        Status::WRONG_DATA
+            | Status::NOT_SUPPORTED
+            | Status::NOT_FOUND
+            | Status::WRONG_P1_P2
+            | Status::NO_REFERENCE
+    )
 }
 
 /// Whether there may be a key in a slot that shows nothing.
@@ -79,15 +143,7 @@ pub(crate) fn key_may_be_there(
         block[0] = 0;
         let answer = session.card.operate(slot, id, Operation::Sign, &block);
         match answer {
-            Err(Fault::Status {
-                status:
-                    Status::WRONG_DATA
-                    | Status::NOT_SUPPORTED
-                    | Status::NOT_FOUND
-                    | Status::WRONG_P1_P2
-                    | Status::NO_REFERENCE,
-                ..
-            }) => {}
+            Err(Fault::Status { status, .. }) if says_no_such_key(status) => {}
             Ok(_) | Err(Fault::Status { .. } | Fault::Malformed { .. }) => return Ok(true),
             Err(fault) => return Err(fault),
         }
@@ -150,7 +206,7 @@ impl Content {
         match &self.object {
             Some(Object::Ours(marker)) => &marker.label,
             Some(Object::Certificate { label, .. }) => label,
-            Some(Object::Other) | None => "",
+            Some(Object::Void(_) | Object::Other) | None => "",
         }
     }
 
@@ -183,6 +239,9 @@ impl Content {
         }
         if let Some(generated) = self.metadata.as_ref().and_then(|m| m.generated) {
             note("origin", if generated { "generated" } else { "imported" });
+        }
+        if self.filler.is_some() {
+            note("claviger", "emptied");
         }
         match &self.object {
             Some(Object::Ours(marker)) if marker.public_key.is_none() => {

@@ -37,8 +37,24 @@
 //! certificate there, their key cannot be told from ours; other tools show the slot as
 //! used, and whoever writes a certificate for the new key replaces ours.
 //!
-//! Keys cannot be destroyed before firmware 5.7, nor on cards of others: there
-//! [`Error::CannotDestroy`] is the answer.
+//! Before firmware 5.7, and on cards of others, there is no command that deletes a key.
+//! There it is destroyed by a new one in its place, the *filler*: a P-256 key, where the
+//! card has them, that is nobody's. The slot's certificate then says that the slot is
+//! empty and names the filler. As long as the filler is in it, the slot counts as free:
+//! it is shown as such, and the next key overwrites the filler.
+//!
+//! | it dies | the slot holds | deleting later |
+//! | --- | --- | --- |
+//! | before the key is made in an emptied slot | our unfinished certificate, the filler | makes a new filler |
+//! | while a key is deleted, before it is overwritten | our unfinished certificate, our key | overwrites it |
+//! | before the slot is said to be empty | our unfinished certificate, a filler | makes a new filler |
+//! | after that | the certificate of an empty slot, the filler | changes nothing |
+//!
+//! Whether a key is ours, or the filler, is seen by its public key where the card shows
+//! it (metadata, attestation), and else by a signature that it makes.
+//!
+//! A card that refuses to overwrite as well has [`Error::CannotDestroy`] for an answer,
+//! and the key is as it was.
 //!
 //! # What is protected
 //! SP 800-73-4 and Yubico's extensions have no command that gives a private key away, so

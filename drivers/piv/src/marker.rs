@@ -9,11 +9,16 @@
 //! public key that nobody needs. Its signature is by a key that is thrown away: the
 //! certificate vouches for nothing.
 //!
+//! Where a card cannot delete, a slot that is emptied holds a *filler* instead: a key
+//! that is nobody's and took the place of the one that was destroyed. Its certificate
+//! has the subject `CN=empty (Claviger)` and the filler's public key, by which it is
+//! seen that no one else has made a key in the slot since.
+//!
 //! `ykman piv info` and OpenSC's tools list such a slot with this certificate, and so
 //! as used; through PKCS#11 modules that go by certificates the key can be found.
 
 use claviger_token::key::to_hex;
-use claviger_token::{KeySpec, KeyUse, PublicKey};
+use claviger_token::{KeyUse, PublicKey};
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{DerSignature, SigningKey};
 use rand_core::OsRng;
@@ -39,6 +44,10 @@ const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.84
 const ISSUER: &str = "Claviger";
 /// The issuer while the key is being made.
 const UNFINISHED: &str = "Claviger: unfinished";
+/// The issuer where the key is a filler.
+const VOID: &str = "Claviger: empty";
+/// The subject there, for those who look at the slot with other tools.
+const VOID_LABEL: &str = "empty (Claviger)";
 /// The most characters of a common name (RFC 5280 appendix A.1, `ub-common-name`).
 const LONGEST_NAME: usize = 64;
 /// The first byte of our serial numbers: positive, not zero, and so as long as it looks.
@@ -49,6 +58,8 @@ const SERIAL_PREFIX: u8 = 0x43;
 pub(crate) enum Object {
     /// Claviger's own.
     Ours(Marker),
+    /// Claviger's own, of a slot whose key was destroyed by this filler.
+    Void(PublicKey),
     /// A certificate of others.
     Certificate {
         public_key: Option<PublicKey>,
@@ -66,7 +77,7 @@ pub(crate) struct Marker {
     pub(crate) mark: Mark,
     pub(crate) label: String,
     pub(crate) usage: KeyUse,
-    /// `None` while the key is being made.
+    /// `None` while the key is being made, or overwritten.
     pub(crate) public_key: Option<PublicKey>,
 }
 
@@ -107,6 +118,9 @@ fn of_certificate(certificate: &Certificate) -> Object {
         _ => None,
     };
     match (finished, mark, &uses) {
+        (None, Some(_), _) if issuer.as_deref() == Some(VOID) && public_key.is_some() => {
+            public_key.map_or(Object::Other, Object::Void)
+        }
         (Some(finished), Some(mark), Some(uses)) if uses.len() == 1 => Object::Ours(Marker {
             mark,
             label,
@@ -144,9 +158,10 @@ fn name(common_name: &str) -> Option<Name> {
     ]))
 }
 
-/// The content of the certificate object for a key that is going to be made.
-pub(crate) fn unfinished(mark: &Mark, spec: KeySpec, label: &str) -> Option<Vec<u8>> {
-    object(UNFINISHED, mark, spec.usage, label, None)
+/// The content of the certificate object for a key that is going to be made, or
+/// overwritten.
+pub(crate) fn unfinished(mark: &Mark, usage: KeyUse, label: &str) -> Option<Vec<u8>> {
+    object(UNFINISHED, mark, usage, label, None)
 }
 
 /// The content of the certificate object for a key that has been made.
@@ -157,6 +172,12 @@ pub(crate) fn finished(
     public_key: &PublicKey,
 ) -> Option<Vec<u8>> {
     object(ISSUER, mark, usage, label, Some(public_key))
+}
+
+/// The content of the certificate object for a slot where `filler` took the place of the
+/// key that `mark` names.
+pub(crate) fn void(mark: &Mark, filler: &PublicKey) -> Option<Vec<u8>> {
+    object(VOID, mark, KeyUse::Sign, VOID_LABEL, Some(filler))
 }
 
 /// `None` where an encoder refuses, which it has no reason to.
@@ -245,11 +266,7 @@ mod tests {
                     public_key: Some(key()),
                 };
                 assert_eq!(Object::parse(&done), Object::Ours(marker.clone()));
-                let spec = KeySpec {
-                    algorithm: Algorithm::P256,
-                    usage,
-                };
-                let begun = unfinished(&mark, spec, label).unwrap();
+                let begun = unfinished(&mark, usage, label).unwrap();
                 let public_key = None;
                 assert_eq!(
                     Object::parse(&begun),
@@ -266,6 +283,14 @@ mod tests {
         };
         assert_eq!(marker.label.chars().count(), LONGEST_NAME);
         assert!(long.len() < 600);
+    }
+
+    #[test]
+    fn an_emptied_slot_names_its_filler_and_is_no_label_of_a_key() {
+        let object = Object::parse(&void(&Mark::random(), &key()).unwrap());
+        assert_eq!(object, Object::Void(key()));
+        let named = finished(&Mark::random(), KeyUse::Sign, VOID_LABEL, &key()).unwrap();
+        assert!(matches!(Object::parse(&named), Object::Ours(_)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! An open token and the keys on it.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -15,10 +16,10 @@ use crate::apdu::Status;
 use crate::attestation::{self, Checked};
 use crate::card::{Operation, Tries};
 use crate::connection::{Connection, How, Session, lock};
-use crate::content::{Content, inspect, key_may_be_there};
+use crate::content::{Content, Filler, holds, inspect, key_may_be_there};
 use crate::error::Fault;
 use crate::firmware::{Feature, algorithm_id};
-use crate::marker::{self, Object};
+use crate::marker::{self, Marker, Object};
 use crate::policy::{PinPolicy, Policies, TouchPolicy};
 use crate::slot::{Mark, Slot, new_name, parse_name};
 
@@ -128,22 +129,30 @@ impl Token for PivToken {
         let found = self
             .connection
             .run(call, How::FRESH, |session| self.find(session, place, &mark))?;
-        if found == Found::Nothing {
+        if matches!(found, Found::Nothing) {
             return Ok(Deletion::NothingThere);
         }
         let given = self.connection.given_management_key()?;
+        let make = &self.connection.identity.make;
         let destroyed = Cell::new(false);
         self.connection.run(call, How::FRESH, |session| {
             let found = self.find(session, place, &mark)?;
-            if found == Found::Nothing {
+            if matches!(found, Found::Nothing) {
                 return Ok(());
             }
             session.administer(given.as_ref(), |session| {
                 session.note_change();
-                if found == Found::Key {
-                    destroyed.set(session.card.delete(place)? || destroyed.get());
-                    if session.card.metadata(place.reference())?.is_some() {
-                        return Err(Fault::malformed("MOVE KEY", "the key is still there"));
+                match found {
+                    Found::Nothing => return Ok(()),
+                    Found::Mark => {}
+                    Found::Key(marker) if !make.has(Feature::Delete) => {
+                        return self.overwrite(session, place, &marker, &destroyed);
+                    }
+                    Found::Key(_) => {
+                        destroyed.set(session.card.delete(place)? || destroyed.get());
+                        if session.card.metadata(place.reference())?.is_some() {
+                            return Err(Fault::malformed("MOVE KEY", "the key is still there"));
+                        }
                     }
                 }
                 session.card.put_object(place.certificate(), &[])
@@ -165,21 +174,37 @@ impl Token for PivToken {
 }
 
 /// What is left of a generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     /// Nothing of it.
     Nothing,
     /// Its mark alone.
     Mark,
     /// Its key, and its mark.
-    Key,
+    Key(Marker),
+}
+
+fn not_encoded() -> Fault {
+    Fault::malformed("PUT DATA", "the certificate cannot be encoded")
 }
 
 impl PivToken {
     fn is_free(&self, session: &mut Session<'_>, slot: Slot) -> Result<bool, Fault> {
         let make = &self.connection.identity.make;
         let content = inspect(&mut session.card, make, slot)?;
-        Ok(!content.is_occupied() && !key_may_be_there(session, make, slot)?)
+        if content.is_occupied() {
+            return Ok(false);
+        }
+        match &content.filler {
+            None => {}
+            Some(Filler { shown: true, .. }) => return Ok(true),
+            Some(Filler { public_key, .. }) => match holds(session, slot, public_key) {
+                Ok(true) => return Ok(true),
+                // A filler wants no more than the PIN.
+                Ok(false) | Err(Fault::Status { .. }) => {}
+                Err(fault) => return Err(fault),
+            },
+        }
+        Ok(!key_may_be_there(session, make, slot)?)
     }
 
     /// What is left in `slot` of the generation that `mark` names.
@@ -200,24 +225,101 @@ impl PivToken {
             }
             _ => return Ok(Found::Nothing),
         };
-        let there = content.has_key() || key_may_be_there(session, make, slot)?;
-        if !there {
-            return Ok(Found::Mark);
-        }
-        // The slot was used again without a look at its certificate.
+        // Whether it is another: then the slot was used again without a look at its
+        // certificate.
         let another = match (&marker.public_key, &content.metadata) {
-            (Some(ours), Some(metadata)) => metadata.public_key.as_ref() != Some(ours),
+            (Some(ours), _) if content.has_key() => content.public_key() != Some(ours),
             (None, Some(metadata)) => metadata.generated == Some(false),
-            (_, None) => false,
+            (None, None) if content.has_key() => false,
+            _ if make.has(Feature::Metadata) => return Ok(Found::Mark),
+            (Some(ours), _) if holds(session, slot, ours)? => false,
+            (ours, _) => match key_may_be_there(session, make, slot)? {
+                true => ours.is_some(),
+                false => return Ok(Found::Mark),
+            },
         };
-        match another {
-            true => Ok(Found::Nothing),
-            false if make.has(Feature::Delete) => Ok(Found::Key),
-            false => Err(Fault::Ours(Error::CannotDestroy {
+        Ok(match another {
+            true => Found::Nothing,
+            false => Found::Key(marker.clone()),
+        })
+    }
+
+    /// Destroys the key that `marker` is about where the card has no command for it: a
+    /// new key takes its place (SP 800-73-4 part 2, §3.3.2), one that is nobody's.
+    ///
+    /// Before, the certificate is made one that names no key, so that what has been
+    /// begun is found and finished whichever of the two keys is there.
+    fn overwrite(
+        &self,
+        session: &mut Session<'_>,
+        slot: Slot,
+        marker: &Marker,
+        destroyed: &Cell<bool>,
+    ) -> Result<(), Fault> {
+        let make = &self.connection.identity.make;
+        let Marker {
+            mark,
+            label,
+            usage,
+            public_key,
+        } = marker;
+        let cannot = || {
+            Fault::Ours(Error::CannotDestroy {
                 token: self.info.id.clone(),
                 slot: slot.to_string(),
-            })),
+            })
+        };
+        // P-256 is the first that cards offer.
+        let mut kinds = self.info.supports.iter();
+        let kind = kinds.find(|spec| spec.usage == KeyUse::Sign);
+        let id = kind.and_then(|spec| algorithm_id(spec.algorithm));
+        let id = id.ok_or_else(cannot)?;
+        if public_key.is_some() {
+            let begun = marker::unfinished(mark, *usage, label).ok_or_else(not_encoded)?;
+            session.card.put_object(slot.certificate(), &begun)?;
         }
+        let policies = match make.has(Feature::Policies) {
+            true => Policies {
+                pin: Some(PinPolicy::Once),
+                touch: Some(TouchPolicy::Never),
+            },
+            false => Policies::default(),
+        };
+        let filler = match session.card.generate(slot, id, policies) {
+            // It says that it did nothing.
+            Err(Fault::Status {
+                status:
+                    Status::WRONG_DATA
+                    | Status::NOT_SUPPORTED
+                    | Status::NO_INSTRUCTION
+                    | Status::WRONG_P1_P2,
+                ..
+            }) => {
+                if let Some(key) = public_key {
+                    let was = marker::finished(mark, *usage, label, key);
+                    let was = was.ok_or_else(not_encoded)?;
+                    session.card.put_object(slot.certificate(), &was)?;
+                }
+                return Err(cannot());
+            }
+            filler => filler?,
+        };
+        let took_its_place = match make.has(Feature::Metadata) {
+            true => {
+                let metadata = session.card.metadata(slot.reference())?;
+                metadata.and_then(|m| m.public_key).as_ref() == Some(&filler)
+            }
+            false => holds(session, slot, &filler)?,
+        };
+        if !took_its_place {
+            return Err(Fault::malformed(
+                "GENERATE ASYMMETRIC KEY PAIR",
+                "the new key is not in the slot",
+            ));
+        }
+        destroyed.set(true);
+        let void = marker::void(mark, &filler).ok_or_else(not_encoded)?;
+        session.card.put_object(slot.certificate(), &void)
     }
 
     /// Makes a key in a slot that is free, with the administrator's rights.
@@ -231,8 +333,7 @@ impl PivToken {
     ) -> Result<GeneratedKey, Fault> {
         let make = &self.connection.identity.make;
         let id = algorithm_id(spec.algorithm).ok_or_else(|| self.unsupported(spec))?;
-        let not_encoded = || Fault::malformed("PUT DATA", "the certificate cannot be encoded");
-        let begun = marker::unfinished(mark, spec, label).ok_or_else(not_encoded)?;
+        let begun = marker::unfinished(mark, spec.usage, label).ok_or_else(not_encoded)?;
         session.card.put_object(slot.certificate(), &begun)?;
 
         let policies = match make.has(Feature::Policies) {
@@ -487,6 +588,18 @@ fn padded(message: &[u8], length: usize) -> Option<Vec<u8>> {
     Some([&[0, 1][..], &vec![0xff; padding], &[0], &info].concat())
 }
 
+/// What the card is given for a signature of `message`; `None` where its keys of this
+/// kind make none.
+pub(crate) fn to_be_signed(algorithm: Algorithm, message: &[u8]) -> Option<Cow<'_, [u8]>> {
+    Some(match SignatureScheme::of(algorithm)? {
+        SignatureScheme::Ed25519 => message.into(),
+        SignatureScheme::EcdsaP256Sha256 => Sha256::digest(message).to_vec().into(),
+        SignatureScheme::EcdsaP384Sha384 => Sha384::digest(message).to_vec().into(),
+        SignatureScheme::RsaPkcs1Sha256 => padded(message, algorithm.rsa_bits()? / 8)?.into(),
+        _ => return None,
+    })
+}
+
 impl Signer for PivSigner {
     fn public_key(&self) -> &PublicKey {
         &self.0.public_key
@@ -498,32 +611,15 @@ impl Signer for PivSigner {
         let key = &self.0;
         let unsupported = || key.token.unsupported(key.spec);
         let scheme = SignatureScheme::of(key.spec.algorithm).ok_or_else(unsupported)?;
-        let hashed;
-        let input = match scheme {
-            SignatureScheme::Ed25519 if message.len() > LONGEST_ED25519_MESSAGE => {
-                return Err(Error::BadMessage {
-                    reason: format!(
-                        "with Ed25519 this token signs at most {LONGEST_ED25519_MESSAGE} bytes"
-                    ),
-                });
-            }
-            SignatureScheme::Ed25519 => message,
-            SignatureScheme::EcdsaP256Sha256 => {
-                hashed = Sha256::digest(message).to_vec();
-                hashed.as_slice()
-            }
-            SignatureScheme::EcdsaP384Sha384 => {
-                hashed = Sha384::digest(message).to_vec();
-                hashed.as_slice()
-            }
-            SignatureScheme::RsaPkcs1Sha256 => {
-                let bits = key.spec.algorithm.rsa_bits().ok_or_else(unsupported)?;
-                hashed = padded(message, bits / 8).ok_or_else(unsupported)?;
-                hashed.as_slice()
-            }
-            _ => return Err(unsupported()),
-        };
-        let bytes = key.operate(Operation::Sign, input, call)?;
+        if scheme == SignatureScheme::Ed25519 && message.len() > LONGEST_ED25519_MESSAGE {
+            return Err(Error::BadMessage {
+                reason: format!(
+                    "with Ed25519 this token signs at most {LONGEST_ED25519_MESSAGE} bytes"
+                ),
+            });
+        }
+        let input = to_be_signed(key.spec.algorithm, message).ok_or_else(unsupported)?;
+        let bytes = key.operate(Operation::Sign, &input, call)?;
         let signature = Signature::from_der(scheme, &bytes).ok();
         let signature = signature.filter(|s| key.public_key.verify(message, s).is_ok());
         if let Some(signature) = signature {

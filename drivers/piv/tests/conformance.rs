@@ -1,5 +1,7 @@
-//! The conformance suite on a virtual YubiKey in this process. On one behind PC/SC it
-//! runs in the workspace's tests.
+//! The conformance suite on virtual cards in this process: YubiKeys of each kind of
+//! firmware, and a card of the plain standard. On a YubiKey behind PC/SC it runs in the
+//! workspace's tests.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 
@@ -8,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_token::conformance::{CHECKS, Outcome, Plug, Subject};
 use claviger_token::{Access, Driver, FixedPin};
-use claviger_virtual_yubikey::{Card, Device};
-use common::{Desk, PIN, access};
+use claviger_virtual_yubikey::{Card, Device, Firmware};
+use common::{Desk, PIN, access, plain_card};
 
 struct Virtual {
     desk: Desk,
@@ -18,8 +20,12 @@ struct Virtual {
 }
 
 impl Virtual {
-    fn new() -> Self {
-        let device = Device::new(Card::builder().pin(PIN).build());
+    fn yubikey(firmware: Firmware) -> Self {
+        let card = Card::builder().firmware(firmware).pin(PIN);
+        Virtual::new(Device::new(card.build()))
+    }
+
+    fn new(device: Device) -> Self {
         Virtual {
             desk: Desk::with(&[&device]),
             device,
@@ -36,7 +42,8 @@ impl Subject for Virtual {
     }
 
     fn backend(&self) -> String {
-        format!("piv:serial={}", self.device.card().serial())
+        let found = self.driver().tokens("piv:").unwrap();
+        found[0].backend.clone()
     }
 
     fn access(&self) -> Access {
@@ -74,15 +81,35 @@ impl Plug for Virtual {
     }
 }
 
-#[test]
-fn a_virtual_yubikey_does_all_that_a_token_has_to() {
+/// Runs every check, each on a card of its own. None is skipped.
+fn conforms(make: impl Fn() -> Virtual) {
     for check in CHECKS {
         println!("{}", check.name);
-        assert_eq!(
-            check.run(&Virtual::new()),
-            Outcome::Passed,
-            "{}",
-            check.name
-        );
+        assert_eq!(check.run(&make()), Outcome::Passed, "{}", check.name);
     }
+}
+
+#[test]
+fn a_yubikey_5_7_1_does_all_that_a_token_has_to() {
+    conforms(|| Virtual::yubikey(Firmware::V5_7_1));
+}
+
+#[test]
+fn a_yubikey_5_4_3_does_all_that_a_token_has_to() {
+    conforms(|| Virtual::yubikey(Firmware::V5_4_3));
+}
+
+#[test]
+fn a_yubikey_5_2_4_does_all_that_a_token_has_to() {
+    conforms(|| Virtual::yubikey(Firmware::V5_2_4));
+}
+
+#[test]
+fn a_yubikey_4_3_5_does_all_that_a_token_has_to() {
+    conforms(|| Virtual::yubikey(Firmware::V4_3_5));
+}
+
+#[test]
+fn a_card_of_the_plain_standard_does_all_that_a_token_has_to() {
+    conforms(|| Virtual::new(plain_card()));
 }

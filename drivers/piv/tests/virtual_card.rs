@@ -12,13 +12,13 @@ use claviger_piv::apdu::Lost;
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{
     Access, Algorithm, Call, Deletion, Driver, Error, Event, FixedPin, KeyRef, KeySpec, SlotId,
-    SlotState, Token, TriesLeft, Unwrap,
+    SlotInfo, SlotState, Token, TriesLeft, Unwrap,
 };
 use claviger_virtual_yubikey::{
     Algorithm as CardAlgorithm, Card, Device, Fault, Firmware, ManagementAlgorithm, PrivateKey,
     Rule, Slot, Status, Touch, ins, object,
 };
-use common::{Desk, MANAGEMENT_KEY, PIN, access};
+use common::{Desk, MANAGEMENT_KEY, PIN, access, plain_card, without_extensions};
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
 
@@ -28,6 +28,23 @@ fn yubikey() -> Device {
 
 fn old(firmware: Firmware) -> Device {
     Device::new(Card::builder().firmware(firmware).pin(PIN).build())
+}
+
+/// Cards that have no command to destroy a key.
+const CANNOT_DELETE: [fn() -> Device; 4] = [
+    || old(Firmware::V5_4_3),
+    || old(Firmware::V5_2_4),
+    || old(Firmware::V4_3_5),
+    plain_card,
+];
+
+/// Ends the faults of a card, but not its nature.
+fn mend(device: &Device) {
+    let plain = device.card().object(object::CHUID).is_some();
+    device.faults().clear();
+    if plain {
+        without_extensions(device);
+    }
 }
 
 fn call() -> Call {
@@ -579,6 +596,208 @@ fn a_deletion_that_dies_anywhere_is_finished_by_its_name() {
     }
 }
 
+/// What a person sees of the slots, without the notes.
+fn shown(token: &dyn Token) -> Vec<SlotInfo> {
+    let mut slots = token.slots(&call()).unwrap();
+    slots.iter_mut().for_each(|slot| slot.notes.clear());
+    slots
+}
+
+/// The public key of what is in 82.
+fn key_in_82(device: &Device) -> Option<Vec<u8>> {
+    let card = device.card();
+    card.key(Slot::new(0x82).unwrap()).map(PrivateKey::spki)
+}
+
+#[test]
+fn without_a_command_to_delete_a_generation_that_dies_anywhere_is_undone_all_the_same() {
+    for card in CANNOT_DELETE {
+        for emptied_before in [false, true] {
+            for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {
+                for step in 0..60 {
+                    let device = card();
+                    let desk = Desk::with(&[&device]);
+                    let token = open(&desk);
+                    if emptied_before {
+                        let deleted = token.delete(&make(&*token, P256).slot, &call());
+                        assert_eq!(deleted.unwrap(), Deletion::Destroyed);
+                    }
+                    let before = shown(&*token);
+                    let filler = key_in_82(&device);
+                    assert_eq!(filler.is_some(), emptied_before);
+                    let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+                    assert_eq!(slot, SlotId::new("82"));
+                    device
+                        .faults()
+                        .add(Rule::new(fault.clone()).after(step).always());
+                    let made = token.generate(&slot, P256, "alice", &call());
+                    mend(&device);
+                    if made.is_ok() {
+                        assert!(step > 10, "{step}");
+                        break;
+                    }
+                    let left = key_in_82(&device);
+                    drop(token);
+                    let token = open(&desk);
+                    token.delete(&slot, &call()).unwrap();
+                    assert_eq!(shown(&*token), before, "died at step {step}");
+                    assert!(left == filler || key_in_82(&device) != left, "{step}");
+                    let again = token.delete(&slot, &call()).unwrap();
+                    assert_eq!(again, Deletion::NothingThere);
+                    let key = make(&*token, P256);
+                    assert_eq!(key.slot, slot);
+                    let signer = token.signer(&key).unwrap();
+                    signer.sign(b"message", &call()).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn without_a_command_to_delete_a_deletion_that_dies_anywhere_is_finished_all_the_same() {
+    for card in CANNOT_DELETE {
+        for spec in [P256, KeySpec::decrypt(Algorithm::P256)] {
+            for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {
+                for step in 0..60 {
+                    let device = card();
+                    let desk = Desk::with(&[&device]);
+                    let token = open(&desk);
+                    let before = shown(&*token);
+                    let key = make(&*token, spec);
+                    let ours = key_in_82(&device);
+                    device
+                        .faults()
+                        .add(Rule::new(fault.clone()).after(step).always());
+                    let deleted = token.delete(&key.slot, &call());
+                    mend(&device);
+                    drop(token);
+                    let token = open(&desk);
+                    let there = key_in_82(&device) == ours;
+                    let repeated = token.delete(&key.slot, &call()).unwrap();
+                    assert!(!there || repeated == Deletion::Destroyed, "{step}");
+                    assert!(key_in_82(&device) != ours, "{step}");
+                    assert_eq!(shown(&*token), before, "died at step {step}");
+                    let again = token.delete(&key.slot, &call()).unwrap();
+                    assert_eq!(again, Deletion::NothingThere);
+                    let free = token.free_slots(&[P256], &call()).unwrap();
+                    assert_eq!(free, [SlotId::new("82")]);
+                    if deleted.is_ok() {
+                        assert!(step > 10, "{step}");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_emptied_slot_says_so_and_is_named_and_used_again() {
+    for card in CANNOT_DELETE {
+        let device = card();
+        let driver = Desk::with(&[&device]).driver();
+        let backend = "piv:slot=9c";
+        let token = driver.open(backend, &access()).unwrap();
+        let mut last = None;
+        for _ in 0..3 {
+            let slot = driver.named_slot(backend).unwrap().unwrap();
+            let made = token.generate(&slot, P256, "alice", &call()).unwrap();
+            let public_key = made.public_key;
+            let key = KeyRef { slot, public_key };
+            let signer = token.signer(&key).unwrap();
+            signer.sign(b"message", &call()).unwrap();
+            // What was destroyed before is another key than this.
+            if let Some(last) = last.replace(key.slot.clone()) {
+                let deleted = token.delete(&last, &call()).unwrap();
+                assert_eq!(deleted, Deletion::NothingThere);
+                signer.sign(b"message", &call()).unwrap();
+            }
+            let deleted = token.delete(&key.slot, &call()).unwrap();
+            assert_eq!(deleted, Deletion::Destroyed);
+            assert!(matches!(
+                signer.sign(b"message", &call()),
+                Err(Error::KeyNotFound { .. })
+            ));
+            let slots = token.slots(&call()).unwrap();
+            assert_eq!(driver.slots(token.info()).unwrap(), slots);
+            let emptied = slots.iter().find(|s| s.slot == key.slot).unwrap();
+            assert_eq!(emptied.state, SlotState::Free);
+            assert_eq!(emptied.public_key, None);
+            assert_eq!(emptied.notes, [("claviger".into(), "emptied".into())]);
+            let slot = Slot::new(0x9c).unwrap();
+            let card = device.card();
+            let object = card.object(object::certificate(slot)).unwrap();
+            let text = b"empty (Claviger)";
+            assert!(object.windows(text.len()).any(|part| part == text));
+        }
+    }
+}
+
+#[test]
+fn a_key_that_others_made_over_ours_or_over_a_filler_is_not_overwritten() {
+    for card in CANNOT_DELETE {
+        // GENERATE of a P-256 key, of a P-384 key, and IMPORT of one that wants the PIN
+        // each time.
+        let generate = |kind| vec![0, 0x47, 0, 0x82, 5, 0xac, 3, 0x80, 1, kind];
+        let elements = PrivateKey::generate(CardAlgorithm::P256).import_elements();
+        let data = [&elements[..], &[0xaa, 1, 3]].concat();
+        let import = [&[0, 0xfe, 0x11, 0x82, data.len() as u8][..], &data].concat();
+        let commands = [generate(0x11), generate(0x14), import];
+        for (emptied, command) in commands.iter().flat_map(|c| [(false, c), (true, c)]) {
+            let device = card();
+            let token = open(&Desk::with(&[&device]));
+            let key = make(&*token, P256);
+            if emptied {
+                let deleted = token.delete(&key.slot, &call()).unwrap();
+                assert_eq!(deleted, Deletion::Destroyed);
+            }
+            // Another program makes a key, and leaves our certificate there.
+            let send = as_administrator(&device);
+            let made = send(command);
+            assert!(made.ends_with(&[0x90, 0]) || made[made.len() - 2] == 0x61);
+            let theirs = key_in_82(&device);
+            let deleted = token.delete(&key.slot, &call()).unwrap();
+            assert_eq!(deleted, Deletion::NothingThere);
+            let free = token.free_slots(&[P256], &call()).unwrap();
+            assert_eq!(free, [SlotId::new("83")]);
+            assert!(matches!(
+                token.generate(&key.slot, P256, "", &call()),
+                Err(Error::SlotOccupied { .. })
+            ));
+            assert_eq!(key_in_82(&device), theirs);
+        }
+    }
+}
+
+#[test]
+fn a_card_that_refuses_to_overwrite_keeps_the_key_and_one_that_fails_is_asked_again() {
+    for card in CANNOT_DELETE {
+        let device = card();
+        let token = open(&Desk::with(&[&device]));
+        let key = make(&*token, P256);
+        let before = token.slots(&call()).unwrap();
+        let refuse = |status| Rule::new(Fault::Status(Status(status))).on(ins::GENERATE);
+        for status in [0x6a80, 0x6a81, 0x6d00] {
+            device.faults().add(refuse(status));
+            assert!(matches!(
+                token.delete(&key.slot, &call()),
+                Err(Error::CannotDestroy { .. })
+            ));
+            assert_eq!(token.slots(&call()).unwrap(), before);
+            let signer = token.signer(&key).unwrap();
+            signer.sign(b"message", &call()).unwrap();
+        }
+        device.faults().add(refuse(0x6f00));
+        assert!(matches!(
+            token.delete(&key.slot, &call()),
+            Err(Error::Device { .. })
+        ));
+        let deleted = token.delete(&key.slot, &call()).unwrap();
+        assert_eq!(deleted, Deletion::Destroyed);
+    }
+}
+
 #[test]
 fn what_others_made_is_never_touched() {
     let first = Slot::new(0x82).unwrap();
@@ -646,8 +865,8 @@ fn a_key_whose_certificate_was_replaced_is_not_called_destroyed() {
     signer.sign(b"message", &call()).unwrap();
 }
 
-/// Writes a slot's certificate with the management key, as another program does.
-fn put_certificate(device: &Device, reference: u8, der: &[u8]) {
+/// Speaks to the card with the management key, as another program does.
+fn as_administrator(device: &Device) -> impl Fn(&[u8]) -> Vec<u8> {
     let key = device.card().management_key().clone();
     let send = |apdu: &[u8]| match device.transmit(apdu) {
         claviger_virtual_yubikey::Answer::Reply(reply, _) => reply,
@@ -668,6 +887,12 @@ fn put_certificate(device: &Device, reference: u8, der: &[u8]) {
     let template = [template, vec![0x5a; usize::from(size)]].concat();
     let header = [0, 0x87, algorithm, 0x9b, template.len() as u8];
     assert!(send(&[&header[..], &template].concat()).ends_with(&[0x90, 0]));
+    send
+}
+
+/// Writes a slot's certificate, as another program does.
+fn put_certificate(device: &Device, reference: u8, der: &[u8]) {
+    let send = as_administrator(device);
     let length = |n: usize| [0x82, (n >> 8) as u8, n as u8];
     let inner = [&[0x70][..], &length(der.len()), der, &[0x71, 1, 0, 0xfe, 0]].concat();
     let id = [0x5c, 3, 0x5f, 0xc1, 0x0d + reference - 0x82, 0x53];
@@ -681,7 +906,7 @@ fn put_certificate(device: &Device, reference: u8, der: &[u8]) {
 }
 
 #[test]
-fn firmware_that_cannot_delete_says_so_and_changes_nothing() {
+fn old_firmware_does_all_that_it_offers() {
     for firmware in [Firmware::V5_4_3, Firmware::V5_2_4, Firmware::V4_3_5] {
         let device = old(firmware);
         let token = open(&Desk::with(&[&device]));
@@ -706,21 +931,18 @@ fn firmware_that_cannot_delete_says_so_and_changes_nothing() {
             }
             made.push((key, spec));
         }
-        let before = inventory(&device);
         let slots = token.slots(&call()).unwrap();
         for (key, spec) in &made {
-            assert!(matches!(
-                token.delete(&key.slot, &call()),
-                Err(Error::CannotDestroy { .. })
-            ));
+            let deleted = token.delete(&key.slot, &call()).unwrap();
+            assert_eq!(deleted, Deletion::Destroyed);
             let listed = slots.iter().find(|s| s.slot == key.slot).unwrap();
             assert_eq!(listed.public_key.as_ref(), Some(&key.public_key));
             assert_eq!(listed.uses, [spec.usage]);
             assert_eq!(listed.label, "alice");
         }
-        assert_eq!(inventory(&device), before);
         // Of a generation that never came to its key there is nothing to destroy.
-        let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+        let before = inventory(&device);
+        let slot = SlotId::new("90");
         device
             .faults()
             .add(Rule::new(Fault::Status(Status(0x6f00))).on(ins::GENERATE));
@@ -794,30 +1016,7 @@ fn malformed_replies_are_errors_and_spend_no_tries() {
 
 #[test]
 fn a_card_of_the_plain_standard_is_served_without_yubicos_extensions() {
-    // A CHUID: FASC-N, GUID, expiration date (SP 800-73-4 part 1, table 9).
-    let guid = [0xab; 16];
-    let chuid = [
-        &[0x30, 25][..],
-        &[0xd4; 25],
-        &[0x34, 16],
-        &guid,
-        &[0x35, 8],
-        b"20501231",
-        &[0x3e, 0, 0xfe, 0],
-    ]
-    .concat();
-    let card = Card::builder().firmware(Firmware::V4_3_5).pin(PIN);
-    let device = Device::new(card.object(object::CHUID, &chuid).build());
-    for instruction in [
-        ins::GET_VERSION,
-        ins::GET_SERIAL,
-        ins::GET_METADATA,
-        ins::ATTEST,
-        ins::MOVE_KEY,
-    ] {
-        let unknown = Rule::new(Fault::Status(Status(0x6d00))).on(instruction);
-        device.faults().add(unknown.always());
-    }
+    let device = plain_card();
     let desk = Desk::with(&[&device]);
     let driver = desk.driver();
     let found = driver.tokens("piv:").unwrap().remove(0);
@@ -825,6 +1024,7 @@ fn a_card_of_the_plain_standard_is_served_without_yubicos_extensions() {
     assert_eq!(found.id.serial, "ab".repeat(16));
     assert!(driver.open("piv:pin-policy=always", &access()).is_err());
     let token = driver.open(&found.backend, &access()).unwrap();
+    let mut made = Vec::new();
     for spec in [P256, KeySpec::sign(Algorithm::Rsa2048)] {
         let key = make(&*token, spec);
         let signer = token.signer(&key).unwrap();
@@ -832,14 +1032,19 @@ fn a_card_of_the_plain_standard_is_served_without_yubicos_extensions() {
         let counts = counted(&device, || drop(signer.sign(b"message", &call()).unwrap()));
         assert!(!counts.contains_key(&ins::VERIFY), "{counts:02x?}");
         assert!(!counts.contains_key(&ins::SELECT), "{counts:02x?}");
-        assert!(matches!(
-            token.delete(&key.slot, &call()),
-            Err(Error::CannotDestroy { .. })
-        ));
+        made.push(key);
     }
-    let used = token.slots(&call()).unwrap();
-    let used = used.iter().filter(|s| s.state == SlotState::Occupied);
-    assert_eq!(used.count(), 2);
+    let used = || {
+        let slots = token.slots(&call()).unwrap();
+        let used = slots.iter().filter(|s| s.state == SlotState::Occupied);
+        used.count()
+    };
+    assert_eq!(used(), 2);
+    for key in made {
+        let deleted = token.delete(&key.slot, &call()).unwrap();
+        assert_eq!(deleted, Deletion::Destroyed);
+    }
+    assert_eq!(used(), 0);
 }
 
 #[test]

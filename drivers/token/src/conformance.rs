@@ -274,8 +274,12 @@ impl Bench {
         }
     }
 
+    /// All slots; without what an operator is told of those that are free, such as that
+    /// a key was destroyed there.
     fn slots(&self) -> Vec<SlotInfo> {
         let mut slots = self.token.slots(&self.call).unwrap();
+        let free = slots.iter_mut().filter(|s| s.state == SlotState::Free);
+        free.for_each(|slot| slot.notes.clear());
         slots.sort_by(|a, b| a.slot.cmp(&b.slot));
         slots
     }

@@ -122,7 +122,7 @@ pub enum Error {
         /// The token.
         token: TokenId,
     },
-    /// The token has no way to destroy a key. Nothing was changed on it.
+    /// The token refuses to destroy the key, and to overwrite it. It is as it was.
     #[error("{token} cannot destroy the key in slot {slot}")]
     CannotDestroy {
         /// The token.
@@ -367,8 +367,8 @@ impl Error {
             }
             Error::ManagementKeyWrong { .. } => "check the source of the management key".into(),
             Error::NotTouched { .. } => "try again, and touch it when it blinks".into(),
-            Error::CannotDestroy { slot, .. } => {
-                format!("generate anew in slot {slot} with the vendor's tool, which overwrites it")
+            Error::CannotDestroy { .. } => {
+                "only the vendor's tool can, by resetting the whole token".into()
             }
             Error::TokenFull { .. } => "delete identities that are no longer needed".into(),
             Error::TokenReadOnly { .. } => "remove the write protection".into(),

@@ -93,7 +93,8 @@ pub trait Token: Send + Sync {
     /// Doing it again is no error: it answers [`Deletion::NothingThere`].
     ///
     /// # Errors
-    /// [`Error::TokenUnavailable`], [`Error::TokenReadOnly`], [`Error::Device`].
+    /// [`Error::TokenUnavailable`], [`Error::TokenReadOnly`], [`Error::CannotDestroy`],
+    /// [`Error::Device`].
     fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error>;
 
     /// A signer for the key, found by its slot and checked by its public key.

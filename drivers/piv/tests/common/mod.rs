@@ -9,7 +9,7 @@ use claviger_piv::PivDriver;
 use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{Access, FixedPin};
-use claviger_virtual_yubikey::{Answer, Device};
+use claviger_virtual_yubikey::{Answer, Card, Device, Fault, Firmware, Rule, Status, ins, object};
 
 pub(crate) const PIN: &str = "246802";
 /// The management key of cards as they are delivered.
@@ -165,6 +165,41 @@ impl Transport for Transaction<'_> {
                 Err(Lost::new("removed"))
             }
         }
+    }
+}
+
+/// A card of the plain standard, without Yubico's extensions.
+pub(crate) fn plain_card() -> Device {
+    // A CHUID: FASC-N, GUID, expiration date (SP 800-73-4 part 1, table 9).
+    let chuid = [
+        &[0x30, 25][..],
+        &[0xd4; 25],
+        &[0x34, 16],
+        &PLAIN_GUID,
+        &[0x35, 8],
+        b"20501231",
+        &[0x3e, 0, 0xfe, 0],
+    ]
+    .concat();
+    let card = Card::builder().firmware(Firmware::V4_3_5).pin(PIN);
+    let device = Device::new(card.object(object::CHUID, &chuid).build());
+    without_extensions(&device);
+    device
+}
+
+pub(crate) const PLAIN_GUID: [u8; 16] = [0xab; 16];
+
+/// Makes the card refuse the commands that are Yubico's.
+pub(crate) fn without_extensions(device: &Device) {
+    for instruction in [
+        ins::GET_VERSION,
+        ins::GET_SERIAL,
+        ins::GET_METADATA,
+        ins::ATTEST,
+        ins::MOVE_KEY,
+    ] {
+        let unknown = Rule::new(Fault::Status(Status(0x6d00))).on(instruction);
+        device.faults().add(unknown.always());
     }
 }
 
