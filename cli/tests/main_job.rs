@@ -416,7 +416,7 @@ fn the_json_has_the_fields_that_scripts_rely_on() {
     let doctor = stage.json(&["doctor"]);
     assert_eq!(doctor["ok"], true);
     for finding in doctor["findings"].as_array().unwrap() {
-        assert!(["info", "warning", "error"].contains(&finding["level"].as_str().unwrap()));
+        assert!(["info", "note", "warning", "error"].contains(&finding["level"].as_str().unwrap()));
         assert!(finding["what"].is_string() && finding["hint"].is_string());
     }
 }
