@@ -14,8 +14,9 @@ use crate::policy::{PinPolicy, Policies, TouchPolicy};
 use crate::slot::Slot;
 use crate::tlv;
 
-/// The PIV card application, without its version (SP 800-73-4 part 1, §2.2).
-const PIV_AID: [u8; 5] = [0xa0, 0x00, 0x00, 0x03, 0x08];
+/// The PIV card application, without its version (SP 800-73-4 part 1, §2.2). Some cards
+/// know it by no shorter name.
+const PIV_AID: [u8; 9] = [0xa0, 0x00, 0x00, 0x03, 0x08, 0x00, 0x00, 0x10, 0x00];
 
 /// YubiKeys before 5 tell their serial in the OTP application only.
 const OTP_AID: [u8; 7] = [0xa0, 0x00, 0x00, 0x05, 0x27, 0x20, 0x01];
@@ -504,7 +505,7 @@ mod tests {
     fn the_algorithms_of_a_card_are_what_it_names() {
         let mut script = Script::default();
         script.expect(
-            &[0, 0xa4, 4, 0, 5, 0xa0, 0, 0, 3, 8, 0],
+            &[0, 0xa4, 4, 0, 9, 0xa0, 0, 0, 3, 8, 0, 0, 0x10, 0, 0],
             &[
                 0x61, 0x0d, 0x4f, 0x00, 0xac, 0x09, 0x80, 1, 0x11, 0x80, 1, 0x07, 0x06, 1, 0, 0x90,
                 0x00,
