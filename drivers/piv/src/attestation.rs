@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256, Sha384, Sha512};
 use signature::hazmat::PrehashVerifier;
 use spki::ObjectIdentifier;
 use x509_cert::certificate::Certificate;
-use x509_cert::der::pem::LineEnding;
-use x509_cert::der::{Decode, DecodePem, Encode, EncodePem};
+use x509_cert::der::pem::{self, LineEnding};
+use x509_cert::der::{Decode, Encode, EncodePem};
 
 use crate::firmware::Version;
 use crate::policy::{PinPolicy, TouchPolicy};
@@ -67,17 +67,14 @@ pub fn verify_chain(
     key: &PublicKey,
     roots: &[impl AsRef<str>],
 ) -> Result<bool, BadAttestation> {
-    let parse = |pem: &str, what| {
-        Certificate::from_pem(pem).map_err(|_| BadAttestation::NotACertificate(what))
-    };
     let chain = attestation
         .certificates
         .iter()
-        .map(|pem| parse(pem, "attestation"))
+        .map(|pem| from_pem(pem, "attestation"))
         .collect::<Result<Vec<_>, _>>()?;
     let roots = roots
         .iter()
-        .map(|pem| parse(pem.as_ref(), "root"))
+        .map(|pem| from_pem(pem.as_ref(), "root"))
         .collect::<Result<Vec<_>, _>>()?;
     let (Some(leaf), Some(last)) = (chain.first(), chain.last()) else {
         return Err(BadAttestation::Empty);
@@ -102,10 +99,22 @@ pub fn verify_chain(
 /// [`BadAttestation::NotACertificate`].
 pub fn check_roots(roots: &[impl AsRef<str>]) -> Result<(), BadAttestation> {
     for root in roots {
-        Certificate::from_pem(root.as_ref())
-            .map_err(|_| BadAttestation::NotACertificate("root"))?;
+        from_pem(root.as_ref(), "root")?;
     }
     Ok(())
+}
+
+/// A certificate from its PEM form.
+///
+/// Not with `DecodePem`: its reader (der 0.7) never comes back from a certificate that is
+/// cut short.
+fn from_pem(text: &str, what: &'static str) -> Result<Certificate, BadAttestation> {
+    let bad = BadAttestation::NotACertificate(what);
+    let (label, der) = pem::decode_vec(text.as_bytes()).map_err(|_| bad)?;
+    match Certificate::from_der(&der) {
+        Ok(certificate) if label == "CERTIFICATE" => Ok(certificate),
+        _ => Err(bad),
+    }
 }
 
 /// What the card says of the key in a slot, checked.
@@ -337,6 +346,17 @@ mod tests {
             verify_chain(&attestation(vec!["x".into()]), &key, &roots),
             Err(BadAttestation::NotACertificate("attestation"))
         );
+    }
+
+    #[test]
+    fn a_certificate_that_is_cut_short_is_none() {
+        for body in ["", "MA==\n", "MIIB\n", "MIIBMAE=\n"] {
+            let pem = format!("-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n");
+            assert_eq!(
+                check_roots(&[pem]),
+                Err(BadAttestation::NotACertificate("root"))
+            );
+        }
     }
 
     proptest! {
