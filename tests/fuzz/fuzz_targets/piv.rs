@@ -1,0 +1,66 @@
+//! A YubiKey with keys in it, some of whose replies are not what they should be.
+#![no_main]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use claviger_fuzz::{Input, driver, look, make_keys, use_keys};
+use claviger_virtual_yubikey::{Algorithm, Builder, Card, Firmware, PrivateKey, Slot};
+use libfuzzer_sys::fuzz_target;
+
+/// Cards are made again only when something was changed on them: that takes longer than
+/// all the rest.
+static CARDS: LazyLock<[(Builder, Arc<Mutex<Card>>); 3]> = LazyLock::new(|| {
+    [Firmware::V5_7_1, Firmware::V5_2_4, Firmware::V4_3_5].map(|firmware| {
+        let key = PrivateKey::generate(Algorithm::P256);
+        let builder = Card::builder()
+            .serial(12_345_678)
+            .firmware(firmware)
+            .imported(Slot::KEY_MANAGEMENT, key)
+            .generated(Slot::AUTHENTICATION, Algorithm::P256);
+        let card = Arc::new(Mutex::new(builder.clone().build()));
+        (builder, card)
+    })
+});
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    let which = usize::from(input.byte().unwrap_or(0));
+    let (builder, card) = &CARDS[which % 3];
+    // How many replies are left alone, and what is done to the one after them.
+    let mut patches = VecDeque::new();
+    while let Some(skip) = input.byte() {
+        let length = usize::from(input.byte().unwrap_or(0) % 16);
+        patches.push_back((skip, input.bytes(length).to_vec()));
+    }
+    // A driver that asks for ever is a finding, too.
+    let mut left = 20_000;
+    let answering = Arc::clone(card);
+    let answer = move |command: &[u8]| {
+        left -= 1;
+        assert!(left > 0, "it does not end");
+        let reply = answering.lock().unwrap().process(command);
+        match patches.front_mut() {
+            Some((0, patch)) => {
+                let patched = Input(patch).patch(&reply);
+                patches.pop_front();
+                Some(patched)
+            }
+            Some((skip, _)) => {
+                *skip -= 1;
+                Some(reply)
+            }
+            None => Some(reply),
+        }
+    };
+    card.lock().unwrap().reset();
+    let driver = driver(answer);
+    match which / 3 % 3 {
+        0 => look(&driver),
+        1 => use_keys(&driver),
+        _ => {
+            make_keys(&driver);
+            *card.lock().unwrap() = builder.clone().build();
+        }
+    }
+});

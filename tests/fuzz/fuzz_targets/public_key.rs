@@ -1,0 +1,29 @@
+//! Public keys, in every form in which they come.
+#![no_main]
+
+use claviger_token::{Algorithm, Fingerprint, PublicKey, envelope};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let mut keys: Vec<PublicKey> = Vec::new();
+    keys.extend(PublicKey::from_der(data));
+    if let Ok(text) = std::str::from_utf8(data) {
+        keys.extend(PublicKey::from_text(text));
+        let _ = text.parse::<Fingerprint>();
+    }
+    for algorithm in Algorithm::ALL {
+        keys.extend(PublicKey::from_bytes(algorithm, data));
+    }
+    let (modulus, exponent) = data.split_at(data.len().saturating_sub(3));
+    keys.extend(PublicKey::from_rsa(modulus, exponent));
+    for key in keys {
+        let text = key.to_text();
+        assert_eq!(PublicKey::from_text(&text).as_ref(), Ok(&key));
+        if let Some(der) = key.to_der() {
+            assert_eq!(PublicKey::from_der(&der).as_ref(), Ok(&key));
+        }
+        let fingerprint = key.fingerprint();
+        assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
+        let _ = (key.to_ssh_line("comment"), envelope::recipient_text(&key));
+    }
+});

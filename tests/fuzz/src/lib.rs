@@ -1,0 +1,185 @@
+//! What the fuzz targets share: bytes to take from, and cards that misbehave.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "what must not happen is a finding"
+)]
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use claviger_piv::PivDriver;
+use claviger_piv::apdu::{Lost, Transport};
+use claviger_piv::reader::{Link, Readers, Unreachable};
+use claviger_token::{
+    Access, Algorithm, Call, Driver as _, FixedPin, KeyRef, KeySpec, SlotState, Unwrap,
+};
+
+/// The fuzzer's bytes, taken one after another.
+#[derive(Debug, Default)]
+pub struct Input<'a>(pub &'a [u8]);
+
+impl<'a> Input<'a> {
+    /// The next byte.
+    pub fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    /// As many of the next `count` bytes as there are.
+    pub fn bytes(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// A number below `limit`, or 0.
+    fn below(&mut self, limit: usize) -> usize {
+        let number = self
+            .bytes(2)
+            .iter()
+            .fold(0, |n, &b| n << 8 | usize::from(b));
+        number.checked_rem(limit).unwrap_or(0)
+    }
+
+    /// Changes `valid`: a few places, its length, or not at all.
+    pub fn patch(&mut self, valid: &[u8]) -> Vec<u8> {
+        let mut patched = valid.to_vec();
+        while let Some(what) = self.byte() {
+            let at = self.below(patched.len() + 1);
+            match (what % 5, patched.get_mut(at)) {
+                (0, Some(byte)) => *byte ^= self.byte().unwrap_or(1),
+                (1, Some(byte)) => *byte = self.byte().unwrap_or(0),
+                (2, _) => patched.truncate(at),
+                (3, Some(_)) => drop(patched.remove(at)),
+                _ => {
+                    let length = usize::from(what / 5);
+                    let inserted = self.bytes(length).to_vec();
+                    patched.splice(at..at, inserted);
+                }
+            }
+        }
+        patched
+    }
+}
+
+/// The bytes of a certificate as PEM.
+pub fn to_pem(der: &[u8]) -> String {
+    let text = BASE64.encode(der);
+    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
+    let body: Vec<_> = lines.collect();
+    format!(
+        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        body.join("\n")
+    )
+}
+
+/// The bytes of a certificate in PEM.
+pub fn from_pem(pem: &str) -> Vec<u8> {
+    let lines = pem.lines().filter(|line| !line.starts_with("-----"));
+    BASE64.decode(lines.collect::<String>()).unwrap()
+}
+
+/// Who answers commands.
+pub trait Answers: Send {
+    /// The reply, or nothing where the card is gone.
+    fn answer(&mut self, command: &[u8]) -> Option<Vec<u8>>;
+}
+
+impl<F: FnMut(&[u8]) -> Option<Vec<u8>> + Send> Answers for F {
+    fn answer(&mut self, command: &[u8]) -> Option<Vec<u8>> {
+        self(command)
+    }
+}
+
+/// One reader with one card.
+#[derive(Clone)]
+struct Reader(Arc<Mutex<dyn Answers>>);
+
+impl Readers for Reader {
+    fn list(&self) -> Result<Vec<String>, Unreachable> {
+        Ok(vec!["Reader".into()])
+    }
+
+    fn connect(&self, _: &str) -> Result<Box<dyn Link>, Lost> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Link for Reader {
+    fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Box::new(Transaction(guard)))
+    }
+}
+
+struct Transaction<'a>(MutexGuard<'a, dyn Answers + 'static>);
+
+impl Transport for Transaction<'_> {
+    fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
+        self.0.answer(apdu).ok_or_else(|| Lost::new("removed"))
+    }
+}
+
+/// A driver for one card.
+pub fn driver(card: impl Answers + 'static) -> PivDriver {
+    PivDriver::with_readers(Reader(Arc::new(Mutex::new(card))))
+}
+
+/// The PIN and the management key of a card as it is delivered.
+pub fn access() -> Access {
+    Access {
+        management_keys: Arc::new(FixedPin::new(
+            "010203040506070801020304050607080102030405060708",
+        )),
+        ..Access::with(FixedPin::new("123456"))
+    }
+}
+
+/// Asks a card for all that it shows without a PIN. Any error will do, here and below.
+pub fn look(driver: &PivDriver) {
+    for token in driver.tokens("piv:").unwrap_or_default() {
+        let _ = driver.slots(&token);
+    }
+}
+
+/// Uses every key on a card.
+pub fn use_keys(driver: &PivDriver) {
+    let call = Call::unlimited();
+    let Ok(token) = driver.open("piv:", &access()) else {
+        return;
+    };
+    for found in token.slots(&call).unwrap_or_default() {
+        let Some(public_key) = found.public_key else {
+            continue;
+        };
+        assert_eq!(found.state, SlotState::Occupied);
+        let slot = found.slot;
+        let key = KeyRef { slot, public_key };
+        if let Ok(signer) = token.signer(&key) {
+            let _ = signer.sign(b"message", &call);
+        }
+        if let Ok(decryptor) = token.decryptor(&key) {
+            let peer = key.public_key.as_bytes();
+            let _ = decryptor.unwrap(Unwrap::Agree { peer }, &call);
+        }
+    }
+}
+
+/// Makes a key, and destroys it.
+pub fn make_keys(driver: &PivDriver) {
+    let (spec, call) = (KeySpec::sign(Algorithm::P256), Call::unlimited());
+    let Ok(token) = driver.open("piv:slot=9c", &access()) else {
+        return;
+    };
+    let _ = token.free_slots(&[spec], &call);
+    for backend in ["piv:slot=9c", "piv:slot=82"] {
+        if let Ok(Some(slot)) = driver.named_slot(backend) {
+            let _ = token.generate(&slot, spec, "label", &call);
+            let _ = token.delete(&slot, &call);
+        }
+    }
+}
