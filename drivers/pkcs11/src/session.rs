@@ -16,8 +16,9 @@ use crate::module::{Entered, Module, lock};
 /// So many sessions work at a time, besides the one that holds the login.
 const MOST_SESSIONS: usize = 8;
 
-/// So often one call recovers the connection.
-const MOST_RECOVERIES: usize = 3;
+/// So often one call recovers the connection before its operation begins. On a busy
+/// machine the recoveries of other tokens of the module may undo several in a row.
+const MOST_RECOVERIES: usize = 16;
 
 /// So often a waiting call looks whether it was given up.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
