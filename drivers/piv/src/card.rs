@@ -405,7 +405,12 @@ impl<'a> Card<'a> {
     /// note.
     pub(crate) fn management_key_is_protected(&mut self) -> Result<bool, Fault> {
         const PROTECTED: u8 = 0x02;
-        let Some(admin) = self.object(ADMIN_DATA)? else {
+        let admin = match self.object(ADMIN_DATA) {
+            // Yubico's object is to others no object at all.
+            Err(fault) if fault.status() == Some(Status::WRONG_DATA) => None,
+            admin => admin?,
+        };
+        let Some(admin) = admin else {
             return Ok(false);
         };
         let flags = tlv::find(&admin, 0x80).and_then(|data| tlv::find(data, 0x81));

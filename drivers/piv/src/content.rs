@@ -125,8 +125,9 @@ fn says_no_such_key(status: Status) -> bool {
 ///
 /// Cards without metadata do not tell of keys that were imported, or that nobody wrote a
 /// certificate for. So each kind of key is asked for a signature: of an empty slot the
-/// card says that it has no such key, of any other it says something else. Needs the
-/// PIN.
+/// card says that it has no such key, of any other it says something else. Some cards
+/// say of an empty slot that the conditions are not satisfied, whatever the kind; said of
+/// some kinds only, it is about a key. Needs the PIN.
 pub(crate) fn key_may_be_there(
     session: &mut Session<'_>,
     make: &Make,
@@ -134,21 +135,35 @@ pub(crate) fn key_may_be_there(
 ) -> Result<bool, Fault> {
     // RSA-1024, RSA-2048, P-256, P-384, with a block of the right length.
     const KINDS: [(u8, usize); 4] = [(0x06, 128), (0x07, 256), (0x11, 32), (0x14, 48)];
+    // RSA-3072 and RSA-4096, which few cards have.
+    const NAMED: [(u8, usize); 2] = [(0x05, 384), (0x16, 512)];
     if make.has(Feature::Metadata) {
         return Ok(false);
     }
+    let (plain, named) = match make {
+        Make::Plain { named } => (true, &named[..]),
+        Make::Yubico(_) => (false, &[][..]),
+    };
     session.verify()?;
-    for (id, length) in KINDS {
+    // What was said of kinds that the card has.
+    let (mut conditions, mut no_such_key) = (false, false);
+    let also = NAMED.into_iter().filter(|(id, _)| named.contains(id));
+    for (id, length) in KINDS.into_iter().chain(also) {
         let mut block = vec![0xff; length];
         block[0] = 0;
         let answer = session.card.operate(slot, id, Operation::Sign, &block);
         match answer {
-            Err(Fault::Status { status, .. }) if says_no_such_key(status) => {}
+            Err(Fault::Status { status, .. }) if says_no_such_key(status) => {
+                no_such_key |= named.is_empty() || named.contains(&id);
+            }
+            Err(Fault::Status { status, .. }) if plain && status == Status::CONDITIONS => {
+                conditions = true;
+            }
             Ok(_) | Err(Fault::Status { .. } | Fault::Malformed { .. }) => return Ok(true),
             Err(fault) => return Err(fault),
         }
     }
-    Ok(false)
+    Ok(conditions && no_such_key)
 }
 
 impl Content {

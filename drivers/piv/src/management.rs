@@ -143,7 +143,8 @@ pub(crate) fn authenticate(
     let mut template = Zeroizing::new(Vec::with_capacity(2 * length + 8));
     tlv::push(&mut template, 0x80, &witness);
     tlv::push(&mut template, 0x81, &challenge);
-    tlv::push(&mut template, 0x82, &[]);
+    // No empty 82 to ask for the response: other clients send none, and some cards refuse
+    // it.
     let answer = match card.authenticate(id, MANAGEMENT, &template, 0x82) {
         Err(fault) if fault.status().is_some_and(means_wrong) => {
             let status = fault.status().map(|s| s.to_string()).unwrap_or_default();
