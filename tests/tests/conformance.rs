@@ -24,6 +24,13 @@ fn main() -> ExitCode {
     trials.extend(checks("memory", || Memory(Arc::new(MemoryDriver::new()))));
     trials.extend(checks("softhsm", Soft::default));
     trials.extend(checks("virtual-yubikey", YubiKey::default));
+    #[cfg(feature = "independent-card")]
+    trials.extend(checks(
+        "piv-authenticator",
+        independent::Independent::default,
+    ));
+    #[cfg(not(feature = "independent-card"))]
+    eprintln!("SKIPPED piv-authenticator: it is built with the feature independent-card only");
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -203,5 +210,68 @@ impl Plug for YubiKey {
 
     fn insert(&self) {
         self.card().insert();
+    }
+}
+
+/// A PIV card that others wrote.
+#[cfg(feature = "independent-card")]
+mod independent {
+    use claviger_independent_card::Card;
+    use claviger_token::key::to_hex;
+
+    use super::*;
+
+    /// As it is delivered, plugged in when it is first asked for.
+    #[derive(Default)]
+    pub(super) struct Independent(OnceLock<Inserted<Card>>);
+
+    impl Independent {
+        fn card(&self) -> &Inserted<Card> {
+            self.0.get_or_init(|| Pcscd::insert(Card::new()))
+        }
+    }
+
+    impl Subject for Independent {
+        fn driver(&self) -> Arc<dyn Driver> {
+            Arc::new(PivDriver::new())
+        }
+
+        fn backend(&self) -> String {
+            format!("piv:serial={}", to_hex(&self.card().card().guid()))
+        }
+
+        fn access(&self) -> Access {
+            Access {
+                management_keys: Arc::new(FixedPin::new(YubiKey::MANAGEMENT_KEY)),
+                ..Access::with(FixedPin::new("123456"))
+            }
+        }
+
+        fn wrong_access(&self) -> Result<Access, &'static str> {
+            Ok(Access::with(FixedPin::new("135791")))
+        }
+
+        fn absent_backend(&self) -> Result<String, &'static str> {
+            Ok("piv:serial=4294967295".into())
+        }
+
+        /// The retired slots.
+        fn capacity(&self) -> Result<usize, &'static str> {
+            Ok(20)
+        }
+
+        fn plug(&self) -> Result<&dyn Plug, &'static str> {
+            Ok(self)
+        }
+    }
+
+    impl Plug for Independent {
+        fn remove(&self) {
+            self.card().remove();
+        }
+
+        fn insert(&self) {
+            self.card().insert();
+        }
     }
 }

@@ -40,6 +40,8 @@ enum Proof {
     AnyFile(&'static [&'static str]),
     /// A file in one of the folders for libraries.
     Library(&'static str),
+    /// Clang as a library, in its own folder, one for each version.
+    ClangLibrary,
     /// A module that Python finds.
     PythonModule(&'static str),
 }
@@ -107,6 +109,11 @@ const NEEDS: &[Need] = &[
         package: "ykcs11",
         purpose: "Yubico's PKCS#11 module: a second opinion on smartcards",
         proof: Proof::Library("libykcs11.so.2"),
+    },
+    Need {
+        package: "libclang-dev",
+        purpose: "compiles a PIV card that others wrote: a fourth opinion",
+        proof: Proof::ClangLibrary,
     },
     Need {
         package: "python3-venv",
@@ -208,6 +215,8 @@ impl Proof {
                     lib.join(name).is_file()
                         || subfolders(lib).any(|folder| folder.join(name).is_file())
                 }),
+            Self::ClangLibrary => subfolders(Path::new("/usr/lib"))
+                .any(|folder| folder.join("lib/libclang.so").is_file()),
             Self::PythonModule(name) => {
                 process::succeeds(Command::new("python3").args(["-c", &format!("import {name}")]))
             }

@@ -21,7 +21,8 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     if quick {
         screen::note(
             Style::Plain,
-            "--quick: no test needs an emulator yet, so this is the same run.",
+            "--quick: without the clients from PyPI and the PIV card that takes minutes to \
+             compile; no test needs an emulator yet.",
         );
     }
 
@@ -32,7 +33,7 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
             "cargo-nextest is not installed; cargo test does the same, slower.",
         );
     }
-    for mut command in commands(nextest, &args) {
+    for mut command in commands(nextest, quick, &args) {
         let _net = scratch::keep_users_tokens_out(&mut command)?;
         command.env(QUICK, if quick { "1" } else { "" });
         process::run(&mut command)?;
@@ -47,7 +48,7 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     Ok(())
 }
 
-fn commands(nextest: bool, args: &[OsString]) -> Vec<Command> {
+fn commands(nextest: bool, quick: bool, args: &[OsString]) -> Vec<Command> {
     let mut tests = process::cargo();
     tests.args(if nextest {
         &["nextest", "run"][..]
@@ -56,6 +57,10 @@ fn commands(nextest: bool, args: &[OsString]) -> Vec<Command> {
     });
     if !args.iter().any(|arg| chooses_packages(arg)) {
         tests.arg("--workspace");
+        if !quick {
+            // A card that takes minutes to compile.
+            tests.args(["--features", "claviger-tests/independent-card"]);
+        }
     }
     tests.args(args);
     let mut commands = vec![tests];
@@ -81,7 +86,8 @@ mod tests {
 
     fn shown(nextest: bool, args: &[&str]) -> Vec<String> {
         let args: Vec<_> = args.iter().map(OsString::from).collect();
-        commands(nextest, &args)
+        // Quick, for short lines; `a_quick_run_leaves_the_slow_card_out` has the other.
+        commands(nextest, true, &args)
             .iter()
             .map(process::display)
             .collect()
@@ -97,6 +103,15 @@ mod tests {
             ]
         );
         assert_eq!(shown(false, &[]), ["cargo test --workspace"]);
+    }
+
+    #[test]
+    fn a_quick_run_leaves_the_slow_card_out() {
+        let all = commands(false, false, &[]);
+        assert_eq!(
+            process::display(&all[0]),
+            "cargo test --workspace --features claviger-tests/independent-card"
+        );
     }
 
     #[test]
