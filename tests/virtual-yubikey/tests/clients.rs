@@ -13,6 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use claviger_piv::PivDriver;
+use claviger_pkcs11::Pkcs11Driver;
+use claviger_token::{
+    Access, Algorithm as KeyAlgorithm, Call, Driver as _, FixedPin, KeyRef, KeySpec, PublicKey,
+};
 use claviger_virtual_yubikey::{
     Algorithm, Builder, Card, Firmware, Inserted, ManagementAlgorithm, Pcscd, Slot, object,
 };
@@ -322,4 +327,78 @@ fn opensc_sees_a_piv_card_and_signs_with_it() {
             .run("pkeyutl -verify -pubin -inkey spki -keyform DER -in input -sigfile signature")
             .unwrap();
     }
+}
+
+// --- What Claviger makes -----------------------------------------------------------
+
+/// A key that Claviger's PIV driver makes. The card is let go of.
+fn made_by_claviger(yubikey: &Inserted, spec: KeySpec) -> (String, PublicKey) {
+    let access = Access {
+        management_keys: std::sync::Arc::new(FixedPin::new(MANAGEMENT_KEY)),
+        ..Access::with(FixedPin::new(PIN))
+    };
+    let driver = PivDriver::new();
+    let backend = format!("piv:serial={}", yubikey.card().serial());
+    let token = driver.open(&backend, &access).unwrap();
+    let call = Call::unlimited();
+    let slot = token.free_slots(&[spec], &call).unwrap().remove(0);
+    let made = token.generate(&slot, spec, "of Claviger", &call).unwrap();
+    (slot.as_str()[..2].to_owned(), made.public_key)
+}
+
+#[test]
+fn ykman_sees_the_keys_that_claviger_makes() {
+    if quick("ykman_sees_the_keys_that_claviger_makes") {
+        return;
+    }
+    let _alone = alone();
+    let openssl = OpenSsl::new();
+    let yubikey = Pcscd::insert(yubikey(Firmware::V5_7_1).serial(7_654_322).build());
+    for (spec, name) in [
+        (KeySpec::sign(KeyAlgorithm::P256), "ECCP256"),
+        (KeySpec::sign(KeyAlgorithm::Ed25519), "ED25519"),
+        (KeySpec::decrypt(KeyAlgorithm::X25519), "X25519"),
+    ] {
+        let (slot, key) = made_by_claviger(&yubikey, spec);
+        let info = run_ykman(&yubikey, &["keys", "info", &slot]);
+        assert!(info.to_lowercase().contains(&slot), "{info}");
+        assert!(info.contains(name) && info.contains("GENERATED"), "{info}");
+        let exported = run_ykman(&yubikey, &["keys", "export", &slot, "-"]);
+        openssl.file("key", exported.as_bytes());
+        let spki = openssl.run("pkey -pubin -in key -outform DER").unwrap();
+        assert_eq!(key.to_der().unwrap(), spki);
+        let info = run_ykman(&yubikey, &["info"]);
+        assert!(info.contains("of Claviger"), "{info}");
+    }
+}
+
+#[test]
+fn ykcs11_under_claviger_has_the_keys_that_claviger_makes() {
+    let _alone = alone();
+    let module = module("libykcs11.so.2");
+    let yubikey = Pcscd::insert(yubikey(Firmware::V5_4_3).serial(7_654_323).build());
+    let (_, key) = made_by_claviger(&yubikey, KeySpec::sign(KeyAlgorithm::P256));
+    let (variable, socket) = Pcscd::environment();
+    assert_eq!(std::env::var_os(variable).unwrap(), socket);
+
+    let driver = Pkcs11Driver::new();
+    let backend = format!("pkcs11:serial=7654323?module-path={}", module.display());
+    let tokens = driver.tokens(&backend).unwrap();
+    assert_eq!(tokens.len(), 1, "{tokens:?}");
+    let slots = driver.slots(&tokens[0]).unwrap();
+    let fingerprint = key.fingerprint().to_string();
+    let slot = slots
+        .iter()
+        .find(|slot| slot.fingerprint.as_ref() == Some(&fingerprint))
+        .unwrap_or_else(|| panic!("{slots:?}"));
+    assert_eq!(slot.public_key.as_ref(), Some(&key));
+
+    let access = Access::with(FixedPin::new(PIN));
+    let token = driver.open(&backend, &access).unwrap();
+    let signer = token.signer(&KeyRef {
+        slot: slot.slot.clone(),
+        public_key: key.clone(),
+    });
+    let signature = signer.unwrap().sign(b"message", &Call::unlimited());
+    key.verify(b"message", &signature.unwrap()).unwrap();
 }
