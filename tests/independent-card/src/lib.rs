@@ -2,7 +2,7 @@
 //! folder, plugged in like the virtual YubiKey. It shows that the driver speaks the
 //! standard, and not only what our own card makes of it.
 //!
-//! [`Card`] adds to it what a token's firmware brings: power, chained commands and
+//! `Card` adds to it what a token's firmware brings: power, chained commands and
 //! replies in pieces. It is there with the feature `card` only.
 //!
 //! | module | idea |
