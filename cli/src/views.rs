@@ -220,7 +220,7 @@ pub(crate) fn full(name: &EngineId, info: &IdentityInfo, roots: Option<&[String]
             let facts = attestation
                 .facts
                 .iter()
-                .map(|(what, is)| format!("{what} {is}"));
+                .map(|(what, is)| format!("{} {is}", what.replace('_', " ")));
             let facts: Vec<String> = facts.collect();
             rows.push(vec!["attested".into(), facts.join(", ")]);
             rows.extend(believed(key, roots).map(|believed| {
