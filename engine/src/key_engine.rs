@@ -182,7 +182,7 @@ impl KeyEngine {
 
     fn bind(&self, tokens: &Tokens, call: &Call) -> Result<Arc<Bound>, EngineError> {
         let info = &self.key.info;
-        let (token, _) = tokens.open(&self.key.backend)?;
+        let (token, _) = tokens.open(&self.key.backend, call)?;
         if *token.id() != info.token {
             return Err(EngineError::Token(Error::TokenUnavailable {
                 token: info.token.clone(),

@@ -69,7 +69,7 @@ fn generate(
     capabilities: Capabilities,
     call: &Call,
 ) -> Result<Msg, EngineError> {
-    let (token, named_slot) = node.tokens.open(&backend.to_string())?;
+    let (token, named_slot) = node.tokens.open(&backend.to_string(), call)?;
     settle(node, &token)?;
     if named_slot.is_some() && specs.len() > 1 {
         return Err(EngineError::OneSlotForTwoKeys {
@@ -79,15 +79,25 @@ fn generate(
     for spec in specs {
         token.token.info().check_supports(*spec)?;
     }
-    let slots = match named_slot {
-        Some(slot) => vec![check_free(&token, slot, call)?],
-        None => free_slots(&token, specs, call)?,
-    };
+    let named_slot = named_slot
+        .map(|slot| check_free(&token, slot, call))
+        .transpose()?;
     let reached_by = token.token.info().backend.clone();
-    let intent = node
-        .registry
-        .begin(Action::Generate, who, token.id(), &reached_by, &slots)
-        .map_err(|e| refusal(e, who))?;
+    let (intent, slots) = loop {
+        let slots = match &named_slot {
+            Some(slot) => vec![slot.clone()],
+            None => free_slots(node, &token, specs, call)?,
+        };
+        let begun = node
+            .registry
+            .begin(Action::Generate, who, token.id(), &reached_by, &slots);
+        match begun {
+            // Another process was quicker.
+            Err(BeginError::SlotTaken { .. }) if named_slot.is_none() => call.check()?,
+            Err(error) => return Err(refusal(error, who)),
+            Ok(intent) => break (intent, slots),
+        }
+    };
 
     let new = NewIdentity {
         who,
@@ -99,6 +109,7 @@ fn generate(
         },
         capabilities,
         volatile: !token.token.info().durable,
+        derived: token.token.info().derives,
     };
     let entered = make_keys(&token, who, specs, &slots, call).and_then(|keys| {
         node.registry
@@ -127,12 +138,14 @@ fn generate(
 }
 
 fn free_slots(
+    node: &Inner,
     token: &OpenToken,
     specs: &[KeySpec],
     call: &Call,
 ) -> Result<Vec<SlotId>, EngineError> {
+    let taken = node.registry.taken_slots(token.id())?;
     let (device, specs) = (Arc::clone(&token.token), specs.to_vec());
-    Ok(token.work_blocking(call, move |call| device.free_slots(&specs, call))?)
+    Ok(token.work_blocking(call, move |call| device.free_slots(&specs, &taken, call))?)
 }
 
 /// A slot that the backend names must be free before anything is written down: what is
@@ -243,6 +256,7 @@ fn connect(
         backend: &info.backend,
         capabilities: info.capabilities,
         volatile,
+        derived: false,
     };
     node.registry
         .insert_connected(&new, original)
@@ -269,7 +283,7 @@ fn adopt(
             owner,
         });
     }
-    let (token, named_slot) = node.tokens.open(&backend.to_string())?;
+    let (token, named_slot) = node.tokens.open(&backend.to_string(), call)?;
     let device = Arc::clone(&token.token);
     let slots = token.work_blocking(call, move |call| device.slots(call))?;
     let is_it = |key: &claviger_token::PublicKey| key.fingerprint() == *fingerprint;
@@ -319,6 +333,7 @@ fn adopt(
             KeyUse::Decrypt => Capabilities::Decrypt,
         },
         volatile: !token.token.info().durable,
+        derived: token.token.info().derives,
     };
     let key = KeyInfo {
         usage,
@@ -352,7 +367,7 @@ fn destroy(
     let Some(backend) = node.registry.reached_by(identity)? else {
         return Err(EngineError::IdentityDoesNotExist);
     };
-    let (token, _) = node.tokens.open(&backend)?;
+    let (token, _) = node.tokens.open(&backend, call)?;
     if let Some(key) = info.keys.iter().find(|key| key.token != *token.id()) {
         return Err(EngineError::Token(Error::TokenUnavailable {
             token: key.token.clone(),
@@ -435,6 +450,11 @@ fn refusal(error: BeginError, who: &EngineId) -> EngineError {
         BeginError::InProgress => EngineError::InProgress {
             identity: who.clone(),
         },
+        BeginError::SlotTaken { token, slot } => Error::SlotOccupied {
+            token,
+            slot: slot.to_string(),
+        }
+        .into(),
         BeginError::Registry(error) => error.into(),
     }
 }

@@ -413,17 +413,20 @@ impl Node {
             let _turn = turn;
             let mut left = Vec::new();
             for intent in node.registry.open_intents()? {
-                let settled = node.tokens.open(&intent.backend).and_then(|(token, _)| {
-                    if *token.id() == intent.token {
-                        lifecycle::settle(&node, &token)
-                    } else {
-                        Err(Error::TokenUnavailable {
-                            token: intent.token.clone(),
-                            reason: format!("{} is there instead", token.id()),
+                let settled = node
+                    .tokens
+                    .open(&intent.backend, &Call::unlimited())
+                    .and_then(|(token, _)| {
+                        if *token.id() == intent.token {
+                            lifecycle::settle(&node, &token)
+                        } else {
+                            Err(Error::TokenUnavailable {
+                                token: intent.token.clone(),
+                                reason: format!("{} is there instead", token.id()),
+                            }
+                            .into())
                         }
-                        .into())
-                    }
-                });
+                    });
                 if let Err(error) = settled {
                     left.push((intent, error));
                 }

@@ -24,7 +24,7 @@ use crate::{Backend, Capabilities, EngineId, IdentityInfo};
 /// `CLAV`: tells a registry from any other SQLite file.
 const APPLICATION_ID: i32 = 0x434c_4156;
 /// The version of the schema that this program writes.
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 /// How long to wait for another process that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -185,6 +185,11 @@ pub(crate) struct KeyRecord {
 pub(crate) enum BeginError {
     Exists,
     InProgress,
+    /// Somebody else was given one of the slots in the meantime.
+    SlotTaken {
+        token: TokenId,
+        slot: SlotId,
+    },
     Registry(RegistryError),
 }
 
@@ -201,6 +206,8 @@ pub(crate) struct NewIdentity<'a> {
     pub(crate) capabilities: Capabilities,
     /// Whether the keys die with this process.
     pub(crate) volatile: bool,
+    /// Whether the token derives the keys, so that they can be had again.
+    pub(crate) derived: bool,
 }
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
@@ -368,6 +375,16 @@ impl Registry {
             {
                 return Err(BeginError::InProgress);
             }
+            if action == Action::Generate {
+                let taken = taken_slots(db, token)?;
+                let is_taken = |slot: &SlotId| taken.iter().any(|t| t.as_str() == slot.as_str());
+                if let Some(slot) = slots.iter().find(|slot| is_taken(slot)) {
+                    return Err(BeginError::SlotTaken {
+                        token: token.clone(),
+                        slot: slot.clone(),
+                    });
+                }
+            }
             db.prepare_cached(
                 "INSERT INTO intent \
                  (action, lease, node, name, kind, manufacturer, serial, backend, slots) \
@@ -396,6 +413,11 @@ impl Registry {
             backend: backend.into(),
             slots: slots.into(),
         })
+    }
+
+    /// The slots of `token` that were given to keys, now or before.
+    pub(crate) fn taken_slots(&self, token: &TokenId) -> Result<Vec<SlotId>> {
+        Ok(taken_slots(&self.db(), token)?)
     }
 
     fn is_under_way(&self, id: i64, lease: &str) -> bool {
@@ -443,8 +465,8 @@ impl Registry {
             let (node, name) = key_of(new.who);
             db.prepare_cached(
                 "INSERT INTO key (usage, engine, kind, manufacturer, serial, backend, slot, \
-                 public_key, fingerprint, origin, protection, attestation, owner_node, owner_name) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 public_key, fingerprint, origin, protection, attestation, owner_node, owner_name, derived) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 key.usage.name(),
@@ -461,6 +483,7 @@ impl Registry {
                 key.attestation.as_ref().and_then(json),
                 node,
                 name,
+                new.derived,
             ])?;
             match key.usage {
                 KeyUse::Sign => sign = Some(db.last_insert_rowid()),
@@ -637,13 +660,18 @@ fn prepare(db: &Connection) -> Result<()> {
     // An intent must be on the disk before the token is touched.
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;
-    if version == 0 {
+    if version < SCHEMA_VERSION {
         // Two processes may come here at once; the second finds the first's tables.
         db.execute_batch("BEGIN IMMEDIATE")?;
         let made = pragma("user_version")
             .map_err(RegistryError::from)
             .and_then(|version| {
-                if version == 0 {
+                if version < SCHEMA_VERSION {
+                    if version == 1 {
+                        db.execute_batch(
+                            "ALTER TABLE key ADD COLUMN derived INTEGER NOT NULL DEFAULT 0",
+                        )?;
+                    }
                     db.execute_batch(include_str!("schema.sql"))?;
                     db.pragma_update(None, "application_id", APPLICATION_ID)?;
                     db.pragma_update(None, "user_version", SCHEMA_VERSION)?;
@@ -744,6 +772,12 @@ fn remove_entry(db: &Connection, who: &EngineId) -> Result<()> {
     let (node, name) = key_of(who);
     db.prepare_cached("DELETE FROM identity WHERE node = ? AND name = ?")?
         .execute(params![node, name])?;
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO spent_slot (kind, manufacturer, serial, slot) \
+         SELECT kind, manufacturer, serial, slot FROM key \
+         WHERE owner_node = ? AND owner_name = ? AND derived",
+    )?
+    .execute(params![node, name])?;
     db.prepare_cached("UPDATE key SET deleted = 1 WHERE owner_node = ? AND owner_name = ?")?
         .execute(params![node, name])?;
     db.prepare_cached(
@@ -753,6 +787,26 @@ fn remove_entry(db: &Connection, who: &EngineId) -> Result<()> {
     )?
     .execute([])?;
     Ok(())
+}
+
+fn taken_slots(db: &Connection, token: &TokenId) -> rusqlite::Result<Vec<SlotId>> {
+    let of_token = params![token.kind, token.manufacturer, token.serial];
+    let mut taken: Vec<SlotId> = db
+        .prepare_cached(
+            "SELECT slot FROM key WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3 \
+             UNION SELECT slot FROM spent_slot \
+             WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3",
+        )?
+        .query_map(of_token, |row| Ok(SlotId::new(row.get::<_, String>(0)?)))?
+        .collect::<Result<_, _>>()?;
+    let intents: Vec<Intent> = db
+        .prepare_cached(
+            "SELECT * FROM intent WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3",
+        )?
+        .query_map(of_token, intent)?
+        .collect::<Result<_, _>>()?;
+    taken.extend(intents.into_iter().flat_map(|intent| intent.slots));
+    Ok(taken)
 }
 
 fn remove_intent<E: From<rusqlite::Error>>(db: &Connection, intent: &Intent) -> Result<(), E> {

@@ -1,6 +1,8 @@
+-- Run on every registry of an older version: what is there already stays as it is.
+
 -- A key on a token that an identity's engine is bound to. A deleted key keeps its row
 -- while a connected identity still refers to it.
-CREATE TABLE key (
+CREATE TABLE IF NOT EXISTS key (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     usage        TEXT NOT NULL,     -- sign | decrypt
     engine       TEXT NOT NULL,     -- the engine that serves it
@@ -16,12 +18,13 @@ CREATE TABLE key (
     attestation  TEXT,              -- JSON
     owner_node   TEXT NOT NULL,
     owner_name   TEXT NOT NULL,
-    deleted      INTEGER NOT NULL DEFAULT 0
+    deleted      INTEGER NOT NULL DEFAULT 0,
+    derived      INTEGER NOT NULL DEFAULT 0  -- whether it can be derived again
 ) STRICT;
-CREATE INDEX key_by_engine ON key (engine);
-CREATE INDEX key_by_fingerprint ON key (fingerprint);
+CREATE INDEX IF NOT EXISTS key_by_engine ON key (engine);
+CREATE INDEX IF NOT EXISTS key_by_fingerprint ON key (fingerprint);
 
-CREATE TABLE identity (
+CREATE TABLE IF NOT EXISTS identity (
     node         TEXT NOT NULL,     -- the requester's node; empty for this one
     name         TEXT NOT NULL,
     backend      TEXT NOT NULL,
@@ -33,7 +36,7 @@ CREATE TABLE identity (
 ) STRICT;
 
 -- Written before a token is touched, removed when what was intended is done or undone.
-CREATE TABLE intent (
+CREATE TABLE IF NOT EXISTS intent (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     action       TEXT NOT NULL,     -- generate | delete
     lease        TEXT NOT NULL,     -- whose intent it is
@@ -44,4 +47,14 @@ CREATE TABLE intent (
     serial       TEXT NOT NULL,
     backend      TEXT NOT NULL,
     slots        TEXT NOT NULL      -- JSON
+) STRICT;
+
+-- Slots of tokens that derive their keys, whose identities were deleted. The keys can be
+-- derived again, so these slots are never handed out again.
+CREATE TABLE IF NOT EXISTS spent_slot (
+    kind         TEXT NOT NULL,
+    manufacturer TEXT NOT NULL,
+    serial       TEXT NOT NULL,
+    slot         TEXT NOT NULL,
+    PRIMARY KEY (kind, manufacturer, serial, slot)
 ) STRICT;

@@ -147,10 +147,11 @@ impl Tokens {
     pub(crate) fn open(
         &self,
         backend: &str,
+        call: &Call,
     ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
         let driver = self.driver(backend)?;
         let slot = driver.named_slot(backend)?;
-        let token = driver.open(backend, &self.access)?;
+        let token = driver.open(backend, &self.access, call)?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let id = token.info().id.clone();
         let known = open

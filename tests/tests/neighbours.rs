@@ -12,9 +12,9 @@ fn signer(token: &SoftHsm) -> Arc<dyn Signer> {
     let call = Call::unlimited();
     let spec = KeySpec::sign(Algorithm::P256);
     let token = Pkcs11Driver::new()
-        .open(&token.backend(), &token.access())
+        .open(&token.backend(), &token.access(), &Call::unlimited())
         .unwrap();
-    let slot = token.free_slots(&[spec], &call).unwrap().remove(0);
+    let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
     let public_key = token.generate(&slot, spec, "", &call).unwrap().public_key;
     token.signer(&KeyRef { slot, public_key }).unwrap()
 }

@@ -33,9 +33,11 @@ fn bench() -> Bench {
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
     let backend = format!("piv:serial={}", yubikey.card().serial());
-    let token = PivDriver::new().open(&backend, &access()).unwrap();
+    let token = PivDriver::new()
+        .open(&backend, &access(), &Call::unlimited())
+        .unwrap();
     let call = Call::unlimited();
-    let slot = token.free_slots(&[SPEC], &call).unwrap().remove(0);
+    let slot = token.free_slots(&[SPEC], &[], &call).unwrap().remove(0);
     let public_key = token.generate(&slot, SPEC, "", &call).unwrap().public_key;
     let key = KeyRef { slot, public_key };
     let signer = token.signer(&key).unwrap();
@@ -99,7 +101,11 @@ fn a_card_that_is_pulled_out_while_it_makes_a_key_keeps_nothing_of_it() {
     let before = slots();
     for instruction in [ins::PUT_DATA, ins::GENERATE, ins::ATTEST] {
         for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {
-            let slot = bench.token.free_slots(&[SPEC], &call).unwrap().remove(0);
+            let slot = bench
+                .token
+                .free_slots(&[SPEC], &[], &call)
+                .unwrap()
+                .remove(0);
             bench.yubikey.faults().add(Rule::new(fault).on(instruction));
             let made = bench.token.generate(&slot, SPEC, "", &call);
             assert!(matches!(made, Err(Error::TokenUnavailable { .. })));

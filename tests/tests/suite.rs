@@ -176,8 +176,8 @@ impl Driver for Faulty<Arc<MemoryDriver>> {
         self.inner.named_slot(backend)
     }
 
-    fn open(&self, backend: &str, access: &Access) -> Result<Arc<dyn Token>, Error> {
-        let token = self.inner.open(backend, access)?;
+    fn open(&self, backend: &str, access: &Access, call: &Call) -> Result<Arc<dyn Token>, Error> {
+        let token = self.inner.open(backend, access, call)?;
         let info = self.info(token.info().clone());
         let inner = (token, info);
         let fault = self.fault;
@@ -194,8 +194,13 @@ impl Token for Faulty<(Arc<dyn Token>, TokenInfo)> {
         self.inner.0.slots(call)
     }
 
-    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error> {
-        self.inner.0.free_slots(specs, call)
+    fn free_slots(
+        &self,
+        specs: &[KeySpec],
+        taken: &[SlotId],
+        call: &Call,
+    ) -> Result<Vec<SlotId>, Error> {
+        self.inner.0.free_slots(specs, taken, call)
     }
 
     fn generate(

@@ -5,9 +5,9 @@
 //! use claviger_token::{Access, Algorithm, Call, Driver, KeyRef, KeySpec};
 //!
 //! let call = Call::unlimited();
-//! let token = MemoryDriver::new().open("memory:", &Access::without_pin())?;
+//! let token = MemoryDriver::new().open("memory:", &Access::without_pin(), &Call::unlimited())?;
 //! let spec = KeySpec::sign(Algorithm::Ed25519);
-//! let slot = token.free_slots(&[spec], &call)?.remove(0);
+//! let slot = token.free_slots(&[spec], &[], &call)?.remove(0);
 //! let public_key = token.generate(&slot, spec, "alice", &call)?.public_key;
 //!
 //! let signer = token.signer(&KeyRef { slot, public_key: public_key.clone() })?;
@@ -62,6 +62,7 @@ impl MemoryDriver {
                     backend: BACKEND.into(),
                     supports: private_key::SUPPORTS.to_vec(),
                     durable: false,
+                    derives: false,
                     pace: Pace::Quick,
                     login_required: false,
                     notes: Vec::new(),
@@ -103,7 +104,7 @@ impl Driver for MemoryDriver {
         self.token.slots(&Call::unlimited())
     }
 
-    fn open(&self, backend: &str, _access: &Access) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, _access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
         check_backend(backend)?;
         Ok(self.token.clone())
     }
@@ -214,7 +215,12 @@ impl Token for MemoryToken {
     }
 
     /// Slots have random names, so that two callers who ask at once get two slots.
-    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error> {
+    fn free_slots(
+        &self,
+        specs: &[KeySpec],
+        _: &[SlotId],
+        call: &Call,
+    ) -> Result<Vec<SlotId>, Error> {
         for spec in specs {
             self.info.check_supports(*spec)?;
         }

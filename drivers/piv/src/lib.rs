@@ -82,7 +82,9 @@
 
 use std::sync::{Arc, LazyLock};
 
-use claviger_token::{Access, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo};
+use claviger_token::{
+    Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+};
 
 use crate::backend::Backend;
 use crate::connection::{Connection, Field, Identity, Place, lock, notes};
@@ -191,7 +193,7 @@ impl Driver for PivDriver {
         Ok(Backend::parse(backend)?.slot.map(new_name))
     }
 
-    fn open(&self, backend: &str, access: &Access) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
         let wanted = Backend::parse(backend)?;
         let present = self
             .field
@@ -279,6 +281,7 @@ fn info(identity: &Identity, notes: Vec<(String, String)>) -> TokenInfo {
         backend: Backend::for_serial(serial),
         supports: identity.make.supports(),
         durable: true,
+        derives: false,
         pace: Pace::Slow { workers: 1 },
         login_required: true,
         notes,

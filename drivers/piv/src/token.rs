@@ -48,7 +48,12 @@ impl Token for PivToken {
 
     /// Retired slots, in order: the four others have a purpose in the standard, and are
     /// used only where the backend names them.
-    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error> {
+    fn free_slots(
+        &self,
+        specs: &[KeySpec],
+        _: &[SlotId],
+        call: &Call,
+    ) -> Result<Vec<SlotId>, Error> {
         call.check()?;
         for spec in specs {
             self.info.check_supports(*spec)?;

@@ -52,11 +52,11 @@ fn call() -> Call {
 }
 
 fn open(desk: &Desk) -> Arc<dyn Token> {
-    desk.driver().open("piv:", &access()).unwrap()
+    desk.driver().open("piv:", &access(), &call()).unwrap()
 }
 
 fn make(token: &dyn Token, spec: KeySpec) -> KeyRef {
-    let slot = token.free_slots(&[spec], &call()).unwrap().remove(0);
+    let slot = token.free_slots(&[spec], &[], &call()).unwrap().remove(0);
     let made = token.generate(&slot, spec, "alice", &call()).unwrap();
     KeyRef {
         slot,
@@ -127,7 +127,7 @@ fn p256_peer() -> Vec<u8> {
 fn a_generation_is_one_transaction_of_few_commands() {
     let device = yubikey();
     let token = open(&Desk::with(&[&device]));
-    let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+    let slot = token.free_slots(&[P256], &[], &call()).unwrap().remove(0);
     let counts = counted(&device, || {
         drop(token.generate(&slot, P256, "alice", &call()).unwrap());
     });
@@ -142,7 +142,7 @@ fn a_generation_is_one_transaction_of_few_commands() {
 fn a_wrong_pin_is_counted_and_not_sent_again() {
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
-    let with = |pin: &str| driver.open("piv:", &Access::with(FixedPin::new(pin)));
+    let with = |pin: &str| driver.open("piv:", &Access::with(FixedPin::new(pin)), &call());
     assert!(matches!(
         with("135791"),
         Err(Error::PinWrong {
@@ -176,6 +176,7 @@ fn a_wrong_pin_is_counted_and_not_sent_again() {
             last_try: true,
             ..access()
         },
+        &call(),
     );
     assert_eq!(device.card().pin_tries(), 3);
     drop(token);
@@ -221,11 +222,11 @@ fn a_card_without_a_token_open_shows_everything_but_needs_no_pin() {
 fn two_cards_are_not_guessed_between() {
     let (one, two) = (yubikey(), yubikey());
     let driver = Desk::with(&[&one, &two]).driver();
-    match driver.open("piv:", &access()) {
+    match driver.open("piv:", &access(), &call()) {
         Err(Error::AmbiguousToken { candidates, .. }) => {
             let serials = [&one, &two].map(|d| format!("piv:serial={}", d.card().serial()));
             assert_eq!(candidates, serials);
-            driver.open(&candidates[1], &access()).unwrap();
+            driver.open(&candidates[1], &access(), &call()).unwrap();
         }
         Err(other) => panic!("{other:?}"),
         Ok(_) => panic!("opened"),
@@ -271,7 +272,7 @@ fn a_reset_and_another_application_are_recovered_from() {
 fn listing_does_not_take_the_pin_from_an_open_token() {
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
-    let token = driver.open("piv:", &access()).unwrap();
+    let token = driver.open("piv:", &access(), &call()).unwrap();
     let signer = token.signer(&make(&*token, P256)).unwrap();
     signer.sign(b"message", &call()).unwrap();
     let counts = counted(&device, || {
@@ -329,7 +330,7 @@ fn a_key_with_policy_always_gets_the_pin_before_each_operation() {
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
     let backend = "piv:slot=9c;pin-policy=always";
-    let token = driver.open(backend, &access()).unwrap();
+    let token = driver.open(backend, &access(), &call()).unwrap();
     let slot = driver.named_slot(backend).unwrap().unwrap();
     assert_eq!(slot.to_string(), "9c");
     let public_key = token
@@ -346,7 +347,9 @@ fn a_key_with_policy_always_gets_the_pin_before_each_operation() {
         BTreeMap::from([(ins::VERIFY, 2), (ins::AUTHENTICATE, 1)])
     );
     // Another view of the same card, opened once.
-    let plain = driver.open("piv:", &Access::without_pin()).unwrap();
+    let plain = driver
+        .open("piv:", &Access::without_pin(), &call())
+        .unwrap();
     assert_eq!(plain.info().id, token.info().id);
 }
 
@@ -354,7 +357,9 @@ fn a_key_with_policy_always_gets_the_pin_before_each_operation() {
 fn a_touch_is_announced_and_a_missing_one_is_told_apart() {
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
-    let token = driver.open("piv:touch-policy=always", &access()).unwrap();
+    let token = driver
+        .open("piv:touch-policy=always", &access(), &call())
+        .unwrap();
     let signer = token.signer(&make(&*token, P256)).unwrap();
     let events: Arc<Mutex<Vec<Event>>> = Arc::default();
     let seen = Arc::clone(&events);
@@ -386,9 +391,9 @@ fn management_keys_come_from_where_they_may() {
     let needed = |device: &Device, access: Access| {
         let token = Desk::with(&[device])
             .driver()
-            .open("piv:", &access)
+            .open("piv:", &access, &call())
             .unwrap();
-        let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+        let slot = token.free_slots(&[P256], &[], &call()).unwrap().remove(0);
         token.generate(&slot, P256, "", &call()).map(drop)
     };
     let pin_only = || Access::with(FixedPin::new(PIN));
@@ -473,7 +478,7 @@ fn the_rights_of_the_pin_and_of_the_administrator_end() {
 fn an_attestation_leads_to_the_makers_root() {
     let device = yubikey();
     let token = open(&Desk::with(&[&device]));
-    let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+    let slot = token.free_slots(&[P256], &[], &call()).unwrap().remove(0);
     let made = token.generate(&slot, P256, "alice", &call()).unwrap();
     let attestation = made.attestation.unwrap();
     let serial = device.card().serial().to_string();
@@ -530,7 +535,7 @@ fn a_generation_that_dies_anywhere_is_undone_by_its_name() {
             let desk = Desk::with(&[&device]);
             let token = open(&desk);
             let before = inventory(&device);
-            let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+            let slot = token.free_slots(&[P256], &[], &call()).unwrap().remove(0);
             // All commands fail from here on, as if the process had died: the driver's
             // own tidying up does not come through either.
             device
@@ -548,7 +553,7 @@ fn a_generation_that_dies_anywhere_is_undone_by_its_name() {
             assert_eq!(inventory(&device), before, "died at step {step}");
             let again = token.delete(&slot, &call()).unwrap();
             assert_eq!(again, Deletion::NothingThere);
-            assert_eq!(token.free_slots(&[P256], &call()).unwrap(), [slot]);
+            assert_eq!(token.free_slots(&[P256], &[], &call()).unwrap(), [slot]);
         }
     }
 }
@@ -559,7 +564,7 @@ fn a_generation_that_fails_leaves_nothing() {
         let device = yubikey();
         let token = open(&Desk::with(&[&device]));
         let before = inventory(&device);
-        let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+        let slot = token.free_slots(&[P256], &[], &call()).unwrap().remove(0);
         let once = Rule::new(Fault::Status(Status(0x6f00))).after(step);
         device.faults().add(once);
         let made = token.generate(&slot, P256, "alice", &call());
@@ -625,7 +630,7 @@ fn without_a_command_to_delete_a_generation_that_dies_anywhere_is_undone_all_the
                     let before = shown(&*token);
                     let filler = key_in_82(&device);
                     assert_eq!(filler.is_some(), emptied_before);
-                    let slot = token.free_slots(&[P256], &call()).unwrap().remove(0);
+                    let slot = token.free_slots(&[P256], &[], &call()).unwrap().remove(0);
                     assert_eq!(slot, SlotId::new("82"));
                     device
                         .faults()
@@ -680,7 +685,7 @@ fn without_a_command_to_delete_a_deletion_that_dies_anywhere_is_finished_all_the
                     assert_eq!(shown(&*token), before, "died at step {step}");
                     let again = token.delete(&key.slot, &call()).unwrap();
                     assert_eq!(again, Deletion::NothingThere);
-                    let free = token.free_slots(&[P256], &call()).unwrap();
+                    let free = token.free_slots(&[P256], &[], &call()).unwrap();
                     assert_eq!(free, [SlotId::new("82")]);
                     if deleted.is_ok() {
                         assert!(step > 10, "{step}");
@@ -698,7 +703,7 @@ fn an_emptied_slot_says_so_and_is_named_and_used_again() {
         let device = card();
         let driver = Desk::with(&[&device]).driver();
         let backend = "piv:slot=9c";
-        let token = driver.open(backend, &access()).unwrap();
+        let token = driver.open(backend, &access(), &call()).unwrap();
         let mut last = None;
         for _ in 0..3 {
             let slot = driver.named_slot(backend).unwrap().unwrap();
@@ -759,7 +764,7 @@ fn a_key_that_others_made_over_ours_or_over_a_filler_is_not_overwritten() {
             let theirs = key_in_82(&device);
             let deleted = token.delete(&key.slot, &call()).unwrap();
             assert_eq!(deleted, Deletion::NothingThere);
-            let free = token.free_slots(&[P256], &call()).unwrap();
+            let free = token.free_slots(&[P256], &[], &call()).unwrap();
             assert_eq!(free, [SlotId::new("83")]);
             assert!(matches!(
                 token.generate(&key.slot, P256, "", &call()),
@@ -805,7 +810,7 @@ fn what_others_made_is_never_touched() {
     let desk = Desk::with(&[&device]);
     let token = open(&desk);
     // The process dies before anything is done; somebody else takes the slot.
-    let dead = token.free_slots(&[P256], &call()).unwrap().remove(0);
+    let dead = token.free_slots(&[P256], &[], &call()).unwrap().remove(0);
     assert_eq!(dead, SlotId::new("82"));
     let other = open(&desk);
     let theirs = make(&*other, P256);
@@ -835,7 +840,7 @@ fn what_others_made_is_never_touched() {
     let device = Device::new(card.build());
     let token = open(&Desk::with(&[&device]));
     let before = inventory(&device);
-    let free = token.free_slots(&[P256], &call()).unwrap();
+    let free = token.free_slots(&[P256], &[], &call()).unwrap();
     assert_eq!(free, [SlotId::new("85")]);
     for name in ["82", "83", "84"] {
         assert!(matches!(
@@ -964,7 +969,7 @@ fn a_key_that_shows_nothing_is_not_overwritten() {
         let card = Card::builder().firmware(Firmware::V5_2_4).pin(PIN);
         let device = Device::new(card.imported(slot, key).build());
         let token = open(&Desk::with(&[&device]));
-        let free = token.free_slots(&[P256], &call()).unwrap();
+        let free = token.free_slots(&[P256], &[], &call()).unwrap();
         assert_eq!(free, [SlotId::new("83")]);
         assert!(matches!(
             token.generate(&SlotId::new("82"), P256, "", &call()),
@@ -998,12 +1003,12 @@ fn malformed_replies_are_errors_and_spend_no_tries() {
                 .faults()
                 .add(Rule::new(Fault::alter(change)).after(step));
             let driver = desk.driver();
-            let Ok(token) = driver.open("piv:", &access()) else {
+            let Ok(token) = driver.open("piv:", &access(), &call()) else {
                 assert_eq!(device.card().pin_tries(), 3);
                 continue;
             };
             let worked = (|| {
-                let slot = token.free_slots(&[P256], &call())?.remove(0);
+                let slot = token.free_slots(&[P256], &[], &call())?.remove(0);
                 let public_key = token.generate(&slot, P256, "", &call())?.public_key;
                 let key = KeyRef { slot, public_key };
                 token.signer(&key)?.sign(b"message", &call())?;
@@ -1022,8 +1027,12 @@ fn a_card_of_the_plain_standard_is_served_without_yubicos_extensions() {
     let found = driver.tokens("piv:").unwrap().remove(0);
     assert_eq!(found.id.manufacturer, "PIV");
     assert_eq!(found.id.serial, "ab".repeat(16));
-    assert!(driver.open("piv:pin-policy=always", &access()).is_err());
-    let token = driver.open(&found.backend, &access()).unwrap();
+    assert!(
+        driver
+            .open("piv:pin-policy=always", &access(), &call())
+            .is_err()
+    );
+    let token = driver.open(&found.backend, &access(), &call()).unwrap();
     let mut made = Vec::new();
     for spec in [P256, KeySpec::sign(Algorithm::Rsa2048)] {
         let key = make(&*token, spec);
@@ -1120,19 +1129,19 @@ fn no_service_no_reader_and_no_card_are_told_apart() {
     let driver = PivDriver::with_readers(NoService);
     assert_eq!(driver.tokens("piv:").unwrap(), []);
     assert!(matches!(
-        driver.open("piv:", &access()),
+        driver.open("piv:", &access(), &call()),
         Err(Error::System { .. })
     ));
     let driver = Desk::default().driver();
     assert_eq!(driver.tokens("piv:").unwrap(), []);
     assert!(matches!(
-        driver.open("piv:", &access()),
+        driver.open("piv:", &access(), &call()),
         Err(Error::NoToken { present, .. }) if present.is_empty()
     ));
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
     assert!(matches!(
-        driver.open("piv:serial=1", &access()),
+        driver.open("piv:serial=1", &access(), &call()),
         Err(Error::NoToken { present, .. }) if present.len() == 1
     ));
 }

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use claviger_token::key::to_hex;
 use claviger_token::{
-    Access, Driver, Error, PinSource, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Access, Call, Driver, Error, PinSource, SlotId, SlotInfo, Token, TokenId, TokenInfo,
 };
 use cryptoki::context::Pkcs11;
 use cryptoki::object::ObjectClass;
@@ -124,7 +124,7 @@ impl Driver for Pkcs11Driver {
         Ok(id.map(|id| SlotId::new(to_hex(&id))))
     }
 
-    fn open(&self, backend: &str, access: &Access) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
         let uri = Uri::parse(backend)?;
         let modules = self.modules(&uri)?;
         let mut looks = 1;
@@ -327,6 +327,7 @@ impl Candidate {
             backend: self.backend(request),
             supports: self.supports(),
             durable: true,
+            derives: false,
             pace: self.quirks.pace,
             login_required: token.login_required(),
             notes: self.notes(),
@@ -450,7 +451,7 @@ mod tests {
             assert!(matches!(found, Err(Error::BadModule { .. })), "{path}");
         }
         assert!(driver.tokens("pkcs11:").unwrap().is_empty());
-        let opened = driver.open("pkcs11:token=a", &Access::without_pin());
+        let opened = driver.open("pkcs11:token=a", &Access::without_pin(), &Call::unlimited());
         assert!(matches!(opened, Err(Error::NoToken { .. })));
     }
 }

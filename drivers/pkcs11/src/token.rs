@@ -96,7 +96,12 @@ impl Token for Pkcs11Token {
         })
     }
 
-    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error> {
+    fn free_slots(
+        &self,
+        specs: &[KeySpec],
+        _: &[SlotId],
+        call: &Call,
+    ) -> Result<Vec<SlotId>, Error> {
         call.check()?;
         for spec in specs {
             self.info.check_supports(*spec)?;

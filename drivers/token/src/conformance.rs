@@ -225,7 +225,7 @@ impl Bench {
         Bench {
             token: subject
                 .driver()
-                .open(&subject.backend(), &subject.access())
+                .open(&subject.backend(), &subject.access(), &Call::unlimited())
                 .unwrap(),
             call: Call::unlimited(),
         }
@@ -250,7 +250,7 @@ impl Bench {
 
     fn free_slot(&self, spec: KeySpec) -> SlotId {
         self.token
-            .free_slots(&[spec], &self.call)
+            .free_slots(&[spec], &[], &self.call)
             .unwrap()
             .remove(0)
     }
@@ -421,7 +421,9 @@ fn a_token_is_found_by_the_name_that_it_gives(subject: &dyn Subject) -> Result<(
     assert!(!supports.is_empty());
 
     assert_eq!(driver.tokens(own).unwrap(), found, "by its own name {own}");
-    let token = driver.open(own, &subject.access()).unwrap();
+    let token = driver
+        .open(own, &subject.access(), &Call::unlimited())
+        .unwrap();
     assert_eq!(token.info().id, *id);
     driver.slots(token.info()).unwrap();
     Ok(())
@@ -431,7 +433,9 @@ fn a_backend_that_fits_nothing_finds_no_token(subject: &dyn Subject) -> Result<(
     let backend = subject.absent_backend().map_err(Skip)?;
     assert_eq!(subject.driver().tokens(&backend).unwrap(), []);
     refused!(
-        subject.driver().open(&backend, &subject.access()),
+        subject
+            .driver()
+            .open(&backend, &subject.access(), &Call::unlimited()),
         Error::NoToken { .. }
     );
     Ok(())
@@ -453,7 +457,7 @@ fn a_malformed_backend_is_refused(subject: &dyn Subject) -> Result<(), Skip> {
         refused!(driver.tokens(&backend), Error::BadBackend { .. });
         refused!(driver.named_slot(&backend), Error::BadBackend { .. });
         refused!(
-            driver.open(&backend, &subject.access()),
+            driver.open(&backend, &subject.access(), &Call::unlimited()),
             Error::BadBackend { .. }
         );
     }
@@ -465,7 +469,11 @@ fn a_token_that_needs_a_pin_says_so(subject: &dyn Subject) -> Result<(), Skip> {
     let found = driver.tokens(&subject.backend()).unwrap();
     assert!(found.iter().all(|token| token.login_required));
     refused!(
-        driver.open(&subject.backend(), &Access::without_pin()),
+        driver.open(
+            &subject.backend(),
+            &Access::without_pin(),
+            &Call::unlimited()
+        ),
         Error::PinNeeded { .. }
     );
     Bench::open(subject).slots();
@@ -476,12 +484,12 @@ fn a_refused_pin_is_not_sent_twice(subject: &dyn Subject) -> Result<(), Skip> {
     let driver = subject.driver();
     let wrong = subject.wrong_access().map_err(Skip)?;
     refused!(
-        driver.open(&subject.backend(), &wrong),
+        driver.open(&subject.backend(), &wrong, &Call::unlimited()),
         Error::PinWrong { .. }
     );
     for _ in 0..3 {
         refused!(
-            driver.open(&subject.backend(), &wrong),
+            driver.open(&subject.backend(), &wrong, &Call::unlimited()),
             Error::PinRefusedBefore { .. }
         );
     }
@@ -500,7 +508,11 @@ fn a_token_that_is_open_opens_again_without_a_pin(subject: &dyn Subject) -> Resu
     let made = bench.make(spec);
     let again = subject
         .driver()
-        .open(&subject.backend(), &Access::without_pin())
+        .open(
+            &subject.backend(),
+            &Access::without_pin(),
+            &Call::unlimited(),
+        )
         .unwrap();
     assert_eq!(again.info().id, bench.token.info().id);
     let handle = Handle::of(&*again, &made.key, spec.usage).unwrap();
@@ -558,7 +570,7 @@ fn a_kind_of_key_that_is_not_offered_is_refused_and_nothing_changes(
         .flat_map(|a| [KeySpec::sign(a), KeySpec::decrypt(a)])
         .filter(|spec| !offered.contains(spec))
     {
-        let by_slot = bench.token.free_slots(&[spec], &bench.call).map(drop);
+        let by_slot = bench.token.free_slots(&[spec], &[], &bench.call).map(drop);
         let by_key = bench.token.generate(&slot, spec, "", &bench.call).map(drop);
         for refusal in [by_slot, by_key] {
             match refusal {
@@ -580,7 +592,7 @@ fn slots_for_several_keys_are_several(subject: &dyn Subject) -> Result<(), Skip>
     let bench = Bench::open(subject);
     let offered = bench.token.info().supports.clone();
     let unique = |specs: &[KeySpec]| {
-        let slots = bench.token.free_slots(specs, &bench.call).unwrap();
+        let slots = bench.token.free_slots(specs, &[], &bench.call).unwrap();
         assert_eq!(slots.len(), specs.len());
         slots.into_iter().collect::<BTreeSet<_>>().len()
     };
@@ -588,7 +600,7 @@ fn slots_for_several_keys_are_several(subject: &dyn Subject) -> Result<(), Skip>
     assert_eq!(unique(&[offered[0]; 2]), 2);
     assert_eq!(unique(&offered), offered.len());
 
-    let slots = bench.token.free_slots(&offered, &bench.call).unwrap();
+    let slots = bench.token.free_slots(&offered, &[], &bench.call).unwrap();
     let made = |(slot, spec): (&SlotId, &KeySpec)| bench.make_in(slot, *spec, "conformance");
     let made: Vec<Made> = slots.iter().zip(&offered).map(made).collect();
     for (made, spec) in made.iter().zip(&offered) {
@@ -600,7 +612,7 @@ fn slots_for_several_keys_are_several(subject: &dyn Subject) -> Result<(), Skip>
     refused!(
         bench
             .token
-            .free_slots(&[offered[0], impossible], &bench.call),
+            .free_slots(&[offered[0], impossible], &[], &bench.call),
         Error::Unsupported { .. }
     );
     Ok(())
@@ -943,7 +955,7 @@ fn a_call_that_is_late_or_given_up_changes_nothing(subject: &dyn Subject) -> Res
     let attempts = |call: &Call| {
         [
             bench.token.slots(call).map(drop),
-            bench.token.free_slots(&[spec], call).map(drop),
+            bench.token.free_slots(&[spec], &[], call).map(drop),
             bench.token.generate(&free, spec, "", call).map(drop),
             bench.token.delete(&made.key.slot, call).map(drop),
             handle.work(call),
@@ -969,7 +981,7 @@ fn a_full_token_says_so(subject: &dyn Subject) -> Result<(), Skip> {
     let mut made: Vec<Made> = (0..capacity).map(|_| bench.make(spec)).collect();
     let before = bench.slots();
     refused!(
-        bench.token.free_slots(&[spec], &bench.call),
+        bench.token.free_slots(&[spec], &[], &bench.call),
         Error::TokenFull { .. }
     );
     assert_eq!(bench.slots(), before);

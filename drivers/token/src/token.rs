@@ -41,13 +41,14 @@ pub trait Driver: Send + Sync {
     /// Opens the one token that fits `backend`, logging in where the token wants it.
     ///
     /// Opening a token that is open already gives the same token again; no PIN is
-    /// asked for then.
+    /// asked for then. Where a person has to do something first, such as unlocking the
+    /// device, `call` says who is told and how long to wait.
     ///
     /// # Errors
     /// [`Error::BadBackend`], [`Error::BadModule`], [`Error::NoToken`],
     /// [`Error::AmbiguousToken`] (with the candidates), and the PIN errors, of which
     /// each is final for this PIN: nothing is sent twice.
-    fn open(&self, backend: &str, access: &Access) -> Result<Arc<dyn Token>, Error>;
+    fn open(&self, backend: &str, access: &Access, call: &Call) -> Result<Arc<dyn Token>, Error>;
 }
 
 /// An open token.
@@ -62,7 +63,11 @@ pub trait Token: Send + Sync {
     fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error>;
 
     /// A free slot for each key of `specs`, chosen by the token's own policy; no slot
-    /// twice.
+    /// twice, and none of `taken`.
+    ///
+    /// `taken` are the slots that the caller has given to keys of this token, now or
+    /// before. A token that knows by itself which slots are free need not look at it; one
+    /// that derives its keys cannot know.
     ///
     /// Nothing is changed on the token, and the slots are not reserved there: it is the
     /// caller who writes down what it is going to do before it does it.
@@ -70,7 +75,12 @@ pub trait Token: Send + Sync {
     /// # Errors
     /// [`Error::Unsupported`] where the token does not offer one of `specs`;
     /// [`Error::TokenFull`], [`Error::TokenReadOnly`] where there is no room.
-    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error>;
+    fn free_slots(
+        &self,
+        specs: &[KeySpec],
+        taken: &[SlotId],
+        call: &Call,
+    ) -> Result<Vec<SlotId>, Error>;
 
     /// Makes a key in `slot`, on the token, and labels it where the token has labels.
     ///
@@ -194,6 +204,9 @@ pub struct TokenInfo {
     pub supports: Vec<KeySpec>,
     /// Whether its keys outlive this process.
     pub durable: bool,
+    /// Whether its keys are derived from a seed, as on a hardware wallet: they can be
+    /// derived again after they were deleted, and every slot has its key already.
+    pub derives: bool,
     /// Where its operations are to be run.
     #[serde(skip)]
     pub pace: Pace,

@@ -41,7 +41,7 @@ impl Device {
 
     pub fn paced(pace: Pace) -> Self {
         let inner = MemoryDriver::new()
-            .open("memory:", &Access::without_pin())
+            .open("memory:", &Access::without_pin(), &Call::unlimited())
             .unwrap();
         let mut info = inner.info().clone();
         info.id.kind = "device".into();
@@ -92,7 +92,12 @@ impl Device {
     /// Makes a key that no identity knows of.
     pub fn foreign_key(&self, spec: KeySpec) -> (SlotId, String) {
         let call = Call::unlimited();
-        let slot = self.0.inner.free_slots(&[spec], &call).unwrap().remove(0);
+        let slot = self
+            .0
+            .inner
+            .free_slots(&[spec], &[], &call)
+            .unwrap()
+            .remove(0);
         let key = self
             .0
             .inner
@@ -154,7 +159,7 @@ impl Driver for Device {
         Ok(self.0.named_slot.lock().unwrap().clone())
     }
 
-    fn open(&self, backend: &str, _: &Access) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, _: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
         if self.check().is_err() || backend != self.0.info.backend {
             return Err(Error::NoToken {
                 wanted: backend.into(),
@@ -175,9 +180,14 @@ impl Token for Device {
         self.0.inner.slots(call)
     }
 
-    fn free_slots(&self, specs: &[KeySpec], call: &Call) -> Result<Vec<SlotId>, Error> {
+    fn free_slots(
+        &self,
+        specs: &[KeySpec],
+        taken: &[SlotId],
+        call: &Call,
+    ) -> Result<Vec<SlotId>, Error> {
         self.check()?;
-        self.0.inner.free_slots(specs, call)
+        self.0.inner.free_slots(specs, taken, call)
     }
 
     fn generate(

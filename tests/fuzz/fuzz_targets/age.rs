@@ -16,13 +16,13 @@ struct Subject {
 }
 
 static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
-    let token = MemoryDriver::new().open("memory:", &Access::without_pin());
+    let token = MemoryDriver::new().open("memory:", &Access::without_pin(), &Call::unlimited());
     let (token, call) = (token.unwrap(), Call::unlimited());
     let supported = token.info().supports.clone();
     let candidates = [Algorithm::P256, Algorithm::X25519, Algorithm::Secp256k1];
     let specs = candidates.map(KeySpec::decrypt).into_iter();
     let subjects = specs.filter(|spec| supported.contains(spec)).map(|spec| {
-        let slot = token.free_slots(&[spec], &call).unwrap().remove(0);
+        let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
         let public_key = token.generate(&slot, spec, "", &call).unwrap().public_key;
         let file = envelope::encrypt(&[&public_key], TEXT).unwrap();
         let key = KeyRef { slot, public_key };

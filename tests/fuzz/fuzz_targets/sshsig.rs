@@ -14,12 +14,12 @@ use libfuzzer_sys::fuzz_target;
 const MESSAGE: &[u8] = b"message";
 
 static SUBJECTS: LazyLock<Vec<(PublicKey, String)>> = LazyLock::new(|| {
-    let token = MemoryDriver::new().open("memory:", &Access::without_pin());
+    let token = MemoryDriver::new().open("memory:", &Access::without_pin(), &Call::unlimited());
     let (token, call) = (token.unwrap(), Call::unlimited());
     let data = sshsig::signed_data(sshsig::FILE_NAMESPACE, MESSAGE).unwrap();
     let specs = [Algorithm::P256, Algorithm::Ed25519].map(KeySpec::sign);
     let subjects = specs.into_iter().map(|spec| {
-        let slot = token.free_slots(&[spec], &call).unwrap().remove(0);
+        let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
         let public_key = token.generate(&slot, spec, "", &call).unwrap().public_key;
         let key = KeyRef { slot, public_key };
         let signature = token.signer(&key).unwrap().sign(&data, &call).unwrap();

@@ -149,7 +149,7 @@ pub fn look(driver: &PivDriver) {
 /// Uses every key on a card.
 pub fn use_keys(driver: &PivDriver) {
     let call = Call::unlimited();
-    let Ok(token) = driver.open("piv:", &access()) else {
+    let Ok(token) = driver.open("piv:", &access(), &Call::unlimited()) else {
         return;
     };
     for found in token.slots(&call).unwrap_or_default() {
@@ -172,10 +172,10 @@ pub fn use_keys(driver: &PivDriver) {
 /// Makes a key, and destroys it.
 pub fn make_keys(driver: &PivDriver) {
     let (spec, call) = (KeySpec::sign(Algorithm::P256), Call::unlimited());
-    let Ok(token) = driver.open("piv:slot=9c", &access()) else {
+    let Ok(token) = driver.open("piv:slot=9c", &access(), &Call::unlimited()) else {
         return;
     };
-    let _ = token.free_slots(&[spec], &call);
+    let _ = token.free_slots(&[spec], &[], &call);
     for backend in ["piv:slot=9c", "piv:slot=82"] {
         if let Ok(Some(slot)) = driver.named_slot(backend) {
             let _ = token.generate(&slot, spec, "label", &call);

@@ -339,9 +339,9 @@ fn made_by_claviger(yubikey: &Inserted, spec: KeySpec) -> (String, PublicKey) {
     };
     let driver = PivDriver::new();
     let backend = format!("piv:serial={}", yubikey.card().serial());
-    let token = driver.open(&backend, &access).unwrap();
+    let token = driver.open(&backend, &access, &Call::unlimited()).unwrap();
     let call = Call::unlimited();
-    let slot = token.free_slots(&[spec], &call).unwrap().remove(0);
+    let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
     let made = token.generate(&slot, spec, "of Claviger", &call).unwrap();
     (slot.as_str()[..2].to_owned(), made.public_key)
 }
@@ -394,7 +394,7 @@ fn ykcs11_under_claviger_has_the_keys_that_claviger_makes() {
     assert_eq!(slot.public_key.as_ref(), Some(&key));
 
     let access = Access::with(FixedPin::new(PIN));
-    let token = driver.open(&backend, &access).unwrap();
+    let token = driver.open(&backend, &access, &Call::unlimited()).unwrap();
     let signer = token.signer(&KeyRef {
         slot: slot.slot.clone(),
         public_key: key.clone(),
