@@ -2,6 +2,9 @@
 //!
 //! Nothing is changed, and no PIN is asked for, unless `--repair` says so.
 
+mod usb;
+mod usb_ids;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -11,7 +14,7 @@ use claviger_engine::{
 use claviger_piv::PivDriver;
 use claviger_pkcs11::modules::Places;
 use claviger_pkcs11::uri::Uri;
-use claviger_token::{Access, Driver as _, Error, NoPin, SlotInfo, TokenId, TokenInfo};
+use claviger_token::{Access, Call, Driver as _, Error, NoPin, SlotInfo, TokenId, TokenInfo};
 use serde::Serialize;
 
 use super::{Answer, FINE};
@@ -93,7 +96,8 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
     {
         let _busy = session.screen.spin("looking at the tokens");
         check_modules(&node, &mut findings).await;
-        check_smartcards(&node, &mut findings)?;
+        let smartcards_work = check_smartcards(&node, &mut findings)?;
+        usb::check(&usb::Host::this(), smartcards_work, &mut findings);
         if has_registry {
             check_identities(&node, &mut findings).await?;
         }
@@ -270,11 +274,11 @@ async fn check_modules(node: &Node, findings: &mut Findings) {
     }
 }
 
-/// Looks whether the service answers through which smartcards are reached.
-fn check_smartcards(node: &Node, findings: &mut Findings) -> Result<(), Failure> {
+/// Looks whether the service answers through which smartcards are reached, and says so.
+fn check_smartcards(node: &Node, findings: &mut Findings) -> Result<bool, Failure> {
     // Longer than any card's: the driver looks for it, opens nothing, and says how it went.
     let of_no_card = format!("piv:serial={}", "0".repeat(64));
-    match PivDriver::new().open(&of_no_card, &Access::with(NoPin)) {
+    match PivDriver::new().open(&of_no_card, &Access::with(NoPin), &Call::unlimited()) {
         Err(Error::NoToken { present, .. }) => findings.info(format!(
             "the smartcard service works; PIV cards: {}",
             present.len()
@@ -288,13 +292,15 @@ fn check_smartcards(node: &Node, findings: &mut Findings) -> Result<(), Failure>
                 true => findings.error(error.to_string(), SMARTCARDS),
                 false => findings.note(error.to_string(), SMARTCARDS),
             }
+            return Ok(false);
         }
         Ok(_) => {}
     }
-    Ok(())
+    Ok(true)
 }
 
-const SMARTCARDS: &str = "smartcards need pcscd: install it, and see that it is running";
+const SMARTCARDS: &str = "smartcards need pcscd: install it (sudo apt install pcscd), and see that \
+     it is running (systemctl status pcscd.socket); over ssh or in a service, polkit must allow it";
 
 /// Looks whether the keys of each identity are there.
 async fn check_identities(node: &Node, findings: &mut Findings) -> Result<(), Failure> {
