@@ -136,7 +136,7 @@ fn number(device: &Path, attribute: &str) -> Option<u16> {
     read(device, attribute)?.parse().ok()
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::super::Level;
     use super::*;
