@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use claviger_token::PublicKey;
 use claviger_virtual_yubikey::{
     Algorithm, Builder, Card, Fault, Firmware, Inserted, ManagementAlgorithm, ObjectId, Pcscd,
     PrivateKey, Rule, Slot, ins, object,
@@ -481,6 +482,30 @@ fn what_the_firmware_does_not_have_is_refused_before_anything_happens() {
         assert_eq!(bench.yubikey.faults().count(instruction), 0);
     }
     bench.generate(&[]).succeeds();
+}
+
+#[test]
+fn without_a_command_to_delete_a_key_is_overwritten_and_its_slot_is_free_again() {
+    for firmware in [Firmware::V4_3_5, Firmware::V5_2_4] {
+        let bench = Bench::new(ours_before_aes().firmware(firmware));
+        let free = bench.slots("free");
+        bench.generate(&[]).succeeds();
+        assert_eq!(bench.slots("free"), free - 2);
+        let keys = bench.json(&["show", "alice"])["keys"].take();
+        let of_alice: Vec<_> = keys.as_array().unwrap().iter().collect();
+        assert_eq!(of_alice.len(), 2);
+
+        let said = bench.run_as_owner(&["delete", "alice"]).succeeds().out();
+        assert!(said.contains("destroyed"), "{said}");
+        assert_eq!(bench.slots("free"), free);
+        let (left, _) = bench.content();
+        for key in of_alice {
+            let its = key["public_key"].as_str().unwrap();
+            let is_it = |spki: &[u8]| PublicKey::from_der(spki).unwrap().to_text() == its;
+            assert!(!left.iter().any(|(_, spki)| is_it(spki)));
+        }
+        bench.generate(&[]).succeeds();
+    }
 }
 
 /// Before 5.4.2 management keys are of triple DES.

@@ -1,9 +1,9 @@
 //! An open card: transactions, the PIN, recovery.
 //!
-//! Each operation is one PC/SC transaction. Between two of them other programs may use
-//! the card, select another application on it, or reset it; then the PIN that we gave
-//! does not count any more. So the state that is kept here is a guess that the card
-//! corrects:
+//! Each operation is one PC/SC transaction, or one single command. Between two of them
+//! other programs may use the card, select another application on it, or reset it; then
+//! the PIN that we gave does not count any more. So the state that is kept here is a
+//! guess that the card corrects:
 //!
 //! | what happens | what is done, once |
 //! | --- | --- |
@@ -365,6 +365,40 @@ impl Connection {
         }
     }
 
+    /// Runs an operation that is one single command, without a transaction around it, if
+    /// the card is ready for it as far as we know. `None`: nothing came of it, and
+    /// [`Connection::run`] finds out why.
+    pub(crate) fn run_alone<T>(
+        &self,
+        call: &Call,
+        operation: impl FnOnce(&mut Session<'_>) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        call.check()?;
+        let mut state = lock(&self.state);
+        call.check()?;
+        let State {
+            link: Some(link),
+            ready: true,
+            verified,
+            pin,
+            changes,
+        } = &mut *state
+        else {
+            return Ok(None);
+        };
+        let Ok(mut transport) = link.alone() else {
+            return Ok(None);
+        };
+        Ok(operation(&mut Session {
+            card: Card::new(&mut *transport, call),
+            connection: self,
+            verified,
+            pin,
+            changes,
+            fresh: false,
+        }))
+    }
+
     fn attempt<T>(
         &self,
         state: &mut State,
@@ -509,6 +543,11 @@ impl Session<'_> {
     /// Counts how often keys may have changed.
     pub(crate) fn changes(&self) -> u64 {
         *self.changes
+    }
+
+    /// Whether the PIN counts, as far as we know.
+    pub(crate) fn is_verified(&self) -> bool {
+        *self.verified
     }
 
     pub(crate) fn note_change(&mut self) {

@@ -4,6 +4,7 @@
 //! using it.
 
 use std::ffi::CString;
+use std::ops::Deref;
 
 use crate::apdu::{Lost, Transport};
 
@@ -39,6 +40,16 @@ pub trait Link: Send {
     /// # Errors
     /// [`Lost`], also where the card was reset since the last transaction.
     fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost>;
+
+    /// The way for one single command, which needs no transaction since nobody can come
+    /// in between. That spares two round trips to the service.
+    ///
+    /// # Errors
+    /// As [`Link::begin`]. Where another program has a transaction, sending fails, and
+    /// nothing was sent.
+    fn alone(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+        self.begin()
+    }
 }
 
 /// The readers of this system's PC/SC service (`pcscd`).
@@ -101,21 +112,29 @@ impl Link for PcscLink {
     fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
         let card = self.card.as_mut();
         let card = card.ok_or_else(|| Lost::new("it is let go"))?;
-        let transaction = card.transaction().map_err(Lost::new)?;
-        Ok(Box::new(PcscTransaction {
-            transaction,
+        Ok(Box::new(PcscTransport {
+            card: card.transaction().map_err(Lost::new)?,
+            without_le: self.without_le,
+        }))
+    }
+
+    fn alone(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+        let card = self.card.as_ref();
+        Ok(Box::new(PcscTransport {
+            card: card.ok_or_else(|| Lost::new("it is let go"))?,
             without_le: self.without_le,
         }))
     }
 }
 
-/// Dropping the transaction ends it and leaves the card as it is.
-struct PcscTransaction<'a> {
-    transaction: pcsc::Transaction<'a>,
+/// A transaction, which ends when it is dropped and leaves the card as it is, or the
+/// card itself.
+struct PcscTransport<C> {
+    card: C,
     without_le: bool,
 }
 
-impl Transport for PcscTransaction<'_> {
+impl<C: Deref<Target = pcsc::Card>> Transport for PcscTransport<C> {
     fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
         let both = apdu.len() > 5 && apdu.len() == 6 + usize::from(apdu[4]);
         let sent = match apdu.split_last() {
@@ -123,7 +142,7 @@ impl Transport for PcscTransaction<'_> {
             _ => apdu,
         };
         let mut buffer = zeroize::Zeroizing::new([0; pcsc::MAX_BUFFER_SIZE]);
-        let reply = self.transaction.transmit(sent, buffer.as_mut_slice());
+        let reply = self.card.transmit(sent, buffer.as_mut_slice());
         Ok(reply.map_err(Lost::new)?.to_vec())
     }
 }

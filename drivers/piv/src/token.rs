@@ -505,6 +505,27 @@ impl Key {
         Ok(content)
     }
 
+    /// GENERAL AUTHENTICATE alone, where nothing else is missing and it is one command.
+    fn operate_alone(
+        &self,
+        session: &mut Session<'_>,
+        operation: Operation,
+        input: &[u8],
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        let (at, pin, touch) = (*lock(&self.checked))?;
+        let settled = at == session.changes()
+            && input.len() <= LONGEST_IN_ONE_COMMAND
+            && touch == TouchPolicy::Never
+            && match pin {
+                PinPolicy::Never => true,
+                PinPolicy::Once => session.is_verified(),
+                PinPolicy::Always => false,
+            };
+        settled
+            .then(|| session.card.operate(self.slot, self.id, operation, input))?
+            .ok()
+    }
+
     /// One GENERAL AUTHENTICATE, and before it only what is missing.
     fn operate(
         &self,
@@ -513,6 +534,10 @@ impl Key {
         call: &Call,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let connection = &self.token.connection;
+        let done = connection.run_alone(call, |s| self.operate_alone(s, operation, input))?;
+        if let Some(done) = done {
+            return Ok(done);
+        }
         connection.run(call, How::REPEAT, |session| {
             let (pin, touch) = self.policies(session)?;
             match pin {
@@ -573,6 +598,9 @@ impl Key {
         fault
     }
 }
+
+/// Neither the command nor its reply is cut into pieces up to here.
+const LONGEST_IN_ONE_COMMAND: usize = 128;
 
 struct PivSigner(Key);
 

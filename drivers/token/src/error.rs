@@ -90,6 +90,26 @@ pub enum Error {
         /// The token.
         token: TokenId,
     },
+    /// A PIN was sent to this token and its answer never came, so that it is not known
+    /// whether it was refused; nothing was sent since.
+    #[error(
+        "a PIN was sent to {token} before, and it is not known whether it was refused; \
+         nothing was sent again"
+    )]
+    PinUnsettled {
+        /// The token.
+        token: TokenId,
+    },
+    /// That the PIN is being sent could not be written down; so it was not sent.
+    #[error(
+        "the PIN was not sent to {token}, since that could not be written down first: {reason}"
+    )]
+    PinNotNoted {
+        /// The token.
+        token: TokenId,
+        /// Why not.
+        reason: String,
+    },
     /// One wrong PIN would lock the token; nothing was sent.
     #[error("{token} has one PIN try left; nothing was sent")]
     PinFinalTry {
@@ -119,6 +139,40 @@ pub enum Error {
     /// Nobody touched or approved in time.
     #[error("{token} was not touched in time")]
     NotTouched {
+        /// The token.
+        token: TokenId,
+    },
+    /// The device is locked, and nobody unlocked it in time.
+    #[error("the {device} is locked")]
+    DeviceLocked {
+        /// What it is, such as `Ledger Nano X`; who it is shows when it is unlocked.
+        device: String,
+    },
+    /// The app that does the work is not open on the device, and nobody opened it in time.
+    #[error("the app {app} is not open on the {device}{}", running_app(running))]
+    AppNotOpen {
+        /// What it is, such as `Ledger Nano X`.
+        device: String,
+        /// The app that is wanted.
+        app: String,
+        /// The app that is open instead, if one is.
+        running: Option<String>,
+    },
+    /// The app on the device cannot do yet what is needed of it.
+    #[error("the app {app} on the {device} is of version {found}; {least} is the oldest that serves")]
+    AppTooOld {
+        /// What it is, such as `Ledger Nano X`.
+        device: String,
+        /// The app.
+        app: String,
+        /// Its version.
+        found: String,
+        /// The oldest version that serves.
+        least: String,
+    },
+    /// The person at the token refused.
+    #[error("it was rejected on {token}")]
+    Rejected {
         /// The token.
         token: TokenId,
     },
@@ -239,6 +293,13 @@ pub enum Error {
     },
 }
 
+fn running_app(running: &Option<String>) -> String {
+    match running {
+        Some(app) => format!(", but {app}"),
+        None => String::new(),
+    }
+}
+
 /// How many PIN tries are left, as far as a token tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TriesLeft {
@@ -250,12 +311,14 @@ pub enum TriesLeft {
     Exactly(u8),
     /// One (`CKF_USER_PIN_FINAL_TRY`).
     Final,
+    /// As many as one likes: the token does not count.
+    Uncounted,
 }
 
 impl std::fmt::Display for TriesLeft {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            TriesLeft::Unknown => Ok(()),
+            TriesLeft::Unknown | TriesLeft::Uncounted => Ok(()),
             TriesLeft::Low => f.write_str(" (the token reports that its count of tries is low)"),
             TriesLeft::Exactly(1) | TriesLeft::Final => f.write_str(" (one try left)"),
             TriesLeft::Exactly(n) => write!(f, " ({n} tries left)"),
@@ -293,21 +356,27 @@ impl Error {
             Error::DeadlineExceeded
             | Error::Cancelled
             | Error::Busy { .. }
-            | Error::NotTouched { .. } => Advice::Retry,
+            | Error::NotTouched { .. }
+            | Error::DeviceLocked { .. }
+            | Error::AppNotOpen { .. } => Advice::Retry,
             Error::BadBackend { .. }
             | Error::BadModule { .. }
             | Error::AmbiguousToken { .. }
             | Error::PinFinalTry { .. }
+            | Error::PinUnsettled { .. }
             | Error::Unsupported { .. }
             | Error::SlotOccupied { .. }
             | Error::BadMessage { .. }
             | Error::KeyMismatch { .. } => Advice::ChangeRequest,
             Error::PinLocked { .. }
+            | Error::PinNotNoted { .. }
             | Error::TokenFull { .. }
             | Error::TokenReadOnly { .. }
             | Error::KeyNotFound { .. }
             | Error::NotProtected { .. }
             | Error::CannotDestroy { .. }
+            | Error::AppTooOld { .. }
+            | Error::Rejected { .. }
             | Error::DecryptionFailed
             | Error::Device { .. }
             | Error::MalformedReply { .. }
@@ -321,6 +390,10 @@ impl Error {
             Error::BadBackend { backend, .. } if backend.starts_with("piv") => {
                 "a backend for smartcards looks like piv: or piv:serial=12345678;slot=9c".into()
             }
+            Error::BadBackend { backend, .. } if backend.starts_with("ledger") => {
+                "a backend for Ledgers looks like ledger: or ledger:serial=0123456789abcdef;account=0"
+                    .into()
+            }
             Error::BadBackend { .. } => {
                 "a backend looks like pkcs11:token=LABEL?module-path=/path/to/module.so".into()
             }
@@ -329,6 +402,11 @@ impl Error {
             }
             Error::NoToken { wanted, present } if present.is_empty() && wanted.starts_with("piv:") => {
                 "insert the smartcard; a USB token needs its CCID interface enabled".into()
+            }
+            Error::NoToken { wanted, present }
+                if present.is_empty() && wanted.starts_with("ledger:") =>
+            {
+                "plug the Ledger in and unlock it; Linux wants a udev rule for it".into()
             }
             Error::NoToken { present, .. } if present.is_empty() => {
                 "no token is attached, or no module knows of it; name the module with ?module-path="
@@ -351,7 +429,17 @@ impl Error {
                 "it was sent once; check the PIN before you try again, a token locks after a few"
                     .into()
             }
-            Error::PinRefusedBefore { .. } => "give another PIN".into(),
+            Error::PinRefusedBefore { token } => format!(
+                "give another PIN; if it is the right one by now: \
+                 claviger doctor --forget-refused-pin '{token}'"
+            ),
+            Error::PinUnsettled { token } => format!(
+                "see that the PIN is the right one, and then: \
+                 claviger doctor --forget-refused-pin '{token}'"
+            ),
+            Error::PinNotNoted { .. } => {
+                "check the home folder: its permissions, and the space that is left".into()
+            }
             Error::PinFinalTry { .. } => {
                 "if you are sure of the PIN, ask for the last try with --last-try".into()
             }
@@ -366,9 +454,17 @@ impl Error {
                 "give it with --management-key env:VAR|file:PATH|fd:N|prompt".into()
             }
             Error::ManagementKeyWrong { .. } => "check the source of the management key".into(),
+            Error::DeviceLocked { .. } => "unlock it and try again".into(),
+            Error::AppNotOpen { app, .. } => {
+                format!("open the app {app} on the device and try again")
+            }
+            Error::AppTooOld { app, .. } => {
+                format!("update the app {app} with the vendor's own program")
+            }
             Error::NotTouched { .. } => "try again, and touch it when it blinks".into(),
             Error::CannotDestroy { .. } => {
-                "only the vendor's tool can, by resetting the whole token".into()
+                "the identity is kept, and its key still works; only the vendor's tool can destroy it, by \
+                 resetting the whole token".into()
             }
             Error::TokenFull { .. } => "delete identities that are no longer needed".into(),
             Error::TokenReadOnly { .. } => "remove the write protection".into(),
@@ -385,6 +481,7 @@ impl Error {
             Error::BadMessage { .. }
             | Error::DecryptionFailed
             | Error::Cancelled
+            | Error::Rejected { .. }
             | Error::System { .. } => String::new(),
         }
     }

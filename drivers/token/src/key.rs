@@ -4,15 +4,17 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
+use ring::signature::UnparsedPublicKey;
 use rsa::pkcs1::{DecodeRsaPublicKey, EncodeRsaPublicKey};
 use rsa::traits::PublicKeyParts;
 use sha2::{Digest, Sha256};
 use signature::Verifier;
+use signature::hazmat::PrehashVerifier;
 use spki::der::asn1::{AnyRef, BitString, Null, ObjectIdentifier};
 use spki::der::{Decode, Encode, EncodePem};
 use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
 
-use crate::signing::BadSignature;
+use crate::signing::{BadSignature, eip191_digest};
 use crate::{Algorithm, Signature, SignatureScheme};
 
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -250,7 +252,8 @@ impl PublicKey {
     /// # Errors
     /// [`BadSignature`], without a reason.
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), BadSignature> {
-        if SignatureScheme::of(self.algorithm) != Some(signature.scheme()) {
+        let scheme = signature.scheme();
+        if !SignatureScheme::all_of(self.algorithm).any(|known| known == scheme) {
             return Err(BadSignature);
         }
         let bytes = signature.as_bytes();
@@ -262,17 +265,28 @@ impl PublicKey {
                 let signature = ed25519_dalek::Signature::from_slice(bytes).map_err(bad)?;
                 key.verify_strict(message, &signature).map_err(bad)
             }
-            Algorithm::P256 => p256::ecdsa::VerifyingKey::from_sec1_bytes(&self.bytes)
-                .and_then(|key| key.verify(message, &p256::ecdsa::Signature::from_slice(bytes)?))
-                .map_err(bad),
-            Algorithm::P384 => p384::ecdsa::VerifyingKey::from_sec1_bytes(&self.bytes)
-                .and_then(|key| key.verify(message, &p384::ecdsa::Signature::from_slice(bytes)?))
-                .map_err(bad),
+            // `ring` takes a third of the time that the pure Rust of `p256` takes.
+            Algorithm::P256 => {
+                UnparsedPublicKey::new(&ring::signature::ECDSA_P256_SHA256_FIXED, &self.bytes)
+                    .verify(message, bytes)
+                    .map_err(|_| BadSignature)
+            }
+            Algorithm::P384 => {
+                UnparsedPublicKey::new(&ring::signature::ECDSA_P384_SHA384_FIXED, &self.bytes)
+                    .verify(message, bytes)
+                    .map_err(|_| BadSignature)
+            }
             Algorithm::Secp256k1 => k256::ecdsa::VerifyingKey::from_sec1_bytes(&self.bytes)
                 .and_then(|key| {
                     let signature = k256::ecdsa::Signature::from_slice(bytes)?;
                     // Both s and -s verify; other people's signers do not always give the low one.
-                    key.verify(message, &signature.normalize_s().unwrap_or(signature))
+                    let signature = signature.normalize_s().unwrap_or(signature);
+                    match scheme {
+                        SignatureScheme::Eip191Secp256k1 => {
+                            key.verify_prehash(&eip191_digest(message), &signature)
+                        }
+                        _ => key.verify(message, &signature),
+                    }
                 })
                 .map_err(bad),
             Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
