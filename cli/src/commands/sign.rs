@@ -123,6 +123,8 @@ struct Verdict {
     valid: bool,
     /// The form that the signature turned out to have, if it is valid.
     format: Option<&'static str>,
+    /// The scheme with which it is valid, likewise.
+    scheme: Option<SignatureScheme>,
     fingerprint: String,
 }
 
@@ -142,39 +144,48 @@ pub(crate) fn verify(
     let key = &session::key(&who, &info, KeyUse::Sign)?.public_key;
     let signature = Input::open(Some(signature), &session.screen)?.read_all()?;
     let message = Input::open(file, &session.screen)?.read_all()?;
-    let format = check(key, namespace, &message, &signature);
+    let found = check(key, namespace, &message, &signature);
     if session.json {
         output::print_json(&Verdict {
             name: who.to_string(),
-            valid: format.is_some(),
-            format: format.map(Format::name),
+            valid: found.is_some(),
+            format: found.map(|(format, _)| format.name()),
+            scheme: found.map(|(_, scheme)| scheme),
             fingerprint: key.fingerprint().to_string(),
         })?;
     } else {
-        output::print(match format {
-            Some(_) => "valid\n",
-            None => "not valid\n",
+        let several = SignatureScheme::all_of(key.algorithm()).count() > 1;
+        output::print(&match found {
+            Some((_, scheme)) if several => format!("valid ({scheme})\n"),
+            Some(_) => "valid\n".into(),
+            None => "not valid\n".to_owned(),
         })?;
     }
-    Ok(match format {
+    Ok(match found {
         Some(_) => FINE,
         None => FAILED,
     })
 }
 
-/// The form in which `signature` is a valid one, if any.
-fn check(key: &PublicKey, namespace: &str, message: &[u8], signature: &[u8]) -> Option<Format> {
+/// The form and the scheme in which `signature` is a valid one, if any.
+fn check(
+    key: &PublicKey,
+    namespace: &str,
+    message: &[u8],
+    signature: &[u8],
+) -> Option<(Format, SignatureScheme)> {
     if sshsig::is_sshsig(signature) {
-        let valid = sshsig::verify(key, namespace, message, signature);
-        return valid.is_ok().then_some(Format::Sshsig);
+        sshsig::verify(key, namespace, message, signature).ok()?;
+        return Some((Format::Sshsig, SignatureScheme::of(key.algorithm())?));
     }
-    let scheme = SignatureScheme::of(key.algorithm())?;
-    let forms = [
-        (Format::Raw, Signature::new(scheme, signature.to_vec())),
-        (Format::Der, Signature::from_der(scheme, signature)),
-    ];
-    forms.into_iter().find_map(|(format, signature)| {
-        key.verify(message, &signature.ok()?).ok()?;
-        Some(format)
+    SignatureScheme::all_of(key.algorithm()).find_map(|scheme| {
+        let forms = [
+            (Format::Raw, Signature::new(scheme, signature.to_vec())),
+            (Format::Der, Signature::from_der(scheme, signature)),
+        ];
+        forms.into_iter().find_map(|(format, signature)| {
+            key.verify(message, &signature.ok()?).ok()?;
+            Some((format, scheme))
+        })
     })
 }

@@ -107,6 +107,18 @@ pub enum Event {
         /// The token.
         token: TokenId,
     },
+    /// The device is locked and waits to be unlocked.
+    UnlockNeeded {
+        /// What it is, such as `Ledger Nano X`; who it is shows when it is unlocked.
+        device: String,
+    },
+    /// The device waits for an app to be opened on it.
+    AppNeeded {
+        /// What it is, such as `Ledger Nano X`.
+        device: String,
+        /// The app, such as `Ethereum`.
+        app: String,
+    },
     /// The token went on after a touch or an approval.
     PersonDone {
         /// The token.

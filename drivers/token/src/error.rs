@@ -159,7 +159,9 @@ pub enum Error {
         running: Option<String>,
     },
     /// The app on the device cannot do yet what is needed of it.
-    #[error("the app {app} on the {device} is of version {found}; {least} is the oldest that serves")]
+    #[error(
+        "the app {app} on the {device} is of version {found}; {least} is the oldest that serves"
+    )]
     AppTooOld {
         /// What it is, such as `Ledger Nano X`.
         device: String,

@@ -19,8 +19,10 @@
 
 use std::sync::Arc;
 
-use signature::{Keypair, SignatureEncoding};
+use signature::hazmat::PrehashVerifier;
+use signature::{Keypair, SignatureEncoding, Verifier};
 
+use crate::signing::eip191_digest;
 use crate::{Algorithm, Call, PublicKey, SignatureScheme, Signer};
 
 /// A signature type that tokens can fill.
@@ -53,6 +55,48 @@ macro_rules! ecdsa {
 ecdsa!(p256, EcdsaP256Sha256);
 ecdsa!(p384, EcdsaP384Sha384);
 ecdsa!(k256, EcdsaSecp256k1Sha256);
+
+/// A signature over an Ethereum personal message
+/// ([`SignatureScheme::Eip191Secp256k1`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Eip191Signature(k256::ecdsa::Signature);
+
+impl TryFrom<&[u8]> for Eip191Signature {
+    type Error = signature::Error;
+
+    fn try_from(bytes: &[u8]) -> signature::Result<Self> {
+        k256::ecdsa::Signature::from_slice(bytes).map(Eip191Signature)
+    }
+}
+
+impl From<Eip191Signature> for [u8; 64] {
+    fn from(signature: Eip191Signature) -> Self {
+        signature.0.to_bytes().into()
+    }
+}
+
+impl SignatureEncoding for Eip191Signature {
+    type Repr = [u8; 64];
+}
+
+/// What verifies an [`Eip191Signature`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Eip191VerifyingKey(k256::ecdsa::VerifyingKey);
+
+impl Verifier<Eip191Signature> for Eip191VerifyingKey {
+    fn verify(&self, message: &[u8], signature: &Eip191Signature) -> signature::Result<()> {
+        self.0.verify_prehash(&eip191_digest(message), &signature.0)
+    }
+}
+
+impl Scheme for Eip191Signature {
+    const SCHEME: SignatureScheme = SignatureScheme::Eip191Secp256k1;
+    type VerifyingKey = Eip191VerifyingKey;
+
+    fn verifying_key(key: &PublicKey) -> signature::Result<Self::VerifyingKey> {
+        k256::ecdsa::VerifyingKey::from_sec1_bytes(key.as_bytes()).map(Eip191VerifyingKey)
+    }
+}
 
 impl Scheme for ed25519_dalek::Signature {
     const SCHEME: SignatureScheme = SignatureScheme::Ed25519;
@@ -97,7 +141,7 @@ impl<S: Scheme> SigningKey<S> {
             key: key.algorithm(),
             signature: S::SCHEME,
         };
-        if SignatureScheme::of(key.algorithm()) != Some(S::SCHEME) {
+        if signer.scheme() != Some(S::SCHEME) {
             return Err(wrong);
         }
         let verifying_key = S::verifying_key(key).map_err(|_| wrong)?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha3::{Digest, Keccak256};
 
 use crate::Algorithm;
 
@@ -20,6 +21,9 @@ pub enum SignatureScheme {
     EcdsaP384Sha384,
     /// ECDSA over secp256k1 with SHA-256 and a low s. r and s, 32 bytes each, big-endian.
     EcdsaSecp256k1Sha256,
+    /// ECDSA over secp256k1 over an Ethereum personal message ([`eip191_digest`]), with a
+    /// low s. r and s, 32 bytes each, big-endian.
+    Eip191Secp256k1,
     /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §8.2). As long as the modulus.
     RsaPkcs1Sha256,
     /// The basic BLS scheme, signatures in G2, compressed, 96 bytes
@@ -28,11 +32,12 @@ pub enum SignatureScheme {
 }
 
 impl SignatureScheme {
-    const ALL: [SignatureScheme; 6] = [
+    const ALL: [SignatureScheme; 7] = [
         SignatureScheme::Ed25519,
         SignatureScheme::EcdsaP256Sha256,
         SignatureScheme::EcdsaP384Sha384,
         SignatureScheme::EcdsaSecp256k1Sha256,
+        SignatureScheme::Eip191Secp256k1,
         SignatureScheme::RsaPkcs1Sha256,
         SignatureScheme::Bls12381G2Basic,
     ];
@@ -44,12 +49,13 @@ impl SignatureScheme {
             SignatureScheme::EcdsaP256Sha256 => "ecdsa-p256-sha256",
             SignatureScheme::EcdsaP384Sha384 => "ecdsa-p384-sha384",
             SignatureScheme::EcdsaSecp256k1Sha256 => "ecdsa-secp256k1-sha256",
+            SignatureScheme::Eip191Secp256k1 => "eip191-secp256k1",
             SignatureScheme::RsaPkcs1Sha256 => "rsa-pkcs1-sha256",
             SignatureScheme::Bls12381G2Basic => "bls12-381-g2-basic",
         }
     }
 
-    /// The scheme with which tokens sign for keys of `algorithm`; `None` for X25519.
+    /// The scheme with which most tokens sign for keys of `algorithm`; `None` for X25519.
     pub fn of(algorithm: Algorithm) -> Option<Self> {
         match algorithm {
             Algorithm::Ed25519 => Some(SignatureScheme::Ed25519),
@@ -63,6 +69,31 @@ impl SignatureScheme {
             Algorithm::X25519 => None,
         }
     }
+
+    /// Every scheme with which there are tokens that sign for keys of `algorithm`, the
+    /// one [of](SignatureScheme::of) most tokens first.
+    ///
+    /// A signature that says nothing of its scheme may be checked with each of them: they
+    /// hash differently, so that a signature of one is none of another.
+    pub fn all_of(algorithm: Algorithm) -> impl Iterator<Item = Self> {
+        let other = match algorithm {
+            Algorithm::Secp256k1 => Some(SignatureScheme::Eip191Secp256k1),
+            _ => None,
+        };
+        SignatureScheme::of(algorithm).into_iter().chain(other)
+    }
+}
+
+/// The digest of `message` as an Ethereum personal message (EIP-191, version 0x45):
+/// Keccak-256 over `"\x19Ethereum Signed Message:\n"`, the length of the message in decimal
+/// digits, and the message.
+pub fn eip191_digest(message: &[u8]) -> [u8; 32] {
+    Keccak256::new()
+        .chain_update("\x19Ethereum Signed Message:\n")
+        .chain_update(message.len().to_string())
+        .chain_update(message)
+        .finalize()
+        .into()
 }
 
 impl fmt::Display for SignatureScheme {
@@ -99,7 +130,8 @@ impl Signature {
         let fits = match scheme {
             SignatureScheme::Ed25519
             | SignatureScheme::EcdsaP256Sha256
-            | SignatureScheme::EcdsaSecp256k1Sha256 => bytes.len() == 64,
+            | SignatureScheme::EcdsaSecp256k1Sha256
+            | SignatureScheme::Eip191Secp256k1 => bytes.len() == 64,
             SignatureScheme::EcdsaP384Sha384 | SignatureScheme::Bls12381G2Basic => {
                 bytes.len() == 96
             }
@@ -123,10 +155,12 @@ impl Signature {
                 .map_err(|_| BadSignature)?
                 .to_bytes()
                 .to_vec(),
-            SignatureScheme::EcdsaSecp256k1Sha256 => k256::ecdsa::Signature::from_der(der)
-                .map_err(|_| BadSignature)?
-                .to_bytes()
-                .to_vec(),
+            SignatureScheme::EcdsaSecp256k1Sha256 | SignatureScheme::Eip191Secp256k1 => {
+                k256::ecdsa::Signature::from_der(der)
+                    .map_err(|_| BadSignature)?
+                    .to_bytes()
+                    .to_vec()
+            }
             SignatureScheme::EcdsaP384Sha384 => p384::ecdsa::Signature::from_der(der)
                 .map_err(|_| BadSignature)?
                 .to_bytes()
@@ -159,7 +193,7 @@ impl Signature {
                 .to_der()
                 .as_bytes()
                 .to_vec(),
-            SignatureScheme::EcdsaSecp256k1Sha256 => {
+            SignatureScheme::EcdsaSecp256k1Sha256 | SignatureScheme::Eip191Secp256k1 => {
                 k256::ecdsa::Signature::from_slice(&self.bytes)
                     .map_err(bad)?
                     .to_der()
@@ -180,3 +214,39 @@ impl Signature {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid signature")]
 pub struct BadSignature;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PublicKey;
+    use crate::key::from_hex;
+
+    /// What the Ethereum app 1.23.0 of a Ledger answered.
+    #[test]
+    fn a_personal_message_signed_by_a_ledger_verifies_as_such_and_as_nothing_else() {
+        let hex = |text| from_hex(text).unwrap();
+        let key = "04ef5b152e3f15eb0c50c9916161c2309e54bd87b9adce722d69716bcdef85f547\
+                   678e15ab40a78919c7284e67a17ee9a96e8b9886b60f767d93023bac8dbc16e4";
+        let key = PublicKey::from_bytes(Algorithm::Secp256k1, &hex(key)).unwrap();
+        let bytes = "f50caff5283a683b73516d5739fbb24b4facee070e9118cbe325d55325a0b446\
+                     4b2627880ca558f5472c1b4aaac0930ac117cb6e824d18d53cd1dfda831e271a";
+        let message = b"identity challenge";
+        let signature = |scheme| Signature::new(scheme, hex(bytes)).unwrap();
+        let eip191 = signature(SignatureScheme::Eip191Secp256k1);
+        assert_eq!(key.verify(message, &eip191), Ok(()));
+        assert!(key.verify(b"identity challenge.", &eip191).is_err());
+        let der = eip191.to_der().unwrap();
+        assert_eq!(Signature::from_der(eip191.scheme(), &der), Ok(eip191));
+        let sha256 = signature(SignatureScheme::EcdsaSecp256k1Sha256);
+        assert!(key.verify(message, &sha256).is_err());
+    }
+
+    #[test]
+    fn every_scheme_has_a_name_and_an_algorithm() {
+        for scheme in SignatureScheme::ALL {
+            assert_eq!(scheme.name().parse(), Ok(scheme));
+            let mut algorithms = Algorithm::ALL.into_iter();
+            assert!(algorithms.any(|a| SignatureScheme::all_of(a).any(|s| s == scheme)));
+        }
+    }
+}

@@ -70,9 +70,9 @@ fn to_ssh(signature: &Signature) -> Result<ssh_key::Signature, BadSignature> {
         SignatureScheme::EcdsaP384Sha384 => {
             ("ecdsa-sha2-nistp384", two_integers(signature.as_bytes())?)
         }
-        SignatureScheme::EcdsaSecp256k1Sha256 | SignatureScheme::Bls12381G2Basic => {
-            return Err(BadSignature);
-        }
+        SignatureScheme::EcdsaSecp256k1Sha256
+        | SignatureScheme::Eip191Secp256k1
+        | SignatureScheme::Bls12381G2Basic => return Err(BadSignature),
     };
     let algorithm = ssh_key::Algorithm::new(name).map_err(|_| BadSignature)?;
     ssh_key::Signature::new(algorithm, blob).map_err(|_| BadSignature)

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{Access, Algorithm, Call, Error, KeySpec, KeyUse, PublicKey, Signature};
+use crate::{
+    Access, Algorithm, Call, Error, KeySpec, KeyUse, PublicKey, Signature, SignatureScheme,
+};
 
 /// What a private-key operation hands out: wiped when dropped.
 pub type Secret = Zeroizing<Vec<u8>>;
@@ -125,6 +127,11 @@ pub trait Token: Send + Sync {
 pub trait Signer: Send + Sync {
     /// The key's public half.
     fn public_key(&self) -> &PublicKey;
+
+    /// The scheme of the signatures that it makes.
+    fn scheme(&self) -> Option<SignatureScheme> {
+        SignatureScheme::of(self.public_key().algorithm())
+    }
 
     /// Signs `message`, hashed as the scheme of the key demands.
     ///
