@@ -136,7 +136,8 @@ fn number(device: &Path, attribute: &str) -> Option<u16> {
     read(device, attribute)?.parse().ok()
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use super::super::Level;
     use super::*;
