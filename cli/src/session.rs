@@ -137,7 +137,12 @@ fn touch_line(token: &TokenId) -> String {
 
 fn is_about_pin(error: &EngineError) -> bool {
     match error {
-        EngineError::Token(Error::PinLocked { .. } | Error::PinFinalTry { .. }) => true,
+        EngineError::Token(
+            Error::PinLocked { .. }
+            | Error::PinFinalTry { .. }
+            | Error::PinUnsettled { .. }
+            | Error::PinNotNoted { .. },
+        ) => true,
         EngineError::Token(error) => error.advice() == Advice::GivePin,
         _ => false,
     }

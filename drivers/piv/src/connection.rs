@@ -15,14 +15,12 @@
 //! since. What must not be repeated (making a key) is begun with a SELECT and stays in
 //! one transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use claviger_token::key::to_hex;
-use claviger_token::{Access, Call, Error, TokenId, TriesLeft};
-use rand_core::{OsRng, RngCore};
+use claviger_token::{Access, Call, Error, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft};
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::apdu::Lost;
@@ -92,10 +90,6 @@ pub(crate) fn identify(card: &mut Card<'_>) -> Result<Option<Identity>, Fault> {
 pub(crate) struct Field {
     readers: Box<dyn Readers>,
     places: Mutex<HashMap<TokenId, Arc<Mutex<Place>>>>,
-    /// Traces of the PINs that were refused, each with its token.
-    refused: Mutex<HashSet<[u8; 32]>>,
-    /// Random, so that a trace is worth nothing elsewhere.
-    salt: [u8; 32],
 }
 
 /// The place of one card: it is opened once, and shared.
@@ -108,13 +102,9 @@ pub(crate) struct Place {
 
 impl Field {
     pub(crate) fn new(readers: impl Readers + 'static) -> Arc<Self> {
-        let mut salt = [0; 32];
-        OsRng.fill_bytes(&mut salt);
         Arc::new(Field {
             readers: Box::new(readers),
             places: Mutex::default(),
-            refused: Mutex::default(),
-            salt,
         })
     }
 
@@ -175,16 +165,6 @@ impl Field {
         let done = work(&mut card, &identity)?;
         Ok(Some((identity, done)))
     }
-
-    fn trace(&self, token: &TokenId, pin: &SecretString) -> [u8; 32] {
-        let mut hash = Sha256::new_with_prefix(self.salt);
-        for part in [&token.kind, &token.manufacturer, &token.serial] {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        hash.update(pin.expose_secret());
-        hash.finalize().into()
-    }
 }
 
 /// An open card.
@@ -196,6 +176,8 @@ pub(crate) struct Connection {
     state: Mutex<State>,
     /// How it was opened, the last time first: where a management key comes from.
     accesses: Mutex<Vec<Access>>,
+    /// Of the one who opened it first: for PINs that are given again.
+    refused: Arc<dyn RefusedPins>,
     /// The management key that the card accepted.
     management_key: Mutex<Option<Zeroizing<Vec<u8>>>>,
 }
@@ -265,6 +247,7 @@ impl Connection {
             reader: Mutex::default(),
             state: Mutex::default(),
             accesses: Mutex::default(),
+            refused: Arc::clone(&access.refused_pins),
             management_key: Mutex::default(),
         });
         connection.log_in(access)?;
@@ -315,7 +298,7 @@ impl Connection {
             });
         }
         self.run(&call, How::ONCE, |session| {
-            session.give_pin(&pin, access.last_try)
+            session.give_pin(&pin, access.last_try, &*access.refused_pins)
         })?;
         lock(&self.state).pin = Some(pin);
         Ok(())
@@ -554,8 +537,8 @@ impl Session<'_> {
         *self.changes += 1;
     }
 
-    /// How the tries stand; refuses where a wrong PIN would lock the card.
-    fn check_tries(&mut self, last_try: bool) -> Result<(), Fault> {
+    /// How many tries are left; refuses where a wrong PIN would lock the card.
+    fn check_tries(&mut self, last_try: bool) -> Result<TriesLeft, Fault> {
         let token = self.connection.id().clone();
         let mut tries = self.card.tries()?;
         if tries == Tries::Verified {
@@ -565,35 +548,44 @@ impl Session<'_> {
         match tries {
             Tries::Left(0) => Err(Error::PinLocked { token }.into()),
             Tries::Left(1) if !last_try => Err(Error::PinFinalTry { token }.into()),
-            // Verified: a card that does not forget; it does not count either.
-            Tries::Left(_) | Tries::Verified => Ok(()),
+            Tries::Left(left) => Ok(TriesLeft::Exactly(left)),
+            // A card that does not forget; it does not tell either.
+            Tries::Verified => Ok(TriesLeft::Unknown),
         }
     }
 
     /// Gives a PIN to the card, unless it was refused before or would be the last.
-    fn give_pin(&mut self, pin: &SecretString, last_try: bool) -> Result<(), Fault> {
-        let token = self.connection.id();
-        let field = &self.connection.field;
-        let trace = field.trace(token, pin);
-        if lock(&field.refused).contains(&trace) {
-            let token = token.clone();
-            return Err(Error::PinRefusedBefore { token }.into());
-        }
-        self.check_tries(last_try)?;
-        self.send_pin(pin)
+    fn give_pin(
+        &mut self,
+        pin: &SecretString,
+        last_try: bool,
+        refused: &dyn RefusedPins,
+    ) -> Result<(), Fault> {
+        let mut turn = refused.turn(self.connection.id())?;
+        let tries = self.check_tries(last_try)?;
+        turn.begin(pin, tries)?;
+        self.send_pin(pin, turn)
     }
 
-    fn send_pin(&mut self, pin: &SecretString) -> Result<(), Fault> {
+    fn send_pin(&mut self, pin: &SecretString, turn: Box<dyn PinTurn + '_>) -> Result<(), Fault> {
         let token = self.connection.id().clone();
-        let left = match self.card.verify(pin)? {
-            Verdict::Accepted => {
+        let left = match self.card.verify(pin) {
+            Ok(Verdict::Accepted) => {
+                turn.end(pin, PinVerdict::Accepted);
                 *self.verified = true;
                 return Ok(());
             }
-            Verdict::Refused(left) => left,
+            Ok(Verdict::Refused(left)) => left,
+            Err(fault) => {
+                // The deadline passed before it was sent. Else no answer came, and how many
+                // tries are left says next time whether that cost one.
+                if let Fault::Ours(_) = fault {
+                    turn.end(pin, PinVerdict::NotJudged);
+                }
+                return Err(fault);
+            }
         };
-        let field = &self.connection.field;
-        lock(&field.refused).insert(field.trace(&token, pin));
+        turn.end(pin, PinVerdict::Refused);
         (*self.verified, *self.pin) = (false, None);
         Err(Fault::Ours(match left {
             0 => Error::PinLocked { token },
@@ -610,7 +602,7 @@ impl Session<'_> {
             return Ok(false);
         }
         let pin = self.retained()?;
-        self.give_pin(&pin, false)?;
+        self.give_pin(&pin, false, &*self.connection.refused)?;
         Ok(true)
     }
 
@@ -627,7 +619,10 @@ impl Session<'_> {
                 }
             }
             let pin = self.retained()?;
-            self.send_pin(&pin)?;
+            // It counts at this moment, and the tries are not shown meanwhile: to write
+            // down before that it is sent would say nothing.
+            let connection = self.connection;
+            self.send_pin(&pin, connection.refused.turn(connection.id())?)?;
         }
         Ok(())
     }

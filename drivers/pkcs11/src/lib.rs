@@ -371,6 +371,7 @@ impl Candidate {
         let how = Login {
             pins,
             last_try: access.last_try,
+            refused: &access.refused_pins,
         };
         let id = token_id(&self.token);
         let name = (

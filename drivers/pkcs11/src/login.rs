@@ -1,24 +1,22 @@
 //! Logging in: when a PIN is sent, and when it is not.
 
-use std::collections::HashSet;
-use std::sync::{LazyLock, Mutex};
+use std::sync::Arc;
 
-use claviger_token::{Error, PinSource, TokenId, TriesLeft};
-use cryptoki::context::Pkcs11;
+use claviger_token::{Error, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft};
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
-use rand_core::{OsRng, RngCore};
 use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
 
 use crate::error::from_module;
-use crate::module::lock;
+use crate::module::Module;
+use crate::quirks;
 
 /// How to log in: with whose PIN, and how much may be risked.
 pub(crate) struct Login<'a> {
     pub(crate) pins: &'a dyn PinSource,
     pub(crate) last_try: bool,
+    pub(crate) refused: &'a Arc<dyn RefusedPins>,
 }
 
 /// Whether the user is logged in, as this session sees it.
@@ -34,7 +32,7 @@ pub(crate) fn is_logged_in(session: &Session) -> Result<bool, Ck> {
 /// process is logged in, no PIN is sent: the module would answer "already logged in"
 /// to a wrong one as well, and nothing would be known of it.
 pub(crate) fn login(
-    pkcs11: &Pkcs11,
+    module: &Module,
     session: &Session,
     slot: Slot,
     info: &TokenInfo,
@@ -46,31 +44,60 @@ pub(crate) fn login(
         return Ok(None);
     }
     check_flags(info, token, login.last_try)?;
-    let pin = match info.protected_authentication_path() {
-        true => None,
-        false => Some(vetted(login.pins.pin(token, info.label())?, info, token)?),
-    };
-    let refusal = match session.login(UserType::User, pin.as_ref()) {
-        Ok(()) => return Ok(pin),
-        // Somebody else was quicker; of this PIN nothing is known.
-        Err(Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => return Ok(None),
+    if info.protected_authentication_path() {
+        return match session.login(UserType::User, None) {
+            Ok(()) | Err(Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(None),
+            Err(Ck::Pkcs11(RvError::PinIncorrect, _)) => {
+                let now = module.pkcs11.get_token_info(slot).ok();
+                Err(after_refusal(now.as_ref(), token))
+            }
+            Err(other) => Err(failed(other)),
+        };
+    }
+    let pin = login.pins.pin(token, info.label())?;
+    check_length(&pin, info, token)?;
+    let mut turn = login.refused.turn(token)?;
+    // Somebody else may have spent a try meanwhile.
+    let before = module.pkcs11.get_token_info(slot).map_err(failed)?;
+    check_flags(&before, token, login.last_try)?;
+    turn.begin(&pin, tries_left(module, &before))?;
+    let refusal = match session.login(UserType::User, Some(&pin)) {
+        Ok(()) => {
+            turn.end(&pin, PinVerdict::Accepted);
+            return Ok(Some(pin));
+        }
         Err(refusal) => refusal,
     };
-    let Ck::Pkcs11(rv, _) = refusal else {
-        return Err(failed(refusal));
-    };
-    if let (RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange, Some(pin)) =
-        (rv, &pin)
-    {
-        lock(&REFUSED).insert(trace(token, pin));
-    }
-    Err(match rv {
-        RvError::PinIncorrect | RvError::PinInvalid => {
-            after_refusal(pkcs11.get_token_info(slot).ok().as_ref(), token)
+    let after = module.pkcs11.get_token_info(slot);
+    match (&refusal, &after) {
+        (Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _), _) => {
+            turn.end(&pin, PinVerdict::NotJudged);
         }
-        RvError::PinLenRange => pin_length(info, token),
-        _ => failed(refusal),
-    })
+        (Ck::Pkcs11(rv, _), _) if is_refusal(*rv) => turn.end(&pin, PinVerdict::Refused),
+        // It says nothing about the PIN, but the token counted it.
+        (_, Ok(after)) if shown(after) > shown(&before) => turn.end(&pin, PinVerdict::Refused),
+        (_, Ok(_)) => turn.end(&pin, PinVerdict::NotJudged),
+        // It has gone, and what it made of the PIN is not known.
+        (_, Err(_)) => {}
+    }
+    match refusal {
+        // Somebody else was quicker; of this PIN nothing is known.
+        Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _) => Ok(None),
+        Ck::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid, _) => {
+            Err(after_refusal(after.ok().as_ref(), token))
+        }
+        Ck::Pkcs11(RvError::PinLenRange, _) => Err(pin_length(info, token)),
+        other => Err(failed(other)),
+    }
+}
+
+/// Whether it says that the PIN is wrong. A PIN that is of no good length was not
+/// compared.
+fn is_refusal(rv: RvError) -> bool {
+    matches!(
+        rv,
+        RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLocked
+    )
 }
 
 fn check_flags(info: &TokenInfo, token: &TokenId, last_try: bool) -> Result<(), Error> {
@@ -84,6 +111,28 @@ fn check_flags(info: &TokenInfo, token: &TokenId, last_try: bool) -> Result<(), 
     }
 }
 
+/// How far the count of tries has fallen, as far as the token shows it.
+fn shown(info: &TokenInfo) -> u8 {
+    if info.user_pin_locked() {
+        3
+    } else if info.user_pin_final_try() {
+        2
+    } else {
+        u8::from(info.user_pin_count_low())
+    }
+}
+
+fn tries_left(module: &Module, info: &TokenInfo) -> TriesLeft {
+    let library = &module.library.manufacturer;
+    let quirks = quirks::of(library, info.manufacturer_id(), info.model());
+    match shown(info) {
+        0 if quirks.counts_pins => TriesLeft::Unknown,
+        0 => TriesLeft::Uncounted,
+        1 => TriesLeft::Low,
+        _ => TriesLeft::Final,
+    }
+}
+
 fn pin_length(info: &TokenInfo, token: &TokenId) -> Error {
     Error::PinLength {
         token: token.clone(),
@@ -92,20 +141,15 @@ fn pin_length(info: &TokenInfo, token: &TokenId) -> Error {
     }
 }
 
-/// The PIN, if it is worth sending.
-fn vetted(pin: SecretString, info: &TokenInfo, token: &TokenId) -> Result<SecretString, Error> {
+/// Refuses a PIN that is not worth sending.
+fn check_length(pin: &SecretString, info: &TokenInfo, token: &TokenId) -> Result<(), Error> {
     let length = pin.expose_secret().len();
     let max = info.max_pin_length();
     // A maximum of zero is no statement.
     if length < info.min_pin_length().max(1) || (max > 0 && length > max) {
         return Err(pin_length(info, token));
     }
-    if lock(&REFUSED).contains(&trace(token, &pin)) {
-        return Err(Error::PinRefusedBefore {
-            token: token.clone(),
-        });
-    }
-    Ok(pin)
+    Ok(())
 }
 
 /// What the token's flags say after it refused a PIN.
@@ -118,24 +162,4 @@ fn after_refusal(info: Option<&TokenInfo>, token: &TokenId) -> Error {
         _ => TriesLeft::Unknown,
     };
     Error::PinWrong { token, tries }
-}
-
-/// Traces of the PINs that were refused in this process, each with its token.
-static REFUSED: LazyLock<Mutex<HashSet<[u8; 32]>>> = LazyLock::new(Mutex::default);
-
-/// Random for each process, so that a trace is worth nothing elsewhere.
-static SALT: LazyLock<[u8; 32]> = LazyLock::new(|| {
-    let mut salt = [0; 32];
-    OsRng.fill_bytes(&mut salt);
-    salt
-});
-
-fn trace(token: &TokenId, pin: &SecretString) -> [u8; 32] {
-    let mut hash = Sha256::new_with_prefix(*SALT);
-    for part in [&token.kind, &token.manufacturer, &token.serial] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.update(pin.expose_secret());
-    hash.finalize().into()
 }

@@ -17,6 +17,8 @@ pub struct Quirks {
     /// Whether a token that went away is seen again only after `C_Finalize` and
     /// `C_Initialize`.
     pub forgets_tokens: bool,
+    /// Whether the token counts wrong PINs, as far as is known.
+    pub counts_pins: bool,
     /// Where operations are to be run.
     pub pace: Pace,
 }
@@ -49,6 +51,7 @@ const STANDARD: Quirks = Quirks {
     curves: &[Algorithm::P256, Algorithm::P384],
     oaep_sha256: false,
     forgets_tokens: false,
+    counts_pins: true,
     pace: Pace::Slow { workers: 4 },
 };
 
@@ -58,13 +61,15 @@ const STANDARD: Quirks = Quirks {
 /// written at once; a crash in it leaves at most an empty file, or an object without any
 /// attribute, which is no key and cannot be told from others' of that kind. OAEP takes
 /// SHA-1 only.
-/// A token whose folder was away stays invalid in a process even after it is back.
+/// A token whose folder was away stays invalid in a process even after it is back. Wrong
+/// PINs are not counted.
 const SOFTHSM: Quirks = Quirks {
     generate: Generate::ViaSession,
     x25519: X25519::Edwards,
     curves: &[Algorithm::P256, Algorithm::P384, Algorithm::Secp256k1],
     oaep_sha256: false,
     forgets_tokens: true,
+    counts_pins: false,
     pace: Pace::Quick,
 };
 

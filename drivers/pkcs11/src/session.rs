@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_token::{Call, Error, PinSource, TokenId};
+use claviger_token::{Call, Error, PinSource, RefusedPins, TokenId};
 use cryptoki::error::Error as Ck;
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
@@ -35,6 +35,8 @@ pub(crate) struct Connection {
     label: String,
     login_required: bool,
     write_protected: bool,
+    /// Of the one who opened it first: for recovery.
+    refused: Arc<dyn RefusedPins>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -116,6 +118,7 @@ impl Connection {
             label: info.label().into(),
             login_required: info.login_required(),
             write_protected: info.write_protected(),
+            refused: Arc::clone(how.refused),
             state: Mutex::new(State {
                 epoch: 0,
                 slot,
@@ -281,7 +284,7 @@ impl Connection {
         let session = self
             .open_session(slot)
             .map_err(|error| from_module(&error, &self.id))?;
-        match login(&self.module.pkcs11, &session, slot, info, &self.id, how) {
+        match login(&self.module, &session, slot, info, &self.id, how) {
             Ok(pin) => Ok((session, pin)),
             // Not a word about the PIN: the token's file was away at this moment.
             Err(Error::Device { call, status, .. }) if self.module.forgets_tokens() => {
@@ -341,6 +344,7 @@ impl Connection {
         let retained = Login {
             pins: &retained,
             last_try: false,
+            refused: &self.refused,
         };
         let result = self.reattach(how.unwrap_or(&retained));
         let mut state = lock(&self.state);

@@ -15,6 +15,7 @@
 //! | [`envelope`] | ciphertexts: age files, opened with a device's key agreement |
 //! | [`sshsig`] | signatures as SSH knows them |
 //! | [`pin`] | where PINs come from |
+//! | [`refused`] | which PINs were refused and are not sent again |
 //! | [`call`] | deadlines, cancellation, waiting for a person |
 //! | [`error`] | what can go wrong |
 //! | [`interop`] | handles as keys of the `signature` crate |
@@ -33,6 +34,7 @@ pub mod error;
 pub mod interop;
 pub mod key;
 pub mod pin;
+pub mod refused;
 pub mod signing;
 pub mod sshsig;
 pub mod token;
@@ -42,6 +44,7 @@ pub use call::{Call, Event};
 pub use error::{Advice, Error, TriesLeft};
 pub use key::{Fingerprint, PublicKey};
 pub use pin::{Access, FixedPin, NoPin, PinSource, StoredPin};
+pub use refused::{PinTurn, PinVerdict, RefusedInProcess, RefusedPins};
 pub use signing::{Signature, SignatureScheme};
 pub use token::{
     Attestation, Decryptor, Deletion, Driver, GeneratedKey, KeyRef, Pace, Protection, Secret,

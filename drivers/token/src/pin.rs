@@ -12,7 +12,7 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::{Error, TokenId};
+use crate::{Error, RefusedInProcess, RefusedPins, TokenId};
 
 /// Gives the PIN of a token.
 pub trait PinSource: Send + Sync {
@@ -37,16 +37,21 @@ pub struct Access {
     /// Whether the published defaults of a kind of token may be tried where no PIN or
     /// management key is given.
     pub factory_defaults: bool,
+    /// Which PINs were refused before and are not sent again.
+    pub refused_pins: Arc<dyn RefusedPins>,
 }
 
 impl Access {
-    /// PINs from `pins`, and never the last try.
+    /// PINs from `pins`, and never the last try. PINs that are refused are remembered as
+    /// long as the process lives; a node of `claviger-engine` remembers them in its
+    /// registry.
     pub fn with(pins: impl PinSource + 'static) -> Self {
         Access {
             pins: Arc::new(pins),
             last_try: false,
             management_keys: Arc::new(NoPin),
             factory_defaults: false,
+            refused_pins: RefusedInProcess::shared(),
         }
     }
 

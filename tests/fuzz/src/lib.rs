@@ -14,7 +14,8 @@ use claviger_piv::PivDriver;
 use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{
-    Access, Algorithm, Call, Driver as _, FixedPin, KeyRef, KeySpec, SlotState, Unwrap,
+    Access, Algorithm, Call, Driver as _, FixedPin, KeyRef, KeySpec, RefusedInProcess, SlotState,
+    Unwrap,
 };
 
 /// The fuzzer's bytes, taken one after another.
@@ -129,9 +130,11 @@ pub fn driver(card: impl Answers + 'static) -> PivDriver {
     PivDriver::with_readers(Reader(Arc::new(Mutex::new(card))))
 }
 
-/// The PIN and the management key of a card as it is delivered.
+/// The PIN and the management key of a card as it is delivered. What a card refused is
+/// forgotten with it: the next one has the same name.
 pub fn access() -> Access {
     Access {
+        refused_pins: Arc::new(RefusedInProcess::default()),
         management_keys: Arc::new(FixedPin::new(
             "010203040506070801020304050607080102030405060708",
         )),
