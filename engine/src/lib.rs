@@ -15,6 +15,7 @@
 //! | `lifecycle` | doing it: between the token and the registry |
 //! | `key_engine` | the Commitment and Decryption engines |
 //! | [`registry`] | the identities, durable, with write-ahead intents |
+//! | [`refused`] | PINs that tokens refused, durable |
 //! | [`policy`] | who may do what |
 //! | `tokens`, `lane` | open tokens and the threads that work them |
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ mod lifecycle;
 pub mod message;
 pub mod node;
 pub mod policy;
+pub mod refused;
 pub mod registry;
 mod tokens;
 pub mod types;

@@ -63,7 +63,8 @@ impl NodeBuilder {
         self
     }
 
-    /// How tokens are opened. Without it no PIN is given to any.
+    /// How tokens are opened. Without it no PIN is given to any. Which PINs were refused is
+    /// remembered in the node's registry, whatever `access` says.
     #[must_use]
     pub fn access(mut self, access: Access) -> Self {
         self.access = access;
@@ -79,9 +80,13 @@ impl NodeBuilder {
 
     /// The node.
     pub fn build(self) -> Node {
+        let access = Access {
+            refused_pins: Arc::new(self.registry.refused_pins().clone()),
+            ..self.access
+        };
         Node(Arc::new(Inner {
             registry: self.registry,
-            tokens: Arc::new(Tokens::new(self.drivers, self.access)),
+            tokens: Arc::new(Tokens::new(self.drivers, access)),
             policy: self.policy,
             engines: RwLock::default(),
             participants: RwLock::default(),

@@ -5,8 +5,8 @@
 //! undone, a deletion is done. So neither a key without an identity nor an identity
 //! without a key remains.
 //!
-//! The registry holds public keys and the names of tokens and slots; no secret of any
-//! kind.
+//! The registry holds public keys and the names of tokens and slots, and no secret; of
+//! PINs that tokens refused it holds a [slow hash](crate::refused).
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use claviger_token::{Fingerprint, KeyUse, PublicKey, SlotId, TokenId};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use crate::lease::Lease;
+use crate::refused::RefusedPinRecords;
 use crate::types::{KeyInfo, NodeId, Origin, engine_name};
 use crate::{Backend, Capabilities, EngineId, IdentityInfo};
 
@@ -30,7 +31,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The identities of one home folder, or of one process.
 pub struct Registry {
-    db: Mutex<Connection>,
+    db: Arc<Mutex<Connection>>,
+    refused_pins: RefusedPinRecords,
     lease: Lease,
     /// Intents that this process is working on at this moment.
     under_way: Mutex<HashSet<i64>>,
@@ -98,7 +100,7 @@ impl RegistryError {
         }
     }
 
-    fn io(error: &std::io::Error) -> Self {
+    pub(crate) fn io(error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => RegistryError::DiskFull,
@@ -228,13 +230,18 @@ impl Registry {
             _ => RegistryError::io(&e),
         })?;
         let path = home.join("registry.sqlite");
+        let is_new = !path.exists();
         let connection = Connection::open(&path)?;
+        if is_new {
+            make_private(&path).map_err(|e| RegistryError::io(&e))?;
+        }
         prepare(&connection).map_err(|e| match e {
             RegistryError::Damaged { .. } => RegistryError::NotARegistry { path: path.clone() },
             other => other,
         })?;
-        let lease = Lease::hold(&home.join("run")).map_err(|e| RegistryError::io(&e))?;
-        let registry = Registry::with(connection, lease);
+        let run = home.join("run");
+        let lease = Lease::hold(&run).map_err(|e| RegistryError::io(&e))?;
+        let registry = Registry::with(connection, lease, Some(run));
         registry.forget_volatile()?;
         Ok(registry)
     }
@@ -246,12 +253,14 @@ impl Registry {
     pub fn in_memory() -> Result<Self> {
         let connection = Connection::open_in_memory()?;
         prepare(&connection)?;
-        Ok(Registry::with(connection, Lease::unseen()))
+        Ok(Registry::with(connection, Lease::unseen(), None))
     }
 
-    fn with(connection: Connection, lease: Lease) -> Self {
+    fn with(connection: Connection, lease: Lease, run: Option<PathBuf>) -> Self {
+        let db = Arc::new(Mutex::new(connection));
         Registry {
-            db: Mutex::new(connection),
+            refused_pins: RefusedPinRecords::new(Arc::clone(&db), run),
+            db,
             lease,
             under_way: Mutex::default(),
         }
@@ -277,6 +286,11 @@ impl Registry {
         let value = work(&transaction)?;
         transaction.commit()?;
         Ok(value)
+    }
+
+    /// The PINs that tokens refused.
+    pub fn refused_pins(&self) -> &RefusedPinRecords {
+        &self.refused_pins
     }
 
     /// All identities, by name.
@@ -629,6 +643,19 @@ fn create_private_folder(path: &Path) -> std::io::Result<()> {
     builder.create(path)
 }
 
+/// SQLite gives the files that it puts beside it the same permissions. The file is not
+/// opened here: closing it would take the locks away that SQLite has on it.
+#[cfg(unix)]
+fn make_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+fn make_private(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
 fn prepare(db: &Connection) -> Result<()> {
     db.busy_timeout(BUSY_TIMEOUT)?;
     let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
@@ -660,6 +687,8 @@ fn prepare(db: &Connection) -> Result<()> {
     // An intent must be on the disk before the token is touched.
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;
+    // What is forgotten is overwritten.
+    db.pragma_update(None, "secure_delete", true)?;
     if version < SCHEMA_VERSION {
         // Two processes may come here at once; the second finds the first's tables.
         db.execute_batch("BEGIN IMMEDIATE")?;
@@ -844,7 +873,7 @@ fn engine_id(row: &Row<'_>, node: &str, name: &str) -> rusqlite::Result<EngineId
     })
 }
 
-fn token_id(row: &Row<'_>) -> rusqlite::Result<TokenId> {
+pub(crate) fn token_id(row: &Row<'_>) -> rusqlite::Result<TokenId> {
     Ok(TokenId {
         kind: row.get("kind")?,
         manufacturer: row.get("manufacturer")?,

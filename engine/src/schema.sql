@@ -49,6 +49,29 @@ CREATE TABLE IF NOT EXISTS intent (
     slots        TEXT NOT NULL      -- JSON
 ) STRICT;
 
+-- What is left of PINs that tokens refused: slow hashes (scrypt). None is sent again.
+CREATE TABLE IF NOT EXISTS refused_pin (
+    kind         TEXT NOT NULL,
+    manufacturer TEXT NOT NULL,
+    serial       TEXT NOT NULL,
+    salt         BLOB NOT NULL,     -- random, the same for all of a token
+    log_n        INTEGER NOT NULL,  -- the parameters of scrypt
+    r            INTEGER NOT NULL,
+    p            INTEGER NOT NULL,
+    hash         BLOB NOT NULL,
+    PRIMARY KEY (kind, manufacturer, serial, hash)
+) STRICT;
+
+-- Written before a PIN is sent, removed when the token has answered. It says nothing of
+-- the PIN, which may be the right one.
+CREATE TABLE IF NOT EXISTS sent_pin (
+    kind         TEXT NOT NULL,
+    manufacturer TEXT NOT NULL,
+    serial       TEXT NOT NULL,
+    tries        INTEGER,           -- how many were left before, where the token says
+    PRIMARY KEY (kind, manufacturer, serial)
+) STRICT;
+
 -- Slots of tokens that derive their keys, whose identities were deleted. The keys can be
 -- derived again, so these slots are never handed out again.
 CREATE TABLE IF NOT EXISTS spent_slot (

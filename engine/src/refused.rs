@@ -1,0 +1,393 @@
+//! PINs that tokens refused, in the registry: they are not sent again by any process.
+//!
+//! What is kept of a refused PIN is a hash that is slow on purpose (scrypt, RFC 7914), for
+//! PINs are short and whoever reads the file may try them all. That a PIN *is being* sent is
+//! written down without any trace of it: it may be the right one.
+
+use std::fs::{File, TryLockError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use claviger_token::key::to_hex;
+use claviger_token::refused::nothing_was_lost;
+use claviger_token::{Error, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft};
+use rand_core::{OsRng, RngCore};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+use crate::registry::{RegistryError, token_id};
+
+/// How long to wait for somebody else who is sending a PIN to the same token.
+const LONGEST_TURN: Duration = Duration::from_secs(30);
+/// So often it is looked whether their turn is over.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// What it takes to make a hash. 128 MiB and a few tenths of a second: what OWASP's
+/// password storage cheat sheet asks for. It is made for tokens with a refused PIN only.
+const COST: Cost = Cost {
+    log_n: 17,
+    r: 8,
+    p: 1,
+};
+/// Nobody else's file makes us take more memory than this: 1 GiB.
+const HIGHEST_COST: u64 = 1 << 30;
+
+/// The refused PINs of a registry. Clones are the same.
+///
+/// A node uses those of its registry by itself; whoever opens tokens without a node puts
+/// them into [`Access::refused_pins`](claviger_token::Access).
+#[derive(Clone)]
+pub struct RefusedPinRecords {
+    db: Arc<Mutex<Connection>>,
+    /// Where the files are that are locked while a PIN is sent; `None` where no other
+    /// process shares the registry.
+    locks: Option<PathBuf>,
+}
+
+/// What is on record of one token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedPinRecord {
+    /// The token.
+    pub token: TokenId,
+    /// How many PINs it refused.
+    pub refused: u32,
+    /// Whether a PIN was sent to it whose answer never came.
+    pub unsettled: bool,
+}
+
+impl RefusedPinRecords {
+    pub(crate) fn new(db: Arc<Mutex<Connection>>, locks: Option<PathBuf>) -> Self {
+        RefusedPinRecords { db, locks }
+    }
+
+    fn db(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere leaves no transaction open: it is rolled back when dropped.
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tokens with something on record.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn all(&self) -> Result<Vec<RefusedPinRecord>, RegistryError> {
+        let records = self
+            .db()
+            .prepare_cached(
+                "SELECT kind, manufacturer, serial, sum(refused) AS refused, \
+                 max(unsettled) AS unsettled FROM \
+                 (SELECT kind, manufacturer, serial, 1 AS refused, 0 AS unsettled \
+                  FROM refused_pin \
+                  UNION ALL SELECT kind, manufacturer, serial, 0, 1 FROM sent_pin) \
+                 GROUP BY kind, manufacturer, serial",
+            )?
+            .query_map([], |row| {
+                Ok(RefusedPinRecord {
+                    token: token_id(row)?,
+                    refused: row.get("refused")?,
+                    unsettled: row.get("unsettled")?,
+                })
+            })?
+            .collect::<Result<_, _>>()?;
+        Ok(records)
+    }
+
+    /// Forgets what is on record of `token`, so that any PIN may be sent to it again.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn forget(&self, token: &TokenId) -> Result<(), RegistryError> {
+        self.write(|db| {
+            forget_sent(db, token)?;
+            forget_refused(db, token)
+        })
+    }
+
+    fn write(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<(), RegistryError> {
+        let mut db = self.db();
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        work(&transaction)?;
+        Ok(transaction.commit()?)
+    }
+
+    fn hashes(&self, token: &TokenId) -> Result<Vec<Hash>, RegistryError> {
+        let hashes = self
+            .db()
+            .prepare_cached(
+                "SELECT * FROM refused_pin WHERE kind = ? AND manufacturer = ? AND serial = ?",
+            )?
+            .query_map(name(token), hash)?
+            .collect::<Result<_, _>>()?;
+        Ok(hashes)
+    }
+
+    /// How many tries were left when the PIN was sent whose answer never came, if there is
+    /// one.
+    fn unsettled(&self, token: &TokenId) -> Result<Option<Option<u8>>, RegistryError> {
+        Ok(self
+            .db()
+            .prepare_cached(
+                "SELECT tries FROM sent_pin WHERE kind = ? AND manufacturer = ? AND serial = ?",
+            )?
+            .query_row(name(token), |row| row.get(0))
+            .optional()?)
+    }
+}
+
+impl RefusedPins for RefusedPinRecords {
+    fn turn(&self, token: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error> {
+        let lock = match &self.locks {
+            None => None,
+            Some(folder) => {
+                let path = folder.join(format!("pin-{}", file_name(token)));
+                let open = File::options().create(true).append(true).open(path);
+                let file = open.map_err(|e| not_noted(token, &RegistryError::io(&e)))?;
+                wait_for(&file, token)?;
+                Some(file)
+            }
+        };
+        Ok(Box::new(Turn {
+            records: self,
+            token: token.clone(),
+            _lock: lock,
+        }))
+    }
+}
+
+fn wait_for(file: &File, token: &TokenId) -> Result<(), Error> {
+    let give_up = Instant::now() + LONGEST_TURN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(e)) => return Err(not_noted(token, &RegistryError::io(&e))),
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Busy {
+                    token: token.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// A name for a file, whatever a token is called.
+fn file_name(token: &TokenId) -> String {
+    let mut hash = Sha256::new();
+    for part in [&token.kind, &token.manufacturer, &token.serial] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    to_hex(&hash.finalize()[..16])
+}
+
+fn not_noted(token: &TokenId, error: &RegistryError) -> Error {
+    Error::PinNotNoted {
+        token: token.clone(),
+        reason: error.to_string(),
+    }
+}
+
+struct Turn<'a> {
+    records: &'a RefusedPinRecords,
+    token: TokenId,
+    /// Locked until the turn ends, and by the system until the process does.
+    _lock: Option<File>,
+}
+
+impl PinTurn for Turn<'_> {
+    fn begin(&mut self, pin: &SecretString, tries: TriesLeft) -> Result<(), Error> {
+        let failed = |error: RegistryError| not_noted(&self.token, &error);
+        let (records, token) = (self.records, self.token.clone());
+        match records.unsettled(&token).map_err(failed)? {
+            Some(before) if !nothing_was_lost(before, tries) => {
+                return Err(Error::PinUnsettled { token });
+            }
+            _ => {}
+        }
+        let mut made: Option<Hash> = None;
+        for hash in records.hashes(&token).map_err(failed)? {
+            let same = match made.take().filter(|made| made.salt == hash.salt) {
+                Some(made) => made,
+                None => Hash::new(hash.salt.clone(), hash.cost, pin).map_err(failed)?,
+            };
+            if same.hash == hash.hash {
+                return Err(Error::PinRefusedBefore { token });
+            }
+            made = Some(same);
+        }
+        let before = match tries {
+            TriesLeft::Exactly(left) => Some(left),
+            _ => None,
+        };
+        let done = records.write(|db| {
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO sent_pin (kind, manufacturer, serial, tries) \
+                 VALUES (?, ?, ?, ?)",
+            )?
+            .execute(params![
+                token.kind,
+                token.manufacturer,
+                token.serial,
+                before
+            ])?;
+            Ok(())
+        });
+        done.map_err(failed)
+    }
+
+    fn end(self: Box<Self>, pin: &SecretString, verdict: PinVerdict) {
+        let done = match verdict {
+            PinVerdict::Accepted => self.records.forget(&self.token),
+            PinVerdict::NotJudged => self.records.write(|db| forget_sent(db, &self.token)),
+            PinVerdict::Refused => self.note(pin),
+        };
+        if let Err(error) = done {
+            tracing::warn!(
+                token = %self.token, ?verdict, %error,
+                "what became of a PIN could not be written down"
+            );
+        }
+    }
+}
+
+impl Turn<'_> {
+    fn note(&self, pin: &SecretString) -> Result<(), RegistryError> {
+        // All of a token have one salt, so that to look whether a PIN is among them costs
+        // one hash.
+        let like = self.records.hashes(&self.token)?.pop();
+        let (salt, cost) = match like {
+            Some(like) => (like.salt, like.cost),
+            None => {
+                let mut salt = vec![0; 16];
+                OsRng.fill_bytes(&mut salt);
+                (salt, COST)
+            }
+        };
+        let Hash { salt, cost, hash } = Hash::new(salt, cost, pin)?;
+        let token = &self.token;
+        self.records.write(|db| {
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO refused_pin \
+                 (kind, manufacturer, serial, salt, log_n, r, p, hash) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                token.kind,
+                token.manufacturer,
+                token.serial,
+                salt,
+                cost.log_n,
+                cost.r,
+                cost.p,
+                hash
+            ])?;
+            forget_sent(db, token)
+        })
+    }
+}
+
+fn name(token: &TokenId) -> [&str; 3] {
+    [&token.kind, &token.manufacturer, &token.serial]
+}
+
+fn forget_sent(db: &Connection, token: &TokenId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM sent_pin WHERE kind = ? AND manufacturer = ? AND serial = ?")?
+        .execute(name(token))?;
+    Ok(())
+}
+
+fn forget_refused(db: &Connection, token: &TokenId) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "DELETE FROM refused_pin WHERE kind = ? AND manufacturer = ? AND serial = ?",
+    )?
+    .execute(name(token))?;
+    Ok(())
+}
+
+/// The parameters of scrypt (RFC 7914 §2), N by its logarithm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cost {
+    log_n: u8,
+    r: u32,
+    p: u32,
+}
+
+/// What is kept of a refused PIN.
+struct Hash {
+    salt: Vec<u8>,
+    cost: Cost,
+    hash: Vec<u8>,
+}
+
+fn hash(row: &Row<'_>) -> rusqlite::Result<Hash> {
+    Ok(Hash {
+        salt: row.get("salt")?,
+        cost: Cost {
+            log_n: row.get("log_n")?,
+            r: row.get("r")?,
+            p: row.get("p")?,
+        },
+        hash: row.get("hash")?,
+    })
+}
+
+impl Hash {
+    fn new(salt: Vec<u8>, cost: Cost, pin: &SecretString) -> Result<Self, RegistryError> {
+        let Cost { log_n, r, p } = cost;
+        let damaged = || RegistryError::Damaged {
+            reason: "the cost of a hash makes no sense".into(),
+        };
+        let memory = 1_u64.checked_shl(log_n.into()).ok_or_else(damaged)?;
+        let memory = memory.saturating_mul(128).saturating_mul(r.into());
+        if memory.saturating_mul(p.into()) > HIGHEST_COST {
+            return Err(damaged());
+        }
+        let mut hash = vec![0; 32];
+        let params = scrypt::Params::new(log_n, r, p, hash.len()).map_err(|_| damaged())?;
+        scrypt::scrypt(pin.expose_secret().as_bytes(), &salt, &params, &mut hash)
+            .map_err(|_| damaged())?;
+        Ok(Hash { salt, cost, hash })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_one_of_rfc_7914() {
+        // §12, the third vector, as far as it is kept here.
+        let pin = SecretString::from("pleaseletmein");
+        let cost = Cost {
+            log_n: 14,
+            r: 8,
+            p: 1,
+        };
+        let hash = Hash::new(b"SodiumChloride".to_vec(), cost, &pin).unwrap();
+        assert_eq!(
+            to_hex(&hash.hash),
+            "7023bdcb3afd7348461c06cd81fd38ebfda8fbba904f8e3ea9b543f6545da1f2"
+        );
+    }
+
+    #[test]
+    fn a_cost_that_nobody_can_pay_is_damage() {
+        let pin = SecretString::from("1");
+        for (log_n, r, p) in [
+            (63, 8, 1),
+            (64, 8, 1),
+            (30, 8, 1),
+            (10, 0, 1),
+            (10, 1, u32::MAX),
+        ] {
+            let hash = Hash::new(vec![0; 16], Cost { log_n, r, p }, &pin);
+            assert!(matches!(hash, Err(RegistryError::Damaged { .. })));
+        }
+    }
+}
