@@ -1,0 +1,290 @@
+//! A PIN that a token refused is sent to it by no process again, until somebody says so.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
+
+use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
+use claviger_memory::MemoryDriver;
+use claviger_token::{
+    Access, Call, Driver, Error, FixedPin, PinVerdict, SlotId, SlotInfo, Token, TokenInfo,
+    TriesLeft,
+};
+use common::generate;
+use secrecy::{ExposeSecret, SecretString};
+use tempfile::TempDir;
+
+const PIN: &str = "246802";
+const BACKEND: &str = "vault:";
+
+/// A token that wants a PIN, and counts.
+#[derive(Clone)]
+struct Vault(Arc<State>);
+
+struct State {
+    inner: Arc<dyn Token>,
+    info: TokenInfo,
+    tries: AtomicU8,
+    /// Whether it tells how many tries are left.
+    tells: AtomicBool,
+    /// Whether it takes the next PIN and never answers.
+    falls_silent: AtomicBool,
+    /// How many PINs came.
+    came: AtomicUsize,
+}
+
+impl Vault {
+    fn new() -> Self {
+        let memory = MemoryDriver::new();
+        let inner = memory
+            .open("memory:", &Access::without_pin(), &Call::unlimited())
+            .unwrap();
+        let mut info = inner.info().clone();
+        info.id.kind = "vault".into();
+        info.backend = BACKEND.into();
+        Vault(Arc::new(State {
+            inner,
+            info,
+            tries: AtomicU8::new(3),
+            tells: AtomicBool::new(true),
+            falls_silent: AtomicBool::new(false),
+            came: AtomicUsize::new(0),
+        }))
+    }
+
+    fn tries(&self) -> u8 {
+        self.0.tries.load(SeqCst)
+    }
+
+    fn came(&self) -> usize {
+        self.0.came.load(SeqCst)
+    }
+
+    /// Opens it as a process of its own would, and says what came of it.
+    async fn open_with(&self, home: &Path, pin: &str) -> Result<(), Error> {
+        let node = Node::builder(Registry::open(home).unwrap())
+            .driver(self.clone())
+            .access(Access::with(FixedPin::new(pin)))
+            .build();
+        let backend = Backend::from(BACKEND);
+        let done = generate(&node, "a", &backend, IdParams::P256, Capabilities::Commit).await;
+        match done.err {
+            None | Some(EngineError::IdentityExists) => Ok(()),
+            Some(EngineError::Token(error)) => Err(error),
+            Some(other) => panic!("{other}"),
+        }
+    }
+}
+
+impl Driver for Vault {
+    fn scheme(&self) -> &'static str {
+        "vault"
+    }
+
+    fn tokens(&self, _: &str) -> Result<Vec<TokenInfo>, Error> {
+        Ok(vec![self.0.info.clone()])
+    }
+
+    fn slots(&self, _: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+        self.0.inner.slots(&Call::unlimited())
+    }
+
+    fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
+        Ok(None)
+    }
+
+    fn open(&self, _: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
+        let token = self.0.info.id.clone();
+        let pin: SecretString = access.pins.pin(&token, "")?;
+        let mut turn = access.refused_pins.turn(&token)?;
+        let tries = match self.0.tells.load(SeqCst) {
+            true => TriesLeft::Exactly(self.tries()),
+            false => TriesLeft::Unknown,
+        };
+        turn.begin(&pin, tries)?;
+        self.0.came.fetch_add(1, SeqCst);
+        let is_right = pin.expose_secret() == PIN;
+        match is_right {
+            true => self.0.tries.store(3, SeqCst),
+            false => drop(self.0.tries.fetch_sub(1, SeqCst)),
+        }
+        if self.0.falls_silent.swap(false, SeqCst) {
+            return Err(Error::TokenUnavailable {
+                token,
+                reason: "silence".into(),
+            });
+        }
+        if is_right {
+            turn.end(&pin, PinVerdict::Accepted);
+            return Ok(Arc::clone(&self.0.inner));
+        }
+        turn.end(&pin, PinVerdict::Refused);
+        let tries = TriesLeft::Exactly(self.tries());
+        Err(Error::PinWrong { token, tries })
+    }
+}
+
+fn stage() -> (Vault, TempDir) {
+    (Vault::new(), tempfile::tempdir().unwrap())
+}
+
+fn on_record(home: &Path) -> Vec<(u32, bool)> {
+    let records = Registry::open(home).unwrap().refused_pins().all().unwrap();
+    let counts = records.iter().map(|r| (r.refused, r.unsettled));
+    counts.collect()
+}
+
+#[tokio::test]
+async fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
+    let (vault, home) = stage();
+    let home = home.path();
+    let wrong = vault.open_with(home, "135791").await;
+    assert!(matches!(wrong, Err(Error::PinWrong { .. })), "{wrong:?}");
+    for _ in 0..3 {
+        let again = vault.open_with(home, "135791").await.unwrap_err();
+        assert!(matches!(again, Error::PinRefusedBefore { .. }), "{again:?}");
+        assert!(again.hint().contains("--forget-refused-pin"));
+    }
+    assert_eq!((vault.tries(), vault.came()), (2, 1));
+    let other = vault.open_with(home, "135792").await;
+    assert!(matches!(other, Err(Error::PinWrong { .. })), "{other:?}");
+    assert_eq!(on_record(home), [(2, false)]);
+
+    let registry = Registry::open(home).unwrap();
+    registry.refused_pins().forget(&vault.0.info.id).unwrap();
+    drop(registry);
+    assert_eq!(on_record(home), []);
+    let again = vault.open_with(home, "135791").await;
+    assert!(matches!(again, Err(Error::PinWrong { .. })), "{again:?}");
+    assert_eq!((vault.tries(), vault.came()), (0, 3));
+}
+
+#[tokio::test]
+async fn the_right_pin_leaves_nothing_on_record_and_no_pin_in_any_file() {
+    let (vault, home) = stage();
+    let home = home.path();
+    let _ = vault.open_with(home, "135791").await;
+    assert_eq!(on_record(home), [(1, false)]);
+    vault.open_with(home, PIN).await.unwrap();
+    assert_eq!(on_record(home), []);
+    // While it is open its log is there, too.
+    let _registry = Registry::open(home).unwrap();
+    let mut files = 0;
+    for entry in std::fs::read_dir(home).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.is_file() {
+            continue;
+        }
+        files += 1;
+        let content = std::fs::read(&path).unwrap();
+        for pin in ["135791", PIN] {
+            let found = content.windows(pin.len()).any(|w| w == pin.as_bytes());
+            assert!(!found, "{pin} in {}", path.display());
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = path.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", path.display());
+        }
+    }
+    assert!(files >= 2, "no log of the database");
+}
+
+#[tokio::test]
+async fn where_no_answer_came_the_tries_decide_and_else_the_operator() {
+    for (pin, tells, is_sent_again) in [
+        (PIN, true, true),
+        ("135791", true, false),
+        (PIN, false, false),
+        ("135791", false, false),
+    ] {
+        let (vault, home) = stage();
+        let home = home.path();
+        vault.0.tells.store(tells, SeqCst);
+        vault.0.falls_silent.store(true, SeqCst);
+        let silence = vault.open_with(home, pin).await;
+        assert!(
+            matches!(silence, Err(Error::TokenUnavailable { .. })),
+            "{silence:?}"
+        );
+        assert_eq!(on_record(home), [(0, true)]);
+        if is_sent_again {
+            vault.open_with(home, pin).await.unwrap();
+            assert_eq!(on_record(home), []);
+            continue;
+        }
+        // What was sent is not written down, so no PIN is sent.
+        for pin in ["135791", PIN] {
+            let again = vault.open_with(home, pin).await;
+            assert!(
+                matches!(again, Err(Error::PinUnsettled { .. })),
+                "{again:?}"
+            );
+        }
+        assert_eq!(vault.came(), 1);
+        let registry = Registry::open(home).unwrap();
+        registry.refused_pins().forget(&vault.0.info.id).unwrap();
+        vault.open_with(home, PIN).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pin_that_cannot_be_noted_is_not_sent() {
+    let (vault, home) = stage();
+    let home = home.path();
+    drop(Registry::open(home).unwrap());
+    let db = rusqlite::Connection::open(home.join("registry.sqlite")).unwrap();
+    db.execute_batch(
+        "CREATE TRIGGER full BEFORE INSERT ON sent_pin BEGIN SELECT RAISE(FAIL, 'full'); END",
+    )
+    .unwrap();
+    let failed = vault.open_with(home, PIN).await.unwrap_err();
+    assert!(matches!(failed, Error::PinNotNoted { .. }), "{failed:?}");
+    assert_eq!(vault.came(), 0);
+    db.execute_batch("DROP TRIGGER full").unwrap();
+    vault.open_with(home, PIN).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_that_cannot_be_noted_stays_as_one_that_is_not_known() {
+    let (vault, home) = stage();
+    let home = home.path();
+    drop(Registry::open(home).unwrap());
+    let db = rusqlite::Connection::open(home.join("registry.sqlite")).unwrap();
+    db.execute_batch(
+        "CREATE TRIGGER full BEFORE INSERT ON refused_pin BEGIN SELECT RAISE(FAIL, 'full'); END",
+    )
+    .unwrap();
+    let wrong = vault.open_with(home, "135791").await;
+    assert!(matches!(wrong, Err(Error::PinWrong { .. })), "{wrong:?}");
+    let again = vault.open_with(home, "135791").await;
+    assert!(
+        matches!(again, Err(Error::PinUnsettled { .. })),
+        "{again:?}"
+    );
+    assert_eq!(vault.came(), 1);
+}
+
+#[test]
+fn of_many_processes_with_the_same_wrong_pin_one_sends_it() {
+    let (vault, home) = stage();
+    drop(Registry::open(home.path()).unwrap());
+    let start = Barrier::new(8);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread();
+                let runtime = { runtime }.enable_time().build().unwrap();
+                start.wait();
+                let opened = runtime.block_on(vault.open_with(home.path(), "135791"));
+                assert!(opened.is_err());
+            });
+        }
+    });
+    assert_eq!((vault.tries(), vault.came()), (2, 1));
+    assert_eq!(on_record(home.path()), [(1, false)]);
+}
