@@ -90,6 +90,9 @@ impl Session {
                 Event::ApprovalNeeded { token } => {
                     screen.line(&format!("approve this on the token {token}"));
                 }
+                Event::TokenNeeded { token } => {
+                    screen.line(&format!("waiting for the token {token}: insert it"));
+                }
                 _ => {}
             }))
     }

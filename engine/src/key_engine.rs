@@ -12,6 +12,7 @@ use claviger_token::{
 };
 
 use crate::registry::KeyRecord;
+use crate::standings::is_absence;
 use crate::tokens::{OpenToken, Pacer, Tokens};
 use crate::{EngineError, EngineId};
 
@@ -67,8 +68,22 @@ impl KeyEngine {
         Ok(())
     }
 
-    /// Signs `data`.
+    /// Signs `data`; waits for the token where it is away and there is a deadline.
     pub(crate) async fn sign(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        data: Arc<Vec<u8>>,
+        call: &Call,
+    ) -> Result<Signature, EngineError> {
+        loop {
+            match self.try_to_sign(tokens, Arc::clone(&data), call).await {
+                Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_to_sign(
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
         data: Arc<Vec<u8>>,
@@ -81,16 +96,32 @@ impl KeyEngine {
         let result = if self.in_place(&bound) {
             self.timed(call, |call| signer.sign(&data, call))
         } else {
+            let call = bound.token.noting(call);
             bound
                 .token
-                .work(call, move |call| signer.sign(&data, call))
+                .work(&call, move |call| signer.sign(&data, call))
                 .await
         };
-        self.checked(tokens, result)
+        self.checked(tokens, &bound, result)
     }
 
-    /// Opens the age file `data`.
+    /// Opens the age file `data`; waits for the token where it is away and there is a
+    /// deadline.
     pub(crate) async fn decrypt(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        data: Arc<Vec<u8>>,
+        call: &Call,
+    ) -> Result<Secret, EngineError> {
+        loop {
+            match self.try_to_decrypt(tokens, Arc::clone(&data), call).await {
+                Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_to_decrypt(
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
         data: Arc<Vec<u8>>,
@@ -107,12 +138,22 @@ impl KeyEngine {
                 decryptor,
                 token: Arc::clone(&bound.token),
             };
-            let call = call.clone();
+            let call = bound.token.noting(call);
             tokio::task::spawn_blocking(move || envelope::decrypt(&routed, &data, &call))
                 .await
                 .unwrap_or_else(|_| Err(Error::Cancelled))
         };
-        self.checked(tokens, result)
+        self.checked(tokens, &bound, result)
+    }
+
+    async fn wait(
+        &self,
+        tokens: &Arc<Tokens>,
+        call: &Call,
+        absence: EngineError,
+    ) -> Result<(), EngineError> {
+        let (token, backend) = (&self.key.info.token, &self.key.backend);
+        tokens.wait_for(token, backend, call, absence).await
     }
 
     /// The key as a decryptor for callers that may block.
@@ -121,7 +162,12 @@ impl KeyEngine {
         tokens: &Arc<Tokens>,
         call: &Call,
     ) -> Result<Arc<dyn Decryptor>, EngineError> {
-        let bound = self.bound(tokens, call).await?;
+        let bound = loop {
+            match self.bound(tokens, call).await {
+                Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
+                bound => break bound?,
+            }
+        };
         match bound.handle.clone() {
             Handle::Decryptor(decryptor) => Ok(Arc::new(Routed {
                 decryptor,
@@ -155,7 +201,13 @@ impl KeyEngine {
     }
 
     /// Lets go of a handle that an error shows to be dead; the next request gets a new one.
-    fn checked<T>(&self, tokens: &Tokens, result: Result<T, Error>) -> Result<T, EngineError> {
+    fn checked<T>(
+        &self,
+        tokens: &Tokens,
+        bound: &Bound,
+        result: Result<T, Error>,
+    ) -> Result<T, EngineError> {
+        bound.token.note(&result);
         if let Err(Error::TokenUnavailable { .. } | Error::KeyNotFound { .. }) = &result {
             *self.bound.write().unwrap_or_else(PoisonError::into_inner) = None;
         }

@@ -17,6 +17,8 @@
 //! | [`registry`] | the identities, durable, with write-ahead intents |
 //! | [`refused`] | PINs that tokens refused, durable |
 //! | [`policy`] | who may do what |
+//! | [`token_state`] | how a token stands, what changes that, what a request gets meanwhile |
+//! | `standings` | how the tokens stand, who is told, and waiting for one to come back |
 //! | `tokens`, `lane` | open tokens and the threads that work them |
 #![forbid(unsafe_code)]
 
@@ -31,6 +33,8 @@ pub mod node;
 pub mod policy;
 pub mod refused;
 pub mod registry;
+mod standings;
+pub mod token_state;
 mod tokens;
 pub mod types;
 
@@ -39,6 +43,8 @@ pub use message::{EngineMsg, Msg};
 pub use node::{Node, Participant};
 pub use policy::{OwnersOnly, Policy};
 pub use registry::{Registry, RegistryError};
+pub use standings::TokenChanges;
+pub use token_state::{TokenChange, TokenState};
 pub use types::{
     Backend, Capabilities, Commitment, EngineId, EngineName, IdParams, IdentityInfo, KeyInfo,
     NodeId, Origin,

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use claviger_token::{Access, Call, Decryptor, Driver, Error, KeyUse, SlotInfo, TokenInfo};
+use claviger_token::{
+    Access, Call, Decryptor, Driver, Error, KeyUse, SlotInfo, TokenId, TokenInfo,
+};
 use tokio::sync::Notify;
 
 use crate::key_engine::KeyEngine;
@@ -17,7 +19,9 @@ use crate::policy::{OwnersOnly, Policy};
 use crate::registry::{Intent, Registry, RegistryError};
 use crate::tokens::Tokens;
 use crate::types::engine_name;
-use crate::{Commitment, EngineError, EngineId, EngineName, IdentityInfo};
+use crate::{
+    Commitment, EngineError, EngineId, EngineName, IdentityInfo, TokenChanges, TokenState,
+};
 use claviger_token::token::Secret;
 
 /// The name of the Identity Management engine of every node.
@@ -387,6 +391,22 @@ impl Node {
             }
         };
         engine.decryptor(&self.0.tokens, call).await
+    }
+
+    /// The changes of the tokens' states, as they happen: those of every token that is or
+    /// comes to be attached, from being absent on; where `backend` is given, those of its
+    /// kind, it included. As long as the result lives the devices are watched, by events
+    /// where their system has them.
+    ///
+    /// # Errors
+    /// [`EngineError::NoDriver`], or what the driver says of `backend`.
+    pub fn token_changes(&self, backend: Option<&str>) -> Result<TokenChanges, EngineError> {
+        TokenChanges::subscribe(&self.0.tokens, backend)
+    }
+
+    /// How the tokens stand that this node has seen so far.
+    pub fn token_states(&self) -> Vec<(TokenId, TokenState)> {
+        self.0.tokens.standings.all()
     }
 
     /// The attached tokens with what can be seen of their slots without a PIN: those

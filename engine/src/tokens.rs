@@ -11,16 +11,41 @@ use claviger_token::{
 
 use crate::EngineError;
 use crate::lane::Lane;
+use crate::standings::{Standing, Standings};
+use crate::token_state::Happening;
 
 /// A token that is open, and the threads that work it.
 pub(crate) struct OpenToken {
     pub(crate) token: Arc<dyn Token>,
     lane: OnceLock<Lane>,
+    standing: Arc<Standing>,
 }
 
 impl OpenToken {
     pub(crate) fn id(&self) -> &TokenId {
         &self.token.info().id
+    }
+
+    /// Notes what the end of an operation shows of the token.
+    pub(crate) fn note<T>(&self, result: &Result<T, Error>) {
+        match result {
+            Ok(_) => self.standing.note(Happening::Worked),
+            Err(error) => {
+                if let Some(what) = Happening::shown_by(error) {
+                    self.standing.note(what);
+                }
+            }
+        }
+    }
+
+    /// `call`, which also notes when the token waits for a person.
+    pub(crate) fn noting(&self, call: &Call) -> Call {
+        let standing = Arc::clone(&self.standing);
+        call.clone().also_watched_by(Arc::new(move |event| {
+            if let Some((_, what)) = Happening::shown_by_event(event) {
+                standing.note(what);
+            }
+        }))
     }
 
     pub(crate) fn is_quick(&self) -> bool {
@@ -95,6 +120,7 @@ pub(crate) struct Tokens {
     drivers: HashMap<&'static str, Arc<dyn Driver>>,
     access: Access,
     open: Mutex<HashMap<TokenId, Arc<OpenToken>>>,
+    pub(crate) standings: Standings,
 }
 
 impl Tokens {
@@ -103,10 +129,15 @@ impl Tokens {
             drivers: drivers.into_iter().map(|d| (d.scheme(), d)).collect(),
             access,
             open: Mutex::default(),
+            standings: Standings::default(),
         }
     }
 
-    fn driver(&self, backend: &str) -> Result<&Arc<dyn Driver>, EngineError> {
+    pub(crate) fn drivers(&self) -> impl Iterator<Item = &Arc<dyn Driver>> {
+        self.drivers.values()
+    }
+
+    pub(crate) fn driver(&self, backend: &str) -> Result<&Arc<dyn Driver>, EngineError> {
         let (scheme, _) = split_backend(backend)?;
         self.drivers
             .get(scheme)
@@ -151,7 +182,9 @@ impl Tokens {
     ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
         let driver = self.driver(backend)?;
         let slot = driver.named_slot(backend)?;
-        let token = driver.open(backend, &self.access, call)?;
+        let token = driver
+            .open(backend, &self.access, call)
+            .inspect_err(|error| self.standings.note_error(error))?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let id = token.info().id.clone();
         let known = open
@@ -160,12 +193,14 @@ impl Tokens {
             .cloned();
         let token = known.unwrap_or_else(|| {
             let fresh = Arc::new(OpenToken {
+                standing: self.standings.of(&id, &token.info().backend),
                 token,
                 lane: OnceLock::new(),
             });
             open.insert(id, Arc::clone(&fresh));
             fresh
         });
+        token.standing.note(Happening::Worked);
         Ok((token, slot))
     }
 

@@ -19,7 +19,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use claviger_token::key::to_hex;
-use claviger_token::{Access, Call, Error, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft};
+use claviger_token::{
+    Access, Call, Error, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft, Watch,
+};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
@@ -106,6 +108,10 @@ impl Field {
             readers: Box::new(readers),
             places: Mutex::default(),
         })
+    }
+
+    pub(crate) fn watch(&self) -> Box<dyn Watch> {
+        self.readers.watch()
     }
 
     pub(crate) fn place(&self, id: &TokenId) -> Arc<Mutex<Place>> {

@@ -83,7 +83,7 @@
 use std::sync::{Arc, LazyLock};
 
 use claviger_token::{
-    Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
 };
 
 use crate::backend::Backend;
@@ -187,6 +187,10 @@ impl Driver for PivDriver {
             .into_iter()
             .find_map(|(_, slots)| slots)
             .ok_or_else(|| unavailable("it is not in any reader".into()))
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        self.field.watch()
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {

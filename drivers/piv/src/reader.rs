@@ -5,6 +5,9 @@
 
 use std::ffi::CString;
 use std::ops::Deref;
+use std::time::Duration;
+
+use claviger_token::{Interval, Watch};
 
 use crate::apdu::{Lost, Transport};
 
@@ -21,6 +24,11 @@ pub trait Readers: Send + Sync {
     /// # Errors
     /// [`Lost`] where there is none.
     fn connect(&self, reader: &str) -> Result<Box<dyn Link>, Lost>;
+
+    /// What waits for cards to come and go.
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(Interval)
+    }
 }
 
 /// The service through which cards are reached does not answer.
@@ -74,6 +82,10 @@ impl Readers for PcscReaders {
         Ok(names.collect())
     }
 
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(PcscWatch::default())
+    }
+
     fn connect(&self, reader: &str) -> Result<Box<dyn Link>, Lost> {
         let name = CString::new(reader).map_err(Lost::new)?;
         let context = pcsc::Context::establish(pcsc::Scope::User).map_err(Lost::new)?;
@@ -85,6 +97,63 @@ impl Readers for PcscReaders {
             card: Some(card),
             without_le: protocol == Some(pcsc::Protocol::T0),
         }))
+    }
+}
+
+/// Waits for what the service tells of readers and cards.
+#[derive(Default)]
+struct PcscWatch {
+    context: Option<pcsc::Context>,
+    readers: Vec<pcsc::ReaderState>,
+}
+
+impl PcscWatch {
+    /// Whether something changed; an error where the service does not answer.
+    fn next(&mut self, limit: Duration) -> Result<bool, pcsc::Error> {
+        let context = match &self.context {
+            Some(context) => context,
+            None => {
+                let context = pcsc::Context::establish(pcsc::Scope::User)?;
+                self.context.insert(context)
+            }
+        };
+        let names = context.list_readers_owned()?;
+        let readers = &mut self.readers;
+        let before = readers.len();
+        readers.retain(|known| {
+            known.name() == pcsc::PNP_NOTIFICATION() || names.iter().any(|n| **n == *known.name())
+        });
+        let mut changed = readers.len() < before;
+        let pnp = std::iter::once(pcsc::PNP_NOTIFICATION().to_owned());
+        for name in pnp.chain(names) {
+            if !readers.iter().any(|known| *known.name() == *name) {
+                changed |= *name != *pcsc::PNP_NOTIFICATION();
+                readers.push(pcsc::ReaderState::new(name, pcsc::State::UNAWARE));
+            }
+        }
+        // A new reader's state is told at once.
+        let limit = if changed { Duration::ZERO } else { limit };
+        match context.get_status_change(limit, readers) {
+            Ok(()) => {}
+            Err(pcsc::Error::Timeout) => return Ok(changed),
+            Err(error) => return Err(error),
+        }
+        for reader in readers.iter_mut() {
+            changed |= reader.event_state().contains(pcsc::State::CHANGED);
+            reader.sync_current_state();
+        }
+        Ok(changed)
+    }
+}
+
+impl Watch for PcscWatch {
+    fn wait(&mut self, limit: Duration) -> bool {
+        self.next(limit).unwrap_or_else(|error| {
+            tracing::debug!(%error, "cards are not watched");
+            // The service may have ended; what it told before is not true any more.
+            *self = PcscWatch::default();
+            Interval.wait(limit)
+        })
     }
 }
 

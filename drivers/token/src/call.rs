@@ -50,6 +50,19 @@ impl Call {
         self
     }
 
+    /// Tells `watcher` as well as those who are told already.
+    #[must_use]
+    pub fn also_watched_by(mut self, watcher: Watcher) -> Self {
+        self.watcher = Some(match self.watcher.take() {
+            None => watcher,
+            Some(first) => Arc::new(move |event: &Event| {
+                first(event);
+                watcher(event);
+            }),
+        });
+        self
+    }
+
     /// The moment by which the operation must be done.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -118,6 +131,11 @@ pub enum Event {
         device: String,
         /// The app, such as `Ethereum`.
         app: String,
+    },
+    /// The token is not there, and is waited for until the deadline.
+    TokenNeeded {
+        /// The token.
+        token: TokenId,
     },
     /// The token went on after a touch or an approval.
     PersonDone {

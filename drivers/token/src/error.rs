@@ -344,6 +344,49 @@ pub enum Advice {
 }
 
 impl Error {
+    /// The token that it is about, where that is known.
+    pub fn token(&self) -> Option<&TokenId> {
+        match self {
+            Error::TokenUnavailable { token, .. }
+            | Error::PinNeeded { token }
+            | Error::PinLength { token, .. }
+            | Error::PinWrong { token, .. }
+            | Error::PinRefusedBefore { token }
+            | Error::PinUnsettled { token }
+            | Error::PinNotNoted { token, .. }
+            | Error::PinFinalTry { token }
+            | Error::PinLocked { token }
+            | Error::ManagementKeyNeeded { token }
+            | Error::ManagementKeyWrong { token, .. }
+            | Error::NotTouched { token }
+            | Error::Rejected { token }
+            | Error::CannotDestroy { token, .. }
+            | Error::Unsupported { token, .. }
+            | Error::TokenFull { token }
+            | Error::TokenReadOnly { token }
+            | Error::SlotOccupied { token, .. }
+            | Error::KeyNotFound { token, .. }
+            | Error::KeyMismatch { token, .. }
+            | Error::NotProtected { token, .. }
+            | Error::Busy { token }
+            | Error::Device { token, .. }
+            | Error::MalformedReply { token, .. } => Some(token),
+            Error::BadBackend { .. }
+            | Error::BadModule { .. }
+            | Error::NoToken { .. }
+            | Error::AmbiguousToken { .. }
+            | Error::PinSource { .. }
+            | Error::DeviceLocked { .. }
+            | Error::AppNotOpen { .. }
+            | Error::AppTooOld { .. }
+            | Error::BadMessage { .. }
+            | Error::DecryptionFailed
+            | Error::DeadlineExceeded
+            | Error::Cancelled
+            | Error::System { .. } => None,
+        }
+    }
+
     /// What kind of next step helps.
     pub fn advice(&self) -> Advice {
         match self {

@@ -47,6 +47,6 @@ pub use pin::{Access, FixedPin, NoPin, PinSource, StoredPin};
 pub use refused::{PinTurn, PinVerdict, RefusedInProcess, RefusedPins};
 pub use signing::{Signature, SignatureScheme};
 pub use token::{
-    Attestation, Decryptor, Deletion, Driver, GeneratedKey, KeyRef, Pace, Protection, Secret,
-    Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unwrap,
+    Attestation, Decryptor, Deletion, Driver, GeneratedKey, Interval, KeyRef, Pace, Protection,
+    Secret, Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unwrap, Watch,
 };

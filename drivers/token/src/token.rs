@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -34,6 +35,11 @@ pub trait Driver: Send + Sync {
     /// [`Error::TokenUnavailable`] if it went away since it was listed.
     fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error>;
 
+    /// What waits for tokens of this kind to come and go.
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(Interval)
+    }
+
     /// The slot that `backend` names, if it names one.
     ///
     /// # Errors
@@ -51,6 +57,25 @@ pub trait Driver: Send + Sync {
     /// [`Error::AmbiguousToken`] (with the candidates), and the PIN errors, of which
     /// each is final for this PIN: nothing is sent twice.
     fn open(&self, backend: &str, access: &Access, call: &Call) -> Result<Arc<dyn Token>, Error>;
+}
+
+/// Waits for tokens to come and go.
+pub trait Watch: Send {
+    /// Waits until tokens may have come or gone since the last time, or until `limit` is
+    /// over, and says whether it is worth looking.
+    fn wait(&mut self, limit: Duration) -> bool;
+}
+
+/// For tokens that do not tell when they come and go: it is always worth looking, four
+/// times a second.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Interval;
+
+impl Watch for Interval {
+    fn wait(&mut self, limit: Duration) -> bool {
+        std::thread::sleep(limit.min(Duration::from_millis(250)));
+        true
+    }
 }
 
 /// An open token.

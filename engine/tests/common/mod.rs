@@ -12,8 +12,8 @@ use claviger_engine::message::{
 use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, Pace,
-    Protection, Signer, SlotId, SlotInfo, Token, TokenInfo,
+    Access, Call, Decryptor, Deletion, Driver, Error, Event, GeneratedKey, KeyRef, KeySpec, Pace,
+    Protection, PublicKey, Signature, Signer, SlotId, SlotInfo, Token, TokenId, TokenInfo,
 };
 
 /// A token like a device: it outlives the node, protects its keys, and can fail.
@@ -30,6 +30,10 @@ struct State {
     fuse: AtomicU32,
     protection: Mutex<Protection>,
     named_slot: Mutex<Option<SlotId>>,
+    /// What opening and signing answer with.
+    trouble: Mutex<Option<Error>>,
+    /// Whether signing waits for a touch.
+    wants_touch: AtomicBool,
 }
 
 const NO_FUSE: u32 = u32::MAX;
@@ -55,6 +59,8 @@ impl Device {
             fuse: AtomicU32::new(NO_FUSE),
             protection: Mutex::new(Protection::FULL),
             named_slot: Mutex::default(),
+            trouble: Mutex::default(),
+            wants_touch: AtomicBool::new(false),
         }))
     }
 
@@ -73,6 +79,25 @@ impl Device {
     pub fn attach(&self) {
         self.0.fuse.store(NO_FUSE, SeqCst);
         self.0.attached.store(true, SeqCst);
+    }
+
+    /// Opening and signing fail from now on, or do no more.
+    pub fn fails_with(&self, error: Option<Error>) {
+        *self.0.trouble.lock().unwrap() = error;
+    }
+
+    /// Signing waits for a touch from now on, or does no more: then it goes on.
+    pub fn wants_touch(&self, wanted: bool) {
+        self.0.wants_touch.store(wanted, SeqCst);
+    }
+
+    pub fn id(&self) -> TokenId {
+        self.0.info.id.clone()
+    }
+
+    fn in_order(&self) -> Result<(), Error> {
+        self.check()?;
+        self.0.trouble.lock().unwrap().clone().map_or(Ok(()), Err)
     }
 
     /// The token goes away after `steps` more generations or deletions.
@@ -166,7 +191,29 @@ impl Driver for Device {
                 present: Vec::new(),
             });
         }
+        self.in_order()?;
         Ok(Arc::new(self.clone()))
+    }
+}
+
+struct DeviceSigner(Device, Arc<dyn Signer>);
+
+impl Signer for DeviceSigner {
+    fn public_key(&self) -> &PublicKey {
+        self.1.public_key()
+    }
+
+    fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
+        let DeviceSigner(device, inner) = self;
+        device.in_order()?;
+        if device.0.wants_touch.load(SeqCst) {
+            call.tell(&Event::TouchNeeded { token: device.id() });
+            while device.0.wants_touch.load(SeqCst) {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            call.tell(&Event::PersonDone { token: device.id() });
+        }
+        inner.sign(message, call)
     }
 }
 
@@ -210,7 +257,8 @@ impl Token for Device {
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
         self.check()?;
-        self.0.inner.signer(key)
+        let signer = self.0.inner.signer(key)?;
+        Ok(Arc::new(DeviceSigner(self.clone(), signer)))
     }
 
     fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {

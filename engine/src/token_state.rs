@@ -1,0 +1,238 @@
+//! How a token stands, what changes that, and what a request gets meanwhile.
+//!
+//! A token is always in one of seven states:
+//!
+//! | state | meaning |
+//! | --- | --- |
+//! | absent | it is not attached, or cannot be reached |
+//! | present | it is attached; nobody here has opened it |
+//! | locked | it wants something before it works: a PIN, to be unlocked, its app |
+//! | ready | it is open and works |
+//! | person | it waits for a touch, or for an approval on its screen |
+//! | blocked | its PIN is blocked by too many wrong ones |
+//! | failed | it answered with an error of its own |
+//!
+//! What happens leads from the state in the first column to the one in the table:
+//!
+//! | | seen | gone | refused | worked | person-needed | person-done | pin-blocked | failed |
+//! | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+//! | absent | present | absent | locked | ready | person | absent | blocked | failed |
+//! | present | present | absent | locked | ready | person | present | blocked | failed |
+//! | locked | locked | absent | locked | ready | person | locked | blocked | failed |
+//! | ready | ready | absent | locked | ready | person | ready | blocked | failed |
+//! | person | person | absent | locked | ready | person | ready | blocked | failed |
+//! | blocked | blocked | absent | locked | ready | person | blocked | blocked | failed |
+//! | failed | failed | absent | locked | ready | person | failed | blocked | failed |
+//!
+//! A state is what was seen last, never a reason to refuse: what keeps a request from
+//! its token is found out anew, without spending a PIN try. So a request gets:
+//!
+//! | | signing, decrypting | generating, connecting, deleting |
+//! | --- | --- | --- |
+//! | absent | waits until the token is back or its deadline is over; unavailable then, and at once where there is no deadline | unavailable |
+//! | present | opens the token, which may ask for the PIN, and is served | the same |
+//! | locked | opens the token with the PIN that its source gives; one that was refused is not sent again | the same |
+//! | ready | is served | the same |
+//! | person | waits for its turn; *busy* where too many do | the same |
+//! | blocked | asks how many tries are left, sends nothing, and says that the PIN is blocked | the same |
+//! | failed | opens the token anew, and is served or gets the token's error | the same |
+
+use std::fmt;
+
+use claviger_token::{Error, Event, TokenId};
+use serde::Serialize;
+
+/// How a token stands; see the [tables](self).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenState {
+    /// It is not attached, or cannot be reached.
+    Absent,
+    /// It is attached; nobody here has opened it.
+    Present,
+    /// It wants something before it works: a PIN, to be unlocked, its app.
+    Locked,
+    /// It is open and works.
+    Ready,
+    /// It waits for a touch, or for an approval on its screen.
+    Person,
+    /// Its PIN is blocked by too many wrong ones.
+    Blocked,
+    /// It answered with an error of its own.
+    Failed,
+}
+
+impl TokenState {
+    /// Every state, in the order of the [tables](self).
+    pub const ALL: [TokenState; 7] = [
+        TokenState::Absent,
+        TokenState::Present,
+        TokenState::Locked,
+        TokenState::Ready,
+        TokenState::Person,
+        TokenState::Blocked,
+        TokenState::Failed,
+    ];
+
+    /// The name in the tables and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            TokenState::Absent => "absent",
+            TokenState::Present => "present",
+            TokenState::Locked => "locked",
+            TokenState::Ready => "ready",
+            TokenState::Person => "person",
+            TokenState::Blocked => "blocked",
+            TokenState::Failed => "failed",
+        }
+    }
+
+    /// The state after something happened.
+    #[must_use]
+    pub fn after(self, what: Happening) -> TokenState {
+        match (what, self) {
+            (Happening::Seen, TokenState::Absent) => TokenState::Present,
+            (Happening::Seen, other) => other,
+            (Happening::Gone, _) => TokenState::Absent,
+            (Happening::Refused, _) => TokenState::Locked,
+            (Happening::Worked, _) | (Happening::PersonDone, TokenState::Person) => {
+                TokenState::Ready
+            }
+            (Happening::PersonNeeded, _) => TokenState::Person,
+            (Happening::PersonDone, other) => other,
+            (Happening::PinBlocked, _) => TokenState::Blocked,
+            (Happening::Failed, _) => TokenState::Failed,
+        }
+    }
+}
+
+impl fmt::Display for TokenState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What happens to a token; see the [tables](self).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Happening {
+    /// It is among the tokens that are attached.
+    Seen,
+    /// It is not, or it does not answer any more.
+    Gone,
+    /// It, or its driver, wants something before it is opened.
+    Refused,
+    /// It was opened, or did what it was asked for.
+    Worked,
+    /// It waits for a person.
+    PersonNeeded,
+    /// It goes on after that.
+    PersonDone,
+    /// It says that its PIN is blocked.
+    PinBlocked,
+    /// It answered with an error of its own, or with something malformed.
+    Failed,
+}
+
+impl Happening {
+    /// Everything that can happen, in the order of the [tables](self).
+    pub const ALL: [Happening; 8] = [
+        Happening::Seen,
+        Happening::Gone,
+        Happening::Refused,
+        Happening::Worked,
+        Happening::PersonNeeded,
+        Happening::PersonDone,
+        Happening::PinBlocked,
+        Happening::Failed,
+    ];
+
+    /// The name in the tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Happening::Seen => "seen",
+            Happening::Gone => "gone",
+            Happening::Refused => "refused",
+            Happening::Worked => "worked",
+            Happening::PersonNeeded => "person-needed",
+            Happening::PersonDone => "person-done",
+            Happening::PinBlocked => "pin-blocked",
+            Happening::Failed => "failed",
+        }
+    }
+
+    /// What an error shows to have happened to the token; `None` where it shows nothing.
+    pub fn shown_by(error: &Error) -> Option<Happening> {
+        match error {
+            Error::TokenUnavailable { .. } => Some(Happening::Gone),
+            Error::PinNeeded { .. }
+            | Error::PinSource { .. }
+            | Error::PinLength { .. }
+            | Error::PinWrong { .. }
+            | Error::PinRefusedBefore { .. }
+            | Error::PinUnsettled { .. }
+            | Error::PinNotNoted { .. }
+            | Error::PinFinalTry { .. }
+            | Error::DeviceLocked { .. }
+            | Error::AppNotOpen { .. }
+            | Error::AppTooOld { .. } => Some(Happening::Refused),
+            Error::PinLocked { .. } => Some(Happening::PinBlocked),
+            Error::Device { .. } | Error::MalformedReply { .. } => Some(Happening::Failed),
+            // The token works, and says no.
+            Error::KeyNotFound { .. }
+            | Error::KeyMismatch { .. }
+            | Error::DecryptionFailed
+            | Error::NotTouched { .. }
+            | Error::Rejected { .. } => Some(Happening::Worked),
+            _ => None,
+        }
+    }
+
+    /// What an event of an operation shows to have happened.
+    pub(crate) fn shown_by_event(event: &Event) -> Option<(&TokenId, Happening)> {
+        match event {
+            Event::TouchNeeded { token } | Event::ApprovalNeeded { token } => {
+                Some((token, Happening::PersonNeeded))
+            }
+            Event::PersonDone { token } => Some((token, Happening::PersonDone)),
+            _ => None,
+        }
+    }
+}
+
+/// A token's state became another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TokenChange {
+    /// The token.
+    pub token: TokenId,
+    /// How it stood.
+    pub before: TokenState,
+    /// How it stands now.
+    pub state: TokenState,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of transitions above, cell by cell.
+    #[test]
+    fn the_table_in_the_documentation_is_what_happens() {
+        let rows = include_str!("token_state.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! | "))
+            .map(|line| line.trim_end_matches(" |").split('|').map(str::trim));
+        let rows: Vec<Vec<&str>> = rows
+            .map(Iterator::collect)
+            .filter(|row: &Vec<&str>| row.len() == 9 && row[1] != "---")
+            .collect();
+        let (header, rows) = rows.split_first().unwrap();
+        assert_eq!(header[1..], Happening::ALL.map(Happening::name));
+        assert_eq!(rows.len(), TokenState::ALL.len());
+        for (state, row) in TokenState::ALL.into_iter().zip(rows) {
+            assert_eq!(row[0], state.name());
+            for (what, cell) in Happening::ALL.into_iter().zip(&row[1..]) {
+                assert_eq!(state.after(what).name(), *cell, "{state} {what:?}");
+            }
+        }
+    }
+}
