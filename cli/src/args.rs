@@ -246,6 +246,12 @@ pub(crate) enum Command {
         /// Finish or undo what was interrupted
         #[arg(long)]
         repair: bool,
+        /// Forget which PINs a token refused, so that they are sent to it again
+        ///
+        /// TOKEN is its serial, kind:manufacturer/serial, or a backend. Nothing else is
+        /// done.
+        #[arg(long, value_name = "TOKEN", conflicts_with = "repair")]
+        forget_refused_pin: Option<String>,
     },
 }
 

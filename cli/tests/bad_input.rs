@@ -142,6 +142,39 @@ fn a_wrong_pin_is_sent_once() {
 }
 
 #[test]
+fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
+    let stage = Stage::with_alice();
+    stage.write("letter", "x");
+    let backend = backend_with_module(&stage, spy().to_str().unwrap());
+    let sent = |pin: &str, words: &str| {
+        stage.write("wrong", pin);
+        let source = ["--pin-source", "file:wrong"];
+        let make = ["generate", "a", "--backend", &backend];
+        let (refused, sent) = logins(&stage, &[&source[..], &make].concat());
+        (refused.fails(1, words).err(), sent)
+    };
+    assert_eq!(sent("tr0mb0nes", "refused the PIN").1, 1);
+    for _ in 0..3 {
+        let (said, count) = sent("tr0mb0nes", "was not sent again");
+        assert_eq!(count, 0);
+        assert!(said.contains("--forget-refused-pin 'pkcs11:"), "{said}");
+    }
+    assert_eq!(sent("tr0mb0nez", "refused the PIN").1, 1);
+    let forget = |token: &str| stage.run(["doctor", "--forget-refused-pin", token]);
+    let unknown = forget("nobody")
+        .fails(1, "no refused PIN of `nobody`")
+        .err();
+    assert!(unknown.contains("\n  pkcs11:SoftHSM project/"), "{unknown}");
+    let said = forget(&stage.token.backend()).succeeds().out();
+    assert!(said.contains("refused 2 PINs"), "{said}");
+    assert_eq!(sent("tr0mb0nes", "refused the PIN").1, 1);
+    // The right one clears what is on record.
+    let sign = ["sign", "alice", "letter", "-o", "sig"];
+    stage.run_with_pin(&sign).succeeds();
+    forget("nobody").fails(1, "there are none on record");
+}
+
+#[test]
 fn a_pin_that_cannot_be_right_is_not_sent() {
     let stage = Stage::new();
     let backend = backend_with_module(&stage, spy().to_str().unwrap());

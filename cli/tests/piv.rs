@@ -10,7 +10,7 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -348,7 +348,7 @@ fn a_wrong_pin_costs_one_try_and_the_last_one_is_kept() {
     }
     sign(&[], "135791").fails(1, "refused the PIN (2 tries left)");
     assert_eq!(bench.pin_tries(), 2);
-    sign(&[], "135791").fails(1, "refused the PIN (one try left)");
+    sign(&[], "135792").fails(1, "refused the PIN (one try left)");
     assert_eq!(bench.pin_tries(), 1);
     for pin in ["135791", PIN] {
         sign(&[], pin).fails(1, "one PIN try left");
@@ -363,6 +363,167 @@ fn a_wrong_pin_costs_one_try_and_the_last_one_is_kept() {
     sign(&["--last-try"], PIN).succeeds();
     assert_eq!(bench.pin_tries(), 3);
     sign(&[], PIN).succeeds();
+}
+
+/// So often a PIN was sent to the card.
+fn pins_sent(bench: &Bench) -> usize {
+    let log = bench.yubikey.faults().log();
+    let sent = log
+        .iter()
+        .filter(|exchange| matches!(exchange.command[..], [_, ins::VERIFY, 0, _, 8, ..]));
+    sent.count()
+}
+
+#[test]
+fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
+    let bench = Bench::new(ours());
+    bench.generate(&[]).succeeds();
+    let sign = |pin: &str| {
+        bench.write("pin", pin);
+        bench.run_as_owner(&["sign", "alice", "letter", "-o", "sig"])
+    };
+    let forget = |token: &str| bench.run(&["doctor", "--forget-refused-pin", token]);
+    let serial = bench.yubikey.card().serial().to_string();
+    forget(&serial).fails(1, "there are none on record");
+    sign("135791").fails(1, "refused the PIN (2 tries left)");
+    for _ in 0..3 {
+        let again = sign("135791").fails(1, "was not sent again");
+        let command = format!("claviger doctor --forget-refused-pin 'piv:Yubico/{serial}'");
+        assert!(again.err().contains(&command), "{}", again.err());
+    }
+    assert_eq!(bench.pin_tries(), 2);
+    let doctor = bench.run(&["doctor"]).succeeds().out();
+    assert!(doctor.contains("refused a PIN; none is sent"), "{doctor}");
+
+    let unknown = forget("4711").fails(1, "no refused PIN of `4711`");
+    assert!(
+        unknown.err().contains(&format!("piv:Yubico/{serial}")),
+        "{}",
+        unknown.err()
+    );
+    let said = forget(&serial).succeeds().out();
+    assert!(said.contains("refused a PIN"), "{said}");
+    sign("135791").fails(1, "refused the PIN (one try left)");
+    assert_eq!(bench.pin_tries(), 1);
+    forget(&format!("piv:Yubico/{serial}")).succeeds();
+    bench.write("pin", PIN);
+    bench
+        .run_as_owner(&["--last-try", "sign", "alice", "letter", "-o", "sig"])
+        .succeeds();
+
+    sign("135791").fails(1, "2 tries left");
+    sign("135792").fails(1, "one try left");
+    bench.yubikey.card().change_pin("135791");
+    sign("135791").fails(1, "was not sent again");
+    let forgotten = ["doctor", "--forget-refused-pin", &bench.backend()];
+    assert_eq!(bench.json(&forgotten)["refused_pins"], 2);
+    sign("135791").succeeds();
+    let doctor = bench.run(&["doctor"]).succeeds().out();
+    assert!(!doctor.contains("refused"), "{doctor}");
+}
+
+#[test]
+fn a_process_that_starts_again_and_again_with_a_wrong_pin_costs_one_try() {
+    let bench = Bench::new(ours());
+    bench.generate(&[]).succeeds();
+    bench.write("pin", "135791");
+    let before = pins_sent(&bench);
+    for _ in 0..20 {
+        bench
+            .run_as_owner(&["sign", "alice", "letter"])
+            .fails(1, "PIN");
+    }
+    assert_eq!((bench.pin_tries(), pins_sent(&bench) - before), (2, 1));
+}
+
+#[test]
+fn of_many_processes_with_a_wrong_pin_one_sends_it() {
+    let bench = Bench::new(ours());
+    bench.generate(&[]).succeeds();
+    bench.write("pin", "135791");
+    let before = pins_sent(&bench);
+    let words = [RIGHT, &["sign", "alice", "letter"]].concat();
+    let start = || {
+        let mut command = bench.claviger(&words);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let children: Vec<_> = (0..8).map(|_| start()).collect();
+    for mut child in children {
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
+    assert_eq!((bench.pin_tries(), pins_sent(&bench) - before), (2, 1));
+}
+
+#[test]
+fn a_process_that_is_killed_before_the_card_has_answered_burns_one_try() {
+    let bench = Bench::new(ours());
+    bench.generate(&[]).succeeds();
+    let words = ["sign", "alice", "letter", "-o", "sig"];
+    // How many other VERIFYs go before the one with the PIN.
+    let faults = bench.yubikey.faults();
+    faults.clear_log();
+    bench.run_as_owner(&words).succeeds();
+    let log = faults.log();
+    let verifies = log.iter().filter(|e| e.instruction() == Some(ins::VERIFY));
+    let skip = { verifies }
+        .position(|exchange| exchange.command.get(4) == Some(&8))
+        .unwrap();
+    let killed = |pin: &str| {
+        bench.write("pin", pin);
+        faults.clear_log();
+        let late = Rule::new(Fault::Delay(Duration::from_millis(1500)));
+        faults.add(late.on(ins::VERIFY).after(skip));
+        let mut child = bench.claviger(&[RIGHT, &words].concat()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while faults.count(ins::VERIFY) <= skip {
+            assert!(Instant::now() < end, "no PIN is sent");
+            sleep(Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        assert!(!child.wait().unwrap().success());
+    };
+    killed(PIN);
+    bench.run_as_owner(&words).succeeds();
+    killed("135791");
+    for pin in ["135791", "135791", PIN] {
+        bench.write("pin", pin);
+        let refused = bench.run_as_owner(&words);
+        let refused = refused.fails(1, "it is not known whether it was refused");
+        assert!(
+            refused.err().contains("--forget-refused-pin"),
+            "{}",
+            refused.err()
+        );
+    }
+    assert_eq!(bench.pin_tries(), 2);
+    let doctor = bench.run(&["doctor"]).succeeds().out();
+    assert!(doctor.contains("is not known whether"), "{doctor}");
+    bench
+        .run(&["doctor", "--forget-refused-pin", &bench.backend()])
+        .succeeds();
+    bench.run_as_owner(&words).succeeds();
+    assert_eq!(bench.pin_tries(), 3);
+}
+
+#[test]
+fn a_card_that_is_pulled_out_before_it_has_answered_is_asked_when_it_is_back() {
+    let bench = Bench::new(ours());
+    bench.generate(&[]).succeeds();
+    for (pin, tries) in [(PIN, 3), ("135791", 2)] {
+        bench.write("pin", pin);
+        let rule = Rule::new(Fault::RemoveAfter).on(ins::VERIFY).after(2);
+        bench.yubikey.faults().add(rule);
+        let words = ["sign", "alice", "letter", "-o", "sig"];
+        bench.run_as_owner(&words).fails(1, "is not available");
+        bench.yubikey.insert();
+        assert_eq!(bench.pin_tries(), tries);
+        match tries {
+            3 => drop(bench.run_as_owner(&words).succeeds()),
+            _ => drop(bench.run_as_owner(&words).fails(1, "it is not known")),
+        }
+        assert_eq!(bench.pin_tries(), tries);
+    }
 }
 
 #[test]
@@ -620,4 +781,53 @@ fn level(doctor: &Value) -> &str {
     let mut findings = doctor["findings"].as_array().unwrap().iter();
     let about = |f: &&Value| f["what"].as_str().unwrap().contains("smartcard service");
     findings.find(about).unwrap()["level"].as_str().unwrap()
+}
+
+#[test]
+fn who_watches_sees_a_yubikey_come_and_go_at_once() {
+    let bench = Bench::new(ours());
+    let mut watching = bench.claviger(&["--json", "tokens", "--watch", "--backend", "piv:"]);
+    let mut watching = watching.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let serial = bench.yubikey.card().serial().to_string();
+    let mut next = || loop {
+        let change: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        if change["token"]["serial"] == *serial {
+            return (change["before"].to_string(), change["state"].to_string());
+        }
+    };
+    let [absent, present] = ["absent", "present"].map(|state| format!("\"{state}\""));
+    assert_eq!(next(), (absent.clone(), present.clone()));
+    for _ in 0..3 {
+        bench.yubikey.remove();
+        assert_eq!(next(), (present.clone(), absent.clone()));
+        bench.yubikey.insert();
+        assert_eq!(next(), (absent.clone(), present.clone()));
+    }
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
+
+#[test]
+fn a_signature_waits_for_its_yubikey_as_long_as_it_may() {
+    let bench = Bench::new(ours());
+    bench.generate(&[]).succeeds();
+    bench.yubikey.remove();
+    let words = ["--timeout", "0.3", "sign", "alice", "letter"];
+    bench.run_as_owner(&words).fails(1, "no token fits");
+
+    let words = [
+        RIGHT,
+        &["--timeout", "30", "sign", "alice", "letter", "-o", "sig"],
+    ]
+    .concat();
+    let mut signing = bench.claviger(&words);
+    let mut signing = signing.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    let mut lines = BufReader::new(signing.stderr.take().unwrap());
+    lines.read_line(&mut said).unwrap();
+    assert!(said.contains("insert it"), "{said}");
+    bench.yubikey.insert();
+    assert!(signing.wait().unwrap().success());
+    assert_eq!(bench.pin_tries(), 3);
 }

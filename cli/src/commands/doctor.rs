@@ -2,6 +2,7 @@
 //!
 //! Nothing is changed, and no PIN is asked for, unless `--repair` says so.
 
+pub(super) mod pins;
 mod usb;
 mod usb_ids;
 
@@ -92,6 +93,7 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
     });
     if has_registry {
         check_intents(session, &node, repair, &mut findings).await?;
+        pins::check(node.registry(), &mut findings)?;
     }
     {
         let _busy = session.screen.spin("looking at the tokens");

@@ -78,6 +78,10 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
         Command::Decrypt { name, file, output } => {
             crypt::decrypt(session, &name, file.as_deref(), output.as_deref()).await
         }
-        Command::Doctor { repair } => doctor::run(session, repair).await,
+        Command::Doctor {
+            forget_refused_pin: Some(token),
+            ..
+        } => doctor::pins::forget(session, &token).await,
+        Command::Doctor { repair, .. } => doctor::run(session, repair).await,
     }
 }

@@ -1,0 +1,116 @@
+//! PINs that tokens refused: which are on record, and forgetting them.
+
+use claviger_engine::Registry;
+use claviger_engine::refused::RefusedPinRecord;
+use claviger_token::TokenId;
+use serde::Serialize;
+
+use super::Findings;
+use crate::commands::{Answer, FINE};
+use crate::failure::Failure;
+use crate::output;
+use crate::session::Session;
+
+/// What was forgotten, in JSON.
+#[derive(Serialize)]
+struct Forgotten {
+    token: TokenId,
+    refused_pins: u32,
+}
+
+/// Says which tokens have refused PINs on record.
+pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), Failure> {
+    for record in registry.refused_pins().all()? {
+        let token = &record.token;
+        let forget = format!("claviger doctor --forget-refused-pin '{token}'");
+        if record.refused > 0 {
+            findings.note(
+                format!("{token} {}; none is sent to it again", refused(&record)),
+                format!(
+                    "a right PIN clears this; if one of them is the right one by now: {forget}"
+                ),
+            );
+        }
+        if record.unsettled {
+            findings.note(
+                format!("a PIN was sent to {token}, and it is not known whether it was refused"),
+                format!(
+                    "where the token does not tell how many tries are left, nothing is sent \
+                     to it until you have seen that the PIN is right, and said: {forget}"
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Forgets the refused PINs of the token that `name` names.
+pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
+    // Where there is no home folder none is made.
+    let registry = match session.home()?.exists() {
+        true => session.registry()?,
+        false => Registry::in_memory()?,
+    };
+    let all = registry.refused_pins().all()?;
+    let is_named = |record: &&RefusedPinRecord| {
+        record.token.serial == name || record.token.to_string() == name
+    };
+    let mut named: Vec<RefusedPinRecord> = all.iter().filter(is_named).cloned().collect();
+    let node = session.node(registry);
+    if named.is_empty()
+        // What is no backend names nothing.
+        && let Ok(tokens) = node.tokens(Some(name)).await
+    {
+        let is_there =
+            |record: &&RefusedPinRecord| (tokens.iter()).any(|(token, _)| token.id == record.token);
+        named = all.iter().filter(is_there).cloned().collect();
+    }
+    let record = match named.as_slice() {
+        [one] => one,
+        [] => {
+            return Err(
+                Failure::new(format!("no refused PIN of `{name}` is on record"))
+                    .hint(on_record("on record are", &all)),
+            );
+        }
+        several => {
+            return Err(Failure::new(format!(
+                "`{name}` fits {} tokens with refused PINs",
+                several.len()
+            ))
+            .hint(on_record("name one of them:", several)));
+        }
+    };
+    node.registry().refused_pins().forget(&record.token)?;
+    if session.json {
+        output::print_json(&Forgotten {
+            token: record.token.clone(),
+            refused_pins: record.refused,
+        })?;
+    } else {
+        output::print(&format!(
+            "forgotten: that {} {}\n",
+            record.token,
+            match record.refused {
+                0 => "did not answer to a PIN".into(),
+                _ => refused(record),
+            }
+        ))?;
+    }
+    Ok(FINE)
+}
+
+fn refused(record: &RefusedPinRecord) -> String {
+    match record.refused {
+        1 => "refused a PIN".into(),
+        several => format!("refused {several} PINs"),
+    }
+}
+
+fn on_record(title: &str, records: &[RefusedPinRecord]) -> String {
+    if records.is_empty() {
+        return "there are none on record".into();
+    }
+    let names = records.iter().map(|record| format!("\n  {}", record.token));
+    format!("{title}{}", names.collect::<String>())
+}
