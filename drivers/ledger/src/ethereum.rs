@@ -1,0 +1,275 @@
+//! The commands of the Ethereum app (its `doc/ethapp.adoc`).
+
+use claviger_token::key::to_hex;
+use claviger_token::{Algorithm, Error, PublicKey, TokenId};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::apdu::{Command, LONGEST_DATA, Status};
+use crate::backend::{SCHEME, SERIAL_DIGITS};
+use crate::error::Fault;
+use crate::port::Session;
+
+/// The name of the app.
+pub(crate) const APP: &str = "Ethereum";
+/// The first version that agrees on keys (EIP-1024).
+pub(crate) const OLDEST: (u32, u32, u32) = (1, 9, 18);
+
+/// The longest message in bytes that the app signs: it writes it out in hexadecimal to
+/// show it, in a buffer whose length is a number of 16 bits. Devices with little memory
+/// may refuse shorter ones.
+pub const LONGEST_MESSAGE: usize = 32_766;
+
+const SYSTEM: u8 = 0xb0;
+const CLASS: u8 = 0xe0;
+const HARDENED: u32 = 1 << 31;
+
+/// The app that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct App {
+    pub(crate) name: String,
+    pub(crate) version: String,
+}
+
+/// What a device shows of itself when it is unlocked and the app is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) app: App,
+    pub(crate) id: TokenId,
+    /// The signing key of account 0.
+    pub(crate) root: PublicKey,
+}
+
+impl Known {
+    /// The token is named after its seed, by its first key.
+    pub(crate) fn new(app: App, root: PublicKey) -> Result<Self, Fault> {
+        let der = root.to_der();
+        let der = der.ok_or_else(|| Fault::malformed(GET_ADDRESS, "not a key"))?;
+        let mut serial = to_hex(&Sha256::digest(der));
+        serial.truncate(SERIAL_DIGITS);
+        let id = TokenId {
+            kind: SCHEME.into(),
+            manufacturer: "Ledger".into(),
+            serial,
+        };
+        Ok(Known { app, id, root })
+    }
+}
+
+impl App {
+    /// `01`, then name, version and flags, each after its length in one byte.
+    pub(crate) fn parse(data: &[u8]) -> Result<Self, Fault> {
+        let parsed = || {
+            let (&1, data) = data.split_first()? else {
+                return None;
+            };
+            let (name, data) = counted(data)?;
+            let (version, data) = counted(data)?;
+            // Old systems give no flags.
+            if !data.is_empty() {
+                counted(data).filter(|(_, rest)| rest.is_empty())?;
+            }
+            let printable = |bytes: &[u8]| {
+                let text = std::str::from_utf8(bytes).ok()?;
+                Some(text.chars().filter(|c| !c.is_control()).collect())
+            };
+            Some(App {
+                name: printable(name)?,
+                version: printable(version)?,
+            })
+        };
+        parsed().ok_or_else(|| Fault::malformed(NAME_AND_VERSION, "not a name and a version"))
+    }
+
+    /// The version as numbers; what follows them, such as `-dev`, does not count.
+    pub(crate) fn number(&self) -> (u32, u32, u32) {
+        let mut parts = self.version.splitn(3, '.').map(|part| {
+            let end = part.find(|c: char| !c.is_ascii_digit());
+            part[..end.unwrap_or(part.len())].parse().unwrap_or(0)
+        });
+        let mut next = || parts.next().unwrap_or(0);
+        (next(), next(), next())
+    }
+}
+
+/// What a length in one byte counts, and the rest.
+fn counted(data: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&length, data) = data.split_first()?;
+    data.split_at_checked(length.into())
+}
+
+const NAME_AND_VERSION: &str = "GET APP NAME AND VERSION";
+const GET_ADDRESS: &str = "GET ETH PUBLIC ADDRESS";
+const SIGN: &str = "SIGN ETH PERSONAL MESSAGE";
+const PRIVACY: &str = "PERFORM PRIVACY OPERATION";
+
+/// Which app is open: every app answers that.
+pub(crate) fn name_and_version() -> Command {
+    Command {
+        name: NAME_AND_VERSION,
+        class: SYSTEM,
+        instruction: 0x01,
+        p1: 0,
+        p2: 0,
+        data: Vec::new(),
+    }
+}
+
+/// m/44'/60'/account'/0/0 (BIP 44), each step a number of 32 bits, after their count.
+fn path(account: u32) -> Vec<u8> {
+    let steps = [HARDENED | 44, HARDENED | 60, HARDENED | account, 0, 0];
+    let mut path = vec![steps.len() as u8];
+    path.extend(steps.iter().flat_map(|step| step.to_be_bytes()));
+    path
+}
+
+fn command(name: &'static str, instruction: u8, p1: u8, p2: u8, data: Vec<u8>) -> Command {
+    Command {
+        name,
+        class: CLASS,
+        instruction,
+        p1,
+        p2,
+        data,
+    }
+}
+
+const SILENTLY: u8 = 0;
+const WITH_APPROVAL: u8 = 1;
+
+/// The account's secp256k1 key, shown to nobody.
+pub(crate) fn signing_key(session: &mut Session<'_>, account: u32) -> Result<PublicKey, Fault> {
+    let reply = session.command(&command(GET_ADDRESS, 0x02, SILENTLY, 0, path(account)))?;
+    // The key and the address made of it, each after its length.
+    let key = counted(&reply.data).and_then(|(key, rest)| {
+        let (address, rest) = counted(rest)?;
+        (key.len() == 65 && address.len() == 40 && rest.is_empty()).then_some(key)
+    });
+    key.and_then(|key| PublicKey::from_bytes(Algorithm::Secp256k1, key).ok())
+        .ok_or_else(|| Fault::malformed(GET_ADDRESS, "not a public key"))
+}
+
+/// The account's X25519 key (EIP-1024), shown to nobody.
+pub(crate) fn decryption_key(session: &mut Session<'_>, account: u32) -> Result<PublicKey, Fault> {
+    let reply = session.command(&command(PRIVACY, 0x18, SILENTLY, 0, path(account)))?;
+    PublicKey::from_bytes(Algorithm::X25519, &reply.data)
+        .map_err(|_| Fault::malformed(PRIVACY, "not a public key"))
+}
+
+/// Signs `message`, which is at most [`LONGEST_MESSAGE`] bytes long, as a personal
+/// message (EIP-191): r and s. In as few commands as it fits into.
+pub(crate) fn sign(
+    session: &mut Session<'_>,
+    token: &TokenId,
+    account: u32,
+    message: &[u8],
+) -> Result<[u8; 64], Fault> {
+    let commands = sign_commands(account, message);
+    let reply = session.approved(token, commands.into_iter());
+    let reply = reply.map_err(|fault| match fault {
+        Fault::Status {
+            status: Status::NO_MEMORY,
+            ..
+        } => Fault::Ours(Error::BadMessage {
+            reason: "the device has not enough memory for it".into(),
+        }),
+        Fault::Status {
+            status: Status::WRONG_DATA,
+            ..
+        } => Fault::Ours(Error::BadMessage {
+            reason: "the app does not take it".into(),
+        }),
+        other => other,
+    })?;
+    // v, r, s.
+    let signature = reply.data.split_first().map(|(_, signature)| signature);
+    signature
+        .and_then(|signature| signature.try_into().ok())
+        .ok_or_else(|| Fault::malformed(SIGN, "not a signature"))
+}
+
+fn sign_commands(account: u32, message: &[u8]) -> Vec<Command> {
+    let mut head = path(account);
+    // Messages are not that long.
+    head.extend_from_slice(&(message.len() as u32).to_be_bytes());
+    let (first, rest) = message.split_at(message.len().min(LONGEST_DATA - head.len()));
+    head.extend_from_slice(first);
+    let more = rest.chunks(LONGEST_DATA);
+    std::iter::once(command(SIGN, 0x08, 0x00, 0, head))
+        .chain(more.map(|chunk| command(SIGN, 0x08, 0x80, 0, chunk.into())))
+        .collect()
+}
+
+/// Agrees on a secret with the owner of `peer` (EIP-1024), after an approval. Without
+/// one the app would give it too: so it is always asked for.
+pub(crate) fn agree(
+    session: &mut Session<'_>,
+    token: &TokenId,
+    account: u32,
+    peer: &[u8; 32],
+) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    let data = [path(account).as_slice(), peer].concat();
+    let ask = command(PRIVACY, 0x18, WITH_APPROVAL, 1, data);
+    let reply = session.approved(token, std::iter::once(ask))?;
+    match reply.data.len() {
+        32 => Ok(reply.data),
+        _ => Err(Fault::malformed(PRIVACY, "not a shared secret")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        let number = |version: &str| {
+            let (name, version) = (String::new(), version.into());
+            App { name, version }.number()
+        };
+        assert_eq!(number("1.23.0-dev"), (1, 23, 0));
+        assert!(number("1.9.18") >= OLDEST && number("1.10.0") > OLDEST);
+        assert!(number("1.9.17") < OLDEST && number("1.9") < OLDEST && number("x") < OLDEST);
+        assert!(number("99999999999999.1.1") < OLDEST);
+    }
+
+    #[test]
+    fn an_app_is_read_strictly() {
+        let data = b"\x01\x08Ethereum\x0a1.23.0-dev\x01\x00";
+        let app = App::parse(data).unwrap();
+        assert_eq!((&*app.name, &*app.version), (APP, "1.23.0-dev"));
+        for cut in 0..data.len() {
+            // Without the flags it is the reply of an old system.
+            assert_eq!(App::parse(&data[..cut]).is_ok(), cut == data.len() - 2);
+        }
+        assert!(App::parse(&[data.as_slice(), b"."].concat()).is_err());
+        assert!(App::parse(b"\x02\x00\x00").is_err());
+        assert!(App::parse(b"\x01\x01\xff\x00").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_reply_panics(data: Vec<u8>) {
+            let _ = App::parse(&data);
+            let _ = App::parse(&[&[1], data.as_slice()].concat());
+        }
+
+        #[test]
+        fn a_message_is_sent_whole_and_in_as_few_commands_as_it_takes(
+            account in 0..HARDENED,
+            message in prop::collection::vec(any::<u8>(), 0..2000),
+        ) {
+            let commands = sign_commands(account, &message);
+            prop_assert_eq!(commands.len(), (25 + message.len()).div_ceil(255));
+            let data: Vec<u8> = commands.iter().flat_map(|c| c.data.clone()).collect();
+            prop_assert_eq!(&data[..21], &path(account)[..]);
+            prop_assert_eq!(&data[21..25], &(message.len() as u32).to_be_bytes());
+            prop_assert_eq!(&data[25..], &message[..]);
+            for (i, command) in commands.iter().enumerate() {
+                prop_assert!(command.data.len() <= LONGEST_DATA);
+                prop_assert_eq!(command.p1, if i == 0 { 0 } else { 0x80 });
+            }
+        }
+    }
+}

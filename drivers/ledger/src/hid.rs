@@ -1,0 +1,114 @@
+//! Ledgers on USB.
+//!
+//! The crate `ledger-transport-hid` finds them. Its exchange of commands is not used: it
+//! waits up to 10,000 seconds for a reply, in one piece, so that neither a deadline nor a
+//! cancellation could end that; and it writes all that goes over the wire to the log,
+//! shared secrets too. What is left to do here are a few lines; see
+//! [`frame`](crate::frame).
+//!
+//! A device is another one to the system when an app is opened or closed on it: it is
+//! gone for a moment, and comes back at another path. So paths are listed anew whenever a
+//! device is looked for.
+
+use std::ffi::CString;
+use std::time::{Duration, Instant};
+
+use ledger_transport_hid::TransportNativeHID;
+use ledger_transport_hid::hidapi::{DeviceInfo, HidApi, HidDevice, HidError};
+use zeroize::Zeroizing;
+
+use crate::frame::{Assembler, FRAME, frames};
+use crate::transport::{Attached, Broken, Devices, Transport, Unreachable};
+
+/// The Ledgers on this system's USB.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usb;
+
+impl Devices for Usb {
+    fn list(&self) -> Result<Vec<Attached>, Unreachable> {
+        let list = || -> Result<_, HidError> {
+            let api = HidApi::new()?;
+            let found = TransportNativeHID::list_ledgers(&api);
+            let found = found.filter_map(|device| {
+                Some(Attached {
+                    path: device.path().to_str().ok()?.into(),
+                    model: model(device),
+                })
+            });
+            Ok(found.collect())
+        };
+        list().map_err(|error| Unreachable {
+            what: "USB devices cannot be listed".into(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {
+        let path = CString::new(path).map_err(|e| Broken::Lost(e.to_string()))?;
+        let api = HidApi::new()?;
+        Ok(Box::new(Hid {
+            device: api.open_path(&path)?,
+            assembler: Assembler::default(),
+        }))
+    }
+}
+
+impl From<HidError> for Broken {
+    fn from(error: HidError) -> Self {
+        Broken::Lost(error.to_string())
+    }
+}
+
+/// The product as the device names it, or by its number where it does not.
+fn model(device: &DeviceInfo) -> String {
+    let named = device.product_string().unwrap_or_default().trim();
+    let named = named.strip_prefix("Ledger").unwrap_or(named).trim();
+    if !named.is_empty() {
+        return named.into();
+    }
+    // The low byte says which interfaces there are.
+    match device.product_id() >> 8 {
+        0x10 => "Nano S",
+        0x40 => "Nano X",
+        0x50 => "Nano S Plus",
+        0x60 => "Stax",
+        0x70 => "Flex",
+        _ => "device",
+    }
+    .into()
+}
+
+struct Hid {
+    device: HidDevice,
+    assembler: Assembler,
+}
+
+impl Transport for Hid {
+    fn send(&mut self, apdu: &[u8]) -> Result<(), Broken> {
+        let frames = frames(apdu).map_err(|e| Broken::Malformed(e.to_string()))?;
+        for frame in frames {
+            // Report 0: there are no others.
+            let mut report = [0; FRAME + 1];
+            report[1..].copy_from_slice(&frame);
+            self.device.write(&report)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, wait: Duration) -> Result<Option<Zeroizing<Vec<u8>>>, Broken> {
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let milliseconds = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+            let mut frame = Zeroizing::new([0; FRAME]);
+            let read = self.device.read_timeout(&mut frame[..], milliseconds)?;
+            if read == 0 {
+                return Ok(None);
+            }
+            let reply = self.assembler.push(&frame[..read]);
+            if let Some(reply) = reply.map_err(|e| Broken::Malformed(e.to_string()))? {
+                return Ok(Some(reply));
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Claviger's driver for Ledger hardware wallets.
+//!
+//! [`LedgerDriver`] lists and opens them by backend strings
+//! `ledger:[serial=HEX][;account=N][;tcp=HOST:PORT]`; the account is for keys that are
+//! generated, and `tcp` reaches an emulator instead of USB. It speaks to Ledger's own
+//! *Ethereum* app, from version 1.9.18 on: of the apps that most devices have it is the
+//! one that both signs and agrees on keys.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | `backend`, `slot` | backend strings; accounts and their keys |
+//! | [`transport`] | whole commands out, whole replies back; where devices are |
+//! | [`frame`], `hid` | devices on USB |
+//! | `tcp` | emulators |
+//! | `apdu`, `ethereum` | commands, replies, status words; what the app can do |
+//! | `port` | a device and the conversation with it; waiting for a person |
+//! | `field` | the devices that are there, and which of them is wanted |
+//! | `token` | the token's keys |
+//! | `error` | from status words to errors |
+//!
+//! # Tokens
+//! A Ledger shows no serial. Its name here is made of its seed: the first 16 hexadecimal
+//! digits of SHA-256 over the SubjectPublicKeyInfo (DER) of the signing key of account 0.
+//! So two devices with the same seed are one token, and a device with another passphrase
+//! is another. A device that is locked, or whose app is not open, is listed without a
+//! serial and with a note that says what to do; nothing else is asked of it.
+//!
+//! # Keys
+//! An account *n* is the path m/44'/60'/n'/0/0 (BIP 44). It has two slots:
+//!
+//! | slot | key | what for |
+//! | --- | --- | --- |
+//! | `n/secp256k1` | secp256k1 | signs Ethereum personal messages (EIP-191) |
+//! | `n/x25519` | X25519 | opens age files (EIP-1024) |
+//!
+//! **Both come of one secret.** The app uses the scalar that the path gives with either
+//! curve. A key for each use would be better, and is what every other token here has;
+//! this app offers no other. Whoever can sign with an account can, in principle, decrypt
+//! with it: what keeps the two apart is the person who approves each on the device's
+//! screen, where they look different.
+//!
+//! Nothing is stored on the device, and nothing can be destroyed there. A key is made by
+//! reading its public half. A key that is deleted is no longer used, but can be derived
+//! again from the seed ([`Deletion::Derivable`](claviger_token::Deletion)); its slots are
+//! not given to other identities by whoever remembers them. Which keys are in use only
+//! this process knows, and the caller's own records.
+//!
+//! Every signature is checked with the public key before it is handed out.
+//!
+//! # People
+//! Every signature and every decryption is approved on the device; reading public keys is
+//! not. The device's own PIN is given on the device, and no PIN is ever asked for here.
+//! If the device is locked or the app is not open, the caller is told
+//! ([`Event`](claviger_token::Event)), and the device is asked every half second until
+//! the deadline, or for a minute where there is none. An approval is waited for until the
+//! deadline, or until the device gives it up.
+//!
+//! # Deadlines and late answers
+//! A request that is on the device's screen cannot be taken back. When its caller gives
+//! up, the device still shows it, and may answer later; an answer does not say to what.
+//! So the next operation first waits for that answer, which is thrown away, and its
+//! caller is told that there is something to approve or to reject. A program that ends
+//! meanwhile leaves the answer to the next one: when a device is opened, answers are
+//! thrown away until one comes that can only belong to the question that was asked.
+//! What could still be mistaken does no harm: a signature is checked, and a secret that
+//! is another one's opens nothing.
+//!
+//! A device that is unplugged while a person may have approved is not asked again by
+//! itself: the caller gets [`Error::TokenUnavailable`]. Everything else is repeated, once,
+//! on the device with the same seed, wherever it is plugged in.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use claviger_token::{
+    Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+};
+
+use crate::backend::Backend;
+use crate::error::Fault;
+use crate::ethereum::Known;
+use crate::field::{Field, Seen};
+use crate::hid::Usb;
+use crate::port::{Port, lock};
+use crate::slot::Kind;
+use crate::tcp::Tcp;
+use crate::transport::{Devices, Unreachable};
+
+mod apdu;
+mod backend;
+mod error;
+mod ethereum;
+mod field;
+pub mod frame;
+mod hid;
+mod port;
+mod slot;
+mod tcp;
+mod token;
+pub mod transport;
+
+pub use ethereum::LONGEST_MESSAGE;
+
+/// How long all devices together may take to show themselves.
+const LISTING: Duration = Duration::from_secs(10);
+
+/// Lists and opens Ledgers.
+#[derive(Clone)]
+pub struct LedgerDriver {
+    ways: Arc<Ways>,
+}
+
+/// The ways to devices. A way is one thing in a process: a device is opened once.
+struct Ways {
+    local: Arc<Field>,
+    tcp: Mutex<HashMap<String, Arc<Field>>>,
+}
+
+impl LedgerDriver {
+    /// A driver for the devices on this system's USB. In one process all of these are
+    /// one.
+    pub fn new() -> Self {
+        static SYSTEM: LazyLock<LedgerDriver> = LazyLock::new(|| LedgerDriver::with_devices(Usb));
+        SYSTEM.clone()
+    }
+
+    /// A driver for other devices.
+    pub fn with_devices(devices: impl Devices + 'static) -> Self {
+        LedgerDriver {
+            ways: Arc::new(Ways {
+                local: Field::new(Box::new(devices), None),
+                tcp: Mutex::default(),
+            }),
+        }
+    }
+
+    fn field(&self, backend: &Backend) -> Arc<Field> {
+        let Some(address) = &backend.tcp else {
+            return Arc::clone(&self.ways.local);
+        };
+        let mut fields = lock(&self.ways.tcp);
+        let field = fields.entry(address.clone()).or_insert_with(|| {
+            let address = address.clone();
+            let devices = Box::new(Tcp {
+                address: address.clone(),
+            });
+            Field::new(devices, Some(address))
+        });
+        Arc::clone(field)
+    }
+}
+
+impl Default for LedgerDriver {
+    fn default() -> Self {
+        LedgerDriver::new()
+    }
+}
+
+impl Driver for LedgerDriver {
+    fn scheme(&self) -> &'static str {
+        backend::SCHEME
+    }
+
+    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
+        let backend = Backend::parse(backend)?;
+        let field = self.field(&backend);
+        let seen = match field.look(&Call::within(LISTING)) {
+            Ok(seen) => seen,
+            Err(Unreachable { what, reason }) => {
+                tracing::debug!(what, reason, "no devices");
+                return Ok(Vec::new());
+            }
+        };
+        let mut found: Vec<TokenInfo> = Vec::new();
+        for Seen { port, known } in seen {
+            let info = match known {
+                Ok(known) => info(&field, &port, Some(&known), Vec::new()),
+                Err(Fault::Lost { .. }) if field.tcp.is_some() => continue,
+                Err(fault) => info(
+                    &field,
+                    &port,
+                    None,
+                    vec![("state".into(), what_to_do(fault))],
+                ),
+            };
+            let is_known = |other: &TokenInfo| !info.id.serial.is_empty() && other.id == info.id;
+            if backend.fits(&info.id.serial) && !found.iter().any(is_known) {
+                found.push(info);
+            }
+        }
+        Ok(found)
+    }
+
+    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+        if token.id.serial.is_empty() {
+            return Ok(Vec::new());
+        }
+        let backend = Backend::parse(&token.backend)?;
+        let field = self.field(&backend);
+        let call = Call::within(LISTING);
+        let seen = field.look(&call).map_err(field::unreachable)?;
+        let known = seen.into_iter().filter_map(|seen| seen.known.ok());
+        let known = known.into_iter().find(|known| known.id == token.id);
+        let known = known.ok_or_else(|| Error::TokenUnavailable {
+            token: token.id.clone(),
+            reason: "it is not attached, or locked".into(),
+        })?;
+        field.wallet(&known).slots(None, &call)
+    }
+
+    fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
+        Backend::parse(backend)?;
+        Ok(None)
+    }
+
+    fn open(&self, backend: &str, _: &Access, call: &Call) -> Result<Arc<dyn Token>, Error> {
+        let wanted = Backend::parse(backend)?;
+        let field = self.field(&wanted);
+        let (port, known) = field.find(backend, &wanted, call)?;
+        let info = info(&field, &port, Some(&known), Vec::new());
+        Ok(field.wallet(&known).token(port, info, wanted.account))
+    }
+}
+
+fn info(
+    field: &Field,
+    port: &Port,
+    known: Option<&Known>,
+    mut notes: Vec<(String, String)>,
+) -> TokenInfo {
+    if let Some(Known { app, .. }) = known {
+        notes.push(("app".into(), format!("{} {}", app.name, app.version)));
+    }
+    let id = match known {
+        Some(known) => known.id.clone(),
+        None => TokenId {
+            kind: backend::SCHEME.into(),
+            manufacturer: "Ledger".into(),
+            serial: String::new(),
+        },
+    };
+    TokenInfo {
+        model: port.model.clone(),
+        label: String::new(),
+        backend: Backend::of(&id.serial, field.tcp.as_deref()),
+        supports: Kind::ALL.map(Kind::spec).to_vec(),
+        durable: true,
+        derives: true,
+        pace: Pace::Slow { workers: 1 },
+        login_required: false,
+        id,
+        notes,
+    }
+}
+
+/// Why a device does not show who it is, and what to do about it.
+fn what_to_do(fault: Fault) -> String {
+    match fault {
+        Fault::Locked { .. } => "locked: unlock it".into(),
+        Fault::NoApp { running: None, .. } => format!("open the app {} on it", ethereum::APP),
+        Fault::NoApp {
+            running: Some(app), ..
+        } => format!("the app {app} is open: open the app {}", ethereum::APP),
+        Fault::Occupied => "it shows a request: approve or reject it".into(),
+        Fault::Lost { reason, .. } => format!("it cannot be used: {reason}"),
+        fault => {
+            let nobody = TokenId {
+                kind: backend::SCHEME.into(),
+                manufacturer: "Ledger".into(),
+                serial: String::new(),
+            };
+            let error = fault.into_error(&nobody);
+            match error.hint() {
+                hint if hint.is_empty() => error.to_string(),
+                hint => format!("{error}; {hint}"),
+            }
+        }
+    }
+}
+
+/// Fails to compile where tokens and keys could not be shared by threads.
+#[allow(dead_code)]
+fn tokens_are_shared_by_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<LedgerDriver>();
+    shared::<token::LedgerToken>();
+    shared::<Arc<dyn Token>>();
+    shared::<Arc<dyn claviger_token::Signer>>();
+    shared::<Arc<dyn claviger_token::Decryptor>>();
+}

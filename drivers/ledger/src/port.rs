@@ -1,0 +1,474 @@
+//! A device and the conversation with it: one command at a time, deadlines,
+//! cancellation, replies that come late.
+//!
+//! A reply does not say to which command it belongs. So a command that nobody waits for
+//! any more leaves its reply *owed*: before the next command it is waited for and thrown
+//! away. The device still shows the request meanwhile, and whoever comes next is told to
+//! answer it there.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use claviger_token::{Call, Error, Event, TokenId};
+
+use crate::apdu::{Command, Reply, Status};
+use crate::error::Fault;
+use crate::ethereum::{self, App, Known};
+use crate::transport::{Attached, Broken, Devices, Transport};
+
+/// How long a person is waited for where the caller gives no deadline, except for an
+/// approval, which ends when the device says so.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How soon a deadline or a cancellation is noticed.
+const SLICE: Duration = Duration::from_millis(50);
+/// A device that takes longer waits for a person.
+const AT_ONCE: Duration = Duration::from_millis(300);
+/// How long a device may take for what no person has to approve.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How many replies to commands of others are thrown away, and how long the one that is
+/// wanted may take after such a one.
+const STALE: usize = 4;
+const AFTER_STALE: Duration = Duration::from_secs(1);
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panicked has left the state whole: each change to it is one step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where a device is, or was.
+pub(crate) struct Port {
+    pub(crate) path: String,
+    pub(crate) model: String,
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Somebody talks to the device.
+    taken: bool,
+    link: Option<Link>,
+    /// What the device showed of itself last.
+    known: Option<Known>,
+}
+
+/// An open way to a device, and what is known of it as long as it is open.
+struct Link {
+    transport: Box<dyn Transport>,
+    /// Replies may come in that belong to commands of others.
+    fresh: bool,
+    /// A reply is still to come in that nobody waits for.
+    owed: bool,
+    known: Option<Known>,
+}
+
+impl Port {
+    pub(crate) fn new(attached: Attached) -> Self {
+        Port {
+            path: attached.path,
+            model: attached.model,
+            state: Mutex::default(),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// What people call it.
+    pub(crate) fn device(&self) -> String {
+        format!("Ledger {}", self.model)
+    }
+
+    /// Whether it was open when it was used last.
+    pub(crate) fn is_open(&self) -> bool {
+        let state = lock(&self.state);
+        state.taken || state.link.is_some()
+    }
+
+    /// What the device shows of itself. While somebody talks to it: what it showed last.
+    pub(crate) fn look(&self, devices: &dyn Devices, call: &Call) -> Result<Known, Fault> {
+        let busy = {
+            let state = lock(&self.state);
+            state.known.clone().filter(|_| state.taken)
+        };
+        match busy {
+            Some(known) => Ok(known),
+            None => self.talk(devices, call, |session| session.known()),
+        }
+    }
+
+    /// Opens the device if need be, and does `work` with it when nobody else does.
+    pub(crate) fn talk<T>(
+        &self,
+        devices: &dyn Devices,
+        call: &Call,
+        work: impl FnOnce(&mut Session<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let mut turn = self.take(call)?;
+        let mut link = match turn.link.take() {
+            Some(link) => link,
+            None => Link {
+                transport: devices
+                    .connect(&self.path)
+                    .map_err(|e| Fault::broken("opening it", e, false))?,
+                fresh: true,
+                owed: false,
+                known: None,
+            },
+        };
+        let mut session = Session {
+            link: &mut link,
+            device: self.device(),
+            call,
+        };
+        let done = session.settle().and_then(|()| work(&mut session));
+        match &done {
+            // What comes next on this way belongs to nothing.
+            Err(Fault::Lost { .. } | Fault::Malformed { .. }) => return done,
+            // Whoever unlocks it, or opens the app, may have chosen another seed.
+            Err(Fault::Locked { .. } | Fault::NoApp { .. }) => link.known = None,
+            _ => {}
+        }
+        turn.known.clone_from(&link.known);
+        turn.link = Some(link);
+        done
+    }
+
+    /// Waits for its turn.
+    fn take(&self, call: &Call) -> Result<Turn<'_>, Error> {
+        let mut state = lock(&self.state);
+        loop {
+            call.check()?;
+            if !state.taken {
+                state.taken = true;
+                return Ok(Turn {
+                    port: self,
+                    link: state.link.take(),
+                    known: state.known.clone(),
+                });
+            }
+            let woken = self.freed.wait_timeout(state, slice(call));
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// The right to talk to a device. No lock is held meanwhile.
+struct Turn<'a> {
+    port: &'a Port,
+    link: Option<Link>,
+    known: Option<Known>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *lock(&self.port.state) = State {
+            taken: false,
+            link: self.link.take(),
+            known: self.known.take(),
+        };
+        self.port.freed.notify_one();
+    }
+}
+
+/// As long as one may sleep without missing the deadline.
+pub(crate) fn slice(call: &Call) -> Duration {
+    let left = (call.deadline()).map(|end| end.saturating_duration_since(Instant::now()));
+    // Never nothing: a wait of no length is another thing to a socket.
+    let least = Duration::from_millis(1);
+    left.map_or(SLICE, |left| left.clamp(least, SLICE))
+}
+
+/// The device during one operation.
+pub(crate) struct Session<'a> {
+    link: &'a mut Link,
+    device: String,
+    call: &'a Call,
+}
+
+/// Who is asked to approve, and whether the caller has been told.
+pub(crate) struct Approval<'a> {
+    pub(crate) token: &'a TokenId,
+    told: bool,
+}
+
+impl Session<'_> {
+    /// The app and the seed, asked for unless they are known already.
+    pub(crate) fn known(&mut self) -> Result<Known, Fault> {
+        if let Some(known) = &self.link.known {
+            return Ok(known.clone());
+        }
+        let app = self.app()?;
+        if app.name != ethereum::APP {
+            return Err(self.no_app(Some(app.name)));
+        }
+        if app.number() < ethereum::OLDEST {
+            let (major, minor, patch) = ethereum::OLDEST;
+            return Err(Fault::Ours(Error::AppTooOld {
+                device: self.device.clone(),
+                app: app.name,
+                found: app.version,
+                least: format!("{major}.{minor}.{patch}"),
+            }));
+        }
+        let root = ethereum::signing_key(self, 0)?;
+        let known = Known::new(app, root)?;
+        self.link.known = Some(known.clone());
+        Ok(known)
+    }
+
+    /// What was asked before is asked anew.
+    pub(crate) fn forget(&mut self) {
+        self.link.known = None;
+    }
+
+    /// The app that is open. On a way that was just opened an answer to what another
+    /// program asked may come first: it is known by its form, and thrown away.
+    fn app(&mut self) -> Result<App, Fault> {
+        let command = ethereum::name_and_version();
+        let mut limit = ANSWER;
+        self.send(&command)?;
+        for _ in 0..STALE {
+            let reply = self.receive(command.name, Some(limit), None)?;
+            let app = match reply.status {
+                Status::OK => App::parse(&reply.data),
+                Status::REJECTED => Err(Fault::malformed(command.name, "a rejection")),
+                _ => {
+                    return self
+                        .check(command.name, reply)
+                        .and_then(|r| App::parse(&r.data));
+                }
+            };
+            match app {
+                Err(fault) if self.link.fresh => {
+                    tracing::debug!(?fault, "an answer to something else");
+                    limit = AFTER_STALE;
+                }
+                app => {
+                    self.link.fresh = false;
+                    return app;
+                }
+            }
+        }
+        Err(Fault::malformed(
+            command.name,
+            "it does not say which app is open",
+        ))
+    }
+
+    /// One command that no person has to approve.
+    pub(crate) fn command(&mut self, command: &Command) -> Result<Reply, Fault> {
+        self.send(command)?;
+        let reply = self.receive(command.name, Some(ANSWER), None)?;
+        self.check(command.name, reply)
+    }
+
+    /// Commands that a person has to approve: `last` says of each whether the approval
+    /// may come of it.
+    pub(crate) fn approved(
+        &mut self,
+        token: &TokenId,
+        commands: impl ExactSizeIterator<Item = Command>,
+    ) -> Result<Reply, Fault> {
+        let mut approval = Approval { token, told: false };
+        let mut left = commands.len();
+        let mut done = Err(Fault::malformed("nothing", "nothing was asked"));
+        for command in commands {
+            left -= 1;
+            done = self.approve_one(&command, left == 0, &mut approval);
+            if done.is_err() {
+                break;
+            }
+        }
+        if approval.told {
+            let token = token.clone();
+            self.call.tell(&Event::PersonDone { token });
+        }
+        done
+    }
+
+    fn approve_one(
+        &mut self,
+        command: &Command,
+        last: bool,
+        approval: &mut Approval<'_>,
+    ) -> Result<Reply, Fault> {
+        self.send(command)?;
+        let reply = self.receive(command.name, None, Some(approval));
+        let reply = reply.map_err(|fault| match fault {
+            Fault::Lost { reason, .. } => Fault::Lost {
+                reason,
+                asked: last,
+            },
+            other => other,
+        })?;
+        self.check(command.name, reply)
+    }
+
+    /// Waits for the reply that is owed, if one is, and throws it away.
+    fn settle(&mut self) -> Result<(), Fault> {
+        if !self.link.owed {
+            return Ok(());
+        }
+        let id = self.link.known.as_ref().map(|known| known.id.clone());
+        let mut approval = id.as_ref().map(|token| Approval { token, told: false });
+        let late = self.receive("an earlier request", Some(PATIENCE), approval.as_mut());
+        match late {
+            Ok(_) => Ok(()),
+            Err(Fault::Lost { .. }) if self.link.owed => Err(Fault::Occupied),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn send(&mut self, command: &Command) -> Result<(), Fault> {
+        let broken = |e| Fault::broken(command.name, e, false);
+        self.call.check()?;
+        // Also notices that the device has gone since.
+        for _ in 0..STALE {
+            match self.link.transport.receive(Duration::ZERO) {
+                Ok(None) => break,
+                Ok(Some(_)) => tracing::debug!("an answer that nobody waited for"),
+                Err(e) => return Err(broken(e)),
+            }
+        }
+        let sent = self.link.transport.send(&command.encode());
+        sent.map_err(broken)
+    }
+
+    /// Waits for the reply.
+    fn receive(
+        &mut self,
+        name: &'static str,
+        limit: Option<Duration>,
+        mut approval: Option<&mut Approval<'_>>,
+    ) -> Result<Reply, Fault> {
+        let begun = Instant::now();
+        self.link.owed = true;
+        loop {
+            self.call.check()?;
+            let received = self.link.transport.receive(slice(self.call));
+            match received {
+                Ok(Some(reply)) => {
+                    self.link.owed = false;
+                    tracing::trace!(command = name, received = reply.len());
+                    return Reply::parse(name, reply);
+                }
+                Ok(None) => {}
+                Err(e) => {
+                    self.link.owed = false;
+                    return Err(Fault::broken(name, e, false));
+                }
+            }
+            let waited = begun.elapsed();
+            if limit.is_some_and(|limit| waited >= limit) {
+                return Err(Fault::broken(
+                    name,
+                    Broken::Lost("it does not answer".into()),
+                    false,
+                ));
+            }
+            if let Some(approval) = &mut approval
+                && waited >= AT_ONCE
+                && !std::mem::replace(&mut approval.told, true)
+            {
+                let token = approval.token.clone();
+                self.call.tell(&Event::ApprovalNeeded { token });
+            }
+        }
+    }
+
+    /// Sorts out what a status means.
+    fn check(&self, call: &'static str, reply: Reply) -> Result<Reply, Fault> {
+        match reply.status {
+            Status::OK => Ok(reply),
+            Status::LOCKED => Err(Fault::Locked {
+                device: self.device.clone(),
+            }),
+            Status::NO_CLASS | Status::NO_INSTRUCTION | Status::NO_APP => Err(self.no_app(None)),
+            Status::OCCUPIED => Err(Fault::Occupied),
+            status => Err(Fault::Status { call, status }),
+        }
+    }
+
+    fn no_app(&self, running: Option<String>) -> Fault {
+        Fault::NoApp {
+            device: self.device.clone(),
+            // The name of the system's own screen.
+            running: running.filter(|name| name != "BOLOS"),
+        }
+    }
+}
+
+/// Waits for a person to unlock a device or to open the app, by asking again and again.
+pub(crate) struct Wait<'a> {
+    call: &'a Call,
+    begun: Option<Instant>,
+    seen: Instant,
+    told: Vec<Event>,
+}
+
+/// How often a device is asked whether a person has done what they were told.
+const GENTLY: Duration = Duration::from_millis(500);
+/// How long a device may be away when an app is opened or closed.
+const AWAY: Duration = Duration::from_secs(10);
+
+impl<'a> Wait<'a> {
+    pub(crate) fn new(call: &'a Call) -> Self {
+        Wait {
+            call,
+            begun: None,
+            seen: Instant::now(),
+            told: Vec::new(),
+        }
+    }
+
+    /// Whether a device that was waited for may be back in a moment; then that moment
+    /// has passed.
+    pub(crate) fn is_back_soon(&mut self) -> Result<bool, Error> {
+        let soon = self.begun.is_some() && self.seen.elapsed() < AWAY;
+        if soon {
+            self.pause()?;
+        }
+        Ok(soon)
+    }
+
+    /// Tells the caller what a person has to do, and lets a moment pass.
+    ///
+    /// # Errors
+    /// What `fault` means, when there is no time left.
+    pub(crate) fn for_person(&mut self, fault: Fault, token: &TokenId) -> Result<(), Error> {
+        self.seen = Instant::now();
+        let begun = *self.begun.get_or_insert(self.seen);
+        let event = match &fault {
+            Fault::Locked { device } => Event::UnlockNeeded {
+                device: device.clone(),
+            },
+            Fault::NoApp { device, .. } => Event::AppNeeded {
+                device: device.clone(),
+                app: ethereum::APP.into(),
+            },
+            _ => Event::ApprovalNeeded {
+                token: token.clone(),
+            },
+        };
+        let out_of_time = match self.call.deadline() {
+            Some(deadline) => deadline <= self.seen + GENTLY,
+            None => begun.elapsed() >= PATIENCE,
+        };
+        if out_of_time {
+            return Err(fault.into_error(token));
+        }
+        if !self.told.contains(&event) {
+            self.call.tell(&event);
+            self.told.push(event);
+        }
+        self.pause()
+    }
+
+    fn pause(&self) -> Result<(), Error> {
+        let until = Instant::now() + GENTLY;
+        while Instant::now() < until {
+            self.call.check()?;
+            std::thread::sleep(slice(self.call));
+        }
+        Ok(())
+    }
+}

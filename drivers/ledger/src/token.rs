@@ -1,0 +1,542 @@
+//! An open token and its keys.
+//!
+//! What is known of a key is what this process did with it: a Ledger derives every key
+//! whenever it is asked, and keeps no list of those that are in use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use claviger_token::{
+    Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, Protection, PublicKey,
+    Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenId,
+    TokenInfo, Unwrap,
+};
+
+use crate::error::Fault;
+use crate::ethereum::{self, Known, LONGEST_MESSAGE};
+use crate::field::{Field, unreachable};
+use crate::port::{Port, Session, Wait, lock};
+use crate::slot::{Kind, LAST_ACCOUNT, Slot};
+
+/// The accounts that are listed, besides those that are in use.
+const LISTED: u32 = 5;
+
+/// How long it may take to look at a key where nobody can be told to do anything.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// A seed, on whatever device it is.
+pub(crate) struct Wallet {
+    field: Arc<Field>,
+    id: TokenId,
+    /// Where it was seen last.
+    port: Mutex<Option<Arc<Port>>>,
+    /// Public keys never change: each is read once.
+    keys: Mutex<BTreeMap<Slot, PublicKey>>,
+    /// The slots of which something is known.
+    used: Mutex<BTreeMap<Slot, Use>>,
+    /// One for each account that was asked for.
+    tokens: Mutex<Vec<Weak<LedgerToken>>>,
+}
+
+/// What this process did with a slot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Use {
+    /// It made the key, or uses it, and did not delete it since.
+    live: bool,
+    /// How often it deleted the key: what was handed out before is of no use any more.
+    deletions: u64,
+}
+
+impl Wallet {
+    pub(crate) fn new(field: Arc<Field>, known: &Known) -> Self {
+        let root = Slot {
+            account: 0,
+            kind: Kind::Signing,
+        };
+        Wallet {
+            field,
+            id: known.id.clone(),
+            port: Mutex::default(),
+            keys: Mutex::new(BTreeMap::from([(root, known.root.clone())])),
+            used: Mutex::default(),
+            tokens: Mutex::default(),
+        }
+    }
+
+    /// The token, for keys of `account` if one is given.
+    pub(crate) fn token(
+        self: &Arc<Self>,
+        port: Arc<Port>,
+        info: TokenInfo,
+        account: Option<u32>,
+    ) -> Arc<LedgerToken> {
+        *lock(&self.port) = Some(port);
+        let mut tokens = lock(&self.tokens);
+        tokens.retain(|token| token.strong_count() > 0);
+        let mut known = tokens.iter().filter_map(Weak::upgrade);
+        if let Some(token) = known.find(|token| token.account == account) {
+            return token;
+        }
+        let token = Arc::new(LedgerToken {
+            wallet: Arc::clone(self),
+            info,
+            account,
+        });
+        tokens.push(Arc::downgrade(&token));
+        token
+    }
+
+    /// Does `work` on the device that has the seed, wherever it is plugged in.
+    ///
+    /// | what happens | what is done |
+    /// | --- | --- |
+    /// | it is locked, or the app is not open | a person is told, and waited for |
+    /// | it is not done with an earlier request | the same |
+    /// | it was unplugged, before a person was asked | it is looked for, once |
+    /// | it was unplugged, when a person may have approved | the caller has to know |
+    /// | another seed is there | the other devices are looked at |
+    pub(crate) fn run<T>(
+        &self,
+        call: &Call,
+        mut work: impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Error> {
+        let mut wait = Wait::new(call);
+        let mut recovered = false;
+        loop {
+            call.check()?;
+            let fault = match self.attempt(call, &mut work) {
+                Ok(done) => return Ok(done),
+                Err(fault) => fault,
+            };
+            match fault {
+                Fault::Locked { .. } | Fault::NoApp { .. } | Fault::Occupied => {
+                    wait.for_person(fault, &self.id)?;
+                }
+                Fault::Lost { asked: false, .. } if !recovered => recovered = true,
+                Fault::Lost { asked: false, .. } if wait.is_back_soon()? => {}
+                fault => return Err(fault.into_error(&self.id)),
+            }
+        }
+    }
+
+    fn attempt<T>(
+        &self,
+        call: &Call,
+        work: &mut impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let last = lock(&self.port).clone();
+        let mut why = Fault::Lost {
+            reason: "it is not attached".into(),
+            asked: false,
+        };
+        let ports = match last {
+            Some(last) if last.is_open() => vec![last],
+            _ => self.field.ports().map_err(unreachable)?,
+        };
+        for port in ports {
+            let mut began = false;
+            let done = port.talk(&*self.field.devices, call, |session| {
+                if session.known()?.id != self.id {
+                    return Err(Fault::OtherSeed);
+                }
+                began = true;
+                work(session)
+            });
+            match done {
+                Ok(done) => {
+                    *lock(&self.port) = Some(port);
+                    return Ok(done);
+                }
+                Err(fault) if began => {
+                    *lock(&self.port) = Some(port);
+                    return Err(fault);
+                }
+                Err(Fault::Ours(error)) if ends(&error) => return Err(error.into()),
+                // It may be on another device. What a person can mend is said first.
+                Err(fault @ (Fault::Locked { .. } | Fault::NoApp { .. } | Fault::Occupied)) => {
+                    why = fault;
+                }
+                Err(fault) if matches!(why, Fault::Lost { .. }) => why = fault,
+                Err(_) => {}
+            }
+        }
+        if !matches!(why, Fault::Occupied) {
+            *lock(&self.port) = None;
+        }
+        Err(why)
+    }
+
+    /// The public key of a slot; the device is asked once.
+    pub(crate) fn public_key(&self, slot: Slot, call: &Call) -> Result<PublicKey, Error> {
+        call.check()?;
+        if let Some(key) = lock(&self.keys).get(&slot) {
+            return Ok(key.clone());
+        }
+        let key = self.run(call, |session| read(session, slot))?;
+        lock(&self.keys).insert(slot, key.clone());
+        Ok(key)
+    }
+
+    /// The first accounts, `named`, and those that are in use.
+    pub(crate) fn slots(&self, named: Option<u32>, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        let used = lock(&self.used).clone();
+        let live = used.iter().filter(|(_, used)| used.live);
+        let accounts: BTreeSet<u32> = (0..LISTED)
+            .chain(named)
+            .chain(live.map(|(slot, _)| slot.account))
+            .collect();
+        let slots = accounts.into_iter().flat_map(Slot::of);
+        slots
+            .map(|slot| {
+                let key = self.public_key(slot, call)?;
+                Ok(SlotInfo {
+                    slot: slot.id(),
+                    state: match used.get(&slot) {
+                        Some(Use { live: true, .. }) => SlotState::Occupied,
+                        _ => SlotState::Free,
+                    },
+                    algorithm: Some(key.algorithm()),
+                    fingerprint: Some(key.fingerprint().to_string()),
+                    public_key: Some(key),
+                    uses: vec![slot.kind.spec().usage],
+                    label: String::new(),
+                    notes: Vec::new(),
+                })
+            })
+            .collect()
+    }
+
+    fn occupied(&self, slot: Slot) -> Error {
+        Error::SlotOccupied {
+            token: self.id.clone(),
+            slot: slot.to_string(),
+        }
+    }
+
+    fn check_live(&self, slot: Slot, deletions: u64, key: &PublicKey) -> Result<(), Error> {
+        match lock(&self.used).get(&slot) {
+            Some(used) if used.live && used.deletions == deletions => Ok(()),
+            _ => Err(self.not_found(key)),
+        }
+    }
+
+    fn not_found(&self, key: &PublicKey) -> Error {
+        Error::KeyNotFound {
+            token: self.id.clone(),
+            key: key.fingerprint().to_string(),
+        }
+    }
+}
+
+/// Whether it is of no use to look at another device.
+fn ends(error: &Error) -> bool {
+    matches!(error, Error::Cancelled | Error::DeadlineExceeded)
+}
+
+fn read(session: &mut Session<'_>, slot: Slot) -> Result<PublicKey, Fault> {
+    match slot.kind {
+        Kind::Signing => ethereum::signing_key(session, slot.account),
+        Kind::Decryption => ethereum::decryption_key(session, slot.account),
+    }
+}
+
+/// An open token.
+pub(crate) struct LedgerToken {
+    wallet: Arc<Wallet>,
+    info: TokenInfo,
+    /// The account for the keys that are generated.
+    account: Option<u32>,
+}
+
+impl Token for LedgerToken {
+    fn info(&self) -> &TokenInfo {
+        &self.info
+    }
+
+    fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        call.check()?;
+        self.wallet.slots(self.account, call)
+    }
+
+    /// The keys of one call are of one account where they are of different kinds: the
+    /// first of which neither slot is taken.
+    fn free_slots(
+        &self,
+        specs: &[KeySpec],
+        taken: &[SlotId],
+        call: &Call,
+    ) -> Result<Vec<SlotId>, Error> {
+        call.check()?;
+        let kinds: Vec<Kind> = specs
+            .iter()
+            .map(|spec| self.kind(*spec))
+            .collect::<Result<_, _>>()?;
+        let used = lock(&self.wallet.used).clone();
+        let free = |account: &u32| {
+            Slot::of(*account).iter().all(|slot| {
+                !taken.contains(&slot.id()) && !used.get(slot).is_some_and(|used| used.live)
+            })
+        };
+        let range = match self.account {
+            Some(account) => account..=account,
+            None => 0..=LAST_ACCOUNT,
+        };
+        let mut accounts = range.filter(free);
+        let mut chosen: Vec<Slot> = Vec::with_capacity(kinds.len());
+        for kind in kinds {
+            let has_room = |slot: &&Slot| {
+                let other = Slot {
+                    account: slot.account,
+                    kind,
+                };
+                !chosen.contains(&other)
+            };
+            let begun = chosen.iter().find(has_room).map(|slot| slot.account);
+            let account = begun.or_else(|| accounts.next());
+            let account = account.ok_or_else(|| match self.account {
+                Some(account) => self.wallet.occupied(Slot { account, kind }),
+                None => Error::TokenFull {
+                    token: self.info.id.clone(),
+                },
+            })?;
+            chosen.push(Slot { account, kind });
+        }
+        Ok(chosen.into_iter().map(Slot::id).collect())
+    }
+
+    /// Reads the public key: the device derives the private one whenever it is used.
+    /// There is no place for a label.
+    fn generate(
+        &self,
+        slot: &SlotId,
+        spec: KeySpec,
+        _label: &str,
+        call: &Call,
+    ) -> Result<GeneratedKey, Error> {
+        let kind = self.kind(spec)?;
+        call.check()?;
+        let slot = Slot::parse(slot)?;
+        let is_live = |used: &Use| used.live;
+        if lock(&self.wallet.used).get(&slot).is_some_and(is_live) {
+            return Err(self.wallet.occupied(slot));
+        }
+        if slot.kind != kind {
+            return Err(Error::BadBackend {
+                backend: slot.to_string(),
+                reason: format!("this slot is for {}", slot.kind.spec()),
+            });
+        }
+        let public_key = self.wallet.public_key(slot, call)?;
+        let mut used = lock(&self.wallet.used);
+        let used = used.entry(slot).or_default();
+        // Another thread was quicker.
+        if std::mem::replace(&mut used.live, true) {
+            return Err(self.wallet.occupied(slot));
+        }
+        Ok(GeneratedKey {
+            public_key,
+            // It is derived inside the secure element and never leaves it.
+            protection: Protection::FULL,
+            attestation: None,
+        })
+    }
+
+    /// The device is not asked: there is nothing on it that could be destroyed.
+    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+        call.check()?;
+        let slot = Slot::parse(slot)?;
+        let mut used = lock(&self.wallet.used);
+        let used = used.entry(slot).or_default();
+        if !used.live && used.deletions > 0 {
+            return Ok(Deletion::NothingThere);
+        }
+        used.live = false;
+        used.deletions += 1;
+        Ok(Deletion::Derivable)
+    }
+
+    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+        Ok(Arc::new(self.key(key, KeyUse::Sign)?))
+    }
+
+    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
+        Ok(Arc::new(self.key(key, KeyUse::Decrypt)?))
+    }
+}
+
+impl LedgerToken {
+    fn kind(&self, spec: KeySpec) -> Result<Kind, Error> {
+        self.info.check_supports(spec)?;
+        Kind::of(spec).ok_or_else(|| Error::Unsupported {
+            token: self.info.id.clone(),
+            wanted: spec,
+            supported: self.info.supports.clone(),
+        })
+    }
+
+    fn key(&self, key: &KeyRef, usage: KeyUse) -> Result<Key, Error> {
+        let algorithm = key.public_key.algorithm();
+        self.kind(KeySpec { algorithm, usage })?;
+        let slot = Slot::parse(&key.slot)?;
+        let wallet = Arc::clone(&self.wallet);
+        let found = wallet.public_key(slot, &Call::within(LOOK))?;
+        if found != key.public_key {
+            return Err(mismatch(&wallet.id, slot, &key.public_key, &found));
+        }
+        let deletions = {
+            let mut used = lock(&wallet.used);
+            let used = used.entry(slot).or_default();
+            if !used.live && used.deletions > 0 {
+                return Err(wallet.not_found(&found));
+            }
+            used.live = true;
+            used.deletions
+        };
+        Ok(Key {
+            wallet,
+            slot,
+            public_key: found,
+            deletions,
+        })
+    }
+}
+
+fn mismatch(token: &TokenId, slot: Slot, expected: &PublicKey, found: &PublicKey) -> Error {
+    Error::KeyMismatch {
+        token: token.clone(),
+        slot: slot.to_string(),
+        expected: expected.fingerprint().to_string(),
+        found: found.fingerprint().to_string(),
+    }
+}
+
+/// A key on a token.
+struct Key {
+    wallet: Arc<Wallet>,
+    slot: Slot,
+    public_key: PublicKey,
+    /// How often it had been deleted when it was handed out.
+    deletions: u64,
+}
+
+impl Key {
+    fn check(&self, call: &Call) -> Result<(), Error> {
+        call.check()?;
+        let Key { wallet, slot, .. } = self;
+        wallet.check_live(*slot, self.deletions, &self.public_key)
+    }
+}
+
+/// r and s with the lower of the two s that there are: verifiers of Ethereum want it.
+fn low(bytes: &[u8; 64]) -> Option<Vec<u8>> {
+    let signature = k256::ecdsa::Signature::from_slice(bytes).ok()?;
+    let signature = signature.normalize_s().unwrap_or(signature);
+    Some(signature.to_bytes().to_vec())
+}
+
+impl Signer for Key {
+    fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    fn scheme(&self) -> Option<SignatureScheme> {
+        Some(SignatureScheme::Eip191Secp256k1)
+    }
+
+    /// Messages of at most [`LONGEST_MESSAGE`] bytes.
+    fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
+        self.check(call)?;
+        if message.len() > LONGEST_MESSAGE {
+            return Err(Error::BadMessage {
+                reason: format!("a Ledger signs at most {LONGEST_MESSAGE} bytes"),
+            });
+        }
+        let Key { wallet, slot, .. } = self;
+        let sign =
+            |session: &mut Session<'_>| ethereum::sign(session, &wallet.id, slot.account, message);
+        let bytes = wallet.run(call, sign)?;
+        let signature = low(&bytes)
+            .and_then(|bytes| Signature::new(SignatureScheme::Eip191Secp256k1, bytes).ok())
+            .filter(|signature| self.public_key.verify(message, signature).is_ok());
+        if let Some(signature) = signature {
+            return Ok(signature);
+        }
+        // It is checked here since nothing else shows that the device was given another
+        // seed, or unlocked with the PIN of another.
+        let found = wallet.run(call, |session| {
+            session.forget();
+            if session.known()?.id != wallet.id {
+                return Err(Fault::OtherSeed);
+            }
+            read(session, *slot)
+        })?;
+        if found != self.public_key {
+            return Err(mismatch(&wallet.id, *slot, &self.public_key, &found));
+        }
+        Err(Error::MalformedReply {
+            token: wallet.id.clone(),
+            call: "SIGN ETH PERSONAL MESSAGE".into(),
+            reason: "the signature is not one of this key".into(),
+        })
+    }
+}
+
+impl Decryptor for Key {
+    fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
+    fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
+        self.check(call)?;
+        let Unwrap::Agree { peer } = request else {
+            return Err(Error::DecryptionFailed);
+        };
+        let peer = sound_peer(peer).ok_or(Error::DecryptionFailed)?;
+        let Key { wallet, slot, .. } = self;
+        let secret = wallet.run(call, |session| {
+            ethereum::agree(session, &wallet.id, slot.account, &peer)
+        })?;
+        // Every byte is looked at, whatever it is.
+        match secret.iter().fold(0, |all, byte| all | byte) {
+            0 => Err(Error::DecryptionFailed),
+            _ => Ok(secret),
+        }
+    }
+}
+
+/// The peer's key, if it is none of small order, which would give a known secret: nobody
+/// is asked to approve that.
+fn sound_peer(peer: &[u8]) -> Option<[u8; 32]> {
+    let peer = <[u8; 32]>::try_from(peer).ok()?;
+    // Any scalar tells: all are multiples of eight.
+    let scalar = x25519_dalek::StaticSecret::from([0x55; 32]);
+    let secret = scalar.diffie_hellman(&peer.into());
+    secret.was_contributory().then_some(peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_gives_a_known_secret_is_not_sound() {
+        assert!(sound_peer(&[9; 32]).is_some());
+        assert!(sound_peer(&[0; 32]).is_none());
+        assert!(sound_peer(&[9; 31]).is_none());
+        assert!(sound_peer(&[4; 65]).is_none());
+    }
+
+    #[test]
+    fn a_high_s_is_made_low() {
+        let key = k256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+        let signature: k256::ecdsa::Signature = k256::ecdsa::signature::Signer::sign(&key, b"m");
+        let (r, s) = signature.split_scalars();
+        let high = k256::ecdsa::Signature::from_scalars(r, -s).unwrap();
+        assert_eq!(
+            low(&high.to_bytes().into()),
+            Some(signature.to_bytes().to_vec())
+        );
+        assert_eq!(low(&[0; 64]), None);
+    }
+}
