@@ -2,7 +2,7 @@
 //! come back.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -27,16 +27,23 @@ pub(crate) struct Standing {
     token: TokenId,
     backend: String,
     state: Mutex<TokenState>,
+    /// Whether it is ready, for those who do not want to take turns to find that out.
+    ready: AtomicBool,
     changes: broadcast::Sender<TokenChange>,
 }
 
 impl Standing {
     pub(crate) fn note(&self, what: Happening) {
+        if what == Happening::Worked && self.ready.load(Ordering::Relaxed) {
+            return;
+        }
         let mut state = lock(&self.state);
         let before = *state;
         let after = before.after(what);
         if after != before {
             *state = after;
+            self.ready
+                .store(after == TokenState::Ready, Ordering::Relaxed);
             // Told while the lock is held: changes are told in the order in which they happen.
             let _nobody_listens = self.changes.send(TokenChange {
                 token: self.token.clone(),
@@ -87,6 +94,7 @@ impl Standings {
                 token: token.clone(),
                 backend: backend.into(),
                 state: Mutex::new(TokenState::Absent),
+                ready: AtomicBool::new(false),
                 changes: self.changes.clone(),
             })
         });
