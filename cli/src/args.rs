@@ -138,6 +138,9 @@ pub(crate) enum Command {
         /// Only those that this fits
         #[arg(long)]
         backend: Option<String>,
+        /// Show how tokens come, go and change, until interrupted
+        #[arg(long)]
+        watch: bool,
     },
     /// Make an identity: keys on a token, and a name for them
     #[command(after_long_help = format!("{GENERATE}\n\n{BACKENDS}"))]

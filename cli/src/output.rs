@@ -20,6 +20,14 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     write(text.as_bytes())
 }
 
+/// Writes `value` to standard output as JSON on one line.
+pub(crate) fn print_json_line(value: &impl Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_string(value)
+        .map_err(|e| Failure::new(format!("the answer is no JSON: {e}")))?;
+    text.push('\n');
+    write(text.as_bytes())
+}
+
 fn write(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout

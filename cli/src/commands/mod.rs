@@ -33,7 +33,14 @@ pub(crate) fn run(args: Args) -> Answer {
 
 async fn dispatch(session: &Session, command: Command) -> Answer {
     match command {
-        Command::Tokens { backend } => tokens::run(session, backend.as_deref()).await,
+        Command::Tokens {
+            backend,
+            watch: true,
+        } => tokens::watch(session, backend.as_deref()).await,
+        Command::Tokens {
+            backend,
+            watch: false,
+        } => tokens::run(session, backend.as_deref()).await,
         Command::Generate {
             name,
             backend,

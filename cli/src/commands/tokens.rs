@@ -1,6 +1,6 @@
 //! `tokens`: what is attached, as far as it shows itself without a PIN.
 
-use claviger_engine::Registry;
+use claviger_engine::{Registry, TokenChange};
 use claviger_token::{Algorithm, KeyUse, SlotInfo, SlotState, TokenInfo};
 use serde::Serialize;
 
@@ -65,6 +65,32 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         output::print(&text.join("\n"))?;
     }
     Ok(FINE)
+}
+
+/// `tokens --watch`: a line for each change, or a JSON object on a line.
+pub(crate) async fn watch(session: &Session, backend: Option<&str>) -> Answer {
+    if let Some(backend) = backend {
+        session::device(backend)?;
+    }
+    let node = session.node(Registry::in_memory()?);
+    let mut changes = node.token_changes(backend)?;
+    let kind = backend.and_then(|backend| backend.split(':').next());
+    loop {
+        let change = changes.next().await;
+        if kind.is_some_and(|kind| kind != change.token.kind) {
+            continue;
+        }
+        if session.json {
+            output::print_json_line(&change)?;
+        } else {
+            let TokenChange {
+                token,
+                before,
+                state,
+            } = change;
+            output::print(&format!("{token} is {state} (was {before})\n"))?;
+        }
+    }
 }
 
 fn view((info, slots): (TokenInfo, Vec<SlotInfo>)) -> TokenView {
