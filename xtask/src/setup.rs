@@ -117,8 +117,18 @@ const NEEDS: &[Need] = &[
     },
     Need {
         package: "python3-venv",
-        purpose: "installs ykman into the target folder: a third opinion",
+        purpose: "installs ykman (a third opinion) and Ledger's emulator into the target folder",
         proof: Proof::PythonModule("ensurepip"),
+    },
+    Need {
+        package: "qemu-user-static",
+        purpose: "runs apps for Ledger's devices in the emulator",
+        proof: Proof::Program("qemu-arm-static"),
+    },
+    Need {
+        package: "umockdev",
+        purpose: "plugs in USB devices that are not there",
+        proof: Proof::Library("libumockdev-preload.so.0"),
     },
 ];
 

@@ -21,8 +21,8 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     if quick {
         screen::note(
             Style::Plain,
-            "--quick: without the clients from PyPI and the PIV card that takes minutes to \
-             compile; no test needs an emulator yet.",
+            "--quick: without Ledger's emulator, the clients from PyPI, and the PIV card that \
+             takes minutes to compile.",
         );
     }
 
