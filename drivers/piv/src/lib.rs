@@ -63,7 +63,8 @@
 //!
 //! # PINs
 //! The PIN is given once after a card was selected, and for each operation of a key whose
-//! policy says so. It is checked first that a wrong PIN would not lock the card. When a
+//! policy says so. It is checked first that a wrong PIN would not lock the card, and that
+//! the card did not refuse this one before ([`claviger_token::refused`]). When a
 //! token is closed the rights that the PIN gave are taken back. The card itself is
 //! never reset: other programs may use it, and between our transactions they may.
 //!
