@@ -456,6 +456,25 @@ fn of_many_processes_with_a_wrong_pin_one_sends_it() {
 }
 
 #[test]
+fn of_many_processes_with_other_wrong_pins_none_takes_the_last_try() {
+    let bench = Bench::new(ours());
+    bench.generate(&[]).succeeds();
+    let start = |number: usize| {
+        let source = format!("file:wrong{number}");
+        bench.write(&format!("wrong{number}"), format!("13579{number}"));
+        let words = ["--pin-source", &source, "sign", "alice", "letter"];
+        let mut command = bench.claviger(&words);
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let children: Vec<_> = (0..8).map(start).collect();
+    for mut child in children {
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
+    assert_eq!(bench.pin_tries(), 1);
+}
+
+#[test]
 fn a_process_that_is_killed_before_the_card_has_answered_burns_one_try() {
     let bench = Bench::new(ours());
     bench.generate(&[]).succeeds();
