@@ -126,8 +126,8 @@ fn tries_left(module: &Module, info: &TokenInfo) -> TriesLeft {
     let library = &module.library.manufacturer;
     let quirks = quirks::of(library, info.manufacturer_id(), info.model());
     match shown(info) {
-        0 if quirks.counts_pins => TriesLeft::Unknown,
-        0 => TriesLeft::Uncounted,
+        0 if quirks.shows_wrong_pins => TriesLeft::All,
+        0 => TriesLeft::Unknown,
         1 => TriesLeft::Low,
         _ => TriesLeft::Final,
     }

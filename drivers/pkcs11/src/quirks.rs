@@ -17,8 +17,9 @@ pub struct Quirks {
     /// Whether a token that went away is seen again only after `C_Finalize` and
     /// `C_Initialize`.
     pub forgets_tokens: bool,
-    /// Whether the token counts wrong PINs, as far as is known.
-    pub counts_pins: bool,
+    /// Whether the token shows each time that a wrong PIN was given since the last right one
+    /// (`CKF_USER_PIN_COUNT_LOW`); the standard lets it show nothing.
+    pub shows_wrong_pins: bool,
     /// Where operations are to be run.
     pub pace: Pace,
 }
@@ -51,7 +52,7 @@ const STANDARD: Quirks = Quirks {
     curves: &[Algorithm::P256, Algorithm::P384],
     oaep_sha256: false,
     forgets_tokens: false,
-    counts_pins: true,
+    shows_wrong_pins: false,
     pace: Pace::Slow { workers: 4 },
 };
 
@@ -62,14 +63,14 @@ const STANDARD: Quirks = Quirks {
 /// attribute, which is no key and cannot be told from others' of that kind. OAEP takes
 /// SHA-1 only.
 /// A token whose folder was away stays invalid in a process even after it is back. Wrong
-/// PINs are not counted.
+/// PINs are shown, but never lock it.
 const SOFTHSM: Quirks = Quirks {
     generate: Generate::ViaSession,
     x25519: X25519::Edwards,
     curves: &[Algorithm::P256, Algorithm::P384, Algorithm::Secp256k1],
     oaep_sha256: false,
     forgets_tokens: true,
-    counts_pins: false,
+    shows_wrong_pins: true,
     pace: Pace::Quick,
 };
 

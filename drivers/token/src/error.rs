@@ -313,14 +313,14 @@ pub enum TriesLeft {
     Exactly(u8),
     /// One (`CKF_USER_PIN_FINAL_TRY`).
     Final,
-    /// As many as one likes: the token does not count.
-    Uncounted,
+    /// All: the token shows that no wrong PIN was given since the last right one.
+    All,
 }
 
 impl std::fmt::Display for TriesLeft {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            TriesLeft::Unknown | TriesLeft::Uncounted => Ok(()),
+            TriesLeft::Unknown | TriesLeft::All => Ok(()),
             TriesLeft::Low => f.write_str(" (the token reports that its count of tries is low)"),
             TriesLeft::Exactly(1) | TriesLeft::Final => f.write_str(" (one try left)"),
             TriesLeft::Exactly(n) => write!(f, " ({n} tries left)"),

@@ -66,7 +66,7 @@ pub enum PinVerdict {
 /// its highest, so what has not become less was not refused.
 pub fn nothing_was_lost(before: Option<u8>, now: TriesLeft) -> bool {
     match (before, now) {
-        (_, TriesLeft::Uncounted) => true,
+        (_, TriesLeft::All) => true,
         (Some(before), TriesLeft::Exactly(now)) => now >= before,
         _ => false,
     }
@@ -181,11 +181,11 @@ mod tests {
 
     #[test]
     fn only_a_count_that_is_shown_and_did_not_fall_says_that_nothing_was_lost() {
-        use TriesLeft::{Exactly, Final, Low, Uncounted, Unknown};
+        use TriesLeft::{All, Exactly, Final, Low, Unknown};
         for (before, now) in [
             (Some(3), Exactly(3)),
             (Some(2), Exactly(3)),
-            (None, Uncounted),
+            (None, All),
         ] {
             assert!(nothing_was_lost(before, now), "{before:?} {now:?}");
         }
