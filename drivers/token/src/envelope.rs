@@ -16,12 +16,12 @@
 //! open goes on with a random file key, so that it fails where a wrong header fails.
 
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use age::armor::ArmoredReader;
 use age::{DecryptError, stream};
 use age_core::format::{FILE_KEY_BYTES, FileKey, Stanza};
-use age_core::primitives::{aead_decrypt, bech32_encode};
+use age_core::primitives::{aead_decrypt, bech32_decode, bech32_encode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use chacha20poly1305::aead::{Aead, KeyInit};
@@ -33,6 +33,7 @@ use rand_core::{OsRng, RngCore};
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::key::BadPublicKey;
 use crate::token::Secret;
 use crate::{Algorithm, Call, Decryptor, Error, PublicKey, Unwrap};
 
@@ -40,6 +41,10 @@ use crate::{Algorithm, Call, Decryptor, Error, PublicKey, Unwrap};
 ///
 /// Stanzas of type `X25519` do not say for whom they are, so each is tried.
 pub const MOST_ATTEMPTS: usize = 1000;
+
+/// The longest header that is read, in bytes: room for ten thousand stanzas of the
+/// longest kind, and an end to what somebody makes up.
+pub const LONGEST_HEADER: usize = 16 << 20;
 
 const P256TAG: &str = "p256tag";
 const P256TAG_INFO: &[u8] = b"age-encryption.org/p256tag";
@@ -63,6 +68,31 @@ pub fn recipient_text(key: &PublicKey) -> Option<String> {
         Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => key.to_ssh_line(""),
         _ => None,
     }
+}
+
+/// The key of an age recipient: what [`recipient_text`] gave, or another program.
+///
+/// # Errors
+/// [`BadPublicKey`] where it is none, or of a kind that Claviger does not know (those of
+/// age plugins, post-quantum ones).
+pub fn parse_recipient(text: &str) -> Result<PublicKey, BadPublicKey> {
+    let text = text.trim();
+    if text.starts_with("ssh-") {
+        return PublicKey::from_ssh_line(text);
+    }
+    bech32_decode(
+        text,
+        |_| BadPublicKey,
+        |_| Ok(()),
+        |hrp, bytes| {
+            let algorithm = match hrp.as_str() {
+                "age" => Algorithm::X25519,
+                "age1tag" => Algorithm::P256,
+                _ => return Err(BadPublicKey),
+            };
+            PublicKey::from_bytes(algorithm, &bytes.collect::<Vec<u8>>())
+        },
+    )
 }
 
 /// The age recipient of a key.
@@ -160,20 +190,236 @@ pub fn decrypt_stream<R: Read>(
     decryptor: &dyn Decryptor,
     input: R,
     call: &Call,
-) -> Result<stream::StreamReader<ArmoredReader<io::BufReader<R>>>, Error> {
-    let identity = DeviceIdentity {
-        decryptor,
-        call,
-        failure: RefCell::new(None),
-    };
-    let opened = age::Decryptor::new_buffered(ArmoredReader::new(input))
-        .and_then(|file| file.decrypt(std::iter::once(&identity as &dyn age::Identity)));
-    let failure = identity.failure.into_inner();
-    match (opened, failure) {
-        (_, Some(failure)) => Err(failure),
-        (Ok(reader), None) => Ok(reader),
-        (Err(DecryptError::Io(e)), None) => Err(read_error(&e)),
-        (Err(_), None) => Err(Error::DecryptionFailed),
+) -> Result<stream::StreamReader<Body<R>>, Error> {
+    let file = Sealed::read(input)?;
+    if file.fits(decryptor.public_key()) == Fit::No {
+        return Err(Error::DecryptionFailed);
+    }
+    let file_key = file.unwrap(decryptor, call)?;
+    // A file key that nobody has: the header's MAC fails.
+    file.open(
+        file_key.unwrap_or_else(|| FileKey::init_with_mut(|bytes| OsRng.fill_bytes(bytes)).into()),
+    )
+}
+
+/// An age file, binary or armored, whose header has been read and whose payload has not:
+/// to find out for whom it is before anything is opened.
+pub struct Sealed<R: Read> {
+    stanzas: Vec<Stanza>,
+    body: Body<R>,
+}
+
+/// Whether a key opens a file, as far as can be told without its private half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fit {
+    /// It does not.
+    No,
+    /// It may: the stanzas do not say for whom they are (`X25519`).
+    Maybe,
+    /// A stanza says that it is for this key (`p256tag`, `ssh-rsa`).
+    Yes,
+}
+
+/// What the payload of a file is encrypted under. Wiped when dropped.
+pub struct UnwrappedKey(FileKey);
+
+impl From<FileKey> for UnwrappedKey {
+    fn from(key: FileKey) -> Self {
+        UnwrappedKey(key)
+    }
+}
+
+impl<R: Read> Sealed<R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// [`Error::DecryptionFailed`] where it is none; [`Error::System`] where `input`
+    /// cannot be read.
+    pub fn read(input: R) -> Result<Self, Error> {
+        let mut rest = ArmoredReader::new(input);
+        let header = read_header(&mut rest).map_err(|e| read_error(&e))?;
+        let seen = Seen::default();
+        // The `age` crate shows stanzas to identities only.
+        let opened = age::Decryptor::new_buffered(Header::new(&header))
+            .and_then(|file| file.decrypt(std::iter::once(&seen as &dyn age::Identity)));
+        match opened {
+            Err(DecryptError::NoMatchingKeys) => Ok(Sealed {
+                stanzas: seen.0.into_inner(),
+                body: Body {
+                    header: io::Cursor::new(header),
+                    rest,
+                },
+            }),
+            _ => Err(Error::DecryptionFailed),
+        }
+    }
+
+    /// Whether `key` opens it, as far as can be told without the private half.
+    pub fn fits(&self, key: &PublicKey) -> Fit {
+        if self.for_key(key).next().is_none() {
+            Fit::No
+        } else if key.algorithm() == Algorithm::X25519 {
+            Fit::Maybe
+        } else {
+            Fit::Yes
+        }
+    }
+
+    /// Lets the device unwrap what may be for its key, stanza by stanza and not more than
+    /// [`MOST_ATTEMPTS`]. `None`: nothing is, or nothing opened.
+    ///
+    /// # Errors
+    /// What the decryptor says that does not depend on the ciphertext.
+    pub fn unwrap(
+        &self,
+        decryptor: &dyn Decryptor,
+        call: &Call,
+    ) -> Result<Option<UnwrappedKey>, Error> {
+        let key = decryptor.public_key();
+        for wrapped in self.for_key(key).take(MOST_ATTEMPTS) {
+            call.check()?;
+            match decryptor.unwrap(wrapped.request(), call) {
+                Ok(secret) => {
+                    if let Some(file_key) = wrapped.open(key, secret) {
+                        return Ok(Some(UnwrappedKey(file_key)));
+                    }
+                }
+                Err(Error::DecryptionFailed) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The payload, decrypted as it is read; see [`decrypt_stream`].
+    ///
+    /// # Errors
+    /// [`Error::DecryptionFailed`] where the header is not the one that the key belongs to.
+    pub fn open(self, key: UnwrappedKey) -> Result<stream::StreamReader<Body<R>>, Error> {
+        let known = Known(RefCell::new(Some(key.0)));
+        age::Decryptor::new_buffered(self.body)
+            .and_then(|file| file.decrypt(std::iter::once(&known as &dyn age::Identity)))
+            .map_err(|error| match error {
+                DecryptError::Io(e) => read_error(&e),
+                _ => Error::DecryptionFailed,
+            })
+    }
+
+    fn for_key<'a>(&'a self, key: &'a PublicKey) -> impl Iterator<Item = Wrapped> + 'a {
+        let stanzas = self.stanzas.iter();
+        stanzas.filter_map(move |stanza| Wrapped::for_key(key, stanza))
+    }
+}
+
+/// The header and the nonce behind it. The last line of a header is the first that begins
+/// with `---`.
+fn read_header(input: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    const NONCE: u64 = 16;
+    let mut header = Vec::new();
+    loop {
+        let line = header.len();
+        let room = (LONGEST_HEADER - line) as u64;
+        input.by_ref().take(room).read_until(b'\n', &mut header)?;
+        if !header[line..].ends_with(b"\n") {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if header[line..].starts_with(b"---") {
+            break;
+        }
+    }
+    input.by_ref().take(NONCE).read_to_end(&mut header)?;
+    Ok(header)
+}
+
+/// A header in memory, which goes to its parser in one piece: the parser asks for line
+/// after line and begins anew after each.
+struct Header<'a>(io::Cursor<&'a [u8]>);
+
+impl<'a> Header<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Header(io::Cursor::new(bytes))
+    }
+}
+
+impl Read for Header<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl BufRead for Header<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.0.consume(count);
+    }
+
+    fn read_until(&mut self, _: u8, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        whole_header(&mut self.0, bytes)
+    }
+}
+
+/// Hands out all but the nonce at once.
+fn whole_header<T: AsRef<[u8]>>(
+    header: &mut io::Cursor<T>,
+    bytes: &mut Vec<u8>,
+) -> io::Result<usize> {
+    let all = header.get_ref().as_ref();
+    // The MAC's line is the last but for the nonce, which may hold line breaks, too.
+    let mut end = 0;
+    for line in all.split_inclusive(|byte| *byte == b'\n') {
+        end += line.len();
+        if line.starts_with(b"---") {
+            break;
+        }
+    }
+    let begin = usize::try_from(header.position()).unwrap_or(end).min(end);
+    bytes.extend_from_slice(&all[begin..end]);
+    header.set_position(end as u64);
+    Ok(end - begin)
+}
+
+/// The file as it came: the header that was read already, and what follows.
+pub struct Body<R: Read> {
+    header: io::Cursor<Vec<u8>>,
+    rest: ArmoredReader<io::BufReader<R>>,
+}
+
+impl<R: Read> Body<R> {
+    fn is_in_header(&self) -> bool {
+        self.header.position() < self.header.get_ref().len() as u64
+    }
+}
+
+impl<R: Read> Read for Body<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.is_in_header() {
+            return self.header.read(buffer);
+        }
+        self.rest.read(buffer)
+    }
+}
+
+impl<R: Read> BufRead for Body<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.is_in_header() {
+            return self.header.fill_buf();
+        }
+        self.rest.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        if self.is_in_header() {
+            self.header.consume(count);
+        } else {
+            self.rest.consume(count);
+        }
+    }
+
+    fn read_until(&mut self, _: u8, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        whole_header(&mut self.header, bytes)
     }
 }
 
@@ -190,49 +436,36 @@ pub fn read_error(error: &io::Error) -> Error {
     }
 }
 
-/// A decryptor seen as an age identity.
-struct DeviceIdentity<'a> {
-    decryptor: &'a dyn Decryptor,
-    call: &'a Call,
-    /// What went wrong that does not depend on the ciphertext.
-    failure: RefCell<Option<Error>>,
-}
+/// Keeps the stanzas that it is shown, and opens none.
+#[derive(Default)]
+struct Seen(RefCell<Vec<Stanza>>);
 
-impl age::Identity for DeviceIdentity<'_> {
-    fn unwrap_stanza(&self, stanza: &Stanza) -> Option<Result<FileKey, DecryptError>> {
-        self.unwrap_stanzas(std::slice::from_ref(stanza))
+impl age::Identity for Seen {
+    fn unwrap_stanza(&self, _: &Stanza) -> Option<Result<FileKey, DecryptError>> {
+        None
     }
 
     fn unwrap_stanzas(&self, stanzas: &[Stanza]) -> Option<Result<FileKey, DecryptError>> {
-        let key = self.decryptor.public_key();
-        let mut attempts = 0;
-        for wrapped in stanzas
-            .iter()
-            .filter_map(|stanza| Wrapped::for_key(key, stanza))
-        {
-            attempts += 1;
-            if attempts > MOST_ATTEMPTS {
-                break;
-            }
-            let answer = self
-                .call
-                .check()
-                .and_then(|()| self.decryptor.unwrap(wrapped.request(), self.call));
-            match answer {
-                Ok(secret) => {
-                    if let Some(file_key) = wrapped.open(key, secret) {
-                        return Some(Ok(file_key));
-                    }
-                }
-                Err(Error::DecryptionFailed) => {}
-                Err(failure) => {
-                    *self.failure.borrow_mut() = Some(failure);
-                    return Some(Err(DecryptError::DecryptionFailed));
-                }
-            }
-        }
-        // A file key that nobody has: the header's MAC fails.
-        (attempts > 0).then(|| Ok(FileKey::init_with_mut(|bytes| OsRng.fill_bytes(bytes))))
+        let copies = stanzas.iter().map(|stanza| Stanza {
+            tag: stanza.tag.clone(),
+            args: stanza.args.clone(),
+            body: stanza.body.clone(),
+        });
+        self.0.borrow_mut().extend(copies);
+        None
+    }
+}
+
+/// A file key that has been unwrapped, for once.
+struct Known(RefCell<Option<FileKey>>);
+
+impl age::Identity for Known {
+    fn unwrap_stanza(&self, _: &Stanza) -> Option<Result<FileKey, DecryptError>> {
+        self.0.take().map(Ok)
+    }
+
+    fn unwrap_stanzas(&self, _: &[Stanza]) -> Option<Result<FileKey, DecryptError>> {
+        self.0.take().map(Ok)
     }
 }
 
@@ -502,6 +735,64 @@ mod tests {
             *decrypt(&device, &armored, &Call::unlimited()).unwrap(),
             b"hello"
         );
+    }
+
+    #[test]
+    fn a_recipient_reads_back_and_what_is_none_does_not() {
+        let x25519 = PublicKey::from_bytes(Algorithm::X25519, &[9; 32]).unwrap();
+        for key in [Soft::new(3).public, x25519] {
+            let text = recipient_text(&key).unwrap();
+            assert_eq!(parse_recipient(&text), Ok(key));
+            assert!(parse_recipient(&text[..text.len() - 1]).is_err());
+        }
+        for text in [
+            "",
+            "age1",
+            "age1yubikey1qwt50d05nh5vutpdzmlg5wn80xq5negm4uj9ghv0snvdd3yysf5yw3rhl3t",
+        ] {
+            assert_eq!(parse_recipient(text), Err(BadPublicKey), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_says_for_whom_it_is_where_its_stanzas_do() {
+        let x25519 = PublicKey::from_bytes(Algorithm::X25519, &[9; 32]).unwrap();
+        let fits = |keys: &[&PublicKey]| {
+            let file = encrypt(keys, b"hello").unwrap();
+            let file = Sealed::read(file.as_slice()).unwrap();
+            [&Soft::new(3).public, &Soft::new(4).public, &x25519].map(|key| file.fits(key))
+        };
+        let (p256, other) = (Soft::new(3).public, Soft::new(4).public);
+        assert_eq!(fits(&[&p256]), [Fit::Yes, Fit::No, Fit::No]);
+        assert_eq!(fits(&[&other]), [Fit::No, Fit::Yes, Fit::No]);
+        assert_eq!(fits(&[&p256, &x25519]), [Fit::Yes, Fit::No, Fit::Maybe]);
+    }
+
+    #[test]
+    fn ten_thousand_stanzas_are_no_burden_and_none_is_no_file() {
+        let stanza = |share: &str| format!("-> X25519 {share}\n{}\n", "A".repeat(43));
+        let share = BASE64_STANDARD_NO_PAD.encode([9u8; 32]);
+        let mac = format!("--- {}\n", "A".repeat(43));
+        let of = |count: usize| {
+            let header = stanza(&share).repeat(count);
+            format!("age-encryption.org/v1\n{header}{mac}0123456789abcdef0123456789abcdef")
+        };
+        let key = PublicKey::from_bytes(Algorithm::X25519, &[9; 32]).unwrap();
+        let begun = std::time::Instant::now();
+        let file = of(10_000);
+        let file = Sealed::read(file.as_bytes()).unwrap();
+        assert_eq!(file.stanzas.len(), 10_000);
+        assert_eq!(file.fits(&key), Fit::Maybe);
+        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+        assert!(Sealed::read(of(1).as_bytes()).is_ok());
+        let none = of(0);
+        assert!(failed(&Soft::new(3), none.as_bytes()));
+        // A header without an end is not read for ever.
+        let endless = io::Read::chain("age-encryption.org/v1\n-> ".as_bytes(), io::repeat(b'a'));
+        assert!(matches!(
+            Sealed::read(endless),
+            Err(Error::DecryptionFailed)
+        ));
     }
 
     #[test]

@@ -243,6 +243,33 @@ impl PublicKey {
             .ok()
     }
 
+    /// Parses a line of `authorized_keys` or of a `.pub` file, without options; the comment
+    /// is of no account.
+    ///
+    /// # Errors
+    /// [`BadPublicKey`] where it is none, or of an algorithm that Claviger does not know.
+    pub fn from_ssh_line(line: &str) -> Result<Self, BadPublicKey> {
+        use ssh_key::public::KeyData;
+        let key = ssh_key::PublicKey::from_openssh(line.trim()).map_err(|_| BadPublicKey)?;
+        match key.key_data() {
+            KeyData::Ecdsa(key) => {
+                let algorithm = match key.curve() {
+                    ssh_key::EcdsaCurve::NistP256 => Algorithm::P256,
+                    ssh_key::EcdsaCurve::NistP384 => Algorithm::P384,
+                    ssh_key::EcdsaCurve::NistP521 => return Err(BadPublicKey),
+                };
+                PublicKey::from_bytes(algorithm, key.as_sec1_bytes())
+            }
+            KeyData::Ed25519(key) => PublicKey::from_bytes(Algorithm::Ed25519, &key.0),
+            KeyData::Rsa(key) => {
+                let number = |n: &ssh_key::Mpint| n.as_positive_bytes().map(<[u8]>::to_vec);
+                let modulus = number(&key.n).ok_or(BadPublicKey)?;
+                PublicKey::from_rsa(&modulus, &number(&key.e).ok_or(BadPublicKey)?)
+            }
+            _ => Err(BadPublicKey),
+        }
+    }
+
     fn rsa(&self) -> Option<rsa::RsaPublicKey> {
         rsa::RsaPublicKey::from_pkcs1_der(&self.bytes).ok()
     }
@@ -425,6 +452,28 @@ mod tests {
             secret.public_key().to_public_key_der().unwrap().as_bytes(),
             key.to_der().unwrap()
         );
+    }
+
+    #[test]
+    fn an_ssh_line_reads_back() {
+        let p256 = p256::SecretKey::from_slice(&[7; 32]).unwrap().public_key();
+        let ed25519 = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let keys = [
+            PublicKey::from_bytes(Algorithm::P256, &p256.to_sec1_bytes()),
+            PublicKey::from_bytes(Algorithm::Ed25519, ed25519.as_bytes()),
+        ];
+        for key in keys.map(Result::unwrap) {
+            let line = key.to_ssh_line("me@there").unwrap();
+            assert_eq!(PublicKey::from_ssh_line(&line), Ok(key));
+        }
+        for bad in [
+            "",
+            "ssh-ed25519",
+            "ssh-ed25519 AAAA",
+            "ssh-dss AAAAB3NzaC1kc3M=",
+        ] {
+            assert_eq!(PublicKey::from_ssh_line(bad), Err(BadPublicKey), "{bad}");
+        }
     }
 
     #[test]
