@@ -8,8 +8,12 @@
     reason = "a fixture that fails is a test that fails"
 )]
 
+mod folder;
+mod kryoptic;
 mod softhsm;
+mod token;
 
+pub use kryoptic::Kryoptic;
 pub use softhsm::SoftHsm;
 
 /// The example in the README compiles.

@@ -4,12 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use claviger_token::key::to_hex;
 use claviger_token::{Access, FixedPin};
 use cryptoki::context::Pkcs11;
-use cryptoki::session::UserType;
-use cryptoki::types::AuthPin;
-use rand_core::{OsRng, RngCore};
+
+use crate::{folder, token};
 
 /// Where distributions put the module: Debian and Ubuntu, Fedora, Arch.
 const MODULES: [&str; 3] = [
@@ -35,9 +33,9 @@ pub struct SoftHsm {
 
 impl SoftHsm {
     /// The user PIN of every such token.
-    pub const PIN: &str = "tr0mb0ne";
+    pub const PIN: &str = token::PIN;
     /// The security officer's PIN of every such token.
-    pub const SO_PIN: &str = "0ph1cle1de";
+    pub const SO_PIN: &str = token::SO_PIN;
 
     /// A new, empty token.
     ///
@@ -46,7 +44,7 @@ impl SoftHsm {
     #[expect(clippy::new_without_default, reason = "it starts something")]
     pub fn new() -> SoftHsm {
         let store = Store::of_this_process();
-        let label = format!("test-{}", to_hex(&OsRng.next_u64().to_be_bytes()));
+        let label = token::label();
         let folder = store.add(&label);
         SoftHsm { label, folder }
     }
@@ -121,12 +119,8 @@ impl Store {
         static STORE: OnceLock<Store> = OnceLock::new();
         STORE.get_or_init(|| {
             SoftHsm::module();
-            let parent = temporary_folder();
-            let folder = parent.join(format!("softhsm-{}", std::process::id()));
-            // A process with our number may have left one behind.
-            let _ = fs::remove_dir_all(&folder);
-            fs::create_dir_all(folder.join("tokens")).unwrap();
-            sweep(&parent);
+            let folder = folder::of_this_process("softhsm");
+            fs::create_dir(folder.join("tokens")).unwrap();
             let store = Store {
                 folder,
                 adding: Mutex::new(()),
@@ -157,12 +151,12 @@ impl Store {
     /// Makes a token; the answer is the folder that it lives in.
     fn add(&self, label: &str) -> PathBuf {
         let _guard = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = folders(&self.tokens());
+        let before = folder::content(&self.tokens());
         // Through the driver's instance of the module, so that the driver does not
         // initialise it anew meanwhile.
         let path = Path::new(SoftHsm::module());
         claviger_pkcs11::with_module(path, |module| initialise(module, label)).unwrap();
-        (folders(&self.tokens()).into_iter())
+        (folder::content(&self.tokens()).into_iter())
             .find(|folder| !before.contains(folder))
             .unwrap()
     }
@@ -172,47 +166,10 @@ impl Store {
 /// this process: SoftHSM does not see what another one adds after it has been started.
 fn initialise(module: &Pkcs11, label: &str) {
     let slot = *module.get_slots_with_token().unwrap().last().unwrap();
-    assert!(!module.get_token_info(slot).unwrap().token_initialized());
-    let so_pin = AuthPin::new(SoftHsm::SO_PIN.into());
-    module.init_token(slot, &so_pin, label).unwrap();
-    let session = module.open_rw_session(slot).unwrap();
-    session.login(UserType::So, Some(&so_pin)).unwrap();
-    session
-        .init_pin(&AuthPin::new(SoftHsm::PIN.into()))
-        .unwrap();
-    session.logout().unwrap();
-    drop(session);
+    token::initialise(module, slot, label);
     // This is what makes SoftHSM give the token its slot for good, and open another for
     // the next.
     module.get_slots_with_token().unwrap();
-}
-
-fn folders(parent: &Path) -> Vec<PathBuf> {
-    (fs::read_dir(parent).unwrap())
-        .map(|entry| entry.unwrap().path())
-        .collect()
-}
-
-/// `tmp` in the target folder in which this program was built.
-fn temporary_folder() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    (program.ancestors())
-        .find(|folder| folder.join("CACHEDIR.TAG").exists())
-        .map_or_else(std::env::temp_dir, |target| target.join("tmp"))
-}
-
-/// Removes the stores of processes that have ended.
-fn sweep(parent: &Path) {
-    for folder in folders(parent) {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let Some(process) = name.strip_prefix("softhsm-") else {
-            continue;
-        };
-        if Path::new("/proc/self").exists() && !Path::new("/proc").join(process).exists() {
-            // Others sweep too.
-            let _ = fs::remove_dir_all(&folder);
-        }
-    }
 }
 
 #[cfg(test)]

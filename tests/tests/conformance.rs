@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use claviger_memory::MemoryDriver;
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
-use claviger_tests::SoftHsm;
+use claviger_tests::{Kryoptic, SoftHsm};
 use claviger_token::conformance::{CHECKS, Outcome, Plug, Subject};
 use claviger_token::{Access, Driver, FixedPin, Protection};
 use claviger_virtual_yubikey::{Card, Inserted, Pcscd};
@@ -18,11 +18,18 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if !arguments.list {
         SoftHsm::prepare();
+        if Kryoptic::skipped().is_none() {
+            Kryoptic::prepare();
+        }
         Pcscd::prepare();
     }
     let mut trials = Vec::new();
     trials.extend(checks("memory", || Memory(Arc::new(MemoryDriver::new()))));
     trials.extend(checks("softhsm", Soft::default));
+    match Kryoptic::skipped() {
+        None => trials.extend(checks("kryoptic", Kry::default)),
+        Some(why) => eprintln!("SKIPPED kryoptic: {why}"),
+    }
     trials.extend(checks("virtual-yubikey", YubiKey::default));
     #[cfg(feature = "independent-card")]
     trials.extend(checks(
@@ -140,6 +147,57 @@ impl Subject for Soft {
 }
 
 impl Plug for Soft {
+    fn remove(&self) {
+        self.token().remove();
+    }
+
+    fn insert(&self) {
+        self.token().insert();
+    }
+}
+
+/// A Kryoptic token, made when it is first asked for.
+#[derive(Default)]
+struct Kry {
+    token: OnceLock<Kryoptic>,
+    driver: OnceLock<Arc<Pkcs11Driver>>,
+}
+
+impl Kry {
+    fn token(&self) -> &Kryoptic {
+        self.token.get_or_init(Kryoptic::new)
+    }
+}
+
+impl Subject for Kry {
+    fn driver(&self) -> Arc<dyn Driver> {
+        self.driver
+            .get_or_init(|| Arc::new(Pkcs11Driver::new()))
+            .clone()
+    }
+
+    fn backend(&self) -> String {
+        self.token().backend()
+    }
+
+    fn access(&self) -> Access {
+        self.token().access()
+    }
+
+    fn wrong_access(&self) -> Result<Access, &'static str> {
+        Ok(Access::with(FixedPin::new("tr0mb0ni")))
+    }
+
+    fn absent_backend(&self) -> Result<String, &'static str> {
+        Ok(Kryoptic::backend_for("nowhere"))
+    }
+
+    fn plug(&self) -> Result<&dyn Plug, &'static str> {
+        Ok(self)
+    }
+}
+
+impl Plug for Kry {
     fn remove(&self) {
         self.token().remove();
     }

@@ -7,6 +7,7 @@
 //! | [`mod@bench`] | figures, for people and for machines |
 //! | [`lint`] | what must be clean before a change goes in |
 //! | [`setup`] | installs what the others need |
+//! | [`kryoptic`] | builds a token in software |
 //! | [`scratch`] | folders that go away again, and SoftHSM2 kept inside them |
 //! | [`process`] | running commands, and saying so |
 //! | [`screen`] | text for people, on a terminal or not |
@@ -16,6 +17,7 @@
 
 mod bench;
 mod demo;
+mod kryoptic;
 mod lint;
 mod process;
 mod scratch;
@@ -65,7 +67,9 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
         return Ok(());
     }
     match command.to_str() {
-        Some("setup") => no_more(&args).and_then(|()| setup::run(setup::Voice::Talkative)),
+        Some("setup") => no_more(&args)
+            .and_then(|()| setup::run(setup::Voice::Talkative))
+            .and_then(|()| kryoptic::build()),
         Some("demo") => no_more(&args).and_then(|()| demo::run()),
         Some("test") => test::run(args),
         Some("bench") => bench::run(&args),

@@ -73,6 +73,16 @@ const NEEDS: &[Need] = &[
         proof: Proof::PkgConfigFile("libudev.pc"),
     },
     Need {
+        package: "libssl-dev",
+        purpose: "compiles Kryoptic, a PKCS#11 token",
+        proof: Proof::PkgConfigFile("libcrypto.pc"),
+    },
+    Need {
+        package: "libsqlite3-dev",
+        purpose: "compiles Kryoptic",
+        proof: Proof::PkgConfigFile("sqlite3.pc"),
+    },
+    Need {
         package: "softhsm2",
         purpose: "PKCS#11 tokens in software",
         proof: Proof::SoftHsm("softhsm2-util"),
@@ -112,7 +122,7 @@ const NEEDS: &[Need] = &[
     },
     Need {
         package: "libclang-dev",
-        purpose: "compiles a PIV card that others wrote: a fourth opinion",
+        purpose: "compiles Kryoptic, and a PIV card that others wrote",
         proof: Proof::ClangLibrary,
     },
     Need {

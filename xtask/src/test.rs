@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::Command;
 
 use crate::screen::{self, Style};
-use crate::{Result, process, scratch, setup};
+use crate::{Result, kryoptic, process, scratch, setup};
 
 /// Set to `1` for the tests of a quick run; a test that needs an emulator skips then,
 /// and says so.
@@ -21,9 +21,11 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     if quick {
         screen::note(
             Style::Plain,
-            "--quick: without Ledger's emulator, the clients from PyPI, and the PIV card that \
-             takes minutes to compile.",
+            "--quick: without Ledger's emulator, the clients from PyPI, and the PIV card and \
+             Kryoptic, which take minutes to compile.",
         );
+    } else if !args.iter().any(|arg| chooses_packages(arg)) {
+        kryoptic::build()?;
     }
 
     let nextest = process::succeeds(process::cargo().args(["nextest", "--version"]));

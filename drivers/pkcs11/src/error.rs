@@ -33,8 +33,8 @@ impl Fault {
     /// Whether a new session, with a new login, may help.
     pub(crate) fn is_dead_session(&self) -> bool {
         match self {
-            Fault::Module(Ck::Pkcs11(rv, _)) => {
-                means_absent(*rv) || matches!(rv, RvError::GeneralError)
+            Fault::Module(Ck::Pkcs11(rv, function)) => {
+                means_absent(*rv, *function) || matches!(rv, RvError::GeneralError)
             }
             Fault::Gone(_) => true,
             _ => false,
@@ -56,19 +56,34 @@ impl Fault {
 }
 
 /// Return values that say that the session, the login or the token is gone.
-fn means_absent(rv: RvError) -> bool {
-    matches!(
-        rv,
+fn means_absent(rv: RvError, function: Function) -> bool {
+    let searches = matches!(function, Function::FindObjectsInit | Function::FindObjects);
+    match rv {
         RvError::SessionHandleInvalid
-            | RvError::SessionClosed
-            | RvError::DeviceRemoved
-            | RvError::DeviceError
-            | RvError::TokenNotPresent
-            | RvError::TokenNotRecognized
-            | RvError::SlotIdInvalid
-            | RvError::UserNotLoggedIn
-            | RvError::CryptokiNotInitialized
-    )
+        | RvError::SessionClosed
+        | RvError::DeviceRemoved
+        | RvError::DeviceError
+        | RvError::TokenNotPresent
+        | RvError::TokenNotRecognized
+        | RvError::SlotIdInvalid
+        | RvError::UserNotLoggedIn
+        | RvError::CryptokiNotInitialized => true,
+        // Kryoptic has these two where it cannot read its file. A search needs nothing but
+        // the token, and it cannot be full for what makes no object.
+        RvError::GeneralError => searches,
+        RvError::DeviceMemory => {
+            searches
+                || matches!(
+                    function,
+                    Function::SignInit
+                        | Function::Sign
+                        | Function::DecryptInit
+                        | Function::Decrypt
+                        | Function::GetAttributeValue
+                )
+        }
+        _ => false,
+    }
 }
 
 /// Whether the handle of an object is no longer one.
@@ -111,6 +126,10 @@ pub(crate) fn from_module(error: &Ck, token: &TokenId) -> Error {
         return not_a_return_value(error, token);
     };
     match rv {
+        rv if means_absent(*rv, *function) => Error::TokenUnavailable {
+            token,
+            reason: format!("{}: {}", call(*function), status(*rv)),
+        },
         RvError::DeviceMemory => Error::TokenFull { token },
         RvError::TokenWriteProtected
         | RvError::SessionReadOnly
@@ -121,10 +140,6 @@ pub(crate) fn from_module(error: &Ck, token: &TokenId) -> Error {
         },
         RvError::SessionCount => Error::Busy { token },
         RvError::FunctionCanceled | RvError::FunctionRejected | RvError::Cancel => Error::Cancelled,
-        rv if means_absent(*rv) => Error::TokenUnavailable {
-            token,
-            reason: format!("{}: {}", call(*function), status(*rv)),
-        },
         rv => Error::Device {
             token,
             call: call(*function),
@@ -201,11 +216,21 @@ mod tests {
 
     #[test]
     fn return_values_become_the_error_that_says_what_to_do() {
-        let error = |rv| from_module(&Ck::Pkcs11(rv, Function::Sign), &token());
+        let of = |rv, function| from_module(&Ck::Pkcs11(rv, function), &token());
+        let error = |rv| of(rv, Function::Sign);
         assert!(matches!(
-            error(RvError::DeviceMemory),
+            of(RvError::DeviceMemory, Function::GenerateKeyPair),
             Error::TokenFull { .. }
         ));
+        assert!(matches!(
+            error(RvError::DeviceMemory),
+            Error::TokenUnavailable { .. }
+        ));
+        assert!(matches!(
+            of(RvError::GeneralError, Function::FindObjectsInit),
+            Error::TokenUnavailable { .. }
+        ));
+        assert!(matches!(error(RvError::GeneralError), Error::Device { .. }));
         assert!(matches!(
             error(RvError::SessionReadOnly),
             Error::TokenReadOnly { .. }

@@ -137,16 +137,22 @@ fn pin_length(info: &TokenInfo, token: &TokenId) -> Error {
     Error::PinLength {
         token: token.clone(),
         min: info.min_pin_length(),
-        max: info.max_pin_length(),
+        max: longest_pin(info),
+    }
+}
+
+/// A maximum of zero is no statement.
+fn longest_pin(info: &TokenInfo) -> usize {
+    match info.max_pin_length() {
+        0 => usize::MAX,
+        max => max,
     }
 }
 
 /// Refuses a PIN that is not worth sending.
 fn check_length(pin: &SecretString, info: &TokenInfo, token: &TokenId) -> Result<(), Error> {
     let length = pin.expose_secret().len();
-    let max = info.max_pin_length();
-    // A maximum of zero is no statement.
-    if length < info.min_pin_length().max(1) || (max > 0 && length > max) {
+    if length < info.min_pin_length().max(1) || length > longest_pin(info) {
         return Err(pin_length(info, token));
     }
     Ok(())

@@ -66,14 +66,15 @@ pub enum Error {
     },
     /// The PIN's length is outside what the token takes; it was not sent.
     #[error(
-        "the PIN for {token} has a length that this token cannot have set ({min} to {max} bytes)"
+        "the PIN for {token} has a length that this token cannot have set ({})",
+        lengths(*min, *max)
     )]
     PinLength {
         /// The token.
         token: TokenId,
         /// Shortest PIN in bytes.
         min: usize,
-        /// Longest PIN in bytes.
+        /// Longest PIN in bytes; `usize::MAX` where the token does not say.
         max: usize,
     },
     /// The token refused the PIN. It was sent once and is not sent again.
@@ -299,6 +300,13 @@ fn running_app(running: &Option<String>) -> String {
     match running {
         Some(app) => format!(", but {app}"),
         None => String::new(),
+    }
+}
+
+fn lengths(min: usize, max: usize) -> String {
+    match max {
+        usize::MAX => format!("at least {min} bytes"),
+        max => format!("{min} to {max} bytes"),
     }
 }
 
