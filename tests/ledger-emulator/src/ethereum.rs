@@ -5,12 +5,13 @@
 //! source, and of the real Boilerplate app, which shares the code that takes APDUs apart.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bip32::{ChildNumber, Language, Mnemonic, XPrv};
 use k256::ecdsa::SigningKey;
 use sha3::{Digest, Keccak256};
 
+use crate::device::{Device, Reply};
 use crate::serve::Server;
 use crate::{SEED, lock, reply};
 
@@ -53,25 +54,26 @@ pub enum Running {
 /// assert_eq!((app.exchanges().len(), app.prompts()), (1, 0));
 /// ```
 #[derive(Clone)]
-pub struct Ethereum(Arc<Shared>);
+pub struct Ethereum(Arc<Mutex<Ledger>>);
 
-struct Shared {
-    device: Mutex<Device>,
-    /// The user has made up their mind.
-    decided: Condvar,
-    /// A device does one thing at a time, also while it waits for the user.
-    busy: Mutex<()>,
-}
-
-struct Device {
+struct Ledger {
     seed: bip32::Seed,
     approval: Approval,
     next_approvals: VecDeque<Approval>,
     locked: bool,
     running: Running,
     message: Option<Message>,
+    review: Option<Review>,
     exchanges: Vec<Vec<u8>>,
     prompts: usize,
+}
+
+/// What the user is asked.
+struct Review {
+    /// What is given away if they approve.
+    data: Vec<u8>,
+    /// None when another command has been answered since: then nothing comes of it.
+    reply: Option<Reply>,
 }
 
 /// A message to be signed, of which not everything has come yet.
@@ -113,46 +115,32 @@ impl Ethereum {
     pub fn with_seed(words: &str) -> Ethereum {
         let mnemonic = Mnemonic::new(words, Language::English)
             .unwrap_or_else(|error| panic!("this is no seed phrase: {error}"));
-        Ethereum(Arc::new(Shared {
-            device: Mutex::new(Device {
-                seed: mnemonic.to_seed(""),
-                approval: Approval::default(),
-                next_approvals: VecDeque::new(),
-                locked: false,
-                running: Running::default(),
-                message: None,
-                exchanges: Vec::new(),
-                prompts: 0,
-            }),
-            decided: Condvar::new(),
-            busy: Mutex::new(()),
-        }))
+        Ethereum(Arc::new(Mutex::new(Ledger {
+            seed: mnemonic.to_seed(""),
+            approval: Approval::default(),
+            next_approvals: VecDeque::new(),
+            locked: false,
+            running: Running::default(),
+            message: None,
+            review: None,
+            exchanges: Vec::new(),
+            prompts: 0,
+        })))
     }
 
-    /// Answers one APDU with data and status word. If the user has to be asked, and
-    /// hangs, so does this.
+    /// Answers one APDU with data and status word. If the user is asked, and hangs, so
+    /// does this; if another command is answered meanwhile, the answer is empty.
     pub fn answer(&self, apdu: &[u8]) -> Vec<u8> {
-        let _busy = lock(&self.0.busy);
-        let step = {
-            let mut device = lock(&self.0.device);
-            device.exchanges.push(apdu.to_vec());
-            device.command(apdu)
-        };
-        let outcome = match step {
-            Ok(Step::Done(data)) => Ok(data),
-            Ok(Step::Ask(data)) => self.ask().map(|()| data),
-            Err(status) => Err(status),
-        };
-        match outcome {
-            Ok(data) => reply(&data, OK),
-            Err(status) => reply(&[], status),
-        }
+        let (reply, given) = Reply::channel();
+        lock(&self.0).take(apdu, reply);
+        given.recv().unwrap_or_default()
     }
 
     /// [`Ethereum::answer`] for [`Usb::plug`](crate::Usb::plug) and [`Server::start`].
-    pub fn answerer(&self) -> impl FnMut(&[u8]) -> Vec<u8> + Send + 'static {
-        let app = self.clone();
-        move |apdu| app.answer(apdu)
+    /// While the user is asked, it answers other commands; as from a real device, the
+    /// answer to the question does not come then.
+    pub fn answerer(&self) -> impl Device + use<> {
+        self.clone()
     }
 
     /// The same device behind a TCP port, as the emulator would be.
@@ -162,67 +150,90 @@ impl Ethereum {
 
     /// What the user does from now on, also about what they are being asked.
     pub fn set_approval(&self, approval: Approval) {
-        lock(&self.0.device).approval = approval;
-        self.0.decided.notify_all();
+        let mut ledger = lock(&self.0);
+        ledger.approval = approval;
+        ledger.decide(approval);
     }
 
     /// What the user does the next time, or the time after those already said; after
     /// that, it is as [`Ethereum::set_approval`] says. `Hang` lasts until that is called.
     pub fn approve_next(&self, approval: Approval) {
-        lock(&self.0.device).next_approvals.push_back(approval);
+        lock(&self.0).next_approvals.push_back(approval);
     }
 
     /// Locks the device, or unlocks it with its PIN. A locked device answers 5515 to
     /// everything.
     pub fn set_locked(&self, locked: bool) {
-        let mut device = lock(&self.0.device);
-        device.locked = locked;
-        device.message = None;
+        lock(&self.0).locked = locked;
     }
 
-    /// Opens an app, and closes the one that was open.
+    /// Opens an app, and closes the one that was open, whatever it was asking.
     pub fn open(&self, running: Running) {
-        let mut device = lock(&self.0.device);
-        device.running = running;
-        device.message = None;
+        let mut ledger = lock(&self.0);
+        ledger.running = running;
+        ledger.message = None;
+        ledger.review = None;
     }
 
     /// All APDUs that have come so far.
     pub fn exchanges(&self) -> Vec<Vec<u8>> {
-        lock(&self.0.device).exchanges.clone()
+        lock(&self.0).exchanges.clone()
     }
 
     /// How often the user has been asked so far.
     pub fn prompts(&self) -> usize {
-        lock(&self.0.device).prompts
-    }
-
-    /// Waits for the user.
-    fn ask(&self) -> Result<(), u16> {
-        let mut device = lock(&self.0.device);
-        device.prompts += 1;
-        let next = device.next_approvals.pop_front();
-        if next == Some(Approval::Hang) {
-            device.approval = Approval::Hang;
-        }
-        if next == Some(Approval::Reject) {
-            return Err(REJECTED);
-        }
-        if next == Some(Approval::Approve) {
-            return Ok(());
-        }
-        let hangs = |device: &mut Device| device.approval == Approval::Hang;
-        let device = (self.0.decided)
-            .wait_while(device, hangs)
-            .unwrap_or_else(PoisonError::into_inner);
-        match device.approval {
-            Approval::Reject => Err(REJECTED),
-            _ => Ok(()),
-        }
+        lock(&self.0).prompts
     }
 }
 
-impl Device {
+impl Device for Ethereum {
+    fn take(&mut self, apdu: &[u8], reply: Reply) {
+        lock(&self.0).take(apdu, reply);
+    }
+}
+
+impl Ledger {
+    fn take(&mut self, apdu: &[u8], to: Reply) {
+        self.exchanges.push(apdu.to_vec());
+        let step = self.command(apdu);
+        if let Some(review) = &mut self.review {
+            review.reply = None;
+        }
+        match step {
+            Ok(Step::Done(data)) => to.give(reply(&data, OK)),
+            Err(status) => to.give(reply(&[], status)),
+            Ok(Step::Ask(data)) => {
+                self.prompts += 1;
+                self.review = Some(Review {
+                    data,
+                    reply: Some(to),
+                });
+                let approval = self.next_approvals.pop_front().unwrap_or(self.approval);
+                self.decide(approval);
+            }
+        }
+    }
+
+    /// The user does this about what they are asked, if they are.
+    fn decide(&mut self, approval: Approval) {
+        if approval == Approval::Hang {
+            return;
+        }
+        if let Some(Review { data, reply: to }) = self.review.take()
+            && let Some(to) = to
+        {
+            to.give(match approval {
+                Approval::Approve => reply(&data, OK),
+                _ => reply(&[], REJECTED),
+            });
+        }
+    }
+
+    /// Whether the app is occupied with a message, or with a question to the user.
+    fn is_busy(&self) -> bool {
+        self.message.is_some() || self.review.is_some()
+    }
+
     fn command(&mut self, apdu: &[u8]) -> Result<Step, u16> {
         if self.locked {
             return Err(LOCKED);
@@ -249,9 +260,10 @@ impl Device {
             0x06 => Ok(Step::Done(CONFIGURATION.to_vec())),
             0x08 => {
                 let step = self.personal_sign(*p1, data);
-                // Whatever else comes of a message but "go on" is the end of it.
-                if !matches!(&step, Ok(Step::Done(_))) {
+                // What is refused ends the message, and what the user is asked.
+                if step.is_err() {
                     self.message = None;
+                    self.review = None;
                 }
                 step
             }
@@ -273,6 +285,7 @@ impl Device {
     /// asked to compare the address.
     fn address(&mut self, p1: u8, p2: u8, data: &[u8]) -> Result<Step, u16> {
         self.message = None;
+        self.review = None;
         check_flags(p1, p2)?;
         let (path, rest) = parse_path(data)?;
         // A chain id, which only changes what the screen says.
@@ -294,8 +307,9 @@ impl Device {
 
     /// EIP-191: signs a message, which may come in several pieces, for humans.
     fn personal_sign(&mut self, p1: u8, data: &[u8]) -> Result<Step, u16> {
-        let data = match (p1, &self.message) {
-            (0x00, None) => {
+        let data = match (p1, self.message.is_some()) {
+            (0x00, _) if self.is_busy() => return Err(NOT_NOW),
+            (0x00, _) => {
                 let (path, rest) = parse_path(data)?;
                 let (length, rest) = rest.split_first_chunk().ok_or(WRONG_DATA)?;
                 let length = u32::from_be_bytes(*length) as usize;
@@ -309,9 +323,8 @@ impl Device {
                 });
                 rest
             }
-            (0x00, Some(_)) => return Err(NOT_NOW),
-            (0x80, Some(_)) => data,
-            (0x80, None) => return Err(WRONG_DATA),
+            (0x80, true) => data,
+            (0x80, false) => return Err(WRONG_DATA),
             _ => return Err(WRONG_P1_P2),
         };
         let message = self.message.as_mut().ok_or(WRONG_DATA)?;
@@ -332,7 +345,7 @@ impl Device {
     /// EIP-1024: the X25519 public key of a path, or with `p2`, and another public key,
     /// the shared secret; with `p1`, the user is asked.
     fn privacy(&mut self, p1: u8, p2: u8, data: &[u8]) -> Result<Step, u16> {
-        if self.message.is_some() {
+        if self.is_busy() {
             return Err(NOT_NOW);
         }
         check_flags(p1, p2)?;
@@ -489,6 +502,51 @@ mod tests {
             app.set_approval(approval);
             assert_eq!(status(&asked.join().unwrap()), expected);
         }
+    }
+
+    /// An app in which the user is asked to sign, and hangs; and where the answer comes.
+    fn asking() -> (Ethereum, std::sync::mpsc::Receiver<Vec<u8>>) {
+        let mut app = Ethereum::new();
+        app.set_approval(Approval::Hang);
+        let (reply, given) = Reply::channel();
+        app.take(&sign(), reply);
+        (app, given)
+    }
+
+    #[test]
+    fn an_answer_may_be_late() {
+        let (app, given) = asking();
+        app.set_approval(Approval::Approve);
+        assert_eq!(status(&given.recv().unwrap()), OK);
+    }
+
+    #[test]
+    fn other_commands_are_answered_while_the_user_is_asked_whose_answer_is_lost() {
+        let (app, given) = asking();
+        assert_eq!(status(&app.answer(&[0xb0, 1, 0, 0, 0])), OK);
+        assert!(given.recv().is_err());
+        assert_eq!(status(&app.answer(&[0xe0, 6, 0, 0, 0])), OK);
+        // The question is still on the screen.
+        assert_eq!(status(&app.answer(&apdu(0x18, 0, 0, &[&PATH]))), NOT_NOW);
+        app.set_approval(Approval::Approve);
+        assert_eq!(status(&app.answer(&apdu(0x18, 0, 0, &[&PATH]))), OK);
+    }
+
+    #[test]
+    fn a_question_is_withdrawn() {
+        // By another signature, which is refused.
+        let (app, _given) = asking();
+        assert_eq!(status(&app.answer(&sign())), NOT_NOW);
+        app.set_approval(Approval::Approve);
+        assert_eq!(status(&app.answer(&sign())), OK);
+        // By reading an address.
+        let (app, _given) = asking();
+        assert_eq!(status(&app.answer(&apdu(0x02, 0, 0, &[&PATH]))), OK);
+        assert_eq!(status(&app.answer(&apdu(0x18, 0, 0, &[&PATH]))), OK);
+        // By closing the app.
+        let (app, given) = asking();
+        app.open(Running::Ethereum);
+        assert!(given.recv().is_err());
     }
 
     #[test]

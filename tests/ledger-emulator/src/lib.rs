@@ -37,6 +37,7 @@
     reason = "a fixture that fails is a test that fails"
 )]
 
+mod device;
 mod emulator;
 mod ethereum;
 mod frames;
@@ -47,6 +48,7 @@ mod serve;
 mod sysfs;
 mod usb;
 
+pub use device::{Device, Reply};
 pub use emulator::{App, Button, Emulator};
 pub use ethereum::{Approval, Ethereum, Running};
 pub use recording::{Exchange, Recording};

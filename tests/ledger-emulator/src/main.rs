@@ -1,9 +1,9 @@
 //! Runs a command beside a simulated Ledger with the Ethereum app:
 //! `claviger-ledger-emulator [--approval approve|reject|hang] [COMMAND [ARGUMENT…]]`.
 //!
-//! The device's address is printed, and the command finds it in the variable
-//! `CLAVIGER_LEDGER_ADDRESS`. Without a command it waits until it is killed. Its seed is
-//! published: it is for trying things out.
+//! The device's backend string is printed, and the command finds its address in the
+//! variable `CLAVIGER_LEDGER_ADDRESS`. Without a command it waits until it is killed. Its
+//! seed is published: it is for trying things out.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 
 fn run(app: &Ethereum, mut command: impl Iterator<Item = OsString>) -> ExitCode {
     let server = app.serve();
-    eprintln!("the simulated Ledger is at {}", server.address());
+    eprintln!("the simulated Ledger is ledger:tcp={}", server.address());
     let Some(program) = command.next() else {
         loop {
             thread::park();

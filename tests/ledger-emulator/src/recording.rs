@@ -5,6 +5,7 @@ use std::thread;
 
 use serde::Deserialize;
 
+use crate::device::Device;
 use crate::serve::Server;
 use crate::{lock, reply};
 
@@ -87,9 +88,9 @@ impl Recording {
     }
 
     /// [`Recording::answer`] for [`Usb::plug`](crate::Usb::plug) and [`Server::start`].
-    pub fn answerer(&self) -> impl FnMut(&[u8]) -> Vec<u8> + Send + 'static {
+    pub fn answerer(&self) -> impl Device + use<> {
         let tape = Arc::clone(&self.tape);
-        move |apdu| lock(&tape).answer(apdu)
+        move |apdu: &[u8]| lock(&tape).answer(apdu)
     }
 
     /// The same device behind a TCP port.

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use crate::device::{Device, Reply};
 use crate::lock;
 
 /// Sends one APDU to an emulator, or to a [`Server`], over a connection of its own; the
@@ -25,8 +26,8 @@ pub fn exchange(address: SocketAddr, apdu: &[u8]) -> io::Result<Vec<u8>> {
     read(&mut stream, length + 2)
 }
 
-/// A device behind a TCP port on loopback, as the emulator would be. It is gone when it
-/// is dropped.
+/// A device behind a TCP port on loopback, as the emulator would be: every reply goes to
+/// whoever connected last, whoever asked, or is lost. It is gone when it is dropped.
 pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -34,27 +35,25 @@ pub struct Server {
 
 struct Shared {
     state: Mutex<State>,
-    answer: Mutex<Box<Answer>>,
+    device: Mutex<Box<dyn Device>>,
 }
-
-type Answer = dyn FnMut(&[u8]) -> Vec<u8> + Send;
 
 #[derive(Default)]
 struct State {
     removed: bool,
     dropped: bool,
+    /// Those that are open, and some that were; the last one gets the replies.
     streams: Vec<TcpStream>,
 }
 
 impl Server {
-    /// Serves a device that answers each APDU with data and status word. It answers one
-    /// at a time, to whoever asked.
-    pub fn start(answer: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static) -> Server {
+    /// Serves a device.
+    pub fn start(device: impl Device) -> Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             state: Mutex::default(),
-            answer: Mutex::new(Box::new(answer)),
+            device: Mutex::new(Box::new(device)),
         });
         let serving = Arc::clone(&shared);
         thread::spawn(move || serving.accept(&listener));
@@ -104,14 +103,22 @@ impl Shared {
         }
     }
 
-    fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
+    fn converse(self: &Arc<Self>, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         loop {
             let length = read_length(&mut stream)?;
             let apdu = read(&mut stream, length)?;
-            let reply = (lock(&self.answer))(&apdu);
-            let length = u32::try_from(reply.len().saturating_sub(2)).map_err(io::Error::other)?;
-            stream.write_all(&[&length.to_be_bytes(), &reply[..]].concat())?;
+            let serving = Arc::clone(self);
+            let reply = Reply::new(move |reply| serving.send(&reply));
+            lock(&self.device).take(&apdu, reply);
+        }
+    }
+
+    fn send(&self, reply: &[u8]) {
+        let length = reply.len().saturating_sub(2) as u32;
+        if let Some(mut stream) = lock(&self.state).streams.last() {
+            // Who is gone misses it.
+            let _ = stream.write_all(&[&length.to_be_bytes(), reply].concat());
         }
     }
 
@@ -147,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_taken_away_ends_its_connections_and_comes_back() {
-        let server = Server::start(|apdu| [apdu, &[0x90, 0]].concat());
+        let server = Server::start(|apdu: &[u8]| [apdu, &[0x90, 0]].concat());
         let ask = || exchange(server.address(), &[1, 2]);
         assert_eq!(ask().unwrap(), [1, 2, 0x90, 0]);
         let mut open = TcpStream::connect(server.address()).unwrap();
@@ -162,5 +169,21 @@ mod tests {
         let address = server.address();
         drop(server);
         assert!(exchange(address, &[]).is_err());
+    }
+
+    /// As Speculos does.
+    #[test]
+    fn a_reply_goes_to_whoever_connected_last() {
+        let server = Server::start(|apdu: &[u8]| [apdu, &[0x90, 0]].concat());
+        let [mut first, mut last] = [(); 2].map(|()| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            stream.write_all(&[0, 0, 0, 0]).unwrap();
+            stream.read_exact(&mut [0; 6]).unwrap();
+            stream
+        });
+        first.write_all(&[0, 0, 0, 1, 7]).unwrap();
+        let mut answer = [0; 7];
+        last.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [0, 0, 0, 1, 7, 0x90, 0]);
     }
 }

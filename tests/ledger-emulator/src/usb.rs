@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, QueueSelector, tcflush, tcgetattr, tcsetattr};
 
+use crate::device::{Device, Reply};
 use crate::frames::{CHANNEL, Joiner, REPORT, Report, split};
 use crate::lock;
 use crate::scratch::Scratch;
@@ -97,10 +98,9 @@ impl Usb {
         }
     }
 
-    /// Plugs in a device that answers each APDU with data and status word: a closure over
-    /// [`Emulator::exchange`](crate::Emulator::exchange), or what `answerer` gives of a
-    /// simulated or recorded one, or a test's own.
-    pub fn plug(&self, answer: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static) -> HidDevice {
+    /// Plugs in a device: what `answerer` gives of a simulated or recorded one, a closure
+    /// over [`Emulator::exchange`](crate::Emulator::exchange), or a test's own.
+    pub fn plug(&self, device: impl Device) -> HidDevice {
         let number = {
             let mut devices = lock(&self.bus.devices);
             *devices += 1;
@@ -118,7 +118,7 @@ impl Usb {
         });
         let (apdus, asked) = mpsc::channel();
         let (answered, replies) = mpsc::channel();
-        spawn_app(answer, asked, answered, Arc::clone(&shared));
+        spawn_app(device, asked, answered, Arc::clone(&shared));
         let bridge = Bridge {
             master,
             woken,
@@ -196,18 +196,21 @@ impl Shared {
 
 /// The device's app, which may take its time, has a thread of its own.
 fn spawn_app(
-    mut answer: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static,
+    mut device: impl Device,
     asked: mpsc::Receiver<Vec<u8>>,
     answered: mpsc::Sender<Vec<u8>>,
     shared: Arc<Shared>,
 ) {
     thread::spawn(move || {
         for apdu in asked {
-            // Where nobody waits for it, the device has been unplugged.
-            if answered.send(answer(&apdu)).is_err() {
-                return;
-            }
-            shared.wake(REPLY);
+            let (answered, shared) = (answered.clone(), Arc::clone(&shared));
+            let reply = Reply::new(move |reply| {
+                // A device that has been unplugged answers nobody.
+                if answered.send(reply).is_ok() {
+                    shared.wake(REPLY);
+                }
+            });
+            device.take(&apdu, reply);
         }
     });
 }

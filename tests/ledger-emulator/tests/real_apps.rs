@@ -6,7 +6,7 @@
     reason = "tests and what they share"
 )]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
@@ -46,6 +46,11 @@ fn main() -> ExitCode {
         boil,
     );
     add("a_prompt_is_approved_and_rejected", quick, prompts);
+    add(
+        "a_command_is_answered_while_the_user_is_asked_whose_answer_is_lost",
+        quick,
+        while_asked,
+    );
     add("two_emulators_are_two_and_end_when_dropped", quick, two);
     add("an_emulator_ends_with_a_killed_process", quick, killed);
     add("nobody_but_this_machine_reaches_it", quick, loopback);
@@ -119,6 +124,31 @@ fn prompts() {
     assert_ne!(emulator.screen_text(), "Boilerplate app is ready");
     emulator.press(Button::Left);
     emulator.wait_for_text("ready", A_WHILE);
+}
+
+/// What the model does as well.
+fn while_asked() {
+    let emulator = Emulator::start(App::Boil);
+    let stream = TcpStream::connect(emulator.apdu_address()).unwrap();
+    stream.set_read_timeout(Some(A_WHILE)).unwrap();
+    let send = |apdu: &[u8]| {
+        let length = (apdu.len() as u32).to_be_bytes();
+        (&stream).write_all(&[&length, apdu].concat()).unwrap();
+    };
+    let name = || {
+        let mut name = [0; 27];
+        (&stream).read_exact(&mut name).unwrap();
+        assert_eq!(&name[6..17], b"Boilerplate");
+    };
+    send(&SHOW_KEY);
+    emulator.wait_for_text("Verify", A_WHILE);
+    send(&NAME_AND_VERSION);
+    name();
+    // The question is still there, but its answer goes nowhere.
+    emulator.approve();
+    emulator.wait_for_text("ready", A_WHILE);
+    send(&NAME_AND_VERSION);
+    name();
 }
 
 fn two() {

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         test("faults_are_noticed", faults),
         test("silence_and_lying_lengths_are_waited_for", waits),
         test("a_device_that_is_unplugged_while_it_asks_is_gone", unplug),
+        test("a_late_answer_comes_to_whoever_listens", late_answer),
         test(
             "what_is_no_report_of_ledgers_is_complained_about",
             complaints,
@@ -247,6 +248,21 @@ fn unplug() {
     assert!(begun.elapsed() < Duration::from_secs(5));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("Io error"), "{text}");
+}
+
+/// The answer to a question that nobody waits for any more comes to whoever listens.
+fn late_answer() {
+    let app = Ethereum::new();
+    app.set_approval(Approval::Hang);
+    let usb = Usb::new();
+    let _device = usb.plug(app.answerer());
+    let sign = format!("report 0001010500000020e00800001b{PATH}000000026869");
+    assert_eq!(run(&usb, &format!("{sign:0<137}")), [""; 0]);
+    app.set_approval(Approval::Approve);
+    let seen = run(&usb, &report());
+    // A signature has two reports, name and version one.
+    assert!(seen[0].starts_with("010105000000431b"), "{seen:?}");
+    assert!(seen[2].starts_with("01010500000019"), "{seen:?}");
 }
 
 fn complaints() {
