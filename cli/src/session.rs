@@ -7,6 +7,7 @@ use std::time::Duration;
 use claviger_engine::registry::{Action, Intent};
 use claviger_engine::types::check_name;
 use claviger_engine::{Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Registry};
+use claviger_ledger::LedgerDriver;
 use claviger_piv::PivDriver;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::{Access, Advice, Call, Error, Event, KeyUse, TokenId};
@@ -73,6 +74,7 @@ impl Session {
         Node::builder(registry)
             .driver(Pkcs11Driver::new())
             .driver(PivDriver::new())
+            .driver(LedgerDriver::new())
             .access(access)
             .build()
     }
@@ -85,15 +87,10 @@ impl Session {
         };
         let screen = self.screen.clone();
         call.cancelled_by(self.interrupt.flag())
-            .watched_by(Arc::new(move |event| match event {
-                Event::TouchNeeded { token } => screen.line(&touch_line(token)),
-                Event::ApprovalNeeded { token } => {
-                    screen.line(&format!("approve this on the token {token}"));
+            .watched_by(Arc::new(move |event| {
+                if let Some(line) = line(event) {
+                    screen.line(&line);
                 }
-                Event::TokenNeeded { token } => {
-                    screen.line(&format!("waiting for the token {token}: insert it"));
-                }
-                _ => {}
             }))
     }
 
@@ -131,6 +128,20 @@ impl Session {
 }
 
 /// What a person is told who is waited for.
+fn line(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::TouchNeeded { token } => touch_line(token),
+        Event::ApprovalNeeded { token } if token.kind == "ledger" => {
+            format!("look at your Ledger ({}) and approve", token.serial)
+        }
+        Event::ApprovalNeeded { token } => format!("approve this on the token {token}"),
+        Event::UnlockNeeded { device } => format!("unlock the {device}"),
+        Event::AppNeeded { device, app } => format!("open the app {app} on the {device}"),
+        Event::TokenNeeded { token } => format!("waiting for the token {token}: insert it"),
+        _ => return None,
+    })
+}
+
 fn touch_line(token: &TokenId) -> String {
     match (&*token.kind, &*token.manufacturer) {
         ("piv", "Yubico") => format!("touch your YubiKey (serial {})", token.serial),

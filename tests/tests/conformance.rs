@@ -3,8 +3,13 @@
 //! What cannot be shown on a token counts as ignored, and is said.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use claviger_ledger::{LONGEST_MESSAGE, LedgerDriver};
+use claviger_ledger_emulator::{App, Emulator, Ethereum, Server};
 use claviger_memory::MemoryDriver;
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
@@ -31,6 +36,11 @@ fn main() -> ExitCode {
         Some(why) => eprintln!("SKIPPED kryoptic: {why}"),
     }
     trials.extend(checks("virtual-yubikey", YubiKey::default));
+    trials.extend(checks("ledger-simulator", Simulator::default));
+    match App::ethereum() {
+        Ok(_) => trials.extend(checks("ledger", Speculos::default)),
+        Err(why) => eprintln!("SKIPPED ledger: {why}"),
+    }
     #[cfg(feature = "independent-card")]
     trials.extend(checks(
         "piv-authenticator",
@@ -268,6 +278,134 @@ impl Plug for YubiKey {
 
     fn insert(&self) {
         self.card().insert();
+    }
+}
+
+/// A Ledger with a model of the Ethereum app, whose user approves everything.
+#[derive(Default)]
+struct Simulator(OnceLock<Server>);
+
+impl Simulator {
+    fn server(&self) -> &Server {
+        self.0.get_or_init(|| Ethereum::new().serve())
+    }
+}
+
+impl Subject for Simulator {
+    fn driver(&self) -> Arc<dyn Driver> {
+        // All of these are one.
+        Arc::new(LedgerDriver::new())
+    }
+
+    fn backend(&self) -> String {
+        format!("ledger:tcp={}", self.server().address())
+    }
+
+    fn access(&self) -> Access {
+        Access::without_pin()
+    }
+
+    fn wrong_access(&self) -> Result<Access, &'static str> {
+        Err("a Ledger's PIN is given on the device")
+    }
+
+    fn absent_backend(&self) -> Result<String, &'static str> {
+        let address = self.server().address();
+        Ok(format!("ledger:serial=0123456789abcdef;tcp={address}"))
+    }
+
+    fn capacity(&self) -> Result<usize, &'static str> {
+        Err("a Ledger has two thousand million accounts")
+    }
+
+    fn longest_message(&self) -> usize {
+        LONGEST_MESSAGE
+    }
+
+    fn plug(&self) -> Result<&dyn Plug, &'static str> {
+        Ok(self)
+    }
+}
+
+impl Plug for Simulator {
+    fn remove(&self) {
+        self.server().remove();
+    }
+
+    fn insert(&self) {
+        self.server().insert();
+    }
+}
+
+/// The real Ethereum app in Ledger's emulator, and somebody who approves everything.
+#[derive(Default)]
+struct Speculos(OnceLock<Approver>);
+
+struct Approver {
+    emulator: Arc<Emulator>,
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Approver {
+    fn start() -> Self {
+        let app = App::ethereum().expect("it was there a moment ago");
+        let emulator = Arc::new(Emulator::start(app));
+        let done = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let (emulator, done) = (Arc::clone(&emulator), Arc::clone(&done));
+            move || {
+                while !done.load(Ordering::Relaxed) {
+                    let text = emulator.screen_text();
+                    // At rest it says that the app is.
+                    if !text.is_empty() && !text.contains("ready") {
+                        emulator.approve();
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        });
+        Approver {
+            emulator,
+            done,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Approver {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Subject for Speculos {
+    fn driver(&self) -> Arc<dyn Driver> {
+        Arc::new(LedgerDriver::new())
+    }
+
+    fn backend(&self) -> String {
+        let approver = self.0.get_or_init(Approver::start);
+        format!("ledger:tcp={}", approver.emulator.apdu_address())
+    }
+
+    fn access(&self) -> Access {
+        Access::without_pin()
+    }
+
+    fn wrong_access(&self) -> Result<Access, &'static str> {
+        Err("a Ledger's PIN is given on the device")
+    }
+
+    fn capacity(&self) -> Result<usize, &'static str> {
+        Err("a Ledger has two thousand million accounts")
+    }
+
+    fn longest_message(&self) -> usize {
+        LONGEST_MESSAGE
     }
 }
 

@@ -138,7 +138,9 @@ impl Wallet {
             let mut began = false;
             let done = port.talk(&*self.field.devices, call, |session| {
                 if session.known()?.id != self.id {
-                    return Err(Fault::OtherSeed);
+                    // Perhaps it was unlocked with another PIN since.
+                    session.forget();
+                    self.check_seed(session)?;
                 }
                 began = true;
                 work(session)
@@ -165,6 +167,13 @@ impl Wallet {
             *lock(&self.port) = None;
         }
         Err(why)
+    }
+
+    fn check_seed(&self, session: &mut Session<'_>) -> Result<(), Fault> {
+        match session.known()?.id == self.id {
+            true => Ok(()),
+            false => Err(Fault::OtherSeed),
+        }
     }
 
     /// The public key of a slot; the device is asked once.
@@ -466,9 +475,7 @@ impl Signer for Key {
         // seed, or unlocked with the PIN of another.
         let found = wallet.run(call, |session| {
             session.forget();
-            if session.known()?.id != wallet.id {
-                return Err(Fault::OtherSeed);
-            }
+            wallet.check_seed(session)?;
             read(session, *slot)
         })?;
         if found != self.public_key {
