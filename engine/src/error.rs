@@ -2,6 +2,7 @@
 
 use claviger_token::{Error as TokenError, Fingerprint};
 
+use crate::evidence::BadEvidence;
 use crate::registry::RegistryError;
 use crate::{EngineId, IdParams};
 
@@ -88,6 +89,46 @@ pub enum EngineError {
         /// Why not.
         reason: TokenError,
     },
+    /// A contact has the name.
+    #[error("a contact has this name")]
+    NameIsContact,
+    /// The identity has no key that one can encrypt to, and no evidence that was to be used
+    /// leads to one.
+    #[error("one cannot encrypt to `{identity}`: it has no key that decrypts")]
+    NoEncryptionKey {
+        /// The identity.
+        identity: EngineId,
+    },
+    /// More would have to be able to open the ciphertext than one is made for.
+    #[error(
+        "{count} recipients are too many: a ciphertext is made for {} at most",
+        crate::encryption::MOST_RECIPIENTS
+    )]
+    TooManyRecipients {
+        /// How many they are.
+        count: usize,
+    },
+    /// The recipients do not go together.
+    #[error("it cannot be encrypted: {reason}")]
+    CannotEncrypt {
+        /// Why not.
+        reason: String,
+    },
+    /// The Reads For engine was asked and did not answer in time.
+    #[error("the engine `{engine}` did not say in time who reads for whom")]
+    ReadsForSilent {
+        /// The engine.
+        engine: EngineId,
+    },
+    /// The same has been said before.
+    #[error("Evidence already exists.")]
+    EvidenceExists,
+    /// The evidence is not what it says, and was not taken.
+    #[error("Invalid evidence provided.")]
+    InvalidEvidence {
+        /// What is wrong with it.
+        reason: BadEvidence,
+    },
     /// The token refused, or was not to be had.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -126,9 +167,19 @@ impl EngineError {
             EngineError::DeletionUnfinished { .. } => {
                 "insert the token and run the deletion again, or `claviger doctor --repair`".into()
             }
+            EngineError::NameIsContact => "choose another name, or remove the contact first".into(),
+            EngineError::NoEncryptionKey { .. } => {
+                "with --reads-for it may be one whom it reads for, if there is evidence of that"
+                    .into()
+            }
+            EngineError::InvalidEvidence { reason } => reason.to_string(),
+            EngineError::EvidenceExists => "nothing needs to be done".into(),
+            EngineError::ReadsForSilent { .. } => "try again in a moment".into(),
             EngineError::Token(e) => e.hint(),
             EngineError::Registry(e) => e.hint(),
-            EngineError::NotAllowed { .. }
+            EngineError::TooManyRecipients { .. }
+            | EngineError::CannotEncrypt { .. }
+            | EngineError::NotAllowed { .. }
             | EngineError::BadName { .. }
             | EngineError::NoSuchEngine { .. } => String::new(),
         }

@@ -2,7 +2,8 @@
 //!
 //! A [`Node`] routes messages between engines. *Identity Management* generates,
 //! connects and deletes identities; for each it spawns a *Commitment* engine, which
-//! signs, and a *Decryption* engine, which opens. The keys are made on and stay on
+//! signs, and a *Decryption* engine, which opens. The *Encryption* engine encrypts to
+//! identities and contacts, through what the *Reads For* engine knows if that is wanted. The keys are made on and stay on
 //! tokens, which the node reaches through the drivers it is given; it knows none by
 //! itself.
 //!
@@ -14,6 +15,10 @@
 //! | `identity_management` | what each message to it leads to, as a pure function |
 //! | `lifecycle` | doing it: between the token and the registry |
 //! | `key_engine` | the Commitment and Decryption engines |
+//! | [`encryption`] | the Encryption engine: to whom, and who waits for what; pure |
+//! | [`reads_for`] | the Reads For engine: who reads for whom, in memory |
+//! | [`evidence`] | what proves it, signed, and the text in which it travels |
+//! | `exchange` | carrying out what the two lead to |
 //! | [`registry`] | the identities, durable, with write-ahead intents |
 //! | [`refused`] | PINs that tokens refused, durable |
 //! | [`policy`] | who may do what |
@@ -22,7 +27,10 @@
 //! | `tokens`, `lane` | open tokens and the threads that work them |
 #![forbid(unsafe_code)]
 
+pub mod encryption;
 pub mod error;
+pub mod evidence;
+mod exchange;
 mod identity_management;
 mod key_engine;
 mod lane;
@@ -31,6 +39,7 @@ mod lifecycle;
 pub mod message;
 pub mod node;
 pub mod policy;
+pub mod reads_for;
 pub mod refused;
 pub mod registry;
 mod standings;
@@ -38,7 +47,10 @@ pub mod token_state;
 mod tokens;
 pub mod types;
 
+pub use encryption::Preference;
 pub use error::EngineError;
+pub use evidence::{BadEvidence, Evidence, Party, PublicKeys};
+pub use exchange::{Imported, NotImported, READS_FOR_DEADLINE};
 pub use message::{EngineMsg, Msg};
 pub use node::{Node, Participant};
 pub use policy::{OwnersOnly, Policy};

@@ -447,6 +447,7 @@ pub(crate) fn settle(node: &Inner, token: &OpenToken) -> Result<usize, EngineErr
 fn refusal(error: BeginError, who: &EngineId) -> EngineError {
     match error {
         BeginError::Exists => EngineError::IdentityExists,
+        BeginError::IsContact => EngineError::NameIsContact,
         BeginError::InProgress => EngineError::InProgress {
             identity: who.clone(),
         },

@@ -3,6 +3,9 @@
 use claviger_token::Deletion;
 use claviger_token::token::Secret;
 
+use crate::encryption::Preference;
+use crate::evidence::Evidence;
+use crate::reads_for::EvidenceAbout;
 use crate::{Backend, Capabilities, Commitment, EngineError, EngineId, IdParams};
 
 /// A message on its way.
@@ -42,6 +45,22 @@ pub enum Msg {
     RequestDecryption(RequestDecryption),
     /// The answer to it.
     ReplyDecryption(ReplyDecryption),
+    /// To the Encryption engine: encrypt.
+    RequestEncrypt(RequestEncrypt),
+    /// The answer to it.
+    ReplyEncrypt(ReplyEncrypt),
+    /// To the Reads For engine: does one identity read for another?
+    RequestReadsFor(RequestReadsFor),
+    /// The answer to it.
+    ReplyReadsFor(ReplyReadsFor),
+    /// To the Reads For engine: take this evidence.
+    SubmitReadsForEvidence(SubmitReadsForEvidence),
+    /// The answer to it.
+    ReplySubmitReadsForEvidence(ReplySubmitReadsForEvidence),
+    /// To the Reads For engine: what evidence is there about an identity?
+    QueryReadsForEvidence(QueryReadsForEvidence),
+    /// The answer to it.
+    ReplyReadsForEvidence(ReplyReadsForEvidence),
 }
 
 /// Make an identity for the sender.
@@ -147,4 +166,86 @@ impl std::fmt::Debug for ReplyDecryption {
             .field("err", &self.err)
             .finish_non_exhaustive()
     }
+}
+
+/// Encrypt to an identity, or to a contact.
+#[derive(Clone)]
+pub struct RequestEncrypt {
+    /// The plaintext.
+    pub data: Secret,
+    /// Who is to read it.
+    pub external_identity: EngineId,
+    /// Whether evidence of who reads for whom is to be used.
+    pub use_reads_for: bool,
+    /// What is preferred where evidence leaves a choice; of no account without it.
+    pub preference: Preference,
+}
+
+impl std::fmt::Debug for RequestEncrypt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestEncrypt")
+            .field("external_identity", &self.external_identity)
+            .field("use_reads_for", &self.use_reads_for)
+            .field("preference", &self.preference)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer to [`RequestEncrypt`].
+#[derive(Debug, Clone)]
+pub struct ReplyEncrypt {
+    /// The ciphertext, an age file; empty on an error.
+    pub ciphertext: Vec<u8>,
+    /// What went wrong.
+    pub err: Option<EngineError>,
+}
+
+/// Does `a` read for `b`: can whoever holds A's decryptor decrypt what is encrypted to B?
+#[derive(Debug, Clone)]
+pub struct RequestReadsFor {
+    /// Who would read.
+    pub a: EngineId,
+    /// For whom.
+    pub b: EngineId,
+}
+
+/// The answer to [`RequestReadsFor`].
+#[derive(Debug, Clone)]
+pub struct ReplyReadsFor {
+    /// Whether it does; false on an error.
+    pub reads_for: bool,
+    /// What went wrong.
+    pub err: Option<EngineError>,
+}
+
+/// Take this evidence, if it verifies.
+#[derive(Debug, Clone)]
+pub struct SubmitReadsForEvidence {
+    /// The evidence.
+    pub evidence: Evidence,
+}
+
+/// The answer to [`SubmitReadsForEvidence`].
+#[derive(Debug, Clone)]
+pub struct ReplySubmitReadsForEvidence {
+    /// What went wrong: `Evidence already exists.`, `Invalid evidence provided.`
+    pub err: Option<EngineError>,
+}
+
+/// What evidence is there about an identity?
+#[derive(Debug, Clone)]
+pub struct QueryReadsForEvidence {
+    /// The identity.
+    pub external_identity: EngineId,
+}
+
+/// The answer to [`QueryReadsForEvidence`].
+#[derive(Debug, Clone)]
+pub struct ReplyReadsForEvidence {
+    /// The identity that was asked about.
+    pub external_identity: EngineId,
+    /// The evidence; none on an error.
+    pub evidence: EvidenceAbout,
+    /// What went wrong.
+    pub err: Option<EngineError>,
 }

@@ -2,12 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use claviger_token::{
     Access, Call, Decryptor, Driver, Error, KeyUse, SlotInfo, TokenId, TokenInfo,
 };
 use tokio::sync::Notify;
 
+use crate::exchange::{Exchange, READS_FOR_DEADLINE};
 use crate::key_engine::KeyEngine;
 use crate::lifecycle;
 use crate::message::{
@@ -27,6 +29,12 @@ use claviger_token::token::Secret;
 /// The name of the Identity Management engine of every node.
 pub const IDENTITY_MANAGEMENT: &str = "identity_management";
 
+/// The name of the Encryption engine of every node.
+pub const ENCRYPTION: &str = "encryption";
+
+/// The name of the Reads For engine of every node.
+pub const READS_FOR: &str = "reads_for";
+
 /// How many messages a participant's mailboxes hold together.
 pub const MAILBOX_CAPACITY: usize = 1024;
 
@@ -38,12 +46,13 @@ pub const MAILBOX_CAPACITY: usize = 1024;
 ///
 /// A node works within a tokio runtime that has its timers enabled.
 #[derive(Clone)]
-pub struct Node(Arc<Inner>);
+pub struct Node(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) policy: Box<dyn Policy>,
+    pub(crate) exchange: Exchange,
     /// The engines that have been asked for, by name.
     engines: RwLock<HashMap<EngineName, Arc<KeyEngine>>>,
     participants: RwLock<HashMap<EngineName, Arc<Mailboxes>>>,
@@ -57,6 +66,8 @@ pub struct NodeBuilder {
     drivers: Vec<Arc<dyn Driver>>,
     access: Access,
     policy: Box<dyn Policy>,
+    reads_for: EngineId,
+    reads_for_deadline: Duration,
 }
 
 impl NodeBuilder {
@@ -82,6 +93,20 @@ impl NodeBuilder {
         self
     }
 
+    /// Which Reads For engine the Encryption engine asks. Without it the node's own.
+    #[must_use]
+    pub fn reads_for(mut self, engine: EngineId) -> Self {
+        self.reads_for = engine;
+        self
+    }
+
+    /// How long the Reads For engine may take. Without it [`READS_FOR_DEADLINE`].
+    #[must_use]
+    pub fn reads_for_deadline(mut self, deadline: Duration) -> Self {
+        self.reads_for_deadline = deadline;
+        self
+    }
+
     /// The node.
     pub fn build(self) -> Node {
         let access = Access {
@@ -92,6 +117,7 @@ impl NodeBuilder {
             registry: self.registry,
             tokens: Arc::new(Tokens::new(self.drivers, access)),
             policy: self.policy,
+            exchange: Exchange::new(self.reads_for, self.reads_for_deadline),
             engines: RwLock::default(),
             participants: RwLock::default(),
             management: Arc::default(),
@@ -107,6 +133,8 @@ impl Node {
             drivers: Vec::new(),
             access: Access::without_pin(),
             policy: Box::new(OwnersOnly),
+            reads_for: EngineId::local(READS_FOR),
+            reads_for_deadline: READS_FOR_DEADLINE,
         }
     }
 
@@ -126,7 +154,8 @@ impl Node {
     /// [`SendError::NameTaken`] where an engine or another participant has the name.
     pub fn attach(&self, name: impl Into<EngineName>) -> Result<Participant, SendError> {
         let name = name.into();
-        if &*name == IDENTITY_MANAGEMENT || self.0.registry.engine(&name)?.is_some() {
+        let is_engine = [IDENTITY_MANAGEMENT, ENCRYPTION, READS_FOR].contains(&&*name);
+        if is_engine || self.0.registry.engine(&name)?.is_some() {
             return Err(SendError::NameTaken);
         }
         let mut participants = write(&self.0.participants);
@@ -156,20 +185,15 @@ impl Node {
             mailbox,
             msg,
         } = message;
-        if let Some(mailboxes) = self.participant(&target) {
-            let place = mailboxes.reserve()?;
-            place.put(
-                mailbox.unwrap_or(0),
-                EngineMsg {
-                    sender,
-                    target,
-                    mailbox,
-                    msg,
-                },
-            );
-            return Ok(());
+        if self.0.participant(&target).is_some() {
+            return self.0.deliver(EngineMsg {
+                sender,
+                target,
+                mailbox,
+                msg,
+            });
         }
-        let mailboxes = self.participant(&sender);
+        let mailboxes = self.0.participant(&sender);
         let place = mailboxes.as_ref().map(|m| m.reserve()).transpose()?;
         let reply = self.ask(&sender, &target, msg, call).await;
         if let (Some(place), Some(msg)) = (place, reply) {
@@ -186,13 +210,6 @@ impl Node {
         Ok(())
     }
 
-    fn participant(&self, id: &EngineId) -> Option<Arc<Mailboxes>> {
-        if id.node.is_some() {
-            return None;
-        }
-        read(&self.0.participants).get(&id.name).cloned()
-    }
-
     /// Sends a message to an engine and hands back what it replies to the sender.
     ///
     /// `None`: no engine of that name accepts such a message, and it was dropped.
@@ -206,8 +223,11 @@ impl Node {
         if target.node.is_some() {
             return None;
         }
-        if &*target.name == IDENTITY_MANAGEMENT {
-            return self.manage(sender, msg, call).await;
+        match &*target.name {
+            IDENTITY_MANAGEMENT => return self.manage(sender, msg, call).await,
+            ENCRYPTION => return self.to_encryption(sender, msg, call).await,
+            READS_FOR => return self.to_reads_for(msg).await,
+            _ => {}
         }
         match msg {
             Msg::RequestCommitment(request) => {
@@ -556,6 +576,22 @@ impl Op {
 }
 
 impl Inner {
+    fn participant(&self, id: &EngineId) -> Option<Arc<Mailboxes>> {
+        if id.node.is_some() {
+            return None;
+        }
+        read(&self.participants).get(&id.name).cloned()
+    }
+
+    /// Puts a message into the mailbox of a participant; one for nobody is dropped.
+    pub(crate) fn deliver(&self, message: EngineMsg) -> Result<(), SendError> {
+        if let Some(mailboxes) = self.participant(&message.target) {
+            let place = mailboxes.reserve()?;
+            place.put(message.mailbox.unwrap_or(0), message);
+        }
+        Ok(())
+    }
+
     /// Forgets the engines that work for an identity, so that they are looked up anew.
     pub(crate) fn refresh(&self, identity: &EngineId) {
         let mut engines = write(&self.engines);

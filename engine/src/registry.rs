@@ -8,9 +8,13 @@
 //! The registry holds public keys and the names of tokens and slots, and no secret; of
 //! PINs that tokens refused it holds a [slow hash](crate::refused).
 
+mod contacts;
+mod evidence;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +25,9 @@ use crate::lease::Lease;
 use crate::refused::RefusedPinRecords;
 use crate::types::{KeyInfo, NodeId, Origin, engine_name};
 use crate::{Backend, Capabilities, EngineId, IdentityInfo};
+
+pub use contacts::ContactError;
+pub(crate) use contacts::{Known, Revision};
 
 /// `CLAV`: tells a registry from any other SQLite file.
 const APPLICATION_ID: i32 = 0x434c_4156;
@@ -36,6 +43,8 @@ pub struct Registry {
     lease: Lease,
     /// Intents that this process is working on at this moment.
     under_way: Mutex<HashSet<i64>>,
+    /// How often this process has written.
+    writes: AtomicU64,
 }
 
 /// Why the registry could not be read or written.
@@ -186,6 +195,8 @@ pub(crate) struct KeyRecord {
 #[derive(Debug)]
 pub(crate) enum BeginError {
     Exists,
+    /// A contact has the name.
+    IsContact,
     InProgress,
     /// Somebody else was given one of the slots in the meantime.
     SlotTaken {
@@ -263,6 +274,7 @@ impl Registry {
             db,
             lease,
             under_way: Mutex::default(),
+            writes: AtomicU64::default(),
         }
     }
 
@@ -285,6 +297,7 @@ impl Registry {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = work(&transaction)?;
         transaction.commit()?;
+        self.writes.fetch_add(1, Ordering::Relaxed);
         Ok(value)
     }
 
@@ -374,7 +387,7 @@ impl Registry {
         let id = self.write::<i64, BeginError>(|db| {
             let (node, name) = key_of(who);
             match action {
-                Action::Generate if entry_exists(db, who)? => return Err(BeginError::Exists),
+                Action::Generate => check_new(db, who)?,
                 // A dead entry that another process is just removing.
                 Action::Delete if !entry_exists(db, who)? => return Err(BeginError::InProgress),
                 _ => {}
@@ -533,9 +546,7 @@ impl Registry {
         sign: Option<i64>,
         decrypt: Option<i64>,
     ) -> Result<(), BeginError> {
-        if entry_exists(db, new.who)? {
-            return Err(BeginError::Exists);
-        }
+        check_new(db, new.who)?;
         let (node, name) = key_of(new.who);
         db.prepare_cached(
             "INSERT INTO identity (node, name, backend, capabilities, sign_key, decrypt_key, lease) \
@@ -750,6 +761,17 @@ fn entry_exists(db: &Connection, who: &EngineId) -> rusqlite::Result<bool> {
     let (node, name) = key_of(who);
     db.prepare_cached("SELECT 1 FROM identity WHERE node = ? AND name = ?")?
         .exists(params![node, name])
+}
+
+/// Refuses a name that stands for somebody already.
+fn check_new(db: &Connection, who: &EngineId) -> Result<(), BeginError> {
+    if entry_exists(db, who)? {
+        return Err(BeginError::Exists);
+    }
+    if who.node.is_none() && contacts::contact_of(db, &who.name)?.is_some() {
+        return Err(BeginError::IsContact);
+    }
+    Ok(())
 }
 
 fn identity(

@@ -81,3 +81,27 @@ CREATE TABLE IF NOT EXISTS spent_slot (
     slot         TEXT NOT NULL,
     PRIMARY KEY (kind, manufacturer, serial, slot)
 ) STRICT;
+
+-- Evidence that one identity reads for another, verified before it came here. It is about
+-- keys: `*_keys` is a digest over both keys of an identity.
+CREATE TABLE IF NOT EXISTS evidence (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    statement    BLOB NOT NULL UNIQUE,  -- a digest over what was signed
+    from_name    TEXT NOT NULL,     -- the reader
+    from_sign    TEXT,              -- keys as in `key`
+    from_decrypt TEXT,
+    from_keys    BLOB NOT NULL,
+    to_name      TEXT NOT NULL,     -- for whom it reads; who signed
+    to_sign      TEXT NOT NULL,
+    to_decrypt   TEXT,
+    to_keys      BLOB NOT NULL,
+    scheme       TEXT NOT NULL,
+    signature    BLOB NOT NULL
+) STRICT;
+
+-- Identities of others, known by their public keys only.
+CREATE TABLE IF NOT EXISTS contact (
+    name         TEXT PRIMARY KEY,
+    sign         TEXT,
+    decrypt      TEXT
+) STRICT;

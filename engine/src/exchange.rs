@@ -1,0 +1,473 @@
+//! Encryption and Reads For, carried out: between the senders, the registry and the two
+//! engines' pure parts.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use claviger_token::envelope::{self, EncryptError};
+use claviger_token::{Call, Error, KeyUse, PublicKey, Secret};
+use tokio::sync::oneshot;
+
+use crate::encryption::{self, Answer, Effect, Pending, Preference};
+use crate::evidence::{Evidence, PublicKeys, statement};
+use crate::message::{
+    EngineMsg, Msg, QueryReadsForEvidence, ReplyEncrypt, ReplyReadsFor, ReplyReadsForEvidence,
+    ReplySubmitReadsForEvidence, RequestEncrypt, RequestReadsFor, SubmitReadsForEvidence,
+};
+use crate::node::{ENCRYPTION, Inner, Node, READS_FOR};
+use crate::reads_for::{self, EvidenceAbout, ReadsFor};
+use crate::registry::{Known, RegistryError, Revision};
+use crate::{EngineError, EngineId};
+
+/// How long the Reads For engine may take to answer, unless the node was built otherwise.
+pub const READS_FOR_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Plaintexts longer than this are not encrypted on an async task.
+const LONG_PLAINTEXT: usize = 1 << 20;
+
+/// What the two engines are made of, and their states.
+pub(crate) struct Exchange {
+    /// The Reads For engine that is asked; replies of no other count.
+    pub(crate) reads_for: EngineId,
+    pub(crate) deadline: Duration,
+    pending: Mutex<Pending<oneshot::Sender<Answer>>>,
+    relation: Mutex<ReadsFor>,
+    /// Who was looked up, as long as the registry stays as it was.
+    known: RwLock<(Revision, HashMap<EngineId, Arc<Known>>)>,
+}
+
+impl Exchange {
+    pub(crate) fn new(reads_for: EngineId, deadline: Duration) -> Self {
+        Exchange {
+            reads_for,
+            deadline,
+            pending: Mutex::default(),
+            relation: Mutex::default(),
+            known: RwLock::default(),
+        }
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, Pending<oneshot::Sender<Answer>>> {
+        // Each change of it is one call, so it is whole after a panic elsewhere.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What came of evidence that was imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Imported {
+    /// So many pieces are new.
+    pub added: usize,
+    /// So many were there already.
+    pub known: usize,
+}
+
+/// One of several pieces of evidence was not taken, and so none was.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{error}")]
+pub struct NotImported {
+    /// Which piece, counted from 0; `None` where it was not about one.
+    pub piece: Option<usize>,
+    /// Why not.
+    pub error: EngineError,
+}
+
+impl Node {
+    /// The id of this node's Encryption engine.
+    pub fn encryption(&self) -> EngineId {
+        EngineId::local(ENCRYPTION)
+    }
+
+    /// The id of this node's own Reads For engine.
+    pub fn reads_for_engine(&self) -> EngineId {
+        EngineId::local(READS_FOR)
+    }
+
+    /// Encrypts to an identity or a contact.
+    ///
+    /// # Errors
+    /// [`EngineError::ExternalIdentityNotFound`], [`EngineError::NoEncryptionKey`],
+    /// [`EngineError::TooManyRecipients`]; with Reads For also what its engine answers, and
+    /// [`EngineError::ReadsForSilent`].
+    pub async fn encrypt(
+        &self,
+        request: RequestEncrypt,
+        call: &Call,
+    ) -> Result<Vec<u8>, EngineError> {
+        let RequestEncrypt {
+            data,
+            external_identity,
+            use_reads_for,
+            preference,
+        } = request;
+        let keys = self.recipients(&external_identity, use_reads_for, preference, call);
+        let keys = keys.await?;
+        if data.len() <= LONG_PLAINTEXT {
+            return seal(&keys, &data);
+        }
+        tokio::task::spawn_blocking(move || seal(&keys, &data))
+            .await
+            .unwrap_or_else(|_| Err(Error::Cancelled.into()))
+    }
+
+    /// The keys that a plaintext would be encrypted to, for plaintexts that are too long
+    /// for a message: to be given to [`encrypt_stream`](envelope::encrypt_stream).
+    ///
+    /// # Errors
+    /// As [`Node::encrypt`].
+    pub async fn recipients(
+        &self,
+        identity: &EngineId,
+        use_reads_for: bool,
+        preference: Preference,
+        call: &Call,
+    ) -> Result<Vec<PublicKey>, EngineError> {
+        call.check()?;
+        let known = self.0.must_know(identity)?;
+        let evidence = match use_reads_for {
+            true => self.evidence_for(identity, call).await?,
+            false => Arc::default(),
+        };
+        let keys = &known.party.keys;
+        let chosen = encryption::choose(identity, keys, &evidence, preference);
+        match (chosen, &known.deleted_with) {
+            (Err(EngineError::NoEncryptionKey { .. }), Some(owner)) => {
+                Err(EngineError::IdentityDeleted {
+                    identity: owner.clone(),
+                })
+            }
+            (chosen, _) => chosen,
+        }
+    }
+
+    /// Waits with others for the evidence about an identity.
+    async fn evidence_for(&self, identity: &EngineId, call: &Call) -> Answer {
+        let (waiting, answer) = oneshot::channel();
+        let effect = self.0.exchange.pending().request(identity, waiting);
+        if let Some(Effect::Query { identity, batch }) = effect {
+            // On a task of its own: others wait for it, too, and this caller may go away.
+            tokio::spawn(query(Arc::downgrade(&self.0), identity, batch));
+        }
+        let answer = match call.deadline() {
+            None => answer.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
+                .await
+                .map_err(|_| Error::DeadlineExceeded)?,
+        };
+        // Dropped unanswered: the node is gone.
+        answer.unwrap_or_else(|_| Err(Error::Cancelled.into()))
+    }
+
+    /// Whether `a` reads for `b`.
+    ///
+    /// # Errors
+    /// [`EngineError::ExternalIdentityNotFound`], [`EngineError::Registry`].
+    pub fn reads_for(&self, a: &EngineId, b: &EngineId) -> Result<bool, EngineError> {
+        let (a, b) = (self.0.must_know(a)?, self.0.must_know(b)?);
+        let now = self.0.registry.revision()?;
+        let keys = (&a.party.keys, &b.party.keys);
+        Ok(self
+            .0
+            .relation()
+            .reads_for(&self.0.registry, now, keys.0, keys.1)?)
+    }
+
+    /// The evidence, piece after piece, by which `a` reads for `b`: empty where both have
+    /// the same keys, `None` where it does not.
+    ///
+    /// # Errors
+    /// As [`Node::reads_for`].
+    pub fn reads_for_chain(
+        &self,
+        a: &EngineId,
+        b: &EngineId,
+    ) -> Result<Option<Vec<Evidence>>, EngineError> {
+        let (a, b) = (self.0.must_know(a)?, self.0.must_know(b)?);
+        let now = self.0.registry.revision()?;
+        let keys = (&a.party.keys, &b.party.keys);
+        Ok(self
+            .0
+            .relation()
+            .chain(&self.0.registry, now, keys.0, keys.1)?)
+    }
+
+    /// Lets `reader` read for `by`, whose signing key signs that, and stores the evidence.
+    ///
+    /// # Errors
+    /// [`EngineError::EvidenceExists`] before the key is used,
+    /// [`EngineError::ExternalIdentityNotFound`], [`EngineError::CapabilitiesNotAvailable`]
+    /// where `by` cannot sign here, and what the signing says.
+    pub async fn grant_reads_for(
+        &self,
+        reader: &EngineId,
+        by: &EngineId,
+        call: &Call,
+    ) -> Result<Evidence, EngineError> {
+        let info = self.0.registry.identity(by)?;
+        let info = info.ok_or(EngineError::ExternalIdentityNotFound)?;
+        let engine = info.commitment_engine.as_ref();
+        let engine = engine.ok_or(EngineError::CapabilitiesNotAvailable)?;
+        if let Some(key) = info.key(KeyUse::Sign).filter(|key| key.deleted) {
+            return Err(EngineError::IdentityDeleted {
+                identity: key.owner.clone(),
+            });
+        }
+        let (from, to) = (self.0.must_know(reader)?, self.0.must_know(by)?);
+        let (from, to) = (from.party.clone(), to.party.clone());
+        let statement = statement(&from, &to);
+        if self.0.has_said(&statement)? {
+            return Err(EngineError::EvidenceExists);
+        }
+        let evidence = Evidence {
+            from_identity: from,
+            to_identity: to,
+            proof: self.commit(by, engine, statement, call).await?,
+        };
+        self.0.submit(&evidence)?;
+        Ok(evidence)
+    }
+
+    /// Takes several pieces of evidence at once: all of them, or none.
+    ///
+    /// # Errors
+    /// [`NotImported`] names the first that is invalid.
+    pub async fn import_evidence(&self, evidence: Vec<Evidence>) -> Result<Imported, NotImported> {
+        let node = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || node.import(&evidence))
+            .await
+            .unwrap_or_else(|_| Err(NotImported::whole(Error::Cancelled.into())))
+    }
+
+    /// A message to the Encryption engine. `None`: it was dropped, or is no request.
+    pub(crate) async fn to_encryption(
+        &self,
+        sender: &EngineId,
+        msg: Msg,
+        call: &Call,
+    ) -> Option<Msg> {
+        match msg {
+            Msg::RequestEncrypt(request) => {
+                let (ciphertext, err) = match self.encrypt(request, call).await {
+                    Ok(ciphertext) => (ciphertext, None),
+                    Err(err) => (Vec::new(), Some(err)),
+                };
+                Some(Msg::ReplyEncrypt(ReplyEncrypt { ciphertext, err }))
+            }
+            Msg::ReplyReadsForEvidence(reply) => {
+                self.0.take_evidence(sender, reply);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// A message to the Reads For engine. `None`: no guard accepts it.
+    pub(crate) async fn to_reads_for(&self, msg: Msg) -> Option<Msg> {
+        let node = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || node.reads_for_handles(msg))
+            .await
+            .ok()
+            .flatten()
+    }
+}
+
+impl NotImported {
+    fn whole(error: EngineError) -> Self {
+        NotImported { piece: None, error }
+    }
+}
+
+impl Inner {
+    /// The Reads For engine. `None`: no guard accepts the message.
+    fn reads_for_handles(self: Arc<Self>, msg: Msg) -> Option<Msg> {
+        let node = Node(Arc::clone(&self));
+        Some(match msg {
+            Msg::RequestReadsFor(RequestReadsFor { a, b }) => {
+                let (reads_for, err) = match node.reads_for(&a, &b) {
+                    Ok(reads_for) => (reads_for, None),
+                    Err(err) => (false, Some(err)),
+                };
+                Msg::ReplyReadsFor(ReplyReadsFor { reads_for, err })
+            }
+            Msg::SubmitReadsForEvidence(SubmitReadsForEvidence { evidence }) => {
+                Msg::ReplySubmitReadsForEvidence(ReplySubmitReadsForEvidence {
+                    err: self.submit(&evidence).err(),
+                })
+            }
+            Msg::QueryReadsForEvidence(QueryReadsForEvidence { external_identity }) => {
+                let (evidence, err) = match self.evidence_about(&external_identity) {
+                    Ok(evidence) => (evidence, None),
+                    Err(err) => (EvidenceAbout::default(), Some(err)),
+                };
+                Msg::ReplyReadsForEvidence(ReplyReadsForEvidence {
+                    external_identity,
+                    evidence,
+                    err,
+                })
+            }
+            _ => return None,
+        })
+    }
+
+    /// A reply of a Reads For engine to the Encryption engine.
+    fn take_evidence(&self, sender: &EngineId, reply: ReplyReadsForEvidence) {
+        let ReplyReadsForEvidence {
+            external_identity,
+            evidence,
+            err,
+        } = reply;
+        let answer = match err {
+            Some(err) => Err(err),
+            None => {
+                let mut all = evidence.direct;
+                all.extend(evidence.onward);
+                Ok(Arc::new(all))
+            }
+        };
+        let configured = &self.exchange.reads_for;
+        let mut pending = self.exchange.pending();
+        let effect = pending.reply(sender, configured, &external_identity, answer);
+        drop(pending);
+        answer_all(effect);
+    }
+
+    fn evidence_about(&self, identity: &EngineId) -> Result<EvidenceAbout, EngineError> {
+        let known = self.must_know(identity)?;
+        let now = self.registry.revision()?;
+        Ok(self
+            .relation()
+            .about(&self.registry, now, &known.party.keys)?)
+    }
+
+    /// Takes a piece of evidence, if it verifies and is new.
+    fn submit(&self, evidence: &Evidence) -> Result<(), EngineError> {
+        reads_for::check(evidence, |name| self.keys_of(name))?;
+        match self
+            .registry
+            .insert_evidence(std::slice::from_ref(evidence))?
+        {
+            0 => Err(EngineError::EvidenceExists),
+            _ => Ok(()),
+        }
+    }
+
+    fn import(&self, evidence: &[Evidence]) -> Result<Imported, NotImported> {
+        for (piece, one) in evidence.iter().enumerate() {
+            reads_for::check(one, |name| self.keys_of(name)).map_err(|error| NotImported {
+                piece: Some(piece),
+                error,
+            })?;
+        }
+        let added = self.registry.insert_evidence(evidence);
+        let added = added.map_err(|e| NotImported::whole(e.into()))?;
+        Ok(Imported {
+            added,
+            known: evidence.len() - added,
+        })
+    }
+
+    fn has_said(&self, statement: &[u8]) -> Result<bool, RegistryError> {
+        use sha2::{Digest, Sha256};
+        self.registry
+            .has_evidence(&Sha256::digest(statement).into())
+    }
+
+    fn relation(&self) -> std::sync::MutexGuard<'_, ReadsFor> {
+        // A panic in between leaves pieces out at worst, and they are asked for again.
+        let relation = &self.exchange.relation;
+        relation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The keys that a name stands for here.
+    fn keys_of(&self, name: &str) -> Result<Option<PublicKeys>, RegistryError> {
+        let known = self.know(&EngineId::local(name))?;
+        Ok(known.map(|known| known.party.keys.clone()))
+    }
+
+    fn must_know(&self, who: &EngineId) -> Result<Arc<Known>, EngineError> {
+        self.know(who)?.ok_or(EngineError::ExternalIdentityNotFound)
+    }
+
+    /// Who is known here by this id. The registry is read again only after it changed.
+    fn know(&self, who: &EngineId) -> Result<Option<Arc<Known>>, RegistryError> {
+        let now = self.registry.revision()?;
+        let cache = &self.exchange.known;
+        let seen = cache.read().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 == now
+            && let Some(known) = seen.1.get(who)
+        {
+            return Ok(Some(Arc::clone(known)));
+        }
+        drop(seen);
+        let Some(known) = self.registry.known(who)?.map(Arc::new) else {
+            return Ok(None);
+        };
+        let mut seen = cache.write().unwrap_or_else(PoisonError::into_inner);
+        if seen.0 != now {
+            *seen = (now, HashMap::new());
+        }
+        seen.1.insert(who.clone(), Arc::clone(&known));
+        Ok(Some(known))
+    }
+}
+
+/// Asks the configured Reads For engine about an identity, and sees that those who wait
+/// for the answer do not wait for ever.
+async fn query(node: Weak<Inner>, identity: EngineId, batch: u64) {
+    let Some(inner) = node.upgrade() else { return };
+    let (reads_for, deadline) = (inner.exchange.reads_for.clone(), inner.exchange.deadline);
+    let msg = Msg::QueryReadsForEvidence(QueryReadsForEvidence {
+        external_identity: identity.clone(),
+    });
+    let asker = EngineId::local(ENCRYPTION);
+    if reads_for == EngineId::local(READS_FOR) {
+        let asked = Node(Arc::clone(&inner));
+        drop(inner);
+        let reply = tokio::time::timeout(deadline, asked.to_reads_for(msg)).await;
+        if let Ok(Some(Msg::ReplyReadsForEvidence(reply))) = reply {
+            asked.0.take_evidence(&reads_for, reply);
+            return;
+        }
+    } else {
+        // One that is not there, or whose mailbox is full, is as silent as any.
+        let delivered = inner.deliver(EngineMsg {
+            sender: asker,
+            target: reads_for.clone(),
+            mailbox: None,
+            msg,
+        });
+        drop(delivered);
+        drop(inner);
+        tokio::time::sleep(deadline).await;
+    }
+    if let Some(inner) = node.upgrade() {
+        let mut pending = inner.exchange.pending();
+        let effect = pending.silence(&reads_for, &identity, batch);
+        drop(pending);
+        answer_all(effect);
+    }
+}
+
+/// Lets those who waited go on, each on its own task.
+fn answer_all(effect: Option<Effect<oneshot::Sender<Answer>>>) {
+    if let Some(Effect::Answer { waiting, with }) = effect {
+        for waiting in waiting {
+            // It may have gone away.
+            let _ = waiting.send(with.clone());
+        }
+    }
+}
+
+/// Encrypts to all of `keys`.
+fn seal(keys: &[PublicKey], data: &Secret) -> Result<Vec<u8>, EngineError> {
+    let keys: Vec<&PublicKey> = keys.iter().collect();
+    envelope::encrypt(&keys, data).map_err(|error| match error {
+        EncryptError::NoRecipient(error) => EngineError::CannotEncrypt {
+            reason: error.to_string(),
+        },
+        other => EngineError::CannotEncrypt {
+            reason: other.to_string(),
+        },
+    })
+}

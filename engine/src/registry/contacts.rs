@@ -1,0 +1,155 @@
+//! Contacts in the registry: identities of others, known by their public keys only.
+
+use claviger_token::PublicKey;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::evidence::{data_version, party};
+use super::{RegistryError, Result, entry_exists, identity};
+use crate::EngineId;
+use crate::evidence::{Party, PublicKeys};
+
+/// Why a contact was not entered.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContactError {
+    /// An identity of this machine has the name.
+    #[error("`{name}` is an identity here")]
+    IsIdentity {
+        /// The name.
+        name: String,
+    },
+    /// Another contact has the name.
+    #[error("there is a contact `{name}` already")]
+    Exists {
+        /// The name.
+        name: String,
+    },
+    /// The registry could not be read or written.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl From<rusqlite::Error> for ContactError {
+    fn from(error: rusqlite::Error) -> Self {
+        ContactError::Registry(error.into())
+    }
+}
+
+/// Somebody known here by name: an identity of this machine or a contact.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) party: Party,
+    /// The identity with which its keys were deleted, if they were.
+    pub(crate) deleted_with: Option<EngineId>,
+}
+
+/// Two of them are the same as long as nothing was written in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Revision {
+    others: i64,
+    own: u64,
+}
+
+impl super::Registry {
+    /// Enters the public keys of somebody else's identity under a name.
+    ///
+    /// # Errors
+    /// [`ContactError`]; a name stands for one identity only.
+    pub fn add_contact(&self, contact: &Party) -> Result<(), ContactError> {
+        self.write(|db| {
+            let name = contact.name.to_string();
+            if entry_exists(db, &EngineId::local(contact.name.clone()))? {
+                return Err(ContactError::IsIdentity { name });
+            }
+            if contact_of(db, &name)?.is_some() {
+                return Err(ContactError::Exists { name });
+            }
+            let text = |key: &Option<PublicKey>| key.as_ref().map(PublicKey::to_text);
+            db.prepare_cached("INSERT INTO contact (name, sign, decrypt) VALUES (?, ?, ?)")?
+                .execute(params![
+                    name,
+                    text(&contact.keys.sign),
+                    text(&contact.keys.decrypt)
+                ])?;
+            Ok(())
+        })
+    }
+
+    /// The contacts, by name.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn contacts(&self) -> Result<Vec<Party>> {
+        let db = self.db();
+        let mut query = db.prepare_cached("SELECT * FROM contact ORDER BY name")?;
+        let contacts = query.query_map([], |row| party(row, "name", "sign", "decrypt"))?;
+        Ok(contacts.collect::<Result<_, _>>()?)
+    }
+
+    /// Forgets a contact; whether there was one. Evidence about it stays.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn remove_contact(&self, name: &str) -> Result<bool> {
+        self.write(|db| {
+            let removed = db
+                .prepare_cached("DELETE FROM contact WHERE name = ?")?
+                .execute([name])?;
+            Ok(removed > 0)
+        })
+    }
+
+    /// The contact of this name.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn contact(&self, name: &str) -> Result<Option<Party>> {
+        Ok(contact_of(&self.db(), name)?)
+    }
+
+    /// Who is known here by this id: an identity, else a contact.
+    pub(crate) fn known(&self, who: &EngineId) -> Result<Option<Known>> {
+        let db = self.db();
+        if let Some((keys, _)) = identity(&db, who)? {
+            let deleted = keys.iter().find(|key| key.info.deleted);
+            let living = |usage| {
+                let mut keys = keys.iter().map(|key| &key.info);
+                let key = keys.find(|key| key.usage == usage && !key.deleted);
+                key.map(|key| key.public_key.clone())
+            };
+            return Ok(Some(Known {
+                party: Party {
+                    name: who.name.clone(),
+                    keys: PublicKeys {
+                        sign: living(claviger_token::KeyUse::Sign),
+                        decrypt: living(claviger_token::KeyUse::Decrypt),
+                    },
+                },
+                deleted_with: deleted.map(|key| key.info.owner.clone()),
+            }));
+        }
+        let contact = match who.node {
+            None => contact_of(&db, &who.name)?,
+            Some(_) => None,
+        };
+        Ok(contact.map(|party| Known {
+            party,
+            deleted_with: None,
+        }))
+    }
+
+    /// What changes whenever the registry does.
+    pub(crate) fn revision(&self) -> Result<Revision> {
+        let db = self.db();
+        Ok(Revision {
+            others: data_version(&db)?,
+            own: self.writes.load(std::sync::atomic::Ordering::Relaxed),
+        })
+    }
+}
+
+pub(super) fn contact_of(db: &Connection, name: &str) -> rusqlite::Result<Option<Party>> {
+    db.prepare_cached("SELECT * FROM contact WHERE name = ?")?
+        .query_row([name], |row| party(row, "name", "sign", "decrypt"))
+        .optional()
+}
