@@ -11,6 +11,9 @@ use crate::session::{self, Session};
 /// The kind of smartcards, which have no labels and a fixed number of slots.
 const PIV: &str = "piv";
 
+/// The kind of Ledgers, which have no labels either.
+const LEDGER: &str = "ledger";
+
 const MODULES: &str = "of PKCS#11 modules only those that p11-kit knows are asked; name others \
                        with --backend 'pkcs11:?module-path=/path/to/module.so'";
 
@@ -108,6 +111,7 @@ fn text(info: &TokenInfo, slots: &[SlotInfo]) -> String {
     let title = match info.label.as_str() {
         // Smartcards have no labels.
         "" if info.id.kind == PIV => &info.model,
+        "" if info.id.kind == LEDGER => "Ledger",
         "" => "(no label)",
         label => label,
     };

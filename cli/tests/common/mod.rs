@@ -194,6 +194,12 @@ fn token_file(token: &SoftHsm) -> (PathBuf, Vec<u8>) {
 
 pub(crate) struct Outcome(Output);
 
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        Outcome(output)
+    }
+}
+
 impl Outcome {
     pub(crate) fn of(command: &mut Command) -> Self {
         let output = command.output();

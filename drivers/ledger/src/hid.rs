@@ -20,6 +20,9 @@ use zeroize::Zeroizing;
 use crate::frame::{Assembler, FRAME, frames};
 use crate::transport::{Attached, Broken, Devices, Transport, Unreachable};
 
+/// More do not wait to be read.
+const MOST_FRAMES: usize = 64;
+
 /// The Ledgers on this system's USB.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usb;
@@ -46,8 +49,15 @@ impl Devices for Usb {
     fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {
         let path = CString::new(path).map_err(|e| Broken::Lost(e.to_string()))?;
         let api = HidApi::new()?;
+        let device = api.open_path(&path)?;
+        // What is left of an answer to another program.
+        for _ in 0..MOST_FRAMES {
+            if device.read_timeout(&mut [0; FRAME], 0)? == 0 {
+                break;
+            }
+        }
         Ok(Box::new(Hid {
-            device: api.open_path(&path)?,
+            device,
             assembler: Assembler::default(),
         }))
     }

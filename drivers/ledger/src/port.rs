@@ -24,7 +24,7 @@ const SLICE: Duration = Duration::from_millis(50);
 /// A device that takes longer waits for a person.
 const AT_ONCE: Duration = Duration::from_millis(300);
 /// How long a device may take for what no person has to approve.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(5);
 /// How many replies to commands of others are thrown away, and how long the one that is
 /// wanted may take after such a one.
 const STALE: usize = 4;

@@ -457,6 +457,13 @@ impl Error {
                 "insert the smartcard; a USB token needs its CCID interface enabled".into()
             }
             Error::NoToken { wanted, present }
+                if present.is_empty()
+                    && wanted.starts_with("ledger:")
+                    && wanted.contains("tcp=") =>
+            {
+                "nothing answers at this address; start the emulator".into()
+            }
+            Error::NoToken { wanted, present }
                 if present.is_empty() && wanted.starts_with("ledger:") =>
             {
                 "plug the Ledger in and unlock it; Linux wants a udev rule for it".into()

@@ -1,0 +1,242 @@
+//! The command on a Ledger that is simulated: over the emulator's protocol, and over a
+//! USB that is not there, through the real HID library.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the helpers of tests are tests"
+)]
+
+mod common;
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use claviger_ledger_emulator::{Approval, Ethereum, Fault, Running, Server, Usb};
+use claviger_token::signing::eip191_digest;
+use common::{Outcome, program};
+use tempfile::TempDir;
+
+const LETTER: &[u8] = b"Meet me where the keys are kept.\n";
+/// Of the simulated device's seed.
+const SERIAL: &str = "8374458579327a58";
+
+/// A Ledger, a home folder, and a folder to work in.
+struct Bench {
+    app: Ethereum,
+    server: Server,
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let app = Ethereum::new();
+        let bench = Bench {
+            server: app.serve(),
+            app,
+            folder: tempfile::tempdir().unwrap(),
+        };
+        fs::write(bench.folder.path().join("letter"), LETTER).unwrap();
+        bench
+    }
+
+    fn backend(&self) -> String {
+        format!("ledger:tcp={}", self.server.address())
+    }
+
+    fn claviger(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        command
+            .args(words)
+            .current_dir(self.folder.path())
+            .env("CLAVIGER_HOME", self.folder.path().join("home"))
+            .env_remove("CLAVIGER_LOG")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Outcome {
+        Outcome::of(&mut self.claviger(words))
+    }
+
+    fn generate(&self, name: &str, backend: &str) -> Outcome {
+        self.run(&[
+            "generate",
+            name,
+            "--backend",
+            backend,
+            "--params",
+            "secp256k1",
+        ])
+    }
+
+    /// Runs the command; `meanwhile` is done when the user of the device is asked, or
+    /// when the command has said `words`.
+    fn with_person(&self, words: &[&str], meanwhile: impl FnOnce()) -> Outcome {
+        let errors = self.folder.path().join("errors");
+        let mut command = self.claviger(words);
+        command.stderr(fs::File::create(&errors).unwrap());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while fs::read(&errors).unwrap().is_empty() {
+            assert!(Instant::now() < end, "nobody is told anything");
+            assert!(child.try_wait().unwrap().is_none());
+            sleep(Duration::from_millis(5));
+        }
+        meanwhile();
+        let mut output = child.wait_with_output().unwrap();
+        output.stderr = fs::read(&errors).unwrap();
+        Outcome::from(output)
+    }
+}
+
+#[test]
+fn an_identity_lives_from_generate_to_delete() {
+    let bench = Bench::new();
+    let backend = bench.backend();
+    let tokens = bench.run(&["--json", "tokens", "--backend", &backend]);
+    let tokens = tokens.succeeds().json();
+    assert_eq!(tokens[0]["serial"], SERIAL);
+    assert_eq!(tokens[0]["slots"].as_array().unwrap().len(), 10);
+    bench.generate("alice", &backend).succeeds();
+
+    let sign = |format, to| bench.run(&["sign", "alice", "letter", "--format", format, "-o", to]);
+    sign("der", "letter.der").succeeds();
+    sign("raw", "letter.raw").succeeds();
+    sign("sshsig", "letter.ssh").fails(1, "SSH knows no signatures of secp256k1");
+    let folder = bench.folder.path();
+    for signature in ["letter.der", "letter.raw"] {
+        let verify = ["verify", "alice", "--signature", signature, "letter"];
+        assert_eq!(
+            bench.run(&verify).succeeds().out(),
+            "valid (eip191-secp256k1)\n"
+        );
+        let verify = ["verify", "alice", "--signature", signature, signature];
+        assert_eq!(bench.run(&verify).out(), "not valid\n");
+    }
+    let shown = bench.run(&["--json", "show", "alice"]).succeeds().json();
+    let key = shown["keys"][0]["public_key"].as_str().unwrap();
+    fs::write(folder.join("key.pem"), key).unwrap();
+    fs::write(folder.join("digest"), eip191_digest(LETTER)).unwrap();
+    let openssl = "pkeyutl -verify -pubin -inkey key.pem -in digest -sigfile letter.der";
+    let words: Vec<&str> = openssl.split(' ').collect();
+    program("openssl", &words, folder, None).succeeds();
+
+    let encrypt = ["encrypt", "alice", "letter", "-o", "letter.age"];
+    bench.run(&encrypt).succeeds();
+    let decrypted = bench.run(&["decrypt", "alice", "letter.age"]).succeeds();
+    assert_eq!(decrypted.bytes(), LETTER);
+
+    let deleted = bench.run(&["delete", "alice"]).succeeds().out();
+    assert_eq!(
+        deleted
+            .matches("can be derived again from the token's seed")
+            .count(),
+        2
+    );
+    // Its account is not given to another.
+    bench.generate("bob", &backend).succeeds();
+    let shown = bench.run(&["--json", "show", "bob"]).succeeds().json();
+    assert_eq!(shown["keys"][0]["slot"], "1/secp256k1");
+    let first = format!("{backend};account=0");
+    bench.generate("carol", &first).fails(1, "0/secp256k1");
+    let seventh = format!("{backend};account=7");
+    bench.generate("carol", &seventh).succeeds();
+    let shown = bench.run(&["--json", "show", "carol"]).succeeds().json();
+    assert_eq!(shown["keys"][1]["slot"], "7/x25519");
+}
+
+#[test]
+fn a_person_is_told_what_to_do() {
+    let bench = Bench::new();
+    bench.generate("alice", &bench.backend()).succeeds();
+    let sign = [
+        "sign",
+        "alice",
+        "letter",
+        "--format",
+        "raw",
+        "-o",
+        "letter.sig",
+    ];
+
+    bench.app.set_approval(Approval::Hang);
+    let signed = bench.with_person(&sign, || bench.app.set_approval(Approval::Approve));
+    let line = format!("look at your Ledger ({SERIAL}) and approve\n");
+    assert_eq!(signed.succeeds().err(), line);
+
+    bench.app.set_approval(Approval::Reject);
+    bench.run(&sign).fails(1, "rejected");
+    bench.app.set_approval(Approval::Approve);
+
+    bench.app.set_locked(true);
+    let signed = bench.with_person(&sign, || bench.app.set_locked(false));
+    assert_eq!(signed.succeeds().err(), "unlock the Ledger emulator\n");
+
+    bench.app.open(Running::Other {
+        name: "BOLOS".into(),
+        refusal: 0x6e00,
+    });
+    let signed = bench.with_person(&sign, || bench.app.open(Running::Ethereum));
+    let line = "open the app Ethereum on the Ledger emulator\n";
+    assert_eq!(signed.succeeds().err(), line);
+
+    bench.app.set_locked(true);
+    let backend = bench.backend();
+    let tokens = bench.run(&["tokens", "--backend", &backend]).succeeds();
+    assert!(
+        tokens.out().contains("locked: unlock it"),
+        "{}",
+        tokens.out()
+    );
+}
+
+#[test]
+fn on_usb_a_bad_frame_is_an_error_and_the_next_command_works() {
+    let bench = Bench::new();
+    let usb = Usb::new();
+    let device = usb.plug(bench.app.answerer());
+    let run = |words: &[&str]| Outcome::of(usb.show_to(&mut bench.claviger(words)));
+    let generate = [
+        "generate",
+        "alice",
+        "--backend",
+        "ledger:",
+        "--params",
+        "secp256k1",
+    ];
+    run(&generate).succeeds();
+    let sign = [
+        "sign",
+        "alice",
+        "letter",
+        "--format",
+        "raw",
+        "-o",
+        "letter.sig",
+    ];
+    run(&sign).succeeds();
+    for (fault, words) in [
+        (Fault::Truncated(3), "a frame of 3 bytes"),
+        (Fault::OutOfOrder, "instead of frame 0"),
+        (Fault::OtherChannel, "another channel"),
+        (Fault::LyingLength(0xffff), "an APDU of 65535 bytes"),
+        (Fault::LyingLength(1), "an APDU of 1 bytes"),
+        (Fault::LyingLength(200), "does not answer"),
+        (Fault::Silence, "does not answer"),
+    ] {
+        device.fail_next(fault);
+        run(&sign).fails(1, words);
+        run(&sign).succeeds();
+    }
+    assert_eq!(device.complaints(), [""; 0]);
+
+    // Two of them.
+    let _other = usb.plug(bench.app.answerer());
+    run(&sign).succeeds();
+    device.fail_next(Fault::Unplug);
+    run(&sign).succeeds();
+    run(&["decrypt", "alice", "letter"]).fails(1, "Decryption Failed");
+}
