@@ -33,6 +33,10 @@ impl Stage {
             folder: tempfile::tempdir().unwrap(),
         };
         stage.write("pin", SoftHsm::PIN);
+        // The modules that this machine has for its users' tokens stay out of it.
+        let p11_kit = stage.path("config/pkcs11");
+        fs::create_dir_all(&p11_kit).unwrap();
+        fs::write(p11_kit.join("pkcs11.conf"), "user-config: only\n").unwrap();
         stage
     }
 
@@ -69,7 +73,9 @@ impl Stage {
     pub(crate) fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path()).unwrap();
         let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> = names.filter(|n| n != "pin" && n != "home").collect();
+        let mut names: Vec<_> = names
+            .filter(|n| !["pin", "home", "config"].contains(&n.as_str()))
+            .collect();
         names.sort();
         names
     }
@@ -87,6 +93,7 @@ impl Stage {
             .current_dir(self.folder.path())
             .env(variable, value)
             .env("CLAVIGER_HOME", self.home())
+            .env("XDG_CONFIG_HOME", self.path("config"))
             .env_remove("CLAVIGER_LOG")
             .stdin(Stdio::null());
         command
