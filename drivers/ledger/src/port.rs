@@ -400,6 +400,8 @@ impl Session<'_> {
 /// Waits for a person to unlock a device or to open the app, by asking again and again.
 pub(crate) struct Wait<'a> {
     call: &'a Call,
+    /// Nobody can be told.
+    in_vain: bool,
     begun: Option<Instant>,
     seen: Instant,
     told: Vec<Event>,
@@ -414,9 +416,18 @@ impl<'a> Wait<'a> {
     pub(crate) fn new(call: &'a Call) -> Self {
         Wait {
             call,
+            in_vain: false,
             begun: None,
             seen: Instant::now(),
             told: Vec::new(),
+        }
+    }
+
+    /// Where nobody can be told what to do, nobody is waited for.
+    pub(crate) fn in_vain(call: &'a Call) -> Self {
+        Wait {
+            in_vain: true,
+            ..Wait::new(call)
         }
     }
 
@@ -453,7 +464,7 @@ impl<'a> Wait<'a> {
             Some(deadline) => deadline <= self.seen + GENTLY,
             None => begun.elapsed() >= PATIENCE,
         };
-        if out_of_time {
+        if out_of_time || self.in_vain {
             return Err(fault.into_error(token));
         }
         if !self.told.contains(&event) {

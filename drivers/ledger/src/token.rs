@@ -99,9 +99,17 @@ impl Wallet {
     pub(crate) fn run<T>(
         &self,
         call: &Call,
+        work: impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Error> {
+        self.run_waiting(call, Wait::new(call), work)
+    }
+
+    fn run_waiting<T>(
+        &self,
+        call: &Call,
+        mut wait: Wait<'_>,
         mut work: impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
     ) -> Result<T, Error> {
-        let mut wait = Wait::new(call);
         let mut recovered = false;
         loop {
             call.check()?;
@@ -178,11 +186,20 @@ impl Wallet {
 
     /// The public key of a slot; the device is asked once.
     pub(crate) fn public_key(&self, slot: Slot, call: &Call) -> Result<PublicKey, Error> {
+        self.public_key_waiting(slot, call, Wait::new(call))
+    }
+
+    fn public_key_waiting(
+        &self,
+        slot: Slot,
+        call: &Call,
+        wait: Wait<'_>,
+    ) -> Result<PublicKey, Error> {
         call.check()?;
         if let Some(key) = lock(&self.keys).get(&slot) {
             return Ok(key.clone());
         }
-        let key = self.run(call, |session| read(session, slot))?;
+        let key = self.run_waiting(call, wait, |session| read(session, slot))?;
         lock(&self.keys).insert(slot, key.clone());
         Ok(key)
     }
@@ -389,7 +406,8 @@ impl LedgerToken {
         self.kind(KeySpec { algorithm, usage })?;
         let slot = Slot::parse(&key.slot)?;
         let wallet = Arc::clone(&self.wallet);
-        let found = wallet.public_key(slot, &Call::within(LOOK))?;
+        let call = Call::within(LOOK);
+        let found = wallet.public_key_waiting(slot, &call, Wait::in_vain(&call))?;
         if found != key.public_key {
             return Err(mismatch(&wallet.id, slot, &key.public_key, &found));
         }

@@ -1,0 +1,132 @@
+//! A Ledger some of whose replies, and of whose frames, are altered.
+#![no_main]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use claviger_fuzz::Input;
+use claviger_ledger::LedgerDriver;
+use claviger_ledger::frame::{Assembler, FRAME, frames};
+use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
+use claviger_ledger_emulator::{Exchange, Recording};
+use claviger_token::{Access, Algorithm, Call, Driver as _, KeyRef, KeySpec, Unwrap};
+use libfuzzer_sys::fuzz_target;
+use zeroize::Zeroizing;
+
+static RECORDED: LazyLock<Vec<Exchange>> = LazyLock::new(|| Recording::ethereum().exchanges());
+
+/// What an honest device says to a command of this kind.
+fn honest(apdu: &[u8]) -> &'static [u8] {
+    let mut exchanges = RECORDED.iter();
+    let found = exchanges.find(|exchange| exchange.apdu.get(..4) == apdu.get(..4));
+    found.map_or(&[0x6d, 0x00], |exchange| &exchange.reply)
+}
+
+#[derive(Clone)]
+struct Device(Arc<Mutex<VecDeque<u8>>>);
+
+impl Devices for Device {
+    fn list(&self) -> Result<Vec<Attached>, Unreachable> {
+        Ok(vec![Attached {
+            path: "usb".into(),
+            model: "Nano X".into(),
+        }])
+    }
+
+    fn connect(&self, _: &str) -> Result<Box<dyn Transport>, Broken> {
+        Ok(Box::new(Open {
+            device: self.clone(),
+            assembler: Assembler::default(),
+            replies: VecDeque::new(),
+        }))
+    }
+}
+
+struct Open {
+    device: Device,
+    assembler: Assembler,
+    replies: VecDeque<Result<Zeroizing<Vec<u8>>, Broken>>,
+}
+
+impl Open {
+    /// The next of the fuzzer's bytes.
+    fn bytes(&self, count: usize) -> Vec<u8> {
+        let mut bytes = self.device.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = count.min(bytes.len());
+        bytes.drain(..count).collect()
+    }
+}
+
+impl Transport for Open {
+    fn send(&mut self, apdu: &[u8]) -> Result<(), Broken> {
+        let how = self.bytes(1).first().copied().unwrap_or(0);
+        let patch = self.bytes(usize::from(how & 0x3f));
+        let reply = honest(apdu);
+        let reply = match how >> 6 {
+            1 => Input(&patch).patch(reply),
+            2 => patch.clone(),
+            _ => reply.to_vec(),
+        };
+        let mut wire = frames(&reply).map_or(Vec::new(), |frames| frames.concat());
+        if how >> 6 == 3 {
+            wire = Input(&patch).patch(&wire);
+        }
+        for frame in wire.chunks(FRAME) {
+            match self.assembler.push(frame) {
+                Ok(None) => {}
+                Ok(Some(reply)) => self.replies.push_back(Ok(reply)),
+                Err(e) => self
+                    .replies
+                    .push_back(Err(Broken::Malformed(e.to_string()))),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, wait: Duration) -> Result<Option<Zeroizing<Vec<u8>>>, Broken> {
+        match self.replies.pop_front() {
+            Some(reply) => reply.map(Some),
+            None if wait.is_zero() => Ok(None),
+            None => Err(Broken::Lost("unplugged".into())),
+        }
+    }
+}
+
+/// Too short to wait for a person.
+fn call() -> Call {
+    Call::within(Duration::from_millis(400))
+}
+
+fuzz_target!(|data: &[u8]| {
+    let bytes = data.iter().copied().collect();
+    let driver = LedgerDriver::with_devices(Device(Arc::new(Mutex::new(bytes))));
+    for token in driver.tokens("ledger:").unwrap_or_default() {
+        let _ = driver.slots(&token);
+    }
+    let Ok(token) = driver.open("ledger:", &Access::without_pin(), &call()) else {
+        return;
+    };
+    let specs = [
+        KeySpec::sign(Algorithm::Secp256k1),
+        KeySpec::decrypt(Algorithm::X25519),
+    ];
+    let slots = token.free_slots(&specs, &[], &call()).unwrap_or_default();
+    for (slot, spec) in slots.into_iter().zip(specs) {
+        let Ok(made) = token.generate(&slot, spec, "", &call()) else {
+            continue;
+        };
+        let public_key = made.public_key;
+        let key = KeyRef { slot, public_key };
+        if let Ok(signer) = token.signer(&key) {
+            let message = b"identity challenge";
+            if let Ok(signature) = signer.sign(message, &call()) {
+                assert_eq!(key.public_key.verify(message, &signature), Ok(()));
+            }
+        }
+        if let Ok(decryptor) = token.decryptor(&key) {
+            let _ = decryptor.unwrap(Unwrap::Agree { peer: &[9; 32] }, &call());
+        }
+        let _ = token.delete(&key.slot, &call());
+    }
+});
