@@ -85,13 +85,20 @@ impl Port {
 
     /// What the device shows of itself. While somebody talks to it: what it showed last.
     pub(crate) fn look(&self, devices: &dyn Devices, call: &Call) -> Result<Known, Fault> {
-        let busy = {
+        let (busy, was_open) = {
             let state = lock(&self.state);
-            state.known.clone().filter(|_| state.taken)
+            let busy = state.known.clone().filter(|_| state.taken);
+            (busy, state.link.is_some())
         };
-        match busy {
-            Some(known) => Ok(known),
-            None => self.talk(devices, call, |session| session.known()),
+        if let Some(known) = busy {
+            return Ok(known);
+        }
+        match self.talk(devices, call, |session| session.look()) {
+            // It may be back.
+            Err(Fault::Lost { .. }) if was_open => {
+                self.talk(devices, call, |session| session.look())
+            }
+            seen => seen,
         }
     }
 
@@ -213,6 +220,17 @@ impl Session<'_> {
         let known = Known::new(app, root)?;
         self.link.known = Some(known.clone());
         Ok(known)
+    }
+
+    /// The same, and whether that still holds as far as the app tells: the device may be
+    /// locked by now, or gone.
+    fn look(&mut self) -> Result<Known, Fault> {
+        if let Some(known) = self.link.known.clone()
+            && self.app()? != known.app
+        {
+            self.forget();
+        }
+        self.known()
     }
 
     /// What was asked before is asked anew.

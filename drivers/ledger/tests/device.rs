@@ -199,8 +199,16 @@ fn a_locked_device_is_listed_and_nothing_else_is_asked() {
     assert_eq!(tokens[0].notes, [state]);
     assert!(driver.slots(&tokens[0]).unwrap().is_empty());
     assert_eq!(device.take_sent(), [[0xb0, 1, 0, 0, 0]]);
-    let by_serial = driver.tokens("ledger:serial=8374458579327a58");
-    assert!(by_serial.unwrap().is_empty());
+    let by_serial = "ledger:serial=8374458579327a58";
+    assert!(driver.tokens(by_serial).unwrap().is_empty());
+
+    // Also when it was not before.
+    app.set_locked(false);
+    let _token = open(&driver, "ledger:").unwrap();
+    assert_eq!(driver.tokens(by_serial).unwrap().len(), 1);
+    app.set_locked(true);
+    assert!(driver.tokens(by_serial).unwrap().is_empty());
+    assert_eq!(driver.tokens("ledger:").unwrap(), tokens);
 }
 
 #[test]
@@ -404,6 +412,21 @@ fn unplugged_between_two_requests_it_is_found_at_another_path() {
     );
     bench.device.plug("usb-3");
     bench.works();
+}
+
+#[test]
+fn what_was_unplugged_is_not_listed_and_is_when_it_is_back() {
+    let bus = Bus::default();
+    let device = bus.plug("usb-1", answers(&Ethereum::new()));
+    let driver = bus.driver();
+    let listed = || driver.tokens("ledger:").unwrap().len();
+    assert_eq!(listed(), 1);
+    device.answer_next(Err(Broken::Lost("unplugged".into())));
+    assert_eq!(listed(), 1);
+    device.unplug();
+    assert_eq!(listed(), 0);
+    device.plug("usb-1");
+    assert_eq!(listed(), 1);
 }
 
 #[test]

@@ -8,6 +8,7 @@
     reason = "a bench that cannot run says so and ends"
 )]
 
+mod ledger;
 mod piv;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -56,6 +57,8 @@ fn main() {
         figures.extend(memory().await);
         progress("a virtual YubiKey behind a real pcscd");
         figures.extend(piv::figures().await);
+        progress("a simulated Ledger");
+        figures.extend(ledger::figures().await);
         figures
     });
     if json {
