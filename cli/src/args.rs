@@ -128,7 +128,37 @@ make one, with any age program.
 
 Examples:
   claviger encrypt alice letter.txt -o letter.age
+  claviger encrypt alice --also bob --reads-for letter.txt -o letter.age
   tar c folder | claviger encrypt alice > folder.tar.age";
+
+const DECRYPT: &str = "\
+Without NAME it is found out which identity here can open the file. Keys that need no touch
+and no approval are tried first. One PIN for whichever token asks is sent to none while keys
+on several tokens may open the file: then say NAME.
+
+A single word is the name of an identity, if there is one of that name, and else a file.
+
+Examples:
+  claviger decrypt letter.age
+  claviger decrypt alice letter.age -o letter.txt
+  claviger decrypt < letter.age";
+
+const CONTACT: &str = "\
+Examples:
+  claviger show alice --json > alice.json       # on Alice's machine
+  claviger contact add alice alice.json         # here
+  claviger encrypt alice letter.txt -o letter.age
+  claviger verify alice --signature letter.sig letter.txt";
+
+const READS_FOR: &str = "\
+A reads for B: whoever holds A's key can decrypt what is encrypted to B. B says so, with its
+signing key, and the evidence is kept. It is about keys: who is made anew inherits nothing.
+
+Examples:
+  claviger reads-for grant safe --by yk
+  claviger encrypt yk --reads-for letter.txt -o letter.age    # yk or safe opens it
+  claviger reads-for check safe yk
+  claviger reads-for export evidence.json       # and import it on another machine";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -220,13 +250,20 @@ pub(crate) enum Command {
         #[arg(long, default_value = FILE_NAMESPACE)]
         namespace: String,
     },
-    /// Encrypt to an identity (no token needed)
+    /// Encrypt to identities and contacts (no token needed)
     #[command(after_long_help = ENCRYPT)]
     Encrypt {
-        /// The identity
+        /// The identity or contact
         name: String,
         /// What to encrypt; standard input without it, or with -
         file: Option<PathBuf>,
+        /// Another who is to be able to open it; may be given several times
+        #[arg(long, value_name = "NAME")]
+        also: Vec<String>,
+        /// Let everyone open it who provably reads for a recipient; and where a recipient
+        /// has no key that decrypts, encrypt to one whom it provably reads for
+        #[arg(long)]
+        reads_for: bool,
         /// Where the result goes; - is standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -235,14 +272,27 @@ pub(crate) enum Command {
     ///
     /// A file (-o) is written whole or not at all. Standard output gets what is
     /// authentic as it comes; only exit status 0 says that it was all.
+    #[command(override_usage = "claviger decrypt [OPTIONS] [NAME] [FILE]", after_long_help = DECRYPT)]
     Decrypt {
-        /// The identity
-        name: String,
-        /// What to decrypt; standard input without it, or with -
-        file: Option<PathBuf>,
+        /// The identity, if it is not to be found out; and what to decrypt: standard input
+        /// without it, or with -
+        #[arg(num_args = 0..=2, value_names = ["NAME", "FILE"])]
+        words: Vec<PathBuf>,
         /// Where the result goes; - is standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+    },
+    /// Keep the public keys of others: encrypt to them, verify their signatures
+    #[command(after_long_help = CONTACT)]
+    Contact {
+        #[command(subcommand)]
+        command: ContactCommand,
+    },
+    /// Say and prove who can read what is encrypted to whom
+    #[command(after_long_help = READS_FOR)]
+    ReadsFor {
+        #[command(subcommand)]
+        command: ReadsForCommand,
     },
     /// Say what is wrong with this set-up, and what to do about it
     Doctor {
@@ -255,6 +305,61 @@ pub(crate) enum Command {
         /// done.
         #[arg(long, value_name = "TOKEN", conflicts_with = "repair")]
         forget_refused_pin: Option<String>,
+    },
+}
+
+/// What is done with contacts.
+#[derive(Subcommand)]
+pub(crate) enum ContactCommand {
+    /// Enter somebody else's public keys under a name
+    Add {
+        /// What to call them
+        name: String,
+        /// Public keys: PEM, SSH, an age recipient, or what `claviger show --json` printed
+        /// on another machine; - is standard input
+        file: PathBuf,
+    },
+    /// List the contacts
+    List,
+    /// Forget a contact
+    Remove {
+        /// The contact
+        name: String,
+    },
+}
+
+/// What is done with evidence.
+#[derive(Subcommand)]
+pub(crate) enum ReadsForCommand {
+    /// Let another read what is encrypted to an identity: its signing key says so
+    Grant {
+        /// Who is to read: an identity or a contact
+        reader: String,
+        /// For whom: the identity that grants it
+        #[arg(long, value_name = "IDENTITY")]
+        by: String,
+    },
+    /// List the evidence, or that in which one identity or contact stands on either side
+    List {
+        /// The identity or contact
+        identity: Option<String>,
+    },
+    /// Say whether it is proven that one reads for another: exit status 0 if it is, else 1
+    Check {
+        /// Who would read
+        reader: String,
+        /// For whom
+        identity: String,
+    },
+    /// Write all evidence to a file, for another machine
+    Export {
+        /// The file; - is standard output
+        file: PathBuf,
+    },
+    /// Take the evidence in a file, if all of it verifies
+    Import {
+        /// The file; - is standard input
+        file: PathBuf,
     },
 }
 

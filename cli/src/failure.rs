@@ -2,6 +2,7 @@
 
 use std::io;
 
+use claviger_engine::registry::ContactError;
 use claviger_engine::{EngineError, RegistryError};
 use claviger_token::Error as TokenError;
 
@@ -48,6 +49,12 @@ impl Failure {
     /// What to do next.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
+        self
+    }
+
+    /// For what it was that it failed.
+    pub(crate) fn said_of(mut self, what: &str) -> Self {
+        self.what = format!("{} ({what})", self.what);
         self
     }
 
@@ -103,6 +110,17 @@ impl From<TokenError> for Failure {
 impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
         EngineError::from(error).into()
+    }
+}
+
+impl From<ContactError> for Failure {
+    fn from(error: ContactError) -> Self {
+        match error {
+            ContactError::Registry(error) => error.into(),
+            other => {
+                Failure::new(other.to_string()).hint("choose another name, or remove it first")
+            }
+        }
     }
 }
 

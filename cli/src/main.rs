@@ -3,6 +3,7 @@
 
 mod args;
 mod commands;
+mod contact_file;
 mod failure;
 mod files;
 mod home;

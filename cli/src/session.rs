@@ -226,6 +226,21 @@ pub(crate) fn identity(
     }
 }
 
+/// An identity or a contact that must be there.
+pub(crate) fn somebody(node: &Node, name: &str) -> Result<EngineId, Failure> {
+    let id = EngineId::local(name);
+    match node.public_keys(&id)? {
+        Some(_) => Ok(id),
+        None => {
+            let shown: String = name.chars().take(80).collect();
+            Err(
+                Failure::new(format!("there is no identity `{shown}`, and no contact"))
+                    .hint("`claviger identities` and `claviger contact list` list them"),
+            )
+        }
+    }
+}
+
 /// The key of an identity for a use that it must have.
 pub(crate) fn key<'a>(
     who: &EngineId,

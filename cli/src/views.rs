@@ -1,7 +1,7 @@
 //! Identities and keys as they are shown, in JSON and to people.
 
-use claviger_engine::{EngineId, IdentityInfo, KeyInfo, Origin};
-use claviger_token::{Algorithm, Attestation, KeyUse, Protection, envelope};
+use claviger_engine::{EngineId, IdentityInfo, KeyInfo, Origin, Party};
+use claviger_token::{Algorithm, Attestation, KeyUse, Protection, PublicKey, envelope};
 use serde::Serialize;
 
 use crate::output;
@@ -133,6 +133,62 @@ impl Forms {
             ssh: ssh.map(line),
             age_recipient: age_recipient.map(line),
         }
+    }
+}
+
+/// An identity as others know it, in JSON: as `show` shows it, with less.
+#[derive(Serialize)]
+pub(crate) struct PartyView {
+    pub(crate) name: String,
+    keys: Vec<PartyKeyView>,
+}
+
+#[derive(Serialize)]
+struct PartyKeyView {
+    r#use: KeyUse,
+    algorithm: Algorithm,
+    public_key: String,
+    fingerprint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_recipient: Option<String>,
+}
+
+impl PartyView {
+    pub(crate) fn of(party: &Party) -> Self {
+        let view = |usage, key: &PublicKey| PartyKeyView {
+            r#use: usage,
+            algorithm: key.algorithm(),
+            public_key: key.to_text(),
+            fingerprint: key.fingerprint().to_string(),
+            age_recipient: (usage == KeyUse::Decrypt)
+                .then(|| envelope::recipient_text(key))
+                .flatten()
+                .map(|text| text.trim_end().to_owned()),
+        };
+        let sign = party.keys.sign.iter().map(|key| view(KeyUse::Sign, key));
+        let decrypt = party.keys.decrypt.iter();
+        PartyView {
+            name: party.name.to_string(),
+            keys: sign
+                .chain(decrypt.map(|key| view(KeyUse::Decrypt, key)))
+                .collect(),
+        }
+    }
+
+    /// In a few lines, for people.
+    pub(crate) fn summary(&self) -> String {
+        let rows: Vec<Vec<String>> = self
+            .keys
+            .iter()
+            .map(|key| {
+                vec![
+                    key.r#use.name().into(),
+                    key.algorithm.name().into(),
+                    key.fingerprint.clone(),
+                ]
+            })
+            .collect();
+        format!("{}\n{}", self.name, output::table("  ", &rows))
     }
 }
 

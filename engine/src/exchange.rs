@@ -192,6 +192,23 @@ impl Node {
             .chain(&self.0.registry, now, keys.0, keys.1)?)
     }
 
+    /// The evidence about an identity or a contact.
+    ///
+    /// # Errors
+    /// As [`Node::reads_for`].
+    pub fn evidence_about(&self, identity: &EngineId) -> Result<EvidenceAbout, EngineError> {
+        self.0.evidence_about(identity)
+    }
+
+    /// The public keys of an identity or a contact; none of those that were deleted.
+    ///
+    /// # Errors
+    /// [`EngineError::Registry`].
+    pub fn public_keys(&self, who: &EngineId) -> Result<Option<PublicKeys>, EngineError> {
+        let known = self.0.know(who)?;
+        Ok(known.map(|known| known.party.keys.clone()))
+    }
+
     /// Lets `reader` read for `by`, whose signing key signs that, and stores the evidence.
     ///
     /// # Errors

@@ -1,48 +1,59 @@
 //! `encrypt` and `decrypt`: streams, however long, in a few buffers of memory.
 
+use std::cell::OnceCell;
 use std::io::{ErrorKind, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use claviger_token::envelope::{self, EncryptError};
-use claviger_token::{Error, KeyUse};
+use claviger_engine::{EngineId, Node, Preference};
+use claviger_token::envelope::{self, EncryptError, Sealed};
+use claviger_token::{Error, KeyUse, PublicKey};
+use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Answer, FINE};
+use super::{Answer, FINE, open};
 use crate::failure::Failure;
-use crate::files::{Input, Output, Privacy};
+use crate::files::{self, Input, Output, Privacy};
+use crate::output;
 use crate::screen::Busy;
 use crate::session::{self, Session};
 
 const BUFFER: usize = 1 << 16;
 
-pub(crate) fn encrypt(
-    session: &Session,
-    name: &str,
-    file: Option<&Path>,
-    to: Option<&Path>,
-) -> Answer {
-    let (who, info) = session::identity(&session.registry()?, name)?;
-    let Some(key) = info.key(KeyUse::Decrypt) else {
-        return Err(Failure::new(format!(
-            "`{who}` has no key that decrypts: nobody could read what is encrypted to it"
-        ))
-        .hint(format!("it was given `{}` only", info.capabilities)));
-    };
-    if key.deleted {
-        return Err(Failure::new(format!(
-            "the key of `{who}` that decrypts was deleted with `{}`: nobody could read \
-             what is encrypted to it",
-            key.owner
-        )));
+/// To whom something is to be encrypted, and where it goes.
+pub(crate) struct Wanted<'a> {
+    pub(crate) names: Vec<&'a str>,
+    pub(crate) reads_for: bool,
+    pub(crate) output: Option<&'a Path>,
+}
+
+/// What was encrypted, in JSON.
+#[derive(Serialize)]
+struct EncryptedView<'a> {
+    names: &'a [&'a str],
+    /// The recipient of each key that opens it.
+    recipients: Vec<String>,
+    output: &'a Path,
+}
+
+pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Wanted<'_>) -> Answer {
+    let node = session.node(session.registry()?);
+    let mut keys: Vec<PublicKey> = Vec::new();
+    for name in &wanted.names {
+        for key in recipients(session, &node, name, wanted.reads_for).await? {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
     }
-    let mut output = Output::open(to, Privacy::Public, &session.interrupt)?;
-    if to.is_none() && output.is_terminal() {
+    let mut output = Output::open(wanted.output, Privacy::Public, &session.interrupt)?;
+    if wanted.output.is_none() && output.is_terminal() {
         return Err(Failure::usage("a ciphertext is not for terminals to show")
             .hint("name a file with -o (-o - insists)"));
     }
     let mut input = Input::open(file, &session.screen)?;
     let busy = progress(session, "encrypting", &input, &output);
-    let mut writer = match envelope::encrypt_stream(&[&key.public_key], &mut output) {
+    let recipients: Vec<&PublicKey> = keys.iter().collect();
+    let mut writer = match envelope::encrypt_stream(&recipients, &mut output) {
         Ok(writer) => writer,
         Err(EncryptError::Output(e)) => return Err(output.failed(&e)),
         Err(e) => return Err(Failure::new(e.to_string())),
@@ -56,38 +67,67 @@ pub(crate) fn encrypt(
         Err(CopyError::Write(e)) => return Err(output.failed(&e)),
     }
     output.finish()?;
+    if let Some(output) = wanted
+        .output
+        .filter(|path| session.json && !files::is_standard(Some(path)))
+    {
+        let texts = keys.iter().filter_map(envelope::recipient_text);
+        output::print_json(&EncryptedView {
+            names: &wanted.names,
+            recipients: texts.map(|text| text.trim_end().to_owned()).collect(),
+            output,
+        })?;
+    }
     Ok(FINE)
 }
 
-pub(crate) async fn decrypt(
+/// The keys that what is encrypted to `name` is for.
+async fn recipients(
     session: &Session,
+    node: &Node,
     name: &str,
-    file: Option<&Path>,
-    to: Option<&Path>,
-) -> Answer {
+    reads_for: bool,
+) -> Result<Vec<PublicKey>, Failure> {
+    let who = session::somebody(node, name)?;
+    if let Some(info) = node.registry().identity(&who)?
+        && let Some(key) = info.key(KeyUse::Decrypt).filter(|key| key.deleted)
+    {
+        return Err(Failure::new(format!(
+            "the key of `{who}` that decrypts was deleted with `{}`: nobody could read \
+             what is encrypted to it",
+            key.owner
+        )));
+    }
+    // Whoever reads for the recipient is to be able to read this, too.
+    let preference = Preference::WithReaders;
+    let call = session.call();
+    Ok(node.recipients(&who, reads_for, preference, &call).await?)
+}
+
+pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Path>) -> Answer {
     let node = session.node(session.registry()?);
-    let (who, info) = session::identity(node.registry(), name)?;
-    let key = session::key(&who, &info, KeyUse::Decrypt)?;
-    let Some(engine) = &info.decryption_engine else {
-        return Err(Failure::new(format!("`{who}` has no engine that decrypts")));
-    };
+    let (name, file) = whom_and_what(&node, words)?;
+    if let Some(name) = &name {
+        let (who, info) = session::identity(node.registry(), name)?;
+        session::key(&who, &info, KeyUse::Decrypt)?;
+    }
     let mut output = Output::open(to, Privacy::Private, &session.interrupt)?;
     let mut input = Input::open(file, &session.screen)?;
-
-    session
-        .settle(&node, std::slice::from_ref(&key.token))
-        .await?;
-    let call = session.call();
-    let decryptor = {
-        let _busy = session.screen.spin("asking the token");
-        node.decryptor(&who, engine, &call).await?
-    };
-    let busy = progress(session, "decrypting", &input, &output);
+    let length = input.length;
+    let busy = OnceCell::new();
     let counted = Counted {
         input: &mut input,
-        busy: busy.as_ref(),
+        busy: &busy,
     };
-    let mut reader = envelope::decrypt_stream(&*decryptor, counted, &call)?;
+    let sealed = Sealed::read(counted)?;
+    let file_key = match &name {
+        Some(name) => open::with_named(session, &node, name, &sealed).await?,
+        None => open::with_any(session, &node, &sealed).await?,
+    };
+    if !output.is_terminal() {
+        let _ = busy.set(session.screen.count("decrypting", length));
+    }
+    let mut reader = sealed.open(file_key)?;
     let copied = copy(&mut reader, &mut output, None);
     drop(reader);
     drop(busy);
@@ -105,6 +145,46 @@ pub(crate) async fn decrypt(
     Ok(FINE)
 }
 
+/// With whose key, where that is said, and which file: `[NAME] [FILE]`. One word is the name
+/// of an identity here, if there is one of that name, and else a file.
+fn whom_and_what<'a>(
+    node: &Node,
+    words: &'a [PathBuf],
+) -> Result<(Option<String>, Option<&'a Path>), Failure> {
+    let text = |word: &Path| word.to_str().map(str::to_owned);
+    match words {
+        [] => Ok((None, None)),
+        [word] => {
+            let name = text(word);
+            if let Some(name) = &name {
+                let id = EngineId::local(name.as_str());
+                if node.registry().identity(&id)?.is_some() {
+                    return Ok((Some(name.clone()), None));
+                }
+                if node.registry().contact(name)?.is_some() && !word.exists() {
+                    return Err(Failure::new(format!(
+                        "`{name}` is a contact: only its owner can decrypt what is for it"
+                    )));
+                }
+            }
+            if files::is_standard(Some(word)) || word.exists() {
+                return Ok((None, Some(word)));
+            }
+            let shown: String = word.to_string_lossy().chars().take(80).collect();
+            Err(
+                Failure::new(format!("there is no identity `{shown}`, and no such file"))
+                    .hint("`claviger identities` lists the identities"),
+            )
+        }
+        [name, file, ..] => {
+            let name = text(name).ok_or_else(|| {
+                Failure::usage(format!("`{}` is the name of no identity", name.display()))
+            })?;
+            Ok((Some(name), Some(file)))
+        }
+    }
+}
+
 /// A sign of life, unless it would get between the lines of the plaintext.
 fn progress(session: &Session, what: &'static str, input: &Input, output: &Output) -> Option<Busy> {
     (!output.is_terminal()).then(|| session.screen.count(what, input.length))
@@ -113,13 +193,13 @@ fn progress(session: &Session, what: &'static str, input: &Input, output: &Outpu
 /// Counts what is read.
 struct Counted<'a> {
     input: &'a mut Input,
-    busy: Option<&'a Busy>,
+    busy: &'a OnceCell<Busy>,
 }
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.input.read(buffer)?;
-        if let Some(busy) = self.busy {
+        if let Some(busy) = self.busy.get() {
             busy.advance(count);
         }
         Ok(count)

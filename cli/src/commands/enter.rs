@@ -24,6 +24,7 @@ pub(crate) async fn generate(
         None => Capabilities::Commit,
     });
     let node = session.node(session.registry()?);
+    no_contact(&node, &who)?;
     let request = RequestGenerateIdentity {
         backend,
         params,
@@ -39,6 +40,14 @@ pub(crate) async fn generate(
     }
     session.warn_open(&node)?;
     report(session, &node, &who, "generated")
+}
+
+/// Refuses the name of a contact before a token is asked.
+fn no_contact(node: &Node, who: &EngineId) -> Result<(), Failure> {
+    match node.registry().contact(&who.name)? {
+        Some(_) => Err(EngineError::NameIsContact.into()),
+        None => Ok(()),
+    }
 }
 
 /// Says beside the reason what is left on the token.
@@ -82,6 +91,7 @@ pub(crate) async fn connect(
     let who = session::new_name(name)?;
     let given = backend.map(session::device).transpose()?;
     let node = session.node(session.registry()?);
+    no_contact(&node, &who)?;
     let request = if to.starts_with(Fingerprint::PREFIX) {
         let fingerprint: Fingerprint = to
             .parse()

@@ -1,14 +1,17 @@
 //! The commands, a module for each group.
 
+mod contact;
 mod crypt;
 mod delete;
 mod doctor;
 mod enter;
 mod identities;
+mod open;
+mod reads_for;
 mod sign;
 mod tokens;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, ContactCommand, ReadsForCommand};
 use crate::failure::Failure;
 use crate::session::Session;
 
@@ -79,12 +82,37 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             file,
             namespace,
         } => sign::verify(session, &name, &signature, file.as_deref(), &namespace),
-        Command::Encrypt { name, file, output } => {
-            crypt::encrypt(session, &name, file.as_deref(), output.as_deref())
+        Command::Encrypt {
+            name,
+            file,
+            also,
+            reads_for,
+            output,
+        } => {
+            let wanted = crypt::Wanted {
+                names: std::iter::once(&name).chain(&also).map(|n| &**n).collect(),
+                reads_for,
+                output: output.as_deref(),
+            };
+            crypt::encrypt(session, file.as_deref(), wanted).await
         }
-        Command::Decrypt { name, file, output } => {
-            crypt::decrypt(session, &name, file.as_deref(), output.as_deref()).await
+        Command::Decrypt { words, output } => {
+            crypt::decrypt(session, &words, output.as_deref()).await
         }
+        Command::Contact { command } => match command {
+            ContactCommand::Add { name, file } => contact::add(session, &name, &file),
+            ContactCommand::List => contact::list(session),
+            ContactCommand::Remove { name } => contact::remove(session, &name),
+        },
+        Command::ReadsFor { command } => match command {
+            ReadsForCommand::Grant { reader, by } => reads_for::grant(session, &reader, &by).await,
+            ReadsForCommand::List { identity } => reads_for::list(session, identity.as_deref()),
+            ReadsForCommand::Check { reader, identity } => {
+                reads_for::check(session, &reader, &identity)
+            }
+            ReadsForCommand::Export { file } => reads_for::export(session, &file),
+            ReadsForCommand::Import { file } => reads_for::import(session, &file).await,
+        },
         Command::Doctor {
             forget_refused_pin: Some(token),
             ..

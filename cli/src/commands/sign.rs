@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use claviger_engine::EngineId;
 use claviger_token::signing::BadSignature;
 use claviger_token::{KeyUse, PublicKey, Signature, SignatureScheme, sshsig};
 use serde::Serialize;
@@ -140,8 +141,24 @@ pub(crate) fn verify(
             "the signature and what was signed cannot both come from standard input",
         ));
     }
-    let (who, info) = session::identity(&session.registry()?, name)?;
-    let key = &session::key(&who, &info, KeyUse::Sign)?.public_key;
+    let registry = session.registry()?;
+    let (who, key) = match registry.contact(name)? {
+        Some(contact) => {
+            let key = contact.keys.sign.ok_or_else(|| {
+                Failure::new(format!(
+                    "no key of the contact `{name}` that signs is known"
+                ))
+                .hint("remove the contact, and add it with a file that has one")
+            })?;
+            (EngineId::local(name), key)
+        }
+        None => {
+            let (who, info) = session::identity(&registry, name)?;
+            let key = session::key(&who, &info, KeyUse::Sign)?;
+            (who, key.public_key.clone())
+        }
+    };
+    let key = &key;
     let signature = Input::open(Some(signature), &session.screen)?.read_all()?;
     let message = Input::open(file, &session.screen)?.read_all()?;
     let found = check(key, namespace, &message, &signature);

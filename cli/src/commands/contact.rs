@@ -1,0 +1,73 @@
+//! `contact`: identities of others, known by their public keys.
+
+use std::path::Path;
+
+use claviger_engine::{EngineError, Party, types::check_name};
+use serde::Serialize;
+
+use super::{Answer, FINE};
+use crate::contact_file;
+use crate::failure::Failure;
+use crate::files::Input;
+use crate::output;
+use crate::session::Session;
+use crate::views::PartyView;
+
+pub(crate) fn add(session: &Session, name: &str, file: &Path) -> Answer {
+    check_name(name).map_err(|reason| Failure::from(EngineError::BadName { reason }))?;
+    let registry = session.registry()?;
+    let bytes = Input::open(Some(file), &session.screen)?.read_all()?;
+    let keys = contact_file::parse(&bytes).map_err(|reason| {
+        Failure::new(format!("`{}` is of no use: {reason}", file.display())).hint(
+            "it is a public key in PEM, an SSH public key, an age recipient, or what \
+             `claviger show NAME --json` prints",
+        )
+    })?;
+    let contact = Party {
+        name: name.into(),
+        keys,
+    };
+    registry.add_contact(&contact)?;
+    if session.json {
+        output::print_json(&PartyView::of(&contact))?;
+    } else {
+        output::print(&format!("added {}", PartyView::of(&contact).summary()))?;
+    }
+    Ok(FINE)
+}
+
+pub(crate) fn list(session: &Session) -> Answer {
+    let contacts = session.registry()?.contacts()?;
+    let views: Vec<PartyView> = contacts.iter().map(PartyView::of).collect();
+    if session.json {
+        output::print_json(&views)?;
+    } else if views.is_empty() {
+        output::print("no contacts\n")?;
+    } else {
+        let texts = views.iter().map(PartyView::summary);
+        output::print(&texts.collect::<String>())?;
+    }
+    Ok(FINE)
+}
+
+/// What was removed, in JSON.
+#[derive(Serialize)]
+struct Removed<'a> {
+    name: &'a str,
+}
+
+pub(crate) fn remove(session: &Session, name: &str) -> Answer {
+    if !session.registry()?.remove_contact(name)? {
+        let shown: String = name.chars().take(80).collect();
+        return Err(Failure::new(format!("there is no contact `{shown}`"))
+            .hint("`claviger contact list` lists them"));
+    }
+    if session.json {
+        output::print_json(&Removed { name })?;
+    } else {
+        output::print(&format!(
+            "removed `{name}`; evidence about its keys stays\n"
+        ))?;
+    }
+    Ok(FINE)
+}
