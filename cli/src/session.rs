@@ -132,7 +132,11 @@ fn line(event: &Event) -> Option<String> {
     Some(match event {
         Event::TouchNeeded { token } => touch_line(token),
         Event::ApprovalNeeded { token } if token.kind == "ledger" => {
-            format!("look at your Ledger ({}) and approve", token.serial)
+            match &*token.serial {
+                // It shows an earlier request, and so not who it is.
+                "" => "look at your Ledger, and approve or reject what it shows".into(),
+                serial => format!("look at your Ledger ({serial}) and approve"),
+            }
         }
         Event::ApprovalNeeded { token } => format!("approve this on the token {token}"),
         Event::UnlockNeeded { device } => format!("unlock the {device}"),
