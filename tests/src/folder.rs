@@ -11,10 +11,13 @@ pub(crate) fn target() -> Option<PathBuf> {
         .map(Path::to_owned)
 }
 
-/// An empty folder `KIND-PID` in `tmp` in the target folder. Those of processes that have
+/// An empty folder `KIND-PID` in `tmp` in the target folder, or where the path to a socket
+/// in it fits into what a socket's address has room for. Those of processes that have
 /// ended are removed.
 pub(crate) fn of_this_process(kind: &str) -> PathBuf {
-    let parent = target().map_or_else(std::env::temp_dir, |target| target.join("tmp"));
+    let parent = (target().map(|target| target.join("tmp")))
+        .filter(|parent| parent.as_os_str().len() < 80)
+        .unwrap_or_else(std::env::temp_dir);
     let folder = parent.join(format!("{kind}-{}", std::process::id()));
     // A process with our number may have left one behind.
     let _ = fs::remove_dir_all(&folder);

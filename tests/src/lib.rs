@@ -10,11 +10,16 @@
 
 mod folder;
 mod kryoptic;
+pub mod peers;
 mod softhsm;
 mod token;
+#[cfg(unix)]
+mod tpm;
 
 pub use kryoptic::Kryoptic;
 pub use softhsm::SoftHsm;
+#[cfg(unix)]
+pub use tpm::Tpm;
 
 /// The example in the README compiles.
 #[cfg(doctest)]

@@ -13,7 +13,7 @@ use claviger_ledger_emulator::{App, Emulator, Ethereum, Server};
 use claviger_memory::MemoryDriver;
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
-use claviger_tests::{Kryoptic, SoftHsm};
+use claviger_tests::{Kryoptic, SoftHsm, Tpm};
 use claviger_token::conformance::{CHECKS, Outcome, Plug, Subject};
 use claviger_token::{Access, Driver, FixedPin, Protection};
 use claviger_virtual_yubikey::{Card, Inserted, Pcscd};
@@ -26,6 +26,11 @@ fn main() -> ExitCode {
         if Kryoptic::skipped().is_none() {
             Kryoptic::prepare();
         }
+        // It takes a while, and cargo-nextest starts this program for each check.
+        let others = |name: &String| arguments.exact && !name.starts_with("tpm");
+        if Tpm::skipped().is_none() && !arguments.filter.as_ref().is_some_and(others) {
+            Tpm::prepare();
+        }
         Pcscd::prepare();
     }
     let mut trials = Vec::new();
@@ -34,6 +39,10 @@ fn main() -> ExitCode {
     match Kryoptic::skipped() {
         None => trials.extend(checks("kryoptic", Kry::default)),
         Some(why) => eprintln!("SKIPPED kryoptic: {why}"),
+    }
+    match Tpm::skipped() {
+        None => trials.extend(checks("tpm", Tpm2::default)),
+        Some(why) => eprintln!("SKIPPED tpm: {why}"),
     }
     trials.extend(checks("virtual-yubikey", YubiKey::default));
     trials.extend(checks("ledger-simulator", Simulator::default));
@@ -60,7 +69,7 @@ const ALONE: [&str; 2] = [
 ];
 
 /// Each check gets a token of its own.
-fn checks<S: Subject + 'static>(token: &str, make: fn() -> S) -> Vec<Trial> {
+fn checks<S: Subject + 'static>(token: &'static str, make: fn() -> S) -> Vec<Trial> {
     static TURN: RwLock<()> = RwLock::new(());
     for name in ALONE {
         assert!(CHECKS.iter().any(|check| check.name == name), "{name}");
@@ -74,7 +83,8 @@ fn checks<S: Subject + 'static>(token: &str, make: fn() -> S) -> Vec<Trial> {
                 eprintln!("SKIPPED {name}: {why}");
             }
             let run = move || {
-                let alone = ALONE.contains(&check.name);
+                // The driver initialises tpm2-pkcs11 anew after each deletion.
+                let alone = ALONE.contains(&check.name) || token == "tpm";
                 let _alone = alone.then(|| TURN.write().unwrap_or_else(PoisonError::into_inner));
                 let _beside = (!alone).then(|| TURN.read().unwrap_or_else(PoisonError::into_inner));
                 Ok(match check.run(&make()) {
@@ -217,6 +227,47 @@ impl Plug for Kry {
     }
 }
 
+/// A token kept by a TPM, made when it is first asked for.
+#[derive(Default)]
+struct Tpm2 {
+    token: OnceLock<Tpm>,
+    driver: OnceLock<Arc<Pkcs11Driver>>,
+}
+
+impl Tpm2 {
+    fn token(&self) -> &Tpm {
+        self.token.get_or_init(Tpm::new)
+    }
+}
+
+impl Subject for Tpm2 {
+    fn driver(&self) -> Arc<dyn Driver> {
+        self.driver
+            .get_or_init(|| Arc::new(Pkcs11Driver::new()))
+            .clone()
+    }
+
+    fn backend(&self) -> String {
+        self.token().backend()
+    }
+
+    fn access(&self) -> Access {
+        self.token().access()
+    }
+
+    fn wrong_access(&self) -> Result<Access, &'static str> {
+        Ok(Access::with(FixedPin::new("tr0mb0ni")))
+    }
+
+    fn absent_backend(&self) -> Result<String, &'static str> {
+        Ok(Tpm::backend_for("nowhere"))
+    }
+
+    fn plug(&self) -> Result<&dyn Plug, &'static str> {
+        Err("a TPM cannot be pulled out")
+    }
+}
+
 /// A virtual YubiKey behind a pcscd, plugged in when it is first asked for.
 #[derive(Default)]
 struct YubiKey(OnceLock<Inserted>);
@@ -349,7 +400,7 @@ struct Approver {
 
 impl Approver {
     fn start() -> Self {
-        let app = App::ethereum().expect("it was there a moment ago");
+        let app = App::ethereum().expect("without it nothing is run");
         let emulator = Arc::new(Emulator::start(app));
         let done = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::{Failure, Result, process, scratch, setup};
+use crate::{Failure, Result, peers, process, scratch, setup};
 
 /// Builds and runs the bench: a table, or with `--json` one JSON object, on standard
 /// output; all else on standard error.
@@ -14,6 +14,9 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
         )));
     }
     setup::run(setup::Voice::Quiet)?;
+    peers::install()?;
+    // The command itself is measured, too.
+    process::run(process::cargo().args(["build", "--release", "--package", "claviger"]))?;
     let mut bench = process::cargo();
     bench.args([
         "bench",

@@ -8,6 +8,7 @@
 //! | [`lint`] | what must be clean before a change goes in |
 //! | [`setup`] | installs what the others need |
 //! | [`kryoptic`] | builds a token in software |
+//! | [`peers`] | other people's programs for age files |
 //! | [`scratch`] | folders that go away again, and SoftHSM2 kept inside them |
 //! | [`process`] | running commands, and saying so |
 //! | [`screen`] | text for people, on a terminal or not |
@@ -19,6 +20,7 @@ mod bench;
 mod demo;
 mod kryoptic;
 mod lint;
+mod peers;
 mod process;
 mod scratch;
 mod screen;
@@ -69,7 +71,8 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
     match command.to_str() {
         Some("setup") => no_more(&args)
             .and_then(|()| setup::run(setup::Voice::Talkative))
-            .and_then(|()| kryoptic::build()),
+            .and_then(|()| kryoptic::build())
+            .and_then(|()| peers::install()),
         Some("demo") => no_more(&args).and_then(|()| demo::run()),
         Some("test") => test::run(args),
         Some("bench") => bench::run(&args),

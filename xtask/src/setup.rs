@@ -88,6 +88,31 @@ const NEEDS: &[Need] = &[
         proof: Proof::SoftHsm("softhsm2-util"),
     },
     Need {
+        package: "libtpm2-pkcs11-1",
+        purpose: "PKCS#11 tokens in a TPM",
+        proof: Proof::Library("libtpm2_pkcs11.so.1"),
+    },
+    Need {
+        package: "swtpm",
+        purpose: "a TPM in software",
+        proof: Proof::Program("swtpm"),
+    },
+    Need {
+        package: "tpm2-abrmd",
+        purpose: "lets a TPM serve many keys",
+        proof: Proof::Program("tpm2-abrmd"),
+    },
+    Need {
+        package: "libtss2-tcti-tabrmd0",
+        purpose: "reaches the same",
+        proof: Proof::Library("libtss2-tcti-tabrmd.so.0"),
+    },
+    Need {
+        package: "dbus",
+        purpose: "what the same is reached through",
+        proof: Proof::Program("dbus-daemon"),
+    },
+    Need {
         package: "opensc",
         purpose: "pkcs11-tool: a second opinion on what a token holds",
         proof: Proof::Program("pkcs11-tool"),

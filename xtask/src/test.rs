@@ -21,8 +21,8 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     if quick {
         screen::note(
             Style::Plain,
-            "--quick: without Ledger's emulator, the clients from PyPI, and the PIV card and \
-             Kryoptic, which take minutes to compile.",
+            "--quick: without Ledger's emulator, a TPM, the clients from PyPI, and the PIV card \
+             and Kryoptic, which take minutes to compile.",
         );
     } else if !args.iter().any(|arg| chooses_packages(arg)) {
         kryoptic::build()?;

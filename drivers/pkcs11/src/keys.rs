@@ -197,8 +197,8 @@ impl KeyObject {
 
     /// What the private half of a public key may be used for, as far as the public
     /// half tells: a key for agreement is one that does not verify.
-    pub(crate) fn public_uses(&self) -> Vec<KeyUse> {
-        let Some(algorithm) = self.algorithm() else {
+    pub(crate) fn public_uses(&self, quirks: &Quirks) -> Vec<KeyUse> {
+        let Some(algorithm) = self.algorithm().filter(|_| quirks.public_uses) else {
             return Vec::new();
         };
         let decrypts = match algorithm.rsa_bits() {
@@ -245,6 +245,7 @@ fn mechanisms(spec: KeySpec, quirks: &Quirks) -> Option<Mechanisms> {
     let rsa = spec.algorithm.rsa_bits();
     let operate = match (spec.usage, spec.algorithm) {
         (KeyUse::Sign, Algorithm::Ed25519) => MechanismType::EDDSA,
+        (KeyUse::Sign, _) if rsa.is_some() && quirks.rsa_hashes => MechanismType::SHA256_RSA_PKCS,
         (KeyUse::Sign, _) if rsa.is_some() => MechanismType::RSA_PKCS,
         (KeyUse::Sign, _) => MechanismType::ECDSA,
         (KeyUse::Decrypt, _) if rsa.is_some() => MechanismType::RSA_PKCS_OAEP,
@@ -301,6 +302,7 @@ pub(crate) fn supported(
 /// The templates of the public and the private object of a new key.
 pub(crate) fn templates(
     spec: KeySpec,
+    quirks: &Quirks,
     id: &[u8],
     label: &str,
     token: bool,
@@ -313,11 +315,13 @@ pub(crate) fn templates(
         Attribute::Label(label.as_bytes().to_vec()),
     ];
     let mut public = common.to_vec();
-    public.extend([
-        Attribute::Private(false),
-        Attribute::Verify(signs),
-        Attribute::Encrypt(!signs && rsa.is_some()),
-    ]);
+    public.push(Attribute::Private(false));
+    if quirks.public_uses {
+        public.extend([
+            Attribute::Verify(signs),
+            Attribute::Encrypt(!signs && rsa.is_some()),
+        ]);
+    }
     match rsa {
         Some(bits) => public.extend([
             Attribute::ModulusBits((bits as u64).into()),

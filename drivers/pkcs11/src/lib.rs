@@ -115,7 +115,7 @@ impl Driver for Pkcs11Driver {
         let public = public.map_err(|error| from_module(&error, &token.id))?;
         let slots = public.iter();
         Ok(slots
-            .map(|key| slot_info(key, key.public_key(), key.public_uses()))
+            .map(|key| slot_info(key, key.public_key(), key.public_uses(candidate.quirks)))
             .collect())
     }
 

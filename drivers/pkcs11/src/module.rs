@@ -18,7 +18,7 @@ use crate::session::Connection;
 /// too early waits: not for long, since it may be on a task that others need.
 const RESET_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A PKCS#11 module. It is never unloaded, and finalised only by [`Module::reset`].
+/// A PKCS#11 module. It is never unloaded, and finalised only by [`Module::restart`].
 pub(crate) struct Module {
     pub(crate) path: PathBuf,
     pub(crate) pkcs11: Pkcs11,
@@ -103,8 +103,9 @@ impl Module {
         Entered(self.gate.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes a connection whose sessions a [reset](Module::reset) ends.
-    pub(crate) fn watch(&self, connection: &Arc<Connection>) {
+    /// Notes a connection whose sessions a [restart](Module::restart) ends; none may come
+    /// between its first session and this.
+    pub(crate) fn watch(&self, connection: &Arc<Connection>, _: &Entered<'_>) {
         let mut connections = lock(&self.connections);
         connections.retain(|c| c.strong_count() > 0);
         connections.push(Arc::downgrade(connection));
@@ -145,17 +146,25 @@ impl Module {
     /// says whether it did: only modules that otherwise would not are. Every session of
     /// the module ends; the connections make new ones when they are used next.
     pub(crate) fn reset(&self) -> bool {
-        if !self.forgets_tokens() {
-            return false;
+        let forgets = self.forgets_tokens();
+        if forgets {
+            self.restart();
         }
+        forgets
+    }
+
+    /// What [`Module::reset`] does, for every module.
+    pub(crate) fn restart(&self) {
         let mut last = lock(&self.last_reset);
         if let Some(last) = *last {
             std::thread::sleep(RESET_INTERVAL.saturating_sub(last.elapsed()));
         }
         // Dropped last: with the last reference a connection enters the module.
-        let connections = lock(&self.connections).clone();
-        let connections: Vec<_> = connections.iter().filter_map(Weak::upgrade).collect();
+        let connections: Vec<_>;
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        connections = (lock(&self.connections).iter())
+            .filter_map(Weak::upgrade)
+            .collect();
         // Before, not after: the module gives the same session handles out again.
         for connection in &connections {
             connection.forget_sessions();
@@ -168,7 +177,6 @@ impl Module {
             let error = describe(&error);
             tracing::warn!(module = %self.path.display(), error, "module not initialised");
         }
-        true
     }
 }
 

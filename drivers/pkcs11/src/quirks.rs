@@ -12,8 +12,17 @@ pub struct Quirks {
     /// The Weierstrass curves that are known to work. The mechanism list (PKCS#11
     /// v2.40 §2.3.3) tells the sizes of curves, not which.
     pub curves: &'static [Algorithm],
+    /// Whether the module is to hash what RSA keys sign (`CKM_SHA256_RSA_PKCS`), instead of
+    /// being given the hash (`CKM_RSA_PKCS`).
+    pub rsa_hashes: bool,
     /// Whether RSA-OAEP really works with SHA-256; the mechanism list does not tell.
     pub oaep_sha256: bool,
+    /// Whether a public key's `CKA_VERIFY` and `CKA_ENCRYPT` can be chosen, and tell what the
+    /// private key is for.
+    pub public_uses: bool,
+    /// Whether handles stop to be unique once an object was destroyed, until `C_Finalize` and
+    /// `C_Initialize`.
+    pub reuses_handles: bool,
     /// Whether a token that went away is seen again only after `C_Finalize` and
     /// `C_Initialize`.
     pub forgets_tokens: bool,
@@ -50,7 +59,10 @@ const STANDARD: Quirks = Quirks {
     generate: Generate::Direct,
     x25519: X25519::Montgomery,
     curves: &[Algorithm::P256, Algorithm::P384],
+    rsa_hashes: false,
     oaep_sha256: false,
+    public_uses: true,
+    reuses_handles: false,
     forgets_tokens: false,
     shows_wrong_pins: false,
     pace: Pace::Slow { workers: 4 },
@@ -68,7 +80,10 @@ const SOFTHSM: Quirks = Quirks {
     generate: Generate::ViaSession,
     x25519: X25519::Edwards,
     curves: &[Algorithm::P256, Algorithm::P384, Algorithm::Secp256k1],
+    rsa_hashes: false,
     oaep_sha256: false,
+    public_uses: true,
+    reuses_handles: false,
     forgets_tokens: true,
     shows_wrong_pins: true,
     pace: Pace::Quick,
@@ -82,6 +97,22 @@ const SOFTHSM: Quirks = Quirks {
 const KRYOPTIC: Quirks = Quirks {
     oaep_sha256: true,
     pace: Pace::Quick,
+    ..STANDARD
+};
+
+/// tpm2-pkcs11 1.9.0. `CKM_RSA_PKCS` asks the TPM to decrypt, which a key that only signs
+/// must not; `CKM_SHA256_RSA_PKCS` asks it to sign. OAEP takes SHA-256, but a TPM takes no
+/// label that does not end with a zero byte (TPM 2.0 part 3, TPM2_RSA_Decrypt), so not
+/// the one of age. `CKA_VERIFY` in a template sets the TPM's attribute for decryption and
+/// `CKA_ENCRYPT` that for signing, and what contradicts the private half is refused. With
+/// two keys (handles 1 to 4) and the first one destroyed, both halves of the next get
+/// handle 3, which the second key still has; the TPM, asked to sign with what is found
+/// there, refuses all further work (swtpm 0.7.1). Wrong PINs lock the TPM, which the flags
+/// do not show.
+const TPM2: Quirks = Quirks {
+    rsa_hashes: true,
+    public_uses: false,
+    reuses_handles: true,
     ..STANDARD
 };
 
@@ -121,15 +152,12 @@ const TABLE: [Row; 4] = [
         model: "",
         quirks: KRYOPTIC,
     },
-    // tpm2-pkcs11; the token's manufacturer is the TPM's.
+    // The token's manufacturer is the TPM's.
     Row {
         library: "tpm2-software",
         manufacturer: "",
         model: "",
-        quirks: Quirks {
-            oaep_sha256: true,
-            ..STANDARD
-        },
+        quirks: TPM2,
     },
 ];
 
@@ -156,7 +184,7 @@ mod tests {
         assert_eq!(remote.generate, Generate::ViaSession);
         assert_ne!(remote.pace, Pace::Quick);
         assert_eq!(of("Kryoptic", "Kryoptic Project", "v1"), &KRYOPTIC);
-        assert!(of("tpm2-software.github.io", "IBM", "SW   TPM").oaep_sha256);
+        assert_eq!(of("tpm2-software.github.io", "IBM", "SW   TPM"), &TPM2);
         assert_eq!(of("", "", ""), &STANDARD);
         assert_eq!(of("Somebody", "Somebody", "HSM"), &STANDARD);
     }

@@ -134,15 +134,17 @@ impl Connection {
             }),
             changed: Condvar::new(),
         };
+        // Outlives the right to enter: it enters the module when it is dropped.
+        let connection = Arc::new(connection);
+        let entered = module.enter();
+        let (anchor, pin) = connection.anchor(slot, info, how)?;
         {
-            let _entered = module.enter();
-            let (anchor, pin) = connection.anchor(slot, info, how)?;
             let mut state = lock(&connection.state);
             state.anchor = Some(anchor);
             state.pin = pin;
         }
-        let connection = Arc::new(connection);
-        module.watch(&connection);
+        module.watch(&connection, &entered);
+        drop(entered);
         Ok(connection)
     }
 
@@ -305,6 +307,11 @@ impl Connection {
             (state.anchor.take(), std::mem::take(&mut state.idle))
         };
         drop(sessions);
+    }
+
+    /// Initialises the module anew; the next operation logs in again.
+    pub(crate) fn restart_module(&self) {
+        self.module.restart();
     }
 
     /// Whether the token can be used only after a recovery with another PIN.

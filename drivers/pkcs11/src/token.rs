@@ -153,7 +153,7 @@ impl Token for Pkcs11Token {
     fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
         let id = parse_slot(slot)?;
         let destroyed = std::cell::Cell::new(false);
-        self.connection.run(call, |session, _| {
+        let deleted = self.connection.run(call, |session, _| {
             let objects = key_objects(session, &id)?;
             if !objects.is_empty() {
                 self.check_writable()?;
@@ -177,7 +177,11 @@ impl Token for Pkcs11Token {
                 (false, true) => Ok(Deletion::Destroyed),
                 (false, false) => Ok(Deletion::NothingThere),
             }
-        })
+        });
+        if destroyed.get() && self.quirks.reuses_handles {
+            self.connection.restart_module();
+        }
+        deleted
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
@@ -219,7 +223,7 @@ impl Pkcs11Token {
         label: &str,
     ) -> Result<GeneratedKey, Fault> {
         let direct = self.quirks.generate == Generate::Direct;
-        let (public, private) = keys::templates(spec, id, label, direct);
+        let (public, private) = keys::templates(spec, self.quirks, id, label, direct);
         let Some(mechanism) = keys::generation(spec, self.quirks) else {
             return Err(Fault::Ours(self.unsupported(spec)));
         };
@@ -323,6 +327,15 @@ pub(crate) fn read_keys(session: &Session, class: ObjectClass) -> Result<Vec<Key
     Ok(found)
 }
 
+/// Reads an object that was found just now. Where it has vanished since, so may have the
+/// token; it is not to be called a key that is not there before that is known.
+fn read_found(session: &Session, handle: ObjectHandle) -> Result<KeyObject, Fault> {
+    KeyObject::read(session, handle).map_err(|error| match is_stale_handle(&error) {
+        true => Fault::Gone("an object vanished while it was read".into()),
+        false => error.into(),
+    })
+}
+
 /// What is shown of a key.
 pub(crate) fn slot_info(
     key: &KeyObject,
@@ -410,11 +423,11 @@ impl Key {
         let privates = keys::find(session, ObjectClass::PRIVATE_KEY, with_id())?;
         let mut publics = Vec::new();
         for handle in keys::find(session, ObjectClass::PUBLIC_KEY, with_id())? {
-            publics.extend(KeyObject::read(session, handle)?.public_key());
+            publics.extend(read_found(session, handle)?.public_key());
         }
         let mut other = None;
         for handle in privates {
-            let key = KeyObject::read(session, handle)?;
+            let key = read_found(session, handle)?;
             let shown = match key.public_key() {
                 Some(shown) => Some(shown),
                 // Only the public object tells; of several it is the one we look for.
@@ -446,7 +459,7 @@ impl Key {
         for template in keys::public_templates(&self.public_key) {
             for class in classes {
                 for handle in keys::find(session, class, [template.clone()])? {
-                    let id = KeyObject::read(session, handle)?.id;
+                    let id = read_found(session, handle)?.id;
                     if id.is_empty() {
                         continue;
                     }
@@ -504,6 +517,9 @@ impl Signer for TokenSigner {
                 digest = Sha384::digest(message).to_vec();
                 (Mechanism::Ecdsa, digest.as_slice())
             }
+            SignatureScheme::RsaPkcs1Sha256 if key.token.quirks.rsa_hashes => {
+                (Mechanism::Sha256RsaPkcs, message)
+            }
             SignatureScheme::RsaPkcs1Sha256 => {
                 digest = [&SHA256_DIGEST_INFO[..], &Sha256::digest(message)].concat();
                 (Mechanism::RsaPkcs, digest.as_slice())
@@ -513,10 +529,15 @@ impl Signer for TokenSigner {
         let signature = key.with(call, |session, handle| {
             Ok(session.sign(&mechanism, handle, input)?)
         })?;
-        finished(scheme, signature).ok_or_else(|| {
+        let signature = finished(scheme, signature).ok_or_else(|| {
             key.token
                 .malformed("C_Sign", "it is not a signature of this kind")
-        })
+        })?;
+        // Between a deletion and the module's restart others may have made keys.
+        if key.token.quirks.reuses_handles && key.public_key.verify(message, &signature).is_err() {
+            return Err(key.token.malformed("C_Sign", "it is not by this key"));
+        }
+        Ok(signature)
     }
 }
 
