@@ -11,6 +11,7 @@
 mod folder;
 mod kryoptic;
 pub mod peers;
+pub mod peers;
 mod softhsm;
 mod token;
 #[cfg(unix)]

@@ -128,6 +128,16 @@ const NEEDS: &[Need] = &[
         proof: Proof::Program("ssh-keygen"),
     },
     Need {
+        package: "age",
+        purpose: "a second opinion on encrypted files",
+        proof: Proof::Program("age-keygen"),
+    },
+    Need {
+        package: "npm",
+        purpose: "installs age-encryption into the target folder: a third opinion on them",
+        proof: Proof::Program("npm"),
+    },
+    Need {
         package: "pcscd",
         purpose: "what smartcards are reached through",
         proof: Proof::AnyFile(&["/usr/sbin/pcscd", "/usr/bin/pcscd"]),

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::Command;
 
 use crate::screen::{self, Style};
-use crate::{Result, kryoptic, process, scratch, setup};
+use crate::{Result, kryoptic, peers, process, scratch, setup};
 
 /// Set to `1` for the tests of a quick run; a test that needs an emulator skips then,
 /// and says so.
@@ -26,6 +26,9 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
         );
     } else if !args.iter().any(|arg| chooses_packages(arg)) {
         kryoptic::build()?;
+    }
+    if !quick {
+        peers::install()?;
     }
 
     let nextest = process::succeeds(process::cargo().args(["nextest", "--version"]));
