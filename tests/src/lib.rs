@@ -11,7 +11,6 @@
 mod folder;
 mod kryoptic;
 pub mod peers;
-pub mod peers;
 mod softhsm;
 mod token;
 #[cfg(unix)]
