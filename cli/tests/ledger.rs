@@ -185,7 +185,9 @@ fn a_person_is_told_what_to_do() {
 
     bench.app.set_locked(true);
     let in_time = [&["--timeout", "1"], &sign[..]].concat();
-    bench.run(&in_time).fails(1, "the Ledger emulator is locked");
+    bench
+        .run(&in_time)
+        .fails(1, "the Ledger emulator is locked");
     let backend = bench.backend();
     let tokens = bench.run(&["tokens", "--backend", &backend]).succeeds();
     assert!(

@@ -1,7 +1,7 @@
 //! The Encryption engine: which key a plaintext is encrypted to, and who waits for what.
 //!
 //! Without Reads For there is no state: a request is answered at once, on its sender's
-//! task. With it, requests wait in [`Pending`] until the configured Reads For engine has
+//! task. With it, requests wait in `Pending` until the configured Reads For engine has
 //! answered, or has been silent for too long. Both are pure; the node does the sending and
 //! keeps the time.
 

@@ -1,6 +1,6 @@
 //! The Reads For engine: who reads for whom, by verified evidence.
 //!
-//! *A reads for B* is reflexive and transitive. The [`Graph`] over all evidence is kept in
+//! *A reads for B* is reflexive and transitive. The `Graph` over all evidence is kept in
 //! memory, a few bytes for each piece, and follows the registry; the evidence itself stays
 //! there until somebody asks for it.
 //!

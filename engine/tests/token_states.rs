@@ -1,5 +1,6 @@
 //! What a request gets while its token is away, locked, blocked, or waits for a person;
 //! and who is told of it.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod common;
 
@@ -62,7 +63,7 @@ async fn a_request_made_while_the_token_is_out_is_served_when_it_is_back() {
         let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let listener = std::sync::Arc::clone(&told);
         let patient = Call::within(LONG).watched_by(std::sync::Arc::new(move |e| {
-            listener.lock().unwrap().push(e.clone())
+            listener.lock().unwrap().push(e.clone());
         }));
         let back = async {
             tokio::time::sleep(Duration::from_millis(200)).await;

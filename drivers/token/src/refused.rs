@@ -182,11 +182,7 @@ mod tests {
     #[test]
     fn only_a_count_that_is_shown_and_did_not_fall_says_that_nothing_was_lost() {
         use TriesLeft::{All, Exactly, Final, Low, Unknown};
-        for (before, now) in [
-            (Some(3), Exactly(3)),
-            (Some(2), Exactly(3)),
-            (None, All),
-        ] {
+        for (before, now) in [(Some(3), Exactly(3)), (Some(2), Exactly(3)), (None, All)] {
             assert!(nothing_was_lost(before, now), "{before:?} {now:?}");
         }
         for (before, now) in [
