@@ -324,12 +324,8 @@ fn evidence_that_is_not_what_it_says_is_refused_as_a_whole() {
     })
     .fails(1, invalid);
     altered(&|e| {
-        drop(
-            e["evidence"][0]["reads_for"]
-                .as_object_mut()
-                .unwrap()
-                .remove("sign"),
-        )
+        let party = e["evidence"][0]["reads_for"].as_object_mut();
+        party.unwrap().remove("sign");
     })
     .fails(1, invalid);
     // Malformed.

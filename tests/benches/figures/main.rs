@@ -8,6 +8,7 @@
     reason = "a bench that cannot run says so and ends"
 )]
 
+mod exchange;
 mod ledger;
 mod piv;
 
@@ -55,6 +56,8 @@ fn main() {
         figures.extend(generate().await);
         progress("commitments in memory");
         figures.extend(memory().await);
+        progress("encryption, beside rage");
+        figures.extend(exchange::figures().await);
         progress("a virtual YubiKey behind a real pcscd");
         figures.extend(piv::figures().await);
         progress("a simulated Ledger");
