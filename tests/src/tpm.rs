@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -10,14 +10,9 @@ use claviger_token::{Access, FixedPin};
 
 use crate::{folder, token};
 
-/// Where distributions put the module: Debian and Ubuntu, Fedora, Arch.
-const MODULES: [&str; 5] = [
-    "/usr/lib/x86_64-linux-gnu/libtpm2_pkcs11.so.1",
-    "/usr/lib/aarch64-linux-gnu/libtpm2_pkcs11.so.1",
-    "/usr/lib64/pkcs11/libtpm2_pkcs11.so",
-    "/usr/lib/pkcs11/libtpm2_pkcs11.so",
-    "/usr/lib/libtpm2_pkcs11.so.1",
-];
+/// What is not installed but unpacked: installed, it would be there for every program on
+/// this machine, as a module for PKCS#11 and as a service.
+const PACKAGES: [&str; 2] = ["libtpm2-pkcs11-1", "tpm2-abrmd"];
 
 /// The TPM and what lets it serve more than three keys at a time, which is what a system has
 /// in its kernel. All end with the standard input, that is, with this process, in whatever
@@ -36,7 +31,7 @@ ask() {
 }
 until_there test -S tpm.ctrl
 until_there ask GetId >&2
-PATH="$PATH:/usr/sbin" tpm2-abrmd --session --allow-root --max-transients=100 \
+"$ABRMD" --session --allow-root --max-transients=100 \
     --tcti=swtpm:path=tpm </dev/null >&2 &
 started="$started $!"
 is_served() { ask NameHasOwner string:com.intel.tss2.Tabrmd | grep -q true; }
@@ -68,7 +63,7 @@ impl Tpm {
     /// A new, empty token.
     ///
     /// # Panics
-    /// Where tpm2-pkcs11 or swtpm is not installed, or does not work.
+    /// Where swtpm is not installed, or tpm2-pkcs11 cannot be fetched or does not work.
     #[expect(clippy::new_without_default, reason = "it starts something")]
     pub fn new() -> Tpm {
         // Two threads that look for an uninitialised slot find the same one.
@@ -111,9 +106,58 @@ impl Tpm {
     }
 
     fn module() -> &'static Path {
-        (MODULES.iter().map(Path::new))
-            .find(|path| path.exists())
-            .unwrap_or_else(|| panic!("tpm2-pkcs11 is not installed: run `cargo xtask setup`"))
+        &Unpacked::once().module
+    }
+}
+
+/// The programs in the target folder.
+struct Unpacked {
+    module: PathBuf,
+    abrmd: PathBuf,
+}
+
+impl Unpacked {
+    /// Of several processes one fetches them while the others wait.
+    fn once() -> &'static Unpacked {
+        static UNPACKED: OnceLock<Unpacked> = OnceLock::new();
+        UNPACKED.get_or_init(|| {
+            let parent = folder::target().unwrap_or_else(std::env::temp_dir);
+            let folder = parent.join("tpm2-pkcs11");
+            let lock = File::create(parent.join("tpm2-pkcs11.lock")).unwrap();
+            lock.lock().unwrap();
+            if !folder.exists() {
+                let half_done = parent.join("tpm2-pkcs11.part");
+                let _ = fs::remove_dir_all(&half_done);
+                unpack(&half_done);
+                fs::rename(&half_done, &folder).unwrap();
+            }
+            let libraries = folder::content(&folder.join("usr/lib"));
+            let modules = libraries.iter().map(|of| of.join("libtpm2_pkcs11.so.1"));
+            Unpacked {
+                module: modules.into_iter().find(|path| path.exists()).unwrap(),
+                abrmd: folder.join("usr/sbin/tpm2-abrmd"),
+            }
+        })
+    }
+}
+
+fn unpack(into: &Path) {
+    fs::create_dir_all(into).unwrap();
+    let run = |command: &mut Command| {
+        let output = command.current_dir(into).output();
+        let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        assert!(
+            output.status.success(),
+            "{command:?} failed; `cargo xtask setup` and `sudo apt-get update` may help\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    run(Command::new("apt-get").arg("download").args(PACKAGES));
+    for package in folder::content(into) {
+        run(Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(package)
+            .arg("."));
     }
 }
 
@@ -128,9 +172,9 @@ impl Emulator {
     fn of_this_process() -> &'static Emulator {
         static EMULATOR: OnceLock<Emulator> = OnceLock::new();
         EMULATOR.get_or_init(|| {
-            Tpm::module();
+            let Unpacked { abrmd, .. } = Unpacked::once();
             let folder = folder::of_this_process("tpm");
-            let child = start(&folder);
+            let child = start(&folder, abrmd);
             let bus = format!("unix:path={}", folder.join("bus").display());
             // SAFETY: setting a variable races with code that reads the environment
             // without the standard library's lock, that is, C code. This runs once, before
@@ -149,10 +193,11 @@ impl Emulator {
     }
 }
 
-fn start(folder: &Path) -> Child {
+fn start(folder: &Path, abrmd: &Path) -> Child {
     let log = folder.join("log");
     let mut child = Command::new("sh")
         .args(["-c", SCRIPT])
+        .env("ABRMD", abrmd)
         .current_dir(folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -165,7 +210,7 @@ fn start(folder: &Path) -> Child {
     assert_eq!(
         said,
         "ready\n",
-        "swtpm or tpm2-abrmd does not start; are they installed (`cargo xtask setup`)?\n{}",
+        "swtpm or tpm2-abrmd does not start; is swtpm installed (`cargo xtask setup`)?\n{}",
         fs::read_to_string(log).unwrap_or_default()
     );
     child

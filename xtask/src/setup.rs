@@ -87,10 +87,17 @@ const NEEDS: &[Need] = &[
         purpose: "PKCS#11 tokens in software",
         proof: Proof::SoftHsm("softhsm2-util"),
     },
+    // tpm2-pkcs11 and tpm2-abrmd themselves are unpacked by the tests that use them: to
+    // install them is to give every program here a module for PKCS#11, and a service.
     Need {
-        package: "libtpm2-pkcs11-1",
-        purpose: "PKCS#11 tokens in a TPM",
-        proof: Proof::Library("libtpm2_pkcs11.so.1"),
+        package: "libtss2-esys-3.0.2-0",
+        purpose: "what tpm2-pkcs11 speaks to a TPM with",
+        proof: Proof::Library("libtss2-esys.so.0"),
+    },
+    Need {
+        package: "libyaml-0-2",
+        purpose: "what tpm2-pkcs11 keeps its notes with",
+        proof: Proof::Library("libyaml-0.so.2"),
     },
     Need {
         package: "swtpm",
@@ -98,13 +105,8 @@ const NEEDS: &[Need] = &[
         proof: Proof::Program("swtpm"),
     },
     Need {
-        package: "tpm2-abrmd",
-        purpose: "lets a TPM serve many keys",
-        proof: Proof::Program("tpm2-abrmd"),
-    },
-    Need {
         package: "libtss2-tcti-tabrmd0",
-        purpose: "reaches the same",
+        purpose: "reaches what lets a TPM serve many keys",
         proof: Proof::Library("libtss2-tcti-tabrmd.so.0"),
     },
     Need {
