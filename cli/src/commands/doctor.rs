@@ -395,7 +395,10 @@ fn check_key(name: &EngineId, key: &KeyInfo, slots: &[SlotInfo], findings: &mut 
 /// What a token says of its own state.
 fn check_token(token: &TokenInfo, findings: &mut Findings) {
     for (name, value) in &token.notes {
-        let what = format!("the token {} ({})", token.label, token.id);
+        let what = match token.label.as_str() {
+            "" => format!("the token {}", token.id),
+            label => format!("the token {label} ({})", token.id),
+        };
         match (name.as_str(), value.as_str()) {
             ("pin_locked", "true") => findings.error(
                 format!("{what} has its PIN locked"),
