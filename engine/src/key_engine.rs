@@ -3,6 +3,7 @@
 //! They have no state, so a request runs on the requester's task: in place on a quick
 //! token, else handed to the token's threads.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -25,6 +26,10 @@ pub(crate) struct KeyEngine {
     /// Who is connected to an earlier key of this engine's name.
     stale: Vec<EngineId>,
     bound: RwLock<Option<Arc<Bound>>>,
+    /// Held by the one who gets the handle from the token; why that failed the last time.
+    binding: Arc<tokio::sync::Mutex<Option<EngineError>>>,
+    /// How often the token was found to be away.
+    absences: AtomicU64,
     pacer: Pacer,
 }
 
@@ -46,6 +51,8 @@ impl KeyEngine {
             key,
             stale,
             bound: RwLock::default(),
+            binding: Arc::default(),
+            absences: AtomicU64::default(),
             pacer: Pacer::default(),
         }
     }
@@ -102,7 +109,7 @@ impl KeyEngine {
                 .work(&call, move |call| signer.sign(&data, call))
                 .await
         };
-        self.checked(tokens, &bound, result)
+        self.checked(&bound, result)
     }
 
     /// Opens the age file `data`; waits for the token where it is away and there is a
@@ -143,7 +150,7 @@ impl KeyEngine {
                 .await
                 .unwrap_or_else(|_| Err(Error::Cancelled))
         };
-        self.checked(tokens, &bound, result)
+        self.checked(&bound, result)
     }
 
     async fn wait(
@@ -201,18 +208,10 @@ impl KeyEngine {
     }
 
     /// Lets go of a handle that an error shows to be dead; the next request gets a new one.
-    fn checked<T>(
-        &self,
-        tokens: &Tokens,
-        bound: &Bound,
-        result: Result<T, Error>,
-    ) -> Result<T, EngineError> {
+    fn checked<T>(&self, bound: &Bound, result: Result<T, Error>) -> Result<T, EngineError> {
         bound.token.note(&result);
         if let Err(Error::TokenUnavailable { .. } | Error::KeyNotFound { .. }) = &result {
             *self.bound.write().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        if let Err(Error::TokenUnavailable { token, .. }) = &result {
-            tokens.forget(token);
         }
         Ok(result?)
     }
@@ -223,13 +222,49 @@ impl KeyEngine {
         tokens: &Arc<Tokens>,
         call: &Call,
     ) -> Result<Arc<Bound>, EngineError> {
-        if let Some(bound) = &*self.bound.read().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(Arc::clone(bound));
+        if let Some(bound) = self.known() {
+            return Ok(bound);
         }
-        let (engine, tokens, call) = (Arc::clone(self), Arc::clone(tokens), call.clone());
-        tokio::task::spawn_blocking(move || engine.bind(&tokens, &call))
-            .await
-            .unwrap_or_else(|_| Err(Error::Cancelled.into()))
+        let absences = self.absences.load(Ordering::Acquire);
+        let got = async {
+            let mut turn = Arc::clone(&self.binding).lock_owned().await;
+            if let Some(bound) = self.known() {
+                return Ok(bound);
+            }
+            // It was looked for in the meantime.
+            if let Some(absence) = &*turn
+                && self.absences.load(Ordering::Acquire) != absences
+            {
+                return Err(absence.clone());
+            }
+            let (engine, tokens, call) = (Arc::clone(self), Arc::clone(tokens), call.clone());
+            // The turn goes along: where a token does not answer, one thread waits for it,
+            // however many requests give up meanwhile.
+            let bound = tokio::task::spawn_blocking(move || {
+                call.check()?;
+                let bound = engine.bind(&tokens, &call);
+                if let Err(error) = &bound
+                    && is_absence(error)
+                {
+                    *turn = Some(error.clone());
+                    engine.absences.fetch_add(1, Ordering::Release);
+                }
+                bound
+            });
+            bound.await.unwrap_or_else(|_| Err(Error::Cancelled.into()))
+        };
+        match call.deadline() {
+            None => got.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), got)
+                .await
+                .unwrap_or_else(|_| Err(Error::DeadlineExceeded.into())),
+        }
+    }
+
+    /// The handle, where somebody got it from the token.
+    fn known(&self) -> Option<Arc<Bound>> {
+        let bound = self.bound.read().unwrap_or_else(PoisonError::into_inner);
+        bound.clone()
     }
 
     fn bind(&self, tokens: &Tokens, call: &Call) -> Result<Arc<Bound>, EngineError> {

@@ -10,6 +10,7 @@ use claviger_token::{
 use tokio::sync::Notify;
 
 use crate::exchange::{Exchange, READS_FOR_DEADLINE};
+use crate::identity_management::{refuse_connect, refuse_delete, refuse_generate};
 use crate::key_engine::KeyEngine;
 use crate::lifecycle;
 use crate::message::{
@@ -273,7 +274,15 @@ impl Node {
     /// Hands a message to Identity Management. Once begun it is carried through, even
     /// if the caller goes away; it is then undone or finished as the case may be.
     async fn manage(&self, sender: &EngineId, msg: Msg, call: &Call) -> Option<Msg> {
-        let turn = Arc::clone(&self.0.management).lock_owned().await;
+        let turn = Arc::clone(&self.0.management).lock_owned();
+        let turn = match call.deadline() {
+            None => turn.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), turn).await {
+                Ok(turn) => turn,
+                // Somebody else's message takes long.
+                Err(_) => return refuse(sender, &msg, Error::DeadlineExceeded.into()),
+            },
+        };
         let (node, sender, call) = (Arc::clone(&self.0), sender.clone(), call.clone());
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -609,6 +618,16 @@ impl Inner {
         {
             engines.remove(&engine.name);
         }
+    }
+}
+
+/// The reply of Identity Management that a message gets that it has no time for.
+fn refuse(sender: &EngineId, msg: &Msg, error: EngineError) -> Option<Msg> {
+    match msg {
+        Msg::RequestGenerateIdentity(_) => Some(refuse_generate(sender, error)),
+        Msg::RequestConnectIdentity(_) => Some(refuse_connect(error)),
+        Msg::RequestDeleteIdentity(_) => Some(refuse_delete(error)),
+        _ => None,
     }
 }
 

@@ -19,8 +19,10 @@ const KEPT_CHANGES: usize = 1024;
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 /// How long a request waits at least before it is made again.
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
-/// How long is waited between two tries to open a token that is away.
+/// How long is waited at most between two tries to open a token that is away.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// How long at first after its devices changed: a card is seen before it answers.
+const RETRY_SOON: Duration = Duration::from_millis(10);
 
 /// How one token stands.
 pub(crate) struct Standing {
@@ -66,9 +68,18 @@ pub(crate) struct Standings {
     awaited: Mutex<HashMap<TokenId, Arc<Awaited>>>,
 }
 
+/// What a look for a token showed.
+enum Looked {
+    Back,
+    Away {
+        /// Whether something happened to the devices since.
+        changed: bool,
+    },
+}
+
 /// Those who wait for one token take turns to look for it.
 struct Awaited {
-    turn: tokio::sync::Mutex<Option<Box<dyn Watch>>>,
+    turn: Arc<tokio::sync::Mutex<Option<Box<dyn Watch>>>>,
     /// How often it came back.
     returns: AtomicU64,
 }
@@ -271,9 +282,10 @@ impl Tokens {
         tokio::time::sleep(SHORTEST_WAIT).await;
         let awaited = self.awaited(token);
         let returns = awaited.returns.load(Ordering::Acquire);
+        let mut pause = RETRY_INTERVAL;
         loop {
-            let turn = tokio::time::timeout_at(deadline.into(), awaited.turn.lock()).await;
-            let Ok(mut watch) = turn else {
+            let turn = Arc::clone(&awaited.turn).lock_owned();
+            let Ok(mut turn) = tokio::time::timeout_at(deadline.into(), turn).await else {
                 return Err(absence);
             };
             if awaited.returns.load(Ordering::Acquire) != returns {
@@ -284,30 +296,35 @@ impl Tokens {
                 Err(Error::DeadlineExceeded) => return Err(absence),
                 Err(error) => return Err(error.into()),
             }
-            let (tokens, wanted) = (Arc::clone(self), token.clone());
+            let (tokens, awaited, wanted) = (Arc::clone(self), Arc::clone(&awaited), token.clone());
             let (reached_by, its_call) = (backend.to_owned(), call.clone());
-            let found = tokio::task::spawn_blocking(move || {
-                let (found, _) = tokens.open(&reached_by, &its_call)?;
-                Ok(*found.id() == wanted)
-            });
-            match found.await {
-                Ok(Ok(true)) => {
-                    awaited.returns.fetch_add(1, Ordering::Release);
-                    return Ok(());
+            let limit = pause.min(deadline.saturating_duration_since(Instant::now()));
+            // The turn goes along: where a device does not answer, one thread waits for it,
+            // however many requests give up meanwhile.
+            let looked = tokio::task::spawn_blocking(move || {
+                match tokens.open(&reached_by, &its_call) {
+                    Ok((found, _)) if *found.id() == wanted => {
+                        awaited.returns.fetch_add(1, Ordering::Release);
+                        return Ok(Looked::Back);
+                    }
+                    Err(error) if !is_absence(&error) => return Err(error),
+                    _ => {}
                 }
-                Ok(Err(error)) if !is_absence(&error) => return Err(error),
-                _ => {}
-            }
-            let mut its_watch = match watch.take() {
-                Some(watch) => watch,
-                None => self.driver(backend)?.watch(),
-            };
-            let limit = RETRY_INTERVAL.min(deadline.saturating_duration_since(Instant::now()));
-            let waited = tokio::task::spawn_blocking(move || {
-                its_watch.wait(limit);
-                its_watch
+                if turn.is_none() {
+                    *turn = Some(tokens.driver(&reached_by)?.watch());
+                }
+                let changed = turn.as_mut().is_some_and(|watch| watch.wait(limit));
+                Ok(Looked::Away { changed })
             });
-            *watch = waited.await.ok();
+            match tokio::time::timeout_at(deadline.into(), looked).await {
+                Ok(Ok(Ok(Looked::Back))) => return Ok(()),
+                Ok(Ok(Ok(Looked::Away { changed: true }))) => pause = RETRY_SOON,
+                Ok(Ok(Ok(Looked::Away { changed: false })) | Err(_)) => {
+                    pause = RETRY_INTERVAL.min(2 * pause);
+                }
+                Ok(Ok(Err(error))) => return Err(error),
+                Err(_) => return Err(absence),
+            }
         }
     }
 
@@ -317,7 +334,7 @@ impl Tokens {
         awaited.retain(|_, awaited| Arc::strong_count(awaited) > 1);
         let entry = awaited.entry(token.clone()).or_insert_with(|| {
             Arc::new(Awaited {
-                turn: tokio::sync::Mutex::default(),
+                turn: Arc::default(),
                 returns: AtomicU64::default(),
             })
         });

@@ -203,12 +203,4 @@ impl Tokens {
         token.standing.note(Happening::Worked);
         Ok((token, slot))
     }
-
-    /// Closes a token that does not answer any more: the next use opens it anew.
-    pub(crate) fn forget(&self, token: &TokenId) {
-        self.open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(token);
-    }
 }

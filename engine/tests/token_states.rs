@@ -151,6 +151,50 @@ async fn whoever_cannot_wait_is_told_that_the_token_is_not_available() {
 }
 
 #[tokio::test]
+async fn every_request_ends_at_its_deadline_where_the_token_does_not_answer() {
+    let bench = bench(Pace::Quick).await;
+    bench.device.detach();
+    bench.sign(&call()).await.unwrap_err();
+    let opened = bench.device.opened();
+    let limit = Duration::from_millis(100);
+    bench.device.falls_silent(true);
+    let begun = Instant::now();
+    let soon = Call::within(limit);
+    // Those that sign look for the token, one after the other.
+    let signing = (0..20).map(|_| bench.sign(&soon));
+    for done in futures(signing).await {
+        assert!(done.is_err());
+    }
+    // The first one is begun, and does not end; the second one waits for its turn.
+    for name in ["bob", "carol"] {
+        let request = claviger_engine::message::RequestGenerateIdentity {
+            backend: bench.device.backend(),
+            params: claviger_engine::IdParams::P256,
+            capabilities: claviger_engine::Capabilities::Commit,
+        };
+        let (node, who) = (bench.node.clone(), id(name));
+        let made = async move { node.generate(&who, request, &Call::within(limit)).await };
+        let made = tokio::spawn(made);
+        tokio::time::sleep(2 * limit).await;
+        assert_eq!(made.is_finished(), name == "carol");
+        if name == "carol" {
+            let late = made.await.unwrap().err;
+            assert!(
+                matches!(late, Some(EngineError::Token(Error::DeadlineExceeded))),
+                "{late:?}"
+            );
+        }
+    }
+    assert!(begun.elapsed() < LONG);
+    // However many gave up, one thread waits for the key's token, and one to generate.
+    assert_eq!(bench.device.opened() - opened, 2);
+    bench.device.falls_silent(false);
+    bench.device.attach();
+    bench.sign(&call()).await.unwrap();
+    assert_eq!(bench.node.registry().identities().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn who_gives_up_does_not_wait_on() {
     let bench = bench(Pace::Quick).await;
     bench.device.detach();

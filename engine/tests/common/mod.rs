@@ -34,6 +34,10 @@ struct State {
     trouble: Mutex<Option<Error>>,
     /// Whether signing waits for a touch.
     wants_touch: AtomicBool,
+    /// Who opens it waits as long as this is so.
+    silent: AtomicBool,
+    /// How often somebody began to open it.
+    opened: AtomicU32,
 }
 
 const NO_FUSE: u32 = u32::MAX;
@@ -61,6 +65,8 @@ impl Device {
             named_slot: Mutex::default(),
             trouble: Mutex::default(),
             wants_touch: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+            opened: AtomicU32::default(),
         }))
     }
 
@@ -89,6 +95,16 @@ impl Device {
     /// Signing waits for a touch from now on, or does no more: then it goes on.
     pub fn wants_touch(&self, wanted: bool) {
         self.0.wants_touch.store(wanted, SeqCst);
+    }
+
+    /// Who opens it has no answer from now on, or has again.
+    pub fn falls_silent(&self, silent: bool) {
+        self.0.silent.store(silent, SeqCst);
+    }
+
+    /// How often somebody began to open it.
+    pub fn opened(&self) -> u32 {
+        self.0.opened.load(SeqCst)
     }
 
     pub fn id(&self) -> TokenId {
@@ -185,6 +201,10 @@ impl Driver for Device {
     }
 
     fn open(&self, backend: &str, _: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
+        self.0.opened.fetch_add(1, SeqCst);
+        while self.0.silent.load(SeqCst) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         if self.check().is_err() || backend != self.0.info.backend {
             return Err(Error::NoToken {
                 wanted: backend.into(),
