@@ -92,6 +92,9 @@ pub(crate) fn identify(card: &mut Card<'_>) -> Result<Option<Identity>, Fault> {
 pub(crate) struct Field {
     readers: Box<dyn Readers>,
     places: Mutex<HashMap<TokenId, Arc<Mutex<Place>>>>,
+    /// Held while a card is looked at that is not open: who finds another's transaction
+    /// there is made to wait for 100 ms by libpcsclite, however short that one is.
+    looking: Mutex<()>,
 }
 
 /// The place of one card: it is opened once, and shared.
@@ -107,6 +110,7 @@ impl Field {
         Arc::new(Field {
             readers: Box::new(readers),
             places: Mutex::default(),
+            looking: Mutex::default(),
         })
     }
 
@@ -162,6 +166,7 @@ impl Field {
         call: &Call,
         work: &mut impl FnMut(&mut Card<'_>, &Identity) -> Result<T, Fault>,
     ) -> Result<Option<(Identity, T)>, Fault> {
+        let _alone = lock(&self.looking);
         let mut link = self.readers.connect(reader).map_err(Fault::Lost)?;
         let mut transport = link.begin().map_err(Fault::Lost)?;
         let mut card = Card::new(&mut *transport, call);
@@ -435,6 +440,7 @@ impl Connection {
         let readers = self.field.readers.list();
         let mut readers = readers.map_err(|e| Fault::Lost(Lost::new(e.reason)))?;
         let last = lock(&self.reader).clone();
+        let _alone = lock(&self.field.looking);
         readers.sort_by_key(|reader| *reader != last);
         for reader in readers {
             call.check()?;

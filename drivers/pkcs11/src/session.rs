@@ -9,7 +9,7 @@ use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use secrecy::SecretString;
 
-use crate::error::{Fault, from_module};
+use crate::error::{Fault, from_module, is_uninitialised};
 use crate::login::{Login, is_logged_in, login};
 use crate::module::{Entered, Module, lock};
 
@@ -67,6 +67,18 @@ struct Failed {
 
 /// The PIN that was accepted before, and never another one.
 struct Retained(Option<SecretString>);
+
+/// The PIN that was accepted before; another one only where there is none any more.
+struct RetainedFirst<'a>(Retained, &'a dyn PinSource);
+
+impl PinSource for RetainedFirst<'_> {
+    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
+        match &self.0.0 {
+            Some(_) => self.0.pin(token, label),
+            None => self.1.pin(token, label),
+        }
+    }
+}
 
 impl PinSource for Retained {
     fn pin(&self, token: &TokenId, _label: &str) -> Result<SecretString, Error> {
@@ -320,10 +332,18 @@ impl Connection {
         state.anchor.is_none() && state.failure.is_some()
     }
 
-    /// Makes the connection work again with PINs from `how`, if it does not.
+    /// Makes the connection work again, if it does not; with PINs from `how` where the
+    /// token refused the one that it accepted before.
     pub(crate) fn revive(&self, how: &Login<'_>) -> Result<(), Error> {
-        let epoch = lock(&self.state).epoch;
-        self.recover(epoch, &Call::unlimited(), Some(how))
+        let (epoch, retained) = {
+            let state = lock(&self.state);
+            (state.epoch, Retained(state.pin.clone()))
+        };
+        let how = Login {
+            pins: &RetainedFirst(retained, how.pins),
+            ..*how
+        };
+        self.recover(epoch, &Call::unlimited(), Some(&how))
     }
 
     /// Replaces what failed in `epoch` by a new session with a new login. Of several
@@ -388,6 +408,8 @@ impl Connection {
         let first = {
             let entered = self.module.enter();
             drop(idle);
+            // Where somebody finalised the module, it gives the same handle out again.
+            let old = old.filter(|old| !is_of_the_past(old));
             let first = self.attach(&entered, how);
             // Not before: with the last session the login would end.
             drop(old);
@@ -457,6 +479,11 @@ impl Drop for Recovering<'_> {
         lock(&self.0.state).recovering = false;
         self.0.changed.notify_all();
     }
+}
+
+/// Whether the module does not know the session because it was finalised.
+fn is_of_the_past(session: &Session) -> bool {
+    matches!(session.get_session_info(), Err(error) if is_uninitialised(&error))
 }
 
 /// Whether the token said no to the PIN, so that it must not be sent again.
