@@ -76,6 +76,17 @@ fn a_reset_by_another_program_is_survived() {
 }
 
 #[test]
+fn a_smartcard_service_that_was_restarted_is_used_again_by_the_next_request() {
+    let bench = bench();
+    for _ in 0..2 {
+        Pcscd::restart();
+        bench.yubikey.insert();
+        bench.sign().unwrap();
+        bench.sign_as_usual();
+    }
+}
+
+#[test]
 fn a_card_that_is_pulled_out_in_the_middle_of_a_command_works_again_when_it_is_back() {
     let bench = bench();
     for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {

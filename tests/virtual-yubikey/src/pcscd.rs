@@ -7,7 +7,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -39,17 +39,22 @@ const PORTS: u16 = READERS * SLOTS_PER_READER;
 /// How long pcscd may take for anything. It looks at each slot every 0.4 s.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What runs in the namespaces: pcscd, until the standard input ends, that is, until
-/// this process does, in whatever way. It is the first process there, so everything ends
-/// with it.
+/// What runs in the namespaces: pcscd, another one for each line of the standard input,
+/// until that ends, that is, until this process does, in whatever way. It is the first
+/// process there, so everything ends with it.
 ///
 /// The folder takes the place of pcscd's own, so its socket can be seen from outside. The
 /// folder of drivers is covered, so pcscd does not reach for readers that are real.
 const SCRIPT: &str = r#"
 mount -t tmpfs tmpfs /run && mkdir /run/pcscd && mount --bind . /run/pcscd || exit 1
 mount -t tmpfs tmpfs "${1%/serial/*}" || exit 1
-pcscd --foreground --config /run/pcscd/reader.conf </dev/null &
-cat >/dev/null
+start() { pcscd --foreground --config /run/pcscd/reader.conf </dev/null & }
+start
+while read -r _; do
+    kill -KILL $! && wait $!
+    rm -f pcscd.comm pcscd.pid
+    start
+done
 kill -KILL $!
 rm -rf ./*
 "#;
@@ -77,7 +82,7 @@ pub struct Pcscd {
     taken: Mutex<Vec<bool>>,
     freed: Condvar,
     /// Its standard input is what keeps it alive.
-    _child: Child,
+    child: Mutex<Child>,
     /// While it is there, no other process of ours takes these ports.
     _lock: UdpSocket,
 }
@@ -122,6 +127,30 @@ impl Pcscd {
         (SOCKET, Pcscd::of_this_process().socket.clone())
     }
 
+    /// Kills it and starts another one in its place, which is there when this returns; so
+    /// are the cards. To who uses PC/SC, the service has gone and come back.
+    ///
+    /// # Panics
+    /// If it does not come back.
+    pub fn restart() {
+        let pcscd = Pcscd::of_this_process();
+        let mut child = lock(&pcscd.child);
+        let before = fs::metadata(&pcscd.socket).and_then(|socket| socket.created());
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        let end = Instant::now() + PATIENCE;
+        let is_new = || {
+            let now = fs::metadata(&pcscd.socket).and_then(|socket| socket.created());
+            now.is_ok_and(|now| before.as_ref().is_ok_and(|before| now > *before))
+        };
+        while !is_new() {
+            assert!(Instant::now() < end, "pcscd does not come back");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let back = wait_for_readers(&mut child, &pcscd.socket, &pcscd.slots);
+        assert!(back, "pcscd comes back without its readers");
+        drop(child);
+    }
+
     fn of_this_process() -> &'static Pcscd {
         static PCSCD: OnceLock<Pcscd> = OnceLock::new();
         PCSCD.get_or_init(Pcscd::start)
@@ -147,7 +176,7 @@ impl Pcscd {
                     taken: Mutex::new(vec![false; slots.len()]),
                     slots,
                     freed: Condvar::new(),
-                    _child: child,
+                    child: Mutex::new(child),
                     _lock: lock,
                 };
             }
