@@ -1,10 +1,11 @@
-//! What one does with this repository: `cargo xtask setup | demo | test | bench | lint`.
+//! What one does with this repository: `cargo xtask setup | demo | test | bench | chaos | lint`.
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | [`demo`] | Claviger's main job, shown on a throw-away token |
 //! | [`mod@test`] | every test |
 //! | [`mod@bench`] | figures, for people and for machines |
+//! | [`chaos`] | whether promises hold when processes are killed and tokens go away |
 //! | [`lint`] | what must be clean before a change goes in |
 //! | [`setup`] | installs what the others need |
 //! | [`kryoptic`] | builds a token in software |
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chaos;
 mod demo;
 mod kryoptic;
 mod lint;
@@ -39,6 +41,9 @@ Usage: cargo xtask COMMAND
   test [--quick] [ARGS...]   run the tests; --quick leaves out those that need an emulator,
                              ARGS go to cargo nextest (or cargo test where nextest is missing)
   bench [--json]             measure; --json prints one JSON object on standard output
+  chaos [--json] [--kills N] [--removals N] [--seconds N] [--seed N]
+                             kill processes, pull out tokens, overload them, and see whether
+                             the promises hold; --json as above
   lint                       formatting, clippy, documentation, licences
 
 The user's own tokens and configuration are left alone.
@@ -76,6 +81,7 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
         Some("demo") => no_more(&args).and_then(|()| demo::run()),
         Some("test") => test::run(args),
         Some("bench") => bench::run(&args),
+        Some("chaos") => chaos::run(&args),
         Some("lint") => no_more(&args).and_then(|()| lint::run()),
         _ => Err(Failure::usage(format!(
             "there is no command {:?}",

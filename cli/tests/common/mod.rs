@@ -56,6 +56,11 @@ impl Stage {
         }
     }
 
+    /// Where SoftHSM keeps the token.
+    pub(crate) fn token_folder(&self) -> &Path {
+        self.token_file.0.parent().unwrap()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -1,0 +1,158 @@
+//! Chaos: processes that are killed, tokens that go away, more callers than a token can
+//! serve; and whether the promises hold.
+//!
+//! `cargo xtask chaos` runs all of it and prints figures; among the tests runs a little of
+//! it. A promise that is broken ends either with an error.
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "chaos is a test, and what cannot be set up ends it"
+)]
+
+#[cfg(target_os = "linux")]
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(target_os = "linux")]
+mod grounds;
+#[cfg(target_os = "linux")]
+mod kills;
+#[cfg(target_os = "linux")]
+mod load;
+#[cfg(target_os = "linux")]
+mod removals;
+#[cfg(target_os = "linux")]
+mod report;
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    eprintln!("SKIPPED chaos: it takes Linux");
+}
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("--full") {
+        return full::run();
+    }
+    short::run()
+}
+
+/// All of it, for `cargo xtask chaos`.
+#[cfg(target_os = "linux")]
+mod full {
+    use std::process::ExitCode;
+
+    use claviger_tests::{Kryoptic, SoftHsm};
+    use claviger_virtual_yubikey::Pcscd;
+
+    use crate::report::{Report, fresh_seed};
+    use crate::{kills, load, removals};
+
+    struct Options {
+        json: bool,
+        kills: u64,
+        removals: u64,
+        seconds: u64,
+        seed: u64,
+    }
+
+    impl Options {
+        fn parse() -> Option<Options> {
+            let mut options = Options {
+                json: false,
+                kills: 1000,
+                removals: 500,
+                seconds: 60,
+                seed: fresh_seed(),
+            };
+            let mut words = std::env::args().skip(2);
+            while let Some(word) = words.next() {
+                let number = match word.as_str() {
+                    "--json" => {
+                        options.json = true;
+                        continue;
+                    }
+                    "--kills" => &mut options.kills,
+                    "--removals" => &mut options.removals,
+                    "--seconds" => &mut options.seconds,
+                    "--seed" => &mut options.seed,
+                    _ => return None,
+                };
+                *number = words.next()?.parse().ok()?;
+            }
+            Some(options)
+        }
+    }
+
+    pub(super) fn run() -> ExitCode {
+        let Some(options) = Options::parse() else {
+            eprintln!("usage: [--json] [--kills N] [--removals N] [--seconds N] [--seed N]");
+            return ExitCode::from(2);
+        };
+        let seed = options.seed;
+        eprintln!("chaos: the random choices are those of --seed {seed}");
+        // Before there are threads that read the environment.
+        SoftHsm::prepare();
+        Pcscd::prepare();
+        if Kryoptic::skipped().is_none() {
+            Kryoptic::prepare();
+        }
+        let mut report = Report::default();
+        kills::run(&mut report, options.kills, seed);
+        removals::run(&mut report, options.removals, seed);
+        load::run(&mut report, options.seconds, seed);
+        match options.json {
+            true => println!("{}", report.json()),
+            false => print!("{}", report.table()),
+        }
+        report.broken.iter().for_each(|promise| {
+            eprintln!("chaos: BROKEN (--seed {seed}): {promise}");
+        });
+        ExitCode::from(u8::from(!report.broken.is_empty()))
+    }
+}
+
+/// A little of it, among the tests.
+#[cfg(target_os = "linux")]
+mod short {
+    use std::process::ExitCode;
+
+    use libtest_mimic::{Arguments, Failed, Trial};
+
+    use crate::report::{Report, fresh_seed};
+    use crate::{kills, load, removals};
+
+    pub(super) fn run() -> ExitCode {
+        let trial = |name: &str, run: fn(&mut Report, u64)| {
+            Trial::test(name, move || {
+                let (mut report, seed) = (Report::default(), fresh_seed());
+                run(&mut report, seed);
+                eprint!("{}", report.table());
+                match report.broken.is_empty() {
+                    true => Ok(()),
+                    false => Err(Failed::from(format!(
+                        "with --seed {seed}: {}",
+                        report.broken.join("; ")
+                    ))),
+                }
+            })
+        };
+        let trials = vec![
+            trial(
+                "wherever_a_process_is_killed_keys_and_identities_stay_one_to_one",
+                |report, seed| kills::run(report, 40, seed),
+            ),
+            trial(
+                "while_tokens_come_and_go_each_request_is_answered_once_and_in_time",
+                |report, seed| removals::run(report, 15, seed),
+            ),
+            trial(
+                "under_load_nothing_fails_that_was_not_asked_to_and_memory_stays_flat",
+                |report, seed| load::run(report, 4, seed),
+            ),
+        ];
+        // Each of them wants the machine for itself.
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = Some(1);
+        libtest_mimic::run(&arguments, trials).exit_code()
+    }
+}
