@@ -262,21 +262,27 @@ async fn scaling() -> Figure {
     };
     let made = node.generate(&who, request, &Call::unlimited()).await;
     assert!(made.err.is_none());
-    let (mut ratios, mut rates) = (Vec::new(), (0.0, 0.0));
+    let info = node.registry().identity(&who).unwrap().unwrap();
+    let key = info.keys[0].public_key.clone();
+    let (mut ratios, mut bare, mut rates) = (Vec::new(), Vec::new(), (0.0, 0.0));
     for _ in 0..9 {
         let one = rate(&node, &who, 1, ROUND).await;
         let two = rate(&node, &who, 2, ROUND).await;
         ratios.push(two / one);
         rates = (two, one);
+        bare.push(bare_rate(&key, 2, ROUND) / bare_rate(&key, 1, ROUND));
     }
     ratios.sort_by(f64::total_cmp);
+    bare.sort_by(f64::total_cmp);
     Figure {
         name: "encrypt_scaling_2t",
         value: ratios[ratios.len() / 2],
         wanted: "≥ 1.70",
         what: format!(
-            "32-byte messages: two callers {:.0}/s / one {:.0}/s",
-            rates.0, rates.1
+            "32-byte messages: two callers {:.0}/s / one {:.0}/s (without any engine: {:.2})",
+            rates.0,
+            rates.1,
+            bare[bare.len() / 2]
         ),
     }
 }
@@ -307,5 +313,24 @@ async fn rate(node: &Node, who: &EngineId, callers: usize, round: Duration) -> f
     for caller in callers {
         count += caller.await.unwrap();
     }
+    count as f64 / round.as_secs_f64()
+}
+
+/// The same without any engine: what this machine has to give.
+fn bare_rate(key: &PublicKey, callers: usize, round: Duration) -> f64 {
+    let end = Instant::now() + round;
+    let work = || {
+        let mut count = 0u64;
+        while Instant::now() < end {
+            claviger_token::envelope::encrypt(&[key], &[7; 32]).unwrap();
+            count += 1;
+        }
+        count
+    };
+    let count: u64 = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..callers).map(|_| scope.spawn(work)).collect();
+        let counts = callers.into_iter().map(|caller| caller.join().unwrap());
+        counts.sum()
+    });
     count as f64 / round.as_secs_f64()
 }
