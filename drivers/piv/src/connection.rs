@@ -92,9 +92,9 @@ pub(crate) fn identify(card: &mut Card<'_>) -> Result<Option<Identity>, Fault> {
 pub(crate) struct Field {
     readers: Box<dyn Readers>,
     places: Mutex<HashMap<TokenId, Arc<Mutex<Place>>>>,
-    /// Held while a card is looked at that is not open: who finds another's transaction
-    /// there is made to wait for 100 ms by libpcsclite, however short that one is.
-    looking: Mutex<()>,
+    /// One for each reader, held while its card is looked at: who finds another's
+    /// transaction there is made to wait for 100 ms by libpcsclite, however short it is.
+    looking: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
 
 /// The place of one card: it is opened once, and shared.
@@ -160,13 +160,21 @@ impl Field {
         Ok(found)
     }
 
+    fn looking_at(&self, reader: &str) -> Arc<Mutex<()>> {
+        lock(&self.looking)
+            .entry(reader.into())
+            .or_default()
+            .clone()
+    }
+
     fn look<T>(
         &self,
         reader: &str,
         call: &Call,
         work: &mut impl FnMut(&mut Card<'_>, &Identity) -> Result<T, Fault>,
     ) -> Result<Option<(Identity, T)>, Fault> {
-        let _alone = lock(&self.looking);
+        let looking = self.looking_at(reader);
+        let _alone = lock(&looking);
         let mut link = self.readers.connect(reader).map_err(Fault::Lost)?;
         let mut transport = link.begin().map_err(Fault::Lost)?;
         let mut card = Card::new(&mut *transport, call);
@@ -440,10 +448,11 @@ impl Connection {
         let readers = self.field.readers.list();
         let mut readers = readers.map_err(|e| Fault::Lost(Lost::new(e.reason)))?;
         let last = lock(&self.reader).clone();
-        let _alone = lock(&self.field.looking);
         readers.sort_by_key(|reader| *reader != last);
         for reader in readers {
             call.check()?;
+            let looking = self.field.looking_at(&reader);
+            let _alone = lock(&looking);
             let Ok(mut link) = self.field.readers.connect(&reader) else {
                 continue;
             };
