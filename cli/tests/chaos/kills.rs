@@ -95,7 +95,7 @@ pub(crate) fn run(report: &mut Report, kills: u64, seed: u64) {
     report.figure("orphans", all.orphans);
     report.figure("lost", all.lost);
     report.figure("foreign_touched", all.foreign_touched);
-    report.figure("pin_tries_spent_by_kills", all.pin_tries_spent);
+    report.count("pin_tries_spent", all.pin_tries_spent);
     report.figure("wrong_pin_tries_spent", spent);
     report.promise(all.orphans == 0, "a key has no identity");
     report.promise(all.lost == 0, "an identity has no key");

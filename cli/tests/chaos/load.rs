@@ -78,7 +78,7 @@ async fn crowd(report: &mut Report, time: Duration, seed: u64) {
     report.figure("load_deadlines_passed", value(&tally.ended[0]));
     report.figure("load_cancelled", value(&tally.ended[1]));
     report.figure("load_given_up", value(&tally.given_up));
-    report.figure("load_wrong_results", value(&tally.wrong));
+    report.count("wrong_results", value(&tally.wrong));
     report.figure("load_rss_warm_kib", warm);
     report.figure("load_rss_end_kib", last);
     report.promise(value(&tally.wrong) == 0, "a signature was wrong under load");

@@ -246,7 +246,7 @@ pub(crate) fn run(report: &mut Report, removals: u64, seed: u64) {
         let counted = totals.iter().find(|(n, _)| *n == name);
         report.promise(counted.is_some_and(|(_, n)| *n == 0), broken);
     }
-    report.figure("pin_tries_spent", spent);
+    report.count("pin_tries_spent", spent);
     report.promise(spent == 0, "a PIN try was spent by removals");
     let mut all = Vec::new();
     for (name, tally) in &tallies {

@@ -16,6 +16,14 @@ impl Report {
         self.figures.push((name.into(), value.to_string()));
     }
 
+    /// Adds to a figure that several parts count.
+    pub(crate) fn count(&mut self, name: &str, more: u64) {
+        match self.figures.iter_mut().find(|(known, _)| known == name) {
+            Some((_, value)) => *value = (value.parse::<u64>().unwrap() + more).to_string(),
+            None => self.figure(name, more),
+        }
+    }
+
     /// Notes `promise` as broken where it does not hold.
     pub(crate) fn promise(&mut self, holds: bool, promise: impl Into<String>) {
         if !holds {
