@@ -9,6 +9,8 @@ fuzz_target!(|data: &[u8]| {
     keys.extend(PublicKey::from_der(data));
     if let Ok(text) = std::str::from_utf8(data) {
         keys.extend(PublicKey::from_text(text));
+        keys.extend(PublicKey::from_ssh_line(text));
+        keys.extend(envelope::parse_recipient(text));
         let _ = text.parse::<Fingerprint>();
     }
     for algorithm in Algorithm::ALL {
@@ -24,6 +26,11 @@ fuzz_target!(|data: &[u8]| {
         }
         let fingerprint = key.fingerprint();
         assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
-        let _ = (key.to_ssh_line("comment"), envelope::recipient_text(&key));
+        if let Some(line) = key.to_ssh_line("comment") {
+            assert_eq!(PublicKey::from_ssh_line(&line).as_ref(), Ok(&key));
+        }
+        if let Some(text) = envelope::recipient_text(&key) {
+            assert_eq!(envelope::parse_recipient(&text).as_ref(), Ok(&key));
+        }
     }
 });
