@@ -25,7 +25,7 @@ const MOST_FRAMES: usize = 64;
 
 /// The Ledgers on this system's USB.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Usb;
+pub struct Usb;
 
 impl Devices for Usb {
     fn list(&self) -> Result<Vec<Attached>, Unreachable> {

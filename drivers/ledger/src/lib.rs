@@ -82,7 +82,6 @@ use crate::backend::Backend;
 use crate::error::Fault;
 use crate::ethereum::Known;
 use crate::field::{Field, Seen};
-use crate::hid::Usb;
 use crate::port::{Port, lock};
 use crate::slot::Kind;
 use crate::tcp::Tcp;
@@ -102,6 +101,7 @@ mod token;
 pub mod transport;
 
 pub use ethereum::LONGEST_MESSAGE;
+pub use hid::Usb;
 
 /// How long all devices together may take to show themselves.
 const LISTING: Duration = Duration::from_secs(10);

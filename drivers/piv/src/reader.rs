@@ -62,7 +62,7 @@ pub trait Link: Send {
 
 /// The readers of this system's PC/SC service (`pcscd`).
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct PcscReaders;
+pub struct PcscReaders;
 
 impl Readers for PcscReaders {
     fn list(&self) -> Result<Vec<String>, Unreachable> {

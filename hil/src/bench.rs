@@ -1,0 +1,218 @@
+//! A device that may be written to, as the conformance suite and the measurements want it.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use claviger_token::conformance::{Plug, Subject};
+use claviger_token::{Access, Driver, Protection, SlotInfo, SlotState};
+
+use crate::config::Removal;
+use crate::guard::Guard;
+use crate::{lock, screen};
+
+/// Makes a driver that knows the device. One for each check: what a driver remembers of a
+/// device must not help the next.
+pub(crate) type MakeDriver = Box<dyn Fn() -> Arc<dyn Driver> + Send + Sync>;
+
+/// What takes a device away and brings it back.
+pub(crate) type BoxedPlug = Box<dyn Plug + Send + Sync>;
+
+/// Whether something can be done to a device, or why not.
+pub(crate) type Possible<T> = Result<T, &'static str>;
+
+/// A device that may be written to. There is none for a device that may not.
+pub(crate) struct Bench {
+    pub(crate) guard: Guard,
+    pub(crate) make: MakeDriver,
+    pub(crate) driver: Mutex<Option<Arc<dyn Driver>>>,
+    pub(crate) backend: String,
+    pub(crate) access: Access,
+    pub(crate) wrong: Possible<Access>,
+    pub(crate) absent: Possible<String>,
+    pub(crate) plug: Possible<BoxedPlug>,
+    pub(crate) protection: Protection,
+    /// How many more keys fill it; found when it is opened.
+    pub(crate) room: Mutex<Possible<usize>>,
+    pub(crate) longest_message: usize,
+    pub(crate) longest_ed25519_message: usize,
+    /// The most keys that are made at a time.
+    pub(crate) max_keys: Option<usize>,
+    /// Whether the tap sees its commands.
+    pub(crate) counts_commands: bool,
+    /// Whether a person approves each operation.
+    pub(crate) is_approved: bool,
+    /// Whether the keys that are on it may be deleted.
+    pub(crate) wipe: bool,
+    /// What another process has to be told to use it, PIN included; none if it cannot.
+    pub(crate) elsewhere: Option<Elsewhere>,
+}
+
+/// How another process uses a PKCS#11 token.
+pub(crate) struct Elsewhere {
+    /// The module's file.
+    pub(crate) module: std::path::PathBuf,
+    /// The backend string, without the module.
+    pub(crate) backend: String,
+}
+
+impl Bench {
+    /// Forgets the driver, so that the next check gets a new one.
+    pub(crate) fn renew(&self) {
+        *lock(&self.driver) = None;
+    }
+
+    /// Finds out how much room there is, from the slots of an open token.
+    pub(crate) fn survey(&self, slots: &[SlotInfo]) {
+        // New keys go into the retired slots of a card; other tokens have no bound that
+        // could be seen.
+        let free = slots.iter().filter(|slot| {
+            let number = u8::from_str_radix(slot.slot.name(), 16);
+            slot.state == SlotState::Free && number.is_ok_and(|n| (0x82..=0x95).contains(&n))
+        });
+        if self.backend.starts_with("piv:") {
+            *lock(&self.room) = Ok(free.count());
+        }
+    }
+
+    /// How many keys fill it.
+    pub(crate) fn room(&self) -> Possible<usize> {
+        *lock(&self.room)
+    }
+
+    /// Whether the device can still be found.
+    pub(crate) fn is_there(&self) -> bool {
+        (self.make)()
+            .tokens(&self.backend)
+            .is_ok_and(|found| !found.is_empty())
+    }
+}
+
+impl Subject for Bench {
+    fn driver(&self) -> Arc<dyn Driver> {
+        let mut driver = lock(&self.driver);
+        Arc::clone(driver.get_or_insert_with(|| self.guard.driver((self.make)())))
+    }
+
+    fn backend(&self) -> String {
+        self.backend.clone()
+    }
+
+    fn access(&self) -> Access {
+        self.access.clone()
+    }
+
+    fn protection(&self) -> Protection {
+        self.protection
+    }
+
+    fn wrong_access(&self) -> Result<Access, &'static str> {
+        self.wrong.clone()
+    }
+
+    fn absent_backend(&self) -> Result<String, &'static str> {
+        self.absent.clone()
+    }
+
+    fn capacity(&self) -> Result<usize, &'static str> {
+        self.room()
+    }
+
+    fn longest_ed25519_message(&self) -> usize {
+        self.longest_ed25519_message
+    }
+
+    fn longest_message(&self) -> usize {
+        self.longest_message
+    }
+
+    fn plug(&self) -> Result<&dyn Plug, &'static str> {
+        match &self.plug {
+            Ok(plug) => Ok(&**plug),
+            Err(why) => Err(why),
+        }
+    }
+}
+
+/// A plug of two functions.
+pub(crate) struct Switch {
+    pub(crate) off: Box<dyn Fn() + Send + Sync>,
+    pub(crate) on: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Plug for Switch {
+    fn remove(&self) {
+        (self.off)();
+    }
+
+    fn insert(&self) {
+        (self.on)();
+    }
+}
+
+/// How a real device is taken out and put back.
+pub(crate) fn plug(
+    removal: &Removal,
+    name: &str,
+    is_there: impl Fn() -> bool + Send + Sync + 'static,
+) -> Possible<BoxedPlug> {
+    let act: Box<dyn Fn(bool) + Send + Sync> = match removal {
+        Removal::Never => return Err("hil.toml names no way to remove it"),
+        Removal::Ask if !screen::someone_is_there() => {
+            return Err("nobody is at the terminal to remove it");
+        }
+        Removal::Ask => {
+            let name = name.to_owned();
+            Box::new(move |on| match on {
+                true => screen::line(format_args!("put {name} in again")),
+                false => screen::line(format_args!("take {name} out")),
+            })
+        }
+        Removal::Uhubctl { hub, port } => {
+            let (hub, port) = (hub.clone(), port.to_string());
+            Box::new(move |on| switch(&hub, &port, on))
+        }
+    };
+    let (act, is_there) = (Arc::new(act), Arc::new(is_there));
+    let to = |on: bool| -> Box<dyn Fn() + Send + Sync> {
+        let (act, is_there) = (Arc::clone(&act), Arc::clone(&is_there));
+        Box::new(move || {
+            act(on);
+            wait_until(on, &*is_there);
+        })
+    };
+    Ok(Box::new(Switch {
+        off: to(false),
+        on: to(true),
+    }))
+}
+
+/// How long a person may take to do what they are asked for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[expect(clippy::panic, reason = "a check that fails panics")]
+fn wait_until(there: bool, is_there: &dyn Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while is_there() != there {
+        if Instant::now() > end {
+            panic!("nobody did so within {} s", PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[expect(clippy::panic, reason = "a check that fails panics")]
+fn switch(hub: &str, port: &str, on: bool) {
+    let action = if on { "on" } else { "off" };
+    let done = Command::new("uhubctl")
+        .args(["-l", hub, "-p", port, "-a", action])
+        .output();
+    match done {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => panic!(
+            "uhubctl: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        ),
+        Err(error) => panic!("uhubctl cannot be started: {error}"),
+    }
+}

@@ -1,0 +1,414 @@
+//! The devices of a run, and what may be done with each.
+//!
+//! A device that is attached is first only read, through a [gate](crate::readers::Gate)
+//! that lets no other command pass where there is one. Only if its serial is listed, and
+//! no other device has the same, a [`Bench`] is made for it; everything that writes takes
+//! a `Bench`.
+
+use std::sync::{Arc, Mutex};
+
+use claviger_ledger::LedgerDriver;
+use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
+use claviger_piv::reader::{PcscReaders, Readers};
+use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
+use claviger_pkcs11::Pkcs11Driver;
+use claviger_token::key::to_hex;
+use claviger_token::{Access, Driver, FixedPin, Protection, TokenInfo};
+
+use crate::bench::{Bench, Elsewhere, plug};
+use crate::config::{Config, Listed};
+use crate::guard::Guard;
+use crate::journal::Journal;
+use crate::readers::{Gate, Only, Tapped};
+use crate::results::{Standing, Subject};
+use crate::screen::Interrupt;
+use crate::transcript::{Line, Tap};
+
+/// A device, found or started.
+pub(crate) struct Device {
+    pub(crate) subject: Subject,
+    pub(crate) info: TokenInfo,
+    /// What reads it, and does nothing else to it.
+    pub(crate) reader: Arc<dyn Driver>,
+    /// What it takes to write to it, or why that may not be.
+    pub(crate) bench: Result<Bench, String>,
+    /// What is wrong with it from the start.
+    pub(crate) fault: Option<String>,
+    /// What a virtual device lives in.
+    pub(crate) _home: Option<Box<dyn Send>>,
+}
+
+/// What the devices of one run share.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) interrupt: Interrupt,
+}
+
+impl Common {
+    pub(crate) fn guard(&self, name: &str, tap: &Arc<Tap>) -> Guard {
+        Guard {
+            name: name.into(),
+            tap: Arc::clone(tap),
+            journal: Arc::clone(&self.journal),
+            interrupt: self.interrupt.clone(),
+        }
+    }
+}
+
+/// Where attached devices are looked for.
+pub struct Sources {
+    /// Readers of smartcards.
+    pub cards: Arc<dyn Readers>,
+    /// Ledgers.
+    pub ledgers: Arc<dyn Devices>,
+    /// Backend strings of PKCS#11 tokens, none for those that are not to be looked for.
+    pub pkcs11: Vec<String>,
+}
+
+impl Sources {
+    /// The devices of this machine.
+    pub fn of_this_system(config: &Config) -> Sources {
+        let named = config.modules.iter();
+        let mut pkcs11: Vec<String> = named
+            .map(|module| format!("pkcs11:?module-path={module}"))
+            .collect();
+        pkcs11.push("pkcs11:".into());
+        Sources {
+            cards: Arc::new(PcscReaders),
+            ledgers: Arc::new(claviger_ledger::Usb),
+            pkcs11,
+        }
+    }
+}
+
+/// A token that was seen, and the way to it.
+struct Seen {
+    info: TokenInfo,
+    reader: Arc<dyn Driver>,
+    way: Way,
+}
+
+enum Way {
+    /// The card in this reader.
+    Card(String),
+    Ledger(LedgerDriver, Arc<Tap>),
+    Pkcs11,
+}
+
+/// Finds the attached devices; only reads. What cannot be looked into is said.
+pub(crate) fn attached(sources: &Sources, config: &Config, common: &Common) -> Vec<Device> {
+    let mut seen = cards(&sources.cards);
+    seen.extend(ledgers(&sources.ledgers));
+    for backend in &sources.pkcs11 {
+        let driver: Arc<dyn Driver> = Arc::new(Pkcs11Driver::new());
+        match driver.tokens(backend) {
+            Ok(found) => {
+                for info in found {
+                    // A module may be named, and known to p11-kit as well.
+                    let is_new =
+                        |seen: &Seen| seen.info.id != info.id || !matches!(seen.way, Way::Pkcs11);
+                    if seen.iter().all(is_new) {
+                        seen.push(Seen {
+                            info,
+                            reader: Arc::clone(&driver),
+                            way: Way::Pkcs11,
+                        });
+                    }
+                }
+            }
+            Err(error) => crate::screen::line(format_args!(
+                "not looked into: {}",
+                crate::error::sentence(&error)
+            )),
+        }
+    }
+    let serials: Vec<String> = seen
+        .iter()
+        .map(|seen| seen.info.id.serial.clone())
+        .collect();
+    let readers: Vec<(String, String)> = (seen.iter())
+        .filter_map(|seen| match &seen.way {
+            Way::Card(reader) => Some((reader.clone(), seen.info.id.serial.clone())),
+            _ => None,
+        })
+        .collect();
+    let device = |seen: Seen| {
+        let serial = &seen.info.id.serial;
+        let listed = config.listed(serial);
+        let twins = serials.iter().filter(|other| *other == serial).count() > 1;
+        let hidden = readers.iter().filter(|(_, other)| other != serial);
+        let hidden = hidden.map(|(reader, _)| reader.clone()).collect();
+        seen.device(listed, twins, hidden, sources, common)
+    };
+    seen.into_iter().map(device).collect()
+}
+
+/// One driver for each reader, so that each sees one card.
+fn cards(readers: &Arc<dyn Readers>) -> Vec<Seen> {
+    let Ok(names) = readers.list() else {
+        return Vec::new();
+    };
+    let mut seen = Vec::new();
+    for name in names {
+        let only = Only {
+            inner: Arc::clone(readers),
+            reader: name.clone(),
+        };
+        let driver: Arc<dyn Driver> = Arc::new(PivDriver::with_readers(Tapped {
+            inner: Arc::new(only),
+            hidden: Arc::new([]),
+            gate: Gate::ReadOnly,
+            tap: Arc::default(),
+        }));
+        let found = driver.tokens("piv:").unwrap_or_default();
+        seen.extend(found.into_iter().map(|info| Seen {
+            info,
+            reader: Arc::clone(&driver),
+            way: Way::Card(name.clone()),
+        }));
+    }
+    seen
+}
+
+/// A Ledger is opened once in a process, so there is one driver for reading and writing;
+/// nothing can be written to a Ledger, and what it is asked to do its owner approves.
+fn ledgers(devices: &Arc<dyn Devices>) -> Vec<Seen> {
+    let tap = Arc::<Tap>::default();
+    let driver = LedgerDriver::with_devices(TappedDevices {
+        inner: Arc::clone(devices),
+        tap: Arc::clone(&tap),
+    });
+    let found = driver.tokens("ledger:").unwrap_or_default();
+    let seen = |info| Seen {
+        info,
+        reader: Arc::new(driver.clone()),
+        way: Way::Ledger(driver.clone(), Arc::clone(&tap)),
+    };
+    found.into_iter().map(seen).collect()
+}
+
+impl Seen {
+    fn device(
+        self,
+        listed: Option<&Listed>,
+        twins: bool,
+        hidden: Arc<[String]>,
+        sources: &Sources,
+        common: &Common,
+    ) -> Device {
+        let info = self.info;
+        let name = (listed.and_then(|listed| listed.name.clone())).unwrap_or_else(|| match &*info
+            .id
+            .serial
+        {
+            "" => format!("{} without a serial", info.id.kind),
+            serial => format!("{}-{serial}", info.id.kind),
+        });
+        let (bench, fault) = match listed {
+            None => (
+                Err("its serial is not listed: it was only read".to_owned()),
+                None,
+            ),
+            Some(_) if twins => {
+                let why = "another device has this serial: none of them is written to";
+                (Err(why.to_owned()), Some(why.to_owned()))
+            }
+            Some(listed) => {
+                let way = (self.way, hidden, &sources.cards);
+                (Ok(bench(&info, &name, listed, way, common)), None)
+            }
+        };
+        let standing = match bench {
+            Ok(_) => Standing::Listed,
+            Err(_) => Standing::ReadOnly,
+        };
+        Device {
+            subject: subject(&name, &info, standing),
+            info,
+            reader: self.reader,
+            bench,
+            fault,
+            _home: None,
+        }
+    }
+}
+
+/// A device whose owner lists it, ready to be written to.
+fn bench(
+    info: &TokenInfo,
+    name: &str,
+    listed: &Listed,
+    (way, hidden, cards): (Way, Arc<[String]>, &Arc<dyn Readers>),
+    common: &Common,
+) -> Bench {
+    let mut tap = Arc::<Tap>::default();
+    let backend = info.backend.clone();
+    let mut counts_commands = true;
+    let make: crate::bench::MakeDriver = match way {
+        Way::Card(_) => {
+            let tapped = Tapped {
+                inner: Arc::clone(cards),
+                hidden,
+                gate: Gate::Open,
+                tap: Arc::clone(&tap),
+            };
+            Box::new(move || Arc::new(PivDriver::with_readers(tapped.clone())))
+        }
+        Way::Ledger(driver, of_all) => {
+            tap = of_all;
+            Box::new(move || Arc::new(driver.clone()))
+        }
+        Way::Pkcs11 => {
+            counts_commands = false;
+            Box::new(|| Arc::new(Pkcs11Driver::new()))
+        }
+    };
+    let is_there = {
+        // Not through the tap: what is asked here is no part of a check.
+        let (kind, backend) = (info.id.kind.clone(), backend.clone());
+        let cards = Arc::clone(cards);
+        move || {
+            let found = match &*kind {
+                "piv" => PivDriver::with_readers(Tapped {
+                    inner: Arc::clone(&cards),
+                    hidden: Arc::new([]),
+                    gate: Gate::ReadOnly,
+                    tap: Arc::default(),
+                })
+                .tokens(&backend),
+                "ledger" => LedgerDriver::new().tokens(&backend),
+                _ => Pkcs11Driver::new().tokens(&backend),
+            };
+            found.is_ok_and(|found| !found.is_empty())
+        }
+    };
+    let is_ledger = info.id.kind == "ledger";
+    Bench {
+        guard: common.guard(name, &tap),
+        make,
+        driver: Mutex::default(),
+        wrong: match (info.login_required, listed.wrong_pin) {
+            (false, _) => Err("its PIN is given on the device, or it has none"),
+            (_, false) => Err("hil.toml does not say `wrong-pin = true`"),
+            (true, true) => Ok(Access::with(FixedPin::new("73105428"))),
+        },
+        absent: Ok(match &*info.id.kind {
+            "piv" => "piv:serial=4294967295".into(),
+            "ledger" => "ledger:serial=0000000000000000".into(),
+            _ => absent(&backend),
+        }),
+        plug: plug(&listed.removal, name, is_there),
+        protection: Protection::FULL,
+        room: Mutex::new(Err("it has no bound that could be seen")),
+        longest_message: if is_ledger {
+            claviger_ledger::LONGEST_MESSAGE
+        } else {
+            usize::MAX
+        },
+        longest_ed25519_message: match &*info.id.kind {
+            "piv" => LONGEST_ED25519_MESSAGE,
+            _ => usize::MAX,
+        },
+        access: listed.access(),
+        max_keys: listed.max_keys,
+        counts_commands,
+        is_approved: is_ledger,
+        wipe: listed.wipe,
+        elsewhere: elsewhere(&backend),
+        backend,
+    }
+}
+
+/// The backend string of a token that is not there, in the same module.
+fn absent(backend: &str) -> String {
+    let module = backend.split_once('?').map_or("", |(_, query)| query);
+    format!("pkcs11:token=no-such-token?{module}")
+}
+
+/// How another process uses the token; none for one that is no PKCS#11 token, or whose
+/// module is not named.
+pub(crate) fn elsewhere(backend: &str) -> Option<Elsewhere> {
+    let (token, query) = backend.split_once('?')?;
+    let mut attributes = query.split('&');
+    let module = attributes.find_map(|one| one.strip_prefix("module-path="))?;
+    Some(Elsewhere {
+        module: module.into(),
+        backend: token.into(),
+    })
+}
+
+/// What reports say of a token.
+pub(crate) fn subject(name: &str, info: &TokenInfo, standing: Standing) -> Subject {
+    let note = |wanted: &str| {
+        let mut notes = info.notes.iter();
+        let found = notes.find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.clone())
+    };
+    Subject {
+        device: name.into(),
+        kind: info.id.kind.clone(),
+        model: info.model.clone(),
+        serial: info.id.serial.clone(),
+        firmware: note("firmware").or_else(|| note("app")).unwrap_or_default(),
+        standing,
+    }
+}
+
+/// Ledgers, past a tap.
+pub(crate) struct TappedDevices {
+    pub(crate) inner: Arc<dyn Devices>,
+    pub(crate) tap: Arc<Tap>,
+}
+
+impl Devices for TappedDevices {
+    fn list(&self) -> Result<Vec<Attached>, Unreachable> {
+        self.inner.list()
+    }
+
+    fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {
+        Ok(Box::new(TappedTransport {
+            inner: self.inner.connect(path)?,
+            tap: Arc::clone(&self.tap),
+            sent: Vec::new(),
+        }))
+    }
+}
+
+struct TappedTransport {
+    inner: Box<dyn Transport>,
+    tap: Arc<Tap>,
+    sent: Vec<u8>,
+}
+
+impl Transport for TappedTransport {
+    fn send(&mut self, apdu: &[u8]) -> Result<(), Broken> {
+        self.tap.count();
+        self.sent = apdu.to_vec();
+        self.inner.send(apdu)
+    }
+
+    fn receive(
+        &mut self,
+        wait: std::time::Duration,
+    ) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, Broken> {
+        let reply = self.inner.receive(wait)?;
+        if let Some(reply) = &reply {
+            // A shared secret (INS 18 with P2 01).
+            let hidden = matches!(self.sent[..], [0xe0, 0x18, _, 0x01, ..]) && reply.len() > 2;
+            let mut shown = reply.to_vec();
+            if hidden {
+                let data = shown.len() - 2;
+                shown[..data].fill(crate::transcript::HIDDEN);
+            }
+            self.tap.write(|| Line::Command {
+                command: to_hex(&self.sent),
+                reply: Some(to_hex(&shown)),
+                lost: None,
+                command_hidden: false,
+                reply_hidden: hidden,
+            });
+        }
+        Ok(reply)
+    }
+}

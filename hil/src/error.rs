@@ -1,0 +1,86 @@
+//! Why the bench stops, or why a device cannot be benched.
+
+use std::path::PathBuf;
+
+use claviger_token::Error as TokenError;
+
+/// Why the bench stopped, one variant per cause.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HilError {
+    /// The configuration that was named is not there.
+    #[error("there is no configuration at {}", .0.display())]
+    NoConfig(PathBuf),
+    /// The configuration makes no sense.
+    #[error("{}: {reason}", path.display())]
+    BadConfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it; never a PIN.
+        reason: String,
+    },
+    /// A report cannot be written. Nothing was done to any device since.
+    #[error("{} cannot be written: {reason}", path.display())]
+    Unwritable {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// A report cannot be read.
+    #[error("{} is no report of this bench: {reason}", path.display())]
+    BadReport {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No device has the name that was asked for.
+    #[error("no device fits `{wanted}`")]
+    NoDevice {
+        /// What was asked for.
+        wanted: String,
+        /// The devices that there are.
+        present: Vec<String>,
+    },
+    /// A transcript does not fit what is asked now.
+    #[error("the transcript {} no longer holds: {reason}", path.display())]
+    Deviation {
+        /// The transcript.
+        path: PathBuf,
+        /// What is different, and where.
+        reason: String,
+    },
+    /// The table in the README is not what the suite gives.
+    #[error("the table in {} is out of date", .0.display())]
+    StaleReadme(PathBuf),
+}
+
+impl HilError {
+    /// One sentence for a person: what to do next. Empty where nothing is to be said.
+    pub fn hint(&self) -> String {
+        match self {
+            HilError::NoConfig(_) => {
+                "copy hil/hil.example.toml; without --config the virtual devices run, and \
+                 attached ones are only read"
+                    .into()
+            }
+            HilError::BadConfig { .. } => "hil/hil.example.toml explains every key".into(),
+            HilError::Unwritable { .. } => "name another folder with --out".into(),
+            HilError::BadReport { .. } => "give the results.jsonl that a run has written".into(),
+            HilError::NoDevice { present, .. } => format!("there are: {}", present.join(", ")),
+            HilError::Deviation { .. } => {
+                "if the change is meant, record the transcript anew".into()
+            }
+            HilError::StaleReadme(_) => "run `cargo xtask hil --write-readme`".into(),
+        }
+    }
+}
+
+/// An error of a token as a person reads it: what, and what to do.
+pub(crate) fn sentence(error: &TokenError) -> String {
+    match error.hint() {
+        hint if hint.is_empty() => error.to_string(),
+        hint => format!("{error}; {hint}"),
+    }
+}

@@ -1,0 +1,439 @@
+//! Between the bench and a driver: every call goes through here.
+//!
+//! It ends calls when somebody presses Ctrl-C (except those that tidy up), tells the
+//! person at the device what is waited for, writes down which keys the bench made and has
+//! not deleted yet, and records the calls while a tape is in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use claviger_token::key::to_hex;
+use claviger_token::{
+    Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, PinSource,
+    PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, Token, TokenId,
+    TokenInfo, Unwrap,
+};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+use crate::journal::Journal;
+use crate::screen::{self, Interrupt};
+use crate::transcript::{Line, Tap, shown};
+
+/// What all calls to one device have in common.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    /// What reports call the device.
+    pub(crate) name: Arc<str>,
+    pub(crate) tap: Arc<Tap>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) interrupt: Interrupt,
+}
+
+impl Guard {
+    /// `driver`, guarded.
+    pub(crate) fn driver(&self, driver: Arc<dyn Driver>) -> Arc<dyn Driver> {
+        Arc::new(GuardedDriver {
+            guard: self.clone(),
+            inner: driver,
+            opened: AtomicUsize::new(0),
+        })
+    }
+
+    /// # Errors
+    /// [`Error::Cancelled`] where the run is to end.
+    fn check(&self) -> Result<(), Error> {
+        match self.interrupt.came() {
+            true => Err(Error::Cancelled),
+            false => Ok(()),
+        }
+    }
+
+    fn watched(&self, call: &Call) -> Call {
+        let name = Arc::clone(&self.name);
+        (call.clone()).also_watched_by(Arc::new(move |event| screen::prompt(&name, event)))
+    }
+
+    fn done<T>(
+        &self,
+        result: Result<T, Error>,
+        shown: impl FnOnce(&T) -> Value,
+    ) -> Result<T, Error> {
+        self.tap.write(|| Line::Done {
+            result: outcome(&result, shown),
+        });
+        result
+    }
+}
+
+/// What came of a call, as transcripts have it.
+pub(crate) fn outcome<T>(result: &Result<T, Error>, shown: impl FnOnce(&T) -> Value) -> Value {
+    match result {
+        Ok(value) => json!({ "ok": shown(value) }),
+        Err(error) => json!({ "error": variant(error) }),
+    }
+}
+
+/// The name of an error's variant.
+fn variant(error: &Error) -> String {
+    let text = format!("{error:?}");
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric());
+    text[..end.unwrap_or(text.len())].to_owned()
+}
+
+/// What transcripts show of what calls answer. Serialising such plain data cannot fail;
+/// if it did, a null would be seen in the transcript.
+pub(crate) mod show {
+    use super::*;
+
+    pub(crate) fn tokens(tokens: &[TokenInfo]) -> Value {
+        serde_json::to_value(tokens).unwrap_or_default()
+    }
+
+    pub(crate) fn slots(slots: &[SlotInfo]) -> Value {
+        serde_json::to_value(slots).unwrap_or_default()
+    }
+
+    /// Without the marks in them, which are random.
+    pub(crate) fn names(slots: &[SlotId]) -> Value {
+        slots.iter().map(|slot| slot.name()).collect()
+    }
+
+    pub(crate) fn generated(key: &GeneratedKey) -> Value {
+        json!({
+            "public_key": key.public_key.to_text(),
+            "protection": key.protection,
+            "facts": key.attestation.as_ref().map(|attestation| &attestation.facts),
+        })
+    }
+
+    pub(crate) fn deletion(deletion: &Deletion) -> Value {
+        serde_json::to_value(deletion).unwrap_or_default()
+    }
+
+    pub(crate) fn signature(signature: &Signature) -> Value {
+        Value::String(to_hex(signature.as_bytes()))
+    }
+
+    pub(crate) fn secret(secret: &Secret) -> Value {
+        json!({ "bytes": secret.len() })
+    }
+
+    pub(crate) fn nothing<T>(_: &T) -> Value {
+        Value::Null
+    }
+}
+
+struct GuardedDriver {
+    guard: Guard,
+    inner: Arc<dyn Driver>,
+    /// Names tokens and keys in transcripts.
+    opened: AtomicUsize,
+}
+
+impl Driver for GuardedDriver {
+    fn scheme(&self) -> &'static str {
+        self.inner.scheme()
+    }
+
+    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
+        let Guard { tap, .. } = &self.guard;
+        tap.call("tokens", || json!({ "backend": brief(backend) }));
+        self.guard
+            .done(self.inner.tokens(backend), |found| show::tokens(found))
+    }
+
+    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+        let Guard { tap, .. } = &self.guard;
+        tap.call("seen_slots", || json!({ "backend": token.backend }));
+        self.guard
+            .done(self.inner.slots(token), |found| show::slots(found))
+    }
+
+    fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
+        self.inner.named_slot(backend)
+    }
+
+    fn open(&self, backend: &str, access: &Access, call: &Call) -> Result<Arc<dyn Token>, Error> {
+        self.guard.check()?;
+        let guard = &self.guard;
+        let noted = Access {
+            pins: Arc::new(Noted {
+                tap: Arc::clone(&guard.tap),
+                inner: Arc::clone(&access.pins),
+                is_pin: true,
+            }),
+            management_keys: Arc::new(Noted {
+                tap: Arc::clone(&guard.tap),
+                inner: Arc::clone(&access.management_keys),
+                is_pin: false,
+            }),
+            ..access.clone()
+        };
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        (guard.tap).call(
+            "open",
+            || json!({ "backend": brief(backend), "as": number }),
+        );
+        let opened = self.inner.open(backend, &noted, &guard.watched(call));
+        let inner = guard.done(opened, show::nothing)?;
+        Ok(Arc::new(GuardedToken {
+            guard: guard.clone(),
+            inner,
+            number,
+            handles: Arc::default(),
+        }))
+    }
+}
+
+/// A backend string that is no longer than a line.
+fn brief(backend: &str) -> Value {
+    shown_text(backend)
+}
+
+fn shown_text(text: &str) -> Value {
+    match text.len() {
+        0..=300 => text.into(),
+        _ => json!({ "utf8": shown(text.as_bytes()) }),
+    }
+}
+
+/// Writes down that a secret was asked for.
+struct Noted {
+    tap: Arc<Tap>,
+    inner: Arc<dyn PinSource>,
+    is_pin: bool,
+}
+
+impl PinSource for Noted {
+    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
+        let answer = self.inner.pin(token, label);
+        match self.is_pin {
+            true => self.tap.pin(answer.as_ref().ok()),
+            false => self.tap.write(|| Line::ManagementKey {
+                given: answer.is_ok(),
+            }),
+        }
+        answer
+    }
+}
+
+struct GuardedToken {
+    guard: Guard,
+    inner: Arc<dyn Token>,
+    number: usize,
+    handles: Arc<AtomicUsize>,
+}
+
+impl Drop for GuardedToken {
+    fn drop(&mut self) {
+        // What it takes to close it comes after.
+        (self.guard.tap).call("close", || json!({ "token": self.number }));
+    }
+}
+
+impl GuardedToken {
+    fn handle(&self) -> String {
+        let number = self.handles.fetch_add(1, Ordering::Relaxed);
+        format!("{}.{number}", self.number)
+    }
+
+    fn call(&self, name: &str, with: impl FnOnce() -> Value) {
+        self.guard.tap.call(name, || {
+            let mut with = with();
+            with["token"] = self.number.into();
+            with
+        });
+    }
+}
+
+impl Token for GuardedToken {
+    fn info(&self) -> &TokenInfo {
+        self.inner.info()
+    }
+
+    fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        self.guard.check()?;
+        self.call("slots", || json!({ "late": is_late(call) }));
+        self.guard
+            .done(self.inner.slots(call), |found| show::slots(found))
+    }
+
+    fn free_slots(
+        &self,
+        specs: &[KeySpec],
+        taken: &[SlotId],
+        call: &Call,
+    ) -> Result<Vec<SlotId>, Error> {
+        self.guard.check()?;
+        let taken = [taken, &self.guard.journal.taken(&self.info().id)].concat();
+        self.call("free_slots", || {
+            json!({
+                "specs": specs,
+                "taken": taken.iter().map(SlotId::as_str).collect::<Vec<_>>(),
+                "late": is_late(call),
+            })
+        });
+        let found = self.inner.free_slots(specs, &taken, call);
+        self.guard.done(found, |found| show::names(found))
+    }
+
+    fn generate(
+        &self,
+        slot: &SlotId,
+        spec: KeySpec,
+        label: &str,
+        call: &Call,
+    ) -> Result<GeneratedKey, Error> {
+        self.guard.check()?;
+        self.call("generate", || {
+            json!({
+                "slot": slot.as_str(),
+                "spec": spec,
+                "label": shown(label.as_bytes()),
+                "late": is_late(call),
+            })
+        });
+        let id = &self.info().id;
+        // Before it is made, so that a run that dies leaves a note of it.
+        let noted = self.guard.journal.makes(id, slot);
+        let made = self
+            .inner
+            .generate(slot, spec, label, &self.guard.watched(call));
+        let nothing_came_of_it = matches!(
+            made,
+            Err(Error::SlotOccupied { .. }
+                | Error::Unsupported { .. }
+                | Error::TokenFull { .. }
+                | Error::BadBackend { .. }
+                | Error::Cancelled
+                | Error::DeadlineExceeded)
+        );
+        if nothing_came_of_it && noted {
+            self.guard.journal.is_gone(id, slot);
+        }
+        self.guard.done(made, show::generated)
+    }
+
+    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+        // Whoever was interrupted still tidies up.
+        self.call(
+            "delete",
+            || json!({ "slot": name(slot), "late": is_late(call) }),
+        );
+        let deleted = self.inner.delete(slot, &self.guard.watched(call));
+        if deleted.is_ok() {
+            self.guard.journal.is_gone(&self.info().id, slot);
+        }
+        self.guard.done(deleted, show::deletion)
+    }
+
+    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+        self.guard.check()?;
+        let handle = self.handle();
+        self.call("signer", || of_key(key, &handle));
+        let signer = self.inner.signer(key);
+        let inner = self.guard.done(signer, show::nothing)?;
+        Ok(Arc::new(GuardedSigner(Handle {
+            guard: self.guard.clone(),
+            inner,
+            handle,
+        })))
+    }
+
+    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
+        self.guard.check()?;
+        let handle = self.handle();
+        self.call("decryptor", || of_key(key, &handle));
+        let decryptor = self.inner.decryptor(key);
+        let inner = self.guard.done(decryptor, show::nothing)?;
+        Ok(Arc::new(GuardedDecryptor(Handle {
+            guard: self.guard.clone(),
+            inner,
+            handle,
+        })))
+    }
+}
+
+fn of_key(key: &KeyRef, handle: &str) -> Value {
+    json!({
+        "slot": name(&key.slot),
+        "public_key": key.public_key.to_text(),
+        "as": handle,
+    })
+}
+
+fn name(slot: &SlotId) -> Value {
+    shown_text(slot.as_str())
+}
+
+/// Whether a call is given up before it is begun.
+fn is_late(call: &Call) -> Option<&'static str> {
+    match call.check() {
+        Ok(()) => None,
+        Err(Error::Cancelled) => Some("cancelled"),
+        Err(_) => Some("deadline"),
+    }
+}
+
+/// A signer or a decryptor.
+struct Handle<T: ?Sized> {
+    guard: Guard,
+    inner: Arc<T>,
+    handle: String,
+}
+
+impl<T: ?Sized> Drop for Handle<T> {
+    fn drop(&mut self) {
+        (self.guard.tap).call("drop", || json!({ "handle": self.handle }));
+    }
+}
+
+struct GuardedSigner(Handle<dyn Signer>);
+
+impl Signer for GuardedSigner {
+    fn public_key(&self) -> &PublicKey {
+        self.0.inner.public_key()
+    }
+
+    fn scheme(&self) -> Option<SignatureScheme> {
+        self.0.inner.scheme()
+    }
+
+    fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
+        let Handle { guard, handle, .. } = &self.0;
+        guard.check()?;
+        guard.tap.call(
+            "sign",
+            || json!({ "handle": handle, "message": shown(message), "late": is_late(call) }),
+        );
+        let signature = self.0.inner.sign(message, &guard.watched(call));
+        guard.done(signature, show::signature)
+    }
+}
+
+struct GuardedDecryptor(Handle<dyn Decryptor>);
+
+impl Decryptor for GuardedDecryptor {
+    fn public_key(&self) -> &PublicKey {
+        self.0.inner.public_key()
+    }
+
+    fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
+        let Handle { guard, handle, .. } = &self.0;
+        guard.check()?;
+        guard.tap.call("unwrap", || match request {
+            Unwrap::Agree { peer } => {
+                json!({ "handle": handle, "peer": shown(peer), "late": is_late(call) })
+            }
+            Unwrap::Oaep { ciphertext, label } => json!({
+                "handle": handle,
+                "ciphertext": shown(ciphertext),
+                "label": shown(label),
+                "late": is_late(call),
+            }),
+        });
+        let secret = self.0.inner.unwrap(request, &guard.watched(call));
+        guard.done(secret, show::secret)
+    }
+}

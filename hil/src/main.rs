@@ -1,0 +1,242 @@
+//! The bench for devices; `claviger-hil --help` says what it does.
+#![forbid(unsafe_code)]
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use claviger_hil::compare::compare;
+use claviger_hil::config::Config;
+use claviger_hil::devices::Sources;
+use claviger_hil::run::{Options, Times, run};
+use claviger_hil::screen::{Interrupt, line};
+use claviger_hil::virtuals::{self, VIRTUALS};
+use claviger_hil::{HilError, report, results};
+
+/// Runs the conformance suite and measures, on attached devices and on virtual ones.
+///
+/// Nothing is written to a device whose serial is not in hil.toml.
+#[derive(Parser)]
+#[command(name = "claviger-hil", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what changed between two runs; exits with 1 where something got worse
+    Compare {
+        /// The results.jsonl of the first run
+        before: PathBuf,
+        /// The results.jsonl of the second run
+        after: PathBuf,
+    },
+    /// Make the reports of a run again
+    Report {
+        /// The results.jsonl of the run
+        results: PathBuf,
+        /// The folder for the reports
+        #[arg(long, value_name = "DIR", default_value = "hil-report")]
+        out: PathBuf,
+    },
+    /// Replay transcripts of PIV cards; exits with 1 where something else comes of one
+    Replay {
+        /// The transcripts
+        #[arg(required = true)]
+        transcripts: Vec<PathBuf>,
+    },
+    /// Count PKCS#11 calls: the bench starts this itself
+    #[command(hide = true)]
+    Spied {
+        #[arg(long)]
+        backend: String,
+        #[arg(long)]
+        log: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The devices that may be written to [default: hil.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The folder for the reports
+    #[arg(long, value_name = "DIR", default_value = "hil-report")]
+    out: PathBuf,
+    /// Only the devices with these names
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only virtual devices
+    #[arg(long = "virtual", conflicts_with = "attached")]
+    only_virtual: bool,
+    /// Only devices that are attached
+    #[arg(long)]
+    attached: bool,
+    /// How long each figure is measured, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "0.3", value_parser = seconds)]
+    seconds: f64,
+    /// How long one key signs without a pause, in seconds; 0 leaves it out
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    endurance: f64,
+    /// Make the checks, and measure nothing
+    #[arg(long)]
+    no_measure: bool,
+    /// Write transcripts of what went over the wire, without the secrets
+    #[arg(long)]
+    record: bool,
+    /// Put the virtual devices' rows into the table of the README
+    #[arg(long, conflicts_with = "check_readme")]
+    write_readme: bool,
+    /// Fail where the virtual devices' rows are not as in the README
+    #[arg(long)]
+    check_readme: bool,
+    /// The README
+    #[arg(long, value_name = "FILE", default_value = "README.md", hide = true)]
+    readme: PathBuf,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=1e7).contains(&seconds) => Ok(seconds),
+        _ => Err("not a number of seconds".into()),
+    }
+}
+
+/// 128 and the number of the signal, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let Cli { command, run } = Cli::parse();
+    let done = match command {
+        None => benched(&run),
+        Some(Command::Compare { before, after }) => compared(&before, &after),
+        Some(Command::Report { results, out }) => reported(&results, &out),
+        Some(Command::Replay { transcripts }) => replayed(&transcripts),
+        Some(Command::Spied { backend, log }) => spied(&backend, &log),
+    };
+    let code = done.unwrap_or_else(|error| {
+        line(format_args!("error: {error}"));
+        match error.hint() {
+            hint if hint.is_empty() => {}
+            hint => line(format_args!("  hint: {hint}")),
+        }
+        1
+    });
+    end(code)
+}
+
+/// Ends the process without the clean-up of C libraries: vendors' modules have their own
+/// ideas about its order.
+#[cfg(unix)]
+fn end(code: u8) -> ExitCode {
+    let _ = std::io::stdout().flush();
+    signal_hook::low_level::exit(i32::from(code))
+}
+
+#[cfg(not(unix))]
+fn end(code: u8) -> ExitCode {
+    ExitCode::from(code)
+}
+
+fn benched(args: &RunArgs) -> Result<u8, HilError> {
+    let default = Path::new("hil.toml");
+    let config = match &args.config {
+        Some(path) => Config::read(path)?,
+        None if default.exists() => Config::read(default)?,
+        None => {
+            if !args.only_virtual {
+                line("there is no hil.toml: virtual devices run, attached ones are only read");
+            }
+            Config::default()
+        }
+    };
+    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
+    let virtuals: Vec<_> = (VIRTUALS.iter().copied())
+        .filter(|one| !args.attached && wanted(one.name))
+        .collect();
+    let sources = (!args.only_virtual).then(|| Sources::of_this_system(&config));
+    virtuals::prepare(&virtuals);
+    let interrupt = Interrupt::listen();
+    let options = Options {
+        out: args.out.clone(),
+        measure: (!args.no_measure).then_some(Times {
+            each: args.seconds,
+            endurance: args.endurance,
+        }),
+        record: args.record,
+        only: args.only.clone(),
+        program: std::env::current_exe().ok(),
+    };
+    let results = run(&config, sources.as_ref(), &virtuals, &options, &interrupt)?;
+    let page = report::write(&args.out, results.records())?;
+    say(report::verdict(results.records()));
+    say(page.display());
+    if args.write_readme {
+        report::readme::write(&args.readme, results.records())?;
+    }
+    if args.check_readme {
+        report::readme::check(&args.readme, results.records())?;
+    }
+    Ok(
+        match (interrupt.came(), report::failed(results.records())) {
+            (true, _) => INTERRUPTED,
+            (_, 0) => 0,
+            _ => 1,
+        },
+    )
+}
+
+fn compared(before: &Path, after: &Path) -> Result<u8, HilError> {
+    let comparison = compare(&results::read(before)?, &results::read(after)?);
+    say(&comparison);
+    Ok(u8::from(comparison.is_worse()))
+}
+
+fn reported(from: &Path, out: &Path) -> Result<u8, HilError> {
+    let records = results::read(from)?;
+    std::fs::create_dir_all(out).map_err(|e| HilError::Unwritable {
+        path: out.into(),
+        reason: e.to_string(),
+    })?;
+    say(report::write(out, &records)?.display());
+    Ok(0)
+}
+
+fn replayed(transcripts: &[PathBuf]) -> Result<u8, HilError> {
+    let mut worst = 0;
+    for path in transcripts {
+        match claviger_hil::replay::replay(path) {
+            Ok(done) => say(format_args!(
+                "{}: the same, in {} calls",
+                path.display(),
+                done.calls
+            )),
+            Err(error @ HilError::Deviation { .. }) => {
+                say(&error);
+                worst = 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(worst)
+}
+
+fn spied(backend: &str, log: &Path) -> Result<u8, HilError> {
+    match claviger_hil::spied(backend, log, &Interrupt::listen()) {
+        Ok(()) => Ok(0),
+        Err(why) => {
+            line(why);
+            Ok(1)
+        }
+    }
+}
+
+/// A line on standard output; whoever no longer listens misses it.
+fn say(text: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,467 @@
+//! Replays a transcript of a PIV card: the same is asked of the driver as then, a card
+//! that answers as the recorded one did stands behind it, and everything that comes of it
+//! has to be the same.
+//!
+//! Secrets are not in the transcript, so others take their place: a PIN is as wrong or
+//! right as its recorded answer says; the management key is the published one of a
+//! [virtual card](claviger_virtual_yubikey::Card) that does that part of the talking; an
+//! agreed secret is bytes `5a`. What the driver makes up itself, the signature in the
+//! certificate that marks a key as ours, may differ. What RSA opens cannot be replayed,
+//! and is passed over.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use claviger_piv::PivDriver;
+use claviger_piv::apdu::{Lost, Transport};
+use claviger_piv::reader::{Link, Readers, Unreachable};
+use claviger_token::key::{from_hex, to_hex};
+use claviger_token::{
+    Access, Call, Decryptor, Driver, Error, KeyRef, KeySpec, PinSource, PublicKey,
+    RefusedInProcess, Signer, SlotId, Token, TokenId, TokenInfo, Unwrap,
+};
+use claviger_virtual_yubikey::{Card, ManagementAlgorithm};
+use secrecy::SecretString;
+use serde_json::Value;
+
+use crate::error::HilError;
+use crate::guard::{outcome, show};
+use crate::lock;
+use crate::transcript::{self, Line, meant};
+
+/// How much was replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replayed {
+    /// Calls of the driver's interface.
+    pub calls: usize,
+    /// Lines of the transcript.
+    pub lines: usize,
+}
+
+/// Replays a transcript.
+///
+/// # Errors
+/// [`HilError::BadReport`] where it is none, [`HilError::Deviation`] where something else
+/// comes of it than then.
+pub fn replay(path: &Path) -> Result<Replayed, HilError> {
+    let (head, lines) = transcript::read(path)?;
+    let bad = |reason: String| HilError::BadReport {
+        path: path.into(),
+        reason,
+    };
+    if (head.transcript, &*head.kind) != (1, "piv") {
+        return Err(bad("only transcripts of PIV cards can be replayed".into()));
+    }
+    let total = lines.len();
+    let player = Player::new(lines);
+    let mut stage = Stage {
+        driver: Arc::new(PivDriver::with_readers(player.clone())),
+        player: player.clone(),
+        refused: Arc::default(),
+        infos: Vec::new(),
+        tokens: HashMap::new(),
+        signers: HashMap::new(),
+        decryptors: HashMap::new(),
+    };
+    let mut calls = 0;
+    loop {
+        let done = match player.next() {
+            None => break,
+            Some(Line::Call { name, with }) => stage.perform(&name, &with),
+            Some(_) => Err("a call was to come".into()),
+        };
+        let deviation = done.err().or_else(|| lock(&player.0).deviation.take());
+        if let Some(reason) = deviation {
+            let line = lock(&player.0).at + 1;
+            return Err(HilError::Deviation {
+                path: path.into(),
+                reason: format!("line {line}: {reason}"),
+            });
+        }
+        calls += 1;
+    }
+    Ok(Replayed {
+        calls,
+        lines: total,
+    })
+}
+
+/// The lines that are to come, and a card behind them. Clones are the same.
+#[derive(Clone)]
+struct Player(Arc<Mutex<Tape>>);
+
+struct Tape {
+    lines: Vec<Line>,
+    at: usize,
+    /// The first thing that was asked and is not in the transcript.
+    deviation: Option<String>,
+    /// Plays the part in which the management key is shown.
+    card: Card,
+    management_key: String,
+}
+
+const SELECT: [u8; 10] = [0x00, 0xa4, 0x04, 0x00, 0x05, 0xa0, 0x00, 0x00, 0x03, 0x08];
+
+impl Player {
+    fn new(lines: Vec<Line>) -> Player {
+        let asked = lines.iter().find_map(|line| match line {
+            Line::Command { command, .. } => {
+                let command = from_hex(command)?;
+                matches!(command[..], [_, 0x87, _, 0x9b, ..]).then(|| command[2])
+            }
+            _ => None,
+        });
+        let (algorithm, length) = match asked {
+            Some(0x08) => (ManagementAlgorithm::Aes128, 16),
+            Some(0x0a) => (ManagementAlgorithm::Aes192, 24),
+            Some(0x0c) => (ManagementAlgorithm::Aes256, 32),
+            _ => (ManagementAlgorithm::TripleDes, 24),
+        };
+        let key: Vec<u8> = (1..=8u8).cycle().take(length).collect();
+        let mut card = Card::builder().management_key(algorithm, &key).build();
+        card.process(&SELECT);
+        Player(Arc::new(Mutex::new(Tape {
+            lines,
+            at: 0,
+            deviation: None,
+            card,
+            management_key: to_hex(&key),
+        })))
+    }
+
+    fn next(&self) -> Option<Line> {
+        let mut tape = lock(&self.0);
+        let line = tape.lines.get(tape.at).cloned();
+        tape.at += 1;
+        line
+    }
+
+    /// The next line, if it fits; else that is remembered.
+    fn expect<T>(&self, asked: &str, fits: impl Fn(&Line) -> Option<T>) -> Result<T, Lost> {
+        let mut tape = lock(&self.0);
+        if let Some(found) = tape.lines.get(tape.at).and_then(fits) {
+            tape.at += 1;
+            return Ok(found);
+        }
+        let expected = format!("{:?}", tape.lines.get(tape.at));
+        let deviation = format!("asked now: {asked}; in the transcript: {expected}");
+        tape.deviation.get_or_insert(deviation);
+        Err(Lost::new("this is not in the transcript"))
+    }
+
+    fn is_next(&self, fits: impl Fn(&Line) -> bool) -> bool {
+        let tape = lock(&self.0);
+        tape.lines.get(tape.at).is_some_and(fits)
+    }
+
+    fn transmit(&self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
+        let asked = to_hex(apdu);
+        let lost_part = |line: &Line| matches!(line, Line::Command { command, reply: None, .. } if command.starts_with("10db"));
+        // The certificate with which a key is marked is signed anew; so what is written
+        // is not compared, nor in how many parts.
+        match apdu {
+            [0x10, 0xdb, ..] if !self.is_next(lost_part) => return Ok(vec![0x90, 0x00]),
+            [0x00, 0xdb, ..] => {
+                let part = |line: &Line| matches!(line, Line::Command { command, .. } if command.starts_with("10db"));
+                while self.is_next(part) {
+                    lock(&self.0).at += 1;
+                }
+            }
+            _ => {}
+        }
+        let is_written = matches!(apdu, [_, 0xdb, ..]);
+        let (recorded, hidden) = self.expect(&asked, |line| match line {
+            Line::Command {
+                command,
+                reply,
+                lost,
+                command_hidden,
+                reply_hidden,
+            } => {
+                let compared = match (is_written, command_hidden) {
+                    (true, _) => 8,
+                    (_, true) => 10,
+                    _ => command.len().max(asked.len()),
+                };
+                let same = command.get(..compared.min(command.len()))
+                    == asked.get(..compared.min(asked.len()));
+                let answer = match reply {
+                    Some(reply) => from_hex(reply).ok_or_else(|| Lost::new("not hexadecimal")),
+                    None => Err(Lost::new(lost.as_deref().unwrap_or_default())),
+                };
+                same.then_some((answer, *reply_hidden))
+            }
+            _ => None,
+        })?;
+        let recorded = recorded?;
+        match apdu {
+            [_, 0x87, _, 0x9b, ..] if hidden && recorded.ends_with(&[0x90, 0x00]) => {
+                Ok(lock(&self.0).card.process(apdu))
+            }
+            _ => Ok(recorded),
+        }
+    }
+}
+
+impl Readers for Player {
+    fn list(&self) -> Result<Vec<String>, Unreachable> {
+        let found = self.expect("which readers there are", |line| match line {
+            Line::List { found } => Some(found.clone()),
+            _ => None,
+        });
+        found.map_err(|lost| Unreachable {
+            what: "the transcript".into(),
+            reason: lost.reason,
+        })
+    }
+
+    fn connect(&self, reader: &str) -> Result<Box<dyn Link>, Lost> {
+        let lost = self.expect(reader, |line| match line {
+            Line::Connect { to, lost } if to == reader => Some(lost.clone()),
+            _ => None,
+        })?;
+        match lost {
+            None => Ok(Box::new(self.clone())),
+            Some(reason) => Err(Lost { reason }),
+        }
+    }
+}
+
+impl Link for Player {
+    fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+        if self.is_next(|line| matches!(line, Line::NotBegun { .. })) {
+            return match self.next() {
+                Some(Line::NotBegun { lost }) => Err(Lost { reason: lost }),
+                _ => Err(Lost::new("nothing")),
+            };
+        }
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Transport for Player {
+    fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
+        Player::transmit(self, apdu)
+    }
+}
+
+/// Gives what the transcript says was given.
+struct Given {
+    player: Player,
+    is_pin: bool,
+}
+
+impl PinSource for Given {
+    fn pin(&self, token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+        let is_pin = self.is_pin;
+        let given = self.player.expect("a PIN or a key", |line| match line {
+            Line::Pin { given } if is_pin => {
+                Some(given.map(|n| format!("{}", 100_000 + n % 900_000)))
+            }
+            Line::ManagementKey { given } if !is_pin => Some(given.then(String::new)),
+            _ => None,
+        });
+        match given {
+            Ok(Some(pin)) if is_pin => Ok(pin.into()),
+            Ok(Some(_)) => Ok(lock(&self.player.0).management_key.clone().into()),
+            _ => Err(Error::PinNeeded {
+                token: token.clone(),
+            }),
+        }
+    }
+}
+
+/// The driver, and what was opened so far.
+struct Stage {
+    driver: Arc<dyn Driver>,
+    player: Player,
+    refused: Arc<RefusedInProcess>,
+    infos: Vec<TokenInfo>,
+    tokens: HashMap<u64, Arc<dyn Token>>,
+    signers: HashMap<String, Arc<dyn Signer>>,
+    decryptors: HashMap<String, Arc<dyn Decryptor>>,
+}
+
+type Told<T> = Result<T, String>;
+
+impl Stage {
+    /// Asks for what the transcript asks for, and compares what comes of it.
+    fn perform(&mut self, name: &str, with: &Value) -> Told<()> {
+        let result = match name {
+            "close" => {
+                self.tokens.remove(&number(with, "token")?);
+                return Ok(());
+            }
+            "drop" => {
+                let handle = text(with, "handle")?;
+                self.signers.remove(&handle);
+                self.decryptors.remove(&handle);
+                return Ok(());
+            }
+            "tokens" => {
+                let found = self.driver.tokens(&long_text(with, "backend")?);
+                if let Ok(found) = &found {
+                    self.infos.clone_from(found);
+                }
+                outcome(&found, |found| show::tokens(found))
+            }
+            "seen_slots" => {
+                let backend = text(with, "backend")?;
+                let info = self.infos.iter().find(|info| info.backend == backend);
+                let info = info.ok_or("the token was not seen before")?;
+                outcome(&self.driver.slots(info), |found| show::slots(found))
+            }
+            "open" => {
+                let access = Access {
+                    pins: self.given(true),
+                    management_keys: self.given(false),
+                    refused_pins: Arc::clone(&self.refused) as _,
+                    ..Access::without_pin()
+                };
+                let backend = long_text(with, "backend")?;
+                let opened = self.driver.open(&backend, &access, &Call::unlimited());
+                let result = outcome(&opened, show::nothing);
+                if let Ok(token) = opened {
+                    self.tokens.insert(number(with, "as")?, token);
+                }
+                result
+            }
+            "sign" | "unwrap" => self.work(name, with)?,
+            _ => self.on_token(name, with)?,
+        };
+        match self.player.next() {
+            Some(Line::Done { result: recorded }) if is_same(name, with, &recorded, &result) => {
+                Ok(())
+            }
+            Some(Line::Done { result: recorded }) => {
+                Err(format!("{name} gives {result}, and gave {recorded}"))
+            }
+            _ => Err(format!(
+                "{name} no longer asks the card for as much as it did"
+            )),
+        }
+    }
+
+    fn given(&self, is_pin: bool) -> Arc<dyn PinSource> {
+        Arc::new(Given {
+            player: self.player.clone(),
+            is_pin,
+        })
+    }
+
+    fn on_token(&mut self, name: &str, with: &Value) -> Told<Value> {
+        let token = self.tokens.get(&number(with, "token")?);
+        let token = token.ok_or("the token is not open")?;
+        let call = call(with);
+        Ok(match name {
+            "slots" => outcome(&token.slots(&call), |found| show::slots(found)),
+            "free_slots" => {
+                let specs: Vec<KeySpec> = parse(with, "specs")?;
+                let taken: Vec<SlotId> = parse(with, "taken")?;
+                outcome(&token.free_slots(&specs, &taken, &call), |found| {
+                    show::names(found)
+                })
+            }
+            "generate" => {
+                let slot = SlotId::new(long_text(with, "slot")?);
+                let label = meant(&with["label"]).and_then(|label| String::from_utf8(label).ok());
+                let label = label.ok_or("the label is no text")?;
+                let made = token.generate(&slot, parse(with, "spec")?, &label, &call);
+                outcome(&made, show::generated)
+            }
+            "delete" => {
+                let slot = SlotId::new(long_text(with, "slot")?);
+                outcome(&token.delete(&slot, &call), show::deletion)
+            }
+            "signer" | "decryptor" => {
+                let public_key = PublicKey::from_text(&text(with, "public_key")?);
+                let key = KeyRef {
+                    slot: SlotId::new(long_text(with, "slot")?),
+                    public_key: public_key.map_err(|_| "this is no public key")?,
+                };
+                let handle = text(with, "as")?;
+                if name == "signer" {
+                    let signer = token.signer(&key);
+                    let result = outcome(&signer, show::nothing);
+                    self.signers
+                        .extend(signer.ok().map(|signer| (handle, signer)));
+                    result
+                } else {
+                    let decryptor = token.decryptor(&key);
+                    let result = outcome(&decryptor, show::nothing);
+                    self.decryptors
+                        .extend(decryptor.ok().map(|decryptor| (handle, decryptor)));
+                    result
+                }
+            }
+            other => return Err(format!("there is no call {other}")),
+        })
+    }
+
+    fn work(&self, name: &str, with: &Value) -> Told<Value> {
+        let handle = text(with, "handle")?;
+        let bytes = |name: &str| meant(&with[name]).ok_or(format!("{name} is no bytes"));
+        let call = call(with);
+        if name == "sign" {
+            let signer = self.signers.get(&handle).ok_or("there is no such key")?;
+            let signature = signer.sign(&bytes("message")?, &call);
+            return Ok(outcome(&signature, show::signature));
+        }
+        let decryptor = self.decryptors.get(&handle).ok_or("there is no such key")?;
+        let secret = match with.get("peer") {
+            Some(_) => decryptor.unwrap(
+                Unwrap::Agree {
+                    peer: &bytes("peer")?,
+                },
+                &call,
+            ),
+            None => {
+                let (ciphertext, label) = (bytes("ciphertext")?, bytes("label")?);
+                let request = Unwrap::Oaep {
+                    ciphertext: &ciphertext,
+                    label: &label,
+                };
+                decryptor.unwrap(request, &call)
+            }
+        };
+        Ok(outcome(&secret, show::secret))
+    }
+}
+
+/// Whether the same came of it. What RSA opened is not in the transcript.
+fn is_same(name: &str, with: &Value, recorded: &Value, now: &Value) -> bool {
+    let is_rsa = name == "unwrap" && with.get("ciphertext").is_some();
+    recorded == now || (is_rsa && recorded.get("ok").is_some())
+}
+
+fn number(with: &Value, name: &str) -> Told<u64> {
+    with[name].as_u64().ok_or(format!("{name} is no number"))
+}
+
+fn text(with: &Value, name: &str) -> Told<String> {
+    let text = with[name].as_str().ok_or(format!("{name} is no text"))?;
+    Ok(text.to_owned())
+}
+
+/// A text that may be too long for a line.
+fn long_text(with: &Value, name: &str) -> Told<String> {
+    match with[name].get("utf8").and_then(meant) {
+        Some(bytes) => String::from_utf8(bytes).map_err(|e| e.to_string()),
+        None => text(with, name),
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(with: &Value, name: &str) -> Told<T> {
+    serde_json::from_value(with[name].clone()).map_err(|e| format!("{name}: {e}"))
+}
+
+fn call(with: &Value) -> Call {
+    match with["late"].as_str() {
+        Some("cancelled") => Call::unlimited().cancelled_by(Arc::new(AtomicBool::new(true))),
+        Some(_) => Call::within(Duration::ZERO),
+        None => Call::unlimited(),
+    }
+}

@@ -1,0 +1,107 @@
+//! The table in the README: virtual devices and how many checks of which kind they pass.
+//! It has nothing in it that differs from run to run.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use crate::conformance::CAPABILITIES;
+use crate::error::HilError;
+use crate::report::{Counts, devices, row};
+use crate::results::{Record, Standing};
+use crate::virtuals::ORDER;
+
+const BEGIN: &str = "<!-- hil: what follows is written by `cargo xtask hil --write-readme` -->";
+const END: &str = "<!-- hil: end -->";
+
+/// Puts the rows of the virtual devices that ran into the table; the others stay.
+///
+/// # Errors
+/// [`HilError::Unwritable`], [`HilError::BadReport`] where there is no place for it.
+pub fn write(path: &Path, records: &[Record]) -> Result<(), HilError> {
+    let text = read(path)?;
+    let fresh = updated(path, &text, records)?;
+    fs::write(path, fresh).map_err(|e| HilError::Unwritable {
+        path: path.into(),
+        reason: e.to_string(),
+    })
+}
+
+/// Sees whether the rows of the virtual devices that ran are as in the table.
+///
+/// # Errors
+/// [`HilError::StaleReadme`], [`HilError::BadReport`].
+pub fn check(path: &Path, records: &[Record]) -> Result<(), HilError> {
+    let text = read(path)?;
+    match updated(path, &text, records)? == text {
+        true => Ok(()),
+        false => Err(HilError::StaleReadme(path.into())),
+    }
+}
+
+fn read(path: &Path) -> Result<String, HilError> {
+    fs::read_to_string(path).map_err(|e| HilError::BadReport {
+        path: path.into(),
+        reason: e.to_string(),
+    })
+}
+
+fn updated(path: &Path, text: &str, records: &[Record]) -> Result<String, HilError> {
+    let parts = text.split_once(BEGIN);
+    let parts = parts.and_then(|(before, rest)| Some((before, rest.split_once(END)?)));
+    let (before, (table, after)) = parts.ok_or_else(|| HilError::BadReport {
+        path: path.into(),
+        reason: format!("it has no place for the table: {BEGIN} … {END}"),
+    })?;
+    let ran = devices(records).into_iter().filter(|subject| {
+        // A device that could not be started has no serial.
+        subject.standing == Standing::Virtual && !subject.serial.is_empty()
+    });
+    let ran: Vec<(&str, String)> = ran
+        .map(|subject| (&*subject.device, cells(&row(records, &subject.device))))
+        .collect();
+    let mut fresh = heading();
+    for name in ORDER {
+        let known = || {
+            let mut rows = table.lines();
+            let row = rows.find_map(|line| line.strip_prefix(&format!("| `{name}` |")))?;
+            Some(row.to_owned())
+        };
+        let now = ran.iter().find(|(device, _)| *device == name);
+        if let Some(cells) = now.map(|(_, cells)| cells.clone()).or_else(known) {
+            let _ = writeln!(fresh, "| `{name}` |{cells}");
+        }
+    }
+    Ok(format!("{before}{BEGIN}\n{fresh}{END}{after}"))
+}
+
+fn heading() -> String {
+    let mut text = String::from("| |");
+    for capability in CAPABILITIES {
+        let _ = write!(text, " {capability} |");
+    }
+    text.push_str("\n| --- |");
+    text.push_str(&" --- |".repeat(CAPABILITIES.len()));
+    text.push('\n');
+    text
+}
+
+fn cells(row: &[Counts]) -> String {
+    row.iter()
+        .map(|counts| format!(" {} |", cell(*counts)))
+        .collect()
+}
+
+fn cell(counts: Counts) -> String {
+    let mut parts = Vec::new();
+    if counts.passed > 0 {
+        parts.push(counts.passed.to_string());
+    }
+    if counts.skipped > 0 {
+        parts.push(format!("{} skipped", counts.skipped));
+    }
+    if counts.failed > 0 {
+        parts.push(format!("**{} failed**", counts.failed));
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,505 @@
+//! A run: device after device, check after check, figure after figure.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use claviger_token::conformance::{CHECKS, Subject as _};
+use claviger_token::{Call, Deletion, Error, SlotInfo, SlotState, TokenInfo};
+
+use crate::bench::Bench;
+use crate::config::{Config, Listed};
+use crate::conformance::{self, quietly};
+use crate::devices::{self, Common, Device, Sources};
+use crate::error::{HilError, sentence};
+use crate::journal::Journal;
+use crate::measure;
+pub use crate::measure::Times;
+use crate::results::{Finding, Outcome, Results, Standing, Subject};
+use crate::screen::{Interrupt, Progress, line};
+use crate::spy;
+use crate::transcript::{self, Head};
+use crate::virtuals::Virtual;
+
+/// What is to be done.
+pub struct Options {
+    /// The folder for reports.
+    pub out: PathBuf,
+    /// How long is measured; none for not at all.
+    pub measure: Option<Times>,
+    /// Whether transcripts are written.
+    pub record: bool,
+    /// The names of the devices that are wanted; empty for all.
+    pub only: Vec<String>,
+    /// This program, which is started again to count PKCS#11 calls; none to leave that
+    /// out.
+    pub program: Option<PathBuf>,
+}
+
+/// Runs, and gives what was found. It is in `results.jsonl` by then.
+///
+/// Before any device is asked for anything, the files of the report are made.
+///
+/// # Errors
+/// [`HilError::Unwritable`], [`HilError::NoDevice`], [`HilError::BadReport`]. What is
+/// wrong with a device is no error but a finding.
+pub fn run(
+    config: &Config,
+    sources: Option<&Sources>,
+    virtuals: &[Virtual],
+    options: &Options,
+    interrupt: &Interrupt,
+) -> Result<Results, HilError> {
+    let start = Instant::now();
+    let results = Results::create(&options.out)?;
+    crate::report::check_writable(&options.out)?;
+    let mut run = Run {
+        options,
+        results,
+        common: Common {
+            journal: Arc::new(Journal::open(&options.out)?),
+            interrupt: interrupt.clone(),
+        },
+        progress: Progress::start(0),
+    };
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
+    let attached = match sources {
+        Some(sources) => devices::attached(sources, config, &run.common),
+        None => Vec::new(),
+    };
+    let absent: Vec<&Listed> = (config.devices.iter())
+        .filter(|_| sources.is_some())
+        .filter(|listed| attached.iter().all(|d| d.subject.serial != listed.serial))
+        .collect();
+    run.check_wanted(virtuals, &attached, &absent)?;
+
+    let attached: Vec<Device> = (attached.into_iter())
+        .filter(|device| wanted(&device.subject.device))
+        .collect();
+    let virtuals: Vec<&Virtual> = virtuals.iter().filter(|v| wanted(v.name)).collect();
+    let devices = attached.len() + virtuals.len();
+    run.progress = Progress::start((devices * run.steps_of_one()) as u64);
+    for listed in absent.into_iter().filter(|listed| wanted(name_of(listed))) {
+        run.absent(listed)?;
+    }
+    for device in attached {
+        run.device(device)?;
+    }
+    for one in virtuals {
+        if interrupt.came() {
+            break;
+        }
+        run.progress.doing(format_args!("{}: starting", one.name));
+        // A device that is thrown away needs no journal.
+        let common = Common {
+            journal: Arc::new(Journal::in_memory()),
+            interrupt: interrupt.clone(),
+        };
+        match one.start(&common) {
+            Ok(device) => run.device(device)?,
+            Err(why) => run.not_started(one.name, &why)?,
+        }
+    }
+    let end = Finding::End {
+        complete: !interrupt.came(),
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    run.results.add(None, end)?;
+    Ok(run.results)
+}
+
+fn name_of(listed: &Listed) -> &str {
+    listed.name.as_ref().unwrap_or(&listed.serial)
+}
+
+struct Run<'a> {
+    options: &'a Options,
+    results: Results,
+    common: Common,
+    progress: Progress,
+}
+
+impl Run<'_> {
+    /// How many steps a device counts: checks, and about as many for measuring.
+    fn steps_of_one(&self) -> usize {
+        CHECKS.len() * if self.options.measure.is_some() { 2 } else { 1 }
+    }
+
+    /// # Errors
+    /// [`HilError::NoDevice`] where a name that is asked for is nobody's.
+    fn check_wanted(
+        &self,
+        virtuals: &[Virtual],
+        attached: &[Device],
+        absent: &[&Listed],
+    ) -> Result<(), HilError> {
+        let present: Vec<&str> = (virtuals.iter().map(|one| one.name))
+            .chain(attached.iter().map(|device| &*device.subject.device))
+            .chain(absent.iter().map(|listed| name_of(listed)))
+            .collect();
+        let unknown = self
+            .options
+            .only
+            .iter()
+            .find(|name| !present.contains(&&***name));
+        match unknown {
+            None => Ok(()),
+            Some(wanted) => Err(HilError::NoDevice {
+                wanted: wanted.clone(),
+                present: present.into_iter().map(str::to_owned).collect(),
+            }),
+        }
+    }
+
+    fn absent(&mut self, listed: &Listed) -> Result<(), HilError> {
+        let subject = Subject {
+            device: name_of(listed).into(),
+            kind: String::new(),
+            model: String::new(),
+            serial: listed.serial.clone(),
+            firmware: String::new(),
+            standing: Standing::Listed,
+        };
+        let why = "it is listed, and not plugged in: plug it in, or take it off the list";
+        self.own_check(&subject, "it_is_plugged_in", Err(why.into()))?;
+        self.skip_all(&subject, "it is not plugged in")
+    }
+
+    fn not_started(&mut self, name: &str, why: &str) -> Result<(), HilError> {
+        line(format_args!("{name}: SKIPPED: {why}"));
+        let subject = Subject {
+            device: name.into(),
+            kind: String::new(),
+            model: String::new(),
+            serial: String::new(),
+            firmware: String::new(),
+            standing: Standing::Virtual,
+        };
+        self.skip_all(&subject, why)?;
+        self.progress.advance(self.steps_of_one() as u64);
+        Ok(())
+    }
+
+    fn skip_all(&mut self, subject: &Subject, why: &str) -> Result<(), HilError> {
+        for finding in conformance::skipped(why) {
+            self.results.add(Some(subject), finding)?;
+        }
+        Ok(())
+    }
+
+    /// One of the bench's own checks.
+    fn own_check(
+        &mut self,
+        subject: &Subject,
+        check: &str,
+        outcome: Result<(), String>,
+    ) -> Result<(), HilError> {
+        if let Err(why) = &outcome {
+            line(format_args!(
+                "{}: {}: {why}",
+                subject.device,
+                check.replace('_', " ")
+            ));
+        }
+        let finding = Finding::Check {
+            check: check.into(),
+            capability: "device".into(),
+            outcome: match outcome {
+                Ok(()) => Outcome::Passed,
+                Err(_) => Outcome::Failed,
+            },
+            reason: outcome.err().unwrap_or_default(),
+            seconds: 0.0,
+        };
+        self.results.add(Some(subject), finding)
+    }
+
+    fn device(&mut self, device: Device) -> Result<(), HilError> {
+        let Device {
+            subject,
+            info,
+            reader,
+            bench,
+            fault,
+            _home,
+        } = device;
+        let finding = Finding::Device {
+            supports: info.supports.clone(),
+            notes: info.notes.clone(),
+        };
+        self.results.add(Some(&subject), finding)?;
+        if let Some(why) = fault {
+            self.own_check(&subject, "it_is_the_only_one_with_its_serial", Err(why))?;
+        }
+        match bench {
+            Ok(bench) => self.bench(&subject, &info, &bench),
+            Err(why) => {
+                line(format_args!("{}: {why}", subject.device));
+                let seen = reader.slots(&info).map(drop).map_err(|e| sentence(&e));
+                self.own_check(&subject, "it_shows_its_slots_without_a_pin", seen)?;
+                self.skip_all(&subject, &why)?;
+                self.progress.advance(self.steps_of_one() as u64);
+                Ok(())
+            }
+        }
+    }
+
+    /// A device that may be written to.
+    fn bench(
+        &mut self,
+        subject: &Subject,
+        info: &TokenInfo,
+        bench: &Bench,
+    ) -> Result<(), HilError> {
+        let name = &subject.device;
+        self.progress.doing(format_args!("{name}: opening"));
+        let before = match prepare(bench, info) {
+            Ok(before) => {
+                self.own_check(subject, "it_opens_and_has_room", Ok(()))?;
+                before
+            }
+            Err(why) => {
+                self.own_check(subject, "it_opens_and_has_room", Err(why))?;
+                self.skip_all(subject, "it could not be prepared")?;
+                self.progress.advance(self.steps_of_one() as u64);
+                return Ok(());
+            }
+        };
+        self.checks(subject, bench)?;
+        if let Some(times) = self.options.measure {
+            self.measure(subject, info, bench, times)?;
+        }
+        self.after(subject, info, bench, &before)
+    }
+
+    fn checks(&mut self, subject: &Subject, bench: &Bench) -> Result<(), HilError> {
+        let mut gone = false;
+        for check in CHECKS {
+            let name = check.name.replace('_', " ");
+            self.progress
+                .doing(format_args!("{}: {name}", subject.device));
+            let stopped = match (self.common.interrupt.came(), gone) {
+                (true, _) => Some("interrupted"),
+                (_, true) => Some("the device was unplugged"),
+                _ => None,
+            };
+            if let Some(why) = stopped {
+                let skipped = conformance::skipped(why);
+                let this = |finding: &Finding| matches!(finding, Finding::Check { check: of, .. } if of == check.name);
+                for finding in skipped.filter(this) {
+                    self.results.add(Some(subject), finding)?;
+                }
+                continue;
+            }
+            let (finding, lines) = conformance::check(check, bench, self.options.record);
+            if let Finding::Check {
+                outcome, reason, ..
+            } = &finding
+            {
+                if *outcome == Outcome::Failed {
+                    line(format_args!("{}: FAILED: {name}: {reason}", subject.device));
+                    gone = !bench.is_there();
+                }
+                if let Some(lines) = lines {
+                    let head = Head {
+                        transcript: 1,
+                        check: check.name.into(),
+                        outcome: format!("{outcome:?}").to_lowercase(),
+                        kind: subject.kind.clone(),
+                        device: subject.device.clone(),
+                        firmware: subject.firmware.clone(),
+                        claviger: env!("CARGO_PKG_VERSION").into(),
+                    };
+                    let path = self
+                        .transcripts(subject)
+                        .join(format!("{}.jsonl", check.name));
+                    transcript::write(&path, &head, &lines)?;
+                }
+            }
+            self.results.add(Some(subject), finding)?;
+            self.progress.advance(1);
+        }
+        Ok(())
+    }
+
+    fn transcripts(&self, subject: &Subject) -> PathBuf {
+        // The name may be anything.
+        let harmless = |c: char| {
+            if c.is_ascii_alphanumeric() || c == '.' || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        };
+        let name: String = subject.device.chars().map(harmless).collect();
+        self.options.out.join("transcripts").join(name)
+    }
+
+    fn measure(
+        &mut self,
+        subject: &Subject,
+        info: &TokenInfo,
+        bench: &Bench,
+        times: Times,
+    ) -> Result<(), HilError> {
+        if self.common.interrupt.came() || !bench.is_there() {
+            return Ok(());
+        }
+        let steps = info.supports.len() + 1;
+        let results = &mut self.results;
+        let progress = &self.progress;
+        let measured = quietly(|| {
+            measure::measure(bench, info, times, progress, &mut |finding| {
+                results.add(Some(subject), finding)
+            })
+        });
+        match measured {
+            Ok(outcome) => outcome?,
+            Err(why) => self.own_check(subject, "it_can_be_measured", Err(why))?,
+        }
+        if info.id.kind == "pkcs11" && !self.common.interrupt.came() {
+            self.spy(subject, info, bench)?;
+        }
+        self.progress
+            .advance(CHECKS.len().saturating_sub(steps) as u64);
+        Ok(())
+    }
+
+    fn spy(&mut self, subject: &Subject, info: &TokenInfo, bench: &Bench) -> Result<(), HilError> {
+        let Some(program) = &self.options.program else {
+            return Ok(());
+        };
+        self.progress
+            .doing(format_args!("{}: counting calls", subject.device));
+        match spy::count(program, bench, info) {
+            Ok((findings, calls)) => {
+                for finding in findings {
+                    self.results.add(Some(subject), finding)?;
+                }
+                if self.options.record {
+                    let path = self.transcripts(subject).join("pkcs11-calls.txt");
+                    let folder = self.transcripts(subject);
+                    std::fs::create_dir_all(folder)
+                        .and_then(|()| std::fs::write(&path, calls))
+                        .map_err(|e| HilError::Unwritable {
+                            path,
+                            reason: e.to_string(),
+                        })?;
+                }
+                Ok(())
+            }
+            Err(reason) => {
+                let finding = Finding::NotMeasured {
+                    what: "PKCS#11 calls".into(),
+                    reason,
+                };
+                self.results.add(Some(subject), finding)
+            }
+        }
+    }
+
+    /// Whether the device is as it was.
+    fn after(
+        &mut self,
+        subject: &Subject,
+        info: &TokenInfo,
+        bench: &Bench,
+        before: &[SlotInfo],
+    ) -> Result<(), HilError> {
+        // Even where somebody pressed Ctrl-C: through a driver without a guard.
+        let outcome = tidy_up(bench, info).and_then(|()| {
+            let token = (bench.make)().open(&bench.backend, &bench.access, &Call::unlimited())?;
+            sorted(token.slots(&Call::unlimited())?)
+        });
+        match outcome {
+            Ok(after) => {
+                let lost = before.iter().filter(|slot| !after.contains(slot)).count();
+                let more = after.iter().filter(|slot| !before.contains(slot)).count();
+                let kept = match lost {
+                    0 => Ok(()),
+                    lost => Err(format!("{lost} slots are no longer what they were")),
+                };
+                self.own_check(subject, "what_was_there_is_still_there", kept)?;
+                let clean = match more {
+                    0 => Ok(()),
+                    more => Err(format!("{more} slots hold something that was not there")),
+                };
+                self.own_check(subject, "nothing_is_left_behind", clean)
+            }
+            Err(error) => {
+                let left = bench.guard.journal.taken(&info.id).len();
+                let why = format!(
+                    "it cannot be looked at: {}; {left} keys of the bench may be left on it: \
+                     run again with the same --out, and they are deleted",
+                    sentence(&error)
+                );
+                self.own_check(subject, "nothing_is_left_behind", Err(why))
+            }
+        }
+    }
+}
+
+/// Opens the device, deletes what an earlier run left, makes room where that is allowed,
+/// and gives what is on it.
+fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
+    let told = |error: Error| sentence(&error);
+    let call = Call::unlimited();
+    tidy_up(bench, info).map_err(told)?;
+    bench.renew();
+    let opened = bench.driver().open(&bench.backend, &bench.access, &call);
+    let token = opened.map_err(told)?;
+    if bench.wipe {
+        for slot in token.slots(&call).map_err(told)? {
+            if slot.state == SlotState::Occupied && !info.derives {
+                // What the driver does not destroy stays.
+                let _: Result<Deletion, Error> = token.delete(&slot.slot, &call);
+            }
+        }
+    }
+    let slots = token.slots(&call).map_err(told)?;
+    bench.survey(&slots);
+    // The suite makes a key of each kind at once, and two besides.
+    let first = info.supports.first().copied();
+    let specs: Vec<_> = info
+        .supports
+        .iter()
+        .copied()
+        .chain(first)
+        .chain(first)
+        .collect();
+    match token.free_slots(&specs, &[], &call) {
+        Ok(_) => sorted(slots).map_err(told),
+        Err(Error::TokenFull { .. }) => Err(format!(
+            "it is too full: the suite needs room for {} keys; delete some, or say \
+             `wipe = true` in hil.toml",
+            specs.len()
+        )),
+        Err(error) => Err(told(error)),
+    }
+}
+
+/// Deletes the keys of the bench that are still on the device.
+fn tidy_up(bench: &Bench, info: &TokenInfo) -> Result<(), Error> {
+    bench.renew();
+    let left = bench.guard.journal.taken(&info.id);
+    if left.is_empty() {
+        return Ok(());
+    }
+    let token = (bench.make)().open(&bench.backend, &bench.access, &Call::unlimited())?;
+    for slot in left {
+        token.delete(&slot, &Call::unlimited())?;
+        bench.guard.journal.is_gone(&info.id, &slot);
+    }
+    Ok(())
+}
+
+/// Slots that can be compared: without what an operator is told of free ones, such as
+/// that a key was destroyed there.
+fn sorted(mut slots: Vec<SlotInfo>) -> Result<Vec<SlotInfo>, Error> {
+    let free = slots
+        .iter_mut()
+        .filter(|slot| slot.state == SlotState::Free);
+    free.for_each(|slot| slot.notes.clear());
+    slots.sort_by(|a, b| a.slot.cmp(&b.slot));
+    Ok(slots)
+}
