@@ -445,6 +445,10 @@ fn one_pin_is_not_tried_on_several_tokens() {
         assert!(refused.err().contains("far"), "{}", refused.err());
     }
     opens(&stage, &["far-x", "file"]);
+    // One stanza says for whom it is, the other might be for anybody: the first counts.
+    let words = ["encrypt", "near", "letter", "--also", "far-x", "-o", "file"];
+    stage.run(words).succeeds();
+    opens(&stage, &["file"]);
     // With one of the two gone there is nothing to guess.
     stage
         .run(["encrypt", "near", "letter", "--also", "far", "-o", "file"])

@@ -169,7 +169,7 @@ impl EngineError {
             }
             EngineError::NameIsContact => "choose another name, or remove the contact first".into(),
             EngineError::NoEncryptionKey { .. } => {
-                "with --reads-for it may be one whom it reads for, if there is evidence of that"
+                "--reads-for encrypts to one whom it reads for, where there is evidence of that"
                     .into()
             }
             EngineError::InvalidEvidence { reason } => reason.to_string(),

@@ -4,7 +4,8 @@ use std::cell::OnceCell;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use claviger_engine::{EngineId, Node, Preference};
+use claviger_engine::encryption::MOST_RECIPIENTS;
+use claviger_engine::{EngineError, EngineId, Node, Preference};
 use claviger_token::envelope::{self, EncryptError, Sealed};
 use claviger_token::{Error, KeyUse, PublicKey};
 use serde::Serialize;
@@ -44,6 +45,9 @@ pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Want
                 keys.push(key);
             }
         }
+    }
+    if keys.len() > MOST_RECIPIENTS {
+        return Err(EngineError::TooManyRecipients { count: keys.len() }.into());
     }
     let mut output = Output::open(wanted.output, Privacy::Public, &session.interrupt)?;
     if wanted.output.is_none() && output.is_terminal() {

@@ -52,8 +52,9 @@ pub(super) async fn with_named<R: Read>(
 
 /// Finds an identity here that opens the file.
 ///
-/// A PIN goes to a token only to use a key that opens the file or may; one PIN that was
-/// given for whichever token asks goes to none while there are several.
+/// A PIN goes to a token only to use a key that opens the file or may. One PIN that was
+/// given for whichever token asks goes to the one token of which the file says that its
+/// key opens it, or to the only one whose key may; where there are several it goes to none.
 pub(super) async fn with_any<R: Read>(
     session: &Session,
     node: &Node,
@@ -65,11 +66,14 @@ pub(super) async fn with_any<R: Read>(
     }
     here.sort_by_key(Candidate::order);
     let mut failed: Option<Failure> = None;
-    for i in 0..here.len() {
-        if here[i].needs_pin && session.pins.is_one_for_all() {
-            one_token(&here[i..])?;
+    for candidate in &here {
+        if candidate.needs_pin
+            && session.pins.is_one_for_all()
+            && *one_token(&here)? != candidate.key.token
+        {
+            continue;
         }
-        let Candidate { who, info, key, .. } = &here[i];
+        let Candidate { who, info, key, .. } = candidate;
         session
             .settle(node, std::slice::from_ref(&key.token))
             .await?;
@@ -157,12 +161,17 @@ fn needs_person(key: &KeyInfo, slots: &[SlotInfo]) -> bool {
     }
 }
 
-/// Refuses to guess to which of several tokens a PIN belongs.
-fn one_token(candidates: &[Candidate]) -> Result<(), Failure> {
-    let mut of = candidates.iter().filter(|candidate| candidate.needs_pin);
-    let first = of.next().map(|candidate| &candidate.key.token);
-    if of.all(|candidate| Some(&candidate.key.token) == first) {
-        return Ok(());
+/// The token that a PIN is for which was given for whichever token asks; to guess among
+/// several is refused.
+fn one_token(candidates: &[Candidate]) -> Result<&TokenId, Failure> {
+    let with_pin = || candidates.iter().filter(|candidate| candidate.needs_pin);
+    let is_sure = with_pin().any(|candidate| candidate.fit == Fit::Yes);
+    let mut asked = with_pin().filter(|candidate| !is_sure || candidate.fit == Fit::Yes);
+    let first = asked.next().map(|candidate| &candidate.key.token);
+    if let Some(token) = first
+        && asked.all(|candidate| candidate.key.token == *token)
+    {
+        return Ok(token);
     }
     let names = candidates.iter().map(|candidate| {
         let Candidate { who, key, .. } = candidate;

@@ -3,7 +3,7 @@
 use claviger_token::PublicKey;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::evidence::{data_version, party};
+use super::evidence::party;
 use super::{RegistryError, Result, entry_exists, identity};
 use crate::EngineId;
 use crate::evidence::{Party, PublicKeys};
@@ -152,4 +152,10 @@ pub(super) fn contact_of(db: &Connection, name: &str) -> rusqlite::Result<Option
     db.prepare_cached("SELECT * FROM contact WHERE name = ?")?
         .query_row([name], |row| party(row, "name", "sign", "decrypt"))
         .optional()
+}
+
+/// What changes whenever another process has written to the registry.
+fn data_version(db: &Connection) -> rusqlite::Result<i64> {
+    db.prepare_cached("PRAGMA data_version")?
+        .query_row([], |row| row.get(0))
 }

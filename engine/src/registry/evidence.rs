@@ -1,7 +1,7 @@
 //! Evidence in the registry. It is only ever added to.
 
 use claviger_token::{PublicKey, Signature, SignatureScheme};
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{RegistryError, Result, damaged};
 use crate::evidence::{Evidence, KeysId, Party, PublicKeys};
@@ -122,10 +122,4 @@ pub(super) fn party(
             decrypt: key(decrypt)?,
         },
     })
-}
-
-/// What changes whenever another process has written to the registry.
-pub(super) fn data_version(db: &Connection) -> rusqlite::Result<i64> {
-    db.prepare_cached("PRAGMA data_version")?
-        .query_row([], |row| row.get(0))
 }
