@@ -613,6 +613,43 @@ mod with_a_yubikey {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_ledger_grants_and_is_asked_last() {
+    let app = claviger_ledger_emulator::Ethereum::new();
+    let server = app.serve();
+    let stage = with(&[("soft", "p256")]);
+    let backend = format!("ledger:tcp={}", server.address());
+    let words = [
+        "generate",
+        "ledger",
+        "--backend",
+        &backend,
+        "--params",
+        "secp256k1",
+    ];
+    stage.run_with_pin(&words).succeeds();
+    let granted = stage.run(["--json", "reads-for", "grant", "soft", "--by", "ledger"]);
+    assert_eq!(granted.succeeds().json()["scheme"], "eip191-secp256k1");
+    stage
+        .run(["reads-for", "check", "soft", "ledger"])
+        .succeeds();
+    stage.run(["reads-for", "export", "evidence"]).succeeds();
+    let imported = Stage::new();
+    imported.write("evidence", stage.read("evidence"));
+    imported.run(["reads-for", "import", "evidence"]).succeeds();
+
+    stage
+        .run(["encrypt", "ledger", "letter", "--reads-for", "-o", "file"])
+        .succeeds();
+    let opened = stage.run_with_pin(&["decrypt", "file"]).succeeds();
+    assert_eq!((opened.bytes(), opened.err()), (LETTER, String::new()));
+    opens(&stage, &["ledger", "file"]);
+    // Without a PIN there is still the Ledger.
+    let opened = stage.run(["decrypt", "file"]).succeeds();
+    assert_eq!(opened.bytes(), LETTER);
+}
+
 // --- Bad files and pipes -------------------------------------------------------------
 
 #[test]
