@@ -141,7 +141,17 @@ pub(crate) fn attached(sources: &Sources, config: &Config, common: &Common) -> V
         let hidden = hidden.map(|(reader, _)| reader.clone()).collect();
         seen.device(listed, twins, hidden, sources, common)
     };
-    seen.into_iter().map(device).collect()
+    let mut devices: Vec<Device> = Vec::new();
+    for mut device in seen.into_iter().map(device) {
+        let name = device.subject.device.clone();
+        let same = |other: &&Device| other.subject.device.split(" (").next() == Some(&name);
+        let before = devices.iter().filter(same).count();
+        if before > 0 {
+            device.subject.device = format!("{name} ({})", before + 1);
+        }
+        devices.push(device);
+    }
+    devices
 }
 
 /// One driver for each reader, so that each sees one card.

@@ -43,6 +43,14 @@ pub enum HilError {
         /// The devices that there are.
         present: Vec<String>,
     },
+    /// No check has the name that was asked for.
+    #[error("there is no check `{wanted}`")]
+    NoCheck {
+        /// What was asked for.
+        wanted: String,
+        /// The checks that there are.
+        present: Vec<&'static str>,
+    },
     /// A transcript does not fit what is asked now.
     #[error("the transcript {} no longer holds: {reason}", path.display())]
     Deviation {
@@ -69,6 +77,7 @@ impl HilError {
             HilError::Unwritable { .. } => "name another folder with --out".into(),
             HilError::BadReport { .. } => "give the results.jsonl that a run has written".into(),
             HilError::NoDevice { present, .. } => format!("there are: {}", present.join(", ")),
+            HilError::NoCheck { present, .. } => format!("there are: {}", present.join(", ")),
             HilError::Deviation { .. } => {
                 "if the change is meant, record the transcript anew".into()
             }

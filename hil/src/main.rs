@@ -71,6 +71,9 @@ struct RunArgs {
     /// Only the devices with these names
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// Only the checks with these names
+    #[arg(long = "check", value_name = "NAME", value_delimiter = ',', conflicts_with_all = ["write_readme", "check_readme"])]
+    checks: Vec<String>,
     /// Only virtual devices
     #[arg(long = "virtual", conflicts_with = "attached")]
     only_virtual: bool,
@@ -170,6 +173,7 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
         }),
         record: args.record,
         only: args.only.clone(),
+        checks: args.checks.clone(),
         program: std::env::current_exe().ok(),
     };
     let results = run(&config, sources.as_ref(), &virtuals, &options, &interrupt)?;

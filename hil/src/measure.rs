@@ -191,12 +191,16 @@ impl Meter<'_> {
         let measured = || -> Result<Vec<Finding>, Error> {
             let mut findings = Vec::new();
             let (made, generated, calls) = self.generate(spec)?;
-            findings.push(latency(of(Verb::Generate), 1, &generated));
-            findings.extend(calls.map(|calls| Finding::Calls {
-                of: of(Verb::Generate),
-                unit: unit(),
-                calls,
-            }));
+            // One that decrypts is made as one that signs is, and told once.
+            let signs = KeySpec::sign(spec.algorithm);
+            if spec == signs || !self.token.info().supports.contains(&signs) {
+                findings.push(latency(of(Verb::Generate), 1, &generated));
+                findings.extend(calls.map(|calls| Finding::Calls {
+                    of: of(Verb::Generate),
+                    unit: unit(),
+                    calls,
+                }));
+            }
             let work = self.work(&made, spec.usage)?;
             // What is done only once is not measured.
             work.once()?;

@@ -31,6 +31,8 @@ pub struct Options {
     pub record: bool,
     /// The names of the devices that are wanted; empty for all.
     pub only: Vec<String>,
+    /// The names of the checks that are wanted; empty for all.
+    pub checks: Vec<String>,
     /// This program, which is started again to count PKCS#11 calls; none to leave that
     /// out.
     pub program: Option<PathBuf>,
@@ -62,6 +64,14 @@ pub fn run(
         },
         progress: Progress::start(0),
     };
+    if let Some(unknown) =
+        (options.checks.iter()).find(|c| CHECKS.iter().all(|check| check.name != **c))
+    {
+        return Err(HilError::NoCheck {
+            wanted: unknown.clone(),
+            present: CHECKS.iter().map(|check| check.name).collect(),
+        });
+    }
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
     let attached = match sources {
         Some(sources) => devices::attached(sources, config, &run.common),
@@ -274,7 +284,10 @@ impl Run<'_> {
 
     fn checks(&mut self, subject: &Subject, bench: &Bench) -> Result<(), HilError> {
         let mut gone = false;
-        for check in CHECKS {
+        let options = self.options;
+        let wanted =
+            |name: &str| options.checks.is_empty() || options.checks.iter().any(|c| c == name);
+        for check in CHECKS.iter().filter(|check| wanted(check.name)) {
             let name = check.name.replace('_', " ");
             self.progress
                 .doing(format_args!("{}: {name}", subject.device));

@@ -133,7 +133,11 @@ fn described(subject: &Subject) -> String {
         Standing::Listed => "listed",
         Standing::ReadOnly => "not listed: only read",
     };
-    let parts = [&*subject.model, &*subject.firmware, standing];
+    let firmware = match subject.model.contains(&*subject.firmware) {
+        true => "",
+        false => &*subject.firmware,
+    };
+    let parts = [&*subject.model, firmware, standing];
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join(" · ")
 }
@@ -192,8 +196,7 @@ fn across(page: &mut String, records: &[Record]) {
         .filter_map(|wanted| {
             let mut rows: Vec<Row<'_>> = Vec::new();
             for (record, of, quantiles) in latencies(records) {
-                // A kind of key that both signs and decrypts is generated twice.
-                if of == wanted && !rows.iter().any(|(device, _)| *device == record.device()) {
+                if of == wanted {
                     rows.push((record.device(), quantiles));
                 }
             }
@@ -241,10 +244,11 @@ fn algorithm(algorithm: Algorithm) -> String {
 
 /// Everything about each device.
 fn each(page: &mut String, records: &[Record]) {
-    let scale = Scale::of(all_quantiles(records), 240.0);
     let mut heading = true;
     for subject in devices(records) {
         let of_device = |record: &&Record| record.device() == subject.device;
+        let own = latencies(records).filter(|(record, ..)| of_device(record));
+        let scale = Scale::of(own.flat_map(|(_, _, quantiles)| quantiles.to_vec()), 240.0);
         let rows = records
             .iter()
             .filter(of_device)
