@@ -440,6 +440,11 @@ impl Key {
             }
             other = Some(shown);
         }
+        if other.is_some() {
+            // The private half may have been seen just before the token went away, and the
+            // public one not any more.
+            self.token.connection.confirm(session)?;
+        }
         match other {
             None => Ok(None),
             Some(shown) => Err(Fault::Ours(Error::KeyMismatch {
