@@ -131,7 +131,12 @@ pub(crate) fn choose(
     let chosen = match (itself, preference) {
         (Some(itself), Preference::Itself | Preference::WithReaders) => Some(itself),
         (itself, _) => {
-            let others = reach(as_reader(identity), evidence, Direction::ReadFor);
+            let others = reach(
+                as_reader(identity),
+                evidence,
+                Direction::ReadFor,
+                usize::MAX,
+            );
             let able = itself.into_iter().chain(others);
             let able = able.filter_map(|keys| Some((rank(&keys)?, keys)));
             // The first of the cheapest: the nearest.
@@ -145,16 +150,19 @@ pub(crate) fn choose(
     };
     let mut recipients: Vec<PublicKey> = chosen.decrypt.iter().cloned().collect();
     if preference == Preference::WithReaders {
-        let readers = reach(std::iter::once(chosen.id()), evidence, Direction::Readers);
+        let readers = reach(
+            std::iter::once(chosen.id()),
+            evidence,
+            Direction::Readers,
+            MOST_RECIPIENTS + 1,
+        );
         let mut seen: HashSet<PublicKey> = recipients.iter().cloned().collect();
         let keys = readers.into_iter().filter(|reader| rank(reader).is_some());
         let keys = keys.filter_map(|reader| reader.decrypt);
         recipients.extend(keys.filter(|key| seen.insert(key.clone())));
     }
     if recipients.len() > MOST_RECIPIENTS {
-        return Err(EngineError::TooManyRecipients {
-            count: recipients.len(),
-        });
+        return Err(EngineError::TooManyRecipients);
     }
     Ok(recipients)
 }
@@ -177,11 +185,13 @@ enum Direction {
     Readers,
 }
 
-/// Whoever is reached from `starts` by evidence that verifies, nearest first.
+/// Whoever is reached from `starts` by evidence that verifies, nearest first; as soon as
+/// there are `enough` keys to encrypt to, the rest is left out.
 fn reach(
     starts: impl Iterator<Item = KeysId>,
     evidence: &[Evidence],
     direction: Direction,
+    enough: usize,
 ) -> Vec<PublicKeys> {
     let mut onward: HashMap<KeysId, Vec<&Evidence>> = HashMap::new();
     for piece in evidence {
@@ -194,7 +204,7 @@ fn reach(
     let mut queue: Vec<KeysId> = starts.collect();
     let mut seen: HashSet<KeysId> = queue.iter().copied().collect();
     let mut reached = Vec::new();
-    let mut done = 0;
+    let (mut done, mut able) = (0, HashSet::new());
     while let Some(at) = queue.get(done).copied() {
         done += 1;
         for piece in onward.get(&at).into_iter().flatten() {
@@ -203,7 +213,11 @@ fn reach(
                 Direction::Readers => &piece.from_identity.keys,
             };
             let id = end.id();
+            if able.len() >= enough {
+                return reached;
+            }
             if !seen.contains(&id) && piece.verify().is_ok() {
+                able.extend(end.decrypt.as_ref().filter(|_| rank(end).is_some()));
                 seen.insert(id);
                 queue.push(id);
                 reached.push(end.clone());

@@ -101,13 +101,10 @@ pub enum EngineError {
     },
     /// More would have to be able to open the ciphertext than one is made for.
     #[error(
-        "{count} recipients are too many: a ciphertext is made for {} at most",
+        "there would be more than {} recipients",
         crate::encryption::MOST_RECIPIENTS
     )]
-    TooManyRecipients {
-        /// How many they are.
-        count: usize,
-    },
+    TooManyRecipients,
     /// The recipients do not go together.
     #[error("it cannot be encrypted: {reason}")]
     CannotEncrypt {
@@ -177,7 +174,7 @@ impl EngineError {
             EngineError::ReadsForSilent { .. } => "try again in a moment".into(),
             EngineError::Token(e) => e.hint(),
             EngineError::Registry(e) => e.hint(),
-            EngineError::TooManyRecipients { .. }
+            EngineError::TooManyRecipients
             | EngineError::CannotEncrypt { .. }
             | EngineError::NotAllowed { .. }
             | EngineError::BadName { .. }

@@ -26,6 +26,10 @@ pub const READS_FOR_DEADLINE: Duration = Duration::from_secs(10);
 /// Plaintexts longer than this are not encrypted on an async task.
 const LONG_PLAINTEXT: usize = 1 << 20;
 
+/// Nor is anything for more recipients than this, nor is more evidence verified there: each
+/// takes a good part of a millisecond.
+const FEW: usize = 8;
+
 /// What the two engines are made of, and their states.
 pub(crate) struct Exchange {
     /// The Reads For engine that is asked; replies of no other count.
@@ -103,7 +107,7 @@ impl Node {
         } = request;
         let keys = self.recipients(&external_identity, use_reads_for, preference, call);
         let keys = keys.await?;
-        if data.len() <= LONG_PLAINTEXT {
+        if data.len() <= LONG_PLAINTEXT && keys.len() <= FEW {
             return seal(&keys, &data);
         }
         tokio::task::spawn_blocking(move || seal(&keys, &data))
@@ -124,13 +128,22 @@ impl Node {
         call: &Call,
     ) -> Result<Vec<PublicKey>, EngineError> {
         call.check()?;
-        let known = self.0.must_know(identity)?;
-        let evidence = match use_reads_for {
-            true => self.evidence_for(identity, call).await?,
-            false => Arc::default(),
+        let mut known = self.0.must_know(identity)?;
+        let mut evidence = Arc::default();
+        if use_reads_for {
+            evidence = self.evidence_for(identity, call).await?;
+            // It may have been made anew meanwhile.
+            known = self.0.must_know(identity)?;
+        }
+        let (who, keys) = (identity.clone(), known.party.keys.clone());
+        let few = evidence.len() <= FEW;
+        let choose = move || encryption::choose(&who, &keys, &evidence, preference);
+        let chosen = match few {
+            true => choose(),
+            false => tokio::task::spawn_blocking(choose)
+                .await
+                .unwrap_or_else(|_| Err(Error::Cancelled.into())),
         };
-        let keys = &known.party.keys;
-        let chosen = encryption::choose(identity, keys, &evidence, preference);
         match (chosen, &known.deleted_with) {
             (Err(EngineError::NoEncryptionKey { .. }), Some(owner)) => {
                 Err(EngineError::IdentityDeleted {

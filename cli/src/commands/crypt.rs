@@ -47,7 +47,7 @@ pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Want
         }
     }
     if keys.len() > MOST_RECIPIENTS {
-        return Err(EngineError::TooManyRecipients { count: keys.len() }.into());
+        return Err(EngineError::TooManyRecipients.into());
     }
     let mut output = Output::open(wanted.output, Privacy::Public, &session.interrupt)?;
     if wanted.output.is_none() && output.is_terminal() {
