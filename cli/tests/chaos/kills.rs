@@ -23,6 +23,8 @@ const ADOPTER: &str = "adopter";
 const WEATHER: u64 = 25;
 /// Of so many kills one is followed by one of the process that puts things right.
 const RELAPSE: u64 = 8;
+/// Of so many kills at least one strikes in the middle of something.
+const ENOUGH: u64 = 100;
 /// So often a process with a wrong PIN is started.
 const WRONG_STARTS: u64 = 20;
 
@@ -71,7 +73,7 @@ pub(crate) fn run(report: &mut Report, kills: u64, seed: u64) {
         report.figure(format!("kills_{name}"), tally.kills);
         report.figure(format!("interrupted_{name}"), tally.interrupted);
         report.promise(
-            tally.interrupted > 0 || tally.kills == 0,
+            tally.interrupted > 0 || tally.kills < ENOUGH,
             format!("no process was struck in the middle on {name}"),
         );
         all.kills += tally.kills;
