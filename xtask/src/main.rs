@@ -1,4 +1,4 @@
-//! What one does with this repository: `cargo xtask setup | demo | test | bench | chaos | lint`.
+//! What one does with this repository: `cargo xtask setup | demo | test | bench | chaos | hil | lint`.
 //!
 //! | module | idea |
 //! | --- | --- |
@@ -6,6 +6,7 @@
 //! | [`mod@test`] | every test |
 //! | [`mod@bench`] | figures, for people and for machines |
 //! | [`chaos`] | whether promises hold when processes are killed and tokens go away |
+//! | [`hil`] | the bench for devices' conformance and speed |
 //! | [`lint`] | what must be clean before a change goes in |
 //! | [`setup`] | installs what the others need |
 //! | [`kryoptic`] | builds a token in software |
@@ -20,6 +21,7 @@
 mod bench;
 mod chaos;
 mod demo;
+mod hil;
 mod kryoptic;
 mod lint;
 mod peers;
@@ -44,6 +46,8 @@ Usage: cargo xtask COMMAND
   chaos [--json] [--kills N] [--removals N] [--seconds N] [--seed N]
                              kill processes, pull out tokens, overload them, and see whether
                              the promises hold; --json as above
+  hil [--quick] [ARGS...]    run the suite and measure, on attached devices and on virtual ones;
+                             --quick as above, ARGS go to the bench (--help lists them)
   lint                       formatting, clippy, documentation, licences
 
 The user's own tokens and configuration are left alone.
@@ -65,10 +69,11 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
     }
     let command = args.remove(0);
     let wants_help = |arg: &OsString| arg == "--help" || arg == "-h";
-    // What follows `test` belongs to the test runner, and so does its `--help`.
+    // What follows `test` belongs to the test runner, and so does its `--help`; and what
+    // follows `hil` to the bench.
     if wants_help(&command)
         || command == "help"
-        || (command != "test" && args.iter().any(wants_help))
+        || (command != "test" && command != "hil" && args.iter().any(wants_help))
     {
         screen::print(USAGE);
         return Ok(());
@@ -82,6 +87,7 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
         Some("test") => test::run(args),
         Some("bench") => bench::run(&args),
         Some("chaos") => chaos::run(&args),
+        Some("hil") => hil::run(args),
         Some("lint") => no_more(&args).and_then(|()| lint::run()),
         _ => Err(Failure::usage(format!(
             "there is no command {:?}",

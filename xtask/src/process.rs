@@ -33,8 +33,8 @@ pub(crate) fn cargo() -> Command {
 
 /// Shows the command on standard error and runs it to its end.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
+    show(command);
     let shown = display(command);
-    screen::note(Style::Command, format_args!("$ {shown}"));
     let status = command
         .status()
         .map_err(|error| could_not_start(command, &error))?;
@@ -43,6 +43,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     } else {
         Err(Failure::new(format!("`{shown}` failed ({status})")))
     }
+}
+
+/// Shows the command on standard error.
+pub(crate) fn show(command: &Command) {
+    screen::note(Style::Command, format_args!("$ {}", display(command)));
 }
 
 /// Whether the command runs and succeeds; what it prints is thrown away.

@@ -173,6 +173,11 @@ const NEEDS: &[Need] = &[
         proof: Proof::Program("qemu-arm-static"),
     },
     Need {
+        package: "chromium",
+        purpose: "opens the page that the bench for devices writes, as a reader would",
+        proof: Proof::AnyProgram(&["chromium", "chromium-browser"]),
+    },
+    Need {
         package: "umockdev",
         purpose: "plugs in USB devices that are not there",
         proof: Proof::Library("libumockdev-preload.so.0"),

@@ -11,7 +11,7 @@ use crate::{Result, kryoptic, peers, process, scratch, setup};
 
 /// Set to `1` for the tests of a quick run; a test that needs an emulator skips then,
 /// and says so.
-const QUICK: &str = "CLAVIGER_TEST_QUICK";
+pub(crate) const QUICK: &str = "CLAVIGER_TEST_QUICK";
 
 /// Runs the tests, with cargo-nextest where it is installed.
 pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
@@ -53,6 +53,9 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     Ok(())
 }
 
+/// With the PIV card of others, where it takes the suite.
+const FEATURES: &str = "claviger-tests/independent-card,claviger-hil/independent-card";
+
 fn commands(nextest: bool, quick: bool, args: &[OsString]) -> Vec<Command> {
     let mut tests = process::cargo();
     tests.args(if nextest {
@@ -64,7 +67,7 @@ fn commands(nextest: bool, quick: bool, args: &[OsString]) -> Vec<Command> {
         tests.arg("--workspace");
         if !quick {
             // A card that takes minutes to compile.
-            tests.args(["--features", "claviger-tests/independent-card"]);
+            tests.args(["--features", FEATURES]);
         }
     }
     tests.args(args);
@@ -115,7 +118,7 @@ mod tests {
         let all = commands(false, false, &[]);
         assert_eq!(
             process::display(&all[0]),
-            "cargo test --workspace --features claviger-tests/independent-card"
+            format!("cargo test --workspace --features {FEATURES}")
         );
     }
 
