@@ -68,7 +68,8 @@ impl Place {
         let mut child = command.spawn().unwrap();
         let mut peak = 0;
         loop {
-            peak = peak.max(high_water(child.id()).unwrap_or(0));
+            // It only grows. The first ones may be of the process before it became the program.
+            peak = high_water(child.id()).unwrap_or(peak);
             if let Some(status) = child.try_wait().unwrap() {
                 assert!(status.success(), "{command:?}");
                 let took = begun.elapsed();
