@@ -216,9 +216,13 @@ fn replayed(transcripts: &[PathBuf]) -> Result<u8, HilError> {
     for path in transcripts {
         match claviger_hil::replay::replay(path) {
             Ok(done) => say(format_args!(
-                "{}: the same, in {} calls",
+                "{}: the same, in {} calls{}",
                 path.display(),
-                done.calls
+                done.calls,
+                match done.to_the_end {
+                    true => "",
+                    false => "; then the card proves something that only it can",
+                }
             )),
             Err(error @ HilError::Deviation { .. }) => {
                 say(&error);
