@@ -358,7 +358,8 @@ pub(crate) fn subject(name: &str, info: &TokenInfo, standing: Standing) -> Subje
     Subject {
         device: name.into(),
         kind: info.id.kind.clone(),
-        model: info.model.clone(),
+        // Modules fill up with spaces, and some with zeros.
+        model: info.model.trim_matches(['\0', ' ']).into(),
         serial: info.id.serial.clone(),
         firmware: note("firmware").or_else(|| note("app")).unwrap_or_default(),
         standing,

@@ -196,7 +196,7 @@ fn harmless(log: &str) -> String {
                     .skip(1)
                     .flat_map(|word| [" ", word]),
             );
-        } else if let Some(mechanism) = line.strip_prefix("pMechanism->type=")
+        } else if let Some(mechanism) = line.strip_prefix("[in] pMechanism->type = ")
             && is_plain(mechanism)
         {
             kept.push(' ');
@@ -216,7 +216,7 @@ mod tests {
         let log = "\n17: C_Login\n2026-11-20 14:00:00.123\n[in] hSession = 0x1\n\
                    [in] userType = CKU_USER\n[in] pPin[ulPinLen] 0000 / 8\n    \
                    00000000  74 72 30 6D 62 30 6E 65                          tr0mb0ne\n\
-                   Returned:  0 CKR_OK\n\n18: C_SignInit\npMechanism->type=CKM_ECDSA\n\
+                   Returned:  0 CKR_OK\n\n18: C_SignInit\n[in] pMechanism->type = CKM_ECDSA   \n\
                    Returned:  0 CKR_OK\n";
         assert_eq!(
             harmless(log),

@@ -179,10 +179,6 @@ fn latencies(records: &[Record]) -> impl Iterator<Item = (&Record, Operation, &[
     })
 }
 
-fn all_quantiles(records: &[Record]) -> impl Iterator<Item = f64> {
-    latencies(records).flat_map(|(_, _, quantiles)| quantiles.iter().copied())
-}
-
 /// The same operations on all devices that have them.
 fn across(page: &mut String, records: &[Record]) {
     let figures: Vec<(Operation, Vec<Row<'_>>)> = [Verb::Sign, Verb::Decrypt, Verb::Generate]
@@ -210,15 +206,19 @@ fn across(page: &mut String, records: &[Record]) {
         "<section id=\"across\">\n<h2>The same on different devices</h2>\n\
          <p class=\"soft\">How long one operation takes. The mark is the median, the dark bar \
          the middle half, the pale one the middle 90 %, the line goes from the fastest to the \
-         slowest. All scales are the same, and logarithmic.</p>\n<div class=\"panels\">\n",
+         slowest. The scales are logarithmic, and the same for each kind of operation.</p>\n<div class=\"panels\">\n",
     );
-    let scale = Scale::of(all_quantiles(records), 300.0);
-    for (of, rows) in figures {
+    for (of, rows) in &figures {
+        let of_kind = figures
+            .iter()
+            .filter(|(other, _)| other.operation == of.operation);
+        let values = of_kind.flat_map(|(_, rows)| rows.iter().flat_map(|(_, q)| q.iter().copied()));
+        let scale = Scale::of(values, 300.0);
         let _ = writeln!(
             page,
             "<figure><figcaption><strong>{}</strong></figcaption>{}</figure>",
-            escape(&title(of)),
-            ranking(&rows, scale)
+            escape(&title(*of)),
+            ranking(rows, scale)
         );
     }
     page.push_str("</div>\n</section>\n");

@@ -47,8 +47,8 @@ impl Scale {
     /// The labels of the scale.
     pub(crate) fn axis(self) -> String {
         let mut text = open(self.width, 14.0, "the scale of the plots below");
-        // There is room for five or six.
-        let step = if self.high - self.low > 5 { 2 } else { 1 };
+        // There is room for five.
+        let step = if self.high - self.low > 4 { 2 } else { 1 };
         for (value, x) in self.ticks().step_by(step) {
             let _ = write!(
                 text,
