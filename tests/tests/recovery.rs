@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_engine::message::{RequestDeleteIdentity, RequestGenerateIdentity};
@@ -19,9 +19,10 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 use secrecy::SecretString;
 use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// What is done to a module is felt at all its tokens: one test at a time.
-static ALONE: Mutex<()> = Mutex::new(());
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Gives a PIN, and counts how often it is asked.
 #[derive(Clone)]
@@ -50,7 +51,7 @@ struct Bench {
 }
 
 async fn bench(backend: &str, pin: &str) -> Bench {
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let alone = ALONE.lock().await;
     let home = tempfile::tempdir().unwrap();
     let asked = Asked {
         pin: FixedPin::new(pin),
