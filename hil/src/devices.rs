@@ -15,7 +15,7 @@ use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::key::to_hex;
 use claviger_token::{Access, Driver, FixedPin, Protection, TokenInfo};
 
-use crate::bench::{Bench, Elsewhere, plug};
+use crate::bench::{Bench, Elsewhere, MakeDriver, plug};
 use crate::config::{Config, Listed};
 use crate::guard::Guard;
 use crate::journal::Journal;
@@ -102,13 +102,13 @@ pub(crate) fn attached(sources: &Sources, config: &Config, common: &Common) -> V
     seen.extend(ledgers(&sources.ledgers));
     for backend in &sources.pkcs11 {
         let driver: Arc<dyn Driver> = Arc::new(Pkcs11Driver::new());
+        // A module may be named, and known to p11-kit as well; but two tokens of one listing
+        // are two.
+        let before = seen.len();
         match driver.tokens(backend) {
             Ok(found) => {
                 for info in found {
-                    // A module may be named, and known to p11-kit as well.
-                    let is_new =
-                        |seen: &Seen| seen.info.id != info.id || !matches!(seen.way, Way::Pkcs11);
-                    if seen.iter().all(is_new) {
+                    if seen[..before].iter().all(|seen| seen.info.id != info.id) {
                         seen.push(Seen {
                             info,
                             reader: Arc::clone(&driver),
@@ -123,9 +123,8 @@ pub(crate) fn attached(sources: &Sources, config: &Config, common: &Common) -> V
             )),
         }
     }
-    let serials: Vec<String> = seen
-        .iter()
-        .map(|seen| seen.info.id.serial.clone())
+    let ids: Vec<(String, String)> = (seen.iter())
+        .map(|seen| (seen.info.id.kind.clone(), seen.info.id.serial.clone()))
         .collect();
     let readers: Vec<(String, String)> = (seen.iter())
         .filter_map(|seen| match &seen.way {
@@ -136,10 +135,23 @@ pub(crate) fn attached(sources: &Sources, config: &Config, common: &Common) -> V
     let device = |seen: Seen| {
         let serial = &seen.info.id.serial;
         let listed = config.listed(serial);
-        let twins = serials.iter().filter(|other| *other == serial).count() > 1;
+        let kind = &*seen.info.id.kind;
+        let alike = |same_kind: bool| {
+            let alike =
+                |(of, other): &&(String, String)| other == serial && (of == kind) == same_kind;
+            ids.iter().filter(alike).count()
+        };
+        let refused = if alike(true) > 1 {
+            Some("another device has this serial: none of them is written to")
+        } else if kind == "pkcs11" && alike(false) > 0 {
+            // A smartcard is seen through a PKCS#11 module as well.
+            Some("it is another view of a device that is there already: it was only read")
+        } else {
+            None
+        };
         let hidden = readers.iter().filter(|(_, other)| other != serial);
         let hidden = hidden.map(|(reader, _)| reader.clone()).collect();
-        seen.device(listed, twins, hidden, sources, common)
+        seen.device(listed, refused, hidden, sources, common)
     };
     let mut devices: Vec<Device> = Vec::new();
     for mut device in seen.into_iter().map(device) {
@@ -202,7 +214,7 @@ impl Seen {
     fn device(
         self,
         listed: Option<&Listed>,
-        twins: bool,
+        refused: Option<&'static str>,
         hidden: Arc<[String]>,
         sources: &Sources,
         common: &Common,
@@ -220,13 +232,14 @@ impl Seen {
                 Err("its serial is not listed: it was only read".to_owned()),
                 None,
             ),
-            Some(_) if twins => {
-                let why = "another device has this serial: none of them is written to";
-                (Err(why.to_owned()), Some(why.to_owned()))
-            }
-            Some(listed) => {
+            Some(listed) if refused.is_none() => {
                 let way = (self.way, hidden, &sources.cards);
                 (Ok(bench(&info, &name, listed, way, common)), None)
+            }
+            Some(_) => {
+                let why = refused.unwrap_or_default().to_owned();
+                let fault = why.starts_with("another device").then(|| why.clone());
+                (Err(why), fault)
             }
         };
         let standing = match bench {
@@ -255,43 +268,36 @@ fn bench(
     let mut tap = Arc::<Tap>::default();
     let backend = info.backend.clone();
     let mut counts_commands = true;
-    let make: crate::bench::MakeDriver = match way {
+    // What makes a driver, and another that looks whether the device is there: not through
+    // the tap, since that is no part of a check.
+    let (make, look): (MakeDriver, Arc<dyn Driver>) = match way {
         Way::Card(_) => {
-            let tapped = Tapped {
+            let tapped = |gate, tap: &Arc<Tap>| Tapped {
                 inner: Arc::clone(cards),
-                hidden,
-                gate: Gate::Open,
-                tap: Arc::clone(&tap),
+                hidden: Arc::clone(&hidden),
+                gate,
+                tap: Arc::clone(tap),
             };
-            Box::new(move || Arc::new(PivDriver::with_readers(tapped.clone())))
+            let open = tapped(Gate::Open, &tap);
+            let look = PivDriver::with_readers(tapped(Gate::ReadOnly, &Arc::default()));
+            let make =
+                move || -> Arc<dyn Driver> { Arc::new(PivDriver::with_readers(open.clone())) };
+            (Box::new(make), Arc::new(look))
         }
         Way::Ledger(driver, of_all) => {
             tap = of_all;
-            Box::new(move || Arc::new(driver.clone()))
+            let look = Arc::new(driver.clone());
+            (Box::new(move || Arc::new(driver.clone())), look)
         }
         Way::Pkcs11 => {
             counts_commands = false;
-            Box::new(|| Arc::new(Pkcs11Driver::new()))
+            let make = || -> Arc<dyn Driver> { Arc::new(Pkcs11Driver::new()) };
+            (Box::new(make), Arc::new(Pkcs11Driver::new()))
         }
     };
     let is_there = {
-        // Not through the tap: what is asked here is no part of a check.
-        let (kind, backend) = (info.id.kind.clone(), backend.clone());
-        let cards = Arc::clone(cards);
-        move || {
-            let found = match &*kind {
-                "piv" => PivDriver::with_readers(Tapped {
-                    inner: Arc::clone(&cards),
-                    hidden: Arc::new([]),
-                    gate: Gate::ReadOnly,
-                    tap: Arc::default(),
-                })
-                .tokens(&backend),
-                "ledger" => LedgerDriver::new().tokens(&backend),
-                _ => Pkcs11Driver::new().tokens(&backend),
-            };
-            found.is_ok_and(|found| !found.is_empty())
-        }
+        let backend = backend.clone();
+        move || look.tokens(&backend).is_ok_and(|found| !found.is_empty())
     };
     let is_ledger = info.id.kind == "ledger";
     Bench {
