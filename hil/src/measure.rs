@@ -214,7 +214,7 @@ impl Meter<'_> {
                 findings.push(Finding::Calls {
                     of: of(operation),
                     unit: unit(),
-                    calls: calls / f64::from(TIMES),
+                    calls: rounded(calls / f64::from(TIMES)),
                 });
             }
             findings.push(latency(of(operation), 1, &self.time(&work)?));
@@ -322,7 +322,9 @@ impl Meter<'_> {
             }
             Ok(())
         })?;
-        Ok(done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64())
+        let rate = done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64();
+        // A slow device does less than one.
+        Ok((rate * 1000.0).round() / 1000.0)
     }
 
     /// Signatures with ten keys on the device, and with as many as it holds.
@@ -418,12 +420,12 @@ impl Meter<'_> {
                 operation: Verb::Sign,
                 algorithm: spec.algorithm,
             },
-            seconds: start.elapsed().as_secs_f64(),
+            seconds: rounded(start.elapsed().as_secs_f64()),
             operations,
             errors,
-            medians: parts.iter().map(|part| median(part)).collect(),
+            medians: parts.iter().map(|part| rounded(median(part))).collect(),
             slowest: (parts.iter())
-                .map(|part| part.iter().copied().fold(0.0, f64::max))
+                .map(|part| rounded(part.iter().copied().fold(0.0, f64::max)))
                 .collect(),
         })?;
         Ok(Ok(()))
@@ -461,9 +463,9 @@ fn latency(of: Operation, keys: usize, times: &[Duration]) -> Finding {
     }
 }
 
-/// A tenth of a microsecond is as much as there is to be known.
-fn rounded(micros: f64) -> f64 {
-    (micros * 10.0).round() / 10.0
+/// A tenth, of a microsecond say, is as much as there is to be known.
+fn rounded(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }
 
 /// The value that this part of them does not exceed (nearest rank); zero of none.

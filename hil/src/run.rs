@@ -112,7 +112,7 @@ pub fn run(
     }
     let end = Finding::End {
         complete: !interrupt.came(),
-        seconds: start.elapsed().as_secs_f64(),
+        seconds: start.elapsed().as_millis() as f64 / 1000.0,
     };
     run.results.add(None, end)?;
     Ok(run.results)

@@ -134,7 +134,8 @@ fn one(token: &dyn claviger_token::Token, spec: KeySpec, log: &Log) -> Result<Ve
         for _ in 0..TIMES {
             work()?;
         }
-        Ok(f64::from(log.calls() - before) / f64::from(TIMES))
+        let calls = f64::from(log.calls() - before) / f64::from(TIMES);
+        Ok((calls * 10.0).round() / 10.0)
     });
     token.delete(&slot, &call)?;
     let finding = |operation, calls| Finding::Calls {
