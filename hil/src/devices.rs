@@ -1,9 +1,8 @@
 //! The devices of a run, and what may be done with each.
 //!
-//! A device that is attached is first only read, through a [gate](crate::readers::Gate)
-//! that lets no other command pass where there is one. Only if its serial is listed, and
-//! no other device has the same, a [`Bench`] is made for it; everything that writes takes
-//! a `Bench`.
+//! A device that is attached is first only read, through a gate that lets no other command
+//! pass where there is one. Only if its serial is listed, and no other device has the same,
+//! a bench is made for it; everything that writes takes a bench.
 
 use std::sync::{Arc, Mutex};
 

@@ -78,7 +78,7 @@ pub(crate) fn count(
     Ok((findings, harmless(&String::from_utf8_lossy(&log))))
 }
 
-/// The part of [`count`] that is done in the process with the spy: prints the findings
+/// The part of counting that is done in the process with the spy: prints the findings
 /// as JSON.
 ///
 /// # Errors
