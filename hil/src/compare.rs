@@ -66,23 +66,24 @@ pub fn compare(before: &[Record], after: &[Record]) -> Comparison {
         let fits =
             |new: &&Record| new.device() == old.device() && is_same(&old.finding, &new.finding);
         let change = match after.iter().find(fits) {
-            Some(new) => difference(old, new),
+            Some(new) => {
+                let change = difference(old, new);
+                same += usize::from(change.is_none() && named(&old.finding).is_some());
+                change
+            }
             // A device that is not in the other run is said once.
             None if !after.iter().any(|new| new.device() == old.device()) => {
-                is_device(&old.finding)
-                    .then(|| (Verdict::Different, "it is not in the second run".into()))
+                let missing = (Verdict::Different, "it is not in the second run".into());
+                is_device(&old.finding).then_some(missing)
             }
-            None => gone(&old.finding)
+            None => named(&old.finding)
                 .map(|what| (Verdict::Different, format!("{what}: not in the second run"))),
         };
-        match change {
-            Some((verdict, what)) => changes.push(Change {
-                verdict,
-                device: old.device().into(),
-                what,
-            }),
-            None => same += usize::from(gone(&old.finding).is_some()),
-        }
+        changes.extend(change.map(|(verdict, what)| Change {
+            verdict,
+            device: old.device().into(),
+            what,
+        }));
     }
     for new in after.iter().filter(|new| is_device(&new.finding)) {
         if !before.iter().any(|old| old.device() == new.device()) {
@@ -105,8 +106,8 @@ fn is_device(finding: &Finding) -> bool {
     matches!(finding, Finding::Device { .. })
 }
 
-/// What a finding is about, where it matters that it is gone.
-fn gone(finding: &Finding) -> Option<String> {
+/// What a finding is about, where that is compared.
+fn named(finding: &Finding) -> Option<String> {
     match finding {
         Finding::Check { check, .. } => Some(check.replace('_', " ")),
         Finding::Latency { of, keys, .. } => Some(latency_of(of, *keys)),
@@ -134,7 +135,7 @@ fn is_same(one: &Finding, other: &Finding) -> bool {
         (Finding::Check { check: a, .. }, Finding::Check { check: b, .. }) => a == b,
         (Finding::Latency { .. }, Finding::Latency { .. })
         | (Finding::Throughput { .. }, Finding::Throughput { .. })
-        | (Finding::Calls { .. }, Finding::Calls { .. }) => gone(one) == gone(other),
+        | (Finding::Calls { .. }, Finding::Calls { .. }) => named(one) == named(other),
         _ => false,
     }
 }
@@ -413,6 +414,19 @@ mod tests {
             [Verdict::Different]
         );
         assert_eq!(verdicts(check(Passed), check(Passed)), []);
+    }
+
+    #[test]
+    fn a_device_that_is_in_one_run_only_is_said_once() {
+        let device = record(Finding::Device {
+            supports: Vec::new(),
+            notes: Vec::new(),
+        });
+        let run = [device, latency(5.0, 0.0), check(Outcome::Passed)];
+        for (before, after) in [(&run[..], &[][..]), (&[], &run)] {
+            let comparison = compare(before, after);
+            assert_eq!((comparison.changes.len(), comparison.same), (1, 0));
+        }
     }
 
     #[test]

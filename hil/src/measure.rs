@@ -41,7 +41,7 @@ pub(crate) fn measure<E>(
     bench: &Bench,
     info: &TokenInfo,
     times: Times,
-    progress: &Progress,
+    (progress, step): (&Progress, u64),
     found: &mut dyn FnMut(Finding) -> Result<(), E>,
 ) -> Result<(), E> {
     bench.renew();
@@ -62,7 +62,7 @@ pub(crate) fn measure<E>(
         if let Err(error) = meter.kind(spec, &mut |finding| found(finding))? {
             found(not_measured(&spec.to_string(), &error))?;
         }
-        progress.advance(1);
+        progress.advance(step);
         if bench.guard.interrupt.came() || !bench.is_there() {
             return Ok(());
         }
@@ -91,7 +91,7 @@ pub(crate) fn measure<E>(
             found(not_measured("endurance", &error))?;
         }
     }
-    progress.advance(1);
+    progress.advance(step);
     Ok(())
 }
 

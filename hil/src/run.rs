@@ -358,11 +358,13 @@ impl Run<'_> {
         if self.common.interrupt.came() || !bench.is_there() {
             return Ok(());
         }
-        let steps = info.supports.len() + 1;
+        // As many steps as there are checks, in equal parts.
+        let parts = info.supports.len() + 1;
+        let step = (CHECKS.len() / parts).max(1) as u64;
         let results = &mut self.results;
         let progress = &self.progress;
         let measured = quietly(|| {
-            measure::measure(bench, info, times, progress, &mut |finding| {
+            measure::measure(bench, info, times, (progress, step), &mut |finding| {
                 results.add(Some(subject), finding)
             })
         });
@@ -374,7 +376,7 @@ impl Run<'_> {
             self.spy(subject, info, bench)?;
         }
         self.progress
-            .advance(CHECKS.len().saturating_sub(steps) as u64);
+            .advance((CHECKS.len() as u64).saturating_sub(step * parts as u64));
         Ok(())
     }
 

@@ -154,3 +154,44 @@ fn what_is_no_transcript_of_a_card_is_refused() {
         );
     }
 }
+
+#[test]
+fn what_a_ledger_agrees_on_is_not_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = "a_decryptor_agrees_with_what_its_peer_computes";
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_claviger-hil"))
+        .args([
+            "--virtual",
+            "--only",
+            "ledger-model",
+            "--no-measure",
+            "--record",
+        ])
+        .args(["--check", check, "--out"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    assert!(run.status.success());
+    let path = folder
+        .path()
+        .join(format!("transcripts/ledger-model/{check}.jsonl"));
+    let (_, lines) = transcript::read(&path).unwrap();
+    let agreed = lines.iter().filter_map(|line| match line {
+        Line::Command {
+            command,
+            reply,
+            reply_hidden,
+            ..
+        } if command.starts_with("e0180101") => Some((reply.clone(), *reply_hidden)),
+        _ => None,
+    });
+    let agreed: Vec<_> = agreed.collect();
+    assert_eq!(agreed.len(), 8);
+    let hidden = format!("{}9000", "5a".repeat(32));
+    assert!(
+        agreed
+            .iter()
+            .all(|one| *one == (Some(hidden.clone()), true)),
+        "{agreed:?}"
+    );
+}
