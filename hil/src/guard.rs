@@ -49,9 +49,19 @@ impl Guard {
         }
     }
 
-    fn watched(&self, call: &Call) -> Call {
+    /// The call, for something that tidies up: the person at the device is told.
+    fn told(&self, call: &Call) -> Call {
         let name = Arc::clone(&self.name);
         (call.clone()).also_watched_by(Arc::new(move |event| screen::prompt(&name, event)))
+    }
+
+    /// The call, for anything else: Ctrl-C ends the wait for that person as well.
+    fn watched(&self, call: &Call) -> Call {
+        match call.is_cancelled() {
+            // By the check itself.
+            true => self.told(call),
+            false => self.told(call).cancelled_by(self.interrupt.flag()),
+        }
     }
 
     fn done<T>(
@@ -321,7 +331,7 @@ impl Token for GuardedToken {
             "delete",
             || json!({ "slot": name(slot), "late": is_late(call) }),
         );
-        let deleted = self.inner.delete(slot, &self.guard.watched(call));
+        let deleted = self.inner.delete(slot, &self.guard.told(call));
         if deleted.is_ok() {
             self.guard.journal.is_gone(&self.info().id, slot);
         }

@@ -129,6 +129,11 @@ impl Interrupt {
         self.0.store(true, Ordering::SeqCst);
     }
 
+    /// True once the run is to end.
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
     /// Whether the run is to end.
     pub fn came(&self) -> bool {
         self.0.load(Ordering::SeqCst)

@@ -231,6 +231,7 @@ fn a_listed_hsm_is_benched_and_one_with_the_same_label_is_only_read() {
     ] {
         assert!(results.contains(words), "{words}");
     }
+
     // What the spy saw, without what it knows.
     let calls = path.join("hil-report/transcripts/hsm/pkcs11-calls.txt");
     let calls = fs::read_to_string(calls).unwrap();
@@ -239,4 +240,21 @@ fn a_listed_hsm_is_benched_and_one_with_the_same_label_is_only_read() {
     for secret in ["tr0mb0ne", "7472306D62306E65", "7472306d62306e65"] {
         assert!(!calls.contains(secret));
     }
+
+    // Only where its owner says so, room is made on the listed one, and only there.
+    let objects = |serial: &str| {
+        let files = files(&home(serial)).into_iter();
+        files.filter(|(name, _)| name.ends_with(".object")).count()
+    };
+    let (kept, others) = (objects(listed), objects(unlisted));
+    let config = fs::read_to_string(path.join("hil.toml")).unwrap();
+    fs::write(path.join("hil.toml"), format!("{config}wipe = true\n")).unwrap();
+    let mut run = hil(path, &["--attached", "--no-measure", "--check"]);
+    let output = with_store(run.arg("a_token_is_found_by_the_name_that_it_gives"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    // The two halves of the key are gone; the token itself is an object as well.
+    assert_eq!((kept, objects(listed)), (3, 1));
+    assert_eq!(objects(unlisted), others);
+    assert_eq!(files(&home(unlisted)), before);
 }
