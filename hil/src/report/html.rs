@@ -370,11 +370,9 @@ fn keys(page: &mut String, records: &[Record]) {
         let parts: Vec<String> = several
             .iter()
             .map(|(_, keys, p50)| {
-                format!(
-                    "{} with {keys} keys ({:+.0} %)",
-                    time(*p50),
-                    (p50 / one - 1.0) * 100.0
-                )
+                // Adding zero makes a negative zero a positive one.
+                let percent = ((p50 / one - 1.0) * 100.0).round() + 0.0;
+                format!("{} with {keys} keys ({percent:+.0} %)", time(*p50))
             })
             .collect();
         let _ = writeln!(rows, "{}</td></tr>", escape(&parts.join(", ")));
