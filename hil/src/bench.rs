@@ -203,16 +203,55 @@ fn wait_until(there: bool, is_there: &dyn Fn() -> bool) {
 
 #[expect(clippy::panic, reason = "a check that fails panics")]
 fn switch(hub: &str, port: &str, on: bool) {
-    let action = if on { "on" } else { "off" };
-    let done = Command::new("uhubctl")
-        .args(["-l", hub, "-p", port, "-a", action])
-        .output();
-    match done {
+    match uhubctl(hub, port, on).output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => panic!(
             "uhubctl: {}",
             String::from_utf8_lossy(&output.stderr).trim()
         ),
         Err(error) => panic!("uhubctl cannot be started: {error}"),
+    }
+}
+
+fn uhubctl(hub: &str, port: &str, on: bool) -> Command {
+    let mut command = Command::new("uhubctl");
+    let action = if on { "on" } else { "off" };
+    command.args(["-l", hub, "-p", port, "-a", action]);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_switched_as_uhubctl_wants_it() {
+        let command = uhubctl("1-1.2", "3", false);
+        let words: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        assert_eq!(words, ["-l", "1-1.2", "-p", "3", "-a", "off"]);
+    }
+
+    #[test]
+    fn a_device_is_waited_for_until_it_has_come_or_gone() {
+        let there = Arc::new(AtomicBool::new(true));
+        let later = Arc::clone(&there);
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            later.store(false, Ordering::Relaxed);
+        });
+        wait_until(false, &|| there.load(Ordering::Relaxed));
+        assert!(!there.load(Ordering::Relaxed));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_device_that_nobody_can_remove_says_why() {
+        let why = plug(&Removal::Never, "x", || true).err();
+        assert_eq!(why, Some("hil.toml names no way to remove it"));
     }
 }
