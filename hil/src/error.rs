@@ -69,8 +69,8 @@ impl HilError {
     pub fn hint(&self) -> String {
         match self {
             HilError::NoConfig(_) => {
-                "copy hil/hil.example.toml; without --config the virtual devices run, and \
-                 attached ones are only read"
+                "copy hil/hil.example.toml; without --config virtual devices run, and attached \
+                 ones are only read"
                     .into()
             }
             HilError::BadConfig { .. } => "hil/hil.example.toml explains every key".into(),

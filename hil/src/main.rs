@@ -153,7 +153,7 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
         None if default.exists() => Config::read(default)?,
         None => {
             if !args.only_virtual {
-                line("there is no hil.toml: virtual devices run, attached ones are only read");
+                line("there is no hil.toml: attached devices are only read");
             }
             Config::default()
         }
