@@ -41,6 +41,19 @@ impl Fault {
         }
     }
 
+    /// Whether the session was said to be at work already when an operation was to begin.
+    /// We never leave one so; tpm2-pkcs11 1.9.0 says it now and then when several threads
+    /// sign. Nothing was done, and the session is closed.
+    pub(crate) fn is_leftover(&self) -> bool {
+        matches!(
+            self,
+            Fault::Module(Ck::Pkcs11(
+                RvError::OperationActive,
+                Function::SignInit | Function::DecryptInit | Function::FindObjectsInit
+            ))
+        )
+    }
+
     /// The error for the caller.
     pub(crate) fn into_error(self, token: &TokenId) -> Error {
         match self {

@@ -20,6 +20,10 @@ const MOST_SESSIONS: usize = 8;
 /// machine the recoveries of other tokens of the module may undo several in a row.
 const MOST_RECOVERIES: usize = 16;
 
+/// How often another session is taken where one is said to be in use already.
+const MOST_LEFTOVERS: usize = 10;
+const LEFTOVER_PAUSE: Duration = Duration::from_millis(2);
+
 /// So often a waiting call looks whether it was given up.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -187,12 +191,18 @@ impl Connection {
         mut repetitions: usize,
         operation: impl Fn(&Session, u64) -> Result<T, Fault>,
     ) -> Result<T, Error> {
-        let mut recoveries = 0;
+        let (mut recoveries, mut leftovers) = (0, 0);
         loop {
             let failed = match self.attempt(call, &operation) {
                 Ok(value) => return Ok(value),
                 Err(failed) => failed,
             };
+            if failed.fault.is_leftover() && leftovers < MOST_LEFTOVERS {
+                tracing::debug!(token = %self.id, fault = ?failed.fault, "another session is taken");
+                leftovers += 1;
+                std::thread::sleep(LEFTOVER_PAUSE);
+                continue;
+            }
             let again = match failed.began {
                 true => repetitions > 0,
                 // Before the operation began another token's recovery may have taken
