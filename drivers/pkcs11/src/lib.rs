@@ -322,7 +322,7 @@ impl Candidate {
         let token = &self.token;
         TokenInfo {
             id: token_id(token),
-            model: token.model().into(),
+            model: token.model().trim_end_matches('\0').into(),
             label: token.label().into(),
             backend: self.backend(request),
             supports: self.supports(),
