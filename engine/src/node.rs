@@ -1,6 +1,6 @@
 //! The node: routing, mailboxes, and what a program holds in its hand.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::message::{
     RequestDeleteIdentity, RequestGenerateIdentity,
 };
 use crate::policy::{OwnersOnly, Policy};
-use crate::registry::{Intent, Registry, RegistryError};
+use crate::registry::{Intent, KeyRecord, Registry, RegistryError};
 use crate::tokens::Tokens;
 use crate::types::engine_name;
 use crate::{
@@ -57,6 +57,8 @@ pub(crate) struct Inner {
     /// The engines that have been asked for, by name.
     engines: RwLock<HashMap<EngineName, Arc<KeyEngine>>>,
     participants: RwLock<HashMap<EngineName, Arc<Mailboxes>>>,
+    /// The keys of which it was said that they are not on their tokens any more.
+    missed: Mutex<HashSet<i64>>,
     /// Identity Management has state: it handles one message at a time, in order.
     management: Arc<tokio::sync::Mutex<()>>,
 }
@@ -121,6 +123,7 @@ impl NodeBuilder {
             exchange: Exchange::new(self.reads_for, self.reads_for_deadline),
             engines: RwLock::default(),
             participants: RwLock::default(),
+            missed: Mutex::default(),
             management: Arc::default(),
         }))
     }
@@ -519,11 +522,26 @@ impl Node {
             Ok(Some(now)) if now.key.id != engine.key.id => {
                 Some(op.run(&now, &self.0.tokens, data, call).await)
             }
-            Ok(Some(_)) => Some(result),
+            Ok(Some(_)) => {
+                self.miss(&engine.key);
+                Some(result)
+            }
             Ok(None) => Some(Err(EngineError::IdentityDeleted {
                 identity: engine.key.info.owner.clone(),
             })),
             Err(err) => Some(Err(err)),
+        }
+    }
+
+    /// Says in the log that the key has gone: once, since each request is told, too.
+    fn miss(&self, key: &KeyRecord) {
+        let mut missed = self.0.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        if missed.insert(key.id) {
+            let info = &key.info;
+            tracing::warn!(
+                identity = %info.owner, token = %info.token, slot = %info.slot,
+                "the identity's key is not on its token any more; the identity is kept"
+            );
         }
     }
 

@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_engine::message::RequestGenerateIdentity;
@@ -395,14 +395,25 @@ async fn a_key_that_somebody_else_removed_is_reported_and_its_identity_kept() {
             .is_ok()
     );
     device.wipe();
-    let err = node
-        .commit(&id("alice"), &engine, vec![1], &call())
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(err, EngineError::Token(Error::KeyNotFound { .. })),
-        "{err}"
-    );
+    let log = home.path().join("log");
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::fs::File::create(&log).unwrap());
+    let listening = tracing::subscriber::set_default(subscriber.finish());
+    for _ in 0..3 {
+        let err = node
+            .commit(&id("alice"), &engine, vec![1], &call())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(err, EngineError::Token(Error::KeyNotFound { .. })),
+            "{err}"
+        );
+    }
+    drop(listening);
+    let said = std::fs::read_to_string(log).unwrap();
+    let missing = "key is not on its token any more; the identity is kept identity=alice";
+    assert_eq!(said.matches(missing).count(), 1, "{said}");
     assert_eq!(node.registry().identities().unwrap().len(), 1);
     delete(&node, "alice", "alice").await.unwrap();
 }

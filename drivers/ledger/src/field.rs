@@ -52,6 +52,11 @@ impl Field {
         Ok(ports.values().cloned().collect())
     }
 
+    /// Whether there were devices when they were listed last.
+    pub(crate) fn is_inhabited(&self) -> bool {
+        !lock(&self.ports).is_empty()
+    }
+
     /// What each device shows of itself.
     pub(crate) fn look(&self, call: &Call) -> Result<Vec<Seen>, Unreachable> {
         let seen = self.ports()?.into_iter().map(|port| Seen {

@@ -13,6 +13,8 @@
 use std::ffi::CString;
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
+use claviger_token::Watch;
 use ledger_transport_hid::TransportNativeHID;
 use ledger_transport_hid::hidapi::{DeviceInfo, HidApi, HidDevice, HidError};
 use zeroize::Zeroizing;
@@ -44,6 +46,11 @@ impl Devices for Usb {
             what: "USB devices cannot be listed".into(),
             reason: error.to_string(),
         })
+    }
+
+    #[cfg(target_os = "linux")]
+    fn watch(&self) -> Box<dyn Watch> {
+        crate::udev::watch()
     }
 
     fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {

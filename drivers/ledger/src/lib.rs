@@ -11,6 +11,7 @@
 //! | `backend`, `slot` | backend strings; accounts and their keys |
 //! | [`transport`] | whole commands out, whole replies back; where devices are |
 //! | [`frame`], `hid` | devices on USB |
+//! | `udev` | devices that come and go |
 //! | `tcp` | emulators |
 //! | `apdu`, `ethereum` | commands, replies, status words; what the app can do |
 //! | `port` | a device and the conversation with it; waiting for a person |
@@ -55,6 +56,11 @@
 //! the deadline, or for a minute where there is none. An approval is waited for until the
 //! deadline, or until the device gives it up.
 //!
+//! # Coming and going
+//! That a device is plugged in or taken away is told by udev, where it runs; nobody is
+//! asked meanwhile. What happens on the device itself, such as that it is locked, is told
+//! by nobody, so one that is watched is asked once a second.
+//!
 //! # Deadlines and late answers
 //! A request that is on the device's screen cannot be taken back. When its caller gives
 //! up, the device still shows it, and may answer later; an answer does not say to what.
@@ -72,10 +78,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use claviger_token::{
-    Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Access, Call, Driver, Error, Interval, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
 };
 
 use crate::backend::Backend;
@@ -84,7 +90,6 @@ use crate::ethereum::Known;
 use crate::field::{Field, Seen};
 use crate::port::{Port, lock};
 use crate::slot::Kind;
-use crate::tcp::Tcp;
 use crate::transport::{Devices, Unreachable};
 
 mod apdu;
@@ -99,12 +104,18 @@ mod slot;
 mod tcp;
 mod token;
 pub mod transport;
+#[cfg(target_os = "linux")]
+mod udev;
 
 pub use ethereum::LONGEST_MESSAGE;
 pub use hid::Usb;
+pub use tcp::Tcp;
 
 /// How long all devices together may take to show themselves.
 const LISTING: Duration = Duration::from_secs(10);
+
+/// How often a device that is attached is asked how it is, by those who watch it.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
 
 /// Lists and opens Ledgers.
 #[derive(Clone)]
@@ -161,6 +172,14 @@ impl Default for LedgerDriver {
 impl Driver for LedgerDriver {
     fn scheme(&self) -> &'static str {
         backend::SCHEME
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(LedgerWatch {
+            devices: self.ways.local.devices.watch(),
+            ways: Arc::clone(&self.ways),
+            looked: Instant::now(),
+        })
     }
 
     fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
@@ -221,6 +240,34 @@ impl Driver for LedgerDriver {
         let (port, known) = field.find(backend, &wanted, call)?;
         let info = info(&field, &port, Some(&known), Vec::new());
         Ok(field.wallet(&known).token(port, info, wanted.account))
+    }
+}
+
+/// Waits for devices to come and go, and for what happens to those that are there: that
+/// one is locked or unlocked it tells nobody, so it has to be asked.
+struct LedgerWatch {
+    devices: Box<dyn Watch>,
+    ways: Arc<Ways>,
+    /// When it was worth looking last.
+    looked: Instant,
+}
+
+impl Watch for LedgerWatch {
+    fn wait(&mut self, limit: Duration) -> bool {
+        if !lock(&self.ways.tcp).is_empty() {
+            // Nothing tells when an emulator is started.
+            return Interval.wait(limit);
+        }
+        let mut due = None;
+        if self.ways.local.is_inhabited() {
+            due = Some(ASKED_EVERY.saturating_sub(self.looked.elapsed()));
+        }
+        let told = self.devices.wait(due.map_or(limit, |due| due.min(limit)));
+        let asked = due.is_some() && self.looked.elapsed() >= ASKED_EVERY;
+        if told || asked {
+            self.looked = Instant::now();
+        }
+        told || asked
     }
 }
 

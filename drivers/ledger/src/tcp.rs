@@ -20,11 +20,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const HEADER: usize = 4;
 const STATUS: usize = 2;
 
-/// What answers at one address.
+/// What answers APDUs at one TCP address: an emulator.
 #[derive(Debug, Clone)]
-pub(crate) struct Tcp {
+pub struct Tcp {
     /// `HOST:PORT`.
-    pub(crate) address: String,
+    pub address: String,
 }
 
 impl Devices for Tcp {

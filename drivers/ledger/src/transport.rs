@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use claviger_token::{Interval, Watch};
 use zeroize::Zeroizing;
 
 /// An open way to a device. Two commands are never under way at once.
@@ -41,6 +42,11 @@ pub trait Devices: Send + Sync {
     /// # Errors
     /// Why that cannot be found out.
     fn list(&self) -> Result<Vec<Attached>, Unreachable>;
+
+    /// What waits for devices to come and go.
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(Interval)
+    }
 
     /// Opens the device at `path`. Nobody else speaks to it from then on: no path is
     /// opened twice.

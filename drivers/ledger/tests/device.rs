@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use claviger_ledger::LONGEST_MESSAGE;
-use claviger_ledger::transport::Broken;
+use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
+use claviger_ledger::{LONGEST_MESSAGE, LedgerDriver};
 use claviger_ledger_emulator::{Approval, Ethereum, Recording, Running};
 use claviger_token::{
     Advice, Call, Decryptor, Deletion, Driver, Error, Event, KeyRef, SignatureScheme, Signer,
-    SlotId, SlotState, Token, Unwrap,
+    SlotId, SlotState, Token, Unwrap, Watch,
 };
 use common::{
     Bus, DECRYPT, Device, OTHER_SEED, SIGN, Told, answers, key, open, open_within, wait_until,
@@ -714,4 +714,43 @@ fn a_malformed_backend_is_refused_before_a_device_is_touched() {
         refused!(open(&driver, backend), Error::BadBackend { .. });
     }
     assert!(device.take_sent().is_empty());
+}
+
+/// Devices whose coming and going nobody tells.
+struct Untold(Bus);
+
+impl Devices for Untold {
+    fn list(&self) -> Result<Vec<Attached>, Unreachable> {
+        self.0.list()
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(Silence)
+    }
+
+    fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {
+        self.0.connect(path)
+    }
+}
+
+struct Silence;
+
+impl Watch for Silence {
+    fn wait(&mut self, limit: Duration) -> bool {
+        thread::sleep(limit);
+        false
+    }
+}
+
+#[test]
+fn a_device_that_is_there_is_asked_how_it_is_now_and_then() {
+    let bus = Bus::default();
+    let driver = LedgerDriver::with_devices(Untold(bus.clone()));
+    let mut watch = driver.watch();
+    let mut worth_a_look = || (0..30).any(|_| watch.wait(Duration::from_millis(50)));
+    assert!(driver.tokens("ledger:").unwrap().is_empty());
+    assert!(!worth_a_look(), "there is nothing");
+    bus.plug("usb-1", answers(&Ethereum::new()));
+    assert_eq!(driver.tokens("ledger:").unwrap().len(), 1);
+    assert!(worth_a_look(), "it may have been locked");
 }

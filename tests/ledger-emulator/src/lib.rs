@@ -7,7 +7,7 @@
 //! | [`Ethereum`] | a model of the Ethereum app, checked against the recording | everything that Claviger asks for, and faults |
 //!
 //! All three answer APDUs. The emulator listens on a TCP port; the others do, in the same
-//! protocol, behind a [`Server`]. [`Usb`] makes any of them a USB device, which programs
+//! protocol, behind a [`Server`]. An emulator's user is the test, or an [`Approver`]. [`Usb`] makes any of them a USB device, which programs
 //! that it is shown to find with an unmodified hidapi, and which can misbehave
 //! ([`Fault`]).
 //!
@@ -37,6 +37,7 @@
     reason = "a fixture that fails is a test that fails"
 )]
 
+mod approver;
 mod device;
 mod emulator;
 mod ethereum;
@@ -48,6 +49,7 @@ mod serve;
 mod sysfs;
 mod usb;
 
+pub use approver::Approver;
 pub use device::{Device, Reply};
 pub use emulator::{App, Button, Emulator};
 pub use ethereum::{Approval, Ethereum, Running};

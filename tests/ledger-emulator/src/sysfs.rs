@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::symlink;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,16 +64,14 @@ impl Hidraw {
                 thread::spawn(move || drop(serve(stream.unwrap())));
             }
         });
+        hidraw.tell("add");
         hidraw
     }
 
     fn add_to_sys(&self) {
         let (name, number) = (&self.name, self.number);
-        let usb = self.usb();
-        let port = usb.file_name().unwrap().to_string_lossy().into_owned();
-        let interface = usb.join(format!("{port}:1.0"));
-        let hid = interface.join(format!("0003:2C97:5011.{:04X}", number + 1));
-        let hidraw = hid.join("hidraw").join(name);
+        let (usb, interface, hid) = (self.usb(), self.interface(), self.hid());
+        let hidraw = self.hidraw();
 
         let write = |folder: &Path, file: &str, text: &str| {
             fs::create_dir_all(folder).unwrap();
@@ -111,6 +109,29 @@ impl Hidraw {
         link(&hidraw, &self.by_number());
     }
 
+    /// Tells the programs that listen to udev.
+    fn tell(&self, action: &str) {
+        let path = self.hidraw();
+        let path = path.strip_prefix(self.root.join("sys")).unwrap();
+        let event = event(&[
+            ("ACTION", action),
+            ("DEVPATH", &format!("/{}", path.display())),
+            ("SUBSYSTEM", "hidraw"),
+            ("SEQNUM", "1"),
+            ("MAJOR", &MAJOR.to_string()),
+            ("MINOR", &self.number.to_string()),
+            ("DEVNAME", &format!("/dev/{}", self.name)),
+            ("USEC_INITIALIZED", "1"),
+        ]);
+        let socket = UnixDatagram::unbound().unwrap();
+        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("event") {
+                // The program may have ended.
+                let _ = socket.send_to(&event, entry.path());
+            }
+        }
+    }
+
     fn add_to_dev(&self, terminal: &Path) {
         fs::create_dir_all(self.root.join("dev/.node")).unwrap();
         let number = format!("{MAJOR}:{}", self.number);
@@ -134,6 +155,18 @@ impl Hidraw {
     fn usb(&self) -> PathBuf {
         (self.root.join("sys/devices/pci0000:00/usb1")).join(format!("1-{}", self.number + 1))
     }
+
+    fn interface(&self) -> PathBuf {
+        (self.usb()).join(format!("1-{}:1.0", self.number + 1))
+    }
+
+    fn hid(&self) -> PathBuf {
+        (self.interface()).join(format!("0003:2C97:5011.{:04X}", self.number + 1))
+    }
+
+    fn hidraw(&self) -> PathBuf {
+        self.hid().join("hidraw").join(&self.name)
+    }
 }
 
 impl Drop for Hidraw {
@@ -147,7 +180,33 @@ impl Drop for Hidraw {
         let _ = fs::remove_file(self.root.join("sys/class/hidraw").join(&self.name));
         let _ = fs::remove_file(self.by_number());
         let _ = fs::remove_dir_all(self.usb());
+        self.tell("remove");
     }
+}
+
+/// An event of a hidraw device as udev sends it to those who listen (`struct
+/// monitor_netlink_header` of systemd's sd-device). Lengths are in the machine's own order;
+/// what a filter in the kernel looks at, in that of networks.
+fn event(properties: &[(&str, &str)]) -> Vec<u8> {
+    const MAGIC: u32 = 0xfeed_cafe;
+    const HEADER: u32 = 40;
+    /// MurmurHash2 of `hidraw`.
+    const SUBSYSTEM: u32 = 0xc2ca_f397;
+    /// There is neither a devtype nor a tag, which takes two numbers.
+    const NONE: [u8; 12] = [0; 12];
+    let properties: String = properties
+        .iter()
+        .map(|(name, value)| format!("{name}={value}\0"))
+        .collect();
+    let mut event = b"libudev\0".to_vec();
+    event.extend(MAGIC.to_be_bytes());
+    for length in [HEADER, HEADER, properties.len() as u32] {
+        event.extend(length.to_ne_bytes());
+    }
+    event.extend(SUBSYSTEM.to_be_bytes());
+    event.extend(NONE);
+    event.extend(properties.bytes());
+    event
 }
 
 /// The number of a driver that is not there.
