@@ -12,7 +12,7 @@ use claviger_piv::reader::{PcscReaders, Readers};
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::key::to_hex;
-use claviger_token::{Access, Driver, FixedPin, Protection, TokenInfo};
+use claviger_token::{Access, Driver, FixedPin, Protection, TokenInfo, Watch};
 
 use crate::bench::{Bench, Elsewhere, MakeDriver, plug};
 use crate::config::{Config, Listed};
@@ -380,6 +380,10 @@ pub(crate) struct TappedDevices {
 impl Devices for TappedDevices {
     fn list(&self) -> Result<Vec<Attached>, Unreachable> {
         self.inner.list()
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        self.inner.watch()
     }
 
     fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {

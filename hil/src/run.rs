@@ -105,9 +105,20 @@ pub fn run(
             journal: Arc::new(Journal::in_memory()),
             interrupt: interrupt.clone(),
         };
+        if let Some(why) = one.missing() {
+            line(format_args!("{}: SKIPPED: {why}", one.name));
+            run.skip_all(&not_started(one.name), why)?;
+            run.progress.advance(run.steps_of_one() as u64);
+            continue;
+        }
         match one.start(&common) {
             Ok(device) => run.device(device)?,
-            Err(why) => run.not_started(one.name, &why)?,
+            Err(why) => {
+                let subject = not_started(one.name);
+                run.own_check(&subject, "it_starts", Err(why))?;
+                run.skip_all(&subject, "it did not start")?;
+                run.progress.advance(run.steps_of_one() as u64);
+            }
         }
     }
     let end = Finding::End {
@@ -173,21 +184,6 @@ impl Run<'_> {
         let why = "it is listed, and not plugged in: plug it in, or take it off the list";
         self.own_check(&subject, "it_is_plugged_in", Err(why.into()))?;
         self.skip_all(&subject, "it is not plugged in")
-    }
-
-    fn not_started(&mut self, name: &str, why: &str) -> Result<(), HilError> {
-        line(format_args!("{name}: SKIPPED: {why}"));
-        let subject = Subject {
-            device: name.into(),
-            kind: String::new(),
-            model: String::new(),
-            serial: String::new(),
-            firmware: String::new(),
-            standing: Standing::Virtual,
-        };
-        self.skip_all(&subject, why)?;
-        self.progress.advance(self.steps_of_one() as u64);
-        Ok(())
     }
 
     fn skip_all(&mut self, subject: &Subject, why: &str) -> Result<(), HilError> {
@@ -517,4 +513,16 @@ fn sorted(mut slots: Vec<SlotInfo>) -> Result<Vec<SlotInfo>, Error> {
     free.for_each(|slot| slot.notes.clear());
     slots.sort_by(|a, b| a.slot.cmp(&b.slot));
     Ok(slots)
+}
+
+/// A virtual device that shows nothing of itself.
+fn not_started(name: &str) -> Subject {
+    Subject {
+        device: name.into(),
+        kind: String::new(),
+        model: String::new(),
+        serial: String::new(),
+        firmware: String::new(),
+        standing: Standing::Virtual,
+    }
 }

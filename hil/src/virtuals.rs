@@ -1,11 +1,10 @@
 //! The devices that are started for a run: nobody loses anything by them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
-use claviger_ledger::{LONGEST_MESSAGE, LedgerDriver};
-use claviger_ledger_emulator::Ethereum;
+use claviger_ledger::{LONGEST_MESSAGE, LedgerDriver, Tcp};
+use claviger_ledger_emulator::{App, Approver, Ethereum};
 use claviger_piv::apdu::{Lost, Transport as CardTransport};
 use claviger_piv::reader::{Link, Readers, Unreachable as NoReaders};
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
@@ -15,11 +14,12 @@ use claviger_token::{Access, FixedPin, Protection};
 use claviger_virtual_yubikey::{Answer, Card, Device as CardDevice, Firmware, Smartcard};
 
 use crate::bench::{Bench, BoxedPlug, MakeDriver, Possible, Switch};
+use crate::conformance::quietly;
 use crate::devices::{Common, Device, TappedDevices, elsewhere, subject};
+use crate::lock;
 use crate::readers::{Gate, Tapped};
 use crate::results::Standing;
 use crate::transcript::Tap;
-use crate::{failure_of, lock};
 
 /// A device that can be started.
 #[derive(Clone, Copy)]
@@ -78,11 +78,18 @@ pub const VIRTUALS: &[Virtual] = &[
     Virtual {
         name: "ledger-model",
         missing: || None,
-        start: ledger,
+        start: ledger_model,
+    },
+    Virtual {
+        name: "ledger-emulator",
+        // Where it panics, that is said when the device is started.
+        missing: || quietly(App::ethereum).ok().and_then(Result::err),
+        start: ledger_emulator,
     },
 ];
 
-/// The names of all of them, also of those that this build does not have.
+/// The names of those that every machine can start, also of those that this build does not
+/// have.
 pub const ORDER: [&str; 8] = [
     "softhsm",
     "kryoptic",
@@ -95,28 +102,30 @@ pub const ORDER: [&str; 8] = [
 ];
 
 impl Virtual {
+    /// Why this machine or this build does without it, if it does.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        (self.missing)()
+    }
+
     /// Starts it.
     ///
     /// # Errors
-    /// Why it cannot be had.
+    /// Why it cannot be had, though it is not missing.
     pub(crate) fn start(&self, common: &Common) -> Result<Device, String> {
-        if let Some(why) = (self.missing)() {
-            return Err(why.into());
-        }
         let parts = Parts {
             name: self.name,
             common,
         };
-        // Fixtures are made for tests: where something is missing they panic, and say what.
-        catch_unwind(AssertUnwindSafe(|| (self.start)(&parts))).map_err(|panic| failure_of(&*panic))
+        // Fixtures are made for tests: where something is wrong they panic, and say what.
+        quietly(|| (self.start)(&parts))
     }
 }
 
 /// Starts what sets variables of the environment. To be called before threads are started.
 pub fn prepare(virtuals: &[Virtual]) {
-    for one in virtuals.iter().filter(|one| (one.missing)().is_none()) {
-        // What is missing is said when the device is started.
-        let _ = catch_unwind(|| match one.name {
+    for one in virtuals.iter().filter(|one| one.missing().is_none()) {
+        // What is wrong is said when the device is started.
+        let _ = quietly(|| match one.name {
             "softhsm" => SoftHsm::prepare(),
             "kryoptic" => Kryoptic::prepare(),
             "tpm2-pkcs11" => Tpm::prepare(),
@@ -146,6 +155,11 @@ fn device(parts: &Parts<'_>, kind: Kind) -> Device {
     let reader = (kind.make)();
     let found = reader.tokens(&kind.backend);
     let info = match found.map(|mut found| found.pop()) {
+        Ok(Some(info)) if info.id.serial.is_empty() => {
+            let mut notes = info.notes.into_iter();
+            let state = notes.find_map(|(name, state)| (name == "state").then_some(state));
+            panic!("{}", state.unwrap_or("it does not say who it is".into()));
+        }
         Ok(Some(info)) => info,
         Ok(None) => panic!("the device was started, and is not there"),
         Err(error) => panic!("{error}"),
@@ -287,27 +301,51 @@ fn card<C: Smartcard>(parts: &Parts<'_>, tray: Tray<C>, serial: &str, pin: &str)
     device(parts, kind)
 }
 
-fn ledger(parts: &Parts<'_>) -> Device {
+fn ledger_model(parts: &Parts<'_>) -> Device {
     let model = Model::default();
+    let (off, on) = (model.clone(), model.clone());
+    let plug = switch(
+        move || *lock(&off.out) = true,
+        move || *lock(&on.out) = false,
+    );
+    ledger(parts, model.clone(), plug, Box::new(model))
+}
+
+#[expect(
+    clippy::panic,
+    reason = "what panics here is caught: see `Virtual::start`"
+)]
+fn ledger_emulator(parts: &Parts<'_>) -> Device {
+    let app = App::ethereum().unwrap_or_else(|why| panic!("{why}"));
+    let approver = Approver::start(app);
+    let way = Tcp {
+        address: approver.apdu_address().to_string(),
+    };
+    let plug = Err("an emulator cannot be pulled out");
+    ledger(parts, way, plug, Box::new(approver))
+}
+
+fn ledger(
+    parts: &Parts<'_>,
+    way: impl Devices + 'static,
+    plug: Possible<BoxedPlug>,
+    home: Box<dyn Send>,
+) -> Device {
     let tap = Arc::<Tap>::default();
     let driver = LedgerDriver::with_devices(TappedDevices {
-        inner: Arc::new(model.clone()),
+        inner: Arc::new(way),
         tap: Arc::clone(&tap),
     });
-    let (off, on) = (model.clone(), model.clone());
     let kind = Kind {
         make: Box::new(move || Arc::new(driver.clone())),
         backend: "ledger:".into(),
         access: Access::without_pin(),
         wrong: Err("a Ledger's PIN is given on the device"),
         absent: "ledger:serial=0123456789abcdef".into(),
-        plug: switch(
-            move || *lock(&off.out) = true,
-            move || *lock(&on.out) = false,
-        ),
+        plug,
         tap,
         max_keys: Some(10),
-        home: Box::new(model),
+        home,
     };
     device(parts, kind)
 }

@@ -61,6 +61,19 @@ fn bad_input_is_told_before_anything_is_done() {
 }
 
 #[test]
+fn a_device_that_is_named_and_does_not_start_fails_and_one_that_is_not_is_skipped() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |app: &str| {
+        let args = ["--virtual", "--no-measure", "--only", "ledger-emulator"];
+        let mut command = hil(folder.path(), &args);
+        command.env("CLAVIGER_TEST_QUICK", "0");
+        command.env("LEDGER_ETH_ELF", app).output().unwrap()
+    };
+    fails(&run(""), 0, "SKIPPED: LEDGER_ETH_ELF is not set");
+    fails(&run("none.elf"), 1, "LEDGER_ETH_ELF=none.elf is no file");
+}
+
+#[test]
 fn ctrl_c_ends_a_run_with_the_reports_of_what_there_is() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = hil(

@@ -3,13 +3,10 @@
 //! What cannot be shown on a token counts as ignored, and is said.
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use claviger_ledger::{LONGEST_MESSAGE, LedgerDriver};
-use claviger_ledger_emulator::{App, Emulator, Ethereum, Server};
+use claviger_ledger_emulator::{App, Approver, Ethereum, Server};
 use claviger_memory::MemoryDriver;
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
@@ -392,55 +389,15 @@ impl Plug for Simulator {
 #[derive(Default)]
 struct Speculos(OnceLock<Approver>);
 
-struct Approver {
-    emulator: Arc<Emulator>,
-    done: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Approver {
-    fn start() -> Self {
-        let app = App::ethereum().expect("without it nothing is run");
-        let emulator = Arc::new(Emulator::start(app));
-        let done = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
-            let (emulator, done) = (Arc::clone(&emulator), Arc::clone(&done));
-            move || {
-                while !done.load(Ordering::Relaxed) {
-                    let text = emulator.screen_text();
-                    // At rest it says that the app is.
-                    if !text.is_empty() && !text.contains("ready") {
-                        emulator.approve();
-                    }
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-        });
-        Approver {
-            emulator,
-            done,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Approver {
-    fn drop(&mut self) {
-        self.done.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 impl Subject for Speculos {
     fn driver(&self) -> Arc<dyn Driver> {
         Arc::new(LedgerDriver::new())
     }
 
     fn backend(&self) -> String {
-        let approver = self.0.get_or_init(Approver::start);
-        format!("ledger:tcp={}", approver.emulator.apdu_address())
+        let start = || Approver::start(App::ethereum().expect("without it nothing is run"));
+        let address = self.0.get_or_init(start).apdu_address();
+        format!("ledger:tcp={address}")
     }
 
     fn access(&self) -> Access {
