@@ -121,46 +121,32 @@ fn wherever_a_process_is_killed_keys_and_identities_stay_one_to_one() {
         .fails(1, "Decryption Failed");
 }
 
-#[test]
-fn on_a_full_disk_nothing_is_made_and_nothing_is_lost() {
-    let stage = Stage::with_alice();
-    let before = (stage.objects(), slots(&stage));
-    // A file system of its own for the home folder, in a namespace of its own, filled up
-    // after the registry has been copied there.
-    let script = r#"
-        set -e
-        cp -r "$HOME_BEFORE" "$STAGE/copy"
-        mount -t tmpfs -o size=1m none "$STAGE/home"
-        cp -r "$STAGE/copy/." "$STAGE/home"
-        dd if=/dev/zero of="$STAGE/home/filler" bs=4k 2>/dev/null || true
-        "$@"
-    "#;
-    let backend = stage.token.backend();
-    let in_full_home = |words: &[&str]| {
-        let plain = stage.claviger([&["--pin-source", "file:pin"], words].concat());
+/// Runs the command, with the PIN, in a namespace with mounts of its own: `script` makes
+/// them before it runs `"$@"`. None where the system does not let us.
+fn confined(stage: &Stage, script: &str, words: &[&str]) -> Option<Outcome> {
+    let unshare = || {
         let mut command = Command::new("unshare");
-        command.args(["-rm", "--propagation", "private", "sh", "-c", script, "sh"]);
-        command.arg(plain.get_program()).args(plain.get_args());
-        command.envs(plain.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        command.args(["-rm", "--propagation", "private"]);
         command
-            .env("STAGE", stage.path(""))
-            .env("HOME_BEFORE", stage.home());
-        command.current_dir(stage.path(""));
-        let outcome = Outcome::of(&mut command);
-        std::fs::remove_dir_all(stage.path("copy")).unwrap();
-        outcome
     };
-    if !Command::new("unshare")
-        .args(["-rm", "true"])
-        .status()
-        .is_ok_and(|s| s.success())
-    {
-        eprintln!("SKIPPED: this system does not let us mount a small file system");
-        return;
+    if !unshare().arg("true").status().is_ok_and(|s| s.success()) {
+        eprintln!("SKIPPED: this system does not let us mount anything");
+        return None;
     }
-    in_full_home(&["generate", "bob", "--backend", &backend]).fails(1, "no space is left");
-    in_full_home(&["delete", "alice"]).fails(1, "no space is left");
-    assert_eq!((stage.objects(), slots(&stage)), before);
+    let plain = stage.claviger([&["--pin-source", "file:pin"], words].concat());
+    let mut command = unshare();
+    command.args(["sh", "-ec", script, "sh"]);
+    command.arg(plain.get_program()).args(plain.get_args());
+    command.envs(plain.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    command
+        .env("HOME_FOLDER", stage.home())
+        .env("TOKEN_FOLDER", stage.token_folder())
+        .current_dir(stage.path(""));
+    Some(Outcome::of(&mut command))
+}
+
+/// What is done with a token after its worst day.
+fn works_as_before(stage: &Stage) {
     stage.write("letter", "x");
     stage
         .run_with_pin(&["sign", "alice", "letter", "-o", "sig"])
@@ -170,34 +156,72 @@ fn on_a_full_disk_nothing_is_made_and_nothing_is_lost() {
 }
 
 #[test]
+fn on_a_full_disk_nothing_is_made_and_nothing_is_lost() {
+    let stage = Stage::with_alice();
+    let before = (stage.objects(), slots(&stage));
+    let script = r#"
+        mkdir copy && cp -r "$HOME_FOLDER/." copy
+        mount -t tmpfs -o size=1m none "$HOME_FOLDER"
+        cp -r copy/. "$HOME_FOLDER" && rm -r copy
+        dd if=/dev/zero of="$HOME_FOLDER/filler" bs=4k 2>/dev/null || true
+        "$@"
+    "#;
+    let backend = stage.token.backend();
+    for words in [
+        &["generate", "bob", "--backend", &backend][..],
+        &["delete", "alice"],
+    ] {
+        let Some(outcome) = confined(&stage, script, words) else {
+            return;
+        };
+        outcome.fails(1, "no space is left");
+    }
+    assert_eq!((stage.objects(), slots(&stage)), before);
+    works_as_before(&stage);
+}
+
+#[test]
+fn on_a_full_disk_the_token_keeps_what_it_had_and_says_what_it_could_not() {
+    let stage = Stage::with_alice();
+    let before = (stage.objects(), slots(&stage));
+    // The token's state is written at each login, and lost where that fails: SoftHSM wants
+    // some space for that.
+    let script = r#"
+        mount -t tmpfs -o size=1m none config
+        cp -r "$TOKEN_FOLDER/." config
+        mount --bind config "$TOKEN_FOLDER"
+        dd if=/dev/zero of=config/filler bs=4k 2>/dev/null || true
+        truncate -s -4k config/filler
+        status=0
+        "$@" || status=$?
+        rm config/filler
+        umount "$TOKEN_FOLDER"
+        rm -r "$TOKEN_FOLDER"/* && cp -r config/. "$TOKEN_FOLDER"
+        exit $status
+    "#;
+    std::fs::create_dir_all(stage.path("config")).unwrap();
+    let generate = ["generate", "bob", "--backend", &stage.token.backend()];
+    let Some(outcome) = confined(&stage, script, &generate) else {
+        return;
+    };
+    outcome.fails(1, "is the token's disk full?");
+    stage.heal();
+    assert_eq!((stage.objects(), slots(&stage)), before);
+    works_as_before(&stage);
+}
+
+#[test]
 fn a_registry_that_cannot_be_written_to_is_said_before_anything_is_made() {
     let stage = Stage::with_alice();
     let before = stage.objects();
-    let backend = stage.token.backend();
-    let plain = stage.claviger([
-        "--pin-source",
-        "file:pin",
-        "generate",
-        "bob",
-        "--backend",
-        &backend,
-    ]);
-    let mut command = Command::new("unshare");
-    let script = r#"mount --bind -o ro "$STAGE/home" "$STAGE/home" && mount -o remount,bind,ro "$STAGE/home" && exec "$@""#;
-    command.args(["-rm", "--propagation", "private", "sh", "-c", script, "sh"]);
-    command.arg(plain.get_program()).args(plain.get_args());
-    command.envs(plain.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    command
-        .env("STAGE", stage.path(""))
-        .current_dir(stage.path(""));
-    if !Command::new("unshare")
-        .args(["-rm", "true"])
-        .status()
-        .is_ok_and(|s| s.success())
-    {
-        eprintln!("SKIPPED: this system does not let us mount a folder for reading only");
-        return;
+    let script = r#"
+        mount --bind "$HOME_FOLDER" "$HOME_FOLDER"
+        mount -o remount,bind,ro "$HOME_FOLDER"
+        "$@"
+    "#;
+    let generate = ["generate", "bob", "--backend", &stage.token.backend()];
+    if let Some(outcome) = confined(&stage, script, &generate) {
+        outcome.fails(1, "cannot be written");
+        assert_eq!(stage.objects(), before);
     }
-    Outcome::of(&mut command).fails(1, "cannot be written");
-    assert_eq!(stage.objects(), before);
 }

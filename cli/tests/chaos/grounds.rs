@@ -30,6 +30,11 @@ pub(crate) trait Ground {
     /// The fingerprint of a key that is on the token and not ours.
     fn foreign_key(&self) -> String;
 
+    /// Where the token is kept, if that is on a disk.
+    fn disk(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// Puts right what the token itself loses when a process that uses it is killed.
     fn heal(&self) {}
 
@@ -113,6 +118,10 @@ impl Ground for Soft {
 
     fn foreign_key(&self) -> String {
         self.keys()[Self::FOREIGN].clone()
+    }
+
+    fn disk(&self) -> Option<PathBuf> {
+        Some(self.stage.token_folder().into())
     }
 
     fn heal(&self) {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,15 +29,25 @@ const ENOUGH: u64 = 100;
 /// So often a process with a wrong PIN is started.
 const WRONG_STARTS: u64 = 20;
 
-/// Runs the command in a copy of the home folder that has `FREE` bytes left, and puts the
-/// copy in the folder's place.
+/// Runs the command with `FOLDERS` on a disk of their own that has `FREE` bytes left.
 const ON_A_FULL_DISK: &str = r#"
-mkdir -p small && mount -t tmpfs -o size=4m none small && cp -a home/. small || exit 99
+mkdir -p small && mount -t tmpfs -o size=4m none small || exit 99
+number=0
+for folder in $FOLDERS; do
+    number=$((number + 1))
+    cp -a "$folder" "small/$number" && mount --bind "small/$number" "$folder" || exit 99
+done
 dd if=/dev/zero of=small/filler bs=4k 2>/dev/null
 truncate -s "-$FREE" small/filler
-CLAVIGER_HOME="$PWD/small" "$@"
+"$@"
 status=$?
-rm small/filler && rm -rf home && cp -a small home || exit 99
+rm small/filler
+number=0
+for folder in $FOLDERS; do
+    number=$((number + 1))
+    umount "$folder" && find "$folder" -mindepth 1 -delete || exit 99
+    cp -a "small/$number/." "$folder" || exit 99
+done
 exit $status
 "#;
 
@@ -53,6 +64,8 @@ struct Tally {
     interrupted: u64,
     settled: u64,
     full_disks: u64,
+    /// Those of them that the token was on, too.
+    full_token_disks: u64,
     read_only: u64,
     orphans: u64,
     lost: u64,
@@ -78,6 +91,7 @@ pub(crate) fn run(report: &mut Report, kills: u64, seed: u64) {
         );
         all.kills += tally.kills;
         all.full_disks += tally.full_disks;
+        all.full_token_disks += tally.full_token_disks;
         all.read_only += tally.read_only;
         all.orphans += tally.orphans;
         all.lost += tally.lost;
@@ -93,6 +107,7 @@ pub(crate) fn run(report: &mut Report, kills: u64, seed: u64) {
     });
     report.figure("kills", all.kills);
     report.figure("full_disks", all.full_disks);
+    report.figure("full_token_disks", all.full_token_disks);
     report.figure("read_only", all.read_only);
     report.figure("orphans", all.orphans);
     report.figure("lost", all.lost);
@@ -201,12 +216,7 @@ impl<'a> Battle<'a> {
         // 0: a full disk, 1: nothing may be written; else it is killed.
         let weather = self.choices.below(WEATHER);
         let ended = match weather {
-            0 => {
-                self.tally.full_disks += 1;
-                let free = 1024 * self.choices.below(80);
-                let free = [("FREE", free.to_string())];
-                Some(self.confined(&next.words, ON_A_FULL_DISK, &free))
-            }
+            0 => Some(self.on_a_full_disk(&next.words)),
             1 => {
                 self.tally.read_only += 1;
                 Some(self.confined(&next.words, READ_ONLY, &[]))
@@ -279,6 +289,26 @@ impl<'a> Battle<'a> {
         let ended = strike(self.command(words), late);
         self.tally.kills += u64::from(ended.is_none());
         ended
+    }
+
+    /// The registry's disk, the token's, or that of both; whether it succeeded.
+    fn on_a_full_disk(&mut self, words: &[String]) -> bool {
+        let home = self.ground.folder().join("home");
+        let (folders, kib) = match (self.ground.disk(), self.choices.below(3)) {
+            // A token's files are small.
+            (Some(token), 0) => (vec![token], 4 * self.choices.below(8)),
+            (Some(token), 1) => (vec![home, token], self.choices.below(80)),
+            _ => (vec![home], self.choices.below(80)),
+        };
+        self.tally.full_disks += 1;
+        let is_token = |folder: &PathBuf| !folder.ends_with("home");
+        self.tally.full_token_disks += u64::from(folders.iter().any(is_token));
+        let folders: Vec<_> = folders.iter().map(|f| f.display().to_string()).collect();
+        let disk = [
+            ("FREE", (1024 * kib).to_string()),
+            ("FOLDERS", folders.join(" ")),
+        ];
+        self.confined(words, ON_A_FULL_DISK, &disk)
     }
 
     fn confined(&self, words: &[String], script: &str, variables: &[(&str, String)]) -> bool {

@@ -135,9 +135,10 @@ impl Token for Pkcs11Token {
             }
         })?;
         let attempt = || {
-            let made = self
-                .connection
-                .run_once(call, |session, _| self.make(session, spec, &id, label));
+            let made = self.connection.run_once(call, |session, _| {
+                let made = self.make(session, spec, &id, label);
+                made.map_err(|fault| self.not_kept(fault))
+            });
             made.map_err(|error| (error, self.clean_up(slot)))
         };
         let made = match attempt() {
@@ -251,6 +252,18 @@ impl Pkcs11Token {
             protection: KeyObject::read(session, private)?.protection(),
             attestation: None,
         })
+    }
+
+    /// A token that cannot store a new object may say so only when that is used.
+    fn not_kept(&self, fault: Fault) -> Fault {
+        match fault {
+            Fault::Module(error) if is_stale_handle(&error) => Fault::Ours(Error::Device {
+                token: self.info.id.clone(),
+                call: "C_GenerateKeyPair".into(),
+                status: "CKR_OK, but the key was not kept: is the token's disk full?".into(),
+            }),
+            other => other,
+        }
     }
 
     fn unsupported(&self, wanted: KeySpec) -> Error {
