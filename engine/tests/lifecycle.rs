@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use claviger_engine::message::RequestGenerateIdentity;
