@@ -290,7 +290,17 @@ fn token_id(token: &CkTokenInfo) -> TokenId {
     TokenId {
         kind: uri::SCHEME.into(),
         manufacturer: token.manufacturer_id().into(),
-        serial: token.serial_number().into(),
+        serial: telling_serial(token.serial_number(), token.label()),
+    }
+}
+
+/// The serial, or where that is blank or zero, as with all tokens of tpm2-pkcs11, `SERIAL/LABEL`.
+fn telling_serial(serial: &str, label: &str) -> String {
+    let blank = [' ', '\0'];
+    let tells = serial.chars().any(|c| c != '0' && !blank.contains(&c));
+    match tells || label.is_empty() {
+        true => serial.into(),
+        false => format!("{}/{label}", serial.trim_matches(blank)),
     }
 }
 
@@ -442,6 +452,20 @@ mod tests {
             Path::new("/x/opensc-pkcs11.so.1"),
             "opensc-pkcs11"
         ));
+    }
+
+    #[test]
+    fn a_serial_that_tells_nothing_is_told_apart_by_the_label() {
+        for (serial, label, told) in [
+            ("0a1b", "label", "0a1b"),
+            ("0000000000000000", "label", "0000000000000000/label"),
+            ("", "label", "/label"),
+            ("\0\0 ", "a/b", "/a/b"),
+            ("0000", "", "0000"),
+            ("", "", ""),
+        ] {
+            assert_eq!(telling_serial(serial, label), told);
+        }
     }
 
     #[test]

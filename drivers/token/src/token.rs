@@ -131,8 +131,18 @@ pub trait Token: Send + Sync {
     ///
     /// # Errors
     /// [`Error::TokenUnavailable`], [`Error::TokenReadOnly`], [`Error::CannotDestroy`],
-    /// [`Error::Device`].
+    /// [`Error::Device`]; [`Error::KeyMismatch`] where there is a key and it cannot be told
+    /// whether it is the one that is meant. It is left as it is.
     fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error>;
+
+    /// [`Token::delete`] of a key whose public half is known: by it the key is also found
+    /// where others have removed what the token noted of it.
+    ///
+    /// # Errors
+    /// As [`Token::delete`].
+    fn delete_key(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
+        self.delete(&key.slot, call)
+    }
 
     /// A signer for the key, found by its slot and checked by its public key.
     ///
@@ -210,7 +220,8 @@ pub struct TokenId {
     pub kind: String,
     /// The manufacturer as the token gives it.
     pub manufacturer: String,
-    /// The serial as the token gives it.
+    /// The serial as the token gives it; where it gives none that tells it from others, the
+    /// driver adds to it what does.
     pub serial: String,
 }
 
