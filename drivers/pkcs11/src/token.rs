@@ -1,6 +1,6 @@
 //! An open token and the keys on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use claviger_token::key::{from_hex, to_hex};
@@ -66,7 +66,11 @@ impl Drop for Living {
     }
 }
 
-/// The classes of the objects that make up a key.
+/// The classes of the objects that make up a key of ours; the private half goes first, so
+/// that where it cannot be destroyed nothing is.
+const PAIR: [ObjectClass; 2] = [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY];
+
+/// The classes of the objects that are in a key's way.
 const KEY_CLASSES: [ObjectClass; 3] = [
     ObjectClass::PRIVATE_KEY,
     ObjectClass::PUBLIC_KEY,
@@ -82,6 +86,7 @@ impl Token for Pkcs11Token {
         self.connection.run(call, |session, _| {
             let private = read_keys(session, ObjectClass::PRIVATE_KEY)?;
             let public = read_keys(session, ObjectClass::PUBLIC_KEY)?;
+            let secret = read_keys(session, ObjectClass::SECRET_KEY)?;
             if private.is_empty() {
                 self.connection.confirm(session)?;
             }
@@ -92,7 +97,20 @@ impl Token for Pkcs11Token {
                 let public_key = key.public_key().or(half.filter(|_| !key.id.is_empty()));
                 slot_info(key, public_key, key.private_uses())
             });
-            Ok(slots.collect())
+            let mut slots: Vec<_> = slots.collect();
+            // What else is in the way of a new key. It is none that could be used.
+            let public = public.iter().map(|key| (key, "a public key alone"));
+            let others = public.chain(secret.iter().map(|key| (key, "a secret key")));
+            let mut seen: HashSet<&[u8]> = private.iter().map(|key| &*key.id).collect();
+            for (key, what) in others.filter(|(key, _)| !key.id.is_empty()) {
+                if seen.insert(&key.id) {
+                    slots.push(SlotInfo {
+                        notes: vec![("holds".into(), what.into())],
+                        ..slot_info(key, None, Vec::new())
+                    });
+                }
+            }
+            Ok(slots)
         })
     }
 
@@ -126,7 +144,7 @@ impl Token for Pkcs11Token {
         self.check_writable()?;
         let id = parse_slot(slot)?;
         self.connection.run(call, |session, _| {
-            match key_objects(session, &id)?.is_empty() {
+            match key_objects(session, &KEY_CLASSES, &id)?.is_empty() {
                 true => Ok(()),
                 false => Err(Fault::Ours(Error::SlotOccupied {
                     token: self.info.id.clone(),
@@ -155,7 +173,7 @@ impl Token for Pkcs11Token {
         let id = parse_slot(slot)?;
         let destroyed = std::cell::Cell::new(false);
         let deleted = self.connection.run(call, |session, _| {
-            let objects = key_objects(session, &id)?;
+            let objects = key_objects(session, &PAIR, &id)?;
             if !objects.is_empty() {
                 self.check_writable()?;
             }
@@ -167,7 +185,7 @@ impl Token for Pkcs11Token {
                     Err(error) => return Err(error.into()),
                 }
             }
-            let remain = !key_objects(session, &id)?.is_empty();
+            let remain = !key_objects(session, &PAIR, &id)?.is_empty();
             self.connection.confirm(session)?;
             match (remain, destroyed.get()) {
                 (true, _) => Err(Fault::Ours(Error::Device {
@@ -316,12 +334,16 @@ fn parse_slot(slot: &SlotId) -> Result<Vec<u8>, Error> {
     })
 }
 
-fn key_objects(session: &Session, id: &[u8]) -> Result<Vec<ObjectHandle>, Ck> {
+fn key_objects(
+    session: &Session,
+    classes: &[ObjectClass],
+    id: &[u8],
+) -> Result<Vec<ObjectHandle>, Ck> {
     let mut objects = Vec::new();
-    for class in KEY_CLASSES {
+    for class in classes {
         // Without CKA_TOKEN: where SoftHSM is killed while it makes a key, one may remain
         // on the token that says that it is not there.
-        let template = [Attribute::Class(class), Attribute::Id(id.to_vec())];
+        let template = [Attribute::Class(*class), Attribute::Id(id.to_vec())];
         objects.extend(session.find_objects(&template)?);
     }
     Ok(objects)
