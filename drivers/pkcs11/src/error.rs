@@ -112,6 +112,23 @@ pub(crate) fn is_uninitialised(error: &Ck) -> bool {
     matches!(error, Ck::Pkcs11(RvError::CryptokiNotInitialized, _))
 }
 
+/// Whether what was to make an object made none, since there was no session or login to do
+/// it with.
+pub(crate) fn made_nothing(error: &Ck) -> bool {
+    matches!(
+        error,
+        Ck::Pkcs11(
+            RvError::UserNotLoggedIn
+                | RvError::SessionHandleInvalid
+                | RvError::SessionReadOnly
+                | RvError::TokenWriteProtected
+                | RvError::TokenNotPresent
+                | RvError::CryptokiNotInitialized,
+            _
+        )
+    )
+}
+
 /// Whether a refused private-key operation may be the fault of its input.
 pub(crate) fn blames_input(error: &Ck) -> bool {
     matches!(

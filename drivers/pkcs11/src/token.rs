@@ -1,5 +1,6 @@
 //! An open token and the keys on it.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 
@@ -20,7 +21,7 @@ use rand_core::{OsRng, RngCore};
 use sha2::{Digest, Sha256, Sha384};
 use zeroize::Zeroizing;
 
-use crate::error::{Fault, blames_input, is_stale_handle};
+use crate::error::{Fault, blames_input, is_stale_handle, made_nothing};
 use crate::keys::{self, KeyObject};
 use crate::module::lock;
 use crate::quirks::{Generate, Quirks};
@@ -144,20 +145,24 @@ impl Token for Pkcs11Token {
         self.check_writable()?;
         let id = parse_slot(slot)?;
         self.connection.run(call, |session, _| {
-            match key_objects(session, &KEY_CLASSES, &id)?.is_empty() {
-                true => Ok(()),
-                false => Err(Fault::Ours(Error::SlotOccupied {
+            if !key_objects(session, &KEY_CLASSES, &id)?.is_empty() {
+                return Err(Fault::Ours(Error::SlotOccupied {
                     token: self.info.id.clone(),
                     slot: slot.to_string(),
-                })),
+                }));
             }
+            // Private keys do not show without a login.
+            self.connection.confirm(session)
         })?;
         let attempt = || {
+            let begun = Cell::new(false);
             let made = self.connection.run_once(call, |session, _| {
-                let made = self.make(session, spec, &id, label);
+                let made = self.make(session, spec, &id, label, &begun);
                 made.map_err(|fault| self.not_kept(fault))
             });
-            made.map_err(|error| (error, self.clean_up(slot)))
+            // Whoever gave up meanwhile does not get the key.
+            let made = made.and_then(|made| call.check().map(|()| made));
+            made.map_err(|error| (error, !begun.get() || self.clean_up(slot)))
         };
         let made = match attempt() {
             // SoftHSM fails now and then while other threads search the token.
@@ -171,7 +176,7 @@ impl Token for Pkcs11Token {
 
     fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
         let id = parse_slot(slot)?;
-        let destroyed = std::cell::Cell::new(false);
+        let destroyed = Cell::new(false);
         let deleted = self.connection.run(call, |session, _| {
             let objects = key_objects(session, &PAIR, &id)?;
             if !objects.is_empty() {
@@ -233,25 +238,28 @@ impl Pkcs11Token {
         }
     }
 
-    /// Makes a key pair and reads back what the token says of it.
+    /// Makes a key pair and reads back what the token says of it. `begun` tells whether
+    /// something may be on the token since.
     fn make(
         &self,
         session: &Session,
         spec: KeySpec,
         id: &[u8],
         label: &str,
+        begun: &Cell<bool>,
     ) -> Result<GeneratedKey, Fault> {
         let direct = self.quirks.generate == Generate::Direct;
         let (public, private) = keys::templates(spec, self.quirks, id, label, direct);
         let Some(mechanism) = keys::generation(spec, self.quirks) else {
             return Err(Fault::Ours(self.unsupported(spec)));
         };
-        let (public, private) = session.generate_key_pair(&mechanism, &public, &private)?;
+        let pair = || session.generate_key_pair(&mechanism, &public, &private);
         let (public, private) = match self.quirks.generate {
-            Generate::Direct => (public, private),
+            Generate::Direct => beginning(begun, pair)?,
             Generate::ViaSession => {
+                let (public, private) = pair()?;
                 let keep = [Attribute::Token(true)];
-                let private_copy = session.copy_object(private, &keep)?;
+                let private_copy = beginning(begun, || session.copy_object(private, &keep))?;
                 let public_copy = session.copy_object(public, &keep)?;
                 session.destroy_object(private)?;
                 session.destroy_object(public)?;
@@ -323,6 +331,13 @@ impl Pkcs11Token {
         })?;
         Ok(found)
     }
+}
+
+/// Makes something on the token, and notes that unless it was refused at once.
+fn beginning<T>(begun: &Cell<bool>, make: impl FnOnce() -> Result<T, Ck>) -> Result<T, Ck> {
+    let made = make();
+    begun.set(!made.as_ref().is_err_and(made_nothing));
+    made
 }
 
 /// The `CKA_ID` that a slot's name stands for.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use claviger_pkcs11::{Pkcs11Driver, with_module};
 use claviger_tests::SoftHsm;
@@ -119,5 +120,28 @@ fn a_public_key_alone_is_in_the_way() {
     assert!(matches!(made, Err(Error::SlotOccupied { .. })), "{made:?}");
     // What a crash left of a key of ours looks like that, too.
     assert_eq!(bench.delete("01").unwrap(), Deletion::Destroyed);
+    assert!(bench.slots().is_empty());
+}
+
+#[test]
+fn a_private_key_of_others_that_a_lost_login_hides_is_not_destroyed() {
+    let bench = Bench::new();
+    bench.others(|session| {
+        let (public, _) = pair(session, 1, &[]);
+        session.destroy_object(public).unwrap();
+        session.logout().unwrap();
+    });
+    let made = bench.generate("01");
+    assert!(matches!(made, Err(Error::SlotOccupied { .. })), "{made:?}");
+    assert_eq!(bench.slots().len(), 1);
+}
+
+#[test]
+fn a_key_that_is_made_too_late_does_not_stay() {
+    let bench = Bench::new();
+    let call = Call::within(Duration::from_millis(50));
+    let spec = KeySpec::sign(Algorithm::Rsa4096);
+    let made = bench.token.generate(&SlotId::new("01"), spec, "", &call);
+    assert!(matches!(made, Err(Error::DeadlineExceeded)), "{made:?}");
     assert!(bench.slots().is_empty());
 }
