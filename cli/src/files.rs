@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::NamedTempFile;
@@ -13,9 +13,75 @@ use crate::screen::Screen;
 
 const BUFFER: usize = 1 << 16;
 
+/// How many links are followed, as Linux does.
+const MOST_LINKS: usize = 40;
+
 /// Whether the path stands for standard input or output.
 pub(crate) fn is_standard(path: Option<&Path>) -> bool {
     path.is_none_or(|path| path.as_os_str() == "-")
+}
+
+/// What a path leads to.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// An open file of a process; the number, where the process is this one.
+    Descriptor(Option<u32>),
+    /// Anything else, behind all links; it need not be there.
+    Path(PathBuf),
+}
+
+impl Place {
+    /// Follows the links to it, the last of which may lead to nothing. A descriptor is not
+    /// followed: what it is open on must never be replaced.
+    fn of(path: &Path) -> io::Result<Self> {
+        let mut path = path.to_owned();
+        for _ in 0..MOST_LINKS {
+            let Some(name) = path.file_name() else {
+                return Ok(Place::Path(fs::canonicalize(&path)?));
+            };
+            let folder = match path.parent() {
+                Some(folder) if !folder.as_os_str().is_empty() => fs::canonicalize(folder)?,
+                _ => fs::canonicalize(".")?,
+            };
+            if let Some(process) = of_descriptors(&folder) {
+                let is_ours = process == std::process::id().to_string();
+                let number = name.to_str().and_then(|name| name.parse().ok());
+                return Ok(Place::Descriptor(number.filter(|_| is_ours)));
+            }
+            let place = folder.join(name);
+            match fs::read_link(&place) {
+                // An absolute path replaces what it is joined to.
+                Ok(link) => path = folder.join(link),
+                Err(_) => return Ok(Place::Path(place)),
+            }
+        }
+        Err(io::Error::other("too many links"))
+    }
+}
+
+/// The process whose descriptors are in this folder, if any are: `/proc/N/fd`, or
+/// `/proc/N/task/N/fd`. Where `/dev/fd` is no link into `/proc`, it is the own process.
+fn of_descriptors(folder: &Path) -> Option<String> {
+    let names: Option<Vec<&str>> = folder
+        .components()
+        .filter(|part| *part != Component::RootDir)
+        .map(|part| part.as_os_str().to_str())
+        .collect();
+    match names?.as_slice() {
+        ["dev", "fd"] => Some(std::process::id().to_string()),
+        ["proc", process, "fd"] | ["proc", process, "task", _, "fd"] => Some((*process).into()),
+        _ => None,
+    }
+}
+
+/// Whether reading from the path is reading from standard input.
+pub(crate) fn is_stdin(path: Option<&Path>) -> bool {
+    match path {
+        Some(path) if !is_standard(Some(path)) => {
+            matches!(Place::of(path), Ok(Place::Descriptor(Some(0))))
+        }
+        _ => true,
+    }
 }
 
 /// What is read.
@@ -129,6 +195,11 @@ impl Output {
         })
     }
 
+    /// Whether it is standard output, by whichever name.
+    pub(crate) fn is_stdout(&self) -> bool {
+        matches!(self.to, Some(To::Stdout(_)))
+    }
+
     /// Whether a person will look at it.
     pub(crate) fn is_terminal(&self) -> bool {
         matches!(self.to, Some(To::Stdout(_))) && io::stdout().is_terminal()
@@ -161,19 +232,27 @@ fn put_in_place(file: BufWriter<NamedTempFile>, target: &Path) -> io::Result<()>
 impl To {
     fn open(path: &Path, privacy: Privacy) -> io::Result<To> {
         // What a link leads to is replaced, not the link.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.into());
-        match fs::metadata(&target) {
-            Ok(there) if there.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-            Ok(there) if !there.is_file() => {
+        let target = match Place::of(path)? {
+            Place::Descriptor(Some(1)) => {
+                return Ok(To::Stdout(BufWriter::with_capacity(BUFFER, io::stdout())));
+            }
+            // Others may have written to it: what is there stays.
+            Place::Descriptor(_) => {
+                let file = fs::OpenOptions::new().append(true).open(path)?;
+                return Ok(To::Special(BufWriter::with_capacity(BUFFER, file)));
+            }
+            Place::Path(target) => target,
+        };
+        let there = fs::metadata(&target).ok();
+        match &there {
+            Some(there) if there.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            Some(there) if !there.is_file() => {
                 let file = fs::OpenOptions::new().write(true).open(&target)?;
                 return Ok(To::Special(BufWriter::with_capacity(BUFFER, file)));
             }
             _ => {}
         }
-        let folder = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let folder = target.parent().unwrap_or(Path::new("/"));
         let mut builder = tempfile::Builder::new();
         builder.prefix(".claviger-");
         #[cfg(unix)]
@@ -183,9 +262,18 @@ impl To {
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
         let file = builder
-            .tempfile_in(&folder)
+            .tempfile_in(folder)
             // The name of the temporary file is of no interest to anyone.
             .map_err(|e| io::Error::from(e.kind()))?;
+        #[cfg(unix)]
+        if let Some(there) = there {
+            use std::os::unix::fs::PermissionsExt;
+            // Whom its owner kept out of the old file is kept out of the new one.
+            let mode = |m: &fs::Metadata| m.permissions().mode() & 0o777;
+            let stricter = mode(&file.as_file().metadata()?) & mode(&there);
+            file.as_file()
+                .set_permissions(fs::Permissions::from_mode(stricter))?;
+        }
         Ok(To::New {
             file: BufWriter::with_capacity(BUFFER, file),
             target,
@@ -289,6 +377,67 @@ mod tests {
             .finish()
             .unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_is_written_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let mut output = open(&link, Privacy::Public);
+        output.write_all(b"new").unwrap();
+        output.finish().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+
+        let circle = folder.path().join("circle");
+        std::os::unix::fs::symlink("circle", &circle).unwrap();
+        assert!(Place::of(&circle).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_new_file_is_no_more_open_than_the_old_one() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for (old, privacy, new) in [
+            (0o600, Privacy::Public, 0o600),
+            (0o400, Privacy::Private, 0o400),
+            (0o666, Privacy::Private, 0o600),
+        ] {
+            fs::write(&path, "old").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(old)).unwrap();
+            open(&path, privacy).finish().unwrap();
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, new, "{old:o}");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn descriptors_are_known_by_all_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/stdout", &link).unwrap();
+        for (path, number) in [
+            ("/dev/stdin", 0),
+            ("/dev/stdout", 1),
+            ("/dev/stderr", 2),
+            ("/dev/fd/7", 7),
+            ("/proc/self/fd/7", 7),
+            ("/proc/thread-self/fd/1", 1),
+            (link.to_str().unwrap(), 1),
+        ] {
+            let place = Place::of(Path::new(path)).unwrap();
+            assert_eq!(place, Place::Descriptor(Some(number)), "{path}");
+        }
+        let of_another = Place::of(Path::new("/proc/1/fd/1"));
+        assert!(!matches!(of_another, Ok(Place::Path(_))));
+        assert!(is_stdin(None) && is_stdin(Some(Path::new("/dev/stdin"))));
+        assert!(!is_stdin(Some(Path::new("stdin"))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `encrypt` and `decrypt`: streams, however long, in a few buffers of memory.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,8 @@ struct EncryptedView<'a> {
     names: &'a [&'a str],
     /// The recipient of each key that opens it.
     recipients: Vec<String>,
-    output: &'a Path,
+    /// Not every path is text: what is not shows as U+FFFD.
+    output: Cow<'a, str>,
 }
 
 pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Wanted<'_>) -> Answer {
@@ -70,16 +72,14 @@ pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Want
         Err(CopyError::Read(e)) => return Err(input.failed(&e)),
         Err(CopyError::Write(e)) => return Err(output.failed(&e)),
     }
+    let apart = wanted.output.filter(|_| !output.is_stdout());
     output.finish()?;
-    if let Some(output) = wanted
-        .output
-        .filter(|path| session.json && !files::is_standard(Some(path)))
-    {
+    if let Some(file) = apart.filter(|_| session.json) {
         let texts = keys.iter().filter_map(envelope::recipient_text);
         output::print_json(&EncryptedView {
             names: &wanted.names,
             recipients: texts.map(|text| text.trim_end().to_owned()).collect(),
-            output,
+            output: file.to_string_lossy(),
         })?;
     }
     Ok(FINE)
@@ -111,6 +111,7 @@ async fn recipients(
 pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Path>) -> Answer {
     let node = session.node(session.registry()?);
     let (name, file) = whom_and_what(&node, words)?;
+    session.check_input(file)?;
     if let Some(name) = &name {
         let (who, info) = session::identity(node.registry(), name)?;
         session::key(&who, &info, KeyUse::Decrypt)?;

@@ -1,5 +1,6 @@
 //! `sign` and `verify`.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
@@ -29,7 +30,8 @@ struct SignatureView<'a> {
     format: &'static str,
     scheme: SignatureScheme,
     fingerprint: String,
-    output: &'a Path,
+    /// Not every path is text: what is not shows as U+FFFD.
+    output: Cow<'a, str>,
 }
 
 pub(crate) async fn sign(
@@ -38,6 +40,7 @@ pub(crate) async fn sign(
     file: Option<&Path>,
     wanted: Wanted<'_>,
 ) -> Answer {
+    session.check_input(file)?;
     let node = session.node(session.registry()?);
     let (who, info) = session::identity(node.registry(), name)?;
     let key = session::key(&who, &info, KeyUse::Sign)?;
@@ -66,17 +69,15 @@ pub(crate) async fn sign(
     let bytes = encode(&key.public_key, &signature, &wanted)
         .map_err(|e| Failure::new(format!("the token's answer is {e}")))?;
     output.write_all(&bytes).map_err(|e| output.failed(&e))?;
+    let apart = wanted.output.filter(|_| !output.is_stdout());
     output.finish()?;
-    if let Some(file) = wanted
-        .output
-        .filter(|path| session.json && !files::is_standard(Some(path)))
-    {
+    if let Some(file) = apart.filter(|_| session.json) {
         output::print_json(&SignatureView {
             name: who.to_string(),
             format: wanted.format.name(),
             scheme: signature.scheme(),
             fingerprint: key.public_key.fingerprint().to_string(),
-            output: file,
+            output: file.to_string_lossy(),
         })?;
     }
     Ok(FINE)

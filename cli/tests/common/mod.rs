@@ -61,6 +61,11 @@ impl Stage {
         self.token_file.0.parent().unwrap()
     }
 
+    /// Where it works.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
