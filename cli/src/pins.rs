@@ -9,6 +9,7 @@ use claviger_token::{Error, PinSource, StoredPin, TokenId};
 use secrecy::SecretString;
 
 use crate::failure::Failure;
+use crate::files;
 use crate::interrupt::Interrupt;
 use crate::screen::Screen;
 
@@ -98,6 +99,15 @@ impl Pins {
     /// Whether the same PIN would go to whichever token asks.
     pub(crate) fn is_one_for_all(&self) -> bool {
         matches!(self.choice, Choice::Stored(_))
+    }
+
+    /// Whether it is read from standard input, and so nothing else can be.
+    pub(crate) fn reads_stdin(&self) -> bool {
+        match &self.choice {
+            Choice::Stored(StoredPin::Fd(0)) => true,
+            Choice::Stored(StoredPin::File(path)) => files::is_stdin(Some(path)),
+            _ => false,
+        }
     }
 
     /// From now on only these tokens get a PIN; `None` is all. One that was not asked

@@ -1,6 +1,6 @@
 //! What every command has at hand.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::pins::{Handle, Pins, Wanted};
 use crate::screen::Screen;
-use crate::{home, output};
+use crate::{files, home, output};
 
 /// What every command has at hand.
 pub(crate) struct Session {
@@ -44,17 +44,38 @@ impl Session {
                 Arc::clone(&interrupt),
             )
         };
+        let (pins, management_keys) = (
+            source(Wanted::Pin, &args.pin_source)?,
+            source(Wanted::ManagementKey, &args.management_key)?,
+        );
+        if pins.reads_stdin() && management_keys.reads_stdin() {
+            return Err(Failure::usage(
+                "the PIN and the management key cannot both come from standard input",
+            ));
+        }
         Ok(Session {
             home: args.home.clone(),
             last_try: args.last_try,
             timeout: args.timeout,
             json: args.json,
-            pins: source(Wanted::Pin, &args.pin_source)?,
-            management_keys: source(Wanted::ManagementKey, &args.management_key)?,
+            pins,
+            management_keys,
             factory_defaults: args.factory_defaults,
             screen,
             interrupt,
         })
+    }
+
+    /// Refuses to read a message, and the PIN for what is done with it, from standard input:
+    /// whoever reads first would take from the other.
+    pub(crate) fn check_input(&self, file: Option<&Path>) -> Result<(), Failure> {
+        if self.pins.reads_stdin() && files::is_stdin(file) {
+            return Err(Failure::usage(
+                "the PIN and the message cannot both come from standard input",
+            )
+            .hint("name a file, or another descriptor: --pin-source fd:3 3<FILE"));
+        }
+        Ok(())
     }
 
     pub(crate) fn home(&self) -> Result<PathBuf, Failure> {

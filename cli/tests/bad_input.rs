@@ -9,6 +9,7 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 
 use claviger_tests::SoftHsm;
 use common::{Outcome, Stage, spy};
@@ -250,6 +251,38 @@ fn a_pin_comes_from_the_environment_a_file_or_the_backend() {
     stage.write("letter", "x");
     // The identity remembers where its token's PIN lies.
     stage.run(["sign", "b", "letter", "-o", "sig"]).succeeds();
+}
+
+#[cfg(unix)]
+#[test]
+fn standard_input_gives_a_pin_or_a_message_and_not_both() {
+    let stage = Stage::with_alice();
+    stage.write("letter", "x");
+    stage
+        .run(["encrypt", "alice", "letter", "-o", "sealed"])
+        .succeeds();
+    let with_pin = |words: &[&str]| {
+        let mut command = stage.claviger(words);
+        // A socket: its path cannot be opened.
+        let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        near.write_all(format!("{}\n", SoftHsm::PIN).as_bytes())
+            .unwrap();
+        drop(near);
+        Outcome::of(command.stdin(std::os::fd::OwnedFd::from(far)))
+    };
+    let sign = ["--pin-source", "fd:0", "sign", "alice"];
+    with_pin(&[&sign[..], &["letter", "-o", "sig"]].concat()).succeeds();
+    with_pin(&["--pin-source", "fd:0", "decrypt", "sealed"]).succeeds();
+    for more in [&[][..], &["-"], &["/dev/stdin"]] {
+        with_pin(&[&sign[..], more].concat()).fails(2, "cannot both come from");
+    }
+    for words in [
+        &["--pin-source", "fd:0", "decrypt", "alice"][..],
+        &["--pin-source", "file:/dev/stdin", "decrypt"],
+        &["--pin-source", "fd:0", "--management-key", "fd:0", "tokens"],
+    ] {
+        with_pin(words).fails(2, "cannot both come from");
+    }
 }
 
 #[test]

@@ -4,12 +4,13 @@
 //! It is asked for when a token needs it, sent to that token, and to no other.
 
 use std::fmt;
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{Error, RefusedInProcess, RefusedPins, TokenId};
@@ -114,7 +115,10 @@ pub enum StoredPin {
     Env(String),
     /// The content of a file.
     File(PathBuf),
-    /// What can be read from an open file descriptor, once.
+    /// What can be read from an open file descriptor; from a pipe, once.
+    ///
+    /// Linux before 5.6, and other systems, open `/dev/fd/N` instead, which can fail for
+    /// want of permission.
     Fd(u32),
 }
 
@@ -129,7 +133,29 @@ impl StoredPin {
     }
 
     fn read_file(&self, path: &std::path::Path) -> Result<SecretString, Error> {
-        let file = std::fs::File::open(path).map_err(|e| self.failed(e))?;
+        self.read(File::open(path).map_err(|e| self.failed(e))?)
+    }
+
+    /// What an open descriptor gives. Where it is open on a file it stays where it is in it,
+    /// so that it gives the same when it is read again.
+    fn read_descriptor(&self, number: u32) -> Result<SecretString, Error> {
+        let mut file = descriptor(number).map_err(|e| self.failed(e))?;
+        let before = file.stream_position();
+        let pin = self.read(&file)?;
+        match before {
+            Ok(before) => {
+                let back = file.seek(SeekFrom::Start(before));
+                back.map_err(|e| self.failed(e))?;
+            }
+            Err(_) if pin.expose_secret().is_empty() => {
+                return Err(self.failed("nothing can be read from it, or it was read already"));
+            }
+            Err(_) => {}
+        }
+        Ok(pin)
+    }
+
+    fn read(&self, file: impl Read) -> Result<SecretString, Error> {
         let mut text = Zeroizing::new(String::with_capacity(LONGEST_SOURCE as usize + 1));
         file.take(LONGEST_SOURCE + 1)
             .read_to_string(&mut text)
@@ -139,6 +165,40 @@ impl StoredPin {
         }
         Ok(trimmed(&text))
     }
+}
+
+/// A descriptor of this process: itself, since what it is open on can often not be opened
+/// again, as behind sudo, from systemd, or where it is a socket.
+fn descriptor(number: u32) -> std::io::Result<File> {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd;
+        let standard = match number {
+            0 => Some(std::io::stdin().as_fd().try_clone_to_owned()),
+            1 => Some(std::io::stdout().as_fd().try_clone_to_owned()),
+            2 => Some(std::io::stderr().as_fd().try_clone_to_owned()),
+            _ => None,
+        };
+        if let Some(standard) = standard {
+            return standard.map(File::from);
+        }
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::io::Errno;
+        use rustix::process::{
+            ForeignRawFd, PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open,
+        };
+        let own = pidfd_open(getpid(), PidfdFlags::empty());
+        let number = ForeignRawFd::try_from(number).map_err(|_| Errno::BADF)?;
+        match own.and_then(|own| pidfd_getfd(own, number, PidfdGetfdFlags::empty())) {
+            Ok(copy) => return Ok(File::from(copy)),
+            Err(Errno::BADF) => return Err(Errno::BADF.into()),
+            // Linux before 5.6, and containers that do not let it.
+            Err(_) => {}
+        }
+    }
+    File::open(format!("/dev/fd/{number}"))
 }
 
 fn trimmed(text: &str) -> SecretString {
@@ -160,7 +220,7 @@ impl PinSource for StoredPin {
                 Ok(pin)
             }
             StoredPin::File(path) => self.read_file(path),
-            StoredPin::Fd(fd) => self.read_file(&PathBuf::from(format!("/dev/fd/{fd}"))),
+            StoredPin::Fd(number) => self.read_descriptor(*number),
         }
     }
 }
@@ -205,7 +265,6 @@ pub struct BadPinSource;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret;
 
     #[test]
     fn one_line_break_at_the_end_is_not_part_of_the_pin() {
@@ -224,6 +283,37 @@ mod tests {
         assert_eq!("/p".parse(), Ok(StoredPin::File("/p".into())));
         for text in ["", "env:", "fd:x", "prompt", "1234"] {
             assert_eq!(text.parse::<StoredPin>(), Err(BadPinSource));
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_descriptor_gives_what_it_is_open_on_and_a_file_gives_it_twice() {
+        use std::io::Write;
+        use std::os::fd::AsRawFd;
+        let token = TokenId {
+            kind: "k".into(),
+            manufacturer: "m".into(),
+            serial: "s".into(),
+        };
+        let read = |file: &dyn AsRawFd| {
+            let number = file.as_raw_fd().try_into().unwrap();
+            let pin = StoredPin::Fd(number).pin(&token, "");
+            pin.map(|pin| pin.expose_secret().to_owned())
+        };
+        // Its path leads to nothing any more.
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"no 1234\n").unwrap();
+        file.seek(SeekFrom::Start(3)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(read(&file).unwrap(), "1234");
+        }
+        let (mut near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        near.write_all(b"5678\n").unwrap();
+        drop(near);
+        if cfg!(target_os = "linux") {
+            assert_eq!(read(&far).unwrap(), "5678");
+            assert!(read(&far).is_err());
         }
     }
 
