@@ -6,8 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use claviger_token::key::{from_hex, to_hex};
 use claviger_token::{
-    Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, PublicKey, Secret,
-    Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenInfo, Unwrap,
+    Algorithm, Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, PublicKey,
+    Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenInfo,
+    Unwrap,
 };
 use cryptoki::context::Function;
 use cryptoki::error::{Error as Ck, RvError};
@@ -91,14 +92,11 @@ impl Token for Pkcs11Token {
             if private.is_empty() {
                 self.connection.confirm(session)?;
             }
-            let halves: HashMap<&[u8], &KeyObject> =
-                public.iter().map(|k| (k.id.as_slice(), k)).collect();
-            let slots = private.iter().map(|key| {
-                let half = halves.get(key.id.as_slice()).and_then(|k| k.public_key());
-                let public_key = key.public_key().or(half.filter(|_| !key.id.is_empty()));
-                slot_info(key, public_key, key.private_uses())
-            });
-            let mut slots: Vec<_> = slots.collect();
+            let halves = public_halves(&private, &public);
+            let slots = private.iter().zip(halves);
+            let mut slots: Vec<_> = slots
+                .map(|(key, half)| slot_info(key, half, key.private_uses()))
+                .collect();
             // What else is in the way of a new key. It is none that could be used.
             let public = public.iter().map(|key| (key, "a public key alone"));
             let others = public.chain(secret.iter().map(|key| (key, "a secret key")));
@@ -386,6 +384,49 @@ fn read_found(session: &Session, handle: ObjectHandle) -> Result<KeyObject, Faul
     })
 }
 
+/// The public halves of the `private` keys, where they are certain: what a private key itself
+/// tells, or the one `public` key with its `CKA_ID` that can be the half of no other.
+fn public_halves(private: &[KeyObject], public: &[KeyObject]) -> Vec<Option<PublicKey>> {
+    #[derive(Default)]
+    struct Named {
+        told: Vec<PublicKey>,
+        silent: Vec<Option<Algorithm>>,
+        public: Vec<PublicKey>,
+    }
+    let mut named: HashMap<&[u8], Named> = HashMap::new();
+    for key in private {
+        let named = named.entry(&key.id).or_default();
+        match key.public_key() {
+            Some(half) => named.told.push(half),
+            None => named.silent.push(key.algorithm()),
+        }
+    }
+    for key in public {
+        if let (Some(named), Some(half)) = (named.get_mut(&*key.id), key.public_key())
+            && !named.public.contains(&half)
+        {
+            named.public.push(half);
+        }
+    }
+    let fit = |one: Option<Algorithm>, other: Option<Algorithm>| {
+        one.is_none() || other.is_none() || one == other
+    };
+    let half = |key: &KeyObject| {
+        if let Some(half) = key.public_key() {
+            return Some(half);
+        }
+        let (named, algorithm) = (named.get(&*key.id)?, key.algorithm());
+        let rivals = (named.silent.iter()).filter(|other| fit(algorithm, **other));
+        let mut halves = (named.public.iter())
+            .filter(|half| fit(algorithm, Some(half.algorithm())) && !named.told.contains(half));
+        match (rivals.count(), halves.next(), halves.next()) {
+            (1, Some(half), None) if !key.id.is_empty() => Some(half.clone()),
+            _ => None,
+        }
+    };
+    private.iter().map(half).collect()
+}
+
 /// What is shown of a key.
 pub(crate) fn slot_info(
     key: &KeyObject,
@@ -469,43 +510,36 @@ impl Key {
 
     /// The private key with this `CKA_ID`, if there is one; it must be ours.
     fn find(&self, session: &Session, id: &[u8]) -> Result<Option<ObjectHandle>, Fault> {
-        let with_id = || [Attribute::Id(id.to_vec())];
-        let privates = keys::find(session, ObjectClass::PRIVATE_KEY, with_id())?;
-        let mut publics = Vec::new();
-        for handle in keys::find(session, ObjectClass::PUBLIC_KEY, with_id())? {
-            publics.extend(read_found(session, handle)?.public_key());
-        }
-        let mut other = None;
-        for handle in privates {
-            let key = read_found(session, handle)?;
-            let shown = match key.public_key() {
-                Some(shown) => Some(shown),
-                // Only the public object tells; of several it is the one we look for.
-                None if publics.contains(&self.public_key) => Some(self.public_key.clone()),
-                None => publics.first().cloned(),
-            };
-            if shown.as_ref() == Some(&self.public_key) {
-                self.check_use(&key)?;
+        let objects = |class| -> Result<(Vec<ObjectHandle>, Vec<KeyObject>), Fault> {
+            let handles = keys::find(session, class, [Attribute::Id(id.to_vec())])?;
+            let read = handles.iter().map(|handle| read_found(session, *handle));
+            let read = read.collect::<Result<_, _>>()?;
+            Ok((handles, read))
+        };
+        let (handles, private) = objects(ObjectClass::PRIVATE_KEY)?;
+        let (_, public) = objects(ObjectClass::PUBLIC_KEY)?;
+        let halves = public_halves(&private, &public);
+        for ((handle, key), half) in handles.into_iter().zip(&private).zip(&halves) {
+            if half.as_ref() == Some(&self.public_key) {
+                self.check_use(key)?;
                 return Ok(Some(handle));
             }
-            other = Some(shown);
         }
-        if other.is_some() {
-            // The private half may have been seen just before the token went away, and the
-            // public one not any more.
-            self.token.connection.confirm(session)?;
+        if private.is_empty() {
+            return Ok(None);
         }
-        match other {
-            None => Ok(None),
-            Some(shown) => Err(Fault::Ours(Error::KeyMismatch {
-                token: self.token.info.id.clone(),
-                slot: to_hex(id),
-                expected: self.public_key.fingerprint().to_string(),
-                found: shown.map_or("a key without a readable public half".into(), |key| {
-                    key.fingerprint().to_string()
-                }),
-            })),
-        }
+        // The private half may have been seen just before the token went away, and the
+        // public one not any more.
+        self.token.connection.confirm(session)?;
+        let found = halves.into_iter().flatten().next();
+        Err(Fault::Ours(Error::KeyMismatch {
+            token: self.token.info.id.clone(),
+            slot: to_hex(id),
+            expected: self.public_key.fingerprint().to_string(),
+            found: found.map_or("a key whose public half is not certain".into(), |key| {
+                key.fingerprint().to_string()
+            }),
+        }))
     }
 
     /// The private key by its public half, whatever its `CKA_ID`.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use claviger_pkcs11::{Pkcs11Driver, with_module};
 use claviger_tests::SoftHsm;
 use claviger_token::{
-    Algorithm, Call, Deletion, Driver, Error, GeneratedKey, KeySpec, SlotId, SlotInfo, SlotState,
-    Token,
+    Algorithm, Call, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, PublicKey, Signer,
+    SlotId, SlotInfo, SlotState, Token,
 };
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use cryptoki::session::Session;
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
@@ -56,6 +56,19 @@ impl Bench {
         self.token.delete(&SlotId::new(slot), &Call::unlimited())
     }
 
+    /// A signer for the key in slot 01.
+    fn signer(&self, public_key: PublicKey) -> Result<Arc<dyn Signer>, Error> {
+        let slot = SlotId::new("01");
+        self.token.signer(&KeyRef { slot, public_key })
+    }
+
+    /// Signs with the key in slot 01.
+    fn signs(&self, key: PublicKey) {
+        let signer = self.signer(key.clone()).unwrap();
+        let signature = signer.sign(b"message", &Call::unlimited()).unwrap();
+        key.verify(b"message", &signature).unwrap();
+    }
+
     fn slots(&self) -> Vec<SlotInfo> {
         self.token.slots(&Call::unlimited()).unwrap()
     }
@@ -71,6 +84,18 @@ fn pair(session: &Session, id: u8, private: &[Attribute]) -> (ObjectHandle, Obje
     session
         .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
         .unwrap()
+}
+
+/// A P-256 key pair and what its public half is.
+fn p256(session: &Session, id: u8) -> (ObjectHandle, ObjectHandle, PublicKey) {
+    let (public, private) = pair(session, id, &[]);
+    let point = session.get_attributes(public, &[AttributeType::EcPoint]);
+    let Attribute::EcPoint(point) = point.unwrap().remove(0) else {
+        panic!("a point was asked for");
+    };
+    // Without the head of the OCTET STRING.
+    let key = PublicKey::from_bytes(Algorithm::P256, &point[2..]).unwrap();
+    (public, private, key)
 }
 
 #[test]
@@ -144,4 +169,42 @@ fn a_key_that_is_made_too_late_does_not_stay() {
     let made = bench.token.generate(&SlotId::new("01"), spec, "", &call);
     assert!(matches!(made, Err(Error::DeadlineExceeded)), "{made:?}");
     assert!(bench.slots().is_empty());
+}
+
+#[test]
+fn of_two_pairs_with_one_id_none_is_guessed() {
+    let bench = Bench::new();
+    let [ours, theirs] = bench.others(|session| [p256(session, 1), p256(session, 1)]);
+    let is_not_guessed = || {
+        for (_, _, key) in [&ours, &theirs] {
+            let refused = bench.signer(key.clone()).err();
+            assert!(
+                matches!(refused, Some(Error::KeyMismatch { .. })),
+                "{refused:?}"
+            );
+        }
+        assert!(bench.slots().iter().all(|slot| slot.public_key.is_none()));
+    };
+    is_not_guessed();
+    // Both public keys are there, and it cannot be told whose half has gone.
+    bench.others(|session| session.destroy_object(theirs.1).unwrap());
+    is_not_guessed();
+    bench.others(|session| session.destroy_object(theirs.0).unwrap());
+    bench.signs(ours.2);
+}
+
+#[test]
+fn a_key_of_another_algorithm_with_the_same_id_is_passed_over() {
+    let bench = Bench::new();
+    let ours = bench.others(|session| {
+        // An Ed25519 key, whose public half was removed.
+        let common = [Attribute::Token(true), Attribute::Id(vec![1])];
+        let params = [Attribute::EcParams(vec![6, 3, 0x2b, 0x65, 0x70])];
+        let public = [&common[..], &params].concat();
+        let private = [&common[..], &[Attribute::Private(true)]].concat();
+        let pair = session.generate_key_pair(&Mechanism::EccEdwardsKeyPairGen, &public, &private);
+        session.destroy_object(pair.unwrap().0).unwrap();
+        p256(session, 1).2
+    });
+    bench.signs(ours);
 }
