@@ -169,7 +169,9 @@ pub(crate) fn from_module(error: &Ck, token: &TokenId) -> Error {
             reason: "it is too long for the token".into(),
         },
         RvError::SessionCount => Error::Busy { token },
-        RvError::FunctionCanceled | RvError::FunctionRejected | RvError::Cancel => Error::Cancelled,
+        RvError::FunctionCanceled | RvError::Cancel => Error::Cancelled,
+        // By the person at the token.
+        RvError::FunctionRejected => Error::Rejected { token },
         rv => Error::Device {
             token,
             call: call(*function),
@@ -265,6 +267,11 @@ mod tests {
             error(RvError::SessionReadOnly),
             Error::TokenReadOnly { .. }
         ));
+        assert!(matches!(
+            error(RvError::FunctionRejected),
+            Error::Rejected { .. }
+        ));
+        assert!(matches!(error(RvError::FunctionCanceled), Error::Cancelled));
         assert!(matches!(
             error(RvError::DeviceRemoved),
             Error::TokenUnavailable { .. }

@@ -185,6 +185,12 @@ impl Token for Pkcs11Token {
                     Ok(()) => destroyed.set(true),
                     // Somebody else was quicker.
                     Err(error) if is_stale_handle(&error) => {}
+                    Err(Ck::Pkcs11(RvError::ActionProhibited, _)) if !destroyed.get() => {
+                        return Err(Fault::Ours(Error::CannotDestroy {
+                            token: self.info.id.clone(),
+                            slot: slot.to_string(),
+                        }));
+                    }
                     Err(error) => return Err(error.into()),
                 }
             }

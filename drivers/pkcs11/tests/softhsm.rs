@@ -208,3 +208,17 @@ fn a_key_of_another_algorithm_with_the_same_id_is_passed_over() {
     });
     bench.signs(ours);
 }
+
+#[test]
+fn a_key_that_cannot_be_destroyed_is_left_whole() {
+    let bench = Bench::new();
+    bench.others(|session| pair(session, 1, &[Attribute::Destroyable(false)]));
+    let before = bench.slots();
+    let deleted = bench.delete("01");
+    assert!(
+        matches!(deleted, Err(Error::CannotDestroy { .. })),
+        "{deleted:?}"
+    );
+    assert_eq!(bench.slots(), before);
+    assert!(before[0].public_key.is_some());
+}
