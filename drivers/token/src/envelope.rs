@@ -46,6 +46,9 @@ pub const MOST_ATTEMPTS: usize = 1000;
 /// longest kind, and an end to what somebody makes up.
 pub const LONGEST_HEADER: usize = 16 << 20;
 
+/// A line of armor has 64 characters; others are more generous, within reason.
+const LONGEST_ARMOR_LINE: usize = 1024;
+
 const P256TAG: &str = "p256tag";
 const P256TAG_INFO: &[u8] = b"age-encryption.org/p256tag";
 const X25519: &str = "X25519";
@@ -236,7 +239,7 @@ impl<R: Read> Sealed<R> {
     /// [`Error::DecryptionFailed`] where it is none; [`Error::System`] where `input`
     /// cannot be read.
     pub fn read(input: R) -> Result<Self, Error> {
-        let mut rest = ArmoredReader::new(input);
+        let mut rest = ArmoredReader::new(ArmorLines::new(input));
         let header = read_header(&mut rest).map_err(|e| read_error(&e))?;
         let seen = Seen::default();
         // The `age` crate shows stanzas to identities only.
@@ -384,7 +387,7 @@ fn whole_header<T: AsRef<[u8]>>(
 /// The file as it came: the header that was read already, and what follows.
 pub struct Body<R: Read> {
     header: io::Cursor<Vec<u8>>,
-    rest: ArmoredReader<io::BufReader<R>>,
+    rest: ArmoredReader<io::BufReader<ArmorLines<R>>>,
 }
 
 impl<R: Read> Body<R> {
@@ -420,6 +423,50 @@ impl<R: Read> BufRead for Body<R> {
 
     fn read_until(&mut self, _: u8, bytes: &mut Vec<u8>) -> io::Result<usize> {
         whole_header(&mut self.header, bytes)
+    }
+}
+
+/// What `ArmoredReader` reads from: it takes an armored line into memory, however long it
+/// is, and no line of a real file is longer than [`LONGEST_ARMOR_LINE`].
+struct ArmorLines<R> {
+    input: R,
+    /// How many bytes look like the beginning of an armored file; none once one does not.
+    begins: Option<usize>,
+    /// Of the line that is being read.
+    length: usize,
+}
+
+impl<R> ArmorLines<R> {
+    const BEGIN: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
+
+    fn new(input: R) -> Self {
+        ArmorLines {
+            input,
+            begins: Some(0),
+            length: 0,
+        }
+    }
+}
+
+impl<R: Read> Read for ArmorLines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        for byte in &buffer[..count] {
+            let Some(begins) = &mut self.begins else {
+                break;
+            };
+            match Self::BEGIN.get(*begins) {
+                Some(wanted) if wanted == byte => *begins += 1,
+                // Binary files have lines of any length.
+                Some(_) => self.begins = None,
+                None => {}
+            }
+            self.length = if *byte == b'\n' { 0 } else { self.length + 1 };
+            if self.length > LONGEST_ARMOR_LINE {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        Ok(count)
     }
 }
 
@@ -735,6 +782,15 @@ mod tests {
             *decrypt(&device, &armored, &Call::unlimited()).unwrap(),
             b"hello"
         );
+    }
+
+    #[test]
+    fn an_endless_armored_line_is_not_read_to_its_end() {
+        let mut endless = io::repeat(b'A').take(1 << 30);
+        let begin = &b"-----BEGIN AGE ENCRYPTED FILE-----\n"[..];
+        let refused = Sealed::read(begin.chain(&mut endless)).err();
+        assert!(matches!(refused, Some(Error::DecryptionFailed)));
+        assert!(endless.limit() > (1 << 30) - (1 << 20));
     }
 
     #[test]
