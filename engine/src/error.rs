@@ -155,7 +155,9 @@ impl EngineError {
             EngineError::CannotDecrypt { .. } => {
                 "ask for --capabilities commit, or for other --params".into()
             }
-            EngineError::NoDriver { .. } => "a backend begins with pkcs11:".into(),
+            EngineError::NoDriver { .. } => {
+                "a backend begins with pkcs11:, piv:, ledger: or memory:".into()
+            }
             EngineError::OneSlotForTwoKeys { .. } => {
                 "name no slot, or ask for one capability".into()
             }

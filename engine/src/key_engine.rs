@@ -4,8 +4,8 @@
 //! token, else handed to the token's threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use claviger_token::token::Secret;
 use claviger_token::{
@@ -20,6 +20,9 @@ use crate::{EngineError, EngineId};
 /// Payloads longer than this are not decrypted on an async task.
 const LONG_PAYLOAD: usize = 1 << 20;
 
+/// What another process does to an identity is noticed within this time.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// An engine that signs or decrypts with one key.
 pub(crate) struct KeyEngine {
     pub(crate) key: KeyRecord,
@@ -31,6 +34,8 @@ pub(crate) struct KeyEngine {
     /// How often the token was found to be away.
     absences: AtomicU64,
     pacer: Pacer,
+    /// When it was seen last in the registry.
+    seen: Mutex<Instant>,
 }
 
 /// The key's handle on its token, once it has been asked for.
@@ -54,7 +59,24 @@ impl KeyEngine {
             binding: Arc::default(),
             absences: AtomicU64::default(),
             pacer: Pacer::default(),
+            seen: Mutex::new(Instant::now()),
         }
+    }
+
+    /// Whether it is time to look whether another process has deleted the identity. Says
+    /// so to one caller only, each time.
+    pub(crate) fn is_due(&self) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = seen.elapsed() >= LOOK_AGAIN;
+        if is_due {
+            *seen = Instant::now();
+        }
+        is_due
+    }
+
+    /// Whether it serves the same key to the same callers.
+    pub(crate) fn is_still(&self, key: &KeyRecord, stale: &[EngineId]) -> bool {
+        self.key == *key && self.stale == stale
     }
 
     pub(crate) fn usage(&self) -> KeyUse {
@@ -141,14 +163,17 @@ impl KeyEngine {
         let result = if self.in_place(&bound) && data.len() <= LONG_PAYLOAD {
             self.timed(call, |call| envelope::decrypt(&*decryptor, &data, call))
         } else {
-            let routed = Routed {
-                decryptor,
-                token: Arc::clone(&bound.token),
+            let routed = self.routed(&bound, decryptor);
+            let (deadline, call) = (call.deadline(), bound.token.noting(call));
+            let opened =
+                tokio::task::spawn_blocking(move || envelope::decrypt(&routed, &data, &call));
+            let opened = match deadline {
+                None => opened.await,
+                Some(deadline) => tokio::time::timeout_at(deadline.into(), opened)
+                    .await
+                    .unwrap_or(Ok(Err(Error::DeadlineExceeded))),
             };
-            let call = bound.token.noting(call);
-            tokio::task::spawn_blocking(move || envelope::decrypt(&routed, &data, &call))
-                .await
-                .unwrap_or_else(|_| Err(Error::Cancelled))
+            opened.unwrap_or_else(|_| Err(Error::Cancelled))
         };
         self.checked(&bound, result)
     }
@@ -176,11 +201,16 @@ impl KeyEngine {
             }
         };
         match bound.handle.clone() {
-            Handle::Decryptor(decryptor) => Ok(Arc::new(Routed {
-                decryptor,
-                token: Arc::clone(&bound.token),
-            })),
+            Handle::Decryptor(decryptor) => Ok(Arc::new(self.routed(&bound, decryptor))),
             Handle::Signer(_) => Err(self.no_such_engine()),
+        }
+    }
+
+    fn routed(&self, bound: &Bound, decryptor: Arc<dyn Decryptor>) -> Routed {
+        Routed {
+            decryptor,
+            in_place: self.in_place(bound),
+            token: Arc::clone(&bound.token),
         }
     }
 
@@ -294,6 +324,7 @@ impl KeyEngine {
 /// A decryptor whose device operations run where its token wants them.
 struct Routed {
     decryptor: Arc<dyn Decryptor>,
+    in_place: bool,
     token: Arc<OpenToken>,
 }
 
@@ -303,20 +334,20 @@ impl Decryptor for Routed {
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
-        if self.token.is_quick() {
+        if self.in_place {
             return self.decryptor.unwrap(request, call);
         }
         let decryptor = Arc::clone(&self.decryptor);
         match request {
             Unwrap::Agree { peer } => {
                 let peer = peer.to_vec();
-                self.token.work_blocking(call, move |call| {
+                self.token.work_apart(call, move |call| {
                     decryptor.unwrap(Unwrap::Agree { peer: &peer }, call)
                 })
             }
             Unwrap::Oaep { ciphertext, label } => {
                 let (ciphertext, label) = (ciphertext.to_vec(), label.to_vec());
-                self.token.work_blocking(call, move |call| {
+                self.token.work_apart(call, move |call| {
                     let request = Unwrap::Oaep {
                         ciphertext: &ciphertext,
                         label: &label,

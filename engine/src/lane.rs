@@ -1,8 +1,9 @@
 //! The threads that work a token, and the bounded queue that feeds them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use claviger_token::{Call, Error, TokenId};
 use tokio::sync::oneshot;
@@ -53,7 +54,7 @@ impl Lane {
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         // The caller may have gone; then nobody wants the result.
-        let _gone = self.submit(call, job, |result| drop(reply.send(result)))?;
+        let _turn = self.submit(call, job, |result| drop(reply.send(result)))?;
         let answer = match call.deadline() {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
                 .await
@@ -71,18 +72,40 @@ impl Lane {
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, answer) = sync_channel(1);
-        let _gone = self.submit(call, job, move |result| drop(reply.send(result)))?;
-        let answer = match call.deadline() {
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(std::time::Instant::now());
-                match answer.recv_timeout(left) {
-                    Err(RecvTimeoutError::Timeout) => return Err(Error::DeadlineExceeded),
-                    other => other.ok(),
-                }
-            }
-            None => answer.recv().ok(),
+        let _turn = self.submit(call, job, move |result| drop(reply.send(result)))?;
+        match wait(&answer, call) {
+            Err(RecvTimeoutError::Timeout) => Err(Error::DeadlineExceeded),
+            answer => answer.unwrap_or_else(|_| Err(self.unavailable())),
+        }
+    }
+
+    /// The same for a job that changes something on the token: one that has begun when the
+    /// deadline passes is waited for, `patience` more.
+    ///
+    /// # Errors
+    /// [`StillAtIt`] where it has not ended then either; within, what the job says.
+    pub(crate) fn carry_through<T: Send + 'static>(
+        &self,
+        call: &Call,
+        patience: Duration,
+        job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
+    ) -> Result<Result<T, Error>, StillAtIt> {
+        let (reply, answer) = sync_channel(1);
+        let turn = match self.submit(call, job, move |result| drop(reply.send(result))) {
+            Ok(turn) => turn,
+            Err(error) => return Ok(Err(error)),
         };
-        answer.unwrap_or_else(|| Err(self.unavailable()))
+        let mut answered = wait(&answer, call);
+        if answered.as_ref().err() == Some(&RecvTimeoutError::Timeout) {
+            if turn.give_up() {
+                return Ok(Err(Error::DeadlineExceeded));
+            }
+            answered = answer.recv_timeout(patience);
+        }
+        match answered {
+            Err(RecvTimeoutError::Timeout) => Err(StillAtIt),
+            answer => Ok(answer.unwrap_or_else(|_| Err(self.unavailable()))),
+        }
     }
 
     fn submit<T>(
@@ -90,19 +113,18 @@ impl Lane {
         call: &Call,
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
         reply: impl FnOnce(Result<T, Error>) + Send + 'static,
-    ) -> Result<GoneOnDrop, Error> {
+    ) -> Result<Turn, Error> {
         call.check()?;
-        let gone = GoneOnDrop(Arc::default());
-        let (caller_gone, call) = (Arc::clone(&gone.0), call.clone());
+        let turn = Turn(Arc::default());
+        let (its_turn, call) = (Arc::clone(&turn.0), call.clone());
         let job = Box::new(move || {
-            reply(if caller_gone.load(Ordering::Relaxed) {
-                Err(Error::Cancelled)
-            } else {
-                call.check().and_then(|()| job(&call))
+            reply(match Turn::change(&its_turn, Turn::BEGUN) {
+                true => call.check().and_then(|()| job(&call)),
+                false => Err(Error::Cancelled),
             });
         });
         match self.jobs.try_send(job) {
-            Ok(()) => Ok(gone),
+            Ok(()) => Ok(turn),
             Err(TrySendError::Full(_)) => Err(Error::Busy {
                 token: self.token.clone(),
             }),
@@ -118,11 +140,41 @@ impl Lane {
     }
 }
 
-struct GoneOnDrop(Arc<AtomicBool>);
+/// A job goes on that nobody waits for any more.
+#[derive(Debug)]
+pub(crate) struct StillAtIt;
 
-impl Drop for GoneOnDrop {
+/// Whether a job has begun, or never will. It never will once this is dropped.
+struct Turn(Arc<AtomicU8>);
+
+impl Turn {
+    const WAITING: u8 = 0;
+    const BEGUN: u8 = 1;
+    const GIVEN_UP: u8 = 2;
+
+    /// Whether nothing else has been decided before.
+    fn change(turn: &AtomicU8, to: u8) -> bool {
+        turn.compare_exchange(Self::WAITING, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Whether the job never begins.
+    fn give_up(&self) -> bool {
+        Turn::change(&self.0, Self::GIVEN_UP)
+    }
+}
+
+impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.give_up();
+    }
+}
+
+/// The answer, if it comes before the deadline.
+fn wait<T>(answer: &Receiver<T>, call: &Call) -> Result<T, RecvTimeoutError> {
+    match call.deadline() {
+        Some(deadline) => answer.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+        None => answer.recv().map_err(|_| RecvTimeoutError::Disconnected),
     }
 }
 

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use claviger_token::key::to_hex;
 use rand_core::{OsRng, RngCore};
 
+/// How many hexadecimal digits a lease's name has.
+const NAME: usize = 24;
+
 /// The sign of life of one node.
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -36,6 +39,19 @@ impl Lease {
         })
     }
 
+    /// Removes the files of the dead.
+    pub(crate) fn sweep(&self) {
+        let folder = self.file.as_ref().and_then(|(path, _)| path.parent());
+        let entries = folder.and_then(|folder| fs::read_dir(folder).ok());
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            // There are files of others here, too.
+            if let Some(name) = name.to_str().filter(|name| is_lease(name)) {
+                self.is_alive(name);
+            }
+        }
+    }
+
     /// A lease that no other process can see.
     pub(crate) fn unseen() -> Self {
         Lease {
@@ -48,7 +64,8 @@ impl Lease {
         &self.name
     }
 
-    /// Whether the holder of the lease `name` lives.
+    /// Whether the holder of the lease `name` lives. What cannot be found out is taken for
+    /// alive: nothing is lost by waiting.
     pub(crate) fn is_alive(&self, name: &str) -> bool {
         if name == self.name {
             return true;
@@ -57,8 +74,9 @@ impl Lease {
             return false;
         };
         let path = folder.join(name);
-        let Ok(file) = File::open(&path) else {
-            return false;
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) => return error.kind() != io::ErrorKind::NotFound,
         };
         match file.try_lock() {
             Ok(()) => {
@@ -66,7 +84,6 @@ impl Lease {
                 let _ = fs::remove_file(&path);
                 false
             }
-            // What cannot be found out is taken for alive: nothing is lost by waiting.
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
         }
     }
@@ -81,9 +98,13 @@ impl Drop for Lease {
 }
 
 fn random_name() -> String {
-    let mut bytes = [0; 12];
+    let mut bytes = [0; NAME / 2];
     OsRng.fill_bytes(&mut bytes);
     to_hex(&bytes)
+}
+
+fn is_lease(name: &str) -> bool {
+    name.len() == NAME && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -99,6 +120,29 @@ mod tests {
         assert!(here.is_alive(&name));
         drop(there);
         assert!(!here.is_alive(&name));
+    }
+
+    #[test]
+    fn files_of_the_dead_are_swept_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = Lease::hold(folder.path()).unwrap();
+        let there = Lease::hold(folder.path()).unwrap();
+        let dead = folder.path().join("0123456789abcdef01234567");
+        let other = folder.path().join("pin-0123");
+        fs::write(&dead, "").unwrap();
+        fs::write(&other, "").unwrap();
+        here.sweep();
+        assert!(!dead.exists() && other.exists());
+        assert!(here.is_alive(there.name()) && here.is_alive(here.name()));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_taken_for_a_sign_of_life() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = Lease::hold(folder.path()).unwrap();
+        // Opening it fails, and not because it is not there.
+        let name = "x".repeat(300);
+        assert!(here.is_alive(&name));
     }
 
     #[test]

@@ -11,6 +11,10 @@
 //! it to be finished. If the process dies, or the token cannot be asked, the intent
 //! stays, and [`settle`] does the same later.
 //!
+//! What the token has begun is waited for, since it cannot be undone before it has ended:
+//! a request may be answered [`PATIENCE`] after its deadline. Where even that is not
+//! enough, the intent stays claimed until the token has ended it.
+//!
 //! Everything here blocks, and runs on a thread that may.
 
 use std::sync::Arc;
@@ -23,15 +27,19 @@ use claviger_token::{
 use crate::identity_management::{
     Decision, decide, refuse_connect, refuse_delete, refuse_generate,
 };
+use crate::lane::StillAtIt;
 use crate::message::{Msg, ReplyConnectIdentity, ReplyDeleteIdentity, ReplyGenerateIdentity};
 use crate::node::Inner;
-use crate::registry::{Action, BeginError, Intent, NewIdentity};
+use crate::registry::{Action, BeginError, Claim, Intent, NewIdentity};
 use crate::tokens::OpenToken;
 use crate::types::{Origin, engine_name};
 use crate::{Backend, Capabilities, EngineError, EngineId, IdentityInfo, KeyInfo};
 
-/// How long tidying up may take, whatever the caller's deadline.
-const TIDY_LIMIT: Duration = Duration::from_secs(60);
+/// How long the token may take to end what it has begun, and for each thing that is tidied
+/// up, whatever the caller's deadline.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a generation begins anew where others are quicker.
+const ATTEMPTS: usize = 8;
 
 /// Handles one message to Identity Management. `None`: no guard accepts it.
 pub(crate) fn handle(node: &Inner, who: &EngineId, msg: Msg, call: &Call) -> Option<Msg> {
@@ -83,27 +91,11 @@ fn generate(
         .map(|slot| check_free(&token, slot, call))
         .transpose()?;
     let reached_by = token.token.info().backend.clone();
-    let (intent, slots) = loop {
-        let slots = match &named_slot {
-            Some(slot) => vec![slot.clone()],
-            None => free_slots(node, &token, specs, call)?,
-        };
-        let begun = node
-            .registry
-            .begin(Action::Generate, who, token.id(), &reached_by, &slots);
-        match begun {
-            // Another process was quicker.
-            Err(BeginError::SlotTaken { .. }) if named_slot.is_none() => call.check()?,
-            Err(error) => return Err(refusal(error, who)),
-            Ok(intent) => break (intent, slots),
-        }
-    };
-
     let new = NewIdentity {
         who,
         backend: &match backend {
             Backend::LocalConnection { .. } => Backend::LocalConnection {
-                subtype: reached_by,
+                subtype: reached_by.clone(),
             },
             other => other.clone(),
         },
@@ -111,17 +103,43 @@ fn generate(
         volatile: !token.token.info().durable,
         derived: token.token.info().derives,
     };
-    let entered = make_keys(&token, who, specs, &slots, call).and_then(|keys| {
-        node.registry
-            .finish_generate(&intent, &new, &keys)
-            .map_err(|e| Stopped {
-                touched: slots.len(),
-                error: refusal(e, who),
-            })
-    });
-    if let Err(Stopped { touched, error }) = entered {
-        undo(node, &token, &intent, &slots[..touched]);
-        return Err(error);
+    let mut attempts = ATTEMPTS;
+    loop {
+        let slots = match &named_slot {
+            Some(slot) => vec![slot.clone()],
+            None => free_slots(node, &token, specs, call)?,
+        };
+        let begun = node
+            .registry
+            .begin(Action::Generate, who, token.id(), &reached_by, &slots);
+        let (intent, claim) = match begun {
+            Ok(begun) => begun,
+            // Another process was quicker.
+            Err(BeginError::SlotTaken { .. }) if named_slot.is_none() => {
+                call.check()?;
+                continue;
+            }
+            Err(error) => return Err(refusal(error, who)),
+        };
+        let entered = make_keys(&token, who, specs, &slots, &claim, call).and_then(|keys| {
+            node.registry
+                .finish_generate(&intent, &new, &keys)
+                .map_err(|e| Stopped::after(slots.len(), refusal(e, who)))
+        });
+        let Err(stopped) = entered else { break };
+        if !stopped.still_at_it {
+            undo(node, &token, &intent, &slots[..stopped.touched], &claim);
+        }
+        attempts -= 1;
+        match stopped.error {
+            // The same, of one that keeps another registry.
+            EngineError::Token(Error::SlotOccupied { .. })
+                if named_slot.is_none() && attempts > 0 =>
+            {
+                call.check()?;
+            }
+            error => return Err(error),
+        }
     }
     node.refresh(who);
     let engine = |usage| {
@@ -168,6 +186,18 @@ struct Stopped {
     /// In how many of its slots something may have been made.
     touched: usize,
     error: EngineError,
+    /// Whether the token has not ended it yet.
+    still_at_it: bool,
+}
+
+impl Stopped {
+    fn after(touched: usize, error: impl Into<EngineError>) -> Self {
+        Stopped {
+            touched,
+            error: error.into(),
+            still_at_it: false,
+        }
+    }
 }
 
 fn make_keys(
@@ -175,21 +205,32 @@ fn make_keys(
     who: &EngineId,
     specs: &[KeySpec],
     slots: &[SlotId],
+    claim: &Arc<Claim>,
     call: &Call,
 ) -> Result<Vec<KeyInfo>, Stopped> {
     let info = token.token.info();
     let mut keys = Vec::with_capacity(specs.len());
     for (spec, slot) in specs.iter().copied().zip(slots) {
         let (device, label, its_slot) = (Arc::clone(&token.token), who.name.clone(), slot.clone());
-        let key = token
-            .work_blocking(call, move |call| {
-                device.generate(&its_slot, spec, &label, call)
-            })
-            .map_err(|error| Stopped {
-                // What somebody put into the slot in the meantime is not ours.
-                touched: keys.len() + usize::from(!matches!(error, Error::SlotOccupied { .. })),
-                error: error.into(),
-            })?;
+        let its_claim = Arc::clone(claim);
+        let made = token.carry_through(call, PATIENCE, move |call| {
+            let _claim = its_claim;
+            device.generate(&its_slot, spec, &label, call)
+        });
+        let key = match made {
+            Ok(Ok(key)) => key,
+            // What somebody put into the slot in the meantime is not ours.
+            Ok(Err(error @ Error::SlotOccupied { .. })) => {
+                return Err(Stopped::after(keys.len(), error));
+            }
+            Ok(Err(error)) => return Err(Stopped::after(keys.len() + 1, error)),
+            Err(StillAtIt) => {
+                return Err(Stopped {
+                    still_at_it: true,
+                    ..Stopped::after(keys.len() + 1, Error::DeadlineExceeded)
+                });
+            }
+        };
         keys.push(KeyInfo {
             usage: spec.usage,
             token: info.id.clone(),
@@ -203,45 +244,118 @@ fn make_keys(
         });
         if let Some(reason) = key.protection.missing().filter(|_| info.durable) {
             let (token, reason) = (info.id.clone(), reason.into());
-            let error = Error::NotProtected { token, reason }.into();
-            return Err(Stopped {
-                touched: keys.len(),
-                error,
-            });
+            let error = Error::NotProtected { token, reason };
+            return Err(Stopped::after(keys.len(), error));
         }
     }
     // Who has given up in the meantime does not get an identity.
-    call.check().map_err(|error| Stopped {
-        touched: keys.len(),
-        error: error.into(),
-    })?;
+    call.check()
+        .map_err(|error| Stopped::after(keys.len(), error))?;
     Ok(keys)
 }
 
 /// Removes what a generation left in `slots`. Where that fails the intent stays.
-fn undo(node: &Inner, token: &OpenToken, intent: &Intent, slots: &[SlotId]) {
-    let undone = destroy_slots(token, slots)
-        .map_err(|(_, e)| EngineError::from(e))
-        .and_then(|_| Ok(node.registry.abandon(intent)?));
+fn undo(node: &Inner, token: &OpenToken, intent: &Intent, slots: &[SlotId], claim: &Arc<Claim>) {
+    let undone = destroy_slots(node, token, intent, slots, claim)
+        .map_err(|not| not.error.into())
+        .and_then(|_| {
+            node.registry
+                .abandon(intent)
+                .inspect_err(|_| node.registry.leave_open(intent))
+                .map_err(EngineError::from)
+        });
     if let Err(error) = undone {
-        node.registry.leave_open(intent);
         tracing::warn!(identity = %intent.identity, %error, "a generation is undone later");
     }
 }
 
-/// Destroys the keys in `slots`; on an error also says how many were done.
-fn destroy_slots(token: &OpenToken, slots: &[SlotId]) -> Result<Vec<Deletion>, (usize, Error)> {
+/// Keys that were to be destroyed, and were not.
+struct NotDestroyed {
+    /// How many were before.
+    done: usize,
+    error: Error,
+}
+
+/// Destroys the keys in `slots`. Where that does not come to its end the intent is left
+/// open.
+fn destroy_slots(
+    node: &Inner,
+    token: &OpenToken,
+    intent: &Intent,
+    slots: &[SlotId],
+    claim: &Arc<Claim>,
+) -> Result<Vec<Deletion>, NotDestroyed> {
     let mut done = Vec::with_capacity(slots.len());
     for slot in slots {
-        let (device, slot) = (Arc::clone(&token.token), slot.clone());
-        let deletion = token
-            .work_blocking(&Call::within(TIDY_LIMIT), move |call| {
-                device.delete(&slot, call)
-            })
-            .map_err(|e| (done.len(), e))?;
-        done.push(deletion);
+        let (device, slot, its_claim) = (Arc::clone(&token.token), slot.clone(), Arc::clone(claim));
+        let call = Call::within(PATIENCE);
+        let deleted = token.carry_through(&call, PATIENCE, move |call| {
+            let _claim = its_claim;
+            device.delete(&slot, call)
+        });
+        let error = match deleted {
+            Ok(Ok(deletion)) => {
+                done.push(deletion);
+                continue;
+            }
+            Ok(Err(error)) => {
+                node.registry.leave_open(intent);
+                error
+            }
+            // It stays claimed for as long as the token is at it.
+            Err(StillAtIt) => Error::DeadlineExceeded,
+        };
+        let done = done.len();
+        return Err(NotDestroyed { done, error });
     }
-    Ok(done)
+    match check_gone(node, token, intent, &done) {
+        Ok(()) => Ok(done),
+        Err(error) => {
+            node.registry.leave_open(intent);
+            let done = done.iter().filter(|d| **d != Deletion::NothingThere);
+            Err(NotDestroyed {
+                done: done.count(),
+                error,
+            })
+        }
+    }
+}
+
+/// Where the token says that nothing was there to be deleted, it must not show the key of
+/// an identity there.
+fn check_gone(
+    node: &Inner,
+    token: &OpenToken,
+    intent: &Intent,
+    done: &[Deletion],
+) -> Result<(), Error> {
+    if intent.action == Action::Generate || !done.contains(&Deletion::NothingThere) {
+        return Ok(());
+    }
+    let Ok(Some(info)) = node.registry.identity(&intent.identity) else {
+        return Ok(());
+    };
+    let device = Arc::clone(&token.token);
+    let slots = token.work_blocking(&Call::within(PATIENCE), move |call| device.slots(call))?;
+    let is_shown = |slot: &SlotId| {
+        let mut keys = info
+            .keys
+            .iter()
+            .filter(|key| key.slot.as_str() == slot.as_str());
+        keys.any(|key| {
+            let mut slots = slots.iter();
+            slots.any(|slot| slot.public_key.as_ref() == Some(&key.public_key))
+        })
+    };
+    let missed = intent.slots.iter().zip(done);
+    let mut missed = missed.filter(|(_, deletion)| **deletion == Deletion::NothingThere);
+    match missed.find(|(slot, _)| is_shown(slot)) {
+        None => Ok(()),
+        Some((slot, _)) => Err(Error::CannotDestroy {
+            token: token.id().clone(),
+            slot: slot.to_string(),
+        }),
+    }
 }
 
 fn connect(
@@ -284,6 +398,7 @@ fn adopt(
         });
     }
     let (token, named_slot) = node.tokens.open(&backend.to_string(), call)?;
+    settle(node, &token)?;
     let device = Arc::clone(&token.token);
     let slots = token.work_blocking(call, move |call| device.slots(call))?;
     let is_it = |key: &claviger_token::PublicKey| key.fingerprint() == *fingerprint;
@@ -375,47 +490,77 @@ fn destroy(
         }));
     }
     let slots: Vec<SlotId> = info.keys.iter().map(|key| key.slot.clone()).collect();
-    settle(node, &token)?;
+    // It may be that a deletion was begun earlier.
+    for Settled { intent, result } in settle(node, &token)? {
+        if intent.identity != *identity || intent.action != Action::Delete {
+            continue;
+        }
+        match result {
+            Ok(keys) if node.registry.identity(identity)?.is_none() => {
+                return Ok(deleted(as_far_as_known(&token, keys)));
+            }
+            Err(EngineError::Token(reason)) => {
+                return Err(EngineError::DeletionUnfinished {
+                    identity: identity.clone(),
+                    reason,
+                });
+            }
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+    }
     if node.registry.identity(identity)?.is_none() {
-        // A deletion that was begun earlier has just been finished.
-        return Ok(deleted(vec![Deletion::Destroyed; slots.len()]));
+        return Err(EngineError::IdentityDoesNotExist);
     }
     call.check()?;
-    let intent = node
+    let (intent, claim) = node
         .registry
         .begin(Action::Delete, identity, token.id(), &backend, &slots)
         .map_err(|e| refusal(e, identity))?;
-    match destroy_slots(&token, &slots) {
+    match destroy_slots(node, &token, &intent, &slots, &claim) {
         Ok(keys) => {
             if let Err(error) = node.registry.finish_delete(&intent) {
                 node.registry.leave_open(&intent);
                 return Err(error.into());
             }
             node.refresh(identity);
-            Ok(deleted(keys))
+            Ok(deleted(as_far_as_known(&token, keys)))
         }
         // The token said no before anything happened.
-        Err((0, error))
+        Err(NotDestroyed { done: 0, error })
             if matches!(
                 error,
-                Error::TokenReadOnly { .. } | Error::Busy { .. } | Error::CannotDestroy { .. }
+                Error::TokenReadOnly { .. }
+                    | Error::Busy { .. }
+                    | Error::CannotDestroy { .. }
+                    | Error::KeyMismatch { .. }
             ) =>
         {
+            // Where that fails it stays open, and is tried again.
             node.registry.abandon(&intent)?;
             Err(error.into())
         }
-        Err((_, reason)) => {
-            node.registry.leave_open(&intent);
-            Err(EngineError::DeletionUnfinished {
-                identity: identity.clone(),
-                reason,
-            })
-        }
+        Err(NotDestroyed { error: reason, .. }) => Err(EngineError::DeletionUnfinished {
+            identity: identity.clone(),
+            reason,
+        }),
     }
 }
 
+/// What can be said of keys of which the token only says that they are not there.
+fn as_far_as_known(token: &OpenToken, mut keys: Vec<Deletion>) -> Vec<Deletion> {
+    if token.token.info().derives {
+        keys.fill(Deletion::Derivable);
+    }
+    keys
+}
+
 fn release(node: &Inner, identity: &EngineId, info: &IdentityInfo) -> Result<Msg, EngineError> {
-    node.registry.release(identity)?;
+    if !node.registry.release(identity, info)? {
+        return Err(EngineError::InProgress {
+            identity: identity.clone(),
+        });
+    }
     node.refresh_engines(info);
     Ok(deleted(Vec::new()))
 }
@@ -424,24 +569,55 @@ fn deleted(keys: Vec<Deletion>) -> Msg {
     Msg::ReplyDeleteIdentity(ReplyDeleteIdentity { keys, err: None })
 }
 
-/// Settles what dead processes, or failures of the token, left open on `token`.
+/// What came of an intent that was open.
+pub(crate) struct Settled {
+    pub(crate) intent: Intent,
+    pub(crate) result: Result<Vec<Deletion>, EngineError>,
+}
+
+/// Settles what dead processes, or failures of the token, left open on `token`. What
+/// cannot be settled stays, and keeps nobody from using the token.
 ///
 /// # Errors
-/// What keeps it from being settled; the intents stay.
-pub(crate) fn settle(node: &Inner, token: &OpenToken) -> Result<usize, EngineError> {
+/// [`EngineError::Registry`].
+pub(crate) fn settle(node: &Inner, token: &OpenToken) -> Result<Vec<Settled>, EngineError> {
     let open = node.registry.open_intents()?;
-    let mut settled = 0;
-    for intent in open.iter().filter(|intent| intent.token == *token.id()) {
-        destroy_slots(token, &intent.slots).map_err(|(_, e)| e)?;
-        match intent.action {
-            Action::Generate => node.registry.abandon(intent)?,
-            Action::Delete => node.registry.finish_delete(intent)?,
+    let its_own = open
+        .into_iter()
+        .filter(|intent| intent.token == *token.id());
+    let mut settled = Vec::new();
+    for intent in its_own {
+        if let Some(result) = settle_one(node, token, &intent).transpose() {
+            if let Err(error) = &result {
+                tracing::warn!(identity = %intent.identity, %error, "not settled");
+            }
+            settled.push(Settled { intent, result });
         }
-        node.refresh(&intent.identity);
-        tracing::info!(identity = %intent.identity, action = ?intent.action, "settled");
-        settled += 1;
     }
     Ok(settled)
+}
+
+/// Settles one of them. None where somebody else does.
+///
+/// # Errors
+/// What keeps it from being settled; it stays.
+pub(crate) fn settle_one(
+    node: &Inner,
+    token: &OpenToken,
+    intent: &Intent,
+) -> Result<Option<Vec<Deletion>>, EngineError> {
+    let Some(claim) = node.registry.claim(intent)? else {
+        return Ok(None);
+    };
+    let keys = destroy_slots(node, token, intent, &intent.slots, &claim).map_err(|n| n.error)?;
+    let settled = match intent.action {
+        Action::Generate => node.registry.abandon(intent),
+        Action::Delete => node.registry.finish_delete(intent),
+    };
+    settled.inspect_err(|_| node.registry.leave_open(intent))?;
+    node.refresh(&intent.identity);
+    tracing::info!(identity = %intent.identity, action = ?intent.action, "settled");
+    Ok(Some(keys))
 }
 
 fn refusal(error: BeginError, who: &EngineId) -> EngineError {
@@ -451,6 +627,9 @@ fn refusal(error: BeginError, who: &EngineId) -> EngineError {
         BeginError::InProgress => EngineError::InProgress {
             identity: who.clone(),
         },
+        BeginError::HasOwner { fingerprint, owner } => {
+            EngineError::KeyHasOwner { fingerprint, owner }
+        }
         BeginError::SlotTaken { token, slot } => Error::SlotOccupied {
             token,
             slot: slot.to_string(),

@@ -413,7 +413,7 @@ impl Node {
         engine: &EngineId,
         call: &Call,
     ) -> Result<Arc<dyn Decryptor>, EngineError> {
-        let found = self.find_engine(who, &engine.name).await?;
+        let found = self.find_engine(who, &engine.name, call).await?;
         let engine = match found {
             Some(found) if found.usage() == KeyUse::Decrypt && engine.node.is_none() => found,
             _ => {
@@ -475,7 +475,7 @@ impl Node {
                     .open(&intent.backend, &Call::unlimited())
                     .and_then(|(token, _)| {
                         if *token.id() == intent.token {
-                            lifecycle::settle(&node, &token)
+                            lifecycle::settle_one(&node, &token, &intent)
                         } else {
                             Err(Error::TokenUnavailable {
                                 token: intent.token.clone(),
@@ -504,7 +504,7 @@ impl Node {
         call: &Call,
         op: Op,
     ) -> Option<Result<Done, EngineError>> {
-        let engine = match self.find_engine(sender, name).await {
+        let engine = match self.find_engine(sender, name, call).await {
             Ok(Some(engine)) if engine.usage() == usage => engine,
             Ok(_) => return None,
             Err(err) => return Some(Err(err)),
@@ -513,17 +513,23 @@ impl Node {
         let result = op
             .run(&engine, &self.0.tokens, Arc::clone(&data), call)
             .await;
-        let Err(EngineError::Token(Error::KeyNotFound { .. })) = &result else {
+        let Err(EngineError::Token(error)) = &result else {
             return Some(result);
         };
+        let is_missing = matches!(error, Error::KeyNotFound { .. });
+        if !is_missing && !matches!(error, Error::KeyMismatch { .. }) {
+            return Some(result);
+        }
         // Another process may have deleted the identity, or made it anew since.
         write(&self.0.engines).remove(name);
-        match self.find_engine(sender, name).await {
+        match self.find_engine(sender, name, call).await {
             Ok(Some(now)) if now.key.id != engine.key.id => {
                 Some(op.run(&now, &self.0.tokens, data, call).await)
             }
             Ok(Some(_)) => {
-                self.miss(&engine.key);
+                if is_missing {
+                    self.miss(&engine.key);
+                }
                 Some(result)
             }
             Ok(None) => Some(Err(EngineError::IdentityDeleted {
@@ -550,27 +556,47 @@ impl Node {
         &self,
         sender: &EngineId,
         name: &EngineName,
+        call: &Call,
     ) -> Result<Option<Arc<KeyEngine>>, EngineError> {
-        if let Some(engine) = read(&self.0.engines).get(name)
-            && engine.check_alive(sender).is_ok()
+        let known = read(&self.0.engines).get(name).cloned();
+        let known = known.filter(|engine| engine.check_alive(sender).is_ok());
+        if let Some(engine) = &known
+            && !engine.is_due()
         {
-            return Ok(Some(Arc::clone(engine)));
+            return Ok(known);
         }
-        // Not asked for yet, or made by another process, or not alive when last seen.
+        // Not asked for yet, or made by another process, or not alive when last seen; or it
+        // is time to see whether it still is.
         let (node, wanted) = (Arc::clone(&self.0), name.clone());
-        let record = tokio::task::spawn_blocking(move || node.registry.engine(&wanted))
-            .await
-            .unwrap_or_else(|e| {
-                Err(RegistryError::Other {
-                    reason: e.to_string(),
-                })
-            })?;
+        let looked = tokio::task::spawn_blocking(move || node.registry.engine(&wanted));
+        let looked = match call.deadline() {
+            None => looked.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), looked)
+                .await
+                .map_err(|_| Error::DeadlineExceeded)?,
+        };
+        let record = match looked.unwrap_or_else(|e| {
+            Err(RegistryError::Other {
+                reason: e.to_string(),
+            })
+        }) {
+            // A registry that cannot be read does not end what works.
+            Err(error) if known.is_some() => {
+                tracing::debug!(%error, "an engine is not looked up");
+                return Ok(known);
+            }
+            record => record?,
+        };
         let Some((key, stale)) = record else {
+            write(&self.0.engines).remove(name);
             return Ok(None);
         };
+        if let Some(engine) = known.filter(|engine| engine.is_still(&key, &stale)) {
+            return Ok(Some(engine));
+        }
         let engine = Arc::new(KeyEngine::new(key, stale));
-        engine.check_alive(sender)?;
         write(&self.0.engines).insert(name.clone(), Arc::clone(&engine));
+        engine.check_alive(sender)?;
         Ok(Some(engine))
     }
 }

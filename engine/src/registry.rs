@@ -35,16 +35,53 @@ const APPLICATION_ID: i32 = 0x434c_4156;
 const SCHEMA_VERSION: i32 = 2;
 /// How long to wait for another process that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The lease of an intent that was left open.
+const NOBODY: &str = "";
 
 /// The identities of one home folder, or of one process.
 pub struct Registry {
-    db: Arc<Mutex<Connection>>,
+    writer: Arc<Mutex<Connection>>,
+    /// Another connection to the same file: who looks something up does not wait for
+    /// those who write.
+    reader: Arc<Mutex<Connection>>,
     refused_pins: RefusedPinRecords,
     lease: Lease,
     /// Intents that this process is working on at this moment.
-    under_way: Mutex<HashSet<i64>>,
+    under_way: UnderWay,
     /// How often this process has written.
     writes: AtomicU64,
+}
+
+type UnderWay = Arc<Mutex<HashSet<i64>>>;
+
+/// The right to work on an intent. As long as somebody in this process holds it, nobody
+/// settles the intent.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    id: i64,
+    under_way: UnderWay,
+}
+
+impl Claim {
+    fn new(id: i64, under_way: &UnderWay) -> Arc<Self> {
+        locked(under_way).insert(id);
+        Arc::new(Claim {
+            id,
+            under_way: Arc::clone(under_way),
+        })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        locked(&self.under_way).remove(&self.id);
+    }
+}
+
+/// A panic elsewhere leaves nothing half done: a transaction is rolled back when it is
+/// dropped.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why the registry could not be read or written.
@@ -105,7 +142,12 @@ impl RegistryError {
             RegistryError::DiskFull => "free some space; nothing is lost".into(),
             RegistryError::ReadOnly => "check the permissions of the home folder".into(),
             RegistryError::Busy => "try again in a moment".into(),
-            RegistryError::Damaged { .. } | RegistryError::Other { .. } => String::new(),
+            RegistryError::Damaged { .. } => {
+                "put registry.sqlite of a backup in its place; a key that is on a token can be \
+                 connected again: `claviger connect --to FINGERPRINT`"
+                    .into()
+            }
+            RegistryError::Other { .. } => String::new(),
         }
     }
 
@@ -198,6 +240,11 @@ pub(crate) enum BeginError {
     /// A contact has the name.
     IsContact,
     InProgress,
+    /// The key belongs to an identity.
+    HasOwner {
+        fingerprint: Fingerprint,
+        owner: EngineId,
+    },
     /// Somebody else was given one of the slots in the meantime.
     SlotTaken {
         token: TokenId,
@@ -252,7 +299,12 @@ impl Registry {
         })?;
         let run = home.join("run");
         let lease = Lease::hold(&run).map_err(|e| RegistryError::io(&e))?;
-        let registry = Registry::with(connection, lease, Some(run));
+        lease.sweep();
+        let reader = Connection::open(&path)?;
+        reader.busy_timeout(BUSY_TIMEOUT)?;
+        let reader = Arc::new(Mutex::new(reader));
+        let writer = Arc::new(Mutex::new(connection));
+        let registry = Registry::with(writer, reader, lease, Some(run));
         registry.forget_volatile()?;
         Ok(registry)
     }
@@ -264,36 +316,44 @@ impl Registry {
     pub fn in_memory() -> Result<Self> {
         let connection = Connection::open_in_memory()?;
         prepare(&connection)?;
-        Ok(Registry::with(connection, Lease::unseen(), None))
+        let only = Arc::new(Mutex::new(connection));
+        let lease = Lease::unseen();
+        Ok(Registry::with(Arc::clone(&only), only, lease, None))
     }
 
-    fn with(connection: Connection, lease: Lease, run: Option<PathBuf>) -> Self {
-        let db = Arc::new(Mutex::new(connection));
+    fn with(
+        writer: Arc<Mutex<Connection>>,
+        reader: Arc<Mutex<Connection>>,
+        lease: Lease,
+        run: Option<PathBuf>,
+    ) -> Self {
         Registry {
-            refused_pins: RefusedPinRecords::new(Arc::clone(&db), run),
-            db,
+            refused_pins: RefusedPinRecords::new(Arc::clone(&writer), run),
+            writer,
+            reader,
             lease,
-            under_way: Mutex::default(),
+            under_way: UnderWay::default(),
             writes: AtomicU64::default(),
         }
     }
 
+    /// For one query; [`Registry::read`] is for several.
     fn db(&self) -> MutexGuard<'_, Connection> {
-        // A panic elsewhere leaves no transaction open: it is rolled back when dropped.
-        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.reader)
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashSet<i64>> {
-        self.under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Reads from one moment.
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let db = self.db();
+        let moment = db.unchecked_transaction()?;
+        work(&moment)
     }
 
     fn write<T, E: From<rusqlite::Error>>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut db = self.db();
+        let mut db = locked(&self.writer);
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = work(&transaction)?;
         transaction.commit()?;
@@ -311,18 +371,19 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub fn identities(&self) -> Result<Vec<(EngineId, IdentityInfo)>> {
-        let db = self.db();
-        // What is volatile is of no use to any but its own process.
-        let ids: Vec<EngineId> = db
-            .prepare_cached(
-                "SELECT node, name FROM identity WHERE lease IS NULL OR lease = ? \
-                 ORDER BY name, node",
-            )?
-            .query_map([self.lease.name()], |row| engine_id(row, "node", "name"))?
-            .collect::<Result<_, _>>()?;
-        ids.into_iter()
-            .filter_map(|id| identity(&db, &id).transpose().map(|info| Ok((id, info?.1))))
-            .collect()
+        self.read(|db| {
+            // What is volatile is of no use to any but its own process.
+            let ids: Vec<EngineId> = db
+                .prepare_cached(
+                    "SELECT node, name FROM identity WHERE lease IS NULL OR lease = ? \
+                     ORDER BY name, node",
+                )?
+                .query_map([self.lease.name()], |row| engine_id(row, "node", "name"))?
+                .collect::<Result<_, _>>()?;
+            ids.into_iter()
+                .filter_map(|id| identity(db, &id).transpose().map(|info| Ok((id, info?.1))))
+                .collect()
+        })
     }
 
     fn is_own(&self, lease: &str) -> bool {
@@ -334,7 +395,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub fn identity(&self, who: &EngineId) -> Result<Option<IdentityInfo>> {
-        Ok(identity(&self.db(), who)?.map(|(_, info)| info))
+        self.read(|db| Ok(identity(db, who)?.map(|(_, info)| info)))
     }
 
     /// The identity that a key belongs to, if it is one of a living identity.
@@ -342,37 +403,32 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub fn owner_of(&self, fingerprint: &Fingerprint) -> Result<Option<EngineId>> {
-        Ok(self
-            .db()
-            .prepare_cached(
-                "SELECT owner_node, owner_name FROM key WHERE fingerprint = ? AND NOT deleted",
-            )?
-            .query_row([fingerprint.to_string()], |row| {
-                engine_id(row, "owner_node", "owner_name")
-            })
-            .optional()?)
+        Ok(owner_of(&self.db(), fingerprint)?)
     }
 
     /// The key that an engine serves: the living one, else the last that was deleted;
     /// and those who are connected to an earlier key of the same engine.
     pub(crate) fn engine(&self, engine: &str) -> Result<Option<(KeyRecord, Vec<EngineId>)>> {
-        let db = self.db();
-        let key = db
-            .prepare_cached("SELECT * FROM key WHERE engine = ? ORDER BY deleted, id DESC LIMIT 1")?
-            .query_row([engine], key_record)
-            .optional()?;
-        let Some(key) = key else { return Ok(None) };
-        let stale = db
-            .prepare_cached(
-                "SELECT node, name FROM identity JOIN key \
-                 ON key.id IN (identity.sign_key, identity.decrypt_key) \
-                 WHERE key.engine = ? AND key.id <> ?",
-            )?
-            .query_map(params![engine, key.id], |row| {
-                engine_id(row, "node", "name")
-            })?
-            .collect::<Result<_, _>>()?;
-        Ok(Some((key, stale)))
+        self.read(|db| {
+            let key = db
+                .prepare_cached(
+                    "SELECT * FROM key WHERE engine = ? ORDER BY deleted, id DESC LIMIT 1",
+                )?
+                .query_row([engine], key_record)
+                .optional()?;
+            let Some(key) = key else { return Ok(None) };
+            let stale = db
+                .prepare_cached(
+                    "SELECT node, name FROM identity JOIN key \
+                     ON key.id IN (identity.sign_key, identity.decrypt_key) \
+                     WHERE key.engine = ? AND key.id <> ?",
+                )?
+                .query_map(params![engine, key.id], |row| {
+                    engine_id(row, "node", "name")
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok(Some((key, stale)))
+        })
     }
 
     /// Writes down that keys are about to be made in `slots`, or destroyed there.
@@ -383,11 +439,14 @@ impl Registry {
         token: &TokenId,
         backend: &str,
         slots: &[SlotId],
-    ) -> Result<Intent, BeginError> {
-        let id = self.write::<i64, BeginError>(|db| {
+    ) -> Result<(Intent, Arc<Claim>), BeginError> {
+        let claim = self.write::<_, BeginError>(|db| {
             let (node, name) = key_of(who);
             match action {
-                Action::Generate => check_new(db, who)?,
+                Action::Generate => {
+                    check_new(db, who)?;
+                    check_engines(db, who, &[KeyUse::Sign, KeyUse::Decrypt])?;
+                }
                 // A dead entry that another process is just removing.
                 Action::Delete if !entry_exists(db, who)? => return Err(BeginError::InProgress),
                 _ => {}
@@ -428,30 +487,46 @@ impl Registry {
                 backend,
                 json(&slots),
             ])?;
-            let id = db.last_insert_rowid();
-            self.under_way().insert(id);
-            Ok(id)
+            Ok(Claim::new(db.last_insert_rowid(), &self.under_way))
         })?;
-        Ok(Intent {
-            id,
+        let intent = Intent {
+            id: claim.id,
             action,
             identity: who.clone(),
             token: token.clone(),
             backend: backend.into(),
             slots: slots.into(),
+        };
+        Ok((intent, claim))
+    }
+
+    /// The right to settle an intent; none where somebody else has it, or has settled it.
+    pub(crate) fn claim(&self, intent: &Intent) -> Result<Option<Arc<Claim>>> {
+        self.write(|db| {
+            let lease: Option<String> = db
+                .prepare_cached("SELECT lease FROM intent WHERE id = ?")?
+                .query_row([intent.id], |row| row.get(0))
+                .optional()?;
+            match lease {
+                Some(lease) if !self.is_under_way(intent.id, &lease) => {}
+                _ => return Ok(None),
+            }
+            db.prepare_cached("UPDATE intent SET lease = ? WHERE id = ?")?
+                .execute(params![self.lease.name(), intent.id])?;
+            Ok(Some(Claim::new(intent.id, &self.under_way)))
         })
     }
 
     /// The slots of `token` that were given to keys, now or before.
     pub(crate) fn taken_slots(&self, token: &TokenId) -> Result<Vec<SlotId>> {
-        Ok(taken_slots(&self.db(), token)?)
+        self.read(|db| Ok(taken_slots(db, token)?))
     }
 
     fn is_under_way(&self, id: i64, lease: &str) -> bool {
-        if self.is_own(lease) {
-            self.under_way().contains(&id)
-        } else {
-            self.lease.is_alive(lease)
+        match lease {
+            NOBODY => false,
+            _ if self.is_own(lease) => locked(&self.under_way).contains(&id),
+            _ => self.lease.is_alive(lease),
         }
     }
 
@@ -462,12 +537,14 @@ impl Registry {
         new: &NewIdentity<'_>,
         keys: &[KeyInfo],
     ) -> Result<(), BeginError> {
-        self.write::<(), BeginError>(|db| {
+        self.write(|db| {
             self.insert_with_keys(db, new, &intent.backend, keys)?;
-            remove_intent(db, intent)
-        })?;
-        self.under_way().remove(&intent.id);
-        Ok(())
+            match remove_intent(db, intent)? {
+                true => Ok(()),
+                // Somebody took us for dead, and has destroyed the keys or is going to.
+                false => Err(BeginError::InProgress),
+            }
+        })
     }
 
     /// Enters an identity that is bound to a key found on a token.
@@ -477,7 +554,19 @@ impl Registry {
         backend: &str,
         key: &KeyInfo,
     ) -> Result<(), BeginError> {
-        self.write(|db| self.insert_with_keys(db, new, backend, std::slice::from_ref(key)))
+        self.write(|db| {
+            let fingerprint = key.public_key.fingerprint();
+            if let Some(owner) = owner_of(db, &fingerprint)? {
+                return Err(BeginError::HasOwner { fingerprint, owner });
+            }
+            // A key that is being made, or is to be undone.
+            let intents = intents_of(db, &key.token)?;
+            let mut spoken_for = intents.iter().flat_map(|intent| &intent.slots);
+            if spoken_for.any(|slot| slot.as_str() == key.slot.as_str()) {
+                return Err(BeginError::InProgress);
+            }
+            self.insert_with_keys(db, new, backend, std::slice::from_ref(key))
+        })
     }
 
     fn insert_with_keys(
@@ -487,6 +576,8 @@ impl Registry {
         backend: &str,
         keys: &[KeyInfo],
     ) -> Result<(), BeginError> {
+        let usages: Vec<KeyUse> = keys.iter().map(|key| key.usage).collect();
+        check_engines(db, new.who, &usages)?;
         let (mut sign, mut decrypt) = (None, None);
         for key in keys {
             let (node, name) = key_of(new.who);
@@ -566,19 +657,25 @@ impl Registry {
 
     /// Nothing of the intent is left on the token: forgets it.
     pub(crate) fn abandon(&self, intent: &Intent) -> Result<()> {
-        self.write(|db| remove_intent::<RegistryError>(db, intent))?;
-        self.under_way().remove(&intent.id);
-        Ok(())
+        self.write(|db| remove_intent(db, intent).map(drop))
     }
 
-    /// This process stops working on an intent that it leaves open.
+    /// This process stops working on an intent that it leaves open, for any process to
+    /// settle. Where that cannot be written down, others wait until this one ends.
     pub(crate) fn leave_open(&self, intent: &Intent) {
-        self.under_way().remove(&intent.id);
+        let left = self.write::<_, RegistryError>(|db| {
+            db.prepare_cached("UPDATE intent SET lease = ? WHERE id = ? AND lease = ?")?
+                .execute(params![NOBODY, intent.id, self.lease.name()])?;
+            Ok(())
+        });
+        if let Err(error) = left {
+            tracing::debug!(identity = %intent.identity, %error, "an intent stays ours");
+        }
     }
 
     /// How the token that an identity's keys are on is reached.
     pub(crate) fn reached_by(&self, who: &EngineId) -> Result<Option<String>> {
-        let found = identity(&self.db(), who)?;
+        let found = self.read(|db| Ok(identity(db, who)?))?;
         Ok(found
             .and_then(|(keys, _)| keys.into_iter().next())
             .map(|key| key.backend))
@@ -600,15 +697,21 @@ impl Registry {
             if is_it {
                 remove_entry(db, &intent.identity)?;
             }
-            remove_intent(db, intent)
-        })?;
-        self.under_way().remove(&intent.id);
-        Ok(())
+            remove_intent(db, intent)?;
+            Ok(())
+        })
     }
 
-    /// Removes an entry that has no keys of its own to destroy.
-    pub(crate) fn release(&self, who: &EngineId) -> Result<()> {
-        self.write(|db| remove_entry(db, who))
+    /// Removes an entry that has no keys of its own to destroy, and was like this when it
+    /// was looked at. False: it is another one by now.
+    pub(crate) fn release(&self, who: &EngineId, seen: &IdentityInfo) -> Result<bool> {
+        self.write(|db| {
+            match identity(db, who)? {
+                Some((_, now)) if now != *seen => return Ok(false),
+                _ => remove_entry(db, who)?,
+            }
+            Ok(true)
+        })
     }
 
     /// The intents that nobody works on any more.
@@ -630,19 +733,24 @@ impl Registry {
 
     /// Forgets the identities whose keys died with their process.
     fn forget_volatile(&self) -> Result<()> {
-        let volatile: Vec<(EngineId, String)> = self
-            .db()
-            .prepare_cached("SELECT node, name, lease FROM identity WHERE lease IS NOT NULL")?
-            .query_map([], |row| {
-                Ok((engine_id(row, "node", "name")?, row.get("lease")?))
-            })?
-            .collect::<Result<_, _>>()?;
-        for (who, lease) in volatile {
-            if !self.lease.is_alive(&lease) {
-                self.release(&who)?;
-            }
+        let select = "SELECT node, name, lease FROM identity WHERE lease IS NOT NULL";
+        if !self.db().prepare_cached(select)?.exists([])? {
+            return Ok(());
         }
-        Ok(())
+        self.write(|db| {
+            let volatile: Vec<(EngineId, String)> = db
+                .prepare_cached(select)?
+                .query_map([], |row| {
+                    Ok((engine_id(row, "node", "name")?, row.get("lease")?))
+                })?
+                .collect::<Result<_, _>>()?;
+            for (who, lease) in volatile {
+                if !self.lease.is_alive(&lease) {
+                    remove_entry(db, &who)?;
+                }
+            }
+            Ok(())
+        })
     }
 }
 
@@ -774,6 +882,30 @@ fn check_new(db: &Connection, who: &EngineId) -> Result<(), BeginError> {
     Ok(())
 }
 
+/// Refuses a name whose engines' names are taken: an identity of the same name on another
+/// node has them.
+fn check_engines(db: &Connection, who: &EngineId, usages: &[KeyUse]) -> Result<(), BeginError> {
+    let (node, _) = key_of(who);
+    let mut taken = db
+        .prepare_cached("SELECT 1 FROM key WHERE engine = ? AND NOT deleted AND owner_node <> ?")?;
+    for usage in usages {
+        if taken.exists(params![&*engine_name(*usage, who), node])? {
+            return Err(BeginError::Exists);
+        }
+    }
+    Ok(())
+}
+
+fn owner_of(db: &Connection, fingerprint: &Fingerprint) -> rusqlite::Result<Option<EngineId>> {
+    db.prepare_cached(
+        "SELECT owner_node, owner_name FROM key WHERE fingerprint = ? AND NOT deleted",
+    )?
+    .query_row([fingerprint.to_string()], |row| {
+        engine_id(row, "owner_node", "owner_name")
+    })
+    .optional()
+}
+
 fn identity(
     db: &Connection,
     who: &EngineId,
@@ -850,20 +982,26 @@ fn taken_slots(db: &Connection, token: &TokenId) -> rusqlite::Result<Vec<SlotId>
         )?
         .query_map(of_token, |row| Ok(SlotId::new(row.get::<_, String>(0)?)))?
         .collect::<Result<_, _>>()?;
-    let intents: Vec<Intent> = db
-        .prepare_cached(
-            "SELECT * FROM intent WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3",
-        )?
-        .query_map(of_token, intent)?
-        .collect::<Result<_, _>>()?;
+    let intents = intents_of(db, token)?;
     taken.extend(intents.into_iter().flat_map(|intent| intent.slots));
     Ok(taken)
 }
 
-fn remove_intent<E: From<rusqlite::Error>>(db: &Connection, intent: &Intent) -> Result<(), E> {
-    db.prepare_cached("DELETE FROM intent WHERE id = ?")?
+fn intents_of(db: &Connection, token: &TokenId) -> rusqlite::Result<Vec<Intent>> {
+    db.prepare_cached("SELECT * FROM intent WHERE kind = ? AND manufacturer = ? AND serial = ?")?
+        .query_map(
+            params![token.kind, token.manufacturer, token.serial],
+            intent,
+        )?
+        .collect()
+}
+
+/// Whether it was still there.
+fn remove_intent(db: &Connection, intent: &Intent) -> Result<bool> {
+    let removed = db
+        .prepare_cached("DELETE FROM intent WHERE id = ?")?
         .execute([intent.id])?;
-    Ok(())
+    Ok(removed > 0)
 }
 
 fn damaged(column: &str) -> rusqlite::Error {

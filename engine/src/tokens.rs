@@ -1,6 +1,7 @@
 //! The drivers of a node and the tokens that are open.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use claviger_token::{
 };
 
 use crate::EngineError;
-use crate::lane::Lane;
+use crate::lane::{Lane, StillAtIt};
 use crate::standings::{Standing, Standings};
 use crate::token_state::Happening;
 
@@ -69,10 +70,51 @@ impl OpenToken {
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         if self.is_quick() {
-            call.check()?;
-            return job(call);
+            return self.in_place(call, job);
         }
+        self.work_apart(call, job)
+    }
+
+    /// Runs `job` on a thread of the token's own, for a caller that may block.
+    pub(crate) fn work_apart<T: Send + 'static>(
+        &self,
+        call: &Call,
+        job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         self.lane()?.run_blocking(call, job)
+    }
+
+    /// The same for a job that changes something on the token: see
+    /// [`Lane::carry_through`].
+    pub(crate) fn carry_through<T: Send + 'static>(
+        &self,
+        call: &Call,
+        patience: Duration,
+        job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
+    ) -> Result<Result<T, Error>, StillAtIt> {
+        if self.is_quick() {
+            return Ok(self.in_place(call, job));
+        }
+        match self.lane() {
+            Ok(lane) => lane.carry_through(call, patience, job),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    fn in_place<T>(
+        &self,
+        call: &Call,
+        job: impl FnOnce(&Call) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        call.check()?;
+        // As on a thread of the token's own: what was begun is undone after a panic, too.
+        let done = catch_unwind(AssertUnwindSafe(|| job(call)));
+        done.unwrap_or_else(|_| {
+            Err(Error::TokenUnavailable {
+                token: self.id().clone(),
+                reason: "its driver panicked".into(),
+            })
+        })
     }
 
     fn lane(&self) -> Result<&Lane, Error> {

@@ -271,8 +271,25 @@ async fn of_many_processes_that_want_one_name_one_gets_it() {
     assert_eq!(device.keys(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_living_process_works_on_is_left_alone() {
+    let device = Device::paced(Pace::Slow { workers: 2 });
+    let home = tempfile::tempdir().unwrap();
+    let (first, second) = (node(home.path(), &device), node(home.path(), &device));
+    device.generates_in(Duration::from_millis(300));
+    let (its_node, backend) = (first.clone(), device.backend());
+    let made = tokio::spawn(async move { make(&its_node, "alice", &backend).await });
+    while !device.is_generating() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(second.registry().open_intents().unwrap().is_empty());
+    assert!(second.settle().await.unwrap().is_empty());
+    made.await.unwrap();
+    assert_eq!(device.keys(), 2);
+}
+
 #[tokio::test]
-async fn an_intent_of_a_living_process_is_left_alone() {
+async fn what_a_living_process_gave_up_is_settled_by_another() {
     let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
     let first = node(home.path(), &device);
     device.detach_after(1);
@@ -285,15 +302,12 @@ async fn an_intent_of_a_living_process_is_left_alone() {
     )
     .await;
     device.attach();
-    // To others it looks as if the first were still at it.
+    assert_eq!(device.keys(), 1);
     let second = node(home.path(), &device);
-    assert!(second.registry().open_intents().unwrap().is_empty());
-    make(&second, "bob", &device.backend()).await;
-    assert_eq!(device.keys(), 3);
-    drop(first);
     assert_eq!(second.registry().open_intents().unwrap().len(), 1);
     assert!(second.settle().await.unwrap().is_empty());
-    assert_eq!(device.keys(), 2);
+    assert_eq!(device.keys(), 0);
+    assert!(first.registry().open_intents().unwrap().is_empty());
 }
 
 #[tokio::test]

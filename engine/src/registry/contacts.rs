@@ -109,33 +109,34 @@ impl super::Registry {
 
     /// Who is known here by this id: an identity, else a contact.
     pub(crate) fn known(&self, who: &EngineId) -> Result<Option<Known>> {
-        let db = self.db();
-        if let Some((keys, _)) = identity(&db, who)? {
-            let deleted = keys.iter().find(|key| key.info.deleted);
-            let living = |usage| {
-                let mut keys = keys.iter().map(|key| &key.info);
-                let key = keys.find(|key| key.usage == usage && !key.deleted);
-                key.map(|key| key.public_key.clone())
-            };
-            return Ok(Some(Known {
-                party: Party {
-                    name: who.name.clone(),
-                    keys: PublicKeys {
-                        sign: living(claviger_token::KeyUse::Sign),
-                        decrypt: living(claviger_token::KeyUse::Decrypt),
+        self.read(|db| {
+            if let Some((keys, _)) = identity(db, who)? {
+                let deleted = keys.iter().find(|key| key.info.deleted);
+                let living = |usage| {
+                    let mut keys = keys.iter().map(|key| &key.info);
+                    let key = keys.find(|key| key.usage == usage && !key.deleted);
+                    key.map(|key| key.public_key.clone())
+                };
+                return Ok(Some(Known {
+                    party: Party {
+                        name: who.name.clone(),
+                        keys: PublicKeys {
+                            sign: living(claviger_token::KeyUse::Sign),
+                            decrypt: living(claviger_token::KeyUse::Decrypt),
+                        },
                     },
-                },
-                deleted_with: deleted.map(|key| key.info.owner.clone()),
-            }));
-        }
-        let contact = match who.node {
-            None => contact_of(&db, &who.name)?,
-            Some(_) => None,
-        };
-        Ok(contact.map(|party| Known {
-            party,
-            deleted_with: None,
-        }))
+                    deleted_with: deleted.map(|key| key.info.owner.clone()),
+                }));
+            }
+            let contact = match who.node {
+                None => contact_of(db, &who.name)?,
+                Some(_) => None,
+            };
+            Ok(contact.map(|party| Known {
+                party,
+                deleted_with: None,
+            }))
+        })
     }
 
     /// What changes whenever the registry does.

@@ -43,10 +43,11 @@ impl super::Registry {
 
     /// The pieces with these numbers.
     pub(crate) fn evidence(&self, ids: &[i64]) -> Result<Vec<Evidence>> {
-        let db = self.db();
-        let mut query = db.prepare_cached("SELECT * FROM evidence WHERE id = ?")?;
-        let pieces = ids.iter().map(|id| query.query_row([id], piece));
-        Ok(pieces.collect::<Result<_, _>>()?)
+        self.read(|db| {
+            let mut query = db.prepare_cached("SELECT * FROM evidence WHERE id = ?")?;
+            let pieces = ids.iter().map(|id| query.query_row([id], piece));
+            Ok(pieces.collect::<Result<_, _>>()?)
+        })
     }
 
     /// Whether just this has been said.

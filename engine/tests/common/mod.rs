@@ -2,8 +2,9 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use claviger_engine::message::{
     ReplyConnectIdentity, ReplyGenerateIdentity, RequestConnectIdentity, RequestDeleteIdentity,
@@ -13,7 +14,8 @@ use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, No
 use claviger_memory::MemoryDriver;
 use claviger_token::{
     Access, Call, Decryptor, Deletion, Driver, Error, Event, GeneratedKey, KeyRef, KeySpec, Pace,
-    Protection, PublicKey, Signature, Signer, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Unwrap,
 };
 
 /// A token like a device: it outlives the node, protects its keys, and can fail.
@@ -38,6 +40,14 @@ struct State {
     silent: AtomicBool,
     /// How often somebody began to open it.
     opened: AtomicU32,
+    /// How long making a key takes, and using it to decrypt: in milliseconds.
+    generates_in: AtomicU64,
+    decrypts_in: AtomicU64,
+    generating: AtomicBool,
+    /// Whether it panics when it has made a key.
+    panics: AtomicBool,
+    /// What deleting answers with.
+    undeletable: Mutex<Option<Error>>,
 }
 
 const NO_FUSE: u32 = u32::MAX;
@@ -47,7 +57,16 @@ impl Device {
         Device::paced(Pace::Quick)
     }
 
+    /// One whose keys can be derived again.
+    pub fn deriving() -> Self {
+        Device::with(Pace::Quick, true)
+    }
+
     pub fn paced(pace: Pace) -> Self {
+        Device::with(pace, false)
+    }
+
+    fn with(pace: Pace, derives: bool) -> Self {
         let inner = MemoryDriver::new()
             .open("memory:", &Access::without_pin(), &Call::unlimited())
             .unwrap();
@@ -56,6 +75,7 @@ impl Device {
         info.backend = format!("device:{}", info.id.serial);
         info.durable = true;
         info.pace = pace;
+        info.derives = derives;
         Device(Arc::new(State {
             inner,
             info,
@@ -67,6 +87,11 @@ impl Device {
             wants_touch: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             opened: AtomicU32::default(),
+            generates_in: AtomicU64::default(),
+            decrypts_in: AtomicU64::default(),
+            generating: AtomicBool::default(),
+            panics: AtomicBool::default(),
+            undeletable: Mutex::default(),
         }))
     }
 
@@ -90,6 +115,31 @@ impl Device {
     /// Opening and signing fail from now on, or do no more.
     pub fn fails_with(&self, error: Option<Error>) {
         *self.0.trouble.lock().unwrap() = error;
+    }
+
+    /// Making a key takes so long from now on.
+    pub fn generates_in(&self, time: Duration) {
+        self.0.generates_in.store(time.as_millis() as u64, SeqCst);
+    }
+
+    /// Decrypting takes so long from now on.
+    pub fn decrypts_in(&self, time: Duration) {
+        self.0.decrypts_in.store(time.as_millis() as u64, SeqCst);
+    }
+
+    /// Whether a key is being made.
+    pub fn is_generating(&self) -> bool {
+        self.0.generating.load(SeqCst)
+    }
+
+    /// The driver panics from now on when it has made a key, or does no more.
+    pub fn panics(&self, panics: bool) {
+        self.0.panics.store(panics, SeqCst);
+    }
+
+    /// Deleting fails from now on, or does no more.
+    pub fn deletes_with(&self, error: Option<Error>) {
+        *self.0.undeletable.lock().unwrap() = error;
     }
 
     /// Signing waits for a touch from now on, or does no more: then it goes on.
@@ -265,14 +315,29 @@ impl Token for Device {
         call: &Call,
     ) -> Result<GeneratedKey, Error> {
         self.burn()?;
-        let mut key = self.0.inner.generate(slot, spec, label, call)?;
+        self.0.generating.store(true, SeqCst);
+        std::thread::sleep(Duration::from_millis(self.0.generates_in.load(SeqCst)));
+        // A device does not look at the clock.
+        let made = match call.check() {
+            Ok(()) => self.0.inner.generate(slot, spec, label, call),
+            Err(_) => (self.0.inner).generate(slot, spec, label, &Call::unlimited()),
+        };
+        self.0.generating.store(false, SeqCst);
+        let mut key = made?;
+        assert!(!self.0.panics.load(SeqCst), "the driver has an error");
         key.protection = *self.0.protection.lock().unwrap();
         Ok(key)
     }
 
     fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
         self.burn()?;
-        self.0.inner.delete(slot, call)
+        if let Some(error) = self.0.undeletable.lock().unwrap().clone() {
+            return Err(error);
+        }
+        match self.0.inner.delete(slot, call)? {
+            Deletion::Destroyed if self.0.info.derives => Ok(Deletion::Derivable),
+            told => Ok(told),
+        }
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
@@ -283,7 +348,22 @@ impl Token for Device {
 
     fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
         self.check()?;
-        self.0.inner.decryptor(key)
+        let decryptor = self.0.inner.decryptor(key)?;
+        Ok(Arc::new(DeviceDecryptor(self.clone(), decryptor)))
+    }
+}
+
+struct DeviceDecryptor(Device, Arc<dyn Decryptor>);
+
+impl Decryptor for DeviceDecryptor {
+    fn public_key(&self) -> &PublicKey {
+        self.1.public_key()
+    }
+
+    fn unwrap(&self, request: Unwrap<'_>, _: &Call) -> Result<Secret, Error> {
+        let DeviceDecryptor(device, inner) = self;
+        std::thread::sleep(Duration::from_millis(device.0.decrypts_in.load(SeqCst)));
+        inner.unwrap(request, &Call::unlimited())
     }
 }
 
