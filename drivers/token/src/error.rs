@@ -532,7 +532,10 @@ impl Error {
             Error::KeyNotFound { .. } => {
                 "it was deleted by someone else, or this is not the token it was made on".into()
             }
-            Error::KeyMismatch { .. } => "name the slot that holds the key".into(),
+            Error::KeyMismatch { .. } => {
+                "name the slot that holds the key; if it is to be deleted and nobody needs what is \
+                 there, remove that with the vendor's tool and try again".into()
+            }
             Error::NotProtected { .. } => "the key was removed again; use another token".into(),
             Error::DeadlineExceeded | Error::Busy { .. } => "try again later".into(),
             Error::Device { .. } | Error::MalformedReply { .. } => {
