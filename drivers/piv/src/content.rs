@@ -1,6 +1,7 @@
 //! What is in a slot, from all that a card tells of it.
 
 use claviger_token::{KeyUse, PublicKey, Signature, SignatureScheme, SlotInfo, SlotState};
+use zeroize::Zeroizing;
 
 use crate::apdu::Status;
 use crate::attestation;
@@ -17,8 +18,10 @@ use crate::token::to_be_signed;
 pub(crate) struct Content {
     /// The key, on cards with metadata.
     pub(crate) metadata: Option<Metadata>,
-    /// The certificate object.
+    /// What the certificate object is.
     pub(crate) object: Option<Object>,
+    /// The certificate object as it is; empty where there is none.
+    pub(crate) certificate: Zeroizing<Vec<u8>>,
     /// The card's statement about the key, on cards that attest but have no metadata.
     attestation: Option<Vec<u8>>,
     /// The public key, by the best of these.
@@ -42,8 +45,9 @@ pub(crate) fn inspect(card: &mut Card<'_>, make: &Make, slot: Slot) -> Result<Co
         true => card.metadata(slot.reference())?,
         false => None,
     };
-    let object = card.object(slot.certificate())?;
-    let object = object.map(|content| Object::parse(&content));
+    let certificate = card.object(slot.certificate())?;
+    let object = certificate.as_ref().map(|content| Object::parse(content));
+    let certificate = certificate.unwrap_or_default();
     let attestation = match !knows && make.has(Feature::Attestation) {
         true => card.attest(slot)?,
         false => None,
@@ -67,6 +71,7 @@ pub(crate) fn inspect(card: &mut Card<'_>, make: &Make, slot: Slot) -> Result<Co
             return Ok(Content {
                 metadata: None,
                 object: None,
+                certificate,
                 attestation: None,
                 public_key: None,
                 filler: Some(Filler {
@@ -79,6 +84,7 @@ pub(crate) fn inspect(card: &mut Card<'_>, make: &Make, slot: Slot) -> Result<Co
     Ok(Content {
         metadata,
         object,
+        certificate,
         attestation,
         public_key,
         filler: None,
@@ -172,6 +178,12 @@ impl Content {
         self.metadata.is_some() || self.attestation.is_some()
     }
 
+    /// Whether the card shows that the key was brought from elsewhere.
+    pub(crate) fn is_imported(&self) -> bool {
+        let generated = self.metadata.as_ref().and_then(|m| m.generated);
+        generated == Some(false)
+    }
+
     /// Whether there is anything here that a new key would be in the way of.
     pub(crate) fn is_occupied(&self) -> bool {
         self.has_key() || self.object.is_some()
@@ -217,7 +229,7 @@ impl Content {
         )
     }
 
-    fn label(&self) -> &str {
+    pub(crate) fn label(&self) -> &str {
         match &self.object {
             Some(Object::Ours(marker)) => &marker.label,
             Some(Object::Certificate { label, .. }) => label,

@@ -22,9 +22,8 @@
 //! # Keys and slots
 //! New keys go into free retired slots (82 to 95), unless the backend names a slot. A slot
 //! that holds anything is never overwritten. Each key that is made gets a certificate in
-//! the slot's certificate object that names the generation; by it, and by nothing else,
-//! a key is recognised as ours when it is to be deleted. What happens when the process
-//! dies:
+//! the slot's certificate object that names the generation; by it a key is recognised as
+//! ours when it is to be deleted. What happens when the process dies:
 //!
 //! | it dies | the slot holds | deleting later |
 //! | --- | --- | --- |
@@ -36,6 +35,15 @@
 //! If somebody else makes a key in the slot after that and leaves our unfinished
 //! certificate there, their key cannot be told from ours; other tools show the slot as
 //! used, and whoever writes a certificate for the new key replaces ours.
+//!
+//! Others may delete our certificate, or put another in its place, such as one that an
+//! authority issued for the key. The key is still deleted then, and whatever certificate
+//! is in its slot, if its public half is given as well
+//! ([`Token::delete_key`](claviger_token::Token::delete_key)) and is that of the key in
+//! the slot. If it is not given, a key that may be ours or somebody else's is left as it
+//! is, with [`Error::KeyMismatch`] for an answer. To get out of that, remove it with the
+//! vendor's tool, such as `ykman piv keys delete 82`, or put another in its place: there
+//! is nothing to delete in a slot that is empty or whose key was imported.
 //!
 //! Before firmware 5.7, and on cards of others, there is no command that deletes a key.
 //! There it is destroyed by a new one in its place, the *filler*: a P-256 key, where the

@@ -127,46 +127,14 @@ impl Token for PivToken {
 
     /// Destroys the key if it is the one that was made under this name.
     ///
-    /// A slot that holds nothing, or what somebody else put there, is left as it is.
+    /// A slot that holds nothing, or what somebody else put there, is left as it is. So is
+    /// one where this cannot be told: [`Error::KeyMismatch`].
     fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
-        let (place, mark) = parse_name(slot)?;
-        let mark = mark.unwrap_or(Mark::UNNAMED);
-        let found = self
-            .connection
-            .run(call, How::FRESH, |session| self.find(session, place, &mark))?;
-        if matches!(found, Found::Nothing) {
-            return Ok(Deletion::NothingThere);
-        }
-        let given = self.connection.given_management_key()?;
-        let make = &self.connection.identity.make;
-        let destroyed = Cell::new(false);
-        self.connection.run(call, How::FRESH, |session| {
-            let found = self.find(session, place, &mark)?;
-            if matches!(found, Found::Nothing) {
-                return Ok(());
-            }
-            session.administer(given.as_ref(), |session| {
-                session.note_change();
-                match found {
-                    Found::Nothing => return Ok(()),
-                    Found::Mark => {}
-                    Found::Key(marker) if !make.has(Feature::Delete) => {
-                        return self.overwrite(session, place, &marker, &destroyed);
-                    }
-                    Found::Key(_) => {
-                        destroyed.set(session.card.delete(place)? || destroyed.get());
-                        if session.card.metadata(place.reference())?.is_some() {
-                            return Err(Fault::malformed("MOVE KEY", "the key is still there"));
-                        }
-                    }
-                }
-                session.card.put_object(place.certificate(), &[])
-            })
-        })?;
-        Ok(match destroyed.get() {
-            true => Deletion::Destroyed,
-            false => Deletion::NothingThere,
-        })
+        self.destroy(slot, None, call)
+    }
+
+    fn delete_key(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
+        self.destroy(&key.slot, Some(&key.public_key), call)
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
@@ -184,8 +152,8 @@ enum Found {
     Nothing,
     /// Its mark alone.
     Mark,
-    /// Its key, and its mark.
-    Key(Marker),
+    /// Its key, and what its certificate says, or ought to; then what lies there.
+    Key(Marker, Zeroizing<Vec<u8>>),
 }
 
 fn not_encoded() -> Fault {
@@ -212,23 +180,76 @@ impl PivToken {
         Ok(!key_may_be_there(session, make, slot)?)
     }
 
-    /// What is left in `slot` of the generation that `mark` names.
-    fn find(&self, session: &mut Session<'_>, slot: Slot, mark: &Mark) -> Result<Found, Fault> {
+    /// Destroys the key that was made under this name; `ours` is its public half, where
+    /// that is known.
+    fn destroy(
+        &self,
+        slot: &SlotId,
+        ours: Option<&PublicKey>,
+        call: &Call,
+    ) -> Result<Deletion, Error> {
+        let (place, mark) = parse_name(slot)?;
+        // The slots of keys that others made have names without a mark.
+        let ours = ours.filter(|_| mark.is_some());
+        let mark = mark.unwrap_or(Mark::UNNAMED);
+        let found = self.connection.run(call, How::FRESH, |session| {
+            self.find(session, place, &mark, ours)
+        })?;
+        if matches!(found, Found::Nothing) {
+            return Ok(Deletion::NothingThere);
+        }
+        let given = self.connection.given_management_key()?;
+        let make = &self.connection.identity.make;
+        let destroyed = Cell::new(false);
+        self.connection.run(call, How::FRESH, |session| {
+            let found = self.find(session, place, &mark, ours)?;
+            if matches!(found, Found::Nothing) {
+                return Ok(());
+            }
+            session.administer(given.as_ref(), |session| {
+                session.note_change();
+                match found {
+                    Found::Nothing => return Ok(()),
+                    Found::Mark => {}
+                    Found::Key(marker, was) if !make.has(Feature::Delete) => {
+                        return self.overwrite(session, place, &marker, &was, &destroyed);
+                    }
+                    Found::Key(..) => {
+                        destroyed.set(session.card.delete(place)? || destroyed.get());
+                        if session.card.metadata(place.reference())?.is_some() {
+                            return Err(Fault::malformed("MOVE KEY", "the key is still there"));
+                        }
+                    }
+                }
+                session.card.put_object(place.certificate(), &[])
+            })
+        })?;
+        Ok(match destroyed.get() {
+            true => Deletion::Destroyed,
+            false => Deletion::NothingThere,
+        })
+    }
+
+    /// What is left in `slot` of the generation that `mark` names, and whose key is `ours`
+    /// where that is known.
+    fn find(
+        &self,
+        session: &mut Session<'_>,
+        slot: Slot,
+        mark: &Mark,
+        ours: Option<&PublicKey>,
+    ) -> Result<Found, Fault> {
         let make = &self.connection.identity.make;
         let content = inspect(&mut session.card, make, slot)?;
         let marker = match &content.object {
             Some(Object::Ours(marker)) if marker.mark == *mark => marker,
-            // Somebody may have put another certificate where ours was. Whether the key
-            // is the one that was meant cannot be told any more, so nothing is said.
-            Some(Object::Certificate { .. } | Object::Other) if content.has_key() => {
-                return Err(Fault::Ours(Error::KeyMismatch {
-                    token: self.info.id.clone(),
-                    slot: slot.to_string(),
-                    expected: "the key that Claviger made there".into(),
-                    found: "a key with another certificate".into(),
-                }));
+            // Written where there was no key, or over one that was destroyed: ours had
+            // gone.
+            Some(Object::Ours(_) | Object::Void(_)) => return Ok(Found::Nothing),
+            _ if content.filler.is_some() => return Ok(Found::Nothing),
+            Some(Object::Certificate { .. } | Object::Other) | None => {
+                return self.find_without_marker(session, slot, mark, ours, &content);
             }
-            _ => return Ok(Found::Nothing),
         };
         // Whether it is another: then the slot was used again without a look at its
         // certificate.
@@ -245,20 +266,72 @@ impl PivToken {
         };
         Ok(match another {
             true => Found::Nothing,
-            false => Found::Key(marker.clone()),
+            false => Found::Key(marker.clone(), content.certificate.clone()),
         })
+    }
+
+    /// What is left in a slot where our certificate is not, since others deleted it or
+    /// put theirs in its place: the key tells, where that is known.
+    fn find_without_marker(
+        &self,
+        session: &mut Session<'_>,
+        slot: Slot,
+        mark: &Mark,
+        ours: Option<&PublicKey>,
+        content: &Content,
+    ) -> Result<Found, Fault> {
+        let make = &self.connection.identity.make;
+        // `None` where it cannot be told.
+        let is_ours = match (ours, content.public_key()) {
+            // Ours was made on the card.
+            _ if content.is_imported() => Some(false),
+            (Some(ours), found) if content.has_key() => found.map(|found| found == ours),
+            (None, _) if content.has_key() => None,
+            _ if !key_may_be_there(session, make, slot)? => Some(false),
+            // Without a signature it would only be believed.
+            (Some(ours), _) if SignatureScheme::of(ours.algorithm()).is_some() => {
+                Some(holds(session, slot, ours)?)
+            }
+            _ => None,
+        };
+        match (is_ours, ours) {
+            (Some(false), _) => Ok(Found::Nothing),
+            (Some(true), Some(ours)) => {
+                let marker = Marker {
+                    mark: *mark,
+                    label: content.label().into(),
+                    usage: match SignatureScheme::of(ours.algorithm()) {
+                        Some(_) => KeyUse::Sign,
+                        None => KeyUse::Decrypt,
+                    },
+                    public_key: Some(ours.clone()),
+                };
+                Ok(Found::Key(marker, content.certificate.clone()))
+            }
+            _ => Err(Fault::Ours(Error::KeyMismatch {
+                token: self.info.id.clone(),
+                slot: slot.to_string(),
+                expected: "one that is known to be Claviger's".into(),
+                found: match &content.object {
+                    None => "a key without a certificate".into(),
+                    Some(_) => "a key with another certificate".into(),
+                },
+            })),
+        }
     }
 
     /// Destroys the key that `marker` is about where the card has no command for it: a
     /// new key takes its place (SP 800-73-4 part 2, §3.3.2), one that is nobody's.
     ///
     /// Before, the certificate is made one that names no key, so that what has been
-    /// begun is found and finished whichever of the two keys is there.
+    /// begun is found and finished whichever of the two keys is there. Where the card
+    /// refuses, the certificate becomes again what it was.
     fn overwrite(
         &self,
         session: &mut Session<'_>,
         slot: Slot,
         marker: &Marker,
+        was: &[u8],
         destroyed: &Cell<bool>,
     ) -> Result<(), Fault> {
         let make = &self.connection.identity.make;
@@ -300,10 +373,8 @@ impl PivToken {
                     | Status::WRONG_P1_P2,
                 ..
             }) => {
-                if let Some(key) = public_key {
-                    let was = marker::finished(mark, *usage, label, key);
-                    let was = was.ok_or_else(not_encoded)?;
-                    session.card.put_object(slot.certificate(), &was)?;
+                if public_key.is_some() {
+                    session.card.put_object(slot.certificate(), was)?;
                 }
                 return Err(cannot());
             }

@@ -853,21 +853,160 @@ fn what_others_made_is_never_touched() {
     assert_eq!(inventory(&device), before);
 }
 
+/// Ways to lose our certificate in 82: it is deleted, replaced, overwritten with something
+/// else.
+fn losses(device: &Device) -> [Vec<u8>; 3] {
+    let card = device.card();
+    let theirs = card.attestation_certificate().unwrap();
+    let certificate = [
+        &[0x70][..],
+        &length(theirs.len()),
+        theirs,
+        &[0x71, 1, 0, 0xfe, 0],
+    ];
+    [Vec::new(), certificate.concat(), vec![0x70, 1, 0]]
+}
+
 #[test]
-fn a_key_whose_certificate_was_replaced_is_not_called_destroyed() {
-    let device = yubikey();
-    let desk = Desk::with(&[&device]);
-    let token = open(&desk);
-    let key = make(&*token, P256);
-    let signer = token.signer(&key).unwrap();
-    // Another program writes another certificate: here, that of F9.
-    let theirs = device.card().attestation_certificate().unwrap().to_vec();
-    put_certificate(&device, 0x82, &theirs);
-    assert!(matches!(
-        token.delete(&key.slot, &call()),
-        Err(Error::KeyMismatch { .. })
-    ));
-    signer.sign(b"message", &call()).unwrap();
+fn a_key_that_lost_its_certificate_is_destroyed_if_it_is_known_and_else_left_alone() {
+    for card in CANNOT_DELETE.into_iter().chain([yubikey as fn() -> Device]) {
+        for loss in losses(&card()) {
+            let device = card();
+            let token = open(&Desk::with(&[&device]));
+            let key = make(&*token, P256);
+            let signer = token.signer(&key).unwrap();
+            let ours = key_in_82(&device);
+            put_object(&device, 0x82, &loss);
+            // It may be another's by now.
+            let deleted = token.delete(&key.slot, &call());
+            assert!(
+                matches!(deleted, Err(Error::KeyMismatch { .. })),
+                "{deleted:?}"
+            );
+            assert_eq!(key_in_82(&device), ours);
+            signer.sign(b"message", &call()).unwrap();
+            assert_eq!(
+                token.delete_key(&key, &call()).unwrap(),
+                Deletion::Destroyed
+            );
+            assert!(key_in_82(&device) != ours);
+            assert!(signer.sign(b"message", &call()).is_err());
+            for again in [
+                token.delete_key(&key, &call()),
+                token.delete(&key.slot, &call()),
+            ] {
+                assert_eq!(again.unwrap(), Deletion::NothingThere);
+            }
+            let free = token.free_slots(&[P256], &[], &call()).unwrap();
+            assert_eq!(free, [SlotId::new("82")]);
+        }
+    }
+}
+
+#[test]
+fn a_deletion_by_the_key_that_dies_anywhere_leaves_no_key_when_it_is_repeated() {
+    for card in CANNOT_DELETE.into_iter().chain([yubikey as fn() -> Device]) {
+        for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {
+            for step in 0..60 {
+                let device = card();
+                let desk = Desk::with(&[&device]);
+                let token = open(&desk);
+                let key = make(&*token, P256);
+                let ours = key_in_82(&device);
+                put_object(&device, 0x82, &losses(&device)[1]);
+                device
+                    .faults()
+                    .add(Rule::new(fault.clone()).after(step).always());
+                let deleted = token.delete_key(&key, &call());
+                mend(&device);
+                drop(token);
+                let token = open(&desk);
+                let there = key_in_82(&device) == ours;
+                let repeated = token.delete_key(&key, &call()).unwrap();
+                assert!(!there || repeated == Deletion::Destroyed, "{step}");
+                assert!(key_in_82(&device) != ours, "{step}");
+                let again = token.delete_key(&key, &call()).unwrap();
+                assert_eq!(again, Deletion::NothingThere);
+                if deleted.is_ok() {
+                    assert!(step > 10, "{step}");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_key_of_others_where_ours_was_is_never_destroyed_by_its_name() {
+    for card in CANNOT_DELETE.into_iter().chain([yubikey as fn() -> Device]) {
+        let generate = |kind| vec![0, 0x47, 0, 0x82, 5, 0xac, 3, 0x80, 1, kind];
+        let elements = PrivateKey::generate(CardAlgorithm::P256).import_elements();
+        let import = [&[0, 0xfe, 0x11, 0x82, elements.len() as u8][..], &elements].concat();
+        for command in [generate(0x11), generate(0x14), import.clone()] {
+            let device = card();
+            let token = open(&Desk::with(&[&device]));
+            let key = make(&*token, P256);
+            put_object(&device, 0x82, &[]);
+            let made = as_administrator(&device)(&command);
+            assert!(made.ends_with(&[0x90, 0]) || made[made.len() - 2] == 0x61);
+            let theirs = key_in_82(&device);
+            let deleted = token.delete_key(&key, &call()).unwrap();
+            assert_eq!(deleted, Deletion::NothingThere);
+            // Ours was not imported; what else it was, the card cannot know.
+            let shows_origin = device.card().firmware() == Firmware::V5_7_1
+                || device.card().firmware() == Firmware::V5_4_3;
+            let deleted = token.delete(&key.slot, &call());
+            match deleted {
+                Ok(Deletion::NothingThere) => assert!(shows_origin && command == import),
+                Err(Error::KeyMismatch { .. }) => assert!(!shows_origin || command != import),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(key_in_82(&device), theirs);
+        }
+    }
+}
+
+#[test]
+fn a_key_that_claviger_did_not_make_is_not_destroyed_though_it_is_known() {
+    for firmware in [Firmware::V5_7_1, Firmware::V5_4_3] {
+        let first = Slot::new(0x82).unwrap();
+        let card = Card::builder().firmware(firmware).pin(PIN);
+        let device = Device::new(card.generated(first, CardAlgorithm::P256).build());
+        let token = open(&Desk::with(&[&device]));
+        let slots = token.slots(&call()).unwrap();
+        let theirs = slots.into_iter().find(|s| s.slot == SlotId::new("82"));
+        let SlotInfo {
+            slot, public_key, ..
+        } = theirs.unwrap();
+        let public_key = public_key.unwrap();
+        let before = key_in_82(&device);
+        assert!(matches!(
+            token.delete_key(&KeyRef { slot, public_key }, &call()),
+            Err(Error::KeyMismatch { .. })
+        ));
+        assert_eq!(key_in_82(&device), before);
+    }
+}
+
+#[test]
+fn a_card_that_refuses_to_overwrite_keeps_the_certificate_of_others() {
+    for card in CANNOT_DELETE {
+        let device = card();
+        let token = open(&Desk::with(&[&device]));
+        let key = make(&*token, P256);
+        for loss in losses(&device) {
+            put_object(&device, 0x82, &loss);
+            let object = object::certificate(Slot::new(0x82).unwrap());
+            let before = device.card().object(object).map(<[u8]>::to_vec);
+            let refuse = Rule::new(Fault::Status(Status(0x6a81))).on(ins::GENERATE);
+            device.faults().add(refuse);
+            assert!(matches!(
+                token.delete_key(&key, &call()),
+                Err(Error::CannotDestroy { .. })
+            ));
+            assert_eq!(device.card().object(object), before.as_deref());
+        }
+    }
 }
 
 /// Speaks to the card with the management key, as another program does.
@@ -895,13 +1034,15 @@ fn as_administrator(device: &Device) -> impl Fn(&[u8]) -> Vec<u8> {
     send
 }
 
-/// Writes a slot's certificate, as another program does.
-fn put_certificate(device: &Device, reference: u8, der: &[u8]) {
+fn length(n: usize) -> [u8; 3] {
+    [0x82, (n >> 8) as u8, n as u8]
+}
+
+/// Writes a slot's certificate object, as another program does; nothing removes it.
+fn put_object(device: &Device, reference: u8, content: &[u8]) {
     let send = as_administrator(device);
-    let length = |n: usize| [0x82, (n >> 8) as u8, n as u8];
-    let inner = [&[0x70][..], &length(der.len()), der, &[0x71, 1, 0, 0xfe, 0]].concat();
     let id = [0x5c, 3, 0x5f, 0xc1, 0x0d + reference - 0x82, 0x53];
-    let data = [&id[..], &length(inner.len()), &inner].concat();
+    let data = [&id[..], &length(content.len()), content].concat();
     let mut chunks = data.chunks(255).peekable();
     while let Some(chunk) = chunks.next() {
         let class = if chunks.peek().is_some() { 0x10 } else { 0 };
