@@ -55,8 +55,8 @@ enum Command {
     Spied {
         #[arg(long)]
         backend: String,
-        #[arg(long)]
-        log: PathBuf,
+        #[arg(long = "slot")]
+        slots: Vec<String>,
     },
 }
 
@@ -120,7 +120,7 @@ fn main() -> ExitCode {
         Some(Command::Compare { before, after }) => compared(&before, &after),
         Some(Command::Report { results, out }) => reported(&results, &out),
         Some(Command::Replay { transcripts }) => replayed(&transcripts),
-        Some(Command::Spied { backend, log }) => spied(&backend, &log),
+        Some(Command::Spied { backend, slots }) => spied(&backend, &slots),
     };
     let code = done.unwrap_or_else(|error| {
         line(format_args!("error: {error}"));
@@ -234,11 +234,12 @@ fn replayed(transcripts: &[PathBuf]) -> Result<u8, HilError> {
     Ok(worst)
 }
 
-fn spied(backend: &str, log: &Path) -> Result<u8, HilError> {
-    match claviger_hil::spied(backend, log, &Interrupt::listen()) {
+fn spied(backend: &str, slots: &[String]) -> Result<u8, HilError> {
+    match claviger_hil::spied(backend, slots, &Interrupt::listen()) {
         Ok(()) => Ok(0),
         Err(why) => {
-            line(why);
+            // The standard error is the spy's.
+            say(why);
             Ok(1)
         }
     }

@@ -191,9 +191,7 @@ impl Meter<'_> {
         let measured = || -> Result<Vec<Finding>, Error> {
             let mut findings = Vec::new();
             let (made, generated, calls) = self.generate(spec)?;
-            // One that decrypts is made as one that signs is, and told once.
-            let signs = KeySpec::sign(spec.algorithm);
-            if spec == signs || !self.token.info().supports.contains(&signs) {
+            if tells_generation(self.token.info(), spec) {
                 findings.push(latency(of(Verb::Generate), 1, &generated));
                 findings.extend(calls.map(|calls| Finding::Calls {
                     of: of(Verb::Generate),
@@ -430,6 +428,13 @@ impl Meter<'_> {
         })?;
         Ok(Ok(()))
     }
+}
+
+/// Whether making a key of this kind is told: one that decrypts is made as one that signs
+/// is, and told once.
+pub(crate) fn tells_generation(info: &TokenInfo, spec: KeySpec) -> bool {
+    let signs = KeySpec::sign(spec.algorithm);
+    spec == signs || !info.supports.contains(&signs)
 }
 
 fn micros(time: Duration) -> f64 {

@@ -2,22 +2,26 @@
 //! that writes down what the module behind it is asked.
 //!
 //! It is loaded by a process of its own, since a module is in a process once. It writes
-//! down PINs and secrets as well; so its log lies in a folder for its owner's eyes only,
-//! goes away with it, and is never passed on: what is kept of it are the names of the
-//! functions, the mechanisms and the return values.
+//! down PINs and secrets as well; so it writes into a pipe, from which this process keeps
+//! the names of the functions, the mechanisms and the return values, and nothing else.
+//! Nothing of it is ever in a file.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use claviger_pkcs11::Pkcs11Driver;
-use claviger_token::conformance::Challenge;
-use claviger_token::{Access, Call, Driver, Error, KeyRef, KeySpec, KeyUse, StoredPin, TokenInfo};
+use claviger_token::conformance::{Challenge, Subject as _};
+use claviger_token::{
+    Access, Call, Driver, Error, KeyRef, KeySpec, KeyUse, SlotId, StoredPin, Token, TokenInfo,
+};
 use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::bench::Bench;
 use crate::error::sentence;
+use crate::measure::tells_generation;
 use crate::results::{Finding, Operation, Verb};
 use crate::screen::Interrupt;
 
@@ -30,7 +34,13 @@ const SPIES: [&str; 5] = [
     "/usr/lib/pkcs11-spy.so",
 ];
 
+/// What the lines begin with that are not the spy's, but of the process that it is in.
+const OURS: &str = "claviger-hil: ";
+
 /// The calls of each operation, and what a transcript keeps of them.
+///
+/// The keys that it takes are in the journal before they are made, and stay there:
+/// whoever tidies up deletes them, and finds most of them gone.
 ///
 /// # Errors
 /// Why they cannot be counted.
@@ -44,10 +54,9 @@ pub(crate) fn count(
     let mut spies = SPIES.iter().map(Path::new);
     let spy = spies.find(|path| path.exists());
     let spy = spy.ok_or("pkcs11-spy of OpenSC is not installed")?;
-    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let log = folder.path().join("log");
     let pin = (bench.access.pins).pin(&info.id, &info.label);
     let pin = pin.map_err(|e| sentence(&e))?;
+    let slots = slots(bench, info).map_err(|e| sentence(&e))?;
 
     let mut child = Command::new(program)
         .args(["spied", "--backend"])
@@ -56,10 +65,10 @@ pub(crate) fn count(
             elsewhere.backend,
             spy.display()
         ))
-        .arg("--log")
-        .arg(&log)
+        .args(slots.iter().map(|slot| format!("--slot={}", slot.as_str())))
         .env("PKCS11SPY", &elsewhere.module)
-        .env("PKCS11SPY_OUTPUT", &log)
+        // Then it writes to the standard error, which is our pipe.
+        .env_remove("PKCS11SPY_OUTPUT")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -69,102 +78,175 @@ pub(crate) fn count(
         // A child that has ended says why itself.
         let _ = stdin.write_all(pin.expose_secret().as_bytes());
     }
-    let output = child.wait_with_output().map_err(|e| e.to_string())?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    let mut seen = Seen::default();
+    if let Some(log) = child.stderr.take() {
+        // Where nobody listens any more, the child ends with the key that it is at.
+        seen.all(log, &bench.guard.interrupt)
+            .map_err(|e| e.to_string())?;
     }
-    let findings = serde_json::from_slice(&output.stdout).map_err(|e| e.to_string())?;
-    let log = fs::read(&log).map_err(|e| e.to_string())?;
-    Ok((findings, harmless(&String::from_utf8_lossy(&log))))
+    let output = child.wait_with_output().map_err(|e| e.to_string())?;
+    if bench.guard.interrupt.came() {
+        return Err("interrupted".into());
+    }
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    seen.kept.push('\n');
+    Ok((seen.findings, seen.kept))
 }
 
-/// The part of counting that is done in the process with the spy: prints the findings
-/// as JSON.
+/// A slot for each kind of key, noted as one that holds a key of the bench.
+fn slots(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotId>, Error> {
+    let call = Call::unlimited();
+    let token = (bench.driver()).open(&bench.backend, &bench.access, &call)?;
+    let mut slots = Vec::new();
+    for &spec in &info.supports {
+        for slot in token.free_slots(&[spec], &[], &call)? {
+            bench.guard.journal.makes(&info.id, &slot);
+            slots.push(slot);
+        }
+    }
+    Ok(slots)
+}
+
+/// The part of counting that is done in the process with the spy: works with a key of each
+/// kind in these slots, and says in the spy's log when it does what.
 ///
 /// # Errors
 /// What the token says.
-pub fn spied(backend: &str, log: &Path, interrupt: &Interrupt) -> Result<(), String> {
+pub fn spied(backend: &str, slots: &[String], interrupt: &Interrupt) -> Result<(), String> {
     let driver = Pkcs11Driver::new();
     let access = Access::with(StoredPin::Fd(0));
     let token = driver.open(backend, &access, &Call::unlimited());
     let token = token.map_err(|e| sentence(&e))?;
-    let log = Log(log.into());
-    let mut findings = Vec::new();
-    for spec in token.info().supports.clone() {
-        if interrupt.came() {
+    let supports = token.info().supports.clone();
+    for (&spec, slot) in supports.iter().zip(slots) {
+        let slot = SlotId::new(slot);
+        // A kind of key that fails is seen by the suite.
+        let _: Result<(), Error> = one(&*token, spec, &slot);
+        let deleted = token.delete(&slot, &Call::unlimited());
+        deleted.map_err(|e| sentence(&e))?;
+        if interrupt.came() || say("next").is_err() {
             break;
         }
-        // A kind of key that fails is seen by the suite.
-        if let Ok(counted) = one(&*token, spec, &log) {
-            findings.extend(counted);
-        }
     }
-    let text = serde_json::to_string(&findings).map_err(|e| e.to_string())?;
-    writeln!(std::io::stdout(), "{text}").map_err(|e| e.to_string())
+    Ok(())
 }
 
-fn one(token: &dyn claviger_token::Token, spec: KeySpec, log: &Log) -> Result<Vec<Finding>, Error> {
+/// A line of ours in the spy's log.
+fn say(text: &str) -> std::io::Result<()> {
+    writeln!(std::io::stderr(), "{OURS}{text}")
+}
+
+fn one(token: &dyn Token, spec: KeySpec, slot: &SlotId) -> Result<(), Error> {
     const TIMES: u32 = 3;
     let call = Call::unlimited();
-    let slot = token.free_slots(&[spec], &[], &call)?.remove(0);
-    let begun = log.calls();
-    let made = token.generate(&slot, spec, "claviger-hil", &call);
-    let generated = log.calls() - begun;
-    let counted = made.and_then(|made| {
-        let key = KeyRef {
-            slot: slot.clone(),
-            public_key: made.public_key,
-        };
-        let mut work: Box<dyn FnMut() -> Result<(), Error>> = match spec.usage {
-            KeyUse::Sign => {
-                let signer = token.signer(&key)?;
-                Box::new(move || signer.sign(b"claviger-hil", &Call::unlimited()).map(drop))
-            }
-            KeyUse::Decrypt => {
-                let decryptor = token.decryptor(&key)?;
-                let challenge = Challenge::new(&key.public_key);
-                Box::new(move || {
-                    let request = challenge.request();
-                    decryptor.unwrap(request, &Call::unlimited()).map(drop)
-                })
-            }
-        };
-        work()?;
-        let before = log.calls();
-        for _ in 0..TIMES {
-            work()?;
-        }
-        let calls = f64::from(log.calls() - before) / f64::from(TIMES);
-        Ok((calls * 10.0).round() / 10.0)
-    });
-    token.delete(&slot, &call)?;
-    let finding = |operation, calls| Finding::Calls {
-        of: Operation {
+    let counted = |operation, times| {
+        let of = Operation {
             operation,
             algorithm: spec.algorithm,
-        },
-        unit: "pkcs11".into(),
-        calls,
+        };
+        let counted = Counted { of, times };
+        // Who does not listen misses it.
+        let _ = say(&serde_json::to_string(&counted).unwrap_or_default());
     };
-    let verb = match spec.usage {
-        KeyUse::Sign => Verb::Sign,
-        KeyUse::Decrypt => Verb::Decrypt,
+    let _ = say(BEGIN);
+    let made = token.generate(slot, spec, "claviger-hil", &call)?;
+    if tells_generation(token.info(), spec) {
+        counted(Verb::Generate, 1);
+    }
+    let key = KeyRef {
+        slot: slot.clone(),
+        public_key: made.public_key,
     };
-    Ok(vec![
-        finding(Verb::Generate, f64::from(generated)),
-        finding(verb, counted?),
-    ])
+    let (verb, mut work): (_, Box<dyn FnMut() -> Result<(), Error>>) = match spec.usage {
+        KeyUse::Sign => {
+            let signer = token.signer(&key)?;
+            let work = move || signer.sign(b"claviger-hil", &Call::unlimited()).map(drop);
+            (Verb::Sign, Box::new(work))
+        }
+        KeyUse::Decrypt => {
+            let decryptor = token.decryptor(&key)?;
+            let challenge = Challenge::new(&key.public_key);
+            let work = move || {
+                let request = challenge.request();
+                decryptor.unwrap(request, &Call::unlimited()).map(drop)
+            };
+            (Verb::Decrypt, Box::new(work))
+        }
+    };
+    work()?;
+    let _ = say(BEGIN);
+    for _ in 0..TIMES {
+        work()?;
+    }
+    counted(verb, TIMES);
+    Ok(())
 }
 
-/// What the spy writes.
-struct Log(PathBuf);
+/// Calls are counted from here.
+const BEGIN: &str = "begin";
 
-impl Log {
-    /// How many calls there were so far.
-    fn calls(&self) -> u32 {
-        let text = fs::read(&self.0).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        text.lines().filter_map(function).count() as u32
+/// Calls were counted up to here.
+#[derive(Serialize, Deserialize)]
+struct Counted {
+    of: Operation,
+    times: u32,
+}
+
+/// What is kept of the log: functions, mechanisms and return values.
+#[derive(Default)]
+struct Seen {
+    kept: String,
+    findings: Vec<Finding>,
+    calls: u32,
+}
+
+impl Seen {
+    /// Reads the log to its end, or until somebody presses Ctrl-C.
+    fn all(&mut self, log: impl Read, interrupt: &Interrupt) -> std::io::Result<()> {
+        let mut log = BufReader::new(log);
+        // One of the lines is a PIN.
+        let mut line = Zeroizing::new(Vec::new());
+        while !interrupt.came() && log.read_until(b'\n', &mut line)? > 0 {
+            self.line(String::from_utf8_lossy(&line).trim());
+            line.clear();
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &str) {
+        let is_plain = |text: &str| {
+            text.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b" _-=>".contains(&b))
+        };
+        if let Some(ours) = line.strip_prefix(OURS) {
+            if ours == BEGIN {
+                self.calls = 0;
+            } else if let Ok(Counted { of, times }) = serde_json::from_str(ours) {
+                let calls = f64::from(self.calls) / f64::from(times.max(1));
+                self.findings.push(Finding::Calls {
+                    of,
+                    unit: "pkcs11".into(),
+                    calls: (calls * 10.0).round() / 10.0,
+                });
+            }
+        } else if let Some(name) = function(line).filter(|name| is_plain(name)) {
+            self.calls += 1;
+            if !self.kept.is_empty() {
+                self.kept.push('\n');
+            }
+            self.kept.push_str(name);
+        } else if let Some(value) = line.strip_prefix("Returned:").filter(|v| is_plain(v)) {
+            self.kept.push_str(" ->");
+            let words = value.split_whitespace().skip(1);
+            self.kept.extend(words.flat_map(|word| [" ", word]));
+        } else if let Some(mechanism) = line.strip_prefix("[in] pMechanism->type = ")
+            && is_plain(mechanism)
+        {
+            self.kept.push(' ');
+            self.kept.push_str(mechanism.trim());
+        }
     }
 }
 
@@ -173,39 +255,6 @@ fn function(line: &str) -> Option<&str> {
     let (number, name) = line.split_once(": ")?;
     let is_call = number.bytes().all(|b| b.is_ascii_digit()) && name.starts_with("C_");
     is_call.then(|| name.trim())
-}
-
-/// Functions, mechanisms and return values: nothing else of the log is passed on.
-fn harmless(log: &str) -> String {
-    let mut kept = String::new();
-    for line in log.lines() {
-        let line = line.trim();
-        let is_plain = |text: &str| {
-            text.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b" _-=>".contains(&b))
-        };
-        if let Some(name) = function(line).filter(|name| is_plain(name)) {
-            if !kept.is_empty() {
-                kept.push('\n');
-            }
-            kept.push_str(name);
-        } else if let Some(value) = line.strip_prefix("Returned:").filter(|v| is_plain(v)) {
-            kept.push_str(" ->");
-            kept.extend(
-                value
-                    .split_whitespace()
-                    .skip(1)
-                    .flat_map(|word| [" ", word]),
-            );
-        } else if let Some(mechanism) = line.strip_prefix("[in] pMechanism->type = ")
-            && is_plain(mechanism)
-        {
-            kept.push(' ');
-            kept.push_str(mechanism);
-        }
-    }
-    kept.push('\n');
-    kept
 }
 
 #[cfg(test)]
@@ -217,11 +266,20 @@ mod tests {
         let log = "\n17: C_Login\n2026-11-20 14:00:00.123\n[in] hSession = 0x1\n\
                    [in] userType = CKU_USER\n[in] pPin[ulPinLen] 0000 / 8\n    \
                    00000000  74 72 30 6D 62 30 6E 65                          tr0mb0ne\n\
-                   Returned:  0 CKR_OK\n\n18: C_SignInit\n[in] pMechanism->type = CKM_ECDSA   \n\
-                   Returned:  0 CKR_OK\n";
+                   Returned:  0 CKR_OK\nclaviger-hil: begin\n\n18: C_SignInit\n\
+                   [in] pMechanism->type = CKM_ECDSA   \nReturned:  0 CKR_OK\n\n\
+                   19: C_Sign\nReturned:  0 CKR_OK\nclaviger-hil: \
+                   {\"of\":{\"operation\":\"sign\",\"algorithm\":\"p256\"},\"times\":1}\n";
+        let mut seen = Seen::default();
+        seen.all(log.as_bytes(), &Interrupt::default()).unwrap();
         assert_eq!(
-            harmless(log),
-            "C_Login -> CKR_OK\nC_SignInit CKM_ECDSA -> CKR_OK\n"
+            seen.kept,
+            "C_Login -> CKR_OK\nC_SignInit CKM_ECDSA -> CKR_OK\nC_Sign -> CKR_OK"
         );
+        // From where it was to be counted.
+        let [Finding::Calls { of, calls, .. }] = &seen.findings[..] else {
+            panic!("{:?}", seen.findings);
+        };
+        assert_eq!((of.to_string(), *calls), ("sign p256".into(), 2.0));
     }
 }

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -122,128 +121,161 @@ fn ctrl_c_ends_a_run_with_the_reports_of_what_there_is() {
     );
 }
 
-/// SoftHSM2, treated as somebody's: in a store of its own, with what was there before.
-#[test]
-fn a_listed_hsm_is_benched_and_one_with_the_same_label_is_only_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path();
-    fs::create_dir(path.join("tokens")).unwrap();
-    let tokens = path.join("tokens");
-    let conf = format!(
-        "directories.tokendir = {}\nlog.level = ERROR\n",
-        tokens.display()
-    );
-    fs::write(path.join("softhsm2.conf"), conf).unwrap();
-    let with_store = |command: &mut Command| {
-        command
-            .env("SOFTHSM2_CONF", path.join("softhsm2.conf"))
-            .output()
-            .unwrap()
-    };
-    for _ in 0..2 {
-        let made = with_store(Command::new("softhsm2-util").args([
-            "--init-token",
-            "--free",
-            "--label",
-            "same",
-            "--pin",
-            "tr0mb0ne",
-            "--so-pin",
-            "12345678",
-        ]));
-        assert!(made.status.success());
+/// SoftHSM2, treated as somebody's: tokens in a store of its own, which all have the same
+/// label.
+struct Store {
+    folder: tempfile::TempDir,
+    serials: Vec<String>,
+}
+
+impl Store {
+    fn with(tokens: usize) -> Store {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("tokens")).unwrap();
+        let mut store = Store {
+            folder,
+            serials: Vec::new(),
+        };
+        let conf = format!(
+            "directories.tokendir = {}\nlog.level = ERROR\n",
+            store.path().join("tokens").display()
+        );
+        fs::write(store.path().join("softhsm2.conf"), conf).unwrap();
+        fs::write(store.path().join("pin"), "tr0mb0ne\n").unwrap();
+        for _ in 0..tokens {
+            let made = store.run(Command::new("softhsm2-util").args([
+                "--init-token",
+                "--free",
+                "--label",
+                "same",
+                "--pin",
+                "tr0mb0ne",
+                "--so-pin",
+                "12345678",
+            ]));
+            assert!(made.status.success());
+        }
+        let shown = store.run(Command::new("softhsm2-util").arg("--show-slots"));
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        store.serials = shown
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Serial number:"))
+            .map(|serial| serial.trim().to_owned())
+            .filter(|serial| !serial.is_empty())
+            .collect();
+        assert_eq!(store.serials.len(), tokens, "{shown}");
+        store
     }
-    let module = claviger_tests::SoftHsm::module();
-    let shown = with_store(Command::new("softhsm2-util").arg("--show-slots"));
-    let shown = String::from_utf8(shown.stdout).unwrap();
-    let serials: Vec<&str> = shown
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Serial number:"))
-        .map(str::trim)
-        .filter(|serial| !serial.is_empty())
-        .collect();
-    let [listed, unlisted] = serials[..] else {
-        panic!("{shown}");
-    };
-    // A key that was there before, on each.
-    for index in ["0", "1"] {
-        let made = with_store(
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs a program that sees this store.
+    fn run(&self, command: &mut Command) -> Output {
+        self.seen_by(command).output().unwrap()
+    }
+
+    fn seen_by<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env("SOFTHSM2_CONF", self.path().join("softhsm2.conf"))
+    }
+
+    /// Makes a key, of others, on a token.
+    fn make_key(&self, index: usize) {
+        let made = self.run(
             Command::new("pkcs11-tool")
-                .args([
-                    "--module",
-                    module,
-                    "--slot-index",
-                    index,
-                    "--login",
-                    "--pin",
-                    "tr0mb0ne",
-                ])
+                .args(["--module", claviger_tests::SoftHsm::module(), "--login"])
+                .args(["--slot-index", &index.to_string(), "--pin", "tr0mb0ne"])
                 .args(["--keypairgen", "--key-type", "EC:prime256v1", "--id", "01"])
                 .arg("--usage-sign"),
         );
-        assert!(
-            made.status.success(),
-            "{}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+        let said = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "{said}");
     }
-    let files = |folder: &Path| -> Vec<(String, Vec<u8>)> {
-        let mut files: Vec<_> = fs::read_dir(folder)
+
+    /// Lists the first token, with this besides.
+    fn list(&self, besides: &str) {
+        let config = format!(
+            "modules = [\"{}\"]\n[[device]]\nserial = \"{}\"\nname = \"hsm\"\n\
+             pin = \"file:{}\"\n{besides}",
+            claviger_tests::SoftHsm::module(),
+            self.serials[0],
+            self.path().join("pin").display()
+        );
+        fs::write(self.path().join("hil.toml"), config).unwrap();
+    }
+
+    /// What is in the folder of a token, which SoftHSM names after the end of its serial.
+    fn files(&self, serial: &str) -> Vec<(String, Vec<u8>)> {
+        let homes = fs::read_dir(self.path().join("tokens")).unwrap();
+        let home = homes
+            .map(|entry| entry.unwrap().path())
+            .find(|path| {
+                let name = path.display().to_string().replace('-', "");
+                name.ends_with(serial)
+            })
+            .unwrap();
+        let mut files: Vec<_> = fs::read_dir(home)
             .unwrap()
             .map(|entry| entry.unwrap().path())
-            .map(|path| (path.display().to_string(), fs::read(&path).unwrap()))
+            // What is being deleted just now may be gone.
+            .filter_map(|path| Some((path.display().to_string(), fs::read(&path).ok()?)))
             .collect();
         files.sort();
         files
-    };
-    // SoftHSM names the folder of a token after the end of its serial.
-    let home = |serial: &str| {
-        fs::read_dir(&tokens)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .find(|path| {
-                path.display()
-                    .to_string()
-                    .replace('-', "")
-                    .ends_with(serial)
-            })
-            .unwrap()
-    };
-    let before = files(&home(unlisted));
+    }
 
-    let mut pin = fs::File::create(path.join("pin")).unwrap();
-    writeln!(pin, "tr0mb0ne").unwrap();
-    let config = format!(
-        "modules = [\"{module}\"]\n[[device]]\nserial = \"{listed}\"\nname = \"hsm\"\n\
-         pin = \"file:{}\"\nmax-keys = 12\n",
-        path.join("pin").display()
-    );
-    fs::write(path.join("hil.toml"), config).unwrap();
+    /// How many objects there are: the token itself, and two for each pair of keys. Those
+    /// that SoftHSM has begun to write are none yet.
+    fn objects(&self, serial: &str) -> usize {
+        let is_object =
+            |(name, text): &&(String, Vec<u8>)| name.ends_with(".object") && !text.is_empty();
+        self.files(serial).iter().filter(is_object).count()
+    }
+}
+
+#[test]
+fn a_listed_hsm_is_benched_and_one_with_the_same_label_is_only_read() {
+    let store = Store::with(2);
+    let path = store.path();
+    let [listed, unlisted] = &store.serials[..] else {
+        panic!("not two tokens");
+    };
+    // A key that was there before, on each.
+    store.make_key(0);
+    store.make_key(1);
+    let before = store.files(unlisted);
+    store.list("max-keys = 12\n");
+
     let mut run = hil(path, &["--attached", "--seconds", "0.05"]);
     run.args(["--record", "--check"]);
     run.arg(
         "a_token_is_found_by_the_name_that_it_gives,a_decryptor_agrees_with_what_its_peer_computes",
     );
-    let output = with_store(&mut run);
+    let output = store.run(&mut run);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(
         said.contains("its serial is not listed: it was only read"),
         "{said}"
     );
-    assert_eq!(files(&home(unlisted)), before);
+    assert_eq!(store.files(unlisted), before);
     // The token itself and the halves of the key, each with its lock.
     assert!(before.len() >= 6, "{}", before.len());
 
-    let results = fs::read_to_string(path.join("hil-report/results.jsonl")).unwrap();
+    let results = path.join("hil-report/results.jsonl");
+    let text = fs::read_to_string(&results).unwrap();
     for words in [
         "\"what_was_there_is_still_there\",\"capability\":\"device\",\"outcome\":\"passed\"",
         "\"nothing_is_left_behind\",\"capability\":\"device\",\"outcome\":\"passed\"",
         "\"unit\":\"pkcs11\"",
         "\"keys\":12",
     ] {
-        assert!(results.contains(words), "{words}");
+        assert!(text.contains(words), "{words}");
     }
+    let records = claviger_hil::results::read(&results).unwrap();
+    let same = claviger_hil::compare::compare(&records, &records);
+    assert!(same.changes.is_empty(), "{same}");
 
     // What the spy saw, without what it knows.
     let calls = path.join("hil-report/transcripts/hsm/pkcs11-calls.txt");
@@ -255,19 +287,91 @@ fn a_listed_hsm_is_benched_and_one_with_the_same_label_is_only_read() {
     }
 
     // Only where its owner says so, room is made on the listed one, and only there.
-    let objects = |serial: &str| {
-        let files = files(&home(serial)).into_iter();
-        files.filter(|(name, _)| name.ends_with(".object")).count()
-    };
-    let (kept, others) = (objects(listed), objects(unlisted));
-    let config = fs::read_to_string(path.join("hil.toml")).unwrap();
-    fs::write(path.join("hil.toml"), format!("{config}wipe = true\n")).unwrap();
+    let (kept, others) = (store.objects(listed), store.objects(unlisted));
+    store.list("max-keys = 12\nwipe = true\n");
     let mut run = hil(path, &["--attached", "--no-measure", "--check"]);
-    let output = with_store(run.arg("a_token_is_found_by_the_name_that_it_gives"));
+    let output = store.run(run.arg("a_token_is_found_by_the_name_that_it_gives"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     // The two halves of the key are gone; the token itself is an object as well.
-    assert_eq!((kept, objects(listed)), (3, 1));
-    assert_eq!(objects(unlisted), others);
-    assert_eq!(files(&home(unlisted)), before);
+    assert_eq!((kept, store.objects(listed)), (3, 1));
+    assert_eq!(store.objects(unlisted), others);
+    assert_eq!(store.files(unlisted), before);
+}
+
+/// The process that counts PKCS#11 calls for this one, if it is there.
+#[cfg(target_os = "linux")]
+fn counter_of(parent: u32) -> Option<String> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let children = children.unwrap_or_default();
+    let is_counter = |pid: &&str| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == b"spied")
+    };
+    children.split_whitespace().find(is_counter).map(Into::into)
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_run_that_is_killed_while_it_counts_leaves_no_pin_and_the_next_deletes_its_keys() {
+    let store = Store::with(1);
+    let (path, serial) = (store.path(), &*store.serials[0]);
+    store.make_key(0);
+    store.list("max-keys = 2\n");
+    let temporary = path.join("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let before = store.files(serial);
+
+    let args = ["--attached", "--seconds", "0.01", "--check"];
+    let mut run = hil(path, &args);
+    run.arg("a_token_is_found_by_the_name_that_it_gives");
+    run.env("TMPDIR", &temporary);
+    run.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = store.seen_by(&mut run).spawn().unwrap();
+    let signal = |signal: &str, pid: &str| {
+        let sent = Command::new("kill").args([signal, pid]).status().unwrap();
+        assert!(sent.success() || signal != "-STOP", "{signal} {pid}");
+    };
+    let end = Instant::now() + Duration::from_secs(120);
+    let counter = loop {
+        assert!(Instant::now() < end, "no key was seen while it counts");
+        std::thread::sleep(Duration::from_millis(2));
+        let Some(counter) = counter_of(child.id()) else {
+            assert_eq!(child.try_wait().unwrap(), None, "it is over");
+            continue;
+        };
+        if store.objects(serial) >= 5 {
+            signal("-STOP", &counter);
+            std::thread::sleep(Duration::from_millis(20));
+            if store.objects(serial) >= 5 {
+                break counter;
+            }
+            signal("-CONT", &counter);
+        }
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    signal("-KILL", &counter);
+
+    let note = path.join("hil-report/left-behind.json");
+    assert!(fs::read_to_string(&note).unwrap().contains(serial));
+    let holds_the_pin = Command::new("grep")
+        .args(["-rlE", "tr0mb0ne|74 72 30 6D 62 30 6E 65"])
+        .args([&temporary, &path.join("hil-report")])
+        .output()
+        .unwrap();
+    let found = String::from_utf8_lossy(&holds_the_pin.stdout);
+    assert_eq!(found, "");
+
+    let mut run = hil(path, &["--attached", "--no-measure", "--check"]);
+    let output = store.run(run.arg("a_token_is_found_by_the_name_that_it_gives"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(!note.exists());
+    assert_eq!(store.objects(serial), 3);
+    // The key of others is as it was; the token counts its changes.
+    let objects = |name: &str| name.ends_with(".object") && !name.ends_with("token.object");
+    for file in before.iter().filter(|(name, _)| objects(name)) {
+        assert!(store.files(serial).contains(file), "{}", file.0);
+    }
 }
