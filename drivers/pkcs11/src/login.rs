@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::error::from_module;
 use crate::module::Module;
-use crate::quirks;
+use crate::quirks::{self, Quirks};
 
 /// How to log in: with whose PIN, and how much may be risked.
 pub(crate) struct Login<'a> {
@@ -69,16 +69,10 @@ pub(crate) fn login(
         Err(refusal) => refusal,
     };
     let after = module.pkcs11.get_token_info(slot);
-    match (&refusal, &after) {
-        (Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _), _) => {
-            turn.end(&pin, PinVerdict::NotJudged);
-        }
-        (Ck::Pkcs11(rv, _), _) if is_refusal(*rv) => turn.end(&pin, PinVerdict::Refused),
-        // It says nothing about the PIN, but the token counted it.
-        (_, Ok(after)) if shown(after) > shown(&before) => turn.end(&pin, PinVerdict::Refused),
-        (_, Ok(_)) => turn.end(&pin, PinVerdict::NotJudged),
-        // It has gone, and what it made of the PIN is not known.
-        (_, Err(_)) => {}
+    let shown_after = after.as_ref().ok().map(shown);
+    let shows_wrong_pins = quirks(module, &before).shows_wrong_pins;
+    if let Some(verdict) = verdict(&refusal, shown(&before), shown_after, shows_wrong_pins) {
+        turn.end(&pin, verdict);
     }
     match refusal {
         // Somebody else was quicker; of this PIN nothing is known.
@@ -91,13 +85,55 @@ pub(crate) fn login(
     }
 }
 
-/// Whether it says that the PIN is wrong. A PIN that is of no good length was not
-/// compared.
+/// What the token made of a PIN that it did not accept, where that is known: by what it
+/// answered, and by what it showed [before](shown) and after, if it is still there.
+fn verdict(
+    refusal: &Ck,
+    before: u8,
+    after: Option<u8>,
+    shows_wrong_pins: bool,
+) -> Option<PinVerdict> {
+    match refusal {
+        Ck::Pkcs11(rv, _) if is_refusal(*rv) => Some(PinVerdict::Refused),
+        Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _) => Some(PinVerdict::NotJudged),
+        // It says nothing about the PIN, but the token counted it.
+        _ if after.is_some_and(|after| after > before) => Some(PinVerdict::Refused),
+        refusal if is_before_comparing(refusal) => Some(PinVerdict::NotJudged),
+        _ if shows_wrong_pins && after == Some(0) => Some(PinVerdict::NotJudged),
+        // It may have failed after it counted the PIN.
+        _ => None,
+    }
+}
+
+/// Whether it says that the PIN is wrong.
 fn is_refusal(rv: RvError) -> bool {
     matches!(
         rv,
         RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLocked
     )
+}
+
+/// Whether it says that no PIN was compared. That a session was closed or a token removed
+/// does not: either may happen while it is compared.
+fn is_before_comparing(refusal: &Ck) -> bool {
+    match refusal {
+        Ck::Pkcs11(rv, _) => matches!(
+            rv,
+            RvError::PinLenRange
+                | RvError::UserPinNotInitialized
+                | RvError::UserAnotherAlreadyLoggedIn
+                | RvError::UserTooManyTypes
+                | RvError::UserTypeInvalid
+                | RvError::SessionHandleInvalid
+                | RvError::SessionReadOnlyExists
+                | RvError::OperationNotInitialized
+                | RvError::FunctionNotSupported
+                | RvError::ArgumentsBad
+                | RvError::CryptokiNotInitialized
+        ),
+        // The module was not called.
+        _ => true,
+    }
 }
 
 fn check_flags(info: &TokenInfo, token: &TokenId, last_try: bool) -> Result<(), Error> {
@@ -122,11 +158,14 @@ fn shown(info: &TokenInfo) -> u8 {
     }
 }
 
-fn tries_left(module: &Module, info: &TokenInfo) -> TriesLeft {
+fn quirks(module: &Module, info: &TokenInfo) -> &'static Quirks {
     let library = &module.library.manufacturer;
-    let quirks = quirks::of(library, info.manufacturer_id(), info.model());
+    quirks::of(library, info.manufacturer_id(), info.model())
+}
+
+fn tries_left(module: &Module, info: &TokenInfo) -> TriesLeft {
     match shown(info) {
-        0 if quirks.shows_wrong_pins => TriesLeft::All,
+        0 if quirks(module, info).shows_wrong_pins => TriesLeft::All,
         0 => TriesLeft::Unknown,
         1 => TriesLeft::Low,
         _ => TriesLeft::Final,
@@ -168,4 +207,46 @@ fn after_refusal(info: Option<&TokenInfo>, token: &TokenId) -> Error {
         _ => TriesLeft::Unknown,
     };
     Error::PinWrong { token, tries }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cryptoki::context::Function;
+
+    #[test]
+    fn a_pin_is_not_judged_only_where_nothing_can_have_compared_it() {
+        use PinVerdict::{NotJudged, Refused};
+        use RvError as Rv;
+        let verdict = |rv, before, after, shows| {
+            verdict(&Ck::Pkcs11(rv, Function::Login), before, after, shows)
+        };
+        for rv in [Rv::PinIncorrect, Rv::PinInvalid, Rv::PinLocked] {
+            assert_eq!(verdict(rv, 0, Some(0), true), Some(Refused), "{rv:?}");
+        }
+        for rv in [
+            Rv::UserAlreadyLoggedIn,
+            Rv::PinLenRange,
+            Rv::UserPinNotInitialized,
+            Rv::UserAnotherAlreadyLoggedIn,
+            Rv::SessionHandleInvalid,
+        ] {
+            assert_eq!(verdict(rv, 0, Some(0), false), Some(NotJudged), "{rv:?}");
+        }
+        for rv in [
+            Rv::DeviceError,
+            Rv::DeviceRemoved,
+            Rv::GeneralError,
+            Rv::FunctionFailed,
+            Rv::SessionClosed,
+        ] {
+            // It is not known, and the token shows nothing.
+            assert_eq!(verdict(rv, 0, Some(0), false), None, "{rv:?}");
+            assert_eq!(verdict(rv, 0, None, true), None, "{rv:?}");
+            // It would show a wrong one.
+            assert_eq!(verdict(rv, 0, Some(0), true), Some(NotJudged), "{rv:?}");
+            assert_eq!(verdict(rv, 1, Some(1), true), None, "{rv:?}");
+            assert_eq!(verdict(rv, 0, Some(1), false), Some(Refused), "{rv:?}");
+        }
+    }
 }
