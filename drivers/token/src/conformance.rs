@@ -26,6 +26,7 @@
 )]
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -1031,10 +1032,51 @@ fn a_token_that_went_away_works_again_when_it_is_back(subject: &dyn Subject) -> 
     let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
     for _ in 0..3 {
         handle.work(&bench.call).unwrap();
+        let out = Out(plug);
         plug.remove();
         refused!(handle.work(&bench.call), Error::TokenUnavailable { .. });
-        plug.insert();
+        drop(out);
         handle.work(&bench.call).unwrap();
     }
     Ok(())
+}
+
+/// A token that is out. Dropped, it is back, also where the check fails: before the keys
+/// on it are deleted.
+struct Out<'a>(&'a dyn Plug);
+
+impl Drop for Out<'_> {
+    fn drop(&mut self) {
+        let insert = AssertUnwindSafe(|| self.0.insert());
+        match std::thread::panicking() {
+            false => insert(),
+            // The check says already what failed.
+            true => drop(catch_unwind(insert)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_out_is_put_back_where_a_check_fails() {
+        struct Counted(std::sync::atomic::AtomicUsize);
+        impl Plug for Counted {
+            fn remove(&self) {}
+
+            fn insert(&self) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                panic!("nobody put it in");
+            }
+        }
+        let plug = Counted(0.into());
+        let failed = catch_unwind(AssertUnwindSafe(|| {
+            let _out = Out(&plug);
+            panic!("the check");
+        }));
+        assert_eq!(failed.unwrap_err().downcast_ref(), Some(&"the check"));
+        assert_eq!(plug.0.into_inner(), 1);
+    }
 }
