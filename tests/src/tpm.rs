@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -19,6 +20,7 @@ const PACKAGES: [&str; 2] = ["libtpm2-pkcs11-1", "tpm2-abrmd"];
 /// way.
 const SCRIPT: &str = r#"
 trap 'kill $started' EXIT
+trap 'exit 1' INT TERM HUP
 until_there() { for _ in $(seq 500); do "$@" && return; sleep 0.02; done; exit 1; }
 swtpm socket --tpm2 --tpmstate dir=. --flags not-need-init,startup-clear \
     --server type=unixio,path=tpm --ctrl type=unixio,path=tpm.ctrl </dev/null >&2 &
@@ -202,6 +204,8 @@ fn start(folder: &Path, abrmd: &Path) -> Child {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(File::create(&log).unwrap())
+        // A Ctrl-C is for this process, which may still need the TPM to tidy up.
+        .process_group(0)
         .spawn()
         .unwrap();
     let mut said = String::new();
