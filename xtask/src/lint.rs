@@ -3,10 +3,11 @@
 use std::process::Command;
 
 use crate::screen::{self, Style};
-use crate::{Failure, Result, process};
+use crate::{Failure, Result, process, setup};
 
 /// Runs every check, also after one has failed, and says at the end which did.
 pub(crate) fn run() -> Result<()> {
+    setup::run(setup::Voice::Quiet)?;
     let mut failed = Vec::new();
     for (name, mut command) in checks() {
         if let Err(failure) = process::run(&mut command) {

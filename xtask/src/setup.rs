@@ -178,6 +178,11 @@ const NEEDS: &[Need] = &[
         proof: Proof::AnyProgram(&["chromium", "chromium-browser"]),
     },
     Need {
+        package: "procps",
+        purpose: "kill: ends programs as a user would",
+        proof: Proof::Program("kill"),
+    },
+    Need {
         package: "umockdev",
         purpose: "plugs in USB devices that are not there",
         proof: Proof::Library("libumockdev-preload.so.0"),
