@@ -94,6 +94,26 @@ pub fn compare(before: &[Record], after: &[Record]) -> Comparison {
             });
         }
     }
+    // What fails now and was not looked at before: the bench's own checks are there only
+    // where something came to them.
+    for new in after {
+        let fits =
+            |old: &Record| old.device() == new.device() && is_same(&old.finding, &new.finding);
+        if let Finding::Check {
+            check,
+            outcome: Outcome::Failed,
+            reason,
+            ..
+        } = &new.finding
+            && !before.iter().any(fits)
+        {
+            changes.push(Change {
+                verdict: Verdict::Worse,
+                device: new.device().into(),
+                what: format!("{}: failed ({reason})", check.replace('_', " ")),
+            });
+        }
+    }
     changes.sort_by_key(|change| change.verdict);
     Comparison {
         changes,
@@ -414,6 +434,15 @@ mod tests {
             [Verdict::Different]
         );
         assert_eq!(verdicts(check(Passed), check(Passed)), []);
+    }
+
+    #[test]
+    fn a_check_that_fails_and_was_not_there_before_is_worse() {
+        for before in [&[latency(5.0, 0.0)][..], &[]] {
+            let comparison = compare(before, &[check(Outcome::Failed)]);
+            assert!(comparison.is_worse(), "{comparison}");
+            assert!(!compare(before, &[check(Outcome::Passed)]).is_worse());
+        }
     }
 
     #[test]
