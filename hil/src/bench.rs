@@ -9,6 +9,7 @@ use claviger_token::{Access, Driver, Protection, SlotInfo, SlotState};
 
 use crate::config::Removal;
 use crate::guard::Guard;
+use crate::screen::Interrupt;
 use crate::{lock, screen};
 
 /// Makes a driver that knows the device. One for each check: what a driver remembers of a
@@ -154,6 +155,7 @@ impl Plug for Switch {
 pub(crate) fn plug(
     removal: &Removal,
     name: &str,
+    interrupt: &Interrupt,
     is_there: impl Fn() -> bool + Send + Sync + 'static,
 ) -> Possible<BoxedPlug> {
     let act: Box<dyn Fn(bool) + Send + Sync> = match removal {
@@ -176,9 +178,10 @@ pub(crate) fn plug(
     let (act, is_there) = (Arc::new(act), Arc::new(is_there));
     let to = |on: bool| -> Box<dyn Fn() + Send + Sync> {
         let (act, is_there) = (Arc::clone(&act), Arc::clone(&is_there));
+        let interrupt = interrupt.clone();
         Box::new(move || {
             act(on);
-            wait_until(on, &*is_there);
+            wait_until(on, &*is_there, &interrupt);
         })
     };
     Ok(Box::new(Switch {
@@ -189,12 +192,20 @@ pub(crate) fn plug(
 
 /// How long a person may take to do what they are asked for.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a device may take to be back once somebody pressed Ctrl-C. Nobody waits for it
+/// to go then.
+const LEAST_PATIENCE: Duration = Duration::from_secs(10);
 
 #[expect(clippy::panic, reason = "a check that fails panics")]
-fn wait_until(there: bool, is_there: &dyn Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
+fn wait_until(there: bool, is_there: &dyn Fn() -> bool, interrupt: &Interrupt) {
+    let start = Instant::now();
     while is_there() != there {
-        if Instant::now() > end {
+        let waited = start.elapsed();
+        let is_over = interrupt.came() && (!there || waited > LEAST_PATIENCE);
+        if is_over {
+            panic!("interrupted");
+        }
+        if waited > PATIENCE {
             panic!("nobody did so within {} s", PATIENCE.as_secs());
         }
         std::thread::sleep(Duration::from_millis(200));
@@ -244,14 +255,27 @@ mod tests {
             std::thread::sleep(Duration::from_millis(50));
             later.store(false, Ordering::Relaxed);
         });
-        wait_until(false, &|| there.load(Ordering::Relaxed));
+        let interrupt = Interrupt::default();
+        wait_until(false, &|| there.load(Ordering::Relaxed), &interrupt);
         assert!(!there.load(Ordering::Relaxed));
         thread.join().unwrap();
     }
 
     #[test]
+    fn nobody_waits_for_a_device_to_go_once_ctrl_c_was_pressed() {
+        let interrupt = Interrupt::default();
+        interrupt.set();
+        let said = crate::conformance::quietly(|| wait_until(false, &|| true, &interrupt));
+        assert!(said.unwrap_err().starts_with("interrupted"));
+        // It is still waited for until it is back.
+        let looks = std::sync::atomic::AtomicUsize::new(0);
+        let is_there = || looks.fetch_add(1, Ordering::Relaxed) > 1;
+        wait_until(true, &is_there, &interrupt);
+    }
+
+    #[test]
     fn a_device_that_nobody_can_remove_says_why() {
-        let why = plug(&Removal::Never, "x", || true).err();
+        let why = plug(&Removal::Never, "x", &Interrupt::default(), || true).err();
         assert_eq!(why, Some("hil.toml names no way to remove it"));
     }
 }

@@ -313,7 +313,7 @@ fn bench(
             "ledger" => "ledger:serial=0000000000000000".into(),
             _ => absent(&backend),
         }),
-        plug: plug(&listed.removal, name, is_there),
+        plug: plug(&listed.removal, name, &common.interrupt, is_there),
         protection: Protection::FULL,
         room: Mutex::new(Err("it has no bound that could be seen")),
         longest_message: if is_ledger {
