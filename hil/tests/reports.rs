@@ -42,7 +42,10 @@ fn small_run() -> (Desk, Results) {
 /// Headless Chromium, without a network and with nothing of the user's.
 fn chromium(page: &Path, flags: &[&str]) -> Vec<u8> {
     let home = tempfile::tempdir().unwrap();
-    let output = Command::new("chromium")
+    // As `cargo xtask setup` looks for it.
+    let is_there = |name: &&str| Command::new(name).arg("--version").output().is_ok();
+    let name = ["chromium", "chromium-browser"].into_iter().find(is_there);
+    let output = Command::new(name.unwrap_or("chromium"))
         .args([
             "--headless",
             "--no-sandbox",
