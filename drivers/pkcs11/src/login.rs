@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use claviger_token::{Error, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft};
 use cryptoki::error::{Error as Ck, RvError};
+use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
 use secrecy::{ExposeSecret, SecretString};
@@ -60,6 +61,7 @@ pub(crate) fn login(
     // Somebody else may have spent a try meanwhile.
     let before = module.pkcs11.get_token_info(slot).map_err(failed)?;
     check_flags(&before, token, login.last_try)?;
+    check_answers(session, token)?;
     turn.begin(&pin, tries_left(module, &before))?;
     let refusal = match session.login(UserType::User, Some(&pin)) {
         Ok(()) => {
@@ -144,6 +146,19 @@ fn check_flags(info: &TokenInfo, token: &TokenId, last_try: bool) -> Result<(), 
         Err(Error::PinFinalTry { token })
     } else {
         Ok(())
+    }
+}
+
+/// Refuses to send a PIN to a token that cannot even be searched: it would fail then, too, and
+/// what it made of the PIN would not be known.
+fn check_answers(session: &Session, token: &TokenId) -> Result<(), Error> {
+    let any = [Attribute::Class(ObjectClass::DATA), Attribute::Token(true)];
+    match session.find_objects(&any) {
+        Ok(_) | Err(Ck::Pkcs11(RvError::UserNotLoggedIn, _)) => Ok(()),
+        Err(error) => match from_module(&error, token) {
+            gone @ Error::TokenUnavailable { .. } => Err(gone),
+            _ => Ok(()),
+        },
     }
 }
 

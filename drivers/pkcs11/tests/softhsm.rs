@@ -63,7 +63,7 @@ impl Bench {
     }
 
     /// Signs with the key in slot 01.
-    fn signs(&self, key: PublicKey) {
+    fn signs(&self, key: &PublicKey) {
         let signer = self.signer(key.clone()).unwrap();
         let signature = signer.sign(b"message", &Call::unlimited()).unwrap();
         key.verify(b"message", &signature).unwrap();
@@ -190,7 +190,7 @@ fn of_two_pairs_with_one_id_none_is_guessed() {
     bench.others(|session| session.destroy_object(theirs.1).unwrap());
     is_not_guessed();
     bench.others(|session| session.destroy_object(theirs.0).unwrap());
-    bench.signs(ours.2);
+    bench.signs(&ours.2);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_key_of_another_algorithm_with_the_same_id_is_passed_over() {
         session.destroy_object(pair.unwrap().0).unwrap();
         p256(session, 1).2
     });
-    bench.signs(ours);
+    bench.signs(&ours);
 }
 
 #[test]
