@@ -79,6 +79,31 @@ impl Kryoptic {
         Store::of_this_process();
     }
 
+    /// Another token, which says of itself what this one says: a copy in another slot. It
+    /// ends every session of the module.
+    ///
+    /// # Panics
+    /// Where Kryoptic does not work.
+    pub fn twin(&self) -> Kryoptic {
+        let store = Store::of_this_process();
+        let number = store.made.fetch_add(1, Ordering::Relaxed);
+        assert!(number < MOST, "the process has {MOST} tokens already");
+        let file = store.token(number);
+        claviger_pkcs11::with_module(&Kryoptic::file(), |module| {
+            module.clone().finalize().unwrap();
+            fs::copy(&self.file, &file).unwrap();
+        })
+        .unwrap();
+        let label = self.label.clone();
+        Kryoptic { label, file }
+    }
+
+    /// The number of the token's slot.
+    pub fn slot(&self) -> u64 {
+        let number = self.file.file_stem().and_then(|stem| stem.to_str());
+        number.and_then(|number| number.parse().ok()).unwrap()
+    }
+
     /// The token's label, which no other token has.
     pub fn label(&self) -> &str {
         &self.label

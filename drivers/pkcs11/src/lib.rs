@@ -221,6 +221,9 @@ fn is_named(path: &Path, name: &str) -> bool {
 struct Candidate {
     module: Arc<Module>,
     slot: Slot,
+    /// Whether another token of the module says the same of itself, so that the slot alone
+    /// tells them apart.
+    has_twin: bool,
     token: CkTokenInfo,
     quirks: &'static Quirks,
 }
@@ -234,17 +237,20 @@ fn candidates(modules: &[Arc<Module>], uri: &Uri) -> Result<Vec<Candidate>, Erro
         match module.tokens(&entered) {
             Ok(tokens) => found.extend(
                 tokens
-                    .into_iter()
+                    .iter()
                     .filter(|(slot, token)| fits(uri, module, *slot, token, &entered))
                     .map(|(slot, token)| Candidate {
                         module: module.clone(),
-                        slot,
+                        slot: *slot,
+                        has_twin: tokens
+                            .iter()
+                            .any(|(other, of)| other != slot && are_twins(of, token)),
                         quirks: quirks::of(
                             &module.library.manufacturer,
                             token.manufacturer_id(),
                             token.model(),
                         ),
-                        token,
+                        token: token.clone(),
                     }),
             ),
             Err(error) if uri.module_path.is_some() => {
@@ -294,6 +300,13 @@ fn token_id(token: &CkTokenInfo) -> TokenId {
     }
 }
 
+/// Whether two tokens have one name and one label.
+fn are_twins(one: &CkTokenInfo, other: &CkTokenInfo) -> bool {
+    one.label() == other.label()
+        && one.serial_number() == other.serial_number()
+        && one.manufacturer_id() == other.manufacturer_id()
+}
+
 /// The serial, or where that is blank or zero, as with all tokens of tpm2-pkcs11, `SERIAL/LABEL`.
 fn telling_serial(serial: &str, label: &str) -> String {
     let blank = [' ', '\0'];
@@ -308,8 +321,9 @@ fn backends(candidates: &[Candidate], request: &Uri) -> Vec<String> {
     candidates.iter().map(|c| c.backend(request)).collect()
 }
 
-/// Where each token is opened, so that it is opened once.
-type PlaceName = (PathBuf, TokenId, String);
+/// Where each token is opened, so that it is opened once: the module, what the token says
+/// of itself, and the slot where nothing else tells it from its twin.
+type PlaceName = (PathBuf, TokenId, String, Option<Slot>);
 static OPEN: LazyLock<Mutex<HashMap<PlaceName, Arc<Place>>>> = LazyLock::new(Mutex::default);
 
 impl Candidate {
@@ -384,10 +398,12 @@ impl Candidate {
             refused: &access.refused_pins,
         };
         let id = token_id(&self.token);
+        let only_in = self.has_twin.then_some(self.slot);
         let name = (
             self.module.path.clone(),
             id.clone(),
             self.token.label().into(),
+            only_in,
         );
         let place: Arc<Place> = lock(&OPEN).entry(name).or_default().clone();
         // Held through the login: what a second login says depends on the first.
@@ -409,7 +425,8 @@ impl Candidate {
             let waited = place.closed.wait_timeout(state, left);
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
-        let connection = Connection::open(&self.module, self.slot, &self.token, &id, &how)?;
+        let connection =
+            Connection::open(&self.module, self.slot, only_in, &self.token, &id, &how)?;
         let info = self.info(uri);
         state.living += 1;
         let living = Living(place.clone());

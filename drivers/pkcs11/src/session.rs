@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     /// Some makers give all their tokens one serial; no PIN is sent to a token with
     /// another label.
     label: String,
+    /// Its slot, where another token had this name and label, too, when it was opened.
+    only_in: Option<Slot>,
     login_required: bool,
     write_protected: bool,
     /// Of the one who opened it first: for recovery.
@@ -120,10 +122,12 @@ impl Drop for Lease<'_> {
 }
 
 impl Connection {
-    /// Opens the token in `slot` and logs in.
+    /// Opens the token in `slot` and logs in. If the slot alone tells it from its twin, it
+    /// is looked for `only_in` there.
     pub(crate) fn open(
         module: &Arc<Module>,
         slot: Slot,
+        only_in: Option<Slot>,
         info: &TokenInfo,
         id: &TokenId,
         how: &Login<'_>,
@@ -132,6 +136,7 @@ impl Connection {
             module: module.clone(),
             id: id.clone(),
             label: info.label().into(),
+            only_in,
             login_required: info.login_required(),
             write_protected: info.write_protected(),
             refused: Arc::clone(how.refused),
@@ -436,14 +441,26 @@ impl Connection {
     fn attach(&self, entered: &Entered<'_>, how: &Login<'_>) -> Result<Attached, Error> {
         let tokens = self.module.tokens(entered);
         let tokens = tokens.map_err(|_| self.unavailable())?;
-        let found = tokens.into_iter().find(|(_, info)| self.is(info));
-        let (slot, info) = found.ok_or_else(|| self.unavailable())?;
+        let mut found = (tokens.into_iter()).filter(|(slot, info)| self.is(*slot, info));
+        let (slot, info) = match (found.next(), found.next()) {
+            (Some(one), None) => one,
+            (None, _) => return Err(self.unavailable()),
+            // Which of them took the PIN is not known.
+            (Some(_), Some(_)) => {
+                return Err(Error::TokenUnavailable {
+                    token: self.id.clone(),
+                    reason: "the module finds several with its name and label".into(),
+                });
+            }
+        };
         let (anchor, pin) = self.anchor(slot, &info, how)?;
         Ok(Attached { slot, anchor, pin })
     }
 
-    fn is(&self, info: &TokenInfo) -> bool {
-        crate::token_id(info) == self.id && info.label() == self.label
+    fn is(&self, slot: Slot, info: &TokenInfo) -> bool {
+        self.only_in.is_none_or(|only| only == slot)
+            && crate::token_id(info) == self.id
+            && info.label() == self.label
     }
 
     fn unavailable(&self) -> Error {
@@ -461,7 +478,7 @@ impl Connection {
         }
         let slot = session.get_session_info()?.slot_id();
         match self.module.pkcs11.get_token_info(slot) {
-            Ok(info) if self.is(&info) => Ok(()),
+            Ok(info) if self.is(slot, &info) => Ok(()),
             _ => Err(Fault::Gone("it is not in its slot".into())),
         }
     }
