@@ -65,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub(crate) last_try: bool,
 
-    /// Give up after so many seconds
+    /// Give up after so many seconds; what was begun on a token is undone first
     #[arg(
         long,
         global = true,
@@ -88,7 +88,8 @@ Examples:
   claviger decrypt alice letter.age
 
 Exit status: 0 success, 1 failure (or a signature that is not valid), 2 usage,
-130 interrupted. CLAVIGER_LOG=debug logs to standard error; no PIN is ever logged.";
+128 and the number of the signal that ended it: 130 after Ctrl-C.
+CLAVIGER_LOG=debug logs to standard error; no PIN is ever logged.";
 
 const BACKENDS: &str = "\
 Backends:
@@ -98,6 +99,8 @@ Backends:
   piv:                                                   the one smartcard that is there
   piv:serial=NUMBER;slot=9c                              this one, and this slot of it
   piv:serial=NUMBER;touch-policy=always                  keys that want a touch each time
+  ledger:                                                the one Ledger that is there
+  ledger:serial=NUMBER;account=7                         this one, and this account of it
 pkcs11: are RFC 7512 URIs; put all in quotes, and write what is special as %XX.
 `claviger tokens` shows the backend of every token.";
 
@@ -168,7 +171,7 @@ pub(crate) enum Command {
         /// Only those that this fits
         #[arg(long)]
         backend: Option<String>,
-        /// Show how tokens come, go and change, until interrupted
+        /// Show how tokens come, go and change, until interrupted, or until --timeout is over
         #[arg(long)]
         watch: bool,
     },

@@ -12,8 +12,8 @@ use crate::output;
 pub(crate) const FAILED: u8 = 1;
 /// The command line makes no sense.
 pub(crate) const USAGE: u8 = 2;
-/// Somebody pressed Ctrl-C: 128 and the number of the signal, as shells have it.
-pub(crate) const INTERRUPTED: u8 = 130;
+/// A signal came, such as that of Ctrl-C: 128 and its number, as shells have it.
+const INTERRUPTED: u8 = 130;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -55,6 +55,14 @@ impl Failure {
     /// For what it was that it failed.
     pub(crate) fn said_of(mut self, what: &str) -> Self {
         self.what = format!("{} ({what})", self.what);
+        self
+    }
+
+    /// Where it is that the command was interrupted, it was by this signal.
+    pub(crate) fn after(mut self, signal: Option<u8>) -> Self {
+        if let (INTERRUPTED, Some(signal)) = (self.code, signal) {
+            self.code = 128 + signal;
+        }
         self
     }
 

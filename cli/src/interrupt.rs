@@ -1,15 +1,21 @@
-//! Ctrl-C, and being asked to end.
+//! Ctrl-C, being asked to end, a terminal that goes away, and a time that is over.
 //!
 //! | meanwhile | the first signal | the second |
 //! | --- | --- | --- |
 //! | anything else | ends the process, without the file that was being written | |
 //! | keys are made or destroyed | has the engine undo or finish it | ends the process; the next start settles it |
-//! | a PIN is asked for | Ctrl-C ends the question, and with it the command | ends the process |
+//! | a PIN is asked for | ends the question, and with it the command | ends the process |
+//!
+//! However it ends, the terminal is as it was before.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use claviger_token::Error;
+
+use crate::failure::Failure;
 use crate::screen::Screen;
 
 /// What a signal means at this moment.
@@ -20,6 +26,12 @@ enum Mode {
     Tidy,
     Prompt,
 }
+
+/// How long after its deadline the process may take to end by itself.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The same where it undoes on a token what it began.
+const TIDY_GRACE: Duration = Duration::from_secs(5);
 
 /// What becomes of the process after a signal.
 #[cfg(unix)]
@@ -40,30 +52,47 @@ const TIDYING: &str =
 pub(crate) struct Interrupt {
     mode: AtomicU8,
     cancelled: Arc<AtomicBool>,
+    /// The first signal that came, or 0.
+    signal: AtomicI32,
     /// A file that is not to be left behind.
     unfinished: Mutex<Option<PathBuf>>,
+    /// A terminal that does not show what is typed, and how it was before.
+    #[cfg(unix)]
+    silenced: Mutex<Option<crate::prompt::Silenced>>,
     screen: Screen,
 }
 
 impl Interrupt {
     /// Listens to signals from now on.
     pub(crate) fn listen(screen: Screen) -> Arc<Self> {
-        let interrupt = Arc::new(Interrupt {
-            mode: AtomicU8::new(Mode::AtOnce as u8),
-            cancelled: Arc::default(),
-            unfinished: Mutex::default(),
-            screen,
-        });
+        let interrupt = Arc::new(Interrupt::deaf(screen));
         #[cfg(unix)]
         interrupt.start_listening();
         interrupt
     }
 
+    fn deaf(screen: Screen) -> Self {
+        Interrupt {
+            mode: AtomicU8::new(Mode::AtOnce as u8),
+            cancelled: Arc::default(),
+            signal: AtomicI32::new(0),
+            unfinished: Mutex::default(),
+            #[cfg(unix)]
+            silenced: Mutex::default(),
+            screen,
+        }
+    }
+
     #[cfg(unix)]
     fn start_listening(self: &Arc<Self>) {
-        use signal_hook::consts::{SIGINT, SIGTERM};
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+        let ignored = ignored_signals();
+        // `nohup` says that the first of these is nothing to this process.
+        let others = [SIGHUP, SIGQUIT].into_iter();
+        let others = others.filter(|signal| ignored & (1 << (signal - 1)) == 0);
+        let all = [SIGINT, SIGTERM].into_iter().chain(others);
         // Without a listener signals end the process, which is what they should do.
-        let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) else {
+        let Ok(mut signals) = signal_hook::iterator::Signals::new(all) else {
             return;
         };
         let interrupt = Arc::clone(self);
@@ -72,12 +101,7 @@ impl Interrupt {
                 match interrupt.reaction(signal) {
                     Reaction::Wait => {}
                     Reaction::Tidy => interrupt.screen.line(TIDYING),
-                    Reaction::End => {
-                        interrupt.forget_unfinished();
-                        // The C libraries of tokens may be at work: their clean-up at exit
-                        // would pull the ground from under them.
-                        signal_hook::low_level::exit(128 + signal);
-                    }
+                    Reaction::End => interrupt.end(128 + signal),
                 }
             }
         });
@@ -87,15 +111,86 @@ impl Interrupt {
     fn reaction(&self, signal: i32) -> Reaction {
         let mode = self.mode.load(Ordering::SeqCst);
         let again = self.cancelled.swap(true, Ordering::SeqCst);
+        let _ = (self.signal).compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
         if again {
             Reaction::End
         } else if mode == Mode::Tidy as u8 {
             Reaction::Tidy
-        } else if mode == Mode::Prompt as u8 && signal == signal_hook::consts::SIGINT {
+        } else if mode == Mode::Prompt as u8 {
             Reaction::Wait
         } else {
             Reaction::End
         }
+    }
+
+    /// Ends the process, leaves no half file and a terminal that shows what is typed.
+    fn end(&self, code: i32) -> ! {
+        self.forget_unfinished();
+        #[cfg(unix)]
+        {
+            self.restore_terminal();
+            // The C libraries of tokens may be at work: their clean-up at exit would pull
+            // the ground from under them.
+            signal_hook::low_level::exit(code)
+        }
+        #[cfg(not(unix))]
+        std::process::exit(code)
+    }
+
+    /// Ends the process when its time is over and it does not end by itself: a vendor's
+    /// module may block for ever, and so may whoever writes to standard input.
+    pub(crate) fn end_at(self: &Arc<Self>, deadline: Instant) {
+        let interrupt = Arc::clone(self);
+        std::thread::spawn(move || {
+            let wait = |grace| {
+                let left = (deadline + grace).saturating_duration_since(Instant::now());
+                std::thread::sleep(left);
+                interrupt.mode.load(Ordering::SeqCst)
+            };
+            let mode = match wait(GRACE) {
+                mode if mode == Mode::Tidy as u8 => wait(TIDY_GRACE),
+                mode => mode,
+            };
+            // Who asks for a PIN holds the screen.
+            if mode != Mode::Prompt as u8 {
+                interrupt.screen.clear();
+            }
+            let failure = Failure::from(Error::DeadlineExceeded);
+            let failure = match mode == Mode::Tidy as u8 {
+                true => failure.hint(
+                    "what was begun is settled when the token is used next, or by \
+                     `claviger doctor --repair`",
+                ),
+                false => failure,
+            };
+            failure.print();
+            interrupt.end(failure.code().into());
+        });
+    }
+
+    /// The first signal that the process still reacted to.
+    pub(crate) fn signal(&self) -> Option<u8> {
+        let signal = self.signal.load(Ordering::SeqCst);
+        u8::try_from(signal).ok().filter(|signal| *signal != 0)
+    }
+
+    /// From now on, until [`Interrupt::restore_terminal`], a terminal is silent.
+    #[cfg(unix)]
+    pub(crate) fn remember_terminal(&self, silenced: crate::prompt::Silenced) {
+        *self.silenced() = Some(silenced);
+    }
+
+    /// Lets the terminal show again what is typed.
+    #[cfg(unix)]
+    pub(crate) fn restore_terminal(&self) {
+        if let Some(silenced) = self.silenced().take() {
+            silenced.restore();
+        }
+    }
+
+    #[cfg(unix)]
+    fn silenced(&self) -> std::sync::MutexGuard<'_, Option<crate::prompt::Silenced>> {
+        self.silenced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True once a signal came that the process may still react to.
@@ -135,7 +230,6 @@ impl Interrupt {
         *self.lock() = None;
     }
 
-    #[cfg(unix)]
     fn forget_unfinished(&self) {
         if let Some(path) = self.lock().take() {
             let _ = std::fs::remove_file(path);
@@ -147,6 +241,16 @@ impl Interrupt {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The signals that this process was started to ignore, one bit for each, from 1 on. All,
+/// where that is not known.
+#[cfg(unix)]
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(u64::MAX)
 }
 
 /// A time in which signals mean something else.
@@ -167,12 +271,7 @@ mod tests {
     use signal_hook::consts::{SIGINT, SIGTERM};
 
     fn quiet() -> Arc<Interrupt> {
-        Arc::new(Interrupt {
-            mode: AtomicU8::new(Mode::AtOnce as u8),
-            cancelled: Arc::default(),
-            unfinished: Mutex::default(),
-            screen: Screen::new(),
-        })
+        Arc::new(Interrupt::deaf(Screen::new()))
     }
 
     #[test]
@@ -188,10 +287,9 @@ mod tests {
 
         let interrupt = quiet();
         let _phase = interrupt.prompting();
-        assert_eq!(interrupt.reaction(SIGINT), Reaction::Wait);
-        let interrupt = quiet();
-        let _phase = interrupt.prompting();
-        assert_eq!(interrupt.reaction(SIGTERM), Reaction::End);
+        assert_eq!(interrupt.reaction(SIGTERM), Reaction::Wait);
+        assert_eq!(interrupt.reaction(SIGINT), Reaction::End);
+        assert_eq!(interrupt.signal(), Some(SIGTERM as u8));
     }
 
     #[test]

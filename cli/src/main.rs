@@ -10,6 +10,7 @@ mod home;
 mod interrupt;
 mod output;
 mod pins;
+mod prompt;
 mod screen;
 mod session;
 mod views;

@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use claviger_token::{Error, PinSource, StoredPin, TokenId};
 use secrecy::SecretString;
@@ -11,6 +12,7 @@ use secrecy::SecretString;
 use crate::failure::Failure;
 use crate::files;
 use crate::interrupt::Interrupt;
+use crate::prompt::{self, NoAnswer};
 use crate::screen::Screen;
 
 /// What is asked for.
@@ -76,6 +78,8 @@ pub(crate) struct Pins {
     choice: Choice,
     /// The only tokens that get one, if set.
     only: Mutex<Option<Vec<TokenId>>>,
+    /// When a person is waited for no longer.
+    deadline: Option<Instant>,
     screen: Screen,
     interrupt: Arc<Interrupt>,
 }
@@ -84,6 +88,7 @@ impl Pins {
     pub(crate) fn new(
         wanted: Wanted,
         source: Option<&OsStr>,
+        deadline: Option<Instant>,
         screen: Screen,
         interrupt: Arc<Interrupt>,
     ) -> Result<Arc<Self>, Failure> {
@@ -91,6 +96,7 @@ impl Pins {
             wanted,
             choice: Choice::parse(wanted, source)?,
             only: Mutex::default(),
+            deadline,
             screen,
             interrupt,
         }))
@@ -127,23 +133,22 @@ impl Pins {
             "" => token.to_string(),
             label => format!("{label} ({} {})", token.manufacturer, token.serial),
         };
-        let prompt = format!(
+        let question = format!(
             "{} for {}: ",
             self.wanted.name(),
             crate::output::printable(&name)
         );
-        match self.screen.aside(|| rpassword::prompt_password(prompt)) {
-            Ok(pin) => Ok(SecretString::from(pin)),
-            Err(_) if self.interrupt.came() => Err(Error::Cancelled),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(Error::Cancelled),
-            Err(e) => Err(Error::PinSource {
-                origin: "prompt".into(),
-                reason: match e.kind() {
-                    io::ErrorKind::UnexpectedEof => "nothing was typed".into(),
-                    _ => format!("there is no terminal ({e})"),
-                },
-            }),
-        }
+        let ask = || prompt::ask(&question, &self.interrupt, self.deadline);
+        let failed = |reason: String| Error::PinSource {
+            origin: "prompt".into(),
+            reason,
+        };
+        self.screen.aside(ask).map_err(|no| match no {
+            NoAnswer::Interrupted => Error::Cancelled,
+            NoAnswer::TooLate => Error::DeadlineExceeded,
+            NoAnswer::Nothing => failed("nothing was typed".into()),
+            NoAnswer::Failed(e) => failed(format!("there is no terminal ({e})")),
+        })
     }
 }
 
@@ -203,7 +208,7 @@ mod tests {
         let interrupt = Interrupt::listen(screen.clone());
         // Always set, and no secret.
         let path = Some(OsStr::new("env:PATH"));
-        let pins = Pins::new(Wanted::Pin, path, screen, interrupt).unwrap();
+        let pins = Pins::new(Wanted::Pin, path, None, screen, interrupt).unwrap();
         let source = Handle(Arc::clone(&pins));
         assert!(source.pin(&token("1"), "").is_ok());
         pins.only_for(Some(&[token("2")]));

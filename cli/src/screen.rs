@@ -75,6 +75,13 @@ impl Screen {
         }
     }
 
+    /// Clears away what is shown, for good.
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = self.lock().take() {
+            bar.finish_and_clear();
+        }
+    }
+
     /// A line for a person, whatever else is being shown.
     pub(crate) fn line(&self, text: &str) {
         self.aside(|| {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use claviger_engine::registry::{Action, Intent};
 use claviger_engine::types::check_name;
@@ -23,7 +23,8 @@ use crate::{files, home, output};
 pub(crate) struct Session {
     home: Option<PathBuf>,
     last_try: bool,
-    timeout: Option<Duration>,
+    /// When it is to have ended.
+    pub(crate) deadline: Option<Instant>,
     pub(crate) json: bool,
     pub(crate) pins: Arc<Pins>,
     management_keys: Arc<Pins>,
@@ -36,10 +37,15 @@ impl Session {
     pub(crate) fn new(args: &Args) -> Result<Self, Failure> {
         let screen = Screen::new();
         let interrupt = Interrupt::listen(screen.clone());
+        let deadline = (args.timeout).and_then(|limit| Instant::now().checked_add(limit));
+        if let Some(deadline) = deadline {
+            interrupt.end_at(deadline);
+        }
         let source = |wanted, text: &Option<std::ffi::OsString>| {
             Pins::new(
                 wanted,
                 text.as_deref(),
+                deadline,
                 screen.clone(),
                 Arc::clone(&interrupt),
             )
@@ -56,7 +62,7 @@ impl Session {
         Ok(Session {
             home: args.home.clone(),
             last_try: args.last_try,
-            timeout: args.timeout,
+            deadline,
             json: args.json,
             pins,
             management_keys,
@@ -102,8 +108,8 @@ impl Session {
 
     /// The circumstances of what is about to be asked of a token.
     pub(crate) fn call(&self) -> Call {
-        let call = match self.timeout {
-            Some(limit) => Call::within(limit),
+        let call = match self.deadline {
+            Some(deadline) => Call::within(deadline.saturating_duration_since(Instant::now())),
             None => Call::unlimited(),
         };
         let screen = self.screen.clone();

@@ -9,7 +9,10 @@
 
 mod common;
 
-use std::process::{Child, Command, Output, Stdio};
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -113,10 +116,10 @@ fn a_generation_that_was_killed_is_undone_by_the_next_command_that_uses_the_toke
 #[test]
 fn an_interrupted_generation_is_undone_before_the_command_ends() {
     let stage = Stage::new();
-    for signal in ["-INT", "-TERM"] {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
         let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
         let hit = |output: &Output| {
-            said(output).contains("tidying up") && output.status.code() == Some(130)
+            said(output).contains("tidying up") && output.status.code() == Some(code)
         };
         let output = strike(&stage, signal, hit);
         assert!(
@@ -265,15 +268,26 @@ fn race(stage: &Stage, number: usize) -> (usize, Vec<String>) {
     (number - complaints.len(), complaints)
 }
 
-#[test]
-fn an_interrupted_decryption_leaves_no_file() {
-    let stage = Stage::with_alice();
-    let sealed = stage.feed(&["encrypt", "alice"], &[1; 200_000]).succeeds();
+/// A decryption that has begun to write, and wants more of its input.
+fn start_endless_decryption(stage: &Stage, before: &[&str], sealed: &[u8]) -> (Child, ChildStdin) {
     let words = ["--pin-source", "file:pin", "decrypt", "alice", "-o", "out"];
-    let mut command = stage.claviger(words);
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let claviger = stage.claviger(words);
+    let words = before.iter().map(OsStr::new);
+    let mut words = words
+        .chain([claviger.get_program()])
+        .chain(claviger.get_args());
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words).current_dir(stage.folder());
+    for (name, value) in claviger.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    std::io::Write::write_all(&mut stdin, &sealed.bytes()[..150_000]).unwrap();
+    stdin.write_all(sealed).unwrap();
     let begun = Instant::now();
     while stage.files().is_empty() {
         assert!(
@@ -282,10 +296,46 @@ fn an_interrupted_decryption_leaves_no_file() {
         );
         sleep(Duration::from_millis(10));
     }
-    send("-INT", &child);
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert!(stage.files().is_empty(), "{:?}", stage.files());
-    drop(stdin);
+    (child, stdin)
+}
+
+#[test]
+fn an_interrupted_decryption_leaves_no_file() {
+    let stage = Stage::with_alice();
+    let sealed = stage.feed(&["encrypt", "alice"], &[1; 200_000]).succeeds();
+    let sealed = &sealed.bytes()[..150_000];
+    // Whoever runs the tests may ignore some of them.
+    let listening = ["env", "--default-signal"];
+    for (signal, code) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129), ("-QUIT", 131)] {
+        let (mut child, _stdin) = start_endless_decryption(&stage, &listening, sealed);
+        send(signal, &child);
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(stage.files().is_empty(), "{:?}", stage.files());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn signals_that_were_ignored_before_are_ignored() {
+    let stage = Stage::with_alice();
+    let sealed = stage.feed(&["encrypt", "alice"], &[1; 200_000]).succeeds();
+    let (begin, rest) = sealed.bytes().split_at(150_000);
+    for before in [
+        &["nohup"][..],
+        &["env", "--ignore-signal=HUP", "--ignore-signal=QUIT"],
+    ] {
+        let (mut child, mut stdin) = start_endless_decryption(&stage, before, begin);
+        send("-HUP", &child);
+        if before.len() > 1 {
+            send("-QUIT", &child);
+        }
+        sleep(Duration::from_millis(100));
+        stdin.write_all(rest).unwrap();
+        drop(stdin);
+        assert!(child.wait().unwrap().success());
+        assert!(stage.read("out") == [1; 200_000]);
+        std::fs::remove_file(stage.path("out")).unwrap();
+    }
 }
 
 #[test]
@@ -304,6 +354,41 @@ fn a_deadline_that_passes_leaves_nothing_behind() {
     Outcome::of(command.args(["--backend", &backend])).fails(1, "the deadline passed");
     assert_eq!(stage.private_keys(), 0);
     assert!(stage.names().is_empty());
+}
+
+#[test]
+fn whatever_it_waits_for_the_command_ends_in_time() {
+    let stage = Stage::with_alice();
+    // A smartcard service that does not answer.
+    let socket = stage.path("socket");
+    let _silent = UnixListener::bind(&socket).unwrap();
+    let begin = |words: &[&str]| {
+        let mut command = stage.claviger([&["--timeout", "0.5"], words].concat());
+        command.env("PCSCLITE_CSOCK_NAME", &socket);
+        command
+    };
+    let begun = Instant::now();
+    for words in [
+        &["tokens"][..],
+        &["tokens", "--backend", "piv:"],
+        &["doctor"],
+    ] {
+        Outcome::of(&mut begin(words)).fails(1, "the deadline passed");
+    }
+    for backend in [&[][..], &["--backend", "pkcs11:"]] {
+        let words = [&["tokens", "--watch"], backend].concat();
+        Outcome::of(&mut begin(&words)).succeeds();
+    }
+    // What is to be encrypted does not come.
+    let mut command = begin(&["encrypt", "alice", "-o", "out"]);
+    let mut child = (command.stdin(Stdio::piped()).stderr(Stdio::piped()))
+        .spawn()
+        .unwrap();
+    let stdin = child.stdin.take();
+    Outcome::from(child.wait_with_output().unwrap()).fails(1, "the deadline passed");
+    drop(stdin);
+    assert_eq!(stage.files(), ["socket"]);
+    assert!(begun.elapsed() < Duration::from_secs(15));
 }
 
 #[test]

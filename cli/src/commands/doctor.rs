@@ -223,6 +223,9 @@ async fn check_intents(
         session.pins.only_for(None);
         left?
     };
+    if session.interrupt.came() {
+        return Err(Error::Cancelled.into());
+    }
     for intent in &open {
         match left.iter().find(|(left, _)| left == intent) {
             None => findings.info(format!(

@@ -11,6 +11,8 @@ mod reads_for;
 mod sign;
 mod tokens;
 
+use claviger_token::Error;
+
 use crate::args::{Args, Command, ContactCommand, ReadsForCommand};
 use crate::failure::Failure;
 use crate::session::Session;
@@ -31,7 +33,17 @@ pub(crate) fn run(args: Args) -> Answer {
     let answer = runtime.block_on(dispatch(&session, args.command));
     // What still blocks on a device is not waited for.
     runtime.shutdown_background();
-    answer
+    answer.map_err(|failure| failure.after(session.interrupt.signal()))
+}
+
+/// Waits no longer than `--timeout` allows, where no driver can be told of it.
+async fn in_time(session: &Session, command: impl Future<Output = Answer>) -> Answer {
+    match session.deadline {
+        None => command.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), command)
+            .await
+            .unwrap_or_else(|_| Err(Error::DeadlineExceeded.into())),
+    }
 }
 
 async fn dispatch(session: &Session, command: Command) -> Answer {
@@ -43,7 +55,7 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
         Command::Tokens {
             backend,
             watch: false,
-        } => tokens::run(session, backend.as_deref()).await,
+        } => in_time(session, tokens::run(session, backend.as_deref())).await,
         Command::Generate {
             name,
             backend,
@@ -116,7 +128,10 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
         Command::Doctor {
             forget_refused_pin: Some(token),
             ..
-        } => doctor::pins::forget(session, &token).await,
-        Command::Doctor { repair, .. } => doctor::run(session, repair).await,
+        } => in_time(session, doctor::pins::forget(session, &token)).await,
+        Command::Doctor { repair: true, .. } => doctor::run(session, true).await,
+        Command::Doctor { repair: false, .. } => {
+            in_time(session, doctor::run(session, false)).await
+        }
     }
 }

@@ -3,6 +3,7 @@
 use claviger_engine::{Registry, TokenChange};
 use claviger_token::{Algorithm, KeyUse, SlotInfo, SlotState, TokenInfo};
 use serde::Serialize;
+use tokio::time::timeout_at;
 
 use super::{Answer, FINE};
 use crate::output;
@@ -79,7 +80,14 @@ pub(crate) async fn watch(session: &Session, backend: Option<&str>) -> Answer {
     let mut changes = node.token_changes(backend)?;
     let kind = backend.and_then(|backend| backend.split(':').next());
     loop {
-        let change = changes.next().await;
+        let change = match session.deadline {
+            None => changes.next().await,
+            // Who wants to watch for a while has seen what there was.
+            Some(deadline) => match timeout_at(deadline.into(), changes.next()).await {
+                Ok(change) => change,
+                Err(_) => return Ok(FINE),
+            },
+        };
         if kind.is_some_and(|kind| kind != change.token.kind) {
             continue;
         }

@@ -1,0 +1,175 @@
+//! What a person at a terminal sees, and how the terminal is left.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the helpers of tests are tests"
+)]
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use claviger_tests::SoftHsm;
+use common::Stage;
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A terminal with the command at it.
+struct Terminal {
+    keyboard: File,
+    line: OwnedFd,
+    shown: Arc<Mutex<Vec<u8>>>,
+    child: Child,
+}
+
+impl Terminal {
+    fn start(stage: &Stage, words: &[&str]) -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+        let master = openpt(flags).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let line = ioctl_tiocgptpeer(&master, flags).unwrap();
+        let other = || line.try_clone().unwrap();
+        let claviger = stage.claviger(words);
+        // The terminal becomes that of the command.
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(claviger.get_program());
+        command.args(claviger.get_args());
+        command.current_dir(stage.folder());
+        for (name, value) in claviger.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let child = command.stdin(other()).stdout(other()).stderr(other());
+        let child = child.spawn().unwrap();
+        let keyboard = File::from(master);
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (mut screen, seen) = (keyboard.try_clone().unwrap(), Arc::clone(&shown));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut buffer) {
+                seen.lock().unwrap().extend_from_slice(&buffer[..count]);
+            }
+        });
+        Terminal {
+            keyboard,
+            line,
+            shown,
+            child,
+        }
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, words: &str) {
+        let begun = Instant::now();
+        while !self.shown().contains(words) {
+            assert!(begun.elapsed() < PATIENCE, "no {words:?}: {}", self.shown());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn type_in(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn shows_what_is_typed(&self) -> bool {
+        let modes = tcgetattr(&self.line).unwrap().local_modes;
+        modes.contains(LocalModes::ECHO)
+    }
+
+    fn send(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    #[track_caller]
+    fn ends(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                // What it wrote last is on its way.
+                sleep(Duration::from_millis(50));
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no end: {}", self.shown());
+            sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// At the question for a PIN.
+fn asked(stage: &Stage, options: &[&str]) -> Terminal {
+    let sign = ["sign", "alice", "letter", "-o", "sig"];
+    let terminal = Terminal::start(stage, &[options, &sign].concat());
+    terminal.wait_for("PIN for");
+    assert!(!terminal.shows_what_is_typed());
+    terminal
+}
+
+fn with_letter() -> Stage {
+    let stage = Stage::with_alice();
+    stage.write("letter", "x");
+    stage
+}
+
+#[test]
+fn a_pin_is_typed_unseen() {
+    let stage = with_letter();
+    let mut terminal = asked(&stage, &[]);
+    terminal.type_in(&format!("{}\n", SoftHsm::PIN));
+    assert_eq!(terminal.ends().code(), Some(0), "{}", terminal.shown());
+    assert!(terminal.shows_what_is_typed());
+    assert!(!terminal.shown().contains(SoftHsm::PIN));
+    stage
+        .run(["verify", "alice", "--signature", "sig", "letter"])
+        .succeeds();
+}
+
+#[test]
+fn whatever_ends_the_question_for_a_pin_the_terminal_shows_again_what_is_typed() {
+    let stage = with_letter();
+    for (signal, code) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        let mut terminal = asked(&stage, &[]);
+        terminal.send(signal);
+        assert_eq!(terminal.ends().code(), Some(code), "{}", terminal.shown());
+        assert!(terminal.shows_what_is_typed(), "{signal}");
+    }
+    let mut terminal = asked(&stage, &[]);
+    terminal.type_in("\u{3}");
+    assert_eq!(terminal.ends().code(), Some(130));
+    assert!(terminal.shows_what_is_typed());
+
+    let mut terminal = asked(&stage, &[]);
+    terminal.type_in("\u{4}");
+    assert_eq!(terminal.ends().code(), Some(1));
+    assert!(terminal.shown().contains("nothing was typed"));
+    assert!(terminal.shows_what_is_typed());
+    assert_eq!(stage.files(), ["letter"]);
+}
+
+#[test]
+fn a_question_for_a_pin_ends_when_the_time_is_over() {
+    let stage = with_letter();
+    let begun = Instant::now();
+    let mut terminal = asked(&stage, &["--timeout", "1"]);
+    assert_eq!(terminal.ends().code(), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    terminal.wait_for("the deadline passed");
+    assert!(terminal.shows_what_is_typed());
+}
