@@ -3,7 +3,8 @@
 use claviger_token::{PublicKey, Signature, SignatureScheme};
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
-use super::{RegistryError, Result, damaged};
+use super::rows::{damaged, parsed};
+use super::{RegistryError, Result};
 use crate::evidence::{Evidence, KeysId, Party, PublicKeys};
 
 /// A piece of evidence, as the index over all of them needs it.
@@ -96,7 +97,7 @@ fn insert(db: &Transaction<'_>, piece: &Evidence) -> rusqlite::Result<usize> {
 }
 
 fn piece(row: &Row<'_>) -> rusqlite::Result<Evidence> {
-    let scheme: SignatureScheme = super::parsed(row, "scheme")?;
+    let scheme: SignatureScheme = parsed(row, "scheme")?;
     Ok(Evidence {
         from_identity: party(row, "from_name", "from_sign", "from_decrypt")?,
         to_identity: party(row, "to_name", "to_sign", "to_decrypt")?,

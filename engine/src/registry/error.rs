@@ -1,0 +1,110 @@
+//! Why the registry could not be read or written.
+
+use std::path::PathBuf;
+
+/// Why the registry could not be read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// There is something else where the home folder should be.
+    #[error("`{}` is not a folder", path.display())]
+    NotAFolder {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is a file where the registry should be, and it is none.
+    #[error("`{}` is not a registry of Claviger", path.display())]
+    NotARegistry {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The registry was written by a newer program.
+    #[error("the registry has version {found}; this program knows version {known}")]
+    Newer {
+        /// The version in the file.
+        found: i32,
+        /// The version that this program knows.
+        known: i32,
+    },
+    /// No space is left.
+    #[error("no space is left for the registry")]
+    DiskFull,
+    /// The file or its folder cannot be written to.
+    #[error("the registry cannot be written to")]
+    ReadOnly,
+    /// Another process has been writing for too long.
+    #[error("another process holds the registry")]
+    Busy,
+    /// What is in it makes no sense.
+    #[error("the registry is damaged: {reason}")]
+    Damaged {
+        /// What makes no sense.
+        reason: String,
+    },
+    /// Any other failure of the file system or of SQLite.
+    #[error("the registry cannot be used: {reason}")]
+    Other {
+        /// What the system said.
+        reason: String,
+    },
+}
+
+impl RegistryError {
+    /// One sentence for a person: what to do next. Empty where nothing is to be said.
+    pub fn hint(&self) -> String {
+        match self {
+            RegistryError::NotAFolder { .. } | RegistryError::NotARegistry { .. } => {
+                "name another folder with --home or CLAVIGER_HOME".into()
+            }
+            RegistryError::Newer { .. } => "use the newer program; nothing was changed".into(),
+            RegistryError::DiskFull => "free some space; nothing is lost".into(),
+            RegistryError::ReadOnly => "check the permissions of the home folder".into(),
+            RegistryError::Busy => "try again in a moment".into(),
+            RegistryError::Damaged { .. } => {
+                "put registry.sqlite of a backup in its place; a key that is on a token can be \
+                 connected again: `claviger connect --to FINGERPRINT`"
+                    .into()
+            }
+            RegistryError::Other { .. } => String::new(),
+        }
+    }
+
+    pub(crate) fn io(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => RegistryError::DiskFull,
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => RegistryError::ReadOnly,
+            _ => RegistryError::Other {
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+impl From<rusqlite::Error> for RegistryError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode;
+        let extended = error.sqlite_error().map(|e| e.extended_code);
+        match error.sqlite_error_code() {
+            // The index of the write-ahead log could not grow.
+            _ if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => RegistryError::DiskFull,
+            Some(ErrorCode::DiskFull) => RegistryError::DiskFull,
+            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                RegistryError::ReadOnly
+            }
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => RegistryError::Busy,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => RegistryError::Damaged {
+                reason: error.to_string(),
+            },
+            _ => match error {
+                rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..) => RegistryError::Damaged {
+                    reason: error.to_string(),
+                },
+                _ => RegistryError::Other {
+                    reason: error.to_string(),
+                },
+            },
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! What is about to be done on a token, written down before it is.
+//!
+//! An intent belongs to the process whose lease it bears, as long as somebody there holds
+//! its [`Claim`]. One that nobody works on any more is *open*, and anybody may claim it.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use claviger_token::{Fingerprint, KeyUse, SlotId, TokenId};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::rows::{intent, json, key_of};
+use super::{
+    Registry, RegistryError, Result, check_engines, check_new, entry_exists, identity, locked,
+    remove_entry,
+};
+use crate::EngineId;
+
+/// The lease of an intent that was left open.
+const NOBODY: &str = "";
+
+pub(super) type UnderWay = Arc<Mutex<HashSet<i64>>>;
+
+/// The right to work on an intent. As long as somebody in this process holds it, nobody
+/// settles the intent.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    id: i64,
+    under_way: UnderWay,
+}
+
+impl Claim {
+    fn new(id: i64, under_way: &UnderWay) -> Arc<Self> {
+        locked(under_way).insert(id);
+        Arc::new(Claim {
+            id,
+            under_way: Arc::clone(under_way),
+        })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        locked(&self.under_way).remove(&self.id);
+    }
+}
+
+/// What a process is about to do on a token, or was when it died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    pub(crate) id: i64,
+    /// What.
+    pub action: Action,
+    /// For which identity.
+    pub identity: EngineId,
+    /// On which token.
+    pub token: TokenId,
+    /// How the token is reached.
+    pub backend: String,
+    /// In which slots.
+    pub slots: Vec<SlotId>,
+}
+
+/// What an [`Intent`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Keys are being made.
+    Generate,
+    /// Keys are being destroyed.
+    Delete,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Action::Generate => "generate",
+            Action::Delete => "delete",
+        }
+    }
+}
+
+/// Why an intent was not written.
+#[derive(Debug)]
+pub(crate) enum BeginError {
+    Exists,
+    /// A contact has the name.
+    IsContact,
+    InProgress,
+    /// The key belongs to an identity.
+    HasOwner {
+        fingerprint: Fingerprint,
+        owner: EngineId,
+    },
+    /// Somebody else was given one of the slots in the meantime.
+    SlotTaken {
+        token: TokenId,
+        slot: SlotId,
+    },
+    Registry(RegistryError),
+}
+
+impl<E: Into<RegistryError>> From<E> for BeginError {
+    fn from(error: E) -> Self {
+        BeginError::Registry(error.into())
+    }
+}
+
+impl Registry {
+    /// Writes down that keys are about to be made in `slots`, or destroyed there.
+    pub(crate) fn begin(
+        &self,
+        action: Action,
+        who: &EngineId,
+        token: &TokenId,
+        backend: &str,
+        slots: &[SlotId],
+    ) -> Result<(Intent, Arc<Claim>), BeginError> {
+        let claim = self.write::<_, BeginError>(|db| {
+            let (node, name) = key_of(who);
+            match action {
+                Action::Generate => {
+                    check_new(db, who)?;
+                    check_engines(db, who, &[KeyUse::Sign, KeyUse::Decrypt])?;
+                }
+                // A dead entry that another process is just removing.
+                Action::Delete if !entry_exists(db, who)? => return Err(BeginError::InProgress),
+                _ => {}
+            }
+            let others: Vec<(i64, String)> = db
+                .prepare_cached("SELECT id, lease FROM intent WHERE node = ? AND name = ?")?
+                .query_map(params![node, name], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<Result<_, _>>()?;
+            if others
+                .iter()
+                .any(|(id, lease)| self.is_under_way(*id, lease))
+            {
+                return Err(BeginError::InProgress);
+            }
+            if action == Action::Generate {
+                let taken = taken_slots(db, token)?;
+                let is_taken = |slot: &SlotId| taken.iter().any(|t| t.as_str() == slot.as_str());
+                if let Some(slot) = slots.iter().find(|slot| is_taken(slot)) {
+                    return Err(BeginError::SlotTaken {
+                        token: token.clone(),
+                        slot: slot.clone(),
+                    });
+                }
+            }
+            db.prepare_cached(
+                "INSERT INTO intent \
+                 (action, lease, node, name, kind, manufacturer, serial, backend, slots) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?
+            .execute(params![
+                action.name(),
+                self.lease.name(),
+                node,
+                name,
+                token.kind,
+                token.manufacturer,
+                token.serial,
+                backend,
+                json(&slots),
+            ])?;
+            Ok(Claim::new(db.last_insert_rowid(), &self.under_way))
+        })?;
+        let intent = Intent {
+            id: claim.id,
+            action,
+            identity: who.clone(),
+            token: token.clone(),
+            backend: backend.into(),
+            slots: slots.into(),
+        };
+        Ok((intent, claim))
+    }
+
+    /// The right to settle an intent; none where somebody else has it, or has settled it.
+    pub(crate) fn claim(&self, intent: &Intent) -> Result<Option<Arc<Claim>>> {
+        self.write(|db| {
+            let lease: Option<String> = db
+                .prepare_cached("SELECT lease FROM intent WHERE id = ?")?
+                .query_row([intent.id], |row| row.get(0))
+                .optional()?;
+            match lease {
+                Some(lease) if !self.is_under_way(intent.id, &lease) => {}
+                _ => return Ok(None),
+            }
+            db.prepare_cached("UPDATE intent SET lease = ? WHERE id = ?")?
+                .execute(params![self.lease.name(), intent.id])?;
+            Ok(Some(Claim::new(intent.id, &self.under_way)))
+        })
+    }
+
+    /// The slots of `token` that were given to keys, now or before.
+    pub(crate) fn taken_slots(&self, token: &TokenId) -> Result<Vec<SlotId>> {
+        self.read(|db| Ok(taken_slots(db, token)?))
+    }
+
+    fn is_under_way(&self, id: i64, lease: &str) -> bool {
+        match lease {
+            NOBODY => false,
+            _ if self.is_own(lease) => locked(&self.under_way).contains(&id),
+            _ => self.lease.is_alive(lease),
+        }
+    }
+
+    /// Nothing of the intent is left on the token: forgets it.
+    pub(crate) fn abandon(&self, intent: &Intent) -> Result<()> {
+        self.write(|db| remove_intent(db, intent).map(drop))
+    }
+
+    /// This process stops working on an intent that it leaves open, for any process to
+    /// settle. Where that cannot be written down, others wait until this one ends.
+    pub(crate) fn leave_open(&self, intent: &Intent) {
+        let left = self.write::<_, RegistryError>(|db| {
+            db.prepare_cached("UPDATE intent SET lease = ? WHERE id = ? AND lease = ?")?
+                .execute(params![NOBODY, intent.id, self.lease.name()])?;
+            Ok(())
+        });
+        if let Err(error) = left {
+            tracing::debug!(identity = %intent.identity, %error, "an intent stays ours");
+        }
+    }
+
+    /// The keys are destroyed: removes the entry and forgets the intent, in one step.
+    pub(crate) fn finish_delete(&self, intent: &Intent) -> Result<()> {
+        self.write::<_, RegistryError>(|db| {
+            // An entry with other keys is another identity, made since.
+            let is_it = identity(db, &intent.identity)?.is_some_and(|(keys, _)| {
+                keys.iter().all(|k| {
+                    k.info.token == intent.token
+                        && intent
+                            .slots
+                            .iter()
+                            .any(|slot| slot.as_str() == k.info.slot.as_str())
+                })
+            });
+            if is_it {
+                remove_entry(db, &intent.identity)?;
+            }
+            remove_intent(db, intent)?;
+            Ok(())
+        })
+    }
+
+    /// The intents that nobody works on any more.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn open_intents(&self) -> Result<Vec<Intent>> {
+        let all: Vec<(Intent, String)> = self
+            .db()
+            .prepare_cached("SELECT * FROM intent ORDER BY id")?
+            .query_map([], |row| Ok((intent(row)?, row.get("lease")?)))?
+            .collect::<Result<_, _>>()?;
+        Ok(all
+            .into_iter()
+            .filter(|(intent, lease)| !self.is_under_way(intent.id, lease))
+            .map(|(intent, _)| intent)
+            .collect())
+    }
+}
+
+fn taken_slots(db: &Connection, token: &TokenId) -> rusqlite::Result<Vec<SlotId>> {
+    let of_token = params![token.kind, token.manufacturer, token.serial];
+    let mut taken: Vec<SlotId> = db
+        .prepare_cached(
+            "SELECT slot FROM key WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3 \
+             UNION SELECT slot FROM spent_slot \
+             WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3",
+        )?
+        .query_map(of_token, |row| Ok(SlotId::new(row.get::<_, String>(0)?)))?
+        .collect::<Result<_, _>>()?;
+    let intents = intents_of(db, token)?;
+    taken.extend(intents.into_iter().flat_map(|intent| intent.slots));
+    Ok(taken)
+}
+
+pub(super) fn intents_of(db: &Connection, token: &TokenId) -> rusqlite::Result<Vec<Intent>> {
+    db.prepare_cached("SELECT * FROM intent WHERE kind = ? AND manufacturer = ? AND serial = ?")?
+        .query_map(
+            params![token.kind, token.manufacturer, token.serial],
+            intent,
+        )?
+        .collect()
+}
+
+/// Whether it was still there.
+pub(super) fn remove_intent(db: &Connection, intent: &Intent) -> Result<bool> {
+    let removed = db
+        .prepare_cached("DELETE FROM intent WHERE id = ?")?
+        .execute([intent.id])?;
+    Ok(removed > 0)
+}

@@ -1,0 +1,122 @@
+//! What stands in the tables' rows.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use claviger_token::{KeyUse, PublicKey, SlotId, TokenId};
+use rusqlite::Row;
+
+use super::{Action, Intent, KeyRecord};
+use crate::EngineId;
+use crate::types::{KeyInfo, NodeId, Origin};
+
+/// An id as it stands in the tables.
+pub(super) fn key_of(who: &EngineId) -> (String, &str) {
+    (
+        who.node
+            .as_ref()
+            .map(|node| node.0.to_text())
+            .unwrap_or_default(),
+        &who.name,
+    )
+}
+
+pub(super) fn damaged(column: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(
+        0,
+        rusqlite::types::Type::Text,
+        format!("`{column}` cannot be read").into(),
+    )
+}
+
+pub(super) fn parsed<T: FromStr>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+    row.get::<_, String>(column)?
+        .parse()
+        .map_err(|_| damaged(column))
+}
+
+pub(super) fn engine_id(row: &Row<'_>, node: &str, name: &str) -> rusqlite::Result<EngineId> {
+    let text: String = row.get(node)?;
+    let id = match text.as_str() {
+        "" => None,
+        key => {
+            let key = PublicKey::from_text(key).map_err(|_| damaged(node))?;
+            Some(NodeId(Arc::new(key)))
+        }
+    };
+    Ok(EngineId {
+        node: id,
+        name: row.get::<_, String>(name)?.into(),
+    })
+}
+
+pub(crate) fn token_id(row: &Row<'_>) -> rusqlite::Result<TokenId> {
+    Ok(TokenId {
+        kind: row.get("kind")?,
+        manufacturer: row.get("manufacturer")?,
+        serial: row.get("serial")?,
+    })
+}
+
+pub(super) fn key_record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
+    let public_key: String = row.get("public_key")?;
+    Ok(KeyRecord {
+        id: row.get("id")?,
+        backend: row.get("backend")?,
+        info: KeyInfo {
+            usage: match row.get::<_, String>("usage")?.as_str() {
+                "sign" => KeyUse::Sign,
+                "decrypt" => KeyUse::Decrypt,
+                _ => return Err(damaged("usage")),
+            },
+            token: token_id(row)?,
+            slot: SlotId::new(row.get::<_, String>("slot")?),
+            public_key: PublicKey::from_text(&public_key).map_err(|_| damaged("public_key"))?,
+            origin: match row.get::<_, String>("origin")?.as_str() {
+                "generated" => Origin::Generated,
+                "adopted" => Origin::Adopted,
+                _ => return Err(damaged("origin")),
+            },
+            protection: from_json(row, "protection")?,
+            attestation: from_json(row, "attestation")?,
+            owner: engine_id(row, "owner_node", "owner_name")?,
+            deleted: row.get("deleted")?,
+        },
+    })
+}
+
+/// What is written of a structure: names and numbers, so it can be.
+pub(super) fn json(value: &impl serde::Serialize) -> Option<String> {
+    serde_json::to_string(value).ok()
+}
+
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    column: &str,
+) -> rusqlite::Result<Option<T>> {
+    row.get::<_, Option<String>>(column)?
+        .map(|json| serde_json::from_str(&json).map_err(|_| damaged(column)))
+        .transpose()
+}
+
+pub(super) fn origin_name(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Generated => "generated",
+        Origin::Adopted => "adopted",
+    }
+}
+
+pub(super) fn intent(row: &Row<'_>) -> rusqlite::Result<Intent> {
+    Ok(Intent {
+        id: row.get("id")?,
+        action: match row.get::<_, String>("action")?.as_str() {
+            "generate" => Action::Generate,
+            "delete" => Action::Delete,
+            _ => return Err(damaged("action")),
+        },
+        identity: engine_id(row, "node", "name")?,
+        token: token_id(row)?,
+        backend: row.get("backend")?,
+        slots: from_json(row, "slots")?.ok_or_else(|| damaged("slots"))?,
+    })
+}
