@@ -15,112 +15,31 @@
 //! [`Error::DecryptionFailed`]. A stanza that the device processes and that does not
 //! open goes on with a random file key, so that it fails where a wrong header fails.
 
+mod header;
+mod recipient;
+mod stanza;
+
 use std::cell::RefCell;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, Read, Write};
 
 use age::armor::ArmoredReader;
 use age::{DecryptError, stream};
-use age_core::format::{FILE_KEY_BYTES, FileKey, Stanza};
-use age_core::primitives::{aead_decrypt, bech32_decode, bech32_encode};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD_NO_PAD;
-use chacha20poly1305::aead::{Aead, KeyInit};
-use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
-use hkdf::Hkdf;
-use hpke::kdf::{HkdfSha256, LabeledExpand, extract_and_expand, labeled_extract};
-use p256::elliptic_curve::sec1::ToEncodedPoint;
+use age_core::format::{FileKey, Stanza};
 use rand_core::{OsRng, RngCore};
-use sha2::{Digest, Sha256};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
-use crate::key::BadPublicKey;
+use self::header::{ArmorLines, Header, read_header};
+use self::stanza::Wrapped;
 use crate::token::Secret;
-use crate::{Algorithm, Call, Decryptor, Error, PublicKey, Unwrap};
+use crate::{Algorithm, Call, Decryptor, Error, PublicKey};
+
+pub use header::{Body, LONGEST_HEADER};
+pub use recipient::{NoRecipient, parse_recipient, recipient, recipient_text};
 
 /// The most private-key operations that opening one file may take.
 ///
 /// Stanzas of type `X25519` do not say for whom they are, so each is tried.
 pub const MOST_ATTEMPTS: usize = 1000;
-
-/// The longest header that is read, in bytes: room for ten thousand stanzas of the
-/// longest kind, and an end to what somebody makes up.
-pub const LONGEST_HEADER: usize = 16 << 20;
-
-/// A line of armor has 64 characters; others are more generous, within reason.
-const LONGEST_ARMOR_LINE: usize = 1024;
-
-const P256TAG: &str = "p256tag";
-const P256TAG_INFO: &[u8] = b"age-encryption.org/p256tag";
-const X25519: &str = "X25519";
-const X25519_LABEL: &[u8] = b"age-encryption.org/v1/X25519";
-const SSH_RSA: &str = "ssh-rsa";
-const SSH_RSA_LABEL: &[u8] = b"age-encryption.org/v1/ssh-rsa";
-
-/// The key cannot be encrypted to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("one cannot encrypt to a key of {0}")]
-pub struct NoRecipient(pub Algorithm);
-
-/// The age recipient of a key, as text that other age programs read; `None` where one
-/// cannot encrypt to such a key.
-pub fn recipient_text(key: &PublicKey) -> Option<String> {
-    let hrp = bech32::Hrp::parse_unchecked;
-    match key.algorithm() {
-        Algorithm::P256 => Some(bech32_encode(hrp("age1tag"), &compressed(key)?)),
-        Algorithm::X25519 => Some(bech32_encode(hrp("age"), key.as_bytes())),
-        Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => key.to_ssh_line(""),
-        _ => None,
-    }
-}
-
-/// The key of an age recipient: what [`recipient_text`] gave, or another program.
-///
-/// # Errors
-/// [`BadPublicKey`] where it is none, or of a kind that Claviger does not know (those of
-/// age plugins, post-quantum ones).
-pub fn parse_recipient(text: &str) -> Result<PublicKey, BadPublicKey> {
-    let text = text.trim();
-    if text.starts_with("ssh-") {
-        return PublicKey::from_ssh_line(text);
-    }
-    bech32_decode(
-        text,
-        |_| BadPublicKey,
-        |_| Ok(()),
-        |hrp, bytes| {
-            let algorithm = match hrp.as_str() {
-                "age" => Algorithm::X25519,
-                "age1tag" => Algorithm::P256,
-                _ => return Err(BadPublicKey),
-            };
-            PublicKey::from_bytes(algorithm, &bytes.collect::<Vec<u8>>())
-        },
-    )
-}
-
-/// The age recipient of a key.
-///
-/// # Errors
-/// [`NoRecipient`] where one cannot encrypt to such a key.
-pub fn recipient(key: &PublicKey) -> Result<Box<dyn age::Recipient + Send>, NoRecipient> {
-    let unfit = NoRecipient(key.algorithm());
-    let text = recipient_text(key).ok_or(unfit)?;
-    match key.algorithm() {
-        Algorithm::P256 => text
-            .parse::<age::tag::Recipient>()
-            .map(|r| Box::new(r) as _)
-            .map_err(|_| unfit),
-        Algorithm::X25519 => text
-            .parse::<age::x25519::Recipient>()
-            .map(|r| Box::new(r) as _)
-            .map_err(|_| unfit),
-        _ => text
-            .trim()
-            .parse::<age::ssh::Recipient>()
-            .map(|r| Box::new(r) as _)
-            .map_err(|_| unfit),
-    }
-}
 
 /// Encrypts a stream to `recipients`: what is written to the result goes, encrypted, to
 /// `output`. The file is complete only after [`StreamWriter::finish`](stream::StreamWriter::finish).
@@ -248,10 +167,7 @@ impl<R: Read> Sealed<R> {
         match opened {
             Err(DecryptError::NoMatchingKeys) => Ok(Sealed {
                 stanzas: seen.0.into_inner(),
-                body: Body {
-                    header: io::Cursor::new(header),
-                    rest,
-                },
+                body: Body::new(header, rest),
             }),
             _ => Err(Error::DecryptionFailed),
         }
@@ -314,162 +230,6 @@ impl<R: Read> Sealed<R> {
     }
 }
 
-/// The header and the nonce behind it. The last line of a header is the first that begins
-/// with `---`.
-fn read_header(input: &mut impl BufRead) -> io::Result<Vec<u8>> {
-    const NONCE: u64 = 16;
-    let mut header = Vec::new();
-    loop {
-        let line = header.len();
-        let room = (LONGEST_HEADER - line) as u64;
-        input.by_ref().take(room).read_until(b'\n', &mut header)?;
-        if !header[line..].ends_with(b"\n") {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if header[line..].starts_with(b"---") {
-            break;
-        }
-    }
-    input.by_ref().take(NONCE).read_to_end(&mut header)?;
-    Ok(header)
-}
-
-/// A header in memory, which goes to its parser in one piece: the parser asks for line
-/// after line and begins anew after each.
-struct Header<'a>(io::Cursor<&'a [u8]>);
-
-impl<'a> Header<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Header(io::Cursor::new(bytes))
-    }
-}
-
-impl Read for Header<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl BufRead for Header<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.0.fill_buf()
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.0.consume(count);
-    }
-
-    fn read_until(&mut self, _: u8, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        whole_header(&mut self.0, bytes)
-    }
-}
-
-/// Hands out all but the nonce at once.
-fn whole_header<T: AsRef<[u8]>>(
-    header: &mut io::Cursor<T>,
-    bytes: &mut Vec<u8>,
-) -> io::Result<usize> {
-    let all = header.get_ref().as_ref();
-    // The MAC's line is the last but for the nonce, which may hold line breaks, too.
-    let mut end = 0;
-    for line in all.split_inclusive(|byte| *byte == b'\n') {
-        end += line.len();
-        if line.starts_with(b"---") {
-            break;
-        }
-    }
-    let begin = usize::try_from(header.position()).unwrap_or(end).min(end);
-    bytes.extend_from_slice(&all[begin..end]);
-    header.set_position(end as u64);
-    Ok(end - begin)
-}
-
-/// The file as it came: the header that was read already, and what follows.
-pub struct Body<R: Read> {
-    header: io::Cursor<Vec<u8>>,
-    rest: ArmoredReader<io::BufReader<ArmorLines<R>>>,
-}
-
-impl<R: Read> Body<R> {
-    fn is_in_header(&self) -> bool {
-        self.header.position() < self.header.get_ref().len() as u64
-    }
-}
-
-impl<R: Read> Read for Body<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.is_in_header() {
-            return self.header.read(buffer);
-        }
-        self.rest.read(buffer)
-    }
-}
-
-impl<R: Read> BufRead for Body<R> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.is_in_header() {
-            return self.header.fill_buf();
-        }
-        self.rest.fill_buf()
-    }
-
-    fn consume(&mut self, count: usize) {
-        if self.is_in_header() {
-            self.header.consume(count);
-        } else {
-            self.rest.consume(count);
-        }
-    }
-
-    fn read_until(&mut self, _: u8, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        whole_header(&mut self.header, bytes)
-    }
-}
-
-/// What `ArmoredReader` reads from: it takes an armored line into memory, however long it
-/// is, and no line of a real file is longer than [`LONGEST_ARMOR_LINE`].
-struct ArmorLines<R> {
-    input: R,
-    /// How many bytes look like the beginning of an armored file; none once one does not.
-    begins: Option<usize>,
-    /// Of the line that is being read.
-    length: usize,
-}
-
-impl<R> ArmorLines<R> {
-    const BEGIN: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
-
-    fn new(input: R) -> Self {
-        ArmorLines {
-            input,
-            begins: Some(0),
-            length: 0,
-        }
-    }
-}
-
-impl<R: Read> Read for ArmorLines<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.input.read(buffer)?;
-        for byte in &buffer[..count] {
-            let Some(begins) = &mut self.begins else {
-                break;
-            };
-            match Self::BEGIN.get(*begins) {
-                Some(wanted) if wanted == byte => *begins += 1,
-                // Binary files have lines of any length.
-                Some(_) => self.begins = None,
-                None => {}
-            }
-            self.length = if *byte == b'\n' { 0 } else { self.length + 1 };
-            if self.length > LONGEST_ARMOR_LINE {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-        }
-        Ok(count)
-    }
-}
-
 /// What an error while reading a payload means.
 pub fn read_error(error: &io::Error) -> Error {
     match error.kind() {
@@ -516,143 +276,15 @@ impl age::Identity for Known {
     }
 }
 
-/// A file key wrapped for a key of ours, parsed out of a stanza.
-enum Wrapped {
-    /// HPKE base mode, DHKEM(P-256, HKDF-SHA256), HKDF-SHA256, ChaCha20Poly1305.
-    P256Tag {
-        enc: [u8; 65],
-        body: Vec<u8>,
-    },
-    X25519 {
-        share: [u8; 32],
-        body: Vec<u8>,
-    },
-    SshRsa {
-        body: Vec<u8>,
-    },
-}
-
-impl Wrapped {
-    /// The stanza, if it is well-formed and may be for `key`.
-    fn for_key(key: &PublicKey, stanza: &Stanza) -> Option<Wrapped> {
-        const BODY: usize = FILE_KEY_BYTES + 16;
-        let body = || stanza.body.clone();
-        match (key.algorithm(), stanza.tag.as_str(), stanza.args.as_slice()) {
-            (Algorithm::P256, P256TAG, [tag, enc]) if stanza.body.len() == BODY => {
-                let tag: [u8; 4] = decoded(tag)?;
-                let enc: [u8; 65] = decoded(enc)?;
-                // Also checks that the share is on the curve.
-                PublicKey::from_bytes(Algorithm::P256, &enc).ok()?;
-                (tag == p256_tag(key, &enc)?).then(|| Wrapped::P256Tag { enc, body: body() })
-            }
-            (Algorithm::X25519, X25519, [share]) if stanza.body.len() == BODY => {
-                Some(Wrapped::X25519 {
-                    share: decoded(share)?,
-                    body: body(),
-                })
-            }
-            (Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096, SSH_RSA, [tag])
-                if Some(stanza.body.len() * 8) == key.algorithm().rsa_bits() =>
-            {
-                let tag: [u8; 4] = decoded(tag)?;
-                (tag == ssh_tag(key)?).then(|| Wrapped::SshRsa { body: body() })
-            }
-            _ => None,
-        }
-    }
-
-    /// What the device has to do.
-    fn request(&self) -> Unwrap<'_> {
-        match self {
-            Wrapped::P256Tag { enc, .. } => Unwrap::Agree { peer: enc },
-            Wrapped::X25519 { share, .. } => Unwrap::Agree { peer: share },
-            Wrapped::SshRsa { body } => Unwrap::Oaep {
-                ciphertext: body,
-                label: SSH_RSA_LABEL,
-            },
-        }
-    }
-
-    /// The file key, from what the device answered.
-    fn open(&self, key: &PublicKey, answer: Secret) -> Option<FileKey> {
-        let file_key = match self {
-            Wrapped::P256Tag { enc, body } => open_p256tag(key, enc, &answer, body)?,
-            Wrapped::X25519 { share, body } => {
-                let mut salt = [0; 64];
-                salt[..32].copy_from_slice(share);
-                salt[32..].copy_from_slice(key.as_bytes());
-                let wrap_key =
-                    Zeroizing::new(age_core::primitives::hkdf(&salt, X25519_LABEL, &answer));
-                Zeroizing::new(aead_decrypt(&wrap_key, FILE_KEY_BYTES, body).ok()?)
-            }
-            Wrapped::SshRsa { .. } => answer,
-        };
-        (file_key.len() == FILE_KEY_BYTES)
-            .then(|| FileKey::init_with_mut(|bytes| bytes.copy_from_slice(&file_key)))
-    }
-}
-
-/// HPKE's OpenBase (RFC 9180 §6.1) from the Diffie-Hellman value on: Decap's
-/// ExtractAndExpand (§4.1), the key schedule (§5.1), and the AEAD with the first nonce.
-fn open_p256tag(key: &PublicKey, enc: &[u8; 65], dh: &[u8], body: &[u8]) -> Option<Secret> {
-    // kem_id 0x0010; kdf_id 0x0001, aead_id 0x0003.
-    const KEM_SUITE: &[u8] = b"KEM\x00\x10";
-    const SUITE: &[u8] = b"HPKE\x00\x10\x00\x01\x00\x03";
-
-    let mut shared_secret = Zeroizing::new([0u8; 32]);
-    let kem_context = [enc.as_slice(), key.as_bytes()].concat();
-    extract_and_expand::<HkdfSha256>(dh, KEM_SUITE, &kem_context, shared_secret.as_mut()).ok()?;
-
-    let (psk_id_hash, _) = labeled_extract::<HkdfSha256>(&[], SUITE, b"psk_id_hash", &[]);
-    let (info_hash, _) = labeled_extract::<HkdfSha256>(&[], SUITE, b"info_hash", P256TAG_INFO);
-    const MODE_BASE: u8 = 0;
-    let context = [&[MODE_BASE], psk_id_hash.as_slice(), info_hash.as_slice()].concat();
-    let (mut prk, secret) =
-        labeled_extract::<HkdfSha256>(shared_secret.as_ref(), SUITE, b"secret", &[]);
-    prk.zeroize();
-    let mut aead_key = Zeroizing::new([0u8; 32]);
-    let mut nonce = [0u8; 12];
-    secret
-        .labeled_expand(SUITE, b"key", &context, aead_key.as_mut())
-        .ok()?;
-    secret
-        .labeled_expand(SUITE, b"base_nonce", &context, &mut nonce)
-        .ok()?;
-
-    let cipher = ChaCha20Poly1305::new(Key::from_slice(aead_key.as_slice()));
-    cipher
-        .decrypt(Nonce::from_slice(&nonce), body)
-        .ok()
-        .map(Zeroizing::new)
-}
-
-/// The tag by which a `p256tag` stanza says for whom it is (C2SP age, p256tag).
-fn p256_tag(key: &PublicKey, enc: &[u8; 65]) -> Option<[u8; 4]> {
-    let ikm = [enc.as_slice(), &Sha256::digest(compressed(key)?)[..4]].concat();
-    let (tag, _) = Hkdf::<Sha256>::extract(Some(P256TAG_INFO), &ikm);
-    tag[..4].try_into().ok()
-}
-
-/// The tag of an `ssh-rsa` stanza (C2SP age, ssh-rsa).
-fn ssh_tag(key: &PublicKey) -> Option<[u8; 4]> {
-    let wire = ssh_key::PublicKey::from(key.to_ssh()?).to_bytes().ok()?;
-    Sha256::digest(wire)[..4].try_into().ok()
-}
-
-fn compressed(key: &PublicKey) -> Option<Vec<u8>> {
-    let key = p256::PublicKey::from_sec1_bytes(key.as_bytes()).ok()?;
-    Some(key.to_encoded_point(true).as_bytes().to_vec())
-}
-
-/// Canonical base64 of exactly `N` bytes.
-fn decoded<const N: usize>(text: &str) -> Option<[u8; N]> {
-    BASE64_STANDARD_NO_PAD.decode(text).ok()?.try_into().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Unwrap;
+    use crate::key::BadPublicKey;
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD_NO_PAD;
     use p256::elliptic_curve::sec1::FromEncodedPoint;
+    use sha2::Sha256;
 
     /// A device made of a P-256 key, to compare with the age crate's own encryption.
     struct Soft {

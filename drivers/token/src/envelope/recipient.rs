@@ -1,0 +1,78 @@
+//! Public keys as recipients of age files.
+
+use age_core::primitives::{bech32_decode, bech32_encode};
+use p256::elliptic_curve::sec1::ToEncodedPoint;
+
+use crate::key::BadPublicKey;
+use crate::{Algorithm, PublicKey};
+
+/// The key cannot be encrypted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("one cannot encrypt to a key of {0}")]
+pub struct NoRecipient(pub Algorithm);
+
+/// The age recipient of a key, as text that other age programs read; `None` where one
+/// cannot encrypt to such a key.
+pub fn recipient_text(key: &PublicKey) -> Option<String> {
+    let hrp = bech32::Hrp::parse_unchecked;
+    match key.algorithm() {
+        Algorithm::P256 => Some(bech32_encode(hrp("age1tag"), &compressed(key)?)),
+        Algorithm::X25519 => Some(bech32_encode(hrp("age"), key.as_bytes())),
+        Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => key.to_ssh_line(""),
+        _ => None,
+    }
+}
+
+/// The key of an age recipient: what [`recipient_text`] gave, or another program.
+///
+/// # Errors
+/// [`BadPublicKey`] where it is none, or of a kind that Claviger does not know (those of
+/// age plugins, post-quantum ones).
+pub fn parse_recipient(text: &str) -> Result<PublicKey, BadPublicKey> {
+    let text = text.trim();
+    if text.starts_with("ssh-") {
+        return PublicKey::from_ssh_line(text);
+    }
+    bech32_decode(
+        text,
+        |_| BadPublicKey,
+        |_| Ok(()),
+        |hrp, bytes| {
+            let algorithm = match hrp.as_str() {
+                "age" => Algorithm::X25519,
+                "age1tag" => Algorithm::P256,
+                _ => return Err(BadPublicKey),
+            };
+            PublicKey::from_bytes(algorithm, &bytes.collect::<Vec<u8>>())
+        },
+    )
+}
+
+/// The age recipient of a key.
+///
+/// # Errors
+/// [`NoRecipient`] where one cannot encrypt to such a key.
+pub fn recipient(key: &PublicKey) -> Result<Box<dyn age::Recipient + Send>, NoRecipient> {
+    let unfit = NoRecipient(key.algorithm());
+    let text = recipient_text(key).ok_or(unfit)?;
+    match key.algorithm() {
+        Algorithm::P256 => text
+            .parse::<age::tag::Recipient>()
+            .map(|r| Box::new(r) as _)
+            .map_err(|_| unfit),
+        Algorithm::X25519 => text
+            .parse::<age::x25519::Recipient>()
+            .map(|r| Box::new(r) as _)
+            .map_err(|_| unfit),
+        _ => text
+            .trim()
+            .parse::<age::ssh::Recipient>()
+            .map(|r| Box::new(r) as _)
+            .map_err(|_| unfit),
+    }
+}
+
+pub(super) fn compressed(key: &PublicKey) -> Option<Vec<u8>> {
+    let key = p256::PublicKey::from_sec1_bytes(key.as_bytes()).ok()?;
+    Some(key.to_encoded_point(true).as_bytes().to_vec())
+}
