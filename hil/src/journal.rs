@@ -98,11 +98,14 @@ impl Journal {
         let Some(path) = &self.path else {
             return;
         };
+        // Beside it first: a run that is killed meanwhile leaves what was there before.
+        let fresh = path.with_extension("json.new");
         let written = match entries {
             [] => fs::remove_file(path),
             entries => serde_json::to_vec(entries)
                 .map_err(std::io::Error::other)
-                .and_then(|text| fs::write(path, text)),
+                .and_then(|text| fs::write(&fresh, text))
+                .and_then(|()| fs::rename(&fresh, path)),
         };
         if let Err(error) = written {
             crate::screen::line(format_args!(
@@ -130,6 +133,7 @@ mod tests {
         assert!(journal.makes(&token("1"), &slot));
         assert!(!journal.makes(&token("1"), &slot));
         drop(journal);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 
         let journal = Journal::open(folder.path()).unwrap();
         assert_eq!(journal.taken(&token("2")), []);
