@@ -81,6 +81,46 @@ impl Sources {
     }
 }
 
+/// Says which PKCS#11 tokens there are: their serials and backend strings, a line each.
+pub fn pkcs11_tokens(backends: &[String]) -> String {
+    let all = backends.iter();
+    let all = all.flat_map(|backend| Pkcs11Driver::new().tokens(backend).unwrap_or_default());
+    all.map(|info| format!("{}\t{}\n", info.id.serial, info.backend))
+        .collect()
+}
+
+/// The virtual devices that cannot be beside listed ones, and why: a module is in a process
+/// once, and a virtual device has it look elsewhere. `tokens` are those of
+/// [`pkcs11_tokens`], said by a process that has no virtual devices.
+pub fn in_the_way(tokens: &str, config: &Config, only: &[String]) -> Vec<(String, String)> {
+    const MODULES: [(&str, &str); 3] = [
+        ("softhsm", "softhsm"),
+        ("kryoptic", "kryoptic"),
+        ("tpm2-pkcs11", "tpm2"),
+    ];
+    let mut found = Vec::new();
+    for (serial, backend) in tokens.lines().filter_map(|line| line.split_once('\t')) {
+        let Some(listed) = config.listed(serial) else {
+            continue;
+        };
+        let name = listed.name.as_ref().unwrap_or(&listed.serial);
+        if !only.is_empty() && !only.contains(name) {
+            continue;
+        }
+        let module = backend.rsplit_once("module-path=").map_or("", |(_, m)| m);
+        for (virtual_device, part) in MODULES {
+            if module.contains(part) && found.iter().all(|(known, _)| known != virtual_device) {
+                let why = format!(
+                    "{name} is listed and in the same PKCS#11 module, which cannot look at \
+                     both: run it with --virtual"
+                );
+                found.push((virtual_device.to_owned(), why));
+            }
+        }
+    }
+    found
+}
+
 /// A token that was seen, and the way to it.
 struct Seen {
     info: TokenInfo,
@@ -104,22 +144,14 @@ pub(crate) fn attached(sources: &Sources, config: &Config, common: &Common) -> V
         // A module may be named, and known to p11-kit as well; but two tokens of one listing
         // are two.
         let before = seen.len();
-        match driver.tokens(backend) {
-            Ok(found) => {
-                for info in found {
-                    if seen[..before].iter().all(|seen| seen.info.id != info.id) {
-                        seen.push(Seen {
-                            info,
-                            reader: Arc::clone(&driver),
-                            way: Way::Pkcs11,
-                        });
-                    }
-                }
+        for info in found(&*driver, backend) {
+            if seen[..before].iter().all(|seen| seen.info.id != info.id) {
+                seen.push(Seen {
+                    info,
+                    reader: Arc::clone(&driver),
+                    way: Way::Pkcs11,
+                });
             }
-            Err(error) => crate::screen::line(format_args!(
-                "not looked into: {}",
-                crate::error::sentence(&error)
-            )),
         }
     }
     let ids: Vec<(String, String)> = (seen.iter())
@@ -165,11 +197,24 @@ pub(crate) fn attached(sources: &Sources, config: &Config, common: &Common) -> V
     devices
 }
 
+fn not_looked_into(why: impl std::fmt::Display) {
+    crate::screen::line(format_args!("not looked into: {why}"));
+}
+
+/// What a driver finds; what it cannot look into is said.
+fn found(driver: &dyn Driver, backend: &str) -> Vec<TokenInfo> {
+    driver.tokens(backend).unwrap_or_else(|error| {
+        not_looked_into(crate::error::sentence(&error));
+        Vec::new()
+    })
+}
+
 /// One driver for each reader, so that each sees one card.
 fn cards(readers: &Arc<dyn Readers>) -> Vec<Seen> {
-    let Ok(names) = readers.list() else {
-        return Vec::new();
-    };
+    let names = readers.list().unwrap_or_else(|error| {
+        not_looked_into(format_args!("{}: {}", error.what, error.reason));
+        Vec::new()
+    });
     let mut seen = Vec::new();
     for name in names {
         let only = Only {
@@ -182,8 +227,7 @@ fn cards(readers: &Arc<dyn Readers>) -> Vec<Seen> {
             gate: Gate::ReadOnly,
             tap: Arc::default(),
         }));
-        let found = driver.tokens("piv:").unwrap_or_default();
-        seen.extend(found.into_iter().map(|info| Seen {
+        seen.extend(found(&*driver, "piv:").into_iter().map(|info| Seen {
             info,
             reader: Arc::clone(&driver),
             way: Way::Card(name.clone()),
@@ -200,7 +244,11 @@ fn ledgers(devices: &Arc<dyn Devices>) -> Vec<Seen> {
         inner: Arc::clone(devices),
         tap: Arc::clone(&tap),
     });
-    let found = driver.tokens("ledger:").unwrap_or_default();
+    if let Err(error) = devices.list() {
+        not_looked_into(format_args!("{}: {}", error.what, error.reason));
+        return Vec::new();
+    }
+    let found = found(&driver, "ledger:");
     let seen = |info| Seen {
         info,
         reader: Arc::new(driver.clone()),

@@ -4,12 +4,12 @@
 use std::fmt::Display;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 
 use clap::{Args, Parser, Subcommand};
 use claviger_hil::compare::compare;
 use claviger_hil::config::Config;
-use claviger_hil::devices::Sources;
+use claviger_hil::devices::{self, Sources};
 use claviger_hil::run::{Options, Times, run};
 use claviger_hil::screen::{Interrupt, line};
 use claviger_hil::virtuals::{self, VIRTUALS};
@@ -58,6 +58,9 @@ enum Command {
         #[arg(long = "slot")]
         slots: Vec<String>,
     },
+    /// Show which PKCS#11 tokens there are: the bench starts this itself
+    #[command(hide = true)]
+    Pkcs11Tokens { backends: Vec<String> },
 }
 
 #[derive(Args)]
@@ -121,6 +124,10 @@ fn main() -> ExitCode {
         Some(Command::Report { results, out }) => reported(&results, &out),
         Some(Command::Replay { transcripts }) => replayed(&transcripts),
         Some(Command::Spied { backend, slots }) => spied(&backend, &slots),
+        Some(Command::Pkcs11Tokens { backends }) => {
+            say(devices::pkcs11_tokens(&backends).trim_end());
+            Ok(0)
+        }
     };
     let code = done.unwrap_or_else(|error| {
         line(format_args!("error: {error}"));
@@ -159,11 +166,19 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
         }
     };
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
-    let virtuals: Vec<_> = (VIRTUALS.iter().copied())
-        .filter(|one| !args.attached && wanted(one.name))
-        .collect();
+    let virtuals = if args.attached { &[] } else { VIRTUALS };
     let sources = (!args.only_virtual).then(|| Sources::of_this_system(&config));
-    virtuals::prepare(&virtuals);
+    let left_out = match &sources {
+        Some(sources) if !config.devices.is_empty() && !virtuals.is_empty() => {
+            devices::in_the_way(&pkcs11_tokens(&sources.pkcs11), &config, &args.only)
+        }
+        _ => Vec::new(),
+    };
+    let is_left_out = |name: &str| left_out.iter().any(|(known, _)| known == name);
+    let started: Vec<_> = (virtuals.iter().copied())
+        .filter(|one| wanted(one.name) && !is_left_out(one.name))
+        .collect();
+    virtuals::prepare(&started);
     let interrupt = Interrupt::listen();
     let options = Options {
         out: args.out.clone(),
@@ -174,9 +189,10 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
         record: args.record,
         only: args.only.clone(),
         checks: args.checks.clone(),
+        left_out,
         program: std::env::current_exe().ok(),
     };
-    let results = run(&config, sources.as_ref(), &virtuals, &options, &interrupt)?;
+    let results = run(&config, sources.as_ref(), virtuals, &options, &interrupt)?;
     let page = report::write(&args.out, results.records())?;
     say(report::verdict(results.records()));
     say(page.display());
@@ -193,6 +209,20 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
             _ => 1,
         },
     )
+}
+
+/// The PKCS#11 tokens as another process sees them: this one is going to have some modules
+/// look elsewhere.
+fn pkcs11_tokens(backends: &[String]) -> String {
+    let output = std::env::current_exe().and_then(|program| {
+        let mut command = std::process::Command::new(program);
+        command.arg("pkcs11-tokens").args(backends);
+        command.stdin(Stdio::null()).stderr(Stdio::null()).output()
+    });
+    // What cannot be looked into is said where the devices are looked for.
+    output.map_or(String::new(), |output| {
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    })
 }
 
 fn compared(before: &Path, after: &Path) -> Result<u8, HilError> {

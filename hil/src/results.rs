@@ -238,13 +238,16 @@ pub struct Results {
     file: File,
 }
 
+/// The file with the records.
+pub(crate) const RESULTS: &str = "results.jsonl";
+
 impl Results {
     /// An empty file of results in `folder`, which is made if it is not there.
     ///
     /// # Errors
     /// [`HilError::Unwritable`].
     pub fn create(folder: &Path) -> Result<Results, HilError> {
-        let path = folder.join("results.jsonl");
+        let path = folder.join(RESULTS);
         let file = fs::create_dir_all(folder)
             .and_then(|()| File::create(&path))
             .map_err(|e| HilError::Unwritable {

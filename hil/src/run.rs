@@ -33,14 +33,19 @@ pub struct Options {
     pub only: Vec<String>,
     /// The names of the checks that are wanted; empty for all.
     pub checks: Vec<String>,
+    /// The virtual devices that are not started, and why.
+    pub left_out: Vec<(String, String)>,
     /// This program, which is started again to count PKCS#11 calls; none to leave that
     /// out.
     pub program: Option<PathBuf>,
 }
 
+const INTERRUPTED: &str = "interrupted";
+
 /// Runs, and gives what was found. It is in `results.jsonl` by then.
 ///
-/// Before any device is asked for anything, the files of the report are made.
+/// Before any device is asked for anything, it is seen that reports can be written. Those
+/// of the last run are gone once all names are known to be right.
 ///
 /// # Errors
 /// [`HilError::Unwritable`], [`HilError::NoDevice`], [`HilError::BadReport`]. What is
@@ -53,17 +58,6 @@ pub fn run(
     interrupt: &Interrupt,
 ) -> Result<Results, HilError> {
     let start = Instant::now();
-    let results = Results::create(&options.out)?;
-    crate::report::check_writable(&options.out)?;
-    let mut run = Run {
-        options,
-        results,
-        common: Common {
-            journal: Arc::new(Journal::open(&options.out)?),
-            interrupt: interrupt.clone(),
-        },
-        progress: Progress::start(0),
-    };
     if let Some(unknown) =
         (options.checks.iter()).find(|c| CHECKS.iter().all(|check| check.name != **c))
     {
@@ -72,16 +66,28 @@ pub fn run(
             present: CHECKS.iter().map(|check| check.name).collect(),
         });
     }
+    crate::report::check_writable(&options.out)?;
+    let common = Common {
+        journal: Arc::new(Journal::open(&options.out)?),
+        interrupt: interrupt.clone(),
+    };
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
     let attached = match sources {
-        Some(sources) => devices::attached(sources, config, &run.common),
+        Some(sources) => devices::attached(sources, config, &common),
         None => Vec::new(),
     };
     let absent: Vec<&Listed> = (config.devices.iter())
         .filter(|_| sources.is_some())
         .filter(|listed| attached.iter().all(|d| d.subject.serial != listed.serial))
         .collect();
-    run.check_wanted(virtuals, &attached, &absent)?;
+    check_wanted(&options.only, virtuals, &attached, &absent)?;
+    // From here on the reports of the last run are gone.
+    let mut run = Run {
+        options,
+        results: Results::create(&options.out)?,
+        common,
+        progress: Progress::start(0),
+    };
 
     let attached: Vec<Device> = (attached.into_iter())
         .filter(|device| wanted(&device.subject.device))
@@ -105,7 +111,9 @@ pub fn run(
             journal: Arc::new(Journal::in_memory()),
             interrupt: interrupt.clone(),
         };
-        if let Some(why) = one.missing() {
+        let left_out = options.left_out.iter().find(|(name, _)| name == one.name);
+        let left_out = left_out.map(|(_, why)| &**why);
+        if let Some(why) = left_out.or_else(|| one.missing()) {
             line(format_args!("{}: SKIPPED: {why}", one.name));
             run.skip_all(&not_started(one.name), why)?;
             run.progress.advance(run.steps_of_one() as u64);
@@ -113,6 +121,7 @@ pub fn run(
         }
         match one.start(&common) {
             Ok(device) => run.device(device)?,
+            Err(_) if interrupt.came() => run.skip_all(&not_started(one.name), INTERRUPTED)?,
             Err(why) => {
                 let subject = not_started(one.name);
                 run.own_check(&subject, "it_starts", Err(why))?;
@@ -133,6 +142,27 @@ fn name_of(listed: &Listed) -> &str {
     listed.name.as_ref().unwrap_or(&listed.serial)
 }
 
+/// # Errors
+/// [`HilError::NoDevice`] where a name that is asked for is nobody's.
+fn check_wanted(
+    only: &[String],
+    virtuals: &[Virtual],
+    attached: &[Device],
+    absent: &[&Listed],
+) -> Result<(), HilError> {
+    let present: Vec<&str> = (virtuals.iter().map(|one| one.name))
+        .chain(attached.iter().map(|device| &*device.subject.device))
+        .chain(absent.iter().map(|listed| name_of(listed)))
+        .collect();
+    match only.iter().find(|name| !present.contains(&&***name)) {
+        None => Ok(()),
+        Some(wanted) => Err(HilError::NoDevice {
+            wanted: wanted.clone(),
+            present: present.into_iter().map(str::to_owned).collect(),
+        }),
+    }
+}
+
 struct Run<'a> {
     options: &'a Options,
     results: Results,
@@ -144,32 +174,6 @@ impl Run<'_> {
     /// How many steps a device counts: checks, and about as many for measuring.
     fn steps_of_one(&self) -> usize {
         CHECKS.len() * if self.options.measure.is_some() { 2 } else { 1 }
-    }
-
-    /// # Errors
-    /// [`HilError::NoDevice`] where a name that is asked for is nobody's.
-    fn check_wanted(
-        &self,
-        virtuals: &[Virtual],
-        attached: &[Device],
-        absent: &[&Listed],
-    ) -> Result<(), HilError> {
-        let present: Vec<&str> = (virtuals.iter().map(|one| one.name))
-            .chain(attached.iter().map(|device| &*device.subject.device))
-            .chain(absent.iter().map(|listed| name_of(listed)))
-            .collect();
-        let unknown = self
-            .options
-            .only
-            .iter()
-            .find(|name| !present.contains(&&***name));
-        match unknown {
-            None => Ok(()),
-            Some(wanted) => Err(HilError::NoDevice {
-                wanted: wanted.clone(),
-                present: present.into_iter().map(str::to_owned).collect(),
-            }),
-        }
     }
 
     fn absent(&mut self, listed: &Listed) -> Result<(), HilError> {
@@ -259,7 +263,13 @@ impl Run<'_> {
     ) -> Result<(), HilError> {
         let name = &subject.device;
         self.progress.doing(format_args!("{name}: opening"));
+        if self.common.interrupt.came() {
+            return self.skip_all(subject, INTERRUPTED);
+        }
         let before = match prepare(bench, info) {
+            Err(_) if self.common.interrupt.came() => {
+                return self.skip_all(subject, INTERRUPTED);
+            }
             Ok(before) => {
                 self.own_check(subject, "it_opens_and_has_room", Ok(()))?;
                 before
@@ -288,7 +298,7 @@ impl Run<'_> {
             self.progress
                 .doing(format_args!("{}: {name}", subject.device));
             let stopped = match (self.common.interrupt.came(), gone) {
-                (true, _) => Some("interrupted"),
+                (true, _) => Some(INTERRUPTED),
                 (_, true) => Some("the device was unplugged"),
                 _ => None,
             };

@@ -49,6 +49,11 @@ fn bad_input_is_told_before_anything_is_done() {
         "no device fits `nobody`",
     );
     fails(
+        &run(&["--virtual", "--only", "yubikey-5.7.1,nobody"]),
+        1,
+        "there are: softhsm, kryoptic",
+    );
+    fails(
         &run(&["--virtual", "--check", "nothing"]),
         1,
         "no check `nothing`",
@@ -297,6 +302,29 @@ fn a_listed_hsm_is_benched_and_one_with_the_same_label_is_only_read() {
     assert_eq!((kept, store.objects(listed)), (3, 1));
     assert_eq!(store.objects(unlisted), others);
     assert_eq!(store.files(unlisted), before);
+}
+
+/// A module is in a process once, and looks into one store.
+#[test]
+fn a_listed_hsm_is_found_where_a_virtual_one_would_hide_it() {
+    let store = Store::with(1);
+    store.list("");
+    let args = ["--no-measure", "--only", "softhsm,hsm", "--check"];
+    let mut run = hil(store.path(), &args);
+    let output = store.run(run.arg("a_token_is_found_by_the_name_that_it_gives"));
+    fails(&output, 0, "softhsm: SKIPPED: hsm is listed");
+    let results = store.path().join("hil-report/results.jsonl");
+    let text = fs::read_to_string(results).unwrap();
+    assert!(text.contains("\"nothing_is_left_behind\"") && !text.contains("it_is_plugged_in"));
+}
+
+#[test]
+fn what_is_not_looked_into_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = hil(folder.path(), &["--attached", "--no-measure"]);
+    run.env("PCSCLITE_CSOCK_NAME", folder.path().join("none"));
+    let said = "not looked into: the smartcard service cannot be reached: pcscd is not running";
+    fails(&run.output().unwrap(), 0, said);
 }
 
 /// The process that counts PKCS#11 calls for this one, if it is there.

@@ -315,6 +315,62 @@ fn a_name_that_is_nobodys_is_refused_with_the_names_there_are() {
 }
 
 #[test]
+fn a_mistyped_name_leaves_the_last_report_as_it_was() {
+    let card = Device::new(Card::builder().serial(6).pin(PIN).build());
+    let mut desk = Desk::with(&[&card]).only_checks(&[FOUND]);
+    let results = desk.run("");
+    claviger_hil::report::write(&desk.out(), results.records()).unwrap();
+    let out = desk.out();
+    let reports = || {
+        let names = ["results.jsonl", "junit.xml", "report.html"];
+        names.map(|name| fs::read_to_string(out.join(name)).unwrap())
+    };
+    let before = reports();
+    desk.only = vec!["yubikey".into()];
+    assert!(desk.try_run("").is_err());
+    desk.only.clear();
+    desk.checks = vec!["nothing".into()];
+    assert!(desk.try_run("").is_err());
+    assert_eq!(reports(), before);
+
+    // Where there was no report, there is none after.
+    let mut fresh = Desk::with(&[&card]).only_checks(&[FOUND]);
+    fresh.only = vec!["yubikey".into()];
+    assert!(fresh.try_run("").is_err());
+    assert_eq!(fs::read_dir(fresh.out()).unwrap().count(), 0);
+}
+
+#[test]
+fn ctrl_c_fails_none_of_the_devices_that_come_after() {
+    let cards = [20, 21].map(|serial| {
+        let card = Card::builder().serial(serial).firmware(Firmware::V5_4_3);
+        Device::new(card.pin(PIN).build())
+    });
+    let desk = Desk::with(&[&cards[0], &cards[1]]).only_checks(&[FOUND, LIVES]);
+    let interrupt = Interrupt::default();
+    let pressed = interrupt.clone();
+    let press = Fault::alter(move |reply| {
+        pressed.set();
+        reply
+    });
+    cards[0].faults().add(Rule::new(press).on(ins::GENERATE));
+    let results = desk.run_with(
+        "[[device]]\nserial = \"20\"\n[[device]]\nserial = \"21\"\n",
+        &interrupt,
+    );
+    assert_eq!(failures(&results), [""; 0]);
+    let second = outcomes(&results, "piv-21");
+    assert!(!second.is_empty());
+    assert!(
+        second
+            .iter()
+            .all(|(_, outcome, why)| *outcome == Outcome::Skipped && why == "interrupted"),
+        "{second:?}"
+    );
+    assert_eq!(writes(&cards[1]), [""; 0]);
+}
+
+#[test]
 fn a_missing_configuration_says_what_to_do() {
     let error = Config::read("/no/such/hil.toml".as_ref()).unwrap_err();
     assert!(error.to_string().contains("/no/such/hil.toml"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::conformance::CAPABILITIES;
 use crate::error::HilError;
-use crate::results::{Finding, Outcome, Record, Subject};
+use crate::results::{Finding, Outcome, RESULTS, Record, Subject};
 
 pub mod html;
 pub mod junit;
@@ -30,13 +30,30 @@ pub fn write(folder: &Path, records: &[Record]) -> Result<PathBuf, HilError> {
     Ok(html_file)
 }
 
-/// Sees that both can be written.
+/// Sees that the reports can be written into `folder`, which is made if it is not there.
+/// Those of an earlier run stay as they are.
 ///
 /// # Errors
 /// [`HilError::Unwritable`].
 pub(crate) fn check_writable(folder: &Path) -> Result<(), HilError> {
-    for name in [JUNIT, HTML] {
-        put(&folder.join(name), "")?;
+    for name in [RESULTS, JUNIT, HTML] {
+        let path = folder.join(name);
+        let was_there = path.exists();
+        let writable = || -> std::io::Result<()> {
+            fs::create_dir_all(folder)?;
+            fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(&path)?;
+            match was_there {
+                true => Ok(()),
+                false => fs::remove_file(&path),
+            }
+        };
+        writable().map_err(|e| HilError::Unwritable {
+            path: path.clone(),
+            reason: e.to_string(),
+        })?;
     }
     Ok(())
 }

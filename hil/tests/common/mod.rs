@@ -93,6 +93,7 @@ impl Desk {
             record: self.record,
             only: self.only.clone(),
             checks: self.checks.clone(),
+            left_out: Vec::new(),
             program: None,
         };
         run(&config, Some(&sources), &[], &options, interrupt)
