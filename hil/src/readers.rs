@@ -146,6 +146,10 @@ impl Transport for TappedTransport<'_> {
         }
         answer
     }
+
+    fn reset(self: Box<Self>) -> Result<(), Lost> {
+        self.inner.reset()
+    }
 }
 
 /// One of several readers.

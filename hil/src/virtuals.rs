@@ -481,6 +481,13 @@ impl<C: Smartcard> CardTransport for Transaction<'_, C> {
             }
         }
     }
+
+    fn reset(self: Box<Self>) -> Result<(), Lost> {
+        self.slot.check()?;
+        self.slot.tray.take_out();
+        self.slot.tray.put_in();
+        Ok(())
+    }
 }
 
 /// A Ledger in this process, plugged in or not. Clones are the same.

@@ -19,6 +19,13 @@ pub trait Transport {
     /// # Errors
     /// [`Lost`]; whether the card has seen the command is not known then.
     fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost>;
+
+    /// Ends the transaction with a reset of the card, which takes all rights away before
+    /// another program has its turn. Whoever uses the card has to connect again.
+    ///
+    /// # Errors
+    /// [`Lost`] where the card was not reset.
+    fn reset(self: Box<Self>) -> Result<(), Lost>;
 }
 
 /// The card was reset or removed, or the way to it broke.

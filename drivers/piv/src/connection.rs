@@ -14,6 +14,11 @@
 //! Given again is only a PIN that this card accepted before, and that it has not refused
 //! since. What must not be repeated (making a key) is begun with a SELECT and stays in
 //! one transaction.
+//!
+//! No rights stay behind for others. A YubiKey takes them all away at a SELECT. Other cards
+//! keep them when the application that is selected is selected again (SP 800-73-4 part 2,
+//! §3.1.1): there the PIN is told to be forgotten when the card is closed, and a
+//! transaction in which the administrator's key was given ends with a reset of the card.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -214,10 +219,21 @@ struct State {
     changes: u64,
 }
 
+impl State {
+    /// The card has to be looked for, and the PIN given again.
+    fn let_go(&mut self) {
+        *self = State {
+            pin: self.pin.take(),
+            changes: self.changes,
+            ..State::default()
+        };
+    }
+}
+
 /// What may be done to bring an operation to its end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct How {
-    /// Begin with a SELECT, which also takes all rights away.
+    /// Begin with a SELECT, so that it is known who is spoken to.
     fresh: bool,
     /// Repeat it after a recovery.
     repeat: bool,
@@ -248,6 +264,8 @@ pub(crate) struct Session<'a> {
     verified: &'a mut bool,
     pin: &'a mut Option<SecretString>,
     changes: &'a mut u64,
+    /// Whether the management key was given.
+    administered: &'a mut bool,
     /// Whether the application was selected in this transaction: then a refusal is
     /// meant.
     pub(crate) fresh: bool,
@@ -344,11 +362,7 @@ impl Connection {
             };
             let again = match &fault {
                 Fault::Lost(_) => {
-                    *state = State {
-                        pin: state.pin.take(),
-                        changes: state.changes,
-                        ..State::default()
-                    };
+                    state.let_go();
                     how.repeat || !began
                 }
                 // Perhaps another application is selected, or the PIN does not count.
@@ -397,6 +411,8 @@ impl Connection {
             verified,
             pin,
             changes,
+            // Nobody administers a card with one command.
+            administered: &mut false,
             fresh: false,
         }))
     }
@@ -433,14 +449,26 @@ impl Connection {
             }
         }
         *began = true;
-        operation(&mut Session {
+        let mut administered = false;
+        let done = operation(&mut Session {
             card,
             connection: self,
             verified,
             pin,
             changes,
+            administered: &mut administered,
             fresh,
-        })
+        });
+        if administered && !self.identity.make.select_ends_rights() {
+            match transport.reset() {
+                Ok(()) => state.let_go(),
+                Err(Lost { reason }) => {
+                    *ready = false;
+                    tracing::warn!(token = %self.id(), reason, "the management session was not ended");
+                }
+            }
+        }
+        done
     }
 
     /// Looks for the card in all readers, in the one where it was last first.
@@ -516,18 +544,19 @@ impl Drop for Connection {
     /// reach the card, until it is reset.
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let State {
-            link: Some(link),
-            verified: true,
-            ..
-        } = state
-        else {
+        let Some(link) = &mut state.link else {
             return;
         };
+        // Where a SELECT ends nothing, a PIN may count of which we do not know any more.
+        if !state.verified && self.identity.make.select_ends_rights() {
+            return;
+        }
         let call = Call::unlimited();
         if let Ok(mut transport) = link.begin() {
-            let mut card = Card::new(&mut *transport, &call);
-            let done = card.select().and_then(|_| log_out(&mut card));
+            let done = match log_out(&mut Card::new(&mut *transport, &call)) {
+                Ok(false) => transport.reset().map_err(Fault::Lost),
+                done => done.map(drop),
+            };
             if let Err(fault) = done {
                 tracing::debug!(token = %self.identity.id, ?fault, "not logged out");
             }
@@ -535,12 +564,14 @@ impl Drop for Connection {
     }
 }
 
-/// Selecting again has taken the rights away on a YubiKey; other cards are told.
-fn log_out(card: &mut Card<'_>) -> Result<(), Fault> {
-    match card.tries()? {
-        Tries::Verified => card.forget_pin(),
-        Tries::Left(_) => Ok(()),
+/// Takes the PIN's rights away, and says whether that is so: some cards do not forget.
+fn log_out(card: &mut Card<'_>) -> Result<bool, Fault> {
+    card.select()?;
+    if card.tries()? == Tries::Verified {
+        card.forget_pin()?;
+        return Ok(card.tries()? != Tries::Verified);
     }
+    Ok(true)
 }
 
 impl Session<'_> {
@@ -656,14 +687,18 @@ impl Session<'_> {
         })
     }
 
-    /// Does `work` with the rights of the card administrator, and takes them back.
+    /// Does `work` with the rights of the card administrator. They end with a SELECT, or,
+    /// where that ends nothing, with the transaction.
     pub(crate) fn administer<T>(
         &mut self,
         given: Option<&Zeroizing<Vec<u8>>>,
         work: impl FnOnce(&mut Self) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let done = self.authenticate(given).and_then(|()| work(self));
-        // The rights end with the selection, and with them the PIN's.
+        if !self.connection.identity.make.select_ends_rights() {
+            return done;
+        }
+        // And with them the PIN's.
         *self.verified = false;
         let ended = self.card.in_any_case(|card| card.select());
         match (done, ended) {
@@ -710,6 +745,7 @@ impl Session<'_> {
                 }));
             }
         };
+        *self.administered = true;
         let done = management::authenticate(&mut self.card, cipher, &key, token);
         *lock(&connection.management_key) = done.is_ok().then_some(key);
         done

@@ -166,6 +166,12 @@ impl Make {
         }
     }
 
+    /// Whether a SELECT takes away what rights PINs and keys gave, also where the
+    /// application is selected already.
+    pub(crate) fn select_ends_rights(&self) -> bool {
+        matches!(self, Make::Yubico(_))
+    }
+
     /// The kinds of key that Claviger makes on such a card and works with.
     pub(crate) fn supports(&self) -> Vec<KeySpec> {
         let offered = |offer: &&Offer| match self {

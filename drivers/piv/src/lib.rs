@@ -73,8 +73,12 @@
 //! The PIN is given once after a card was selected, and for each operation of a key whose
 //! policy says so. It is checked first that a wrong PIN would not lock the card, and that
 //! the card did not refuse this one before ([`claviger_token::refused`]). When a
-//! token is closed the rights that the PIN gave are taken back. The card itself is
-//! never reset: other programs may use it, and between our transactions they may.
+//! token is closed the rights that the PIN gave are taken back, and those of the management
+//! key as soon as a key is made or deleted. A YubiKey is never reset for that: other
+//! programs may use it, and between our transactions they may. A card of others, where
+//! only that takes the management key's rights away, is reset after a key was made or
+//! deleted, and when it is closed if it has no other way to forget a PIN; programs that
+//! share it have to connect again and to give the PIN again.
 //!
 //! # Deadlines
 //! PC/SC cannot cancel a command, nor the wait for another program's transaction. A

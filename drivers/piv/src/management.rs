@@ -267,6 +267,10 @@ mod tests {
             reply.extend_from_slice(&[0x90, 0x00]);
             Ok(reply)
         }
+
+        fn reset(self: Box<Self>) -> Result<(), Lost> {
+            Ok(())
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Readers and the cards in them, over PC/SC.
 //!
 //! A card is opened shared and left as it is when it is let go: other programs may be
-//! using it.
+//! using it. It is reset only where that is asked for, at the end of a transaction.
 
 use std::ffi::CString;
 use std::ops::Deref;
@@ -203,7 +203,25 @@ struct PcscTransport<C> {
     without_le: bool,
 }
 
-impl<C: Deref<Target = pcsc::Card>> Transport for PcscTransport<C> {
+trait Way: Deref<Target = pcsc::Card> {
+    fn reset(self) -> Result<(), pcsc::Error>;
+}
+
+impl Way for pcsc::Transaction<'_> {
+    fn reset(self) -> Result<(), pcsc::Error> {
+        self.end(pcsc::Disposition::ResetCard)
+            .map_err(|(_, error)| error)
+    }
+}
+
+impl Way for &pcsc::Card {
+    /// There is no transaction to end.
+    fn reset(self) -> Result<(), pcsc::Error> {
+        Err(pcsc::Error::NotTransacted)
+    }
+}
+
+impl<C: Way> Transport for PcscTransport<C> {
     fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
         let both = apdu.len() > 5 && apdu.len() == 6 + usize::from(apdu[4]);
         let sent = match apdu.split_last() {
@@ -213,5 +231,9 @@ impl<C: Deref<Target = pcsc::Card>> Transport for PcscTransport<C> {
         let mut buffer = zeroize::Zeroizing::new([0; pcsc::MAX_BUFFER_SIZE]);
         let reply = self.card.transmit(sent, buffer.as_mut_slice());
         Ok(reply.map_err(Lost::new)?.to_vec())
+    }
+
+    fn reset(self: Box<Self>) -> Result<(), Lost> {
+        self.card.reset().map_err(Lost::new)
     }
 }

@@ -47,4 +47,8 @@ impl Transport for Script {
             (None, None) => Err(Lost::new("the script is over")),
         }
     }
+
+    fn reset(self: Box<Self>) -> Result<(), Lost> {
+        Err(Lost::new("a script is not reset"))
+    }
 }

@@ -18,7 +18,7 @@ use claviger_virtual_yubikey::{
     Algorithm as CardAlgorithm, Card, Device, Fault, Firmware, ManagementAlgorithm, PrivateKey,
     Rule, Slot, Status, Touch, ins, object,
 };
-use common::{Desk, MANAGEMENT_KEY, PIN, access, plain_card, without_extensions};
+use common::{Desk, MANAGEMENT_KEY, PIN, access, old_plain_card, plain_card, without_extensions};
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
 
@@ -472,6 +472,50 @@ fn the_rights_of_the_pin_and_of_the_administrator_end() {
     drop((signer, token));
     let answer = format!("{:?}", device.transmit(&[0, 0x20, 0, 0x80]));
     assert!(answer.contains("99, 195"), "the PIN still counts: {answer}");
+}
+
+/// Commands of another program, on a card where PIV is selected or not.
+fn refused(device: &Device, command: &[u8]) -> bool {
+    let select = [0, 0xa4, 4, 0, 5, 0xa0, 0, 0, 3, 8];
+    [&select[..], command].into_iter().all(|apdu| {
+        let answer = device.transmit(apdu);
+        let claviger_virtual_yubikey::Answer::Reply(reply, _) = answer else {
+            panic!("removed");
+        };
+        apdu == select || !reply.ends_with(&[0x90, 0])
+    })
+}
+
+const ASK_FOR_TRIES: [u8; 4] = [0, 0x20, 0, 0x80];
+const PUT: [u8; 12] = [0, 0xdb, 0x3f, 0xff, 7, 0x5c, 3, 0x5f, 0xc1, 0x05, 0x53, 0];
+
+#[test]
+fn where_a_select_ends_no_rights_they_end_all_the_same() {
+    for device in [plain_card(), old_plain_card()] {
+        let desk = Desk::with(&[&device]);
+        let token = open(&desk);
+        let key = make(&*token, P256);
+        assert!(refused(&device, &PUT));
+        let signer = token.signer(&key).unwrap();
+        signer.sign(b"message", &call()).unwrap();
+        assert!(!refused(&device, &ASK_FOR_TRIES));
+        drop((signer, token));
+        assert!(refused(&device, &ASK_FOR_TRIES));
+
+        // Whatever the last thing was.
+        let token = open(&desk);
+        token.delete(&key.slot, &call()).unwrap();
+        assert!(refused(&device, &PUT));
+        drop(token);
+        assert!(refused(&device, &ASK_FOR_TRIES));
+        let token = open(&desk);
+        let refuse = Rule::new(Fault::Status(Status(0x6f00))).on(ins::GENERATE);
+        device.faults().add(refuse);
+        assert!(token.generate(&key.slot, P256, "", &call()).is_err());
+        assert!(refused(&device, &PUT));
+        drop(token);
+        assert!(refused(&device, &ASK_FOR_TRIES));
+    }
 }
 
 #[test]

@@ -123,6 +123,10 @@ impl Transport for Transaction<'_> {
     fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
         self.0.answer(apdu).ok_or_else(|| Lost::new("removed"))
     }
+
+    fn reset(self: Box<Self>) -> Result<(), Lost> {
+        Ok(())
+    }
 }
 
 /// A driver for one card.

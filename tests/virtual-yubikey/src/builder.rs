@@ -26,6 +26,8 @@ pub struct Builder {
     objects: Vec<(ObjectId, Vec<u8>)>,
     atr: Option<Vec<u8>>,
     touch: Touch,
+    keeps_rights: bool,
+    forgets_pin: bool,
 }
 
 impl Builder {
@@ -43,6 +45,8 @@ impl Builder {
             objects: Vec::new(),
             atr: None,
             touch: Touch::After(std::time::Duration::ZERO),
+            keeps_rights: false,
+            forgets_pin: true,
         }
     }
 
@@ -149,6 +153,19 @@ impl Builder {
         self
     }
 
+    /// As the standard has it, and unlike a YubiKey: a SELECT of the application that is
+    /// selected already changes nothing (SP 800-73-4 part 2, §3.1.1).
+    pub fn keeps_rights(mut self) -> Builder {
+        self.keeps_rights = true;
+        self
+    }
+
+    /// As cards were before SP 800-73-4: there is no VERIFY that makes the PIN forgotten.
+    pub fn forgets_no_pin(mut self) -> Builder {
+        self.forgets_pin = false;
+        self
+    }
+
     /// The card.
     ///
     /// # Panics
@@ -192,6 +209,8 @@ impl Builder {
             keys,
             objects,
             touch: self.touch,
+            keeps_rights: self.keeps_rights,
+            forgets_pin: self.forgets_pin,
             last_touch: None,
             waited: std::time::Duration::ZERO,
             session: Session::default(),

@@ -106,6 +106,8 @@ pub struct Card {
     pub(crate) keys: BTreeMap<Slot, Key>,
     pub(crate) objects: Objects,
     pub(crate) touch: Touch,
+    pub(crate) keeps_rights: bool,
+    pub(crate) forgets_pin: bool,
     pub(crate) last_touch: Option<Instant>,
     pub(crate) waited: Duration,
     pub(crate) session: Session,
@@ -398,7 +400,8 @@ impl Card {
     }
 
     /// SELECT by name. It ends the session of the application that was selected, be it
-    /// the same; where the name is of no application, nothing changes.
+    /// the same, unless [`Builder::keeps_rights`]; where the name is of no application,
+    /// nothing changes.
     fn select(&mut self, p1: u8, data: &[u8]) -> Outcome {
         if p1 != 0x04 {
             return Err(Status::WRONG_P1_P2);
@@ -412,10 +415,16 @@ impl Card {
         } else {
             return Err(Status::NOT_FOUND);
         };
-        self.session = Session {
-            application: Some(application),
-            ..Session::default()
-        };
+        let same = matches!(
+            (self.session.application, application),
+            (Some(Application::Piv), Application::Piv)
+        );
+        if !(same && self.keeps_rights) {
+            self.session = Session {
+                application: Some(application),
+                ..Session::default()
+            };
+        }
         Ok(reply)
     }
 
@@ -425,6 +434,7 @@ impl Card {
             return Err(Status::REFERENCE_NOT_FOUND);
         }
         match (p1, data.len()) {
+            (0xff, _) if !self.forgets_pin => Err(Status::WRONG_P1_P2),
             (0xff, 0) => {
                 self.session.pin_verified = false;
                 Ok(Vec::new())

@@ -9,7 +9,9 @@ use claviger_piv::PivDriver;
 use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{Access, FixedPin};
-use claviger_virtual_yubikey::{Answer, Card, Device, Fault, Firmware, Rule, Status, ins, object};
+use claviger_virtual_yubikey::{
+    Answer, Builder, Card, Device, Fault, Firmware, Rule, Status, ins, object,
+};
 
 pub(crate) const PIN: &str = "246802";
 /// The management key of cards as they are delivered.
@@ -166,10 +168,28 @@ impl Transport for Transaction<'_> {
             }
         }
     }
+
+    fn reset(self: Box<Self>) -> Result<(), Lost> {
+        let link = self.link;
+        link.check()?;
+        link.desk.find(&link.reader, |r| {
+            r.device.card().reset();
+            r.epoch += 1;
+        })
+    }
 }
 
 /// A card of the plain standard, without Yubico's extensions.
 pub(crate) fn plain_card() -> Device {
+    plain_card_from(Card::builder())
+}
+
+/// The same, of an older edition.
+pub(crate) fn old_plain_card() -> Device {
+    plain_card_from(Card::builder().forgets_no_pin())
+}
+
+fn plain_card_from(card: Builder) -> Device {
     // A CHUID: FASC-N, GUID, expiration date (SP 800-73-4 part 1, table 9).
     let chuid = [
         &[0x30, 25][..],
@@ -181,8 +201,9 @@ pub(crate) fn plain_card() -> Device {
         &[0x3e, 0, 0xfe, 0],
     ]
     .concat();
-    let card = Card::builder().firmware(Firmware::V4_3_5).pin(PIN);
-    let device = Device::new(card.object(object::CHUID, &chuid).build());
+    let card = card.firmware(Firmware::V4_3_5).pin(PIN);
+    let card = card.object(object::CHUID, &chuid).keeps_rights();
+    let device = Device::new(card.build());
     without_extensions(&device);
     device
 }
