@@ -50,6 +50,8 @@ pub struct Status(pub u16);
 
 impl Status {
     pub(crate) const OK: Status = Status(0x9000);
+    /// As `63Cx`, from cards that do not say how many tries are left (ISO/IEC 7816-4 §5.6).
+    pub(crate) const NOT_VERIFIED: Status = Status(0x6300);
     pub(crate) const WRONG_LENGTH: Status = Status(0x6700);
     pub(crate) const SECURITY: Status = Status(0x6982);
     pub(crate) const BLOCKED: Status = Status(0x6983);

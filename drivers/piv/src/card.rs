@@ -52,8 +52,8 @@ pub(crate) enum Tries {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Accepted,
-    /// It is wrong; so many tries are left.
-    Refused(u8),
+    /// It is wrong; so many tries are left, where the card says.
+    Refused(Option<u8>),
 }
 
 /// What GET METADATA tells of a key.
@@ -316,8 +316,14 @@ impl<'a> Card<'a> {
         let status = self.send(&command)?.status;
         match (status, status.tries()) {
             (Status::OK, _) => Ok(Verdict::Accepted),
-            (Status::BLOCKED, _) => Ok(Verdict::Refused(0)),
-            (_, Some(left)) => Ok(Verdict::Refused(left)),
+            (Status::BLOCKED, _) => Ok(Verdict::Refused(Some(0))),
+            (Status::NOT_VERIFIED, _) => Ok(Verdict::Refused(
+                match self.in_any_case(|card| card.tries()) {
+                    Ok(Tries::Left(left)) => Some(left),
+                    Ok(Tries::Verified) | Err(_) => None,
+                },
+            )),
+            (_, Some(left)) => Ok(Verdict::Refused(Some(left))),
             _ => Err(refused(NAME, status)),
         }
     }
@@ -497,12 +503,25 @@ mod tests {
         ];
         for (status, verdict) in [
             (0x9000_u16, Verdict::Accepted),
-            (0x63c2, Verdict::Refused(2)),
-            (0x6983, Verdict::Refused(0)),
+            (0x63c2, Verdict::Refused(Some(2))),
+            (0x6983, Verdict::Refused(Some(0))),
         ] {
             let mut script = Script::default();
             script.expect(&sent, &status.to_be_bytes());
             assert_eq!(card(&mut script, |c| c.verify(&pin)).unwrap(), verdict);
+        }
+        // How many are left has to be asked for, and not every card tells it.
+        for (status, left) in [
+            (0x63c2_u16, Some(2)),
+            (0x6983, Some(0)),
+            (0x6300, None),
+            (0x6d00, None),
+        ] {
+            let mut script = Script::default();
+            script.expect(&sent, &[0x63, 0x00]);
+            script.expect(&[0, 0x20, 0, 0x80, 0], &status.to_be_bytes());
+            let verdict = card(&mut script, |c| c.verify(&pin)).unwrap();
+            assert_eq!(verdict, Verdict::Refused(left));
         }
     }
 

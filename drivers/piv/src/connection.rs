@@ -640,10 +640,10 @@ impl Session<'_> {
         turn.end(pin, PinVerdict::Refused);
         (*self.verified, *self.pin) = (false, None);
         Err(Fault::Ours(match left {
-            0 => Error::PinLocked { token },
+            Some(0) => Error::PinLocked { token },
             left => Error::PinWrong {
                 token,
-                tries: TriesLeft::Exactly(left),
+                tries: left.map_or(TriesLeft::Unknown, TriesLeft::Exactly),
             },
         }))
     }

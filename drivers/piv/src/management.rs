@@ -164,7 +164,10 @@ pub(crate) fn authenticate(
 
 /// What a card says to the witness that a wrong key gives.
 fn means_wrong(status: Status) -> bool {
-    matches!(status, Status::SECURITY | Status::WRONG_DATA) || status.tries().is_some()
+    matches!(
+        status,
+        Status::SECURITY | Status::WRONG_DATA | Status::NOT_VERIFIED
+    ) || status.tries().is_some()
 }
 
 #[cfg(test)]

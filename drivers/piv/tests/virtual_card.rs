@@ -11,8 +11,8 @@ use claviger_piv::PivDriver;
 use claviger_piv::apdu::Lost;
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{
-    Access, Algorithm, Call, Deletion, Driver, Error, Event, FixedPin, KeyRef, KeySpec, SlotId,
-    SlotInfo, SlotState, Token, TriesLeft, Unwrap,
+    Access, Algorithm, Call, Deletion, Driver, Error, Event, FixedPin, KeyRef, KeySpec,
+    RefusedInProcess, SlotId, SlotInfo, SlotState, Token, TriesLeft, Unwrap,
 };
 use claviger_virtual_yubikey::{
     Algorithm as CardAlgorithm, Card, Device, Fault, Firmware, ManagementAlgorithm, PrivateKey,
@@ -182,6 +182,38 @@ fn a_wrong_pin_is_counted_and_not_sent_again() {
     drop(token);
     device.card().block_pin();
     assert!(matches!(with(PIN), Err(Error::PinLocked { .. })));
+}
+
+#[test]
+fn a_pin_that_is_refused_without_a_count_is_not_sent_again() {
+    let device = yubikey();
+    // Twice it is asked for the tries; then the PIN comes.
+    let no_count = Fault::alter(|_| vec![0x63, 0x00]);
+    device
+        .faults()
+        .add(Rule::new(no_count).on(ins::VERIFY).after(2));
+    let memory = Arc::new(RefusedInProcess::default());
+    let with = || Access {
+        refused_pins: memory.clone(),
+        ..Access::with(FixedPin::new("135791"))
+    };
+    // Another process knows no more than what is written down.
+    let open = || {
+        Desk::with(&[&device])
+            .driver()
+            .open("piv:", &with(), &call())
+    };
+    assert!(matches!(
+        open(),
+        Err(Error::PinWrong {
+            tries: TriesLeft::Exactly(2),
+            ..
+        })
+    ));
+    for _ in 0..3 {
+        assert!(matches!(open(), Err(Error::PinRefusedBefore { .. })));
+    }
+    assert_eq!(device.card().pin_tries(), 2);
 }
 
 #[test]
