@@ -626,7 +626,7 @@ impl Key {
                 call.tell(&Event::PersonDone { token: token() });
             }
             match done {
-                Err(fault) => Err(self.explain(session, fault, operation, touched)),
+                Err(fault) => Err(self.explain(session, fault, operation, pin, touched)),
                 done => done,
             }
         })
@@ -638,22 +638,30 @@ impl Key {
         session: &mut Session<'_>,
         fault: Fault,
         operation: Operation,
+        pin: PinPolicy,
         touched: bool,
     ) -> Fault {
         let Some(status) = fault.status() else {
             return fault;
         };
-        // With the PIN given, only the touch can have been missing.
+        // With the PIN given, or not needed, only the touch can have been missing.
         if touched
             && matches!(status, Status::SECURITY | Status::CONDITIONS)
-            && matches!(
-                session.card.in_any_case(|card| card.tries()),
-                Ok(Tries::Verified)
-            )
+            && (pin == PinPolicy::Never
+                || matches!(
+                    session.card.in_any_case(|card| card.tries()),
+                    Ok(Tries::Verified)
+                ))
         {
-            return Fault::Ours(Error::NotTouched {
-                token: self.token.info.id.clone(),
-            });
+            // Unless it is another key by now, which wants more.
+            return match self.examine(session) {
+                Err(Fault::Ours(
+                    reason @ (Error::KeyNotFound { .. } | Error::KeyMismatch { .. }),
+                )) => Fault::Ours(reason),
+                _ => Fault::Ours(Error::NotTouched {
+                    token: self.token.info.id.clone(),
+                }),
+            };
         }
         if operation == Operation::Sign && status == Status::WRONG_LENGTH {
             return Fault::Ours(Error::BadMessage {

@@ -387,35 +387,43 @@ fn a_key_with_policy_always_gets_the_pin_before_each_operation() {
 
 #[test]
 fn a_touch_is_announced_and_a_missing_one_is_told_apart() {
-    let device = yubikey();
-    let driver = Desk::with(&[&device]).driver();
-    let token = driver
-        .open("piv:touch-policy=always", &access(), &call())
-        .unwrap();
-    let signer = token.signer(&make(&*token, P256)).unwrap();
-    let events: Arc<Mutex<Vec<Event>>> = Arc::default();
-    let seen = Arc::clone(&events);
-    let call =
-        Call::unlimited().watched_by(Arc::new(move |e| seen.lock().unwrap().push(e.clone())));
-    signer.sign(b"message", &call).unwrap();
-    let id = token.info().id.clone();
-    assert_eq!(
-        *events.lock().unwrap(),
-        [
+    for pin_policy in ["once", "always", "never"] {
+        let device = yubikey();
+        let driver = Desk::with(&[&device]).driver();
+        let backend = format!("piv:pin-policy={pin_policy};touch-policy=always");
+        let token = driver.open(&backend, &access(), &call()).unwrap();
+        let signer = token.signer(&make(&*token, P256)).unwrap();
+        let events: Arc<Mutex<Vec<Event>>> = Arc::default();
+        let seen = Arc::clone(&events);
+        let call =
+            Call::unlimited().watched_by(Arc::new(move |e| seen.lock().unwrap().push(e.clone())));
+        signer.sign(b"message", &call).unwrap();
+        let id = token.info().id.clone();
+        let announced = [
             Event::TouchNeeded { token: id.clone() },
-            Event::PersonDone { token: id }
-        ]
-    );
-    device
-        .card()
-        .set_touch(Touch::Never(Duration::from_millis(10)));
-    let counts = counted(&device, || {
+            Event::PersonDone { token: id },
+        ];
+        assert_eq!(std::mem::take(&mut *events.lock().unwrap()), announced);
+        device
+            .card()
+            .set_touch(Touch::Never(Duration::from_millis(10)));
+        let counts = counted(&device, || {
+            let missed = signer.sign(b"message", &call);
+            assert!(
+                matches!(missed, Err(Error::NotTouched { .. })),
+                "{pin_policy}: {missed:?}"
+            );
+        });
+        assert_eq!(counts[&ins::AUTHENTICATE], 1, "asked for one touch only");
+        assert_eq!(*events.lock().unwrap(), announced);
+        // Others make a key that wants the PIN in place of this one.
+        let theirs = [0, 0x47, 0, 0x82, 8, 0xac, 6, 0x80, 1, 0x11, 0xaa, 1, 3];
+        as_administrator(&device)(&theirs);
         assert!(matches!(
             signer.sign(b"message", &call),
-            Err(Error::NotTouched { .. })
+            Err(Error::KeyMismatch { .. })
         ));
-    });
-    assert_eq!(counts[&ins::AUTHENTICATE], 1, "asked for one touch only");
+    }
 }
 
 #[test]
