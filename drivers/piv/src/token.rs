@@ -48,10 +48,13 @@ impl Token for PivToken {
 
     /// Retired slots, in order: the four others have a purpose in the standard, and are
     /// used only where the backend names them.
+    ///
+    /// A slot that is taken is left out though it is empty: somebody may be about to make
+    /// a key there, or believe that there is one.
     fn free_slots(
         &self,
         specs: &[KeySpec],
-        _: &[SlotId],
+        taken: &[SlotId],
         call: &Call,
     ) -> Result<Vec<SlotId>, Error> {
         call.check()?;
@@ -64,7 +67,8 @@ impl Token for PivToken {
                 if free.len() == specs.len() {
                     break;
                 }
-                if self.is_free(session, slot)? {
+                // The name counts, whatever the mark is.
+                if self.is_free(session, slot)? && !taken.contains(&slot.unmarked()) {
                     free.push(new_name(slot));
                 }
             }

@@ -11,14 +11,15 @@ use claviger_piv::PivDriver;
 use claviger_piv::apdu::Lost;
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{
-    Access, Algorithm, Call, Deletion, Driver, Error, Event, FixedPin, KeyRef, KeySpec,
-    RefusedInProcess, SlotId, SlotInfo, SlotState, Token, TriesLeft, Unwrap,
+    Access, Algorithm, Call, Deletion, Driver, Error, Event, FixedPin, KeyRef, KeySpec, PinSource,
+    RefusedInProcess, SlotId, SlotInfo, SlotState, Token, TokenId, TriesLeft, Unwrap,
 };
 use claviger_virtual_yubikey::{
     Algorithm as CardAlgorithm, Card, Device, Fault, Firmware, ManagementAlgorithm, PrivateKey,
     Rule, Slot, Status, Touch, ins, object,
 };
 use common::{Desk, MANAGEMENT_KEY, PIN, access, old_plain_card, plain_card, without_extensions};
+use secrecy::SecretString;
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
 
@@ -1279,6 +1280,79 @@ fn a_card_of_the_plain_standard_is_served_without_yubicos_extensions() {
         assert_eq!(deleted, Deletion::Destroyed);
     }
     assert_eq!(used(), 0);
+}
+
+/// A source of the management key that does something first.
+struct Meanwhile<F>(F);
+
+impl<F: Fn() + Send + Sync> PinSource for Meanwhile<F> {
+    fn pin(&self, _: &TokenId, _: &str) -> Result<SecretString, Error> {
+        (self.0)();
+        Ok(MANAGEMENT_KEY.into())
+    }
+}
+
+#[test]
+fn of_two_who_make_a_key_in_one_slot_the_second_is_told_and_changes_nothing() {
+    for card in CANNOT_DELETE.into_iter().chain([yubikey as fn() -> Device]) {
+        let device = card();
+        let desk = Desk::with(&[&device]);
+        let first = open(&desk);
+        let theirs = first.free_slots(&[P256], &[], &call()).unwrap().remove(0);
+        // The first is quicker while the second is asked for the management key.
+        let made: Arc<Mutex<Option<KeyRef>>> = Arc::default();
+        let (quick, slot, done) = (first.clone(), theirs.clone(), made.clone());
+        let quicker = move || {
+            let public_key = quick.generate(&slot, P256, "", &call()).unwrap().public_key;
+            let slot = slot.clone();
+            *done.lock().unwrap() = Some(KeyRef { slot, public_key });
+        };
+        let slower = Access {
+            management_keys: Arc::new(Meanwhile(quicker)),
+            ..access()
+        };
+        let second = desk.driver().open("piv:", &slower, &call()).unwrap();
+        let ours = second.free_slots(&[P256], &[], &call()).unwrap().remove(0);
+        assert_eq!(ours, theirs);
+        assert_ne!(ours.as_str(), theirs.as_str());
+        let counts = counted(&device, || {
+            assert!(matches!(
+                second.generate(&ours, P256, "", &call()),
+                Err(Error::SlotOccupied { .. })
+            ));
+        });
+        assert_eq!(counts[&ins::GENERATE], 1, "the first one's");
+        let deleted = second.delete(&ours, &call()).unwrap();
+        assert_eq!(deleted, Deletion::NothingThere);
+        let key = made.lock().unwrap().take().unwrap();
+        let signer = first.signer(&key).unwrap();
+        signer.sign(b"message", &call()).unwrap();
+        let next = second.free_slots(&[P256], &[], &call()).unwrap();
+        assert_eq!(next, [SlotId::new("83")]);
+    }
+}
+
+#[test]
+fn a_slot_that_is_taken_is_not_called_free_whatever_its_mark_is() {
+    let device = yubikey();
+    let token = open(&Desk::with(&[&device]));
+    let [first, second] = [0, 1].map(|at| {
+        let slots = token.free_slots(&[P256; 2], &[], &call()).unwrap();
+        slots[at].clone()
+    });
+    for taken in [first, SlotId::new("82")] {
+        let free = token.free_slots(&[P256], &[taken], &call()).unwrap();
+        assert_eq!(free, [SlotId::new("83")]);
+    }
+    let taken: Vec<SlotId> = (0x82..=0x95)
+        .map(|n| SlotId::new(format!("{n:x}")))
+        .collect();
+    assert!(matches!(
+        token.free_slots(&[P256], &taken, &call()),
+        Err(Error::TokenFull { .. })
+    ));
+    let free = token.free_slots(&[P256], &taken[..1], &call()).unwrap();
+    assert_eq!(free, [second]);
 }
 
 #[test]
