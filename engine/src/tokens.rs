@@ -202,13 +202,26 @@ impl Tokens {
                 .map(|d| (d, format!("{}:", d.scheme())))
                 .collect(),
         };
+        let is_named = backend.is_some();
         for (driver, backend) in asked {
-            for token in driver.tokens(&backend)? {
+            let tokens = match driver.tokens(&backend) {
+                // The tokens of other drivers can be listed.
+                Err(error) if !is_named => {
+                    tracing::warn!(%error, scheme = driver.scheme(), "tokens cannot be listed");
+                    continue;
+                }
+                tokens => tokens?,
+            };
+            for mut token in tokens {
                 match driver.slots(&token) {
                     Ok(slots) => found.push((token, slots)),
                     // It went away since it was listed.
                     Err(Error::TokenUnavailable { .. }) => {}
-                    Err(error) => return Err(error.into()),
+                    Err(error) if is_named => return Err(error.into()),
+                    Err(error) => {
+                        token.notes.push(("state".into(), error.to_string()));
+                        found.push((token, Vec::new()));
+                    }
                 }
             }
         }

@@ -113,6 +113,27 @@ async fn a_key_that_is_to_be_undone_is_not_adopted() {
 }
 
 #[tokio::test]
+async fn a_token_that_cannot_be_looked_into_does_not_hide_the_others() {
+    let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
+    let node = node(home.path(), &device);
+    device.fails_with(Some(Error::Device {
+        token: device.id(),
+        call: "slots".into(),
+        status: "broken".into(),
+    }));
+    let all = node.tokens(None).await.unwrap();
+    assert_eq!(all.len(), 2);
+    let broken = all.iter().find(|(token, _)| token.id == device.id());
+    let (name, state) = broken.unwrap().0.notes.last().unwrap();
+    assert!(name == "state" && state.contains("broken"), "{state}");
+    let named = node.tokens(Some(&device.backend().to_string())).await;
+    assert!(matches!(
+        named,
+        Err(EngineError::Token(Error::Device { .. }))
+    ));
+}
+
+#[tokio::test]
 async fn a_key_that_cannot_be_deleted_stays_and_keeps_nobody_from_the_token() {
     let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
     let node = node(home.path(), &device);

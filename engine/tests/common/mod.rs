@@ -243,6 +243,7 @@ impl Driver for Device {
     }
 
     fn slots(&self, _: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+        self.in_order()?;
         Token::slots(self, &Call::unlimited())
     }
 
