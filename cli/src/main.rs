@@ -21,6 +21,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    keep_no_core();
     let args = args::Args::parse();
     start_log();
     let code = commands::run(args).unwrap_or_else(|failure| {
@@ -28,6 +29,20 @@ fn main() -> ExitCode {
         failure.code()
     });
     end(code)
+}
+
+/// Lets no crash, a vendor's module's perhaps, write a PIN to the disk.
+fn keep_no_core() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        // It can only be lowered, and that is always allowed.
+        let _ = setrlimit(Resource::Core, none);
+    }
 }
 
 /// Ends the process without the clean-up of C libraries: vendors' modules have their own

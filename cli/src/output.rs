@@ -38,7 +38,7 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
 
 /// One cause and one hint, on standard error.
 pub(crate) fn complain(kind: &str, what: &str, hint: &str) {
-    let mut text = format!("{kind}: {what}\n");
+    let mut text = format!("{kind}: {}\n", one_line(what));
     if !hint.is_empty() {
         text.push_str("hint: ");
         text.push_str(hint);
@@ -53,10 +53,23 @@ pub(crate) fn warn(what: &str, hint: &str) {
     complain("warning", what, hint);
 }
 
-/// The text without control characters: labels and serials come from devices.
+/// The text without control characters, and without those that change the direction of
+/// what follows: labels and serials come from devices, names from files.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    let harmless = |c: char| !c.is_control() || c == '\n';
-    if text.chars().all(harmless) {
+    harmless_only(text, |c| is_harmless(c) || c == '\n')
+}
+
+/// The same for a value that stands on one line.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    harmless_only(text, is_harmless)
+}
+
+fn is_harmless(c: char) -> bool {
+    !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn harmless_only(text: &str, harmless: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if text.chars().all(&harmless) {
         return Cow::Borrowed(text);
     }
     Cow::Owned(
@@ -78,7 +91,7 @@ pub(crate) fn table(indent: &str, rows: &[Vec<String>]) -> String {
     for row in rows {
         let mut line = indent.to_owned();
         for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:width$}  "));
+            line.push_str(&format!("{:width$}  ", one_line(cell)));
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -94,6 +107,9 @@ mod tests {
     fn a_device_cannot_talk_to_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\rc\n"), "a\u{fffd}[2Jb\u{fffd}c\n");
         assert_eq!(printable("Ελένη\n"), "Ελένη\n");
+        assert_eq!(printable("a\u{202e}b\u{2066}"), "a\u{fffd}b\u{fffd}");
+        assert_eq!(one_line("a\nerror: b"), "a\u{fffd}error: b");
+        assert_eq!(table("", &[vec!["a\nb".into()]]), "a\u{fffd}b\n");
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl Pins {
         let question = format!(
             "{} for {}: ",
             self.wanted.name(),
-            crate::output::printable(&name)
+            crate::output::one_line(&name)
         );
         let ask = || prompt::ask(&question, &self.interrupt, self.deadline);
         let failed = |reason: String| Error::PinSource {

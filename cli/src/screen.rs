@@ -85,7 +85,7 @@ impl Screen {
     /// A line for a person, whatever else is being shown.
     pub(crate) fn line(&self, text: &str) {
         self.aside(|| {
-            let _ = writeln!(io::stderr(), "{}", output::printable(text));
+            let _ = writeln!(io::stderr(), "{}", output::one_line(text));
         });
     }
 

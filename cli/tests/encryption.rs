@@ -470,15 +470,21 @@ fn one_pin_is_not_tried_on_several_tokens() {
 
 #[cfg(target_os = "linux")]
 mod with_a_yubikey {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::*;
     use claviger_virtual_yubikey::{Builder, Card, Inserted, ManagementAlgorithm, Pcscd};
 
     const MANAGEMENT_KEY: [u8; 24] = [0xa5; 24];
 
+    /// Held by whoever wants to be alone with the one YubiKey that there is.
+    static ALONE: Mutex<()> = Mutex::new(());
+
     /// A SoftHSM token and a YubiKey with the same PIN.
     pub(super) struct Both {
         pub(super) stage: Stage,
         pub(super) yubikey: Inserted,
+        _alone: MutexGuard<'static, ()>,
     }
 
     fn card() -> Builder {
@@ -490,6 +496,7 @@ mod with_a_yubikey {
     impl Both {
         pub(super) fn new() -> Self {
             let both = Both {
+                _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
                 stage: Stage::new(),
                 yubikey: Pcscd::insert(card().build()),
             };

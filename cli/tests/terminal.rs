@@ -173,3 +173,42 @@ fn a_question_for_a_pin_ends_when_the_time_is_over() {
     terminal.wait_for("the deadline passed");
     assert!(terminal.shows_what_is_typed());
 }
+
+#[test]
+fn a_plaintext_that_would_command_the_terminal_is_not_shown() {
+    let stage = Stage::with_alice();
+    stage.write("text", "Meet me\n\tat nine, Ελένη\n");
+    stage.write("escape", "Meet me\n\u{1b}[2J");
+    let decrypt = |name: &str, more: &[&str]| {
+        let sealed = format!("{name}.age");
+        let to = ["encrypt", "alice", name, "-o", &sealed];
+        stage.run(to).succeeds();
+        let words = ["--pin-source", "file:pin", "decrypt", &sealed];
+        let mut terminal = Terminal::start(&stage, &[&words[..], more].concat());
+        let code = terminal.ends().code();
+        (code, terminal.shown())
+    };
+    let (code, shown) = decrypt("text", &[]);
+    assert_eq!(code, Some(0));
+    assert!(shown.contains("Ελένη"), "{shown}");
+    let (code, shown) = decrypt("escape", &[]);
+    assert_eq!(code, Some(2));
+    assert!(!shown.contains("[2J"), "{shown}");
+    assert!(shown.contains("-o - insists"), "{shown}");
+    let (code, shown) = decrypt("escape", &["-o", "-"]);
+    assert_eq!(code, Some(0));
+    assert!(shown.contains("\u{1b}[2J"), "{shown}");
+}
+
+#[test]
+fn what_a_crash_leaves_holds_no_pin() {
+    let stage = with_letter();
+    let mut terminal = asked(&stage, &[]);
+    let limits = format!("/proc/{}/limits", terminal.child.id());
+    let limits = std::fs::read_to_string(limits).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core"));
+    let core: Vec<&str> = core.unwrap().split_whitespace().collect();
+    assert_eq!(core[4..6], ["0", "0"]);
+    terminal.send("-TERM");
+    terminal.ends();
+}

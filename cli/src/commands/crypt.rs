@@ -38,6 +38,15 @@ struct EncryptedView<'a> {
     output: Cow<'a, str>,
 }
 
+/// What was decrypted, in JSON.
+#[derive(Serialize)]
+struct DecryptedView<'a> {
+    /// Whose key opened it.
+    name: String,
+    /// Not every path is text: what is not shows as U+FFFD.
+    output: Cow<'a, str>,
+}
+
 pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Wanted<'_>) -> Answer {
     let node = session.node(session.registry()?);
     let mut keys: Vec<PublicKey> = Vec::new();
@@ -125,7 +134,7 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
         busy: &busy,
     };
     let sealed = Sealed::read(counted)?;
-    let file_key = match &name {
+    let (opener, file_key) = match &name {
         Some(name) => open::with_named(session, &node, name, &sealed).await?,
         None => open::with_any(session, &node, &sealed).await?,
     };
@@ -133,7 +142,14 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
         let _ = busy.set(session.screen.count("decrypting", length));
     }
     let mut reader = sealed.open(file_key)?;
-    let copied = copy(&mut reader, &mut output, None);
+    let copied = match to.is_none() && output.is_terminal() {
+        true => {
+            let mut text = Text::to(&mut output);
+            let copied = copy(&mut reader, &mut text, None);
+            copied.and_then(|()| text.finish().map_err(CopyError::Write))
+        }
+        false => copy(&mut reader, &mut output, None),
+    };
     drop(reader);
     drop(busy);
     match copied {
@@ -144,9 +160,20 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
                 _ => input.failed(&e),
             });
         }
+        Err(CopyError::Write(e)) if e.kind() == ErrorKind::InvalidData => {
+            return Err(Failure::usage("the plaintext is not for terminals to show")
+                .hint("name a file with -o (-o - insists)"));
+        }
         Err(CopyError::Write(e)) => return Err(output.failed(&e)),
     }
+    let apart = to.filter(|_| !output.is_stdout());
     output.finish()?;
+    if let Some(file) = apart.filter(|_| session.json) {
+        output::print_json(&DecryptedView {
+            name: opener.to_string(),
+            output: file.to_string_lossy(),
+        })?;
+    }
     Ok(FINE)
 }
 
@@ -211,6 +238,54 @@ impl Read for Counted<'_> {
     }
 }
 
+/// Lets through what a terminal shows as it is: text, without what would command it. What
+/// was encrypted may come from anyone.
+struct Text<W> {
+    to: W,
+    /// The first bytes of a character whose others are to come.
+    rest: Zeroizing<Vec<u8>>,
+}
+
+impl<W: Write> Text<W> {
+    fn to(to: W) -> Self {
+        Text {
+            to,
+            rest: Zeroizing::default(),
+        }
+    }
+
+    fn finish(self) -> std::io::Result<()> {
+        match self.rest.is_empty() {
+            true => Ok(()),
+            false => Err(ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+impl<W: Write> Write for Text<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let all = Zeroizing::new([&self.rest[..], bytes].concat());
+        let whole = match std::str::from_utf8(&all) {
+            Ok(text) => text,
+            Err(e) if e.error_len().is_none() => {
+                std::str::from_utf8(&all[..e.valid_up_to()]).unwrap_or_default()
+            }
+            Err(_) => return Err(ErrorKind::InvalidData.into()),
+        };
+        let commands = |c: char| c.is_control() && c != '\n' && c != '\t';
+        if whole.contains(commands) {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        self.to.write_all(whole.as_bytes())?;
+        self.rest = Zeroizing::new(all[whole.len()..].to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
+}
+
 enum CopyError {
     Read(std::io::Error),
     Write(std::io::Error),
@@ -229,6 +304,41 @@ fn copy(from: &mut impl Read, to: &mut impl Write, busy: Option<&Busy>) -> Resul
         to.write_all(&buffer[..count]).map_err(CopyError::Write)?;
         if let Some(busy) = busy {
             busy.advance(count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(pieces: &[&[u8]]) -> Option<Vec<u8>> {
+        let mut shown = Vec::new();
+        let mut text = Text::to(&mut shown);
+        pieces
+            .iter()
+            .try_for_each(|piece| text.write_all(piece))
+            .and_then(|()| text.finish())
+            .ok()?;
+        Some(shown)
+    }
+
+    #[test]
+    fn text_is_shown_and_nothing_else() {
+        let letter = "Ελένη,\n\tmeet me\n".as_bytes();
+        let bytes: Vec<&[u8]> = letter.chunks(1).collect();
+        assert_eq!(shown(&bytes).unwrap(), letter);
+        for bad in [
+            &b"\x1b[2J"[..],
+            b"a\rb",
+            b"\x7f",
+            b"\xc2\x9b",
+            b"\xff",
+            b"a\xce",
+        ] {
+            assert_eq!(shown(&[letter, bad]), None, "{bad:?}");
+            let pieces: Vec<&[u8]> = bad.chunks(1).collect();
+            assert_eq!(shown(&pieces), None, "{bad:?}");
         }
     }
 }

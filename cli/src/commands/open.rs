@@ -37,7 +37,7 @@ pub(super) async fn with_named<R: Read>(
     node: &Node,
     name: &str,
     file: &Sealed<R>,
-) -> Result<UnwrappedKey, Failure> {
+) -> Result<(EngineId, UnwrappedKey), Failure> {
     let (who, info) = session::identity(node.registry(), name)?;
     let key = session::key(&who, &info, KeyUse::Decrypt)?;
     if file.fits(&key.public_key) == Fit::No && !key.deleted {
@@ -47,7 +47,10 @@ pub(super) async fn with_named<R: Read>(
         .settle(node, std::slice::from_ref(&key.token))
         .await?;
     let opened = unwrap(session, node, &who, &info, key, file).await?;
-    opened.ok_or_else(|| Error::DecryptionFailed.into())
+    match opened {
+        Some(file_key) => Ok((who, file_key)),
+        None => Err(Error::DecryptionFailed.into()),
+    }
 }
 
 /// Finds an identity here that opens the file.
@@ -59,7 +62,7 @@ pub(super) async fn with_any<R: Read>(
     session: &Session,
     node: &Node,
     file: &Sealed<R>,
-) -> Result<UnwrappedKey, Failure> {
+) -> Result<(EngineId, UnwrappedKey), Failure> {
     let (mut here, away) = candidates(session, node, file).await?;
     if here.is_empty() {
         return Err(nobody(&away));
@@ -82,7 +85,7 @@ pub(super) async fn with_any<R: Read>(
                 if session.screen.is_terminal() {
                     session.screen.line(&format!("opened with `{who}`"));
                 }
-                return Ok(file_key);
+                return Ok((who.clone(), file_key));
             }
             Ok(None) => {}
             Err(error) if may_go_on(&error) => failed = failed.or(Some(error.into())),
