@@ -199,7 +199,7 @@ pub(crate) enum Command {
         /// The identity, or the fingerprint (SHA256:…) of the key to adopt
         #[arg(long, value_name = "IDENTITY|FINGERPRINT")]
         to: String,
-        /// The token that the key to adopt is on [default: whichever has it]
+        /// The token that the key is on [default: whichever has it]
         #[arg(long)]
         backend: Option<String>,
         /// What the new name is to be able to do: commit, decrypt, or commit,decrypt

@@ -95,15 +95,21 @@ impl Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let code = match &error {
-            EngineError::BadName { .. } | EngineError::Token(TokenError::BadBackend { .. }) => {
-                USAGE
-            }
+            EngineError::BadName { .. }
+            | EngineError::NoDriver { .. }
+            | EngineError::Token(TokenError::BadBackend { .. }) => USAGE,
             EngineError::Token(TokenError::Cancelled) => INTERRUPTED,
             _ => FAILED,
         };
+        let hint = match &error {
+            EngineError::Token(TokenError::NoToken { present, .. }) if present.is_empty() => {
+                format!("{}; `claviger doctor` says what is missing", error.hint())
+            }
+            _ => error.hint(),
+        };
         Failure {
             what: error.to_string(),
-            hint: error.hint(),
+            hint,
             code,
         }
     }

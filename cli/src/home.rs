@@ -1,9 +1,21 @@
 //! Where the identities are remembered.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
+
+/// The file in it that remembers them.
+pub(crate) const REGISTRY: &str = "registry.sqlite";
+
+/// Whether there is a registry in the home folder, or something in the way of one.
+pub(crate) fn has_registry(home: &Path) -> bool {
+    match home.join(REGISTRY).symlink_metadata() {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
 
 /// The home folder: `--home`, else `CLAVIGER_HOME`, else the XDG data folder.
 pub(crate) fn folder(given: Option<&Path>) -> Result<PathBuf, Failure> {

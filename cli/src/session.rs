@@ -88,8 +88,23 @@ impl Session {
         home::folder(self.home.as_deref())
     }
 
-    pub(crate) fn registry(&self) -> Result<Registry, Failure> {
+    /// The registry, which is made if there is none yet.
+    pub(crate) fn new_registry(&self) -> Result<Registry, Failure> {
         Ok(Registry::open(&self.home()?)?)
+    }
+
+    /// The registry that there is. A home folder that was misspelt is not to be made.
+    pub(crate) fn registry(&self) -> Result<Registry, Failure> {
+        let home = self.home()?;
+        if !home::has_registry(&home) {
+            return Err(
+                Failure::new(format!("there is no registry in `{}`", home.display())).hint(
+                    "the first `claviger generate` makes it; is this the folder that --home or \
+                     CLAVIGER_HOME is to name?",
+                ),
+            );
+        }
+        Ok(Registry::open(&home)?)
     }
 
     /// A node with every driver that this program has.

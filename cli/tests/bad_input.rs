@@ -108,7 +108,7 @@ fn backends_that_are_none_are_refused() {
         .fails(1, "remote:");
     stage
         .run_with_pin(&["generate", "a", "--backend", "floppy:"])
-        .fails(1, "no driver");
+        .fails(2, "no driver");
 }
 
 #[test]
@@ -305,7 +305,8 @@ fn names_that_cannot_be_are_usage_errors() {
             assert!(refused.err().len() < 300, "{}", refused.err());
         }
     }
-    let refused = stage.run(["show", &long]).fails(1, "there is no identity");
+    let refused = Stage::with_alice().run(["show", &long]);
+    let refused = refused.fails(1, "there is no identity");
     assert!(refused.err().len() < 300, "{}", refused.err());
     assert_eq!(stage.private_keys(), 0);
 }

@@ -15,7 +15,7 @@ use crate::views::PartyView;
 
 pub(crate) fn add(session: &Session, name: &str, file: &Path) -> Answer {
     check_name(name).map_err(|reason| Failure::from(EngineError::BadName { reason }))?;
-    let registry = session.registry()?;
+    let registry = session.new_registry()?;
     let bytes = Input::open(Some(file), &session.screen)?.read_all()?;
     let keys = contact_file::parse(&bytes).map_err(|reason| {
         Failure::new(format!("`{}` is of no use: {reason}", file.display())).hint(

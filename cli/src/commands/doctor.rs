@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use claviger_engine::{
-    Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Origin, Registry,
+    Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Origin, Registry, RegistryError,
 };
 use claviger_piv::PivDriver;
 use claviger_pkcs11::modules::Places;
@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use super::{Answer, FINE};
 use crate::failure::{FAILED, Failure};
+use crate::home::{REGISTRY, has_registry};
 use crate::output;
 use crate::session::{Session, describe};
 
@@ -78,30 +79,65 @@ impl Findings {
         self.add(Level::Error, what, hint);
     }
 
+    /// The registry is no good, or a part of it. The rest of the set-up may be.
+    ///
+    /// # Errors
+    /// What is not about the registry.
+    fn broken(&mut self, home: &Path, error: EngineError) -> Result<(), Failure> {
+        let EngineError::Registry(error) = error else {
+            return Err(error.into());
+        };
+        let path = home.join(REGISTRY);
+        let what = match &error {
+            RegistryError::NotAFolder { .. } | RegistryError::NotARegistry { .. } => {
+                error.to_string()
+            }
+            _ => format!("{error} ({})", path.display()),
+        };
+        let hint = match &error {
+            RegistryError::Damaged { .. } | RegistryError::NotARegistry { .. } => RESTORE.into(),
+            other => other.hint(),
+        };
+        // Several looks may have found the same.
+        if !self.0.iter().any(|finding| finding.what == what) {
+            self.error(what, hint);
+        }
+        Ok(())
+    }
+
     fn is_well(&self) -> bool {
         (self.0.iter()).all(|finding| matches!(finding.level, Level::Info | Level::Note))
     }
 }
 
+/// What to do where the registry cannot be read.
+const RESTORE: &str = "put a backup of registry.sqlite in its place; a key that is on a token can \
+     be adopted again: claviger connect NAME --to FINGERPRINT";
+
 pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
     let mut findings = Findings::default();
-    let registry = check_home(session, &mut findings)?;
+    let home = session.home()?;
+    let registry = check_home(&home, &mut findings)?;
     let has_registry = registry.is_some();
     let node = session.node(match registry {
         Some(registry) => registry,
         None => Registry::in_memory()?,
     });
     if has_registry {
-        check_intents(session, &node, repair, &mut findings).await?;
-        pins::check(node.registry(), &mut findings)?;
+        if let Err(error) = check_intents(session, &node, repair, &mut findings).await {
+            findings.broken(&home, error)?;
+        }
+        if let Err(error) = pins::check(node.registry(), &mut findings) {
+            findings.broken(&home, error.into())?;
+        }
     }
     {
         let _busy = session.screen.spin("looking at the tokens");
         check_modules(&node, &mut findings).await;
-        let smartcards_work = check_smartcards(&node, &mut findings)?;
+        let smartcards_work = check_smartcards(&node, &mut findings);
         usb::check(&usb::Host::this(), smartcards_work, &mut findings);
-        if has_registry {
-            check_identities(&node, &mut findings).await?;
+        if has_registry && let Err(error) = check_identities(&node, &mut findings).await {
+            findings.broken(&home, error)?;
         }
     }
     let well = findings.is_well();
@@ -125,7 +161,7 @@ fn text(findings: &Findings) -> String {
             Level::Warning => "warning",
             Level::Error => "error",
         };
-        text.push_str(&format!("{mark:8} {}\n", finding.what));
+        text.push_str(&format!("{mark:8} {}\n", output::one_line(&finding.what)));
         if !finding.hint.is_empty() {
             text.push_str(&format!("{:8} hint: {}\n", "", finding.hint));
         }
@@ -138,8 +174,7 @@ fn text(findings: &Findings) -> String {
 }
 
 /// Looks at the home folder, and opens the registry where there is one.
-fn check_home(session: &Session, findings: &mut Findings) -> Result<Option<Registry>, Failure> {
-    let home = session.home()?;
+fn check_home(home: &Path, findings: &mut Findings) -> Result<Option<Registry>, Failure> {
     let shown = home.display();
     if !home.exists() {
         findings.info(format!(
@@ -147,14 +182,21 @@ fn check_home(session: &Session, findings: &mut Findings) -> Result<Option<Regis
         ));
         return Ok(None);
     }
-    let registry = match Registry::open(&home) {
+    if home.is_dir() && !has_registry(home) {
+        findings.info(format!(
+            "there is no registry in {shown} yet; the first identity makes it"
+        ));
+        check_permissions(home, findings);
+        return Ok(None);
+    }
+    let registry = match Registry::open(home) {
         Ok(registry) => registry,
         Err(error) => {
-            findings.error(error.to_string(), error.hint());
+            findings.broken(home, error.into())?;
             return Ok(None);
         }
     };
-    match tempfile::NamedTempFile::new_in(&home) {
+    match tempfile::NamedTempFile::new_in(home) {
         Ok(_) => findings.info(format!(
             "the home folder {shown} opens and can be written to"
         )),
@@ -163,7 +205,7 @@ fn check_home(session: &Session, findings: &mut Findings) -> Result<Option<Regis
             "check its permissions and the space that is left",
         ),
     }
-    check_permissions(&home, findings);
+    check_permissions(home, findings);
     Ok(Some(registry))
 }
 
@@ -195,7 +237,7 @@ async fn check_intents(
     node: &Node,
     repair: bool,
     findings: &mut Findings,
-) -> Result<(), Failure> {
+) -> Result<(), EngineError> {
     let open = node.registry().open_intents()?;
     if open.is_empty() {
         findings.info("nothing was interrupted");
@@ -246,6 +288,15 @@ async fn check_intents(
     Ok(())
 }
 
+/// The backend of all tokens of a module.
+pub(super) fn of_module(path: &Path) -> String {
+    let backend = Uri {
+        module_path: Some(path.into()),
+        ..Uri::default()
+    };
+    backend.to_string()
+}
+
 /// Looks whether the modules that p11-kit knows can be used.
 async fn check_modules(node: &Node, findings: &mut Findings) {
     let modules = Places::of_this_system().modules();
@@ -254,42 +305,37 @@ async fn check_modules(node: &Node, findings: &mut Findings) {
             .info("p11-kit knows no PKCS#11 modules: backends must name theirs with module-path");
     }
     for path in modules {
-        let backend = Uri {
-            module_path: Some(path.clone()),
-            ..Uri::default()
-        };
-        match node.tokens(Some(&backend.to_string())).await {
+        match node.tokens(Some(&of_module(&path))).await {
             Ok(tokens) => findings.info(format!(
                 "the PKCS#11 module {} works; tokens: {}",
                 path.display(),
                 tokens.len()
             )),
-            Err(error) => {
-                let hint = match &error {
-                    EngineError::Token(Error::BadModule { .. }) => {
-                        "p11-kit is configured for it: install the module, or remove its \
-                         configuration"
-                            .into()
-                    }
-                    other => other.hint(),
-                };
-                findings.warning(error.to_string(), hint);
-            }
+            Err(error) => findings.warning(error.to_string(), hint_of_module(&error)),
         }
     }
 }
 
+/// What to do about a module that p11-kit knows and that does not work.
+pub(super) fn hint_of_module(error: &EngineError) -> String {
+    match error {
+        EngineError::Token(Error::BadModule { .. }) => {
+            "p11-kit is configured for it: install the module, or remove its configuration".into()
+        }
+        other => other.hint(),
+    }
+}
+
 /// Looks whether the service answers through which smartcards are reached, and says so.
-fn check_smartcards(node: &Node, findings: &mut Findings) -> Result<bool, Failure> {
-    // Longer than any card's: the driver looks for it, opens nothing, and says how it went.
-    let of_no_card = format!("piv:serial={}", "0".repeat(64));
-    match PivDriver::new().open(&of_no_card, &Access::with(NoPin), &Call::unlimited()) {
-        Err(Error::NoToken { present, .. }) => findings.info(format!(
-            "the smartcard service works; PIV cards: {}",
-            present.len()
-        )),
+fn check_smartcards(node: &Node, findings: &mut Findings) -> bool {
+    match smartcards() {
+        Ok(cards) => {
+            findings.info(format!("the smartcard service works; PIV cards: {cards}"));
+            true
+        }
         Err(error) => {
-            let identities = node.registry().identities()?;
+            // Whether it can be read is said elsewhere.
+            let identities = node.registry().identities().unwrap_or_default();
             let is_needed = identities
                 .iter()
                 .any(|(_, info)| info.backend.to_string().starts_with("piv:"));
@@ -297,18 +343,30 @@ fn check_smartcards(node: &Node, findings: &mut Findings) -> Result<bool, Failur
                 true => findings.error(error.to_string(), SMARTCARDS),
                 false => findings.note(error.to_string(), SMARTCARDS),
             }
-            return Ok(false);
+            false
         }
-        Ok(_) => {}
     }
-    Ok(true)
 }
 
-const SMARTCARDS: &str = "smartcards need pcscd: install it (sudo apt install pcscd), and see that \
+/// How many PIV cards there are.
+///
+/// # Errors
+/// Why the service does not answer through which smartcards are reached.
+pub(super) fn smartcards() -> Result<usize, Error> {
+    // Longer than any card's: the driver looks for it, opens nothing, and says how it went.
+    let of_no_card = format!("piv:serial={}", "0".repeat(64));
+    match PivDriver::new().open(&of_no_card, &Access::with(NoPin), &Call::unlimited()) {
+        Err(Error::NoToken { present, .. }) => Ok(present.len()),
+        Err(error) => Err(error),
+        Ok(_) => Ok(1),
+    }
+}
+
+pub(super) const SMARTCARDS: &str = "smartcards need pcscd: install it (sudo apt install pcscd), and see that \
      it is running (systemctl status pcscd.socket); over ssh or in a service, polkit must allow it";
 
 /// Looks whether the keys of each identity are there.
-async fn check_identities(node: &Node, findings: &mut Findings) -> Result<(), Failure> {
+async fn check_identities(node: &Node, findings: &mut Findings) -> Result<(), EngineError> {
     let identities = node.registry().identities()?;
     findings.info(format!("identities: {}", identities.len()));
     let mut seen = BTreeMap::new();

@@ -1,7 +1,9 @@
 //! `generate` and `connect`: how a name comes to its keys.
 
 use claviger_engine::message::{RequestConnectIdentity, RequestGenerateIdentity};
-use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node};
+use claviger_engine::{
+    Backend, Capabilities, EngineError, EngineId, IdParams, IdentityInfo, KeyInfo, Node,
+};
 use claviger_token::{Error, Fingerprint, KeySpec, KeyUse, SlotInfo, TokenInfo};
 
 use super::{Answer, FINE};
@@ -23,7 +25,7 @@ pub(crate) async fn generate(
         Some(_) => Capabilities::CommitAndDecrypt,
         None => Capabilities::Commit,
     });
-    let node = session.node(session.registry()?);
+    let node = session.node(session.new_registry()?);
     no_contact(&node, &who)?;
     let request = RequestGenerateIdentity {
         backend,
@@ -90,7 +92,7 @@ pub(crate) async fn connect(
 ) -> Answer {
     let who = session::new_name(name)?;
     let given = backend.map(session::device).transpose()?;
-    let node = session.node(session.registry()?);
+    let node = session.node(session.new_registry()?);
     no_contact(&node, &who)?;
     let request = if to.starts_with(Fingerprint::PREFIX) {
         let fingerprint: Fingerprint = to
@@ -99,6 +101,9 @@ pub(crate) async fn connect(
         adoption(session, &node, &fingerprint, given, capabilities).await?
     } else {
         let (original, info) = session::identity(node.registry(), to)?;
+        if let Some(given) = given {
+            check_token(session, &node, &original, &info, &given).await?;
+        }
         RequestConnectIdentity {
             external_identity: original,
             backend: info.backend,
@@ -113,6 +118,34 @@ pub(crate) async fn connect(
         Some(error) => Err(error.into()),
         None => report(session, &node, &who, "connected"),
     }
+}
+
+/// Refuses a backend that is not that of the identity.
+async fn check_token(
+    session: &Session,
+    node: &Node,
+    who: &EngineId,
+    info: &IdentityInfo,
+    given: &Backend,
+) -> Result<(), Failure> {
+    if *given == info.backend {
+        return Ok(());
+    }
+    let found = {
+        let _busy = session.screen.spin("looking for the token");
+        node.tokens(Some(&given.to_string())).await?
+    };
+    let is_there = |key: &KeyInfo| found.iter().any(|(token, _)| token.id == key.token);
+    if info.keys.iter().all(is_there) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "the keys of `{who}` are not on a token that fits `{given}`"
+    ))
+    .hint(format!(
+        "leave --backend out; its backend is {}",
+        info.backend
+    )))
 }
 
 fn short(text: &str) -> String {

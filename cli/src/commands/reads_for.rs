@@ -1,5 +1,6 @@
 //! `reads-for`: who reads for whom, and the evidence of it.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
@@ -44,7 +45,7 @@ impl EvidenceView {
 }
 
 pub(crate) async fn grant(session: &Session, reader: &str, by: &str) -> Answer {
-    let node = session.node(session.registry()?);
+    let node = session.node(session.new_registry()?);
     let (who, info) = session::identity(node.registry(), by)?;
     let key = session::key(&who, &info, KeyUse::Sign)?;
     let from = session::somebody(&node, reader)?;
@@ -163,6 +164,15 @@ pub(crate) fn check(session: &Session, reader: &str, identity: &str) -> Answer {
     })
 }
 
+/// What was exported, in JSON.
+#[derive(Serialize)]
+struct ExportView<'a> {
+    /// How many pieces.
+    evidence: usize,
+    /// Not every path is text: what is not shows as U+FFFD.
+    output: Cow<'a, str>,
+}
+
 pub(crate) fn export(session: &Session, file: &Path) -> Answer {
     let evidence = session.registry()?.all_evidence()?;
     let text = to_text(&evidence).map_err(|e| Failure::new(format!("no evidence: {e}")))?;
@@ -170,7 +180,14 @@ pub(crate) fn export(session: &Session, file: &Path) -> Answer {
     output
         .write_all(text.as_bytes())
         .map_err(|e| output.failed(&e))?;
+    let is_apart = !output.is_stdout();
     output.finish()?;
+    if session.json && is_apart {
+        output::print_json(&ExportView {
+            evidence: evidence.len(),
+            output: file.to_string_lossy(),
+        })?;
+    }
     Ok(FINE)
 }
 
@@ -182,7 +199,7 @@ struct ImportView {
 }
 
 pub(crate) async fn import(session: &Session, file: &Path) -> Answer {
-    let node = session.node(session.registry()?);
+    let node = session.node(session.new_registry()?);
     let text = Input::open(Some(file), &session.screen)?.read_all()?;
     let name = file.display();
     let evidence = from_text(&text).map_err(|_| {

@@ -1,11 +1,13 @@
 //! `tokens`: what is attached, as far as it shows itself without a PIN.
 
-use claviger_engine::{Registry, TokenChange};
+use claviger_engine::{Node, Registry, TokenChange, TokenState};
+use claviger_pkcs11::modules::Places;
 use claviger_token::{Algorithm, KeyUse, SlotInfo, SlotState, TokenInfo};
 use serde::Serialize;
 use tokio::time::timeout_at;
 
-use super::{Answer, FINE};
+use super::{Answer, FINE, doctor};
+use crate::failure::Failure;
 use crate::output;
 use crate::session::{self, Session};
 
@@ -17,9 +19,6 @@ const LEDGER: &str = "ledger";
 
 const MODULES: &str = "of PKCS#11 modules only those that p11-kit knows are asked; name others \
                        with --backend 'pkcs11:?module-path=/path/to/module.so'";
-
-const SMARTCARDS: &str = "smartcards need pcscd to be running; `claviger doctor` says whether \
-                          it answers";
 
 /// A token in JSON.
 #[derive(Serialize)]
@@ -47,19 +46,18 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         node.tokens(backend).await
     };
     let mut found = found?;
+    let skipped = {
+        let _busy = session.screen.spin("looking for tokens");
+        skipped(&node, backend, &found).await?
+    };
     found.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
     if session.json {
         let views: Vec<TokenView> = found.into_iter().map(view).collect();
         output::print_json(&views)?;
     } else if found.is_empty() {
         output::print("no tokens\n")?;
-        let hints: &[&str] = match backend {
-            None => &[MODULES, SMARTCARDS],
-            Some(backend) if backend.starts_with("piv:") => &[SMARTCARDS],
-            Some(_) => &[],
-        };
-        for hint in hints {
-            output::complain("hint", hint, "");
+        if backend.is_none() {
+            output::complain("hint", MODULES, "");
         }
     } else {
         let text: Vec<String> = found
@@ -68,7 +66,55 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
             .collect();
         output::print(&text.join("\n"))?;
     }
+    for (what, hint) in skipped {
+        output::warn(&what, &hint);
+    }
     Ok(FINE)
+}
+
+/// Where it was not possible to look for tokens, and what to do about it. A list is made of
+/// what can be seen, and does not say what cannot.
+///
+/// # Errors
+/// The same, if it was the only place to look at.
+async fn skipped(
+    node: &Node,
+    backend: Option<&str>,
+    found: &[(TokenInfo, Vec<SlotInfo>)],
+) -> Result<Vec<(String, String)>, Failure> {
+    let mut skipped = Vec::new();
+    if backend.is_none() {
+        for path in Places::of_this_system().modules() {
+            if let Err(error) = node.tokens(Some(&doctor::of_module(&path))).await {
+                skipped.push((error.to_string(), doctor::hint_of_module(&error)));
+            }
+        }
+    }
+    // Many have no smartcards, and do not want to be told each time.
+    if found.is_empty() && backend.is_none_or(|backend| backend.starts_with("piv:")) {
+        // It blocks, like all that asks a device.
+        let looked = tokio::task::spawn_blocking(doctor::smartcards).await;
+        match looked {
+            Ok(Err(error)) if backend.is_some() => {
+                return Err(Failure::from(error).hint(doctor::SMARTCARDS));
+            }
+            Ok(Err(error)) => skipped.push((error.to_string(), doctor::SMARTCARDS.into())),
+            Ok(Ok(_)) | Err(_) => {}
+        }
+    }
+    Ok(skipped)
+}
+
+/// A change in JSON.
+#[derive(Serialize)]
+struct ChangeView<'a> {
+    /// As identities name it.
+    token: String,
+    kind: &'a str,
+    manufacturer: &'a str,
+    serial: &'a str,
+    before: TokenState,
+    state: TokenState,
 }
 
 /// `tokens --watch`: a line for each change, or a JSON object on a line.
@@ -91,14 +137,23 @@ pub(crate) async fn watch(session: &Session, backend: Option<&str>) -> Answer {
         if kind.is_some_and(|kind| kind != change.token.kind) {
             continue;
         }
+        let TokenChange {
+            token,
+            before,
+            state,
+        } = change;
         if session.json {
-            output::print_json_line(&change)?;
-        } else {
-            let TokenChange {
-                token,
+            output::print_json_line(&ChangeView {
+                token: token.to_string(),
+                kind: &token.kind,
+                manufacturer: &token.manufacturer,
+                serial: &token.serial,
                 before,
                 state,
-            } = change;
+            })?;
+        } else {
+            let token = token.to_string();
+            let token = output::one_line(&token);
             output::print(&format!("{token} is {state} (was {before})\n"))?;
         }
     }
@@ -123,7 +178,7 @@ fn text(info: &TokenInfo, slots: &[SlotInfo]) -> String {
         "" => "(no label)",
         label => label,
     };
-    let mut text = format!("{title}\n");
+    let mut text = format!("{}\n", output::one_line(title));
     let mut rows = vec![
         vec!["kind".into(), info.id.kind.clone()],
         vec!["manufacturer".into(), info.id.manufacturer.clone()],

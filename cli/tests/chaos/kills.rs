@@ -345,6 +345,10 @@ impl<'a> Battle<'a> {
     /// The identities by name.
     fn identities(&self) -> BTreeMap<String, Value> {
         let listed = Outcome::of(&mut self.command(&words(&["--json", "identities"])));
+        // Who was killed at once has made no registry.
+        if listed.err().contains("there is no registry") {
+            return BTreeMap::new();
+        }
         let listed = listed.succeeds().json();
         let named =
             |identity: &Value| (identity["name"].as_str().unwrap().into(), identity.clone());

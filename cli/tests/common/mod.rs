@@ -149,7 +149,11 @@ impl Stage {
         outcome.succeeds().json()
     }
 
+    /// The names of the identities; none where nobody has made a registry yet.
     pub(crate) fn names(&self) -> Vec<String> {
+        if !self.home().join("registry.sqlite").exists() {
+            return Vec::new();
+        }
         let identities = self.json(&["identities"]);
         let names = identities.as_array().unwrap().iter();
         names

@@ -1,25 +1,25 @@
 //! PINs that tokens refused: which are on record, and forgetting them.
 
-use claviger_engine::Registry;
 use claviger_engine::refused::RefusedPinRecord;
-use claviger_token::TokenId;
+use claviger_engine::{Registry, RegistryError};
 use serde::Serialize;
 
 use super::Findings;
 use crate::commands::{Answer, FINE};
 use crate::failure::Failure;
+use crate::home::has_registry;
 use crate::output;
 use crate::session::Session;
 
 /// What was forgotten, in JSON.
 #[derive(Serialize)]
 struct Forgotten {
-    token: TokenId,
+    token: String,
     refused_pins: u32,
 }
 
 /// Says which tokens have refused PINs on record.
-pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), Failure> {
+pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), RegistryError> {
     for record in registry.refused_pins().all()? {
         let token = &record.token;
         let forget = format!("claviger doctor --forget-refused-pin '{token}'");
@@ -46,8 +46,8 @@ pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), 
 
 /// Forgets the refused PINs of the token that `name` names.
 pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
-    // Where there is no home folder none is made.
-    let registry = match session.home()?.exists() {
+    // Where there is no registry none is made.
+    let registry = match has_registry(&session.home()?) {
         true => session.registry()?,
         false => Registry::in_memory()?,
     };
@@ -84,7 +84,7 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
     node.registry().refused_pins().forget(&record.token)?;
     if session.json {
         output::print_json(&Forgotten {
-            token: record.token.clone(),
+            token: record.token.to_string(),
             refused_pins: record.refused,
         })?;
     } else {
