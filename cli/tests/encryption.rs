@@ -598,6 +598,9 @@ mod with_a_yubikey {
         let label = format!("'{}'", both.stage.token.backend());
         assert!(script.contains("'pkcs11:token=safe'"), "{script}");
         let script = script.replace("'pkcs11:token=safe'", &label);
+        // Nobody is there to be asked.
+        assert!(script.contains(" --management-key prompt"), "{script}");
+        let script = script.replace(" --management-key prompt", "");
         let path = std::env::var("PATH").unwrap();
         let (variable, socket) = Pcscd::environment();
         let (softhsm, conf) = both.stage.token.environment();
