@@ -38,12 +38,12 @@
 //!
 //! Others may delete our certificate, or put another in its place, such as one that an
 //! authority issued for the key. The key is still deleted then, and whatever certificate
-//! is in its slot, if its public half is given as well
-//! ([`Token::delete_key`](claviger_token::Token::delete_key)) and is that of the key in
-//! the slot. If it is not given, a key that may be ours or somebody else's is left as it
-//! is, with [`Error::KeyMismatch`] for an answer. To get out of that, remove it with the
-//! vendor's tool, such as `ykman piv keys delete 82`, or put another in its place: there
-//! is nothing to delete in a slot that is empty or whose key was imported.
+//! is in its slot, if its public half is given as well ([`Token::delete_key`]) and is that
+//! of the key in the slot. If it is not given, a key that may be ours or somebody else's is
+//! left as it is, with [`Error::KeyMismatch`] for an answer. To get out of that, remove it
+//! with the vendor's tool, such as `ykman piv keys delete 82`, or, where the card shows the
+//! origin of its keys, import another in its place: there is nothing of ours in a slot that
+//! is empty or whose key was imported.
 //!
 //! Before firmware 5.7, and on cards of others, there is no command that deletes a key.
 //! There it is destroyed by a new one in its place, the *filler*: a P-256 key, where the
