@@ -177,7 +177,8 @@ impl Interrupt {
     /// From now on, until [`Interrupt::restore_terminal`], a terminal is silent.
     #[cfg(unix)]
     pub(crate) fn remember_terminal(&self, silenced: crate::prompt::Silenced) {
-        *self.silenced() = Some(silenced);
+        // Who asks while another does finds it silent already.
+        self.silenced().get_or_insert(silenced);
     }
 
     /// Lets the terminal show again what is typed.

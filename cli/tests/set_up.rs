@@ -106,6 +106,35 @@ fn modules_that_were_not_asked_are_named() {
         "{said}"
     );
     assert!(!said.contains("softhsm"), "{said}");
+    // Whoever names a token that is not found wants to know, and nobody else.
+    let named = |token: &str| stage.run(["tokens", "--backend", &format!("pkcs11:token={token}")]);
+    assert!(named("nobody").succeeds().err().contains("/nonexistent.so"));
+    assert_eq!(named(stage.token.label()).succeeds().err(), "");
+}
+
+#[test]
+fn what_is_on_a_token_writes_no_lines_of_its_own() {
+    let stage = Stage::new();
+    let label = "a\nerror: b\u{202e}c\u{1b}[2J";
+    stage.pkcs11_tool(&[
+        "--keypairgen",
+        "--key-type",
+        "EC:prime256v1",
+        "--id",
+        "77",
+        "--label",
+        label,
+    ]);
+    let backend = stage.token.backend();
+    let out = stage
+        .run(["tokens", "--backend", &backend])
+        .succeeds()
+        .out();
+    let shown = "a\u{fffd}error: b\u{fffd}c\u{fffd}[2J";
+    assert!(out.contains(shown), "{out}");
+    // For programs it is what it is.
+    let list = stage.json(&["tokens", "--backend", &backend]);
+    assert!(list.to_string().contains("error: b\u{202e}c"), "{list}");
 }
 
 #[test]

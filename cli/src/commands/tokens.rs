@@ -2,6 +2,7 @@
 
 use claviger_engine::{Node, Registry, TokenChange, TokenState};
 use claviger_pkcs11::modules::Places;
+use claviger_pkcs11::uri::Uri;
 use claviger_token::{Algorithm, KeyUse, SlotInfo, SlotState, TokenInfo};
 use serde::Serialize;
 use tokio::time::timeout_at;
@@ -83,7 +84,13 @@ async fn skipped(
     found: &[(TokenInfo, Vec<SlotInfo>)],
 ) -> Result<Vec<(String, String)>, Failure> {
     let mut skipped = Vec::new();
-    if backend.is_none() {
+    let asks_all_modules = match backend {
+        None => true,
+        Some(backend) => {
+            found.is_empty() && Uri::parse(backend).is_ok_and(|uri| uri.module_path.is_none())
+        }
+    };
+    if asks_all_modules {
         for path in Places::of_this_system().modules() {
             if let Err(error) = node.tokens(Some(&doctor::of_module(&path))).await {
                 skipped.push((error.to_string(), doctor::hint_of_module(&error)));
