@@ -164,6 +164,32 @@ fn whatever_ends_the_question_for_a_pin_the_terminal_shows_again_what_is_typed()
 }
 
 #[test]
+fn a_generation_that_ends_at_the_question_for_a_pin_leaves_nothing() {
+    let stage = Stage::new();
+    let backend = stage.token.backend();
+    let timeout = ["--timeout", "1"];
+    for (options, signal, code) in [
+        (&[][..], Some("-TERM"), 143),
+        (&[], Some("-INT"), 130),
+        (&timeout, None, 1),
+    ] {
+        let words = ["generate", "alice", "--backend", &backend];
+        let mut terminal = Terminal::start(&stage, &[options, &words].concat());
+        terminal.wait_for("PIN for");
+        if let Some(signal) = signal {
+            terminal.send(signal);
+        }
+        assert_eq!(terminal.ends().code(), Some(code), "{}", terminal.shown());
+        terminal.wait_for("nothing of it is left on the token");
+        assert!(terminal.shows_what_is_typed());
+    }
+    assert!(stage.names().is_empty());
+    assert_eq!(stage.private_keys(), 0);
+    let doctor = stage.run(["doctor"]).out();
+    assert!(doctor.contains("nothing was interrupted"), "{doctor}");
+}
+
+#[test]
 fn a_question_for_a_pin_ends_when_the_time_is_over() {
     let stage = with_letter();
     let begun = Instant::now();
