@@ -285,13 +285,19 @@ fn destroy_slots(
     slots: &[SlotId],
     claim: &Arc<Claim>,
 ) -> Result<Vec<Deletion>, NotDestroyed> {
+    let keys = entered_keys(node, intent);
     let mut done = Vec::with_capacity(slots.len());
     for slot in slots {
+        let mut keys = keys.iter();
+        let key = keys.find(|key| key.slot.as_str() == slot.as_str()).cloned();
         let (device, slot, its_claim) = (Arc::clone(&token.token), slot.clone(), Arc::clone(claim));
         let call = Call::within(PATIENCE);
         let deleted = token.carry_through(&call, PATIENCE, move |call| {
             let _claim = its_claim;
-            device.delete(&slot, call)
+            match key {
+                Some(key) => device.delete_key(&key, call),
+                None => device.delete(&slot, call),
+            }
         });
         let error = match deleted {
             Ok(Ok(deletion)) => {
@@ -308,7 +314,7 @@ fn destroy_slots(
         let done = done.len();
         return Err(NotDestroyed { done, error });
     }
-    match check_gone(node, token, intent, &done) {
+    match check_gone(token, &keys, slots, &done) {
         Ok(()) => Ok(done),
         Err(error) => {
             node.registry.leave_open(intent);
@@ -321,39 +327,48 @@ fn destroy_slots(
     }
 }
 
-/// Where the token says that nothing was there to be deleted, it must not show the key of
-/// an identity there.
+/// The keys of the identity that is being deleted: those of a generation are not known yet.
+fn entered_keys(node: &Inner, intent: &Intent) -> Vec<KeyRef> {
+    let info = match intent.action {
+        Action::Generate => None,
+        Action::Delete => node.registry.identity(&intent.identity).ok().flatten(),
+    };
+    let keys = info.into_iter().flat_map(|info| info.keys);
+    let keys = keys.filter(|key| key.token == intent.token);
+    keys.map(|key| KeyRef {
+        slot: key.slot,
+        public_key: key.public_key,
+    })
+    .collect()
+}
+
+/// Where the token says that nothing was there to be deleted, it must not show the key
+/// anywhere.
 fn check_gone(
-    node: &Inner,
     token: &OpenToken,
-    intent: &Intent,
+    keys: &[KeyRef],
+    slots: &[SlotId],
     done: &[Deletion],
 ) -> Result<(), Error> {
-    if intent.action == Action::Generate || !done.contains(&Deletion::NothingThere) {
+    let missed = slots.iter().zip(done);
+    let missed = missed.filter(|(_, deletion)| **deletion == Deletion::NothingThere);
+    let missed: Vec<&KeyRef> = missed
+        .filter_map(|(slot, _)| keys.iter().find(|key| key.slot.as_str() == slot.as_str()))
+        .collect();
+    if missed.is_empty() {
         return Ok(());
     }
-    let Ok(Some(info)) = node.registry.identity(&intent.identity) else {
-        return Ok(());
-    };
     let device = Arc::clone(&token.token);
-    let slots = token.work_blocking(&Call::within(PATIENCE), move |call| device.slots(call))?;
-    let is_shown = |slot: &SlotId| {
-        let mut keys = info
-            .keys
-            .iter()
-            .filter(|key| key.slot.as_str() == slot.as_str());
-        keys.any(|key| {
-            let mut slots = slots.iter();
-            slots.any(|slot| slot.public_key.as_ref() == Some(&key.public_key))
-        })
+    let seen = token.work_blocking(&Call::within(PATIENCE), move |call| device.slots(call))?;
+    let is_shown = |key: &&&KeyRef| {
+        let mut seen = seen.iter();
+        seen.any(|slot| slot.public_key.as_ref() == Some(&key.public_key))
     };
-    let missed = intent.slots.iter().zip(done);
-    let mut missed = missed.filter(|(_, deletion)| **deletion == Deletion::NothingThere);
-    match missed.find(|(slot, _)| is_shown(slot)) {
+    match missed.iter().find(is_shown) {
         None => Ok(()),
-        Some((slot, _)) => Err(Error::CannotDestroy {
+        Some(key) => Err(Error::CannotDestroy {
             token: token.id().clone(),
-            slot: slot.to_string(),
+            slot: key.slot.to_string(),
         }),
     }
 }

@@ -48,6 +48,8 @@ struct State {
     panics: AtomicBool,
     /// What deleting answers with.
     undeletable: Mutex<Option<Error>>,
+    /// Whether that holds only where the key's public half is not named.
+    needs_key: AtomicBool,
 }
 
 const NO_FUSE: u32 = u32::MAX;
@@ -92,6 +94,7 @@ impl Device {
             generating: AtomicBool::default(),
             panics: AtomicBool::default(),
             undeletable: Mutex::default(),
+            needs_key: AtomicBool::default(),
         }))
     }
 
@@ -140,6 +143,11 @@ impl Device {
     /// Deleting fails from now on, or does no more.
     pub fn deletes_with(&self, error: Option<Error>) {
         *self.0.undeletable.lock().unwrap() = error;
+    }
+
+    /// A key is deleted even so where its public half is named.
+    pub fn knows_its_keys(&self) {
+        self.0.needs_key.store(true, SeqCst);
     }
 
     /// Signing waits for a touch from now on, or does no more: then it goes on.
@@ -201,6 +209,13 @@ impl Device {
     pub fn wipe(&self) {
         for slot in self.0.inner.slots(&Call::unlimited()).unwrap() {
             self.0.inner.delete(&slot.slot, &Call::unlimited()).unwrap();
+        }
+    }
+
+    fn destroy(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+        match self.0.inner.delete(slot, call)? {
+            Deletion::Destroyed if self.0.info.derives => Ok(Deletion::Derivable),
+            told => Ok(told),
         }
     }
 
@@ -335,10 +350,15 @@ impl Token for Device {
         if let Some(error) = self.0.undeletable.lock().unwrap().clone() {
             return Err(error);
         }
-        match self.0.inner.delete(slot, call)? {
-            Deletion::Destroyed if self.0.info.derives => Ok(Deletion::Derivable),
-            told => Ok(told),
+        self.destroy(slot, call)
+    }
+
+    fn delete_key(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
+        if !self.0.needs_key.load(SeqCst) {
+            return self.delete(&key.slot, call);
         }
+        self.burn()?;
+        self.destroy(&key.slot, call)
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
