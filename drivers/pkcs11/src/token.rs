@@ -384,10 +384,16 @@ pub(crate) fn read_keys(session: &Session, class: ObjectClass) -> Result<Vec<Key
 /// Reads an object that was found just now. Where it has vanished since, so may have the
 /// token; it is not to be called a key that is not there before that is known.
 fn read_found(session: &Session, handle: ObjectHandle) -> Result<KeyObject, Fault> {
-    KeyObject::read(session, handle).map_err(|error| match is_stale_handle(&error) {
-        true => Fault::Gone("an object vanished while it was read".into()),
-        false => error.into(),
-    })
+    KeyObject::read(session, handle).map_err(|error| vanished(error.into()))
+}
+
+fn vanished(fault: Fault) -> Fault {
+    match fault {
+        Fault::Module(error) if is_stale_handle(&error) => {
+            Fault::Gone("an object vanished just after it was found".into())
+        }
+        other => other,
+    }
 }
 
 /// The public halves of the `private` keys, where they are certain: what a private key itself
@@ -474,16 +480,14 @@ impl Key {
     ) -> Result<T, Error> {
         self.token.connection.run(call, |session, epoch| {
             let cached = lock(&self.cached).filter(|(e, _)| *e == epoch);
-            let handle = match cached {
-                Some((_, handle)) => handle,
-                None => self.resolve(session, epoch)?,
-            };
-            match operation(session, handle) {
-                Err(Fault::Module(error)) if cached.is_some() && is_stale_handle(&error) => {
-                    operation(session, self.resolve(session, epoch)?)
+            if let Some((_, handle)) = cached {
+                match operation(session, handle) {
+                    Err(Fault::Module(error)) if is_stale_handle(&error) => {}
+                    other => return other,
                 }
-                other => other,
             }
+            let found = self.resolve(session, epoch)?;
+            operation(session, found).map_err(vanished)
         })
     }
 
@@ -522,8 +526,8 @@ impl Key {
             let read = read.collect::<Result<_, _>>()?;
             Ok((handles, read))
         };
-        let (handles, private) = objects(ObjectClass::PRIVATE_KEY)?;
         let (_, public) = objects(ObjectClass::PUBLIC_KEY)?;
+        let (handles, private) = objects(ObjectClass::PRIVATE_KEY)?;
         let halves = public_halves(&private, &public);
         for ((handle, key), half) in handles.into_iter().zip(&private).zip(&halves) {
             if half.as_ref() == Some(&self.public_key) {
