@@ -1,14 +1,15 @@
 //! What changed between two runs, with a verdict that accounts for noise.
 //!
-//! A figure is called changed when it differs by more than a tenth *and* by more than
-//! three times what both runs vary within themselves: the median absolute deviation of
-//! the tenths of a latency, or of the rounds of a throughput, relative to their median.
-//! What varies from run to run and not within one, such as another program that was at
-//! work, no single run can show.
+//! Each figure is measured in rounds, between which everything else about the device is
+//! measured. It is called changed when it differs by more than a tenth *and* all rounds of
+//! one run lie above all of the other's, by more than the machine itself did more or less
+//! of the same arithmetic meanwhile. Where a run has fewer than five rounds, nothing is
+//! said. A change that makes no difference to any of this, such as another core that a
+//! program came to lie on, no single run can show.
 
 use std::fmt;
 
-use crate::measure::median;
+use crate::measure::{FEWEST_ROUNDS, median};
 use crate::results::{Finding, Operation, Outcome, Record};
 
 /// What changed.
@@ -18,6 +19,8 @@ pub struct Comparison {
     pub changes: Vec<Change>,
     /// How many things were compared and found to be the same, within noise.
     pub same: usize,
+    /// How many figures have too few rounds to tell.
+    pub too_few: usize,
     /// What makes the two runs hard to compare.
     pub cautions: Vec<String>,
 }
@@ -46,8 +49,8 @@ pub enum Verdict {
 
 /// The least relative difference that is one.
 const LEAST: f64 = 0.10;
-/// How many times the noise a difference must be.
-const TIMES_NOISE: f64 = 3.0;
+/// The least difference of times that is one, in microseconds: clocks tell no less.
+const LEAST_TIME: f64 = 5.0;
 
 impl Comparison {
     /// Whether anything got worse.
@@ -61,13 +64,21 @@ impl Comparison {
 /// Compares two runs.
 pub fn compare(before: &[Record], after: &[Record]) -> Comparison {
     let mut changes = Vec::new();
-    let mut same = 0;
+    let (mut same, mut too_few) = (0, 0);
     for old in before {
         let fits =
             |new: &&Record| new.device() == old.device() && is_same(&old.finding, &new.finding);
         let change = match after.iter().find(fits) {
+            Some(new) if !are_enough(&old.finding) || !are_enough(&new.finding) => {
+                too_few += 1;
+                None
+            }
             Some(new) => {
-                let change = difference(old, new);
+                let noise = Noise {
+                    before: &of_device(before, old.device()),
+                    after: &of_device(after, new.device()),
+                };
+                let change = difference(old, new, &noise);
                 same += usize::from(change.is_none() && named(&old.finding).is_some());
                 change
             }
@@ -118,6 +129,7 @@ pub fn compare(before: &[Record], after: &[Record]) -> Comparison {
     Comparison {
         changes,
         same,
+        too_few,
         cautions: cautions(before, after),
     }
 }
@@ -160,7 +172,22 @@ fn is_same(one: &Finding, other: &Finding) -> bool {
     }
 }
 
-fn difference(before: &Record, after: &Record) -> Option<(Verdict, String)> {
+fn of_device<'a>(records: &'a [Record], device: &str) -> Vec<&'a Finding> {
+    let records = records.iter().filter(|record| record.device() == device);
+    records.map(|record| &record.finding).collect()
+}
+
+/// Whether a figure has as many rounds as it takes to say how much it varies.
+fn are_enough(finding: &Finding) -> bool {
+    match finding {
+        Finding::Latency { rounds, .. } | Finding::Throughput { rounds, .. } => {
+            rounds.len() >= FEWEST_ROUNDS
+        }
+        _ => true,
+    }
+}
+
+fn difference(before: &Record, after: &Record, noise: &Noise<'_>) -> Option<(Verdict, String)> {
     match (&before.finding, &after.finding) {
         (Finding::Device { supports: a, .. }, Finding::Device { supports: b, .. }) => {
             let firmware = |record: &Record| {
@@ -207,14 +234,17 @@ fn difference(before: &Record, after: &Record) -> Option<(Verdict, String)> {
                 of,
                 keys,
                 p50: a,
-                tenths: x,
+                rounds: x,
                 ..
             },
             Finding::Latency {
-                p50: b, tenths: y, ..
+                p50: b, rounds: y, ..
             },
         ) => {
-            let by = beyond_noise(*a, *b, x, y)?;
+            if (a - b).abs() < LEAST_TIME {
+                return None;
+            }
+            let by = noise.exceeded((*a, *b), (x, y), (*keys > 1).then_some(of))?;
             let verdict = if by > 0.0 {
                 Verdict::Worse
             } else {
@@ -237,7 +267,7 @@ fn difference(before: &Record, after: &Record) -> Option<(Verdict, String)> {
                 ..
             },
         ) => {
-            let by = beyond_noise(*a, *b, x, y)?;
+            let by = noise.exceeded((*a, *b), (x, y), None)?;
             let verdict = if by < 0.0 {
                 Verdict::Worse
             } else {
@@ -261,26 +291,93 @@ fn difference(before: &Record, after: &Record) -> Option<(Verdict, String)> {
     }
 }
 
-/// The relative change, if it is more than noise.
-fn beyond_noise(a: f64, b: f64, x: &[f64], y: &[f64]) -> Option<f64> {
-    if a <= 0.0 {
-        return None;
-    }
-    let noise = noise(x).hypot(noise(y));
-    let by = b / a - 1.0;
-    (by.abs() > LEAST && by.abs() > TIMES_NOISE * noise).then_some(by)
+/// What else the runs say of a device, which tells how much its figures vary.
+struct Noise<'a> {
+    before: &'a [&'a Finding],
+    after: &'a [&'a Finding],
 }
 
-/// How much values vary, relative to their median: the median absolute deviation, scaled
-/// to be the standard deviation of what is normally distributed. One value tells nothing,
-/// and counts as a third.
-fn noise(values: &[f64]) -> f64 {
-    let middle = median(values);
-    if values.len() < 2 || middle <= 0.0 {
-        return 1.0 / 3.0;
+impl Noise<'_> {
+    /// The relative change from `a` to `b`, if it is more than noise. `x` and `y` are
+    /// their rounds. With several keys the rounds follow each other closely, and vary at
+    /// least as much as those with one key, of the same operation.
+    fn exceeded(
+        &self,
+        (a, b): (f64, f64),
+        (x, y): (&[f64], &[f64]),
+        one_key: Option<&Operation>,
+    ) -> Option<f64> {
+        if a <= 0.0 || b <= 0.0 || (b / a - 1.0).abs() <= LEAST {
+            return None;
+        }
+        let spread = |rounds, findings| {
+            let own = Spread::of(rounds);
+            let with_one = one_key.and_then(|of| rounds_of(findings, of));
+            with_one.map_or(own, |rounds| own.or(Spread::of(rounds)))
+        };
+        let (x, y) = (spread(x, self.before), spread(y, self.after));
+        let apart = match b > a {
+            true => x.up + y.down,
+            false => x.down + y.up,
+        };
+        let noise = apart + machine(self.before, self.after).abs();
+        ((b / a).ln().abs() > noise).then_some(b / a - 1.0)
     }
-    let deviations: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();
-    1.4826 * median(&deviations) / middle
+}
+
+/// How far rounds lie from their median, as logarithms.
+#[derive(Clone, Copy)]
+struct Spread {
+    up: f64,
+    down: f64,
+}
+
+impl Spread {
+    fn of(rounds: &[f64]) -> Spread {
+        // Below a tenth of a microsecond there is nothing.
+        let log = |value: f64| value.max(0.1).ln();
+        let middle = log(median(rounds));
+        let furthest = |far: fn(f64, f64) -> f64| rounds.iter().copied().map(log).fold(middle, far);
+        Spread {
+            up: furthest(f64::max) - middle,
+            down: middle - furthest(f64::min),
+        }
+    }
+
+    fn or(self, other: Spread) -> Spread {
+        Spread {
+            up: self.up.max(other.up),
+            down: self.down.max(other.down),
+        }
+    }
+}
+
+/// The rounds of an operation with one key.
+fn rounds_of<'a>(findings: &[&'a Finding], wanted: &Operation) -> Option<&'a [f64]> {
+    findings.iter().find_map(|finding| match finding {
+        Finding::Latency {
+            of,
+            keys: 1,
+            rounds,
+            ..
+        } if of == wanted => Some(&rounds[..]),
+        _ => None,
+    })
+}
+
+/// How much more the machine itself did in the second run, as a logarithm.
+fn machine(before: &[&Finding], after: &[&Finding]) -> f64 {
+    let speed = |findings: &[&Finding]| {
+        let rounds = findings.iter().filter_map(|finding| match finding {
+            Finding::Machine { rounds } => Some(&rounds[..]),
+            _ => None,
+        });
+        median(&rounds.collect::<Vec<_>>().concat())
+    };
+    match (speed(before), speed(after)) {
+        (a, b) if a > 0.0 && b > 0.0 => (b / a).ln(),
+        _ => 0.0,
+    }
 }
 
 fn cautions(before: &[Record], after: &[Record]) -> Vec<String> {
@@ -307,6 +404,17 @@ fn cautions(before: &[Record], after: &[Record]) -> Vec<String> {
             cautions.push(format!("the {which} run was interrupted"));
         }
     }
+    for device in before.iter().filter(|record| is_device(&record.finding)) {
+        let device = device.device();
+        let by = machine(&of_device(before, device), &of_device(after, device));
+        let percent = (by.exp() - 1.0) * 100.0;
+        if by.abs() > LEAST.ln_1p() {
+            cautions.push(format!(
+                "{device}: the machine itself did {percent:+.0} % in the second run: other \
+                 programs were at work, and what they changed is not told"
+            ));
+        }
+    }
     cautions
 }
 
@@ -331,6 +439,9 @@ impl fmt::Display for Comparison {
             writeln!(f, "  {}: {}", change.device, change.what)?;
         }
         writeln!(f, "the same, within noise: {}", self.same)?;
+        if self.too_few > 0 {
+            writeln!(f, "measured too few times to tell: {}", self.too_few)?;
+        }
         f.write_str(match (self.is_worse(), self.changes.is_empty()) {
             (true, _) => "verdict: worse",
             (false, true) => "verdict: nothing changed",
@@ -367,21 +478,30 @@ mod tests {
     }
 
     fn latency(p50: f64, spread: f64) -> Record {
+        let rounds = (0..10).map(|i| p50 * (1.0 + spread * (f64::from(i) - 4.5)));
+        measured(1, p50, rounds.collect())
+    }
+
+    fn measured(keys: usize, p50: f64, rounds: Vec<f64>) -> Record {
         record(Finding::Latency {
             of: Operation {
                 operation: Verb::Sign,
                 algorithm: Algorithm::P256,
             },
-            keys: 1,
+            keys,
             samples: 100,
             mean: p50,
             p50,
             p95: p50,
             p99: p50,
             quantiles: vec![p50; 21],
-            tenths: (0..10)
-                .map(|i| p50 * (1.0 + spread * (f64::from(i) - 4.5)))
-                .collect(),
+            rounds,
+        })
+    }
+
+    fn machine(speed: f64) -> Record {
+        record(Finding::Machine {
+            rounds: vec![speed; 10],
         })
     }
 
@@ -421,6 +541,40 @@ mod tests {
             verdicts(latency(100.0, 0.05), latency(300.0, 0.05)),
             [Verdict::Worse]
         );
+        // Less than a clock tells.
+        assert_eq!(verdicts(latency(2.0, 0.0), latency(4.0, 0.0)), []);
+    }
+
+    #[test]
+    fn few_rounds_tell_nothing() {
+        for few in [vec![], vec![200.0], vec![200.0; FEWEST_ROUNDS - 1]] {
+            let (before, after) = (latency(100.0, 0.0), measured(1, 200.0, few));
+            let comparison = compare(&[before.clone()], &[after.clone()]);
+            assert!(comparison.changes.is_empty(), "{comparison}");
+            assert_eq!((comparison.same, comparison.too_few), (0, 1));
+            assert!(!compare(&[after], &[before]).is_worse());
+        }
+        let enough = measured(1, 200.0, vec![200.0; FEWEST_ROUNDS]);
+        assert_eq!(verdicts(latency(100.0, 0.0), enough), [Verdict::Worse]);
+    }
+
+    #[test]
+    fn what_the_machine_itself_did_less_is_not_told_of_the_device() {
+        let before = [machine(1000.0), latency(100.0, 0.01)];
+        let after = |speed, p50| [machine(speed), latency(p50, 0.01)];
+        assert!(compare(&before, &after(1000.0, 200.0)).is_worse());
+        assert!(!compare(&before, &after(450.0, 200.0)).is_worse());
+        assert!(compare(&before, &after(450.0, 400.0)).is_worse());
+    }
+
+    #[test]
+    fn with_several_keys_a_figure_varies_as_much_as_with_one() {
+        let several = |p50| measured(10, p50, vec![p50; 10]);
+        let run = |one, p50| [one, several(p50)];
+        let steady = || latency(100.0, 0.0);
+        assert!(compare(&run(steady(), 100.0), &run(steady(), 150.0)).is_worse());
+        let shaky = || latency(100.0, 0.1);
+        assert!(!compare(&run(shaky(), 100.0), &run(shaky(), 150.0)).is_worse());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! | 2 | [`devices`], [`virtuals`] | the devices of a run; what is started for it |
 //! | | `bench` | a device that may be written to |
 //! | | `guard`, `journal`, `readers` | what stands between the bench and a device |
-//! | 3 | [`mod@run`], [`conformance`], `measure`, `spy` | what is done with each |
+//! | 3 | [`mod@run`], [`conformance`], `measure`, `machine`, `spy` | what is done with each |
 //! | | [`transcript`], [`replay`] | what went over the wire, without the secrets, and again |
 //! | 4 | [`results`] | what was found |
 //! | 5 | [`report`], [`compare`] | what people and machines read of it |
@@ -28,6 +28,7 @@ pub mod devices;
 mod error;
 mod guard;
 mod journal;
+mod machine;
 mod measure;
 mod readers;
 pub mod replay;

@@ -9,6 +9,7 @@ use claviger_token::{Call, Decryptor, Error, KeyRef, KeySpec, KeyUse, Signer, To
 
 use crate::bench::Bench;
 use crate::error::sentence;
+use crate::machine;
 use crate::results::{Finding, Operation, Verb};
 use crate::screen::Progress;
 
@@ -24,6 +25,11 @@ pub struct Times {
 /// How many callers there are at once.
 pub(crate) const CALLERS: [usize; 3] = [1, 2, 8];
 
+/// Every figure of a device is measured in so many rounds, each of which measures them all:
+/// so the rounds of one figure lie apart, and show how much it varies while nothing changes.
+const ROUNDS: usize = 10;
+/// A slow device has fewer, but these. Fewer tell nothing about how much a figure varies.
+pub(crate) const FEWEST_ROUNDS: usize = 5;
 /// Fewer measurements have no ninety-fifth percentile to speak of.
 const FEWEST: usize = 20;
 /// More show nothing more.
@@ -57,12 +63,11 @@ pub(crate) fn measure<E>(
         token,
         times,
     };
-    for &spec in &info.supports {
-        progress.doing(format_args!("{}: {spec}", bench.guard.name));
-        if let Err(error) = meter.kind(spec, &mut |finding| found(finding))? {
-            found(not_measured(&spec.to_string(), &error))?;
-        }
-        progress.advance(step);
+    // Of each kind one key is there at a time, unless that is too many.
+    let at_once = bench.room().unwrap_or(usize::MAX);
+    let at_once = at_once.min(bench.max_keys.unwrap_or(usize::MAX)).max(1);
+    for specs in info.supports.chunks(at_once) {
+        meter.kinds(specs, (progress, step), found)?;
         if bench.guard.interrupt.came() || !bench.is_there() {
             return Ok(());
         }
@@ -145,122 +150,222 @@ impl Work {
     }
 }
 
-impl Meter<'_> {
-    fn make(&self, spec: KeySpec) -> Result<Made<'_>, Error> {
+/// What is measured of a kind of key.
+struct Kind<'a> {
+    spec: KeySpec,
+    /// The key of this round, and what is done with it.
+    at_work: Option<(Work, Made<'a>)>,
+    /// Round by round, how long it took to make keys.
+    generated: Vec<Vec<Duration>>,
+    /// What the last one asked of the device.
+    generation_calls: f64,
+    /// What an operation asks of it.
+    calls: Option<f64>,
+    /// Round by round, how long operations took.
+    times: Vec<Vec<Duration>>,
+    /// Round by round, how many were done in a second, by each of [`CALLERS`].
+    rates: [Vec<f64>; CALLERS.len()],
+    failed: Option<Error>,
+}
+
+impl Kind<'_> {
+    fn of(spec: KeySpec) -> Self {
+        Kind {
+            spec,
+            at_work: None,
+            generated: Vec::new(),
+            generation_calls: 0.0,
+            calls: None,
+            times: Vec::new(),
+            rates: CALLERS.map(|_| Vec::new()),
+            failed: None,
+        }
+    }
+
+    /// What was found, complete or not.
+    fn findings(&self, info: &TokenInfo, unit: Option<&str>) -> Vec<Finding> {
+        let of = |operation| Operation {
+            operation,
+            algorithm: self.spec.algorithm,
+        };
+        let used = of(match self.spec.usage {
+            KeyUse::Sign => Verb::Sign,
+            KeyUse::Decrypt => Verb::Decrypt,
+        });
+        let calls = |of, calls| {
+            let unit = unit?.into();
+            Some(Finding::Calls { of, unit, calls })
+        };
+        let mut findings = Vec::new();
+        if tells_generation(info, self.spec) && !self.generated.is_empty() {
+            findings.push(latency(of(Verb::Generate), 1, &self.generated));
+            findings.extend(calls(of(Verb::Generate), self.generation_calls));
+        }
+        findings.extend(self.calls.and_then(|found| calls(used, found)));
+        if !self.times.is_empty() {
+            findings.push(latency(used, 1, &self.times));
+        }
+        for (callers, rounds) in CALLERS.into_iter().zip(&self.rates) {
+            if !rounds.is_empty() {
+                findings.push(Finding::Throughput {
+                    of: used,
+                    callers,
+                    per_second: median(rounds),
+                    rounds: rounds.clone(),
+                });
+            }
+        }
+        findings
+    }
+}
+
+impl<'a> Meter<'a> {
+    /// A new key, and how long it took to make it: without the search for a free place.
+    fn make(&self, spec: KeySpec) -> Result<(Made<'_>, Duration, f64), Error> {
         let call = Call::unlimited();
         let slot = self.token.free_slots(&[spec], &[], &call)?;
         let slot = slot.into_iter().next().ok_or_else(|| Error::TokenFull {
             token: self.token.info().id.clone(),
         })?;
+        let before = self.bench.guard.tap.commands();
+        let start = Instant::now();
         let key = self.token.generate(&slot, spec, "claviger-hil", &call)?;
-        Ok(Made {
+        let took = start.elapsed();
+        let calls = self.bench.guard.tap.commands() - before;
+        let made = Made {
             token: &*self.token,
             key: KeyRef {
                 slot,
                 public_key: key.public_key,
             },
-        })
+        };
+        Ok((made, took, calls as f64))
     }
 
     fn work(&self, made: &Made<'_>, usage: KeyUse) -> Result<Work, Error> {
-        Ok(match usage {
+        let work = match usage {
             KeyUse::Sign => Work::Sign(self.token.signer(&made.key)?),
             KeyUse::Decrypt => {
                 let challenge = Challenge::new(&made.key.public_key);
                 Work::Open(self.token.decryptor(&made.key)?, Box::new(challenge))
             }
-        })
+        };
+        // What is done only once is not measured.
+        work.once()?;
+        Ok(work)
     }
 
-    /// Everything about one kind of key. The outer error is the caller's, the inner the
-    /// device's.
-    fn kind<E>(
+    /// Everything about some kinds of key, in rounds.
+    fn kinds<E>(
         &self,
-        spec: KeySpec,
+        specs: &[KeySpec],
+        (progress, step): (&Progress, u64),
         found: &mut dyn FnMut(Finding) -> Result<(), E>,
-    ) -> Result<Result<(), Error>, E> {
-        let operation = match spec.usage {
-            KeyUse::Sign => Verb::Sign,
-            KeyUse::Decrypt => Verb::Decrypt,
-        };
-        let of = |operation| Operation {
-            operation,
-            algorithm: spec.algorithm,
-        };
-        let unit = || self.unit();
-        let measured = || -> Result<Vec<Finding>, Error> {
-            let mut findings = Vec::new();
-            let (made, generated, calls) = self.generate(spec)?;
-            if tells_generation(self.token.info(), spec) {
-                findings.push(latency(of(Verb::Generate), 1, &generated));
-                findings.extend(calls.map(|calls| Finding::Calls {
-                    of: of(Verb::Generate),
-                    unit: unit(),
-                    calls,
-                }));
-            }
-            let work = self.work(&made, spec.usage)?;
-            // What is done only once is not measured.
-            work.once()?;
-            if self.bench.counts_commands {
-                const TIMES: u32 = 3;
-                let before = self.bench.guard.tap.commands();
-                for _ in 0..TIMES {
-                    work.once()?;
-                }
-                let calls = (self.bench.guard.tap.commands() - before) as f64;
-                findings.push(Finding::Calls {
-                    of: of(operation),
-                    unit: unit(),
-                    calls: rounded(calls / f64::from(TIMES)),
-                });
-            }
-            findings.push(latency(of(operation), 1, &self.time(&work)?));
-            if !self.bench.is_approved {
-                for callers in CALLERS {
-                    findings.push(self.throughput(of(operation), &work, callers)?);
+    ) -> Result<(), E> {
+        let mut kinds: Vec<Kind<'_>> = specs.iter().copied().map(Kind::of).collect();
+        let rounds = if self.bench.is_approved { 1 } else { ROUNDS };
+        let steps = step * specs.len() as u64;
+        // Generating, one after the other, and each of the callers.
+        let figures = (specs.len() * (2 + CALLERS.len())) as f64;
+        let (start, mut shown) = (Instant::now(), 0);
+        let mut machine = Vec::new();
+        'rounds: for round in 1..=rounds {
+            let mut speeds = Vec::new();
+            for kind in &mut kinds {
+                speeds.push(machine::speed());
+                progress.doing(format_args!(
+                    "{}: {}, round {round} of {rounds}",
+                    self.bench.guard.name, kind.spec
+                ));
+                if kind.failed.is_none()
+                    && let Err(error) = self.round_of(kind)
+                {
+                    kind.at_work = None;
+                    kind.failed = Some(error);
+                    if self.bench.guard.interrupt.came() || !self.bench.is_there() {
+                        break 'rounds;
+                    }
                 }
             }
-            Ok(findings)
-        };
-        match measured() {
-            Ok(findings) => {
-                for finding in findings {
-                    found(finding)?;
-                }
-                Ok(Ok(()))
+            machine.push(speeds.iter().sum::<f64>() / speeds.len().max(1) as f64);
+            let done = steps * round as u64 / rounds as u64;
+            progress.advance(done - shown);
+            shown = done;
+            let is_slow = start.elapsed().as_secs_f64() > 2.0 * figures * self.times.each;
+            if is_slow && round >= FEWEST_ROUNDS {
+                break;
             }
-            Err(error) => Ok(Err(error)),
         }
+        progress.advance(steps - shown);
+        found(Finding::Machine {
+            rounds: machine.into_iter().map(f64::round).collect(),
+        })?;
+        let unit = self.bench.counts_commands.then_some("apdu");
+        for kind in &kinds {
+            match &kind.failed {
+                Some(error) if !self.bench.guard.interrupt.came() => {
+                    found(not_measured(&kind.spec.to_string(), error))?;
+                }
+                _ => {
+                    for finding in kind.findings(self.token.info(), unit) {
+                        found(finding)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
-    fn unit(&self) -> String {
-        match self.bench.counts_commands {
-            true => "apdu".into(),
-            false => "pkcs11".into(),
+    /// One round of everything about a kind of key.
+    fn round_of<'m>(&'m self, kind: &mut Kind<'m>) -> Result<(), Error> {
+        let spent: Duration = kind.generated.iter().flatten().sum();
+        if kind.at_work.is_none()
+            || (!self.bench.is_approved && spent.as_secs_f64() < self.times.each)
+        {
+            let mut times = Vec::new();
+            let made = loop {
+                // Its place may be the only one.
+                kind.at_work = None;
+                let (made, took, calls) = self.make(kind.spec)?;
+                times.push(took);
+                kind.generation_calls = calls;
+                let is_enough = times.len() >= FEWEST / ROUNDS || took > self.slice();
+                if is_enough || self.bench.is_approved {
+                    break made;
+                }
+            };
+            kind.generated.push(times);
+            kind.at_work = Some((self.work(&made, kind.spec.usage)?, made));
         }
-    }
-
-    /// The last key that was made, how long each took, and what it asked of the device.
-    fn generate(&self, spec: KeySpec) -> Result<(Made<'_>, Vec<Duration>, Option<f64>), Error> {
-        let end = Instant::now() + Duration::from_secs_f64(self.times.each);
-        let mut times = Vec::new();
-        loop {
+        let Some((work, _)) = &kind.at_work else {
+            return Ok(());
+        };
+        if self.bench.counts_commands && kind.calls.is_none() {
+            const TIMES: u32 = 3;
             let before = self.bench.guard.tap.commands();
-            let start = Instant::now();
-            let made = self.make(spec)?;
-            times.push(start.elapsed());
+            for _ in 0..TIMES {
+                work.once()?;
+            }
             let calls = (self.bench.guard.tap.commands() - before) as f64;
-            let most = if self.bench.is_approved { 1 } else { FEWEST };
-            if Instant::now() > end || times.len() >= most {
-                return Ok((made, times, self.bench.counts_commands.then_some(calls)));
+            kind.calls = Some(rounded(calls / f64::from(TIMES)));
+        }
+        kind.times.push(self.time(work)?);
+        if !self.bench.is_approved {
+            for (callers, rates) in CALLERS.into_iter().zip(&mut kind.rates) {
+                rates.push(self.rate(work, callers)?);
             }
         }
+        Ok(())
     }
 
-    /// How long each took, one after the other.
+    /// How long a figure is measured in one round.
+    fn slice(&self) -> Duration {
+        Duration::from_secs_f64(self.times.each / ROUNDS as f64)
+    }
+
+    /// How long each took in one round, one after the other.
     fn time(&self, work: &Work) -> Result<Vec<Duration>, Error> {
-        let each = Duration::from_secs_f64(self.times.each);
+        let slice = self.slice();
         let start = Instant::now();
         let mut times = Vec::new();
         loop {
@@ -271,32 +376,21 @@ impl Meter<'_> {
             let enough = match self.bench.is_approved {
                 true => times.len() >= APPROVED,
                 // A slow device gets ten times as long.
-                false => elapsed > each && (times.len() >= FEWEST || elapsed > each * 10),
+                false => {
+                    elapsed > slice && (times.len() >= FEWEST / ROUNDS || elapsed > slice * 10)
+                }
             };
-            if enough || times.len() >= MOST {
+            if enough || times.len() >= MOST / ROUNDS {
                 return Ok(times);
             }
         }
     }
 
-    fn throughput(&self, of: Operation, work: &Work, callers: usize) -> Result<Finding, Error> {
-        const ROUNDS: u32 = 5;
-        let rounds: Vec<f64> = (0..ROUNDS)
-            .map(|_| self.round(work, callers, self.times.each / f64::from(ROUNDS)))
-            .collect::<Result<_, _>>()?;
-        Ok(Finding::Throughput {
-            of,
-            callers,
-            per_second: median(&rounds),
-            rounds,
-        })
-    }
-
     /// Operations per second of several threads at once.
-    fn round(&self, work: &Work, callers: usize, seconds: f64) -> Result<f64, Error> {
+    fn rate(&self, work: &Work, callers: usize) -> Result<f64, Error> {
         let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let start = Instant::now();
-        let end = start + Duration::from_secs_f64(seconds);
+        let end = start + self.slice();
         let caller = || -> Result<(), Error> {
             loop {
                 // Each does one at least.
@@ -345,22 +439,30 @@ impl Meter<'_> {
         let mut goals = vec![10.min(most), most];
         goals.dedup();
         for goal in goals {
-            let measured = || -> Result<Finding, Error> {
-                while keys.len() < goal {
-                    keys.push(self.make(spec)?);
+            let before = keys.len();
+            let mut stopped = None;
+            while keys.len() < goal && stopped.is_none() {
+                match self.make(spec) {
+                    Ok((made, ..)) => keys.push(made),
+                    Err(error) => stopped = Some(error),
                 }
-                let Some(made) = keys.last() else {
-                    return Err(Error::TokenFull {
-                        token: self.token.info().id.clone(),
-                    });
-                };
+            }
+            let measured = |made: &Made<'_>| -> Result<Finding, Error> {
                 let work = self.work(made, KeyUse::Sign)?;
-                work.once()?;
-                Ok(latency(of, keys.len(), &self.time(&work)?))
+                let times: Result<Vec<_>, _> = (0..ROUNDS).map(|_| self.time(&work)).collect();
+                Ok(latency(of, keys.len(), &times?))
             };
-            match { measured }() {
-                Ok(finding) => found(finding)?,
-                Err(error) => return Ok(Err(error)),
+            // Where it was full before, as many as it holds.
+            if let Some(made) = keys.last().filter(|_| keys.len() > before) {
+                match measured(made) {
+                    Ok(finding) => found(finding)?,
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            match stopped {
+                None => {}
+                Some(Error::TokenFull { .. }) if !keys.is_empty() => break,
+                Some(error) => return Ok(Err(error)),
             }
         }
         Ok(Ok(()))
@@ -373,17 +475,16 @@ impl Meter<'_> {
         spec: KeySpec,
         found: &mut dyn FnMut(Finding) -> Result<(), E>,
     ) -> Result<Result<(), Error>, E> {
-        const PARTS: usize = 60;
         let prepared = || -> Result<_, Error> {
-            let made = self.make(spec)?;
+            let (made, ..) = self.make(spec)?;
             let work = self.work(&made, KeyUse::Sign)?;
-            Ok((made, work))
+            Ok((work, made))
         };
-        let (_made, work) = match prepared() {
+        let (work, _made) = match prepared() {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Err(error)),
         };
-        let mut parts: Vec<Vec<f64>> = vec![Vec::new(); PARTS];
+        let mut parts: Vec<Part> = vec![Part::default(); PARTS];
         let mut errors: Vec<(String, usize)> = Vec::new();
         let (start, whole) = (Instant::now(), self.times.endurance);
         let mut operations = 0;
@@ -398,21 +499,21 @@ impl Meter<'_> {
                     operations += 1;
                     let part = (begun / whole * PARTS as f64) as usize;
                     if let Some(part) = parts.get_mut(part) {
-                        part.push(micros(one.elapsed()));
+                        part.add(micros(one.elapsed()));
                     }
                 }
                 Err(Error::Cancelled) => break,
                 Err(error) => {
-                    let text = error.to_string();
-                    match errors.iter_mut().find(|(known, _)| *known == text) {
-                        Some((_, count)) => *count += 1,
-                        None => errors.push((text, 1)),
+                    count(&mut errors, error.to_string());
+                    if !self.bench.is_there() {
+                        count(&mut errors, "the device is gone".into());
+                        break;
                     }
                     std::thread::sleep(Duration::from_millis(100));
                 }
             }
         }
-        parts.retain(|part| !part.is_empty());
+        parts.retain(|part| !part.kept.is_empty());
         found(Finding::Endurance {
             of: Operation {
                 operation: Verb::Sign,
@@ -421,12 +522,60 @@ impl Meter<'_> {
             seconds: rounded(start.elapsed().as_secs_f64()),
             operations,
             errors,
-            medians: parts.iter().map(|part| rounded(median(part))).collect(),
-            slowest: (parts.iter())
-                .map(|part| rounded(part.iter().copied().fold(0.0, f64::max)))
+            medians: parts
+                .iter()
+                .map(|part| rounded(median(&part.kept)))
                 .collect(),
+            slowest: parts.iter().map(|part| rounded(part.slowest)).collect(),
         })?;
         Ok(Ok(()))
+    }
+}
+
+/// In so many parts endurance is told.
+const PARTS: usize = 60;
+
+/// A part of a long time. It keeps as many of its values as a median needs.
+#[derive(Clone, Default)]
+struct Part {
+    kept: Vec<f64>,
+    /// One of so many is kept; a power of two.
+    every: usize,
+    seen: usize,
+    slowest: f64,
+}
+
+impl Part {
+    const MOST: usize = 10_000;
+
+    fn add(&mut self, value: f64) {
+        self.every = self.every.max(1);
+        if self.seen.is_multiple_of(self.every) {
+            self.kept.push(value);
+        }
+        self.seen += 1;
+        self.slowest = self.slowest.max(value);
+        if self.kept.len() >= Self::MOST {
+            let mut index = 0;
+            self.kept.retain(|_| {
+                index += 1;
+                index % 2 == 1
+            });
+            self.every *= 2;
+        }
+    }
+}
+
+/// Counts an error; after some different ones they are all the same.
+fn count(errors: &mut Vec<(String, usize)>, text: String) {
+    const DIFFERENT: usize = 20;
+    let text = match errors.iter().any(|(known, _)| *known == text) {
+        false if errors.len() >= DIFFERENT => "others".into(),
+        _ => text,
+    };
+    match errors.iter_mut().find(|(known, _)| *known == text) {
+        Some((_, count)) => *count += 1,
+        None => errors.push((text, 1)),
     }
 }
 
@@ -441,14 +590,11 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// The finding that some times make.
-fn latency(of: Operation, keys: usize, times: &[Duration]) -> Finding {
-    let times: Vec<f64> = times.iter().copied().map(micros).collect();
-    let tenths: Vec<f64> = times
-        .chunks(times.len().div_ceil(10).max(1))
-        .map(median)
-        .map(rounded)
-        .collect();
+/// The finding that the times of some rounds make.
+fn latency(of: Operation, keys: usize, rounds: &[Vec<Duration>]) -> Finding {
+    let micros = |times: &Vec<Duration>| times.iter().copied().map(micros).collect();
+    let rounds: Vec<Vec<f64>> = rounds.iter().map(micros).collect();
+    let times = rounds.concat();
     let mean = times.iter().sum::<f64>() / times.len().max(1) as f64;
     let mut sorted = times;
     sorted.sort_by(f64::total_cmp);
@@ -464,7 +610,7 @@ fn latency(of: Operation, keys: usize, times: &[Duration]) -> Finding {
         quantiles: (0..=20)
             .map(|twentieth| at(f64::from(twentieth) / 20.0))
             .collect(),
-        tenths,
+        rounds: rounds.iter().map(|times| rounded(median(times))).collect(),
     }
 }
 
@@ -507,27 +653,42 @@ mod tests {
     }
 
     #[test]
-    fn the_tenths_cover_everything_in_order() {
+    fn a_latency_is_of_all_rounds_and_tells_each() {
         let of = Operation {
             operation: Verb::Sign,
             algorithm: claviger_token::Algorithm::P256,
         };
-        let times: Vec<Duration> = (1..=95).map(Duration::from_micros).collect();
+        let round = |from: u64| (from..from + 9).map(Duration::from_micros).collect();
+        let times: Vec<Vec<Duration>> = (0..10).map(|n| round(n * 10 + 1)).collect();
         let Finding::Latency {
-            tenths,
+            rounds,
             samples,
             quantiles,
+            p50,
             ..
         } = latency(of, 1, &times)
         else {
             panic!("not a latency");
         };
-        assert_eq!((samples, tenths.len(), quantiles.len()), (95, 10, 21));
-        assert_eq!(tenths.first(), Some(&5.0));
-        assert!(tenths.is_sorted());
-        let Finding::Latency { tenths, .. } = latency(of, 1, &times[..3]) else {
-            panic!("not a latency");
-        };
-        assert_eq!(tenths, [1.0, 2.0, 3.0]);
+        assert_eq!((samples, rounds.len(), quantiles.len()), (90, 10, 21));
+        assert_eq!(rounds[..2], [5.0, 15.0]);
+        assert_eq!(p50, 49.0);
+    }
+
+    #[test]
+    fn a_long_time_keeps_a_bounded_number_of_values() {
+        let mut part = Part::default();
+        for value in 0..100_000 {
+            part.add(f64::from(value));
+        }
+        assert!(part.kept.len() < Part::MOST && part.kept.len() > Part::MOST / 4);
+        assert!((median(&part.kept) - 50_000.0).abs() < 100.0);
+        assert_eq!((part.slowest, part.seen), (99_999.0, 100_000));
+        let mut errors = Vec::new();
+        for number in 0..100 {
+            count(&mut errors, format!("error {number}"));
+        }
+        assert_eq!(errors.len(), 21);
+        assert_eq!(errors.last(), Some(&("others".to_owned(), 80)));
     }
 }

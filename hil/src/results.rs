@@ -115,9 +115,10 @@ pub enum Finding {
         p99: f64,
         /// Microseconds: the quantiles 0, 5, … 100 %.
         quantiles: Vec<f64>,
-        /// Microseconds: the medians of the measurements' successive tenths, which show
-        /// how much they vary within the run.
-        tenths: Vec<f64>,
+        /// Microseconds: the median of each round. The rounds lie apart, and show how much
+        /// it varies within the run.
+        #[serde(alias = "tenths")]
+        rounds: Vec<f64>,
     },
     /// How many operations are done in a second.
     Throughput {
@@ -129,6 +130,12 @@ pub enum Finding {
         /// Operations per second: the median of the rounds.
         per_second: f64,
         /// Operations per second, round by round.
+        rounds: Vec<f64>,
+    },
+    /// What the machine itself did while the device was measured. Where it did less,
+    /// other programs were at work.
+    Machine {
+        /// How much of the same arithmetic its processors did in a second, round by round.
         rounds: Vec<f64>,
     },
     /// What an operation asks of the device.

@@ -63,7 +63,7 @@ pub fn page(records: &[Record]) -> String {
     page.push_str(
         "</main>\n<footer>Latency is measured at the driver's interface, one operation at a \
          time: p95 is what nineteen of twenty did not exceed. Throughput is the median of \
-         five rounds. The same figures are in <code>results.jsonl</code>; \
+         its rounds. The same figures are in <code>results.jsonl</code>; \
          <code>claviger-hil compare</code> shows what changed between two runs.</footer>\n\
          </body>\n</html>\n",
     );
