@@ -835,7 +835,7 @@ fn a_signature_waits_for_its_yubikey_as_long_as_it_may() {
     let bench = Bench::new(ours());
     bench.generate(&[]).succeeds();
     bench.yubikey.remove();
-    let words = ["--timeout", "0.3", "sign", "alice", "letter"];
+    let words = ["--timeout", "2", "sign", "alice", "letter"];
     bench.run_as_owner(&words).fails(1, "no token fits");
 
     let words = [
