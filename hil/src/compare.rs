@@ -548,11 +548,12 @@ mod tests {
     #[test]
     fn few_rounds_tell_nothing() {
         for few in [vec![], vec![200.0], vec![200.0; FEWEST_ROUNDS - 1]] {
-            let (before, after) = (latency(100.0, 0.0), measured(1, 200.0, few));
-            let comparison = compare(&[before.clone()], &[after.clone()]);
+            let before = [latency(100.0, 0.0)];
+            let after = [measured(1, 200.0, few)];
+            let comparison = compare(&before, &after);
             assert!(comparison.changes.is_empty(), "{comparison}");
             assert_eq!((comparison.same, comparison.too_few), (0, 1));
-            assert!(!compare(&[after], &[before]).is_worse());
+            assert!(!compare(&after, &before).is_worse());
         }
         let enough = measured(1, 200.0, vec![200.0; FEWEST_ROUNDS]);
         assert_eq!(verdicts(latency(100.0, 0.0), enough), [Verdict::Worse]);
