@@ -15,6 +15,7 @@ use crate::error::{HilError, sentence};
 use crate::journal::Journal;
 use crate::measure;
 pub use crate::measure::Times;
+use crate::report::brief;
 use crate::results::{Finding, Outcome, Results, Standing, Subject};
 use crate::screen::{Interrupt, Progress, line};
 use crate::spy;
@@ -206,9 +207,10 @@ impl Run<'_> {
     ) -> Result<(), HilError> {
         if let Err(why) = &outcome {
             line(format_args!(
-                "{}: {}: {why}",
+                "{}: {}: {}",
                 subject.device,
-                check.replace('_', " ")
+                check.replace('_', " "),
+                brief(why)
             ));
         }
         let finding = Finding::Check {
@@ -316,6 +318,7 @@ impl Run<'_> {
             } = &finding
             {
                 if *outcome == Outcome::Failed {
+                    let reason = brief(reason);
                     line(format_args!("{}: FAILED: {name}: {reason}", subject.device));
                     gone = !bench.is_there();
                 }

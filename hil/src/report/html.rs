@@ -7,7 +7,7 @@ use claviger_token::Algorithm;
 
 use crate::conformance::CAPABILITIES;
 use crate::report::svg::{Row, Scale, bars, course, ranking, rate};
-use crate::report::{Counts, counts, devices, failed, row, sentence, verdict};
+use crate::report::{Counts, brief, counts, devices, failed, row, sentence, verdict};
 use crate::results::{Finding, Operation, Outcome, Record, Standing, Subject, Verb};
 
 /// The page.
@@ -21,13 +21,15 @@ pub fn page(records: &[Record]) -> String {
         page,
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>Claviger on devices, {when}</title>\n<style>\n{}</style>\n</head>\n<body>\n\
+         <title>Claviger on devices, {}</title>\n<style>\n{}</style>\n</head>\n<body>\n\
          <header>\n<h1>Claviger on devices</h1>\n\
-         <p class=\"soft\">{} · {} · Claviger {}, {build} build</p>\n",
+         <p class=\"soft\">{} · {} · Claviger {}, {} build</p>\n",
+        escape(when),
         include_str!("style.css"),
         escape(&when.replace('T', " ").replace('Z', " UTC")),
         escape(host),
         escape(version),
+        escape(build),
     );
     let bad = if failed(records) > 0 { " bad" } else { "" };
     let took = records.iter().find_map(|record| match &record.finding {
@@ -88,7 +90,7 @@ fn failures(page: &mut String, records: &[Record]) {
                 "<div class=\"failure\"><strong>{}</strong> — {}<code>{}</code></div>",
                 escape(record.device()),
                 escape(&sentence(check)),
-                escape(reason)
+                escape(&brief(reason))
             );
         }
     }
@@ -469,7 +471,7 @@ fn left_out(page: &mut String, records: &[Record]) {
                 rows,
                 "<tr><td class=\"name\">{}</td><td>{what}</td><td>{}</td></tr>",
                 escape(&subject.device),
-                escape(why)
+                escape(&brief(why))
             );
         }
     }
@@ -494,6 +496,8 @@ pub(crate) fn escape(text: &str) -> String {
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
             c if c.is_control() && c != '\n' => safe.push('\u{fffd}'),
+            // What has text run the other way, and look like another.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => safe.push('\u{fffd}'),
             c => safe.push(c),
         }
     }
@@ -548,6 +552,10 @@ mod tests {
         assert_eq!(
             escape("<script>'\"&\u{1b}"),
             "&lt;script&gt;&#39;&quot;&amp;\u{fffd}"
+        );
+        assert_eq!(
+            escape("a\u{202e}b\u{2066}\u{2069}\u{202a}"),
+            "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}"
         );
     }
 }

@@ -1,5 +1,6 @@
 //! What people and machines read of a run, made of its records.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -144,10 +145,41 @@ pub fn verdict(records: &[Record]) -> String {
     format!("{devices} device{plural}: {passed} checks passed, {skipped} skipped, {failed}")
 }
 
+/// As much of a reason as a person reads; all of it is in the records.
+pub(crate) fn brief(reason: &str) -> Cow<'_, str> {
+    const MOST: usize = 2000;
+    match reason.len() > MOST {
+        false => Cow::Borrowed(reason),
+        true => {
+            let ends = reason.char_indices().map(|(at, _)| at);
+            let end = ends.take_while(|at| *at <= MOST).last().unwrap_or(0);
+            let (kept, left) = (&reason[..end], reason.len() - end);
+            Cow::Owned(format!("{kept}… ({left} bytes more in {RESULTS})"))
+        }
+    }
+}
+
 /// A check's name as a sentence.
 pub(crate) fn sentence(check: &str) -> String {
     let text = check.replace('_', " ");
     let mut chars = text.chars();
     let first = chars.next().map(|c| c.to_uppercase().to_string());
     format!("{}{}", first.unwrap_or_default(), chars.as_str()).replace(" pin", " PIN")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_is_cut_and_says_so() {
+        assert_eq!(brief("why"), "why");
+        let long = "ä".repeat(5000);
+        let brief = brief(&long);
+        assert!(brief.starts_with("ää") && brief.len() < 2100);
+        assert!(
+            brief.ends_with("… (8000 bytes more in results.jsonl)"),
+            "{brief}"
+        );
+    }
 }

@@ -141,35 +141,62 @@ pub(crate) fn bars(values: &[(usize, f64)]) -> String {
 /// A name, and the quantiles of its distribution.
 pub(crate) type Row<'a> = (&'a str, &'a [f64]);
 
+/// About as wide as a name is drawn.
+fn width(name: &str) -> f64 {
+    let wide = |c: char| if c < '\u{1100}' { 6.6 } else { 11.5 };
+    name.chars().map(wide).sum()
+}
+
+/// A name that is drawn, cut where it is too long; whole for who points at it.
+fn name(name: &str, room: f64) -> String {
+    if width(name) <= room {
+        return super::html::escape(name);
+    }
+    let mut cut = String::new();
+    for c in name.chars() {
+        cut.push(c);
+        if width(&cut) + width("…") > room {
+            cut.pop();
+            break;
+        }
+    }
+    format!(
+        "<title>{}</title>{}…",
+        super::html::escape(name),
+        super::html::escape(&cut)
+    )
+}
+
 /// Rows with a name, a distribution each, and the median.
 pub(crate) fn ranking(rows: &[Row<'_>], scale: Scale) -> String {
     const STEP: f64 = 24.0;
-    const NAMES: f64 = 118.0;
+    let longest = rows.iter().map(|(name, _)| width(name));
+    let names = longest.fold(60.0, f64::max).min(240.0).ceil() + 4.0;
     let height = STEP * rows.len() as f64 + 18.0;
     let mut text = open(
-        NAMES + scale.width + 62.0,
+        names + scale.width + 62.0,
         height,
         "medians and distributions",
     );
-    for (index, (name, quantiles)) in rows.iter().enumerate() {
+    for (index, (of, quantiles)) in rows.iter().enumerate() {
         let y = STEP * index as f64;
         let _ = write!(
             text,
             "<text class=\"value\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-             <g transform=\"translate({NAMES} {y:.1})\">{}</g>\
+             <g transform=\"translate({names} {y:.1})\">{}</g>\
              <text class=\"value\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            NAMES - 4.0,
+            names - 4.0,
             y + 16.0,
-            super::html::escape(name),
+            name(of, names - 4.0),
             scale.distribution(quantiles, STEP),
-            NAMES + scale.width + 4.0,
+            names + scale.width + 4.0,
             y + 16.0,
             time(quantiles.get(10).copied().unwrap_or(0.0))
         );
     }
     let _ = write!(
         text,
-        "<g transform=\"translate({NAMES} {:.1})\">{}</g></svg>",
+        "<g transform=\"translate({names} {:.1})\">{}</g></svg>",
         STEP * rows.len() as f64 + 2.0,
         scale.axis()
     );
@@ -243,5 +270,24 @@ pub(crate) fn rate(value: f64) -> String {
         v if v >= 10.0 => format!("{v:.0}"),
         v if v >= 1.0 => format!("{v:.1}"),
         v => format!("{v:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_whole_or_cut_and_told_to_who_points_at_them() {
+        let scale = Scale::of([10.0], 300.0);
+        let quantiles = [10.0; 21];
+        let name = "piv-authenticator-of-somebody";
+        let drawn = ranking(&[(name, &quantiles)], scale);
+        assert!(drawn.contains(&format!(">{name}</text>")), "{drawn}");
+        let long = "<x>".repeat(100);
+        let drawn = ranking(&[(&long, &quantiles), (name, &quantiles)], scale);
+        let whole = format!("<title>{}</title>", super::super::html::escape(&long));
+        assert!(drawn.contains(&whole) && drawn.contains("…</text>"));
+        assert!(drawn.contains(&format!(">{name}</text>")));
     }
 }
