@@ -156,7 +156,7 @@ impl EngineError {
                 "ask for --capabilities commit, or for other --params".into()
             }
             EngineError::NoDriver { .. } => {
-                "a backend begins with pkcs11:, piv:, ledger: or memory:".into()
+                "a backend begins with pkcs11:, piv: or ledger:; `claviger tokens` shows every token's".into()
             }
             EngineError::OneSlotForTwoKeys { .. } => {
                 "name no slot, or ask for one capability".into()
