@@ -220,18 +220,22 @@ impl Kind<'_> {
 }
 
 impl<'a> Meter<'a> {
-    /// A new key, and how long it took to make it: without the search for a free place.
+    /// A new key, how long it took to make it, and what it asked of the device: without the
+    /// search for a free place, unless that is what derives the key.
     fn make(&self, spec: KeySpec) -> Result<(Made<'_>, Duration, f64), Error> {
         let call = Call::unlimited();
+        let commands = || self.bench.guard.tap.commands();
+        let (mut start, mut before) = (Instant::now(), commands());
         let slot = self.token.free_slots(&[spec], &[], &call)?;
         let slot = slot.into_iter().next().ok_or_else(|| Error::TokenFull {
             token: self.token.info().id.clone(),
         })?;
-        let before = self.bench.guard.tap.commands();
-        let start = Instant::now();
+        if !self.token.info().derives {
+            (start, before) = (Instant::now(), commands());
+        }
         let key = self.token.generate(&slot, spec, "claviger-hil", &call)?;
         let took = start.elapsed();
-        let calls = self.bench.guard.tap.commands() - before;
+        let calls = commands() - before;
         let made = Made {
             token: &*self.token,
             key: KeyRef {
