@@ -223,6 +223,38 @@ fn a_card_that_is_pulled_out_half_way_is_tidied_up_by_the_next_run() {
 }
 
 #[test]
+fn endurance_ends_when_the_device_is_gone() {
+    let card = Device::new(
+        Card::builder()
+            .serial(30)
+            .firmware(Firmware::V4_3_5)
+            .pin(PIN)
+            .build(),
+    );
+    let mut desk = Desk::with(&[&card]).only_checks(&[FOUND]);
+    desk.measure = true;
+    desk.times.each = 0.005;
+    desk.times.endurance = 600.0;
+    // More than the other figures take.
+    let pull = Rule::new(Fault::RemoveAfter).on(ins::AUTHENTICATE);
+    card.faults().add(pull.after(10_000));
+    let results = desk.run("[[device]]\nserial = \"30\"\n");
+    let ended = results
+        .records()
+        .iter()
+        .find_map(|record| match &record.finding {
+            Finding::Endurance {
+                errors, seconds, ..
+            } => Some((errors.clone(), *seconds)),
+            _ => None,
+        });
+    let (errors, seconds) = ended.unwrap();
+    assert!(seconds < 300.0, "{seconds}");
+    assert_eq!(errors.last().unwrap().0, "the device is gone");
+    assert!(failures(&results).join("\n").contains("may be left on it"));
+}
+
+#[test]
 fn ctrl_c_leaves_the_card_clean_and_a_partial_report() {
     let card = Device::new(
         Card::builder()

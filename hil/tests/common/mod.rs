@@ -25,6 +25,7 @@ pub(crate) struct Desk {
     pub(crate) only: Vec<String>,
     pub(crate) record: bool,
     pub(crate) measure: bool,
+    pub(crate) times: Times,
     pub(crate) checks: Vec<String>,
     folder: tempfile::TempDir,
 }
@@ -39,6 +40,10 @@ impl Desk {
             only: Vec::new(),
             record: false,
             measure: false,
+            times: Times {
+                each: 0.05,
+                endurance: 0.1,
+            },
             checks: Vec::new(),
             folder: tempfile::tempdir().unwrap(),
         }
@@ -86,10 +91,7 @@ impl Desk {
         };
         let options = Options {
             out: self.out(),
-            measure: self.measure.then_some(Times {
-                each: 0.05,
-                endurance: 0.1,
-            }),
+            measure: self.measure.then_some(self.times),
             record: self.record,
             only: self.only.clone(),
             checks: self.checks.clone(),
