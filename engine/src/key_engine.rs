@@ -4,8 +4,8 @@
 //! token, else handed to the token's threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use claviger_token::token::Secret;
 use claviger_token::{
@@ -20,8 +20,8 @@ use crate::{EngineError, EngineId};
 /// Payloads longer than this are not decrypted on an async task.
 const LONG_PAYLOAD: usize = 1 << 20;
 
-/// What another process does to an identity is noticed within this time.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// What another process does to an identity is noticed within this time, in milliseconds.
+const LOOK_AGAIN: u64 = 1_000;
 
 /// An engine that signs or decrypts with one key.
 pub(crate) struct KeyEngine {
@@ -34,8 +34,10 @@ pub(crate) struct KeyEngine {
     /// How often the token was found to be away.
     absences: AtomicU64,
     pacer: Pacer,
-    /// When it was seen last in the registry.
-    seen: Mutex<Instant>,
+    /// When it was made of what the registry says.
+    made: Instant,
+    /// When it was looked up there last: in milliseconds since.
+    seen: AtomicU64,
 }
 
 /// The key's handle on its token, once it has been asked for.
@@ -59,19 +61,20 @@ impl KeyEngine {
             binding: Arc::default(),
             absences: AtomicU64::default(),
             pacer: Pacer::default(),
-            seen: Mutex::new(Instant::now()),
+            made: Instant::now(),
+            seen: AtomicU64::default(),
         }
     }
 
     /// Whether it is time to look whether another process has deleted the identity. Says
     /// so to one caller only, each time.
     pub(crate) fn is_due(&self) -> bool {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = seen.elapsed() >= LOOK_AGAIN;
-        if is_due {
-            *seen = Instant::now();
-        }
-        is_due
+        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let seen = self.seen.load(Ordering::Relaxed);
+        now.saturating_sub(seen) >= LOOK_AGAIN
+            && (self.seen)
+                .compare_exchange(seen, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Whether it serves the same key to the same callers.

@@ -336,9 +336,13 @@ async fn many_keys() -> [Figure; 1] {
     for (subject, keys) in [(&few, 10), (&many, 1000)] {
         let bare = subject.bare();
         // The identity has two.
-        for _ in 2..keys {
-            let label = [Attribute::Token(true), Attribute::Label(b"filler".to_vec())];
-            bare.session.copy_object(bare.key, &label).unwrap();
+        for number in 2_u32..keys {
+            let filler = [
+                Attribute::Token(true),
+                Attribute::Id(number.to_be_bytes().to_vec()),
+                Attribute::Label(b"filler".to_vec()),
+            ];
+            bare.session.copy_object(bare.key, &filler).unwrap();
         }
     }
     let (mut with_few, mut with_many) = (Vec::new(), Vec::new());
