@@ -253,7 +253,7 @@ fn an_identity_lives_on_a_yubikey_from_generation_to_deletion() {
 
     let root = pem(bench.yubikey.card().root_certificate());
     bench.write("root.pem", root);
-    bench.write("other.pem", pem(Card::builder().build().root_certificate()));
+    bench.write("other.pem", pem(Card::builder().of_another_maker().build().root_certificate()));
     for (roots, believed) in [("root.pem", true), ("other.pem", false)] {
         let shown = bench.json(&["show", "alice", "--attestation-root", roots]);
         for key in shown["keys"].as_array().unwrap() {

@@ -17,6 +17,8 @@ impl Status {
     pub const CONDITIONS: Status = Status(0x6985);
     /// The data field is wrong.
     pub const WRONG_DATA: Status = Status(0x6a80);
+    /// The card does not do this.
+    pub const NOT_SUPPORTED: Status = Status(0x6a81);
     /// No such object or application.
     pub const NOT_FOUND: Status = Status(0x6a82);
     /// No room is left.

@@ -29,6 +29,10 @@ const FORM_FACTOR: u8 = 9;
 /// A USB-A keychain.
 const KEYCHAIN: u8 = 1;
 
+/// What the root's private half is made of. No secret: whoever trusts [`ROOT`] trusts every
+/// virtual card.
+const ROOT_SCALAR: [u8; 32] = *b"claviger virtual yubikey: root 1";
+
 /// What a factory puts on a card.
 pub(crate) struct Factory {
     pub(crate) root: Vec<u8>,
@@ -37,22 +41,33 @@ pub(crate) struct Factory {
 }
 
 impl Factory {
-    /// Makes root, attestation key and its certificate. The key is of P-256, whatever the
-    /// firmware (real ones before 5.7 have RSA-2048), so that making a card is quick.
+    /// Makes an attestation key whose certificate leads to the one root of all virtual cards.
+    /// The key is of P-256, whatever the firmware (real ones before 5.7 have RSA-2048), so
+    /// that making a card is quick.
     pub(crate) fn new() -> Result<Factory, Status> {
-        let root_key = PrivateKey::try_generate(Algorithm::P256)?;
+        let root = p256::SecretKey::from_slice(&ROOT_SCALAR).map_err(|_| Status::INTERNAL)?;
+        Factory::under(&PrivateKey::P256(root), "Virtual YubiKey PIV Root CA")
+    }
+
+    /// [`Factory::new`], under a root that nobody knows.
+    pub(crate) fn of_another_maker() -> Result<Factory, Status> {
+        let root = PrivateKey::try_generate(Algorithm::P256)?;
+        Factory::under(&root, "Another Maker's Root CA")
+    }
+
+    fn under(root_key: &PrivateKey, root_name: &str) -> Result<Factory, Status> {
         let key = PrivateKey::try_generate(Algorithm::P256)?;
-        let root_name = name("Virtual YubiKey PIV Root CA");
-        let root = certificate(
-            &root_key,
-            &root_name,
-            &root_name,
-            &root_key.spki(),
-            &validity(),
-            &authority(),
-        )?;
+        let root_name = name(root_name);
+        let root = Body {
+            issuer: &root_name,
+            subject: &root_name,
+            spki: &root_key.spki(),
+            dates: &validity(),
+            extensions: &authority(),
+        };
+        let root = root.signed(root_key, &[1])?;
         let certificate = certificate(
-            &root_key,
+            root_key,
             &root_name,
             &name("Virtual YubiKey PIV Attestation"),
             &key.spki(),
@@ -65,6 +80,20 @@ impl Factory {
             certificate,
         })
     }
+}
+
+/// A certificate of a key by itself, or, where it does not sign, by one that is thrown away.
+pub(crate) fn self_made(key: &PrivateKey) -> Outcome {
+    let other;
+    let signer = match key {
+        PrivateKey::Ed25519(_) | PrivateKey::X25519(_) => {
+            other = PrivateKey::try_generate(Algorithm::P256)?;
+            &other
+        }
+        key => key,
+    };
+    let own = name("Made by the card");
+    certificate(signer, &own, &own, &key.spki(), &validity(), &[])
 }
 
 /// What an attestation says about a key.
@@ -144,24 +173,50 @@ fn certificate(
         .try_fill_bytes(&mut serial)
         .map_err(|_| Status::INTERNAL)?;
     serial[0] |= 1;
-    // The algorithm is named within what is signed, too.
-    let (algorithm, _) = issuer_key.sign_certificate(&[])?;
-    let body = write(
-        SEQUENCE,
-        &[
-            &[0xa0, 0x03, 0x02, 0x01, 0x02],
-            &write(INTEGER, &[&positive(&serial)]),
-            &algorithm,
-            issuer,
-            dates,
-            subject,
-            spki,
-            &write(0xa3, &[&write(SEQUENCE, &[extensions])]),
-        ],
-    );
-    let (algorithm, signature) = issuer_key.sign_certificate(&body)?;
-    let signature = write(BIT_STRING, &[&[0], &signature]);
-    Ok(write(SEQUENCE, &[&body, &algorithm, &signature]))
+    let body = Body {
+        issuer,
+        subject,
+        spki,
+        dates,
+        extensions,
+    };
+    body.signed(issuer_key, &serial)
+}
+
+/// What a certificate says, each as a whole element; the extensions without their sequence.
+struct Body<'a> {
+    issuer: &'a [u8],
+    subject: &'a [u8],
+    spki: &'a [u8],
+    dates: &'a [u8],
+    extensions: &'a [u8],
+}
+
+impl Body<'_> {
+    fn signed(&self, issuer_key: &PrivateKey, serial: &[u8]) -> Outcome {
+        // The algorithm is named within what is signed, too.
+        let (algorithm, _) = issuer_key.sign_certificate(&[])?;
+        let extensions = match self.extensions {
+            [] => Vec::new(),
+            some => write(0xa3, &[&write(SEQUENCE, &[some])]),
+        };
+        let body = write(
+            SEQUENCE,
+            &[
+                &[0xa0, 0x03, 0x02, 0x01, 0x02],
+                &write(INTEGER, &[&positive(serial)]),
+                &algorithm,
+                self.issuer,
+                self.dates,
+                self.subject,
+                self.spki,
+                &extensions,
+            ],
+        );
+        let (algorithm, signature) = issuer_key.sign_certificate(&body)?;
+        let signature = write(BIT_STRING, &[&[0], &signature]);
+        Ok(write(SEQUENCE, &[&body, &algorithm, &signature]))
+    }
 }
 
 fn name(common_name: &str) -> Vec<u8> {
@@ -212,4 +267,37 @@ fn subject_and_validity(certificate: &[u8]) -> Option<(&[u8], &[u8])> {
     let validity = &rest[..rest.len() - after_validity.len()];
     let subject = &after_validity[..after_validity.len() - after_subject.len()];
     Some((subject, validity))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_that_is_published_is_the_cards() {
+        let text: String = crate::ROOT
+            .lines()
+            .filter(|line| !line.starts_with('-'))
+            .collect();
+        let factory = Factory::new().unwrap();
+        assert_eq!(text, base64(&factory.root));
+        let other = Factory::of_another_maker().unwrap();
+        assert_ne!(other.root, factory.root);
+    }
+
+    /// RFC 4648 §4.
+    fn base64(bytes: &[u8]) -> String {
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let group = |chunk: &[u8]| {
+            let n =
+                chunk.iter().fold(0_u32, |n, b| n << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+            let digit = |i: usize| match i <= chunk.len() {
+                true => char::from(DIGITS[(n >> (18 - 6 * i)) as usize & 63]),
+                false => '=',
+            };
+            [digit(0), digit(1), digit(2), digit(3)]
+        };
+        bytes.chunks(3).flat_map(group).collect()
+    }
 }

@@ -9,6 +9,7 @@ use crate::auth::{ManagementAlgorithm, ManagementKey, PinPolicy, Reference, Touc
 use crate::card::{Card, Key, Origin, Session};
 use crate::firmware::Firmware;
 use crate::keys::{Algorithm, PrivateKey};
+use crate::nature::Nature;
 use crate::objects::{ObjectId, Objects, Slot, object};
 
 /// Makes a [`Card`]: firmware 5.7.1, a random serial, the published defaults for PIN, PUK
@@ -16,6 +17,8 @@ use crate::objects::{ObjectId, Objects, Slot, object};
 #[derive(Clone)]
 pub struct Builder {
     firmware: Firmware,
+    nature: Nature,
+    foreign: bool,
     serial: u32,
     pin: Vec<u8>,
     puk: Vec<u8>,
@@ -34,6 +37,8 @@ impl Builder {
     pub(crate) fn new() -> Builder {
         Builder {
             firmware: Firmware::V5_7_1,
+            nature: Nature::YUBIKEY,
+            foreign: false,
             // Eight decimal digits, as most real ones have.
             serial: 10_000_000 + OsRng.next_u32() % 90_000_000,
             pin: Reference::PIN.to_vec(),
@@ -53,6 +58,18 @@ impl Builder {
     /// Another firmware.
     pub fn firmware(mut self, firmware: Firmware) -> Builder {
         self.firmware = firmware;
+        self
+    }
+
+    /// Another kind of card than a YubiKey.
+    pub fn nature(mut self, nature: Nature) -> Builder {
+        self.nature = nature;
+        self
+    }
+
+    /// A card whose attestations lead to a root of their own, not to [`ROOT`](crate::ROOT).
+    pub fn of_another_maker(mut self) -> Builder {
+        self.foreign = true;
         self
     }
 
@@ -172,17 +189,20 @@ impl Builder {
     /// If an object does not fit, or this system's source of randomness fails.
     #[expect(clippy::panic, reason = "documented")]
     pub fn build(self) -> Card {
-        let Ok(factory) = Factory::new() else {
+        let factory = match self.foreign {
+            true => Factory::of_another_maker(),
+            false => Factory::new(),
+        };
+        let Ok(factory) = factory else {
             panic!("the attestation key could not be made");
         };
         let mut objects = Objects::default();
         // Unlike other certificates it comes without 71 and FE.
         let certificate = crate::tlv::write(0x70, &[&factory.certificate]);
         let of_the_test = self.objects.iter().map(|(id, content)| (*id, &content[..]));
-        for (id, content) in [(object::ATTESTATION, &certificate[..])]
-            .into_iter()
-            .chain(of_the_test)
-        {
+        let of_the_factory = [(object::ATTESTATION, &certificate[..])];
+        let of_the_factory = of_the_factory.into_iter().filter(|_| self.nature.attests);
+        for (id, content) in of_the_factory.chain(of_the_test) {
             if let Err(status) = objects.write(id, content) {
                 panic!("object {id:06x} does not fit: {status:04x?}");
             }
@@ -199,6 +219,7 @@ impl Builder {
             .unwrap_or_else(|| default_management_key(&self.firmware));
         Card {
             firmware: self.firmware,
+            nature: self.nature,
             serial: self.serial,
             atr: self.atr.unwrap_or_else(|| self.firmware.atr.to_vec()),
             root: factory.root,

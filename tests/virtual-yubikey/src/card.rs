@@ -11,6 +11,7 @@ use crate::auth::{ManagementAlgorithm, ManagementKey, PinPolicy, Reference, Touc
 use crate::builder::{Builder, default_management_key, default_pin_policy};
 use crate::firmware::Firmware;
 use crate::keys::{Algorithm, PrivateKey};
+use crate::nature::Nature;
 use crate::objects::{ObjectId, Objects, Slot, object};
 use crate::tlv;
 
@@ -96,6 +97,7 @@ const LONGEST_CHAIN: usize = 0x1_0000;
 /// ```
 pub struct Card {
     pub(crate) firmware: Firmware,
+    pub(crate) nature: Nature,
     pub(crate) serial: u32,
     pub(crate) atr: Vec<u8>,
     pub(crate) root: Vec<u8>,
@@ -259,6 +261,34 @@ impl Card {
         self.keys.remove(&slot);
     }
 
+    /// Moves a key to another slot, as another program does with MOVE KEY: its certificate
+    /// stays where it was.
+    pub fn relocate_key(&mut self, from: Slot, to: Slot) {
+        if let Some(key) = self.keys.remove(&from) {
+            self.keys.insert(to, key);
+        }
+    }
+
+    /// Puts a key into `slot`, as another program does that imports or makes one.
+    pub fn put_key(&mut self, slot: Slot, private: PrivateKey, origin: Origin) {
+        let (pin, touch) = (default_pin_policy(slot), TouchPolicy::Never);
+        let key = Key {
+            private,
+            origin,
+            pin,
+            touch,
+        };
+        self.keys.insert(slot, key);
+    }
+
+    /// Writes a data object, as another program does; nothing to write means to delete.
+    ///
+    /// # Errors
+    /// The status word of a card that does not take it.
+    pub fn put_object(&mut self, id: ObjectId, content: &[u8]) -> Result<(), Status> {
+        self.objects.write(id, content)
+    }
+
     /// The content of a data object.
     pub fn object(&self, id: ObjectId) -> Option<&[u8]> {
         self.objects.get(id)
@@ -371,6 +401,9 @@ impl Card {
         let pin_fresh = std::mem::take(&mut self.session.pin_fresh);
         let challenge = self.session.challenge.take();
         let firmware = self.firmware;
+        if !self.nature.answers {
+            return Err(Status::INTERNAL);
+        }
         match (self.session.application, instruction) {
             (Some(Application::Otp), ins::OTP_REQUEST) if p1 == 0x10 => {
                 Ok(self.serial.to_be_bytes().to_vec())
@@ -389,7 +422,7 @@ impl Card {
             (_, ins::MOVE_KEY) if firmware.move_keys => self.move_key(p1, p2),
             (_, ins::GET_METADATA) if firmware.metadata => self.metadata(p1, p2),
             (_, ins::GET_SERIAL) if firmware.serial => Ok(self.serial.to_be_bytes().to_vec()),
-            (_, ins::ATTEST) => self.attest(p1, p2),
+            (_, ins::ATTEST) if self.nature.attests => self.attest(p1, p2),
             (_, ins::SET_RETRIES) => self.set_retries(p1, p2),
             (_, ins::RESET) => self.reset_application(),
             (_, ins::GET_VERSION) => Ok(firmware.version.to_vec()),
@@ -492,17 +525,21 @@ impl Card {
     /// SP 800-73-4 part 2, §3.3.2, with Yubico's policies.
     fn generate(&mut self, p1: u8, p2: u8, data: &[u8]) -> Outcome {
         self.managed()?;
-        let slot = Slot::new(p2)
-            .filter(|_| p1 == 0)
-            .ok_or(Status::WRONG_P1_P2)?;
+        let slot = self.slot(p2).filter(|_| p1 == 0);
+        let slot = slot.ok_or(Status::WRONG_P1_P2)?;
         let elements = tlv::only(data, 0xac).and_then(tlv::all);
         let elements = elements.ok_or(Status::WRONG_DATA)?;
         let algorithm = match tlv::find(&elements, 0x80) {
             Some(&[reference]) => self.algorithm(reference)?,
             _ => return Err(Status::WRONG_DATA),
         };
-        let (pin, touch) = policies(slot, &elements)?;
+        let (pin, touch) = self.policies(slot, &elements)?;
         let private = PrivateKey::try_generate(algorithm)?;
+        if self.nature.writes_certificates {
+            let certificate = own_certificate(&private)?;
+            self.objects
+                .write(object::certificate(slot), &certificate)?;
+        }
         let reply = tlv::write(0x7f49, &[&private.public_elements()]);
         let origin = Origin::Generated;
         self.keys.insert(
@@ -520,10 +557,10 @@ impl Card {
     /// Yubico's IMPORT ASYMMETRIC KEY.
     fn import(&mut self, p1: u8, p2: u8, data: &[u8]) -> Outcome {
         self.managed()?;
-        let slot = Slot::new(p2).ok_or(Status::WRONG_P1_P2)?;
+        let slot = self.slot(p2).ok_or(Status::WRONG_P1_P2)?;
         let algorithm = self.algorithm(p1).map_err(|_| Status::WRONG_P1_P2)?;
         let elements = tlv::all(data).ok_or(Status::WRONG_DATA)?;
-        let (pin, touch) = policies(slot, &elements)?;
+        let (pin, touch) = self.policies(slot, &elements)?;
         let private = PrivateKey::import(algorithm, &elements)?;
         let origin = Origin::Imported;
         self.keys.insert(
@@ -541,7 +578,7 @@ impl Card {
     /// GENERAL AUTHENTICATE with a key in a slot: signing, decrypting, key agreement
     /// (SP 800-73-4 part 2, §3.2.4 and appendix A).
     fn use_key(&mut self, p1: u8, p2: u8, data: &[u8], pin_fresh: bool) -> Outcome {
-        let slot = Slot::new(p2).filter(|slot| *slot != Slot::ATTESTATION);
+        let slot = self.slot(p2).filter(|slot| *slot != Slot::ATTESTATION);
         let slot = slot.ok_or(Status::WRONG_P1_P2)?;
         let key = self.keys.get(&slot).ok_or(Status::WRONG_DATA)?.clone();
         if self.algorithm(p1) != Ok(key.private.algorithm()) {
@@ -568,11 +605,22 @@ impl Card {
         }
         self.touched(key.touch)?;
         let result = match (challenge, peer) {
-            (Some(challenge), _) => key.private.sign(challenge)?,
+            (Some(challenge), _) => self.sign(&key.private, challenge)?,
+            (_, Some(_)) if !self.nature.agrees => return Err(Status::NOT_SUPPORTED),
             (_, Some(peer)) => key.private.agree(peer)?,
             (None, None) => return Err(Status::WRONG_DATA),
         };
         Ok(tlv::write(TEMPLATE, &[&tlv::write(RESPONSE, &[&result])]))
+    }
+
+    fn sign(&self, key: &PrivateKey, challenge: &[u8]) -> Outcome {
+        let mut signature = key.sign(challenge)?;
+        if let (PrivateKey::Ed25519(_), false) = (key, self.nature.ed25519_verifies)
+            && let Some(first) = signature.first_mut()
+        {
+            *first ^= 1;
+        }
+        Ok(signature)
     }
 
     /// GENERAL AUTHENTICATE with the management key, single or mutual.
@@ -646,6 +694,7 @@ impl Card {
         }
         let id = tlv::only(data, 0x5c).and_then(object_id);
         let id = id.ok_or(Status::WRONG_DATA)?;
+        self.has_object(id)?;
         self.objects.read(id, self.session.pin_verified)
     }
 
@@ -658,6 +707,7 @@ impl Card {
         match tlv::all(data).as_deref() {
             Some(&[(0x5c, id), (0x53, content)]) => {
                 let id = object_id(id).ok_or(Status::WRONG_DATA)?;
+                self.has_object(id)?;
                 self.objects.write(id, content)?;
                 Ok(Vec::new())
             }
@@ -669,13 +719,13 @@ impl Card {
     /// is FF). F9's key stays where it is, but can be deleted.
     fn move_key(&mut self, p1: u8, p2: u8) -> Outcome {
         self.managed()?;
-        let from = Slot::new(p2).ok_or(Status::WRONG_P1_P2)?;
+        let from = self.slot(p2).ok_or(Status::WRONG_P1_P2)?;
         if !self.keys.contains_key(&from) {
             return Err(Status::REFERENCE_NOT_FOUND);
         }
         let to = match p1 {
             0xff => None,
-            to => Some(Slot::new(to).ok_or(Status::WRONG_P1_P2)?),
+            to => Some(self.slot(to).ok_or(Status::WRONG_P1_P2)?),
         };
         let barred = |slot: Slot| slot == Slot::ATTESTATION || self.keys.contains_key(&slot);
         if to.is_some_and(|to| from == Slot::ATTESTATION || barred(to)) {
@@ -698,9 +748,13 @@ impl Card {
         if p1 != 0 {
             return Err(Status::WRONG_P1_P2);
         }
+        let algorithm = match self.nature.names_algorithm_of_pins {
+            true => tlv::write(ALGORITHM, &[&[0xff]]),
+            false => Vec::new(),
+        };
         let reference = |reference: &Reference| {
             [
-                tlv::write(ALGORITHM, &[&[0xff]]),
+                algorithm.clone(),
                 tlv::write(IS_DEFAULT, &[&[reference.is_default.into()]]),
                 tlv::write(RETRIES, &[&[reference.tries, reference.left]]),
             ]
@@ -716,8 +770,16 @@ impl Card {
             ]
             .concat()),
             _ => {
-                let key = Slot::new(p2).and_then(|slot| self.keys.get(&slot));
-                let key = key.ok_or(Status::REFERENCE_NOT_FOUND)?;
+                let unknown = self.nature.unknown_reference;
+                let slot = self.slot(p2).ok_or(unknown)?;
+                let Some(key) = self.keys.get(&slot) else {
+                    return match self.nature.metadata_of_empty_slots {
+                        true => Ok(
+                            [tlv::write(POLICY, &[&[0, 0]]), tlv::write(ORIGIN, &[&[0]])].concat(),
+                        ),
+                        false => Err(unknown),
+                    };
+                };
                 Ok([
                     tlv::write(ALGORITHM, &[&[key.private.algorithm() as u8]]),
                     tlv::write(POLICY, &[&[key.pin as u8, key.touch as u8]]),
@@ -731,7 +793,9 @@ impl Card {
 
     /// Yubico's ATTEST: only keys that were made here.
     fn attest(&self, p1: u8, p2: u8) -> Outcome {
-        let slot = Slot::new(p1).filter(|slot| *slot != Slot::ATTESTATION && p2 == 0);
+        let slot = self
+            .slot(p1)
+            .filter(|slot| *slot != Slot::ATTESTATION && p2 == 0);
         let slot = slot.ok_or(Status::WRONG_P1_P2)?;
         let key = self.keys.get(&slot).ok_or(Status::WRONG_DATA)?;
         if key.origin != Origin::Generated {
@@ -815,6 +879,33 @@ impl Card {
         }
     }
 
+    /// The slot with this reference, if the card has it.
+    fn slot(&self, reference: u8) -> Option<Slot> {
+        let missing = self.nature.last_retired + 1..=0x95;
+        Slot::new(reference).filter(|slot| !missing.contains(&slot.reference()))
+    }
+
+    /// Refuses the certificate objects of slots that the card does not have.
+    fn has_object(&self, id: ObjectId) -> Result<(), Status> {
+        let missing = Slot::all().filter(|slot| self.slot(slot.reference()).is_none());
+        match missing.map(object::certificate).any(|object| object == id) {
+            true => Err(Status::NOT_FOUND),
+            false => Ok(()),
+        }
+    }
+
+    fn policies(
+        &self,
+        slot: Slot,
+        elements: &[(u32, &[u8])],
+    ) -> Result<(PinPolicy, TouchPolicy), Status> {
+        let given = elements.iter().any(|(tag, _)| [0xaa, 0xab].contains(tag));
+        if given && !self.nature.takes_policies {
+            return Err(Status::WRONG_DATA);
+        }
+        policies(slot, elements)
+    }
+
     /// The algorithm with this reference, if the firmware has it.
     fn algorithm(&self, reference: u8) -> Result<Algorithm, Status> {
         Algorithm::from_reference(reference)
@@ -841,6 +932,17 @@ impl Card {
             }
         }
     }
+}
+
+/// The content of a certificate object that the card makes up itself.
+fn own_certificate(key: &PrivateKey) -> Outcome {
+    let certificate = crate::attest::self_made(key)?;
+    Ok([
+        tlv::write(0x70, &[&certificate]),
+        tlv::write(0x71, &[&[0]]),
+        tlv::write(0xfe, &[]),
+    ]
+    .concat())
 }
 
 /// Two padded values, one after the other.

@@ -18,6 +18,13 @@
 //! A real YubiKey may differ where neither the standard nor Yubico's documents say which
 //! status word is right; it has more applications; and its secrets are secret.
 
+/// The root to which the attestations of virtual cards lead, as PEM: what a driver has to
+/// trust to take them for YubiKeys. Cards [of another maker](Builder::of_another_maker) have
+/// their own.
+pub const ROOT: &str = include_str!("../root.pem");
+/// The file with [`ROOT`], for programs that take one.
+pub const ROOT_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/root.pem");
+
 mod apdu;
 mod attest;
 mod auth;
@@ -26,6 +33,7 @@ mod card;
 mod faults;
 mod firmware;
 mod keys;
+mod nature;
 mod objects;
 mod pcscd;
 mod serve;
@@ -38,5 +46,6 @@ pub use card::{Card, Origin, Shape, ins};
 pub use faults::{Answer, Device, Exchange, Fault, Faults, Rule, Smartcard};
 pub use firmware::Firmware;
 pub use keys::{Algorithm, PrivateKey};
+pub use nature::Nature;
 pub use objects::{ObjectId, Slot, object};
 pub use pcscd::{Inserted, Pcscd};
