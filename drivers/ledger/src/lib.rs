@@ -81,7 +81,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use claviger_token::{
-    Access, Call, Driver, Error, Interval, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
+    Access, Call, Driver, Error, Interval, Listing, Pace, SlotId, SlotInfo, Token, TokenId,
+    TokenInfo, Watch,
 };
 
 use crate::backend::Backend;
@@ -182,14 +183,14 @@ impl Driver for LedgerDriver {
         })
     }
 
-    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
+    fn look(&self, backend: &str) -> Result<Listing, Error> {
         let backend = Backend::parse(backend)?;
         let field = self.field(&backend);
         let seen = match field.look(&Call::within(LISTING)) {
             Ok(seen) => seen,
             Err(Unreachable { what, reason }) => {
                 tracing::debug!(what, reason, "no devices");
-                return Ok(Vec::new());
+                return Ok(Listing::default());
             }
         };
         let mut found: Vec<TokenInfo> = Vec::new();
@@ -209,7 +210,10 @@ impl Driver for LedgerDriver {
                 found.push(info);
             }
         }
-        Ok(found)
+        Ok(Listing {
+            tokens: found,
+            unreadable: Vec::new(),
+        })
     }
 
     fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
@@ -292,7 +296,11 @@ fn info(
         model: port.model.clone(),
         label: String::new(),
         backend: Backend::of(&id.serial, field.tcp.as_deref()),
-        supports: Kind::ALL.map(Kind::spec).to_vec(),
+        makes: Kind::ALL.map(Kind::spec).to_vec(),
+        uses: Kind::ALL.map(Kind::spec).to_vec(),
+        untried: Vec::new(),
+        remembered_as: String::new(),
+        formerly: Vec::new(),
         durable: true,
         derives: true,
         pace: Pace::Slow { workers: 1 },

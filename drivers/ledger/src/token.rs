@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use claviger_token::{
-    Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, Protection, PublicKey,
-    Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenId,
-    TokenInfo, Unwrap,
+    Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey, Protection,
+    PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token,
+    TokenId, TokenInfo, Unfinished, Unwrap,
 };
 
 use crate::error::Fault;
@@ -335,9 +335,7 @@ impl Token for LedgerToken {
     /// There is no place for a label.
     fn generate(
         &self,
-        slot: &SlotId,
-        spec: KeySpec,
-        _label: &str,
+        &NewKey { slot, spec, .. }: &NewKey<'_>,
         call: &Call,
     ) -> Result<GeneratedKey, Error> {
         let kind = self.kind(spec)?;
@@ -368,18 +366,18 @@ impl Token for LedgerToken {
         })
     }
 
+    /// There is no place for a label.
+    fn name(&self, _: &KeyRef, _label: &str, call: &Call) -> Result<(), Error> {
+        call.check()
+    }
+
     /// The device is not asked: there is nothing on it that could be destroyed.
-    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
-        call.check()?;
-        let slot = Slot::parse(slot)?;
-        let mut used = lock(&self.wallet.used);
-        let used = used.entry(slot).or_default();
-        if !used.live && used.deletions > 0 {
-            return Ok(Deletion::NothingThere);
-        }
-        used.live = false;
-        used.deletions += 1;
-        Ok(Deletion::Derivable)
+    fn delete(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
+        self.give_up(&key.slot, call)
+    }
+
+    fn discard(&self, left: &Unfinished, call: &Call) -> Result<Deletion, Error> {
+        self.give_up(&left.slot, call)
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
@@ -392,12 +390,25 @@ impl Token for LedgerToken {
 }
 
 impl LedgerToken {
+    fn give_up(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+        call.check()?;
+        let slot = Slot::parse(slot)?;
+        let mut used = lock(&self.wallet.used);
+        let used = used.entry(slot).or_default();
+        if !used.live && used.deletions > 0 {
+            return Ok(Deletion::NothingThere);
+        }
+        used.live = false;
+        used.deletions += 1;
+        Ok(Deletion::Derivable)
+    }
+
     fn kind(&self, spec: KeySpec) -> Result<Kind, Error> {
-        self.info.check_supports(spec)?;
+        self.info.check_makes(spec)?;
         Kind::of(spec).ok_or_else(|| Error::Unsupported {
             token: self.info.id.clone(),
             wanted: spec,
-            supported: self.info.supports.clone(),
+            supported: self.info.makes.clone(),
         })
     }
 
@@ -467,6 +478,10 @@ impl Signer for Key {
         &self.public_key
     }
 
+    fn slot(&self) -> SlotId {
+        self.slot.id()
+    }
+
     fn scheme(&self) -> Option<SignatureScheme> {
         Some(SignatureScheme::Eip191Secp256k1)
     }
@@ -510,6 +525,20 @@ impl Signer for Key {
 impl Decryptor for Key {
     fn public_key(&self) -> &PublicKey {
         &self.public_key
+    }
+
+    fn slot(&self) -> SlotId {
+        self.slot.id()
+    }
+
+    fn confirm(&self, call: &Call) -> Result<(), Error> {
+        self.check(call)?;
+        let Key { wallet, slot, .. } = self;
+        let found = wallet.run(call, |session| read(session, *slot))?;
+        match found == self.public_key {
+            true => Ok(()),
+            false => Err(wallet.not_found(&self.public_key)),
+        }
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {

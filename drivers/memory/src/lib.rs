@@ -2,13 +2,14 @@
 //!
 //! ```
 //! use claviger_memory::MemoryDriver;
-//! use claviger_token::{Access, Algorithm, Call, Driver, KeyRef, KeySpec};
+//! use claviger_token::{Access, Algorithm, Call, Driver, KeyRef, KeySpec, NewKey};
 //!
 //! let call = Call::unlimited();
 //! let token = MemoryDriver::new().open("memory:", &Access::without_pin(), &Call::unlimited())?;
 //! let spec = KeySpec::sign(Algorithm::Ed25519);
 //! let slot = token.free_slots(&[spec], &[], &call)?.remove(0);
-//! let public_key = token.generate(&slot, spec, "alice", &call)?.public_key;
+//! let new = NewKey { slot: &slot, spec, mark: "alice" };
+//! let public_key = token.generate(&new, &call)?.public_key;
 //!
 //! let signer = token.signer(&KeyRef { slot, public_key: public_key.clone() })?;
 //! let signature = signer.sign(b"message", &call)?;
@@ -24,14 +25,16 @@
 mod private_key;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 
 use claviger_token::key::to_hex;
 use claviger_token::token::split_backend;
 use claviger_token::{
-    Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, Pace,
-    Protection, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState,
-    Token, TokenId, TokenInfo, Unwrap,
+    Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, KeyUse,
+    Listing, NewKey, Pace, Protection, PublicKey, Secret, Signature, SignatureScheme, Signer,
+    SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unfinished, Unwrap,
 };
 use rand_core::{OsRng, RngCore};
 
@@ -60,7 +63,11 @@ impl MemoryDriver {
                     model: "LocalMemory".into(),
                     label: String::new(),
                     backend: BACKEND.into(),
-                    supports: private_key::SUPPORTS.to_vec(),
+                    makes: private_key::SUPPORTS.to_vec(),
+                    uses: private_key::SUPPORTS.to_vec(),
+                    untried: Vec::new(),
+                    remembered_as: String::new(),
+                    formerly: Vec::new(),
                     durable: false,
                     derives: false,
                     pace: Pace::Quick,
@@ -84,9 +91,12 @@ impl Driver for MemoryDriver {
         SCHEME
     }
 
-    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
+    fn look(&self, backend: &str) -> Result<Listing, Error> {
         check_backend(backend)?;
-        Ok(vec![self.token.info.clone()])
+        Ok(Listing {
+            tokens: vec![self.token.info.clone()],
+            unreadable: Vec::new(),
+        })
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
@@ -137,7 +147,13 @@ struct Key {
     public: PublicKey,
     private: PrivateKey,
     usage: KeyUse,
-    label: String,
+    label: Mutex<String>,
+}
+
+impl Key {
+    fn label(&self) -> MutexGuard<'_, String> {
+        self.label.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 type Keys = BTreeMap<SlotId, Arc<Key>>;
@@ -159,32 +175,46 @@ impl MemoryToken {
         }
     }
 
+    fn find<'a>(
+        &self,
+        keys: &'a Keys,
+        wanted: &PublicKey,
+    ) -> Result<(&'a SlotId, &'a Arc<Key>), Error> {
+        let mut keys = keys.iter();
+        keys.find(|(_, key)| key.public == *wanted)
+            .ok_or_else(|| Error::KeyNotFound {
+                token: self.info.id.clone(),
+                key: wanted.fingerprint().to_string(),
+            })
+    }
+
+    /// Removes the key that `is_it` names.
+    fn remove(&self, is_it: impl Fn(&Key) -> bool) -> Deletion {
+        let mut keys = self.write();
+        let before = keys.len();
+        keys.retain(|_, key| !is_it(key));
+        match keys.len() < before {
+            true => Deletion::Destroyed,
+            false => Deletion::NothingThere,
+        }
+    }
+
     fn handle(&self, wanted: &KeyRef, usage: KeyUse) -> Result<Arc<Handle>, Error> {
         let keys = self.read();
-        let key = keys.get(&wanted.slot).ok_or_else(|| Error::KeyNotFound {
-            token: self.info.id.clone(),
-            key: wanted.public_key.fingerprint().to_string(),
-        })?;
-        if key.public != wanted.public_key {
-            return Err(Error::KeyMismatch {
-                token: self.info.id.clone(),
-                slot: wanted.slot.to_string(),
-                expected: wanted.public_key.fingerprint().to_string(),
-                found: key.public.fingerprint().to_string(),
-            });
-        }
+        let (slot, key) = self.find(&keys, &wanted.public_key)?;
         if key.usage != usage {
-            return Err(Error::Unsupported {
+            return Err(Error::NotUsable {
                 token: self.info.id.clone(),
                 wanted: KeySpec {
                     algorithm: key.public.algorithm(),
                     usage,
                 },
-                supported: self.info.supports.clone(),
+                reason: "it was made for another use".into(),
             });
         }
         Ok(Arc::new(Handle {
             token: self.info.id.clone(),
+            slot: slot.clone(),
             public: key.public.clone(),
             key: Arc::downgrade(key),
         }))
@@ -208,7 +238,7 @@ impl Token for MemoryToken {
                 algorithm: Some(key.public.algorithm()),
                 fingerprint: Some(key.public.fingerprint().to_string()),
                 uses: vec![key.usage],
-                label: key.label.clone(),
+                label: key.label().clone(),
                 notes: Vec::new(),
             })
             .collect())
@@ -222,7 +252,7 @@ impl Token for MemoryToken {
         call: &Call,
     ) -> Result<Vec<SlotId>, Error> {
         for spec in specs {
-            self.info.check_supports(*spec)?;
+            self.info.check_makes(*spec)?;
         }
         call.check()?;
         Ok(specs.iter().map(|_| SlotId::new(random_name())).collect())
@@ -230,12 +260,10 @@ impl Token for MemoryToken {
 
     fn generate(
         &self,
-        slot: &SlotId,
-        spec: KeySpec,
-        label: &str,
+        &NewKey { slot, spec, mark }: &NewKey<'_>,
         call: &Call,
     ) -> Result<GeneratedKey, Error> {
-        self.info.check_supports(spec)?;
+        self.info.check_makes(spec)?;
         call.check()?;
         if self.read().contains_key(slot) {
             return Err(self.occupied(slot));
@@ -253,7 +281,7 @@ impl Token for MemoryToken {
             public: public.clone(),
             private,
             usage: spec.usage,
-            label: label.into(),
+            label: Mutex::new(mark.into()),
         };
         match self.write().entry(slot.clone()) {
             std::collections::btree_map::Entry::Vacant(place) => place.insert(Arc::new(key)),
@@ -267,12 +295,22 @@ impl Token for MemoryToken {
         })
     }
 
-    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+    fn name(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error> {
         call.check()?;
-        Ok(match self.write().remove(slot) {
-            Some(_) => Deletion::Destroyed,
-            None => Deletion::NothingThere,
-        })
+        let keys = self.read();
+        let (_, named) = self.find(&keys, &key.public_key)?;
+        *named.label() = label.into();
+        Ok(())
+    }
+
+    fn delete(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
+        call.check()?;
+        Ok(self.remove(|found| found.public == key.public_key))
+    }
+
+    fn discard(&self, left: &Unfinished, call: &Call) -> Result<Deletion, Error> {
+        call.check()?;
+        Ok(self.remove(|found| !left.mark.is_empty() && *found.label() == left.mark))
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
@@ -287,6 +325,7 @@ impl Token for MemoryToken {
 /// A key as it is handed out; what it may be used for was checked before.
 struct Handle {
     token: TokenId,
+    slot: SlotId,
     public: PublicKey,
     key: Weak<Key>,
 }
@@ -306,6 +345,10 @@ impl Signer for Handle {
         &self.public
     }
 
+    fn slot(&self) -> SlotId {
+        self.slot.clone()
+    }
+
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
         let signature = self.key(call)?.private.sign(message);
         SignatureScheme::of(self.public.algorithm())
@@ -320,6 +363,15 @@ impl Signer for Handle {
 impl Decryptor for Handle {
     fn public_key(&self) -> &PublicKey {
         &self.public
+    }
+
+    fn slot(&self) -> SlotId {
+        self.slot.clone()
+    }
+
+    /// A handle knows its key for ever.
+    fn confirm(&self, call: &Call) -> Result<(), Error> {
+        self.key(call).map(drop)
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {

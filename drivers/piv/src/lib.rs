@@ -38,7 +38,7 @@
 //!
 //! Others may delete our certificate, or put another in its place, such as one that an
 //! authority issued for the key. The key is still deleted then, and whatever certificate
-//! is in its slot, if its public half is given as well ([`Token::delete_key`]) and is that
+//! is in its slot, if its public half is given as well ([`Token::delete`]) and is that
 //! of the key in the slot. If it is not given, a key that may be ours or somebody else's is
 //! left as it is, with [`Error::KeyMismatch`] for an answer. To get out of that, remove it
 //! with the vendor's tool, such as `ykman piv keys delete 82`, or, where the card shows the
@@ -96,7 +96,7 @@
 use std::sync::{Arc, LazyLock};
 
 use claviger_token::{
-    Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
+    Access, Call, Driver, Error, Listing, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
 };
 
 use crate::backend::Backend;
@@ -164,20 +164,23 @@ impl Driver for PivDriver {
         backend::SCHEME
     }
 
-    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
+    fn look(&self, backend: &str) -> Result<Listing, Error> {
         let backend = Backend::parse(backend)?;
         let found = self
             .field
             .visit(|card, identity| notes(card, &identity.make));
         match found {
-            Ok(found) => Ok(found
-                .into_iter()
-                .filter(|(identity, _)| fits(&backend, identity))
-                .map(|(identity, notes)| info(&identity, notes))
-                .collect()),
+            Ok(found) => Ok(Listing {
+                tokens: found
+                    .into_iter()
+                    .filter(|(identity, _)| fits(&backend, identity))
+                    .map(|(identity, notes)| info(&identity, notes))
+                    .collect(),
+                unreadable: Vec::new(),
+            }),
             Err(Unreachable { what, reason }) => {
                 tracing::debug!(what, reason, "no cards");
-                Ok(Vec::new())
+                Ok(Listing::default())
             }
         }
     }
@@ -296,7 +299,11 @@ fn info(identity: &Identity, notes: Vec<(String, String)>) -> TokenInfo {
         model: identity.make.model(),
         label: String::new(),
         backend: Backend::for_serial(serial),
-        supports: identity.make.supports(),
+        makes: identity.make.supports(),
+        uses: identity.make.supports(),
+        untried: Vec::new(),
+        remembered_as: String::new(),
+        formerly: Vec::new(),
         durable: true,
         derives: false,
         pace: Pace::Slow { workers: 1 },

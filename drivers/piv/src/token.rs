@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, Weak};
 
 use claviger_token::{
     Algorithm, Attestation, Call, Decryptor, Deletion, Error, Event, GeneratedKey, KeyRef, KeySpec,
-    KeyUse, Protection, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo,
-    Token, TokenInfo, Unwrap,
+    KeyUse, NewKey, Protection, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId,
+    SlotInfo, Token, TokenInfo, Unfinished, Unwrap,
 };
 use sha2::{Digest, Sha256, Sha384};
 use zeroize::Zeroizing;
@@ -59,7 +59,7 @@ impl Token for PivToken {
     ) -> Result<Vec<SlotId>, Error> {
         call.check()?;
         for spec in specs {
-            self.info.check_supports(*spec)?;
+            self.info.check_makes(*spec)?;
         }
         let free = self.connection.run(call, How::REPEAT, |session| {
             let mut free = Vec::new();
@@ -86,12 +86,14 @@ impl Token for PivToken {
     /// all in one transaction, and at most once.
     fn generate(
         &self,
-        slot: &SlotId,
-        spec: KeySpec,
-        label: &str,
+        &NewKey {
+            slot,
+            spec,
+            mark: label,
+        }: &NewKey<'_>,
         call: &Call,
     ) -> Result<GeneratedKey, Error> {
-        self.info.check_supports(spec)?;
+        self.info.check_makes(spec)?;
         let (place, mark) = parse_name(slot)?;
         let mark = mark.unwrap_or(Mark::UNNAMED);
         let occupied = || {
@@ -122,7 +124,7 @@ impl Token for PivToken {
         });
         if made.is_err() && touched.get() {
             let left = SlotId::new(format!("{place}#{mark}"));
-            if let Err(error) = self.delete(&left, &Call::unlimited()) {
+            if let Err(error) = self.destroy(&left, None, &Call::unlimited()) {
                 tracing::warn!(token = %self.info.id, %slot, %error, "a failed generation may have left something");
             }
         }
@@ -133,12 +135,16 @@ impl Token for PivToken {
     ///
     /// A slot that holds nothing, or what somebody else put there, is left as it is. So is
     /// one where this cannot be told: [`Error::KeyMismatch`].
-    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
-        self.destroy(slot, None, call)
+    fn delete(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
+        self.destroy(&key.slot, Some(&key.public_key), call)
     }
 
-    fn delete_key(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
-        self.destroy(&key.slot, Some(&key.public_key), call)
+    fn discard(&self, left: &Unfinished, call: &Call) -> Result<Deletion, Error> {
+        self.destroy(&left.slot, left.public_key.as_ref(), call)
+    }
+
+    fn name(&self, _: &KeyRef, _label: &str, call: &Call) -> Result<(), Error> {
+        call.check()
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
@@ -352,7 +358,7 @@ impl PivToken {
             })
         };
         // P-256 is the first that cards offer.
-        let mut kinds = self.info.supports.iter();
+        let mut kinds = self.info.makes.iter();
         let kind = kinds.find(|spec| spec.usage == KeyUse::Sign);
         let id = kind.and_then(|spec| algorithm_id(spec.algorithm));
         let id = id.ok_or_else(cannot)?;
@@ -496,14 +502,14 @@ impl PivToken {
         Error::Unsupported {
             token: self.info.id.clone(),
             wanted,
-            supported: self.info.supports.clone(),
+            supported: self.info.uses.clone(),
         }
     }
 
     fn key(&self, key: &KeyRef, usage: KeyUse) -> Result<Key, Error> {
         let algorithm = key.public_key.algorithm();
         let spec = KeySpec { algorithm, usage };
-        self.info.check_supports(spec)?;
+        self.info.check_uses(spec)?;
         let key = Key {
             slot: parse_name(&key.slot)?.0,
             public_key: key.public_key.clone(),
@@ -721,6 +727,10 @@ impl Signer for PivSigner {
         &self.0.public_key
     }
 
+    fn slot(&self) -> SlotId {
+        self.0.slot.unmarked()
+    }
+
     /// Ed25519: messages of at most [`LONGEST_ED25519_MESSAGE`] bytes.
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
         call.check()?;
@@ -758,6 +768,16 @@ struct PivDecryptor(Key);
 impl Decryptor for PivDecryptor {
     fn public_key(&self) -> &PublicKey {
         &self.0.public_key
+    }
+
+    fn slot(&self) -> SlotId {
+        self.0.slot.unmarked()
+    }
+
+    fn confirm(&self, call: &Call) -> Result<(), Error> {
+        let key = &self.0;
+        let connection = &key.token.connection;
+        connection.run(call, How::FRESH, |session| key.examine(session).map(drop))
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use claviger_token::key::to_hex;
 use claviger_token::{
-    Access, Call, Driver, Error, PinSource, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Access, Call, Driver, Error, Listing, PinSource, SlotId, SlotInfo, Token, TokenId, TokenInfo,
 };
 use cryptoki::context::Pkcs11;
 use cryptoki::object::ObjectClass;
@@ -93,11 +93,14 @@ impl Driver for Pkcs11Driver {
         uri::SCHEME
     }
 
-    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
+    fn look(&self, backend: &str) -> Result<Listing, Error> {
         let uri = Uri::parse(backend)?;
         let modules = self.modules(&uri)?;
         let candidates = candidates(&modules, &uri)?;
-        Ok(candidates.iter().map(|c| c.info(&uri)).collect())
+        Ok(Listing {
+            tokens: candidates.iter().map(|c| c.info(&uri)).collect(),
+            unreadable: Vec::new(),
+        })
     }
 
     fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
@@ -349,7 +352,11 @@ impl Candidate {
             model: token.model().trim_end_matches('\0').into(),
             label: token.label().into(),
             backend: self.backend(request),
-            supports: self.supports(),
+            makes: self.supports(),
+            uses: self.supports(),
+            untried: Vec::new(),
+            remembered_as: String::new(),
+            formerly: Vec::new(),
             durable: true,
             derives: false,
             pace: self.quirks.pace,

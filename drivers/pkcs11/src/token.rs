@@ -6,9 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use claviger_token::key::{from_hex, to_hex};
 use claviger_token::{
-    Algorithm, Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, PublicKey,
-    Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenInfo,
-    Unwrap,
+    Algorithm, Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey,
+    PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token,
+    TokenInfo, Unfinished, Unwrap,
 };
 use cryptoki::context::Function;
 use cryptoki::error::{Error as Ck, RvError};
@@ -121,7 +121,7 @@ impl Token for Pkcs11Token {
     ) -> Result<Vec<SlotId>, Error> {
         call.check()?;
         for spec in specs {
-            self.info.check_supports(*spec)?;
+            self.info.check_makes(*spec)?;
         }
         self.check_writable()?;
         let slots = specs.iter().map(|_| {
@@ -134,12 +134,14 @@ impl Token for Pkcs11Token {
 
     fn generate(
         &self,
-        slot: &SlotId,
-        spec: KeySpec,
-        label: &str,
+        &NewKey {
+            slot,
+            spec,
+            mark: label,
+        }: &NewKey<'_>,
         call: &Call,
     ) -> Result<GeneratedKey, Error> {
-        self.info.check_supports(spec)?;
+        self.info.check_makes(spec)?;
         self.check_writable()?;
         let id = parse_slot(slot)?;
         self.connection.run(call, |session, _| {
@@ -172,7 +174,29 @@ impl Token for Pkcs11Token {
         made.map_err(|(error, _)| error)
     }
 
-    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+    fn delete(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
+        self.destroy(&key.slot, call)
+    }
+
+    fn discard(&self, left: &Unfinished, call: &Call) -> Result<Deletion, Error> {
+        self.destroy(&left.slot, call)
+    }
+
+    fn name(&self, _: &KeyRef, _label: &str, call: &Call) -> Result<(), Error> {
+        call.check()
+    }
+
+    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+        Ok(Arc::new(TokenSigner(self.key(key, KeyUse::Sign)?)))
+    }
+
+    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
+        Ok(Arc::new(TokenDecryptor(self.key(key, KeyUse::Decrypt)?)))
+    }
+}
+
+impl Pkcs11Token {
+    fn destroy(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
         let id = parse_slot(slot)?;
         let destroyed = Cell::new(false);
         let deleted = self.connection.run(call, |session, _| {
@@ -212,16 +236,6 @@ impl Token for Pkcs11Token {
         deleted
     }
 
-    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
-        Ok(Arc::new(TokenSigner(self.key(key, KeyUse::Sign)?)))
-    }
-
-    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
-        Ok(Arc::new(TokenDecryptor(self.key(key, KeyUse::Decrypt)?)))
-    }
-}
-
-impl Pkcs11Token {
     fn check_writable(&self) -> Result<(), Error> {
         match self.write_protected {
             true => Err(Error::TokenReadOnly {
@@ -233,7 +247,7 @@ impl Pkcs11Token {
 
     /// Removes what a failed generation left, and says whether that worked.
     fn clean_up(&self, slot: &SlotId) -> bool {
-        match self.delete(slot, &Call::unlimited()) {
+        match self.destroy(slot, &Call::unlimited()) {
             Ok(_) => true,
             Err(error) => {
                 tracing::warn!(token = %self.info.id, %slot, %error, "a failed generation may have left something");
@@ -300,7 +314,7 @@ impl Pkcs11Token {
         Error::Unsupported {
             token: self.info.id.clone(),
             wanted,
-            supported: self.info.supports.clone(),
+            supported: self.info.uses.clone(),
         }
     }
 
@@ -317,7 +331,7 @@ impl Pkcs11Token {
             algorithm: key.public_key.algorithm(),
             usage,
         };
-        self.info.check_supports(spec)?;
+        self.info.check_uses(spec)?;
         let found = Key {
             id: parse_slot(&key.slot)?,
             public_key: key.public_key.clone(),
@@ -596,6 +610,10 @@ impl Signer for TokenSigner {
         &self.0.public_key
     }
 
+    fn slot(&self) -> SlotId {
+        SlotId::new(to_hex(&self.0.id))
+    }
+
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
         call.check()?;
         let key = &self.0;
@@ -659,6 +677,14 @@ struct TokenDecryptor(Key);
 impl Decryptor for TokenDecryptor {
     fn public_key(&self) -> &PublicKey {
         &self.0.public_key
+    }
+
+    fn slot(&self) -> SlotId {
+        SlotId::new(to_hex(&self.0.id))
+    }
+
+    fn confirm(&self, call: &Call) -> Result<(), Error> {
+        call.check()
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {

@@ -1,6 +1,6 @@
 //! What every driver has to do: checks written once, run against every token.
 //!
-//! A token *declares* what it offers ([`TokenInfo::supports`]); the checks see to it that
+//! A token *declares* what it makes and uses ([`TokenInfo::makes`], [`TokenInfo::uses`]); the checks see to it that
 //! it does what it declares and refuses the rest. Whoever writes a driver describes a
 //! token of the new kind as a [`Subject`] and runs [`CHECKS`] on it:
 //!
@@ -32,13 +32,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use p256::elliptic_curve::sec1::ToEncodedPoint;
-use rand_core::OsRng;
-use rsa::pkcs1::DecodeRsaPublicKey;
 
+use crate::envelope::SSH_RSA_LABEL;
+use crate::possession::Challenge;
 use crate::{
-    Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, KeyRef, KeySpec, KeyUse,
-    Protection, PublicKey, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenInfo,
-    Unwrap, envelope, interop,
+    Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec,
+    KeyUse, NewKey, Protection, PublicKey, SignatureScheme, Signer, SlotId, SlotInfo, SlotState,
+    Token, TokenInfo, Unfinished, Unwrap, envelope, interop, unfinished_mark,
 };
 
 /// A token under test, and what can be done to it.
@@ -240,7 +240,7 @@ impl Bench {
 
     /// What the token offers for `usage`; nothing is a reason to skip.
     fn specs(&self, usage: KeyUse) -> Result<Vec<KeySpec>, Skip> {
-        let specs: Vec<KeySpec> = (self.token.info().supports.iter().copied())
+        let specs: Vec<KeySpec> = (self.token.info().makes.iter().copied())
             .filter(|spec| spec.usage == usage)
             .collect();
         match (specs.is_empty(), usage) {
@@ -252,7 +252,7 @@ impl Bench {
 
     /// The kind of key for checks that want any.
     fn any_spec(&self) -> KeySpec {
-        *(self.token.info().supports.first()).expect("a token offers something")
+        *(self.token.info().makes.first()).expect("a token offers something")
     }
 
     fn free_slot(&self, spec: KeySpec) -> SlotId {
@@ -268,7 +268,14 @@ impl Bench {
     }
 
     fn make_in(&self, slot: &SlotId, spec: KeySpec, label: &str) -> Made {
-        let made = self.token.generate(slot, spec, label, &self.call);
+        let made = self.begin_in(slot, spec, &unfinished_mark());
+        self.token.name(&made.key, label, &self.call).unwrap();
+        made
+    }
+
+    /// Makes a key, and does not finish it.
+    fn begin_in(&self, slot: &SlotId, spec: KeySpec, mark: &str) -> Made {
+        let made = self.generate(slot, spec, mark, &self.call);
         let made = made.unwrap_or_else(|e| panic!("{spec} is offered, but: {e}"));
         assert_eq!(made.public_key.algorithm(), spec.algorithm);
         Made {
@@ -279,6 +286,16 @@ impl Bench {
             },
             protection: made.protection,
         }
+    }
+
+    fn generate(
+        &self,
+        slot: &SlotId,
+        spec: KeySpec,
+        mark: &str,
+        call: &Call,
+    ) -> Result<GeneratedKey, Error> {
+        self.token.generate(&NewKey { slot, spec, mark }, call)
     }
 
     /// All slots; without what an operator is told of those that are free, such as that
@@ -312,7 +329,7 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        if let Err(e) = self.token.delete(&self.key.slot, &Call::unlimited()) {
+        if let Err(e) = self.token.delete(&self.key, &Call::unlimited()) {
             eprintln!("left behind in slot {}: {e}", self.key.slot);
         }
     }
@@ -340,7 +357,7 @@ impl Handle {
                 (signer.public_key().verify(b"conformance", &signature)).unwrap();
             }
             Handle::Decrypts(decryptor) => {
-                let challenge = Challenge::new(decryptor.public_key());
+                let challenge = challenge(decryptor.public_key());
                 let answer = decryptor.unwrap(challenge.request(), call)?;
                 assert!(challenge.is_answered_by(&answer), "another secret");
             }
@@ -349,71 +366,8 @@ impl Handle {
     }
 }
 
-/// Something to open, with the answer computed on this side.
-pub struct Challenge {
-    sent: Vec<u8>,
-    answer: Vec<u8>,
-    oaep: bool,
-}
-
-const OAEP_LABEL: &str = "conformance";
-
-impl Challenge {
-    /// A new one for a key that decrypts.
-    ///
-    /// # Panics
-    /// For a key that does not.
-    pub fn new(key: &PublicKey) -> Challenge {
-        match key.algorithm() {
-            Algorithm::P256 => {
-                let own = p256::SecretKey::random(&mut OsRng);
-                let key = p256::PublicKey::from_sec1_bytes(key.as_bytes()).unwrap();
-                let shared = p256::ecdh::diffie_hellman(own.to_nonzero_scalar(), key.as_affine());
-                Challenge {
-                    sent: own.public_key().to_encoded_point(false).as_bytes().to_vec(),
-                    answer: shared.raw_secret_bytes().to_vec(),
-                    oaep: false,
-                }
-            }
-            Algorithm::X25519 => {
-                let own = x25519_dalek::StaticSecret::random_from_rng(OsRng);
-                let key = <[u8; 32]>::try_from(key.as_bytes()).unwrap();
-                Challenge {
-                    sent: x25519_dalek::PublicKey::from(&own).to_bytes().to_vec(),
-                    answer: own.diffie_hellman(&key.into()).to_bytes().to_vec(),
-                    oaep: false,
-                }
-            }
-            Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
-                let key = rsa::RsaPublicKey::from_pkcs1_der(key.as_bytes()).unwrap();
-                let padding = rsa::Oaep::new_with_label::<sha2::Sha256, _>(OAEP_LABEL);
-                let answer = b"sixteen bytes...".to_vec();
-                Challenge {
-                    sent: key.encrypt(&mut OsRng, padding, &answer).unwrap(),
-                    answer,
-                    oaep: true,
-                }
-            }
-            other => panic!("the suite does not know how to encrypt to {other}"),
-        }
-    }
-
-    /// What the key's [`Decryptor`] is asked.
-    pub fn request(&self) -> Unwrap<'_> {
-        if self.oaep {
-            Unwrap::Oaep {
-                ciphertext: &self.sent,
-                label: OAEP_LABEL.as_bytes(),
-            }
-        } else {
-            Unwrap::Agree { peer: &self.sent }
-        }
-    }
-
-    /// Whether this is the answer.
-    pub fn is_answered_by(&self, secret: &[u8]) -> bool {
-        secret == self.answer
-    }
+fn challenge(key: &PublicKey) -> Challenge {
+    Challenge::new(key).unwrap_or_else(|| panic!("{} does not decrypt", key.algorithm()))
 }
 
 fn a_token_is_found_by_the_name_that_it_gives(subject: &dyn Subject) -> Result<(), Skip> {
@@ -426,16 +380,22 @@ fn a_token_is_found_by_the_name_that_it_gives(subject: &dyn Subject) -> Result<(
     let TokenInfo {
         id,
         backend: own,
-        supports,
+        makes,
+        uses,
+        untried,
         ..
     } = &found[0];
     assert_eq!(id.kind, driver.scheme());
     assert!(!id.serial.is_empty());
-    for spec in supports {
-        assert!(spec.algorithm.can(spec.usage), "{spec} is impossible");
-        assert_eq!(supports.iter().filter(|s| *s == spec).count(), 1);
+    for specs in [makes, uses, untried] {
+        for spec in specs {
+            assert!(spec.algorithm.can(spec.usage), "{spec} is impossible");
+            assert_eq!(specs.iter().filter(|s| *s == spec).count(), 1);
+        }
     }
-    assert!(!supports.is_empty());
+    assert!(!uses.is_empty());
+    assert!(makes.iter().all(|spec| uses.contains(spec)));
+    assert!(untried.iter().all(|spec| uses.contains(spec)));
 
     assert_eq!(driver.tokens(own).unwrap(), found, "by its own name {own}");
     let token = driver
@@ -543,7 +503,7 @@ fn a_token_that_is_open_opens_again_without_a_pin(subject: &dyn Subject) -> Resu
 fn a_key_lives_from_generate_to_delete(subject: &dyn Subject) -> Result<(), Skip> {
     let bench = Bench::open(subject);
     let before = bench.slots();
-    for spec in bench.token.info().supports.clone() {
+    for spec in bench.token.info().makes.clone() {
         let slot = bench.free_slot(spec);
         assert_eq!(bench.slots(), before, "asking for a slot changed something");
 
@@ -559,14 +519,14 @@ fn a_key_lives_from_generate_to_delete(subject: &dyn Subject) -> Result<(), Skip
         let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
         handle.work(&bench.call).unwrap();
 
-        let deleted = bench.token.delete(&slot, &bench.call).unwrap();
+        let deleted = bench.token.delete(&made.key, &bench.call).unwrap();
         let expected = match bench.token.info().derives {
             true => Deletion::Derivable,
             false => Deletion::Destroyed,
         };
         assert_eq!(deleted, expected, "{spec}");
         assert_eq!(bench.slots(), before, "{spec} left something behind");
-        let again = bench.token.delete(&slot, &bench.call).unwrap();
+        let again = bench.token.delete(&made.key, &bench.call).unwrap();
         assert_eq!(again, Deletion::NothingThere);
         refused!(
             Handle::of(&*bench.token, &made.key, spec.usage),
@@ -584,7 +544,7 @@ fn a_kind_of_key_that_is_not_offered_is_refused_and_nothing_changes(
 ) -> Result<(), Skip> {
     let bench = Bench::open(subject);
     let before = bench.slots();
-    let offered = &bench.token.info().supports;
+    let offered = &bench.token.info().makes;
     let slot = bench.free_slot(bench.any_spec());
     for spec in Algorithm::ALL
         .into_iter()
@@ -592,7 +552,7 @@ fn a_kind_of_key_that_is_not_offered_is_refused_and_nothing_changes(
         .filter(|spec| !offered.contains(spec))
     {
         let by_slot = bench.token.free_slots(&[spec], &[], &bench.call).map(drop);
-        let by_key = bench.token.generate(&slot, spec, "", &bench.call).map(drop);
+        let by_key = bench.generate(&slot, spec, "", &bench.call).map(drop);
         for refusal in [by_slot, by_key] {
             match refusal {
                 Err(Error::Unsupported {
@@ -611,7 +571,7 @@ fn a_kind_of_key_that_is_not_offered_is_refused_and_nothing_changes(
 
 fn slots_for_several_keys_are_several(subject: &dyn Subject) -> Result<(), Skip> {
     let bench = Bench::open(subject);
-    let offered = bench.token.info().supports.clone();
+    let offered = bench.token.info().makes.clone();
     let unique = |specs: &[KeySpec]| {
         let slots = bench.token.free_slots(specs, &[], &bench.call).unwrap();
         assert_eq!(slots.len(), specs.len());
@@ -644,9 +604,9 @@ fn an_occupied_slot_is_not_overwritten(subject: &dyn Subject) -> Result<(), Skip
     let spec = bench.any_spec();
     let made = bench.make(spec);
     let before = bench.slots();
-    for other in bench.token.info().supports.clone() {
+    for other in bench.token.info().makes.clone() {
         refused!(
-            (bench.token).generate(&made.key.slot, other, "", &bench.call),
+            bench.generate(&made.key.slot, other, "", &bench.call),
             Error::SlotOccupied { .. }
         );
         assert_ne!(bench.free_slot(other), made.key.slot);
@@ -664,15 +624,23 @@ fn a_slot_name_that_makes_no_sense_does_no_harm(subject: &dyn Subject) -> Result
     let before = bench.slots();
     for name in ["", "0", "zz", "é", "../..", "\0", &"7".repeat(100_001)] {
         let slot = SlotId::new(name);
+        let left = Unfinished {
+            slot: slot.clone(),
+            mark: unfinished_mark(),
+            public_key: None,
+        };
         assert!(!matches!(
-            bench.token.delete(&slot, &bench.call),
+            bench.token.discard(&left, &bench.call),
             Ok(Deletion::Destroyed | Deletion::Derivable)
         ));
         let key = KeyRef {
             slot,
             public_key: made.key.public_key.clone(),
         };
-        assert!(Handle::of(&*bench.token, &key, spec.usage).is_err());
+        // The public half names the key; where it is found by that, it is the one.
+        if let Ok(handle) = Handle::of(&*bench.token, &key, spec.usage) {
+            handle.work(&bench.call).unwrap();
+        }
     }
     assert_eq!(bench.slots(), before);
     Ok(())
@@ -693,7 +661,7 @@ fn a_label_may_be_anything(subject: &dyn Subject) -> Result<(), Skip> {
 
 fn a_key_is_protected_as_the_token_promises(subject: &dyn Subject) -> Result<(), Skip> {
     let bench = Bench::open(subject);
-    for spec in bench.token.info().supports.clone() {
+    for spec in bench.token.info().makes.clone() {
         assert_eq!(bench.make(spec).protection, subject.protection(), "{spec}");
     }
     Ok(())
@@ -806,34 +774,34 @@ fn what_does_not_open_says_only_that(subject: &dyn Subject) -> Result<(), Skip> 
     for spec in bench.specs(KeyUse::Decrypt)? {
         let made = bench.make(spec);
         let decryptor = made.decryptor();
-        let good = Challenge::new(&made.key.public_key);
+        let good = challenge(&made.key.public_key);
         let mut inputs: Vec<Vec<u8>> = [0, 1, 31, 32, 33, 64, 65, 66, 97, 256, 384, 512, 5000]
             .map(|length| vec![0; length])
             .into();
-        inputs.push(good.sent[1..].to_vec());
-        inputs.push([&good.sent[..], &[0]].concat());
+        inputs.push(good.sent()[1..].to_vec());
+        inputs.push([&good.sent()[..], &[0]].concat());
         match spec.algorithm {
             Algorithm::P256 => {
                 inputs.push([&[4][..], &[0; 64]].concat());
-                let mut off_curve = good.sent.clone();
+                let mut off_curve = good.sent().to_vec();
                 off_curve[64] ^= 1;
                 inputs.push(off_curve);
-                let point = p256::PublicKey::from_sec1_bytes(&good.sent).unwrap();
+                let point = p256::PublicKey::from_sec1_bytes(good.sent()).unwrap();
                 inputs.push(point.to_encoded_point(true).as_bytes().to_vec());
-                inputs.push([&[6], &good.sent[1..]].concat());
+                inputs.push([&[6], &good.sent()[1..]].concat());
             }
             Algorithm::X25519 => {
                 inputs.extend(X25519_LOW_ORDER.map(|hex| crate::key::from_hex(hex).unwrap()));
             }
             _ => {
-                let mut altered = good.sent.clone();
+                let mut altered = good.sent().to_vec();
                 altered[100] ^= 1;
                 inputs.push(altered);
-                inputs.push(vec![0xff; good.sent.len()]);
+                inputs.push(vec![0xff; good.sent().len()]);
                 refused!(
                     decryptor.unwrap(
                         Unwrap::Oaep {
-                            ciphertext: &good.sent,
+                            ciphertext: good.sent(),
                             label: b"another label"
                         },
                         &bench.call
@@ -847,7 +815,7 @@ fn what_does_not_open_says_only_that(subject: &dyn Subject) -> Result<(), Skip> 
                 Unwrap::Agree { peer: input },
                 Unwrap::Oaep {
                     ciphertext: input,
-                    label: OAEP_LABEL.as_bytes(),
+                    label: SSH_RSA_LABEL,
                 },
             ] {
                 match decryptor.unwrap(request, &bench.call) {
@@ -912,7 +880,7 @@ fn an_envelope_opens_for_its_recipient_alone(subject: &dyn Subject) -> Result<()
 
 fn a_key_has_one_use(subject: &dyn Subject) -> Result<(), Skip> {
     let bench = Bench::open(subject);
-    for spec in bench.token.info().supports.clone() {
+    for spec in bench.token.info().makes.clone() {
         let made = bench.make(spec);
         match spec.usage {
             KeyUse::Sign => refused!(bench.token.decryptor(&made.key), Error::Unsupported { .. }),
@@ -931,18 +899,20 @@ fn a_key_that_is_not_the_one_remembered_is_not_used(subject: &dyn Subject) -> Re
         public_key: made.key.public_key.clone(),
     };
     let free = bench.free_slot(spec);
-    for wrong in [key(&made.key.slot, &other), key(&free, &made)] {
-        refused!(
-            Handle::of(&*bench.token, &wrong, spec.usage),
-            Error::KeyMismatch { .. } | Error::KeyNotFound { .. }
-        );
+    for moved in [key(&made.key.slot, &other), key(&free, &made)] {
+        match Handle::of(&*bench.token, &moved, spec.usage) {
+            // By its public half, wherever it is.
+            Ok(handle) => handle.work(&bench.call).unwrap(),
+            Err(Error::KeyMismatch { .. } | Error::KeyNotFound { .. }) => {}
+            Err(other) => panic!("{moved:?} gave {other:?}"),
+        }
     }
 
     // The slot is used again, for another key or for the same derived again: the handle
     // on the one that was deleted does not sign with it.
     let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
     handle.work(&bench.call).unwrap();
-    bench.token.delete(&made.key.slot, &bench.call).unwrap();
+    bench.token.delete(&made.key, &bench.call).unwrap();
     let successor = bench.make_in(&made.key.slot, spec, "conformance");
     refused!(
         handle.work(&bench.call),
@@ -987,8 +957,8 @@ fn a_call_that_is_late_or_given_up_changes_nothing(subject: &dyn Subject) -> Res
         [
             bench.token.slots(call).map(drop),
             bench.token.free_slots(&[spec], &[], call).map(drop),
-            bench.token.generate(&free, spec, "", call).map(drop),
-            bench.token.delete(&made.key.slot, call).map(drop),
+            bench.generate(&free, spec, "", call).map(drop),
+            bench.token.delete(&made.key, call).map(drop),
             handle.work(call),
         ]
     };

@@ -35,6 +35,7 @@ use crate::{Algorithm, Call, Decryptor, Error, PublicKey};
 
 pub use header::{Body, LONGEST_HEADER};
 pub use recipient::{NoRecipient, parse_recipient, recipient, recipient_text};
+pub use stanza::SSH_RSA_LABEL;
 
 /// The most private-key operations that opening one file may take.
 ///
@@ -185,7 +186,8 @@ impl<R: Read> Sealed<R> {
     }
 
     /// Lets the device unwrap what may be for its key, stanza by stanza and not more than
-    /// [`MOST_ATTEMPTS`]. `None`: nothing is, or nothing opened.
+    /// [`MOST_ATTEMPTS`]. `None`: nothing is, or nothing opened, though it was this key that
+    /// was asked ([`Decryptor::confirm`]).
     ///
     /// # Errors
     /// What the decryptor says that does not depend on the ciphertext.
@@ -195,8 +197,10 @@ impl<R: Read> Sealed<R> {
         call: &Call,
     ) -> Result<Option<UnwrappedKey>, Error> {
         let key = decryptor.public_key();
+        let mut was_asked = false;
         for wrapped in self.for_key(key).take(MOST_ATTEMPTS) {
             call.check()?;
+            was_asked = true;
             match decryptor.unwrap(wrapped.request(), call) {
                 Ok(secret) => {
                     if let Some(file_key) = wrapped.open(key, secret) {
@@ -206,6 +210,9 @@ impl<R: Read> Sealed<R> {
                 Err(Error::DecryptionFailed) => {}
                 Err(failure) => return Err(failure),
             }
+        }
+        if was_asked {
+            decryptor.confirm(call)?;
         }
         Ok(None)
     }
@@ -279,8 +286,8 @@ impl age::Identity for Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Unwrap;
     use crate::key::BadPublicKey;
+    use crate::{SlotId, Unwrap};
     use base64::Engine as _;
     use base64::prelude::BASE64_STANDARD_NO_PAD;
     use p256::elliptic_curve::sec1::FromEncodedPoint;
@@ -305,6 +312,14 @@ mod tests {
     impl Decryptor for Soft {
         fn public_key(&self) -> &PublicKey {
             &self.public
+        }
+
+        fn slot(&self) -> SlotId {
+            SlotId::new("soft")
+        }
+
+        fn confirm(&self, _: &Call) -> Result<(), Error> {
+            Ok(())
         }
 
         fn unwrap(&self, request: Unwrap<'_>, _: &Call) -> Result<Secret, Error> {
@@ -348,6 +363,14 @@ mod tests {
     impl Decryptor for SoftRsa {
         fn public_key(&self) -> &PublicKey {
             &self.public
+        }
+
+        fn slot(&self) -> SlotId {
+            SlotId::new("soft")
+        }
+
+        fn confirm(&self, _: &Call) -> Result<(), Error> {
+            Ok(())
         }
 
         fn unwrap(&self, request: Unwrap<'_>, _: &Call) -> Result<Secret, Error> {

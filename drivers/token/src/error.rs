@@ -1,6 +1,6 @@
 //! What can go wrong between a caller and a token, one variant per cause.
 
-use crate::{KeySpec, TokenId};
+use crate::{KeySpec, KeyUse, TokenId};
 
 /// A failed operation on a token.
 ///
@@ -197,6 +197,35 @@ pub enum Error {
         /// What the token does offer.
         supported: Vec<KeySpec>,
     },
+    /// The key is there, and the token does not let it be used like this.
+    #[error("the key on {token} cannot {}: {reason}", verb(*wanted))]
+    NotUsable {
+        /// The token.
+        token: TokenId,
+        /// What the key was wanted for.
+        wanted: KeySpec,
+        /// Why not, in the token's terms: `CKA_SIGN is false`.
+        reason: String,
+    },
+    /// The token has a key with this public half, and does not have the private half of it. The
+    /// key was not entered.
+    #[error("{token} does not have the private half of {key}: {reason}")]
+    NoPossession {
+        /// The token.
+        token: TokenId,
+        /// The key's fingerprint.
+        key: String,
+        /// What shows it.
+        reason: String,
+    },
+    /// The token does not have this slot.
+    #[error("{token} has no slot {slot}")]
+    NoSuchSlot {
+        /// The token.
+        token: TokenId,
+        /// The slot.
+        slot: String,
+    },
     /// The token has no room for another key.
     #[error("the token {token} is full")]
     TokenFull {
@@ -303,6 +332,13 @@ fn running_app(running: &Option<String>) -> String {
     }
 }
 
+fn verb(wanted: KeySpec) -> &'static str {
+    match wanted.usage {
+        KeyUse::Sign => "sign",
+        KeyUse::Decrypt => "decrypt",
+    }
+}
+
 fn lengths(min: usize, max: usize) -> String {
     match max {
         usize::MAX => format!("at least {min} bytes"),
@@ -370,6 +406,9 @@ impl Error {
             | Error::Rejected { token }
             | Error::CannotDestroy { token, .. }
             | Error::Unsupported { token, .. }
+            | Error::NotUsable { token, .. }
+            | Error::NoPossession { token, .. }
+            | Error::NoSuchSlot { token, .. }
             | Error::TokenFull { token }
             | Error::TokenReadOnly { token }
             | Error::SlotOccupied { token, .. }
@@ -418,6 +457,9 @@ impl Error {
             | Error::PinFinalTry { .. }
             | Error::PinUnsettled { .. }
             | Error::Unsupported { .. }
+            | Error::NotUsable { .. }
+            | Error::NoPossession { .. }
+            | Error::NoSuchSlot { .. }
             | Error::SlotOccupied { .. }
             | Error::BadMessage { .. }
             | Error::KeyMismatch { .. } => Advice::ChangeRequest,
@@ -528,7 +570,16 @@ impl Error {
             }
             Error::TokenFull { .. } => "delete identities that are no longer needed".into(),
             Error::TokenReadOnly { .. } => "remove the write protection".into(),
-            Error::SlotOccupied { .. } => "name a free slot, or none".into(),
+            Error::NotUsable { .. } => {
+                "name another key, or change this one's attributes with the vendor's tool".into()
+            }
+            Error::NoPossession { .. } => {
+                "name the key that the private half on the token belongs to; `claviger tokens` \
+                 lists what there is".into()
+            }
+            Error::SlotOccupied { .. } | Error::NoSuchSlot { .. } => {
+                "name a free slot, or none".into()
+            }
             Error::KeyNotFound { .. } => {
                 "it was deleted by someone else, or this is not the token it was made on".into()
             }

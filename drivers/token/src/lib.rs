@@ -18,6 +18,7 @@
 //! | [`refused`] | which PINs were refused and are not sent again |
 //! | [`call`] | deadlines, cancellation, waiting for a person |
 //! | [`error`] | what can go wrong |
+//! | [`possession`] | proving that a token has the private half of a public key |
 //! | [`interop`] | handles as keys of the `signature` crate |
 //!
 //! # Blocking
@@ -34,6 +35,7 @@ pub mod error;
 pub mod interop;
 pub mod key;
 pub mod pin;
+pub mod possession;
 pub mod refused;
 pub mod signing;
 pub mod sshsig;
@@ -47,6 +49,7 @@ pub use pin::{Access, FixedPin, NoPin, PinSource, StoredPin};
 pub use refused::{PinTurn, PinVerdict, RefusedInProcess, RefusedPins};
 pub use signing::{Signature, SignatureScheme};
 pub use token::{
-    Attestation, Decryptor, Deletion, Driver, GeneratedKey, Interval, KeyRef, Pace, Protection,
-    Secret, Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unwrap, Watch,
+    Attestation, Decryptor, Deletion, Driver, GeneratedKey, Interval, KeyRef, Listing, NewKey,
+    Pace, Protection, Secret, Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo,
+    Unfinished, Unreadable, Unwrap, Watch, unfinished_mark,
 };

@@ -5,9 +5,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand_core::{OsRng, RngCore};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::key::to_hex;
 use crate::{
     Access, Algorithm, Call, Error, KeySpec, KeyUse, PublicKey, Signature, SignatureScheme,
 };
@@ -20,14 +22,23 @@ pub trait Driver: Send + Sync {
     /// The scheme of the backend strings that this driver serves, such as `pkcs11`.
     fn scheme(&self) -> &'static str;
 
-    /// The attached tokens that fit `backend`, found without a PIN.
+    /// The attached tokens that fit `backend`, found without a PIN, and the places where
+    /// there is something that cannot be read.
     ///
     /// `backend` is a backend string with this driver's [scheme](Driver::scheme); the
     /// bare scheme with a colon fits every token of the kind.
     ///
     /// # Errors
     /// [`Error::BadBackend`], [`Error::BadModule`]. That nothing fits is no error.
-    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error>;
+    fn look(&self, backend: &str) -> Result<Listing, Error>;
+
+    /// The attached tokens that fit `backend`: [`Driver::look`] without what cannot be read.
+    ///
+    /// # Errors
+    /// As [`Driver::look`].
+    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
+        Ok(self.look(backend)?.tokens)
+    }
 
     /// The slots of `token` as far as they can be seen without a PIN.
     ///
@@ -57,6 +68,24 @@ pub trait Driver: Send + Sync {
     /// [`Error::AmbiguousToken`] (with the candidates), and the PIN errors, of which
     /// each is final for this PIN: nothing is sent twice.
     fn open(&self, backend: &str, access: &Access, call: &Call) -> Result<Arc<dyn Token>, Error>;
+}
+
+/// What is found where a driver looks for tokens.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// The tokens.
+    pub tokens: Vec<TokenInfo>,
+    /// Where there is something that may be a token, and cannot be read.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A place where there is something that may be a token, and cannot be read.
+#[derive(Debug, Clone)]
+pub struct Unreadable {
+    /// The place in the driver's terms: a reader, a module, a slot of it.
+    pub place: String,
+    /// Why it cannot be read.
+    pub error: Error,
 }
 
 /// Waits for tokens to come and go.
@@ -109,23 +138,27 @@ pub trait Token: Send + Sync {
         call: &Call,
     ) -> Result<Vec<SlotId>, Error>;
 
-    /// Makes a key in `slot`, on the token, and labels it where the token has labels.
+    /// Makes a key on the token that is marked as [unfinished](Unfinished).
     ///
     /// On an error nothing of the key remains on the token, as far as the token can
-    /// still be asked; [`Token::delete`] with the same slot removes what is left.
+    /// still be asked; [`Token::discard`] removes what is left.
     ///
     /// # Errors
     /// [`Error::Unsupported`], [`Error::TokenFull`], [`Error::TokenReadOnly`],
-    /// [`Error::SlotOccupied`], [`Error::TokenUnavailable`], [`Error::Device`].
-    fn generate(
-        &self,
-        slot: &SlotId,
-        spec: KeySpec,
-        label: &str,
-        call: &Call,
-    ) -> Result<GeneratedKey, Error>;
+    /// [`Error::SlotOccupied`], [`Error::NoSuchSlot`], [`Error::TokenUnavailable`],
+    /// [`Error::Device`].
+    fn generate(&self, new: &NewKey<'_>, call: &Call) -> Result<GeneratedKey, Error>;
 
-    /// Removes the key in `slot`, complete or not.
+    /// Finishes a key that was [generated](Token::generate): its mark becomes `label`, where
+    /// the token has labels. Doing it again is no error.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotFound`], [`Error::TokenUnavailable`], [`Error::Device`]. The key
+    /// works all the same.
+    fn name(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error>;
+
+    /// Destroys the key whose public half is [`KeyRef::public_key`], wherever on the token it
+    /// is by now, and nothing else.
     ///
     /// Doing it again is no error: it answers [`Deletion::NothingThere`].
     ///
@@ -133,35 +166,74 @@ pub trait Token: Send + Sync {
     /// [`Error::TokenUnavailable`], [`Error::TokenReadOnly`], [`Error::CannotDestroy`],
     /// [`Error::Device`]; [`Error::KeyMismatch`] where there is a key and it cannot be told
     /// whether it is the one that is meant. It is left as it is.
-    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error>;
+    fn delete(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error>;
 
-    /// [`Token::delete`] of a key whose public half is known: by it the key is also found
-    /// where others have removed what the token noted of it.
+    /// Destroys what a generation left that did not come to its end, complete or not.
+    ///
+    /// A token that changes labels destroys only what still carries the mark: a key that was
+    /// [named](Token::name) belongs to an identity, whatever an old copy of the registry
+    /// says. Where labels cannot be changed or kept, [`Unfinished::public_key`] decides. What
+    /// has neither is left as it is, which [`Deletion::Foreign`] says.
+    ///
+    /// Doing it again is no error: it answers [`Deletion::NothingThere`].
     ///
     /// # Errors
     /// As [`Token::delete`].
-    fn delete_key(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
-        self.delete(&key.slot, call)
-    }
+    fn discard(&self, left: &Unfinished, call: &Call) -> Result<Deletion, Error>;
 
-    /// A signer for the key, found by its slot and checked by its public key.
+    /// A signer for the key, found by its public half wherever on the token it is.
     ///
     /// # Errors
     /// [`Error::KeyNotFound`], [`Error::KeyMismatch`], [`Error::Unsupported`],
-    /// [`Error::TokenUnavailable`].
+    /// [`Error::NotUsable`], [`Error::TokenUnavailable`].
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error>;
 
-    /// A decryptor for the key, found by its slot and checked by its public key.
+    /// A decryptor for the key, found by its public half wherever on the token it is.
     ///
     /// # Errors
     /// As [`Token::signer`].
     fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error>;
 }
 
+/// A key that is to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct NewKey<'a> {
+    /// Where.
+    pub slot: &'a SlotId,
+    /// Of which kind.
+    pub spec: KeySpec,
+    /// The label that it has until it is [named](Token::name); see [`unfinished_mark`].
+    pub mark: &'a str,
+}
+
+/// What every mark of an unfinished key begins with.
+pub const UNFINISHED: &str = "claviger-unfinished-";
+
+/// A new mark: [`UNFINISHED`] and 32 random hexadecimal digits.
+pub fn unfinished_mark() -> String {
+    let mut random = [0; 16];
+    OsRng.fill_bytes(&mut random);
+    format!("{UNFINISHED}{}", to_hex(&random))
+}
+
+/// A key whose generation did not come to its end, as far as it was written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Where it was to be made.
+    pub slot: SlotId,
+    /// Its mark. Empty where an earlier version noted none.
+    pub mark: String,
+    /// Its public half, where the generation came so far.
+    pub public_key: Option<PublicKey>,
+}
+
 /// Signs with one key on a token.
 pub trait Signer: Send + Sync {
     /// The key's public half.
     fn public_key(&self) -> &PublicKey;
+
+    /// Where the key was found: another tool may have moved it.
+    fn slot(&self) -> SlotId;
 
     /// The scheme of the signatures that it makes.
     fn scheme(&self) -> Option<SignatureScheme> {
@@ -183,6 +255,20 @@ pub trait Signer: Send + Sync {
 pub trait Decryptor: Send + Sync {
     /// The key's public half.
     fn public_key(&self) -> &PublicKey;
+
+    /// Where the key was found: another tool may have moved it.
+    fn slot(&self) -> SlotId;
+
+    /// Looks whether it is still this key that answers.
+    ///
+    /// An agreement does not show with which key it was made; that shows when what was
+    /// sealed does not open. Whoever has used the key in vain asks here, and so does not take
+    /// a lost key for a bad ciphertext.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotFound`] where it has gone or another is in its place,
+    /// [`Error::TokenUnavailable`], [`Error::Device`].
+    fn confirm(&self, call: &Call) -> Result<(), Error>;
 
     /// Performs the private-key operation.
     ///
@@ -243,8 +329,19 @@ pub struct TokenInfo {
     pub label: String,
     /// A backend string that names just this token.
     pub backend: String,
-    /// The kinds of key that it makes and works with.
-    pub supports: Vec<KeySpec>,
+    /// The kinds of key that it makes.
+    pub makes: Vec<KeySpec>,
+    /// The kinds of key that it works with, wherever they were made.
+    pub uses: Vec<KeySpec>,
+    /// Those of them that it states, and that nobody here has seen to work yet.
+    pub untried: Vec<KeySpec>,
+    /// The name under which it is remembered what was tried: that of the card, or of a model
+    /// with its versions. Empty where nothing is to be remembered.
+    #[serde(skip)]
+    pub remembered_as: String,
+    /// The names that earlier versions of the driver gave it.
+    #[serde(skip)]
+    pub formerly: Vec<TokenId>,
     /// Whether its keys outlive this process.
     pub durable: bool,
     /// Whether its keys are derived from a seed, as on a hardware wallet: they can be
@@ -261,18 +358,30 @@ pub struct TokenInfo {
 }
 
 impl TokenInfo {
-    /// Refuses a key that the token does not offer.
+    /// Refuses a key that the token does not make.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] with all that it does offer.
-    pub fn check_supports(&self, spec: KeySpec) -> Result<(), Error> {
-        if self.supports.contains(&spec) {
+    /// [`Error::Unsupported`] with all that it does make.
+    pub fn check_makes(&self, spec: KeySpec) -> Result<(), Error> {
+        self.check(spec, &self.makes)
+    }
+
+    /// Refuses a key that the token does not work with.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] with all that it does work with.
+    pub fn check_uses(&self, spec: KeySpec) -> Result<(), Error> {
+        self.check(spec, &self.uses)
+    }
+
+    fn check(&self, spec: KeySpec, all: &[KeySpec]) -> Result<(), Error> {
+        if all.contains(&spec) {
             return Ok(());
         }
         Err(Error::Unsupported {
             token: self.id.clone(),
             wanted: spec,
-            supported: self.supports.clone(),
+            supported: all.to_vec(),
         })
     }
 }
@@ -473,6 +582,8 @@ pub enum Deletion {
     NothingThere,
     /// The key is no longer used but can be derived again from the token's seed.
     Derivable,
+    /// What is in its place is not it, or cannot be shown to be; it was left alone.
+    Foreign,
 }
 
 /// The scheme and the rest of a backend string.

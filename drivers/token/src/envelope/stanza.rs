@@ -21,7 +21,8 @@ const P256TAG_INFO: &[u8] = b"age-encryption.org/p256tag";
 const X25519: &str = "X25519";
 const X25519_LABEL: &[u8] = b"age-encryption.org/v1/X25519";
 const SSH_RSA: &str = "ssh-rsa";
-const SSH_RSA_LABEL: &[u8] = b"age-encryption.org/v1/ssh-rsa";
+/// The label *L* of the OAEP in a stanza `ssh-rsa` (C2SP age, ssh-rsa).
+pub const SSH_RSA_LABEL: &[u8] = b"age-encryption.org/v1/ssh-rsa";
 
 /// A file key wrapped for a key of ours, parsed out of a stanza.
 pub(super) enum Wrapped {

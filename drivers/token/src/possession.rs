@@ -1,0 +1,144 @@
+//! Proving that a token has the private half of a public key.
+//!
+//! A token shows a public key and a private key under one name; that the two are a pair is
+//! proven by using them, before anybody relies on it. A signing key signs a text of this
+//! module's own; a decrypting key answers a [`Challenge`], whose answer is computed here as
+//! well.
+
+use p256::elliptic_curve::sec1::ToEncodedPoint;
+use rand_core::{OsRng, RngCore};
+use rsa::pkcs1::DecodeRsaPublicKey;
+use zeroize::Zeroizing;
+
+use crate::envelope::SSH_RSA_LABEL;
+use crate::key::to_hex;
+use crate::token::Secret;
+use crate::{Algorithm, Call, Decryptor, Error, PublicKey, Signer, TokenId, Unwrap};
+
+/// What every text begins with that is signed to prove possession. Nothing else that begins
+/// like this is signed for anybody.
+pub const PREFIX: &str = "Claviger: proof of possession";
+
+/// Has the key sign a text that nobody has seen, and verifies the signature.
+///
+/// The text is readable, since a device may show it to a person who is to approve it:
+/// [`PREFIX`], a space and 32 random hexadecimal digits.
+///
+/// # Errors
+/// [`Error::NoPossession`] where the signature is not by the private half of the public key;
+/// otherwise what [`Signer::sign`] says.
+pub fn of_signer(signer: &dyn Signer, token: &TokenId, call: &Call) -> Result<(), Error> {
+    let mut random = [0; 16];
+    OsRng.fill_bytes(&mut random);
+    let text = format!("{PREFIX} {}", to_hex(&random));
+    let public_key = signer.public_key();
+    let signature = signer.sign(text.as_bytes(), call)?;
+    public_key
+        .verify(text.as_bytes(), &signature)
+        .map_err(|_| none(token, public_key, "its signature does not verify"))
+}
+
+/// Has the key answer a [`Challenge`].
+///
+/// # Errors
+/// [`Error::NoPossession`] where the answer is wrong or there is none; otherwise what
+/// [`Decryptor::unwrap`] says.
+pub fn of_decryptor(decryptor: &dyn Decryptor, token: &TokenId, call: &Call) -> Result<(), Error> {
+    let public_key = decryptor.public_key();
+    let Some(challenge) = Challenge::new(public_key) else {
+        return Err(none(
+            token,
+            public_key,
+            "a key of this kind does not decrypt",
+        ));
+    };
+    match decryptor.unwrap(challenge.request(), call) {
+        Ok(answer) if challenge.is_answered_by(&answer) => Ok(()),
+        Ok(_) => Err(none(token, public_key, "it agrees on another secret")),
+        Err(Error::DecryptionFailed) => Err(none(
+            token,
+            public_key,
+            "it does not open what is encrypted to it",
+        )),
+        Err(error) => Err(error),
+    }
+}
+
+fn none(token: &TokenId, key: &PublicKey, reason: &str) -> Error {
+    Error::NoPossession {
+        token: token.clone(),
+        key: key.fingerprint().to_string(),
+        reason: reason.into(),
+    }
+}
+
+/// Something to open, with the answer computed on this side.
+pub struct Challenge {
+    sent: Vec<u8>,
+    answer: Secret,
+    is_agreement: bool,
+}
+
+impl Challenge {
+    /// A new one, or `None` for a key that does not decrypt.
+    ///
+    /// P-256 and X25519: an agreement with a fresh peer. RSA: an OAEP (SHA-256) of 16 random
+    /// bytes, with the label of age's stanza `ssh-rsa`.
+    pub fn new(key: &PublicKey) -> Option<Challenge> {
+        Some(match key.algorithm() {
+            Algorithm::P256 => {
+                let own = p256::SecretKey::random(&mut OsRng);
+                let key = p256::PublicKey::from_sec1_bytes(key.as_bytes()).ok()?;
+                let shared = p256::ecdh::diffie_hellman(own.to_nonzero_scalar(), key.as_affine());
+                Challenge {
+                    sent: own.public_key().to_encoded_point(false).as_bytes().to_vec(),
+                    answer: Zeroizing::new(shared.raw_secret_bytes().to_vec()),
+                    is_agreement: true,
+                }
+            }
+            Algorithm::X25519 => {
+                let own = x25519_dalek::StaticSecret::random_from_rng(OsRng);
+                let key = <[u8; 32]>::try_from(key.as_bytes()).ok()?;
+                Challenge {
+                    sent: x25519_dalek::PublicKey::from(&own).to_bytes().to_vec(),
+                    answer: Zeroizing::new(own.diffie_hellman(&key.into()).to_bytes().to_vec()),
+                    is_agreement: true,
+                }
+            }
+            Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
+                let key = rsa::RsaPublicKey::from_pkcs1_der(key.as_bytes()).ok()?;
+                let label = std::str::from_utf8(SSH_RSA_LABEL).ok()?;
+                let mut answer = Zeroizing::new(vec![0; 16]);
+                OsRng.fill_bytes(&mut answer);
+                let padding = rsa::Oaep::new_with_label::<sha2::Sha256, _>(label);
+                Challenge {
+                    sent: key.encrypt(&mut OsRng, padding, &answer).ok()?,
+                    answer,
+                    is_agreement: false,
+                }
+            }
+            _ => return None,
+        })
+    }
+
+    /// What the key's [`Decryptor`] is asked.
+    pub fn request(&self) -> Unwrap<'_> {
+        match self.is_agreement {
+            true => Unwrap::Agree { peer: &self.sent },
+            false => Unwrap::Oaep {
+                ciphertext: &self.sent,
+                label: SSH_RSA_LABEL,
+            },
+        }
+    }
+
+    /// What is sent: the peer's public key, or the ciphertext.
+    pub fn sent(&self) -> &[u8] {
+        &self.sent
+    }
+
+    /// Whether this is the answer.
+    pub fn is_answered_by(&self, secret: &[u8]) -> bool {
+        secret == self.answer.as_slice()
+    }
+}
