@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::configuration::Hardware;
 use crate::emulator::{App, Emulator};
 
 /// How often the screen is looked at.
@@ -20,19 +21,19 @@ pub struct Approver {
 }
 
 impl Approver {
-    /// Starts an emulator with this app in it, which says `ready` when it asks nothing.
+    /// Starts an emulator with this app in it.
     ///
     /// # Panics
     /// As [`Emulator::start`] does.
     pub fn start(app: App) -> Self {
         let emulator = Arc::new(Emulator::start(app));
+        emulator.learn_home();
         let (stay, go) = mpsc::channel();
         let user = thread::spawn({
             let emulator = Arc::clone(&emulator);
             move || {
                 while go.recv_timeout(GLANCE) == Err(RecvTimeoutError::Timeout) {
-                    let text = emulator.screen_text();
-                    if !text.is_empty() && !text.contains("ready") {
+                    if !emulator.is_idle() {
                         emulator.approve();
                     }
                 }
@@ -43,6 +44,18 @@ impl Approver {
             stay: Some(stay),
             user: Some(user),
         }
+    }
+
+    /// The emulator. Whatever it asks is approved.
+    pub fn emulator(&self) -> &Emulator {
+        &self.emulator
+    }
+
+    /// The longest personal message in bytes that the Ethereum app was seen to take on the
+    /// device that it was built for; see [`Hardware::longest_message`].
+    pub fn longest_message(&self) -> usize {
+        let hardware = self.emulator.hardware();
+        hardware.unwrap_or(Hardware::NanoSPlus).longest_message()
     }
 
     /// Where it takes APDUs: see [`Emulator::apdu_address`].

@@ -6,15 +6,21 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::configuration::Hardware;
 use crate::install;
+use crate::review::{Button, Decision, Hand, Home, Line, text};
 use crate::scratch::Scratch;
 use crate::serve;
 
 /// How long the emulator may take to start, and its app to answer to a button.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a finger stays on a touch screen.
+const TAP: Duration = Duration::from_millis(100);
 
 /// Runs Speculos as it should have run by itself.
 const SCRIPT: &str = include_str!("start.py");
@@ -53,17 +59,6 @@ impl App {
     }
 }
 
-/// A button, or both of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Button {
-    /// The left one: back.
-    Left,
-    /// The right one: on.
-    Right,
-    /// Both: what the screen says.
-    Both,
-}
-
 /// A Speculos of its own, on loopback, with Speculos' published seed. It ends when it is
 /// dropped, or with this process.
 ///
@@ -71,6 +66,7 @@ pub enum Button {
 /// use claviger_ledger_emulator::{App, Emulator};
 ///
 /// let emulator = Emulator::start(App::Boil);
+/// emulator.learn_home();
 /// let name_and_version = emulator.exchange(&[0xb0, 1, 0, 0, 0]);
 /// let reply = std::thread::scope(|scope| {
 ///     let asked = scope.spawn(|| emulator.exchange(b"\xe0\x05\x01\x00\x0d\x03..."));
@@ -85,6 +81,8 @@ pub struct Emulator {
     folder: Scratch,
     apdu: SocketAddr,
     rest: SocketAddr,
+    hardware: Option<Hardware>,
+    home: OnceLock<Home>,
 }
 
 impl Emulator {
@@ -123,13 +121,21 @@ impl Emulator {
             folder,
             apdu: nowhere,
             rest: nowhere,
+            hardware: None,
+            home: OnceLock::new(),
         };
+        emulator.hardware = Hardware::of_target(&emulator.wait_for_line("target "));
         emulator.apdu = emulator.wait_for_port("APDU");
         emulator.rest = emulator.wait_for_port("REST");
         emulator.wait_until(PATIENCE, "the app to show something", |text| {
             !text.is_empty()
         });
         emulator
+    }
+
+    /// The device that the app was built for, where it is one that is known.
+    pub fn hardware(&self) -> Option<Hardware> {
+        self.hardware
     }
 
     /// Where it takes APDUs, each as `u32be(length) APDU`, and gives each reply as
@@ -162,8 +168,7 @@ impl Emulator {
 
     /// What is on the screen, its lines separated by single spaces.
     pub fn screen_text(&self) -> String {
-        self.try_screen_text()
-            .unwrap_or_else(|error| self.fail(&error.to_string()))
+        text(&self.screen())
     }
 
     /// Waits until `needle` is on the screen; the answer is all that is.
@@ -176,64 +181,75 @@ impl Emulator {
         })
     }
 
-    /// Steps through a review's screens, and approves. It has to have begun: wait for
-    /// its first screen.
+    /// Learns what the device shows when it asks nothing: the home screen, where it is
+    /// now, and the pages of the menu behind it. [`Emulator::approve`] and
+    /// [`Emulator::reject`] leave these alone.
+    pub fn learn_home(&self) {
+        self.home.get_or_init(|| Home::learn(self));
+    }
+
+    /// Whether nothing is reviewed, as far as was [learnt](Emulator::learn_home).
+    pub fn is_idle(&self) -> bool {
+        self.home
+            .get()
+            .is_some_and(|home| home.is_shown(&self.screen()))
+    }
+
+    /// Goes through a review's screens, and approves; with buttons or on a touch screen. It
+    /// returns when that is done, or when the review has ended by itself.
+    ///
+    /// # Panics
+    /// Where the home screen was not [learnt](Emulator::learn_home), or no screen lets
+    /// anybody approve.
     pub fn approve(&self) {
-        // The screen before the one that rejects; it is named after what is asked.
-        self.go_to_rejection();
-        let rejection = self.screen_text();
-        self.press(Button::Left);
-        self.wait_until(PATIENCE, "the screen that approves", |text| {
-            text != rejection
-        });
-        self.press(Button::Both);
+        self.decide(Decision::Approve);
     }
 
-    /// Steps through a review's screens, and rejects. It has to have begun: wait for its
-    /// first screen.
+    /// Goes through a review's screens, and rejects, as [`Emulator::approve`] does.
+    ///
+    /// # Panics
+    /// As [`Emulator::approve`] does.
     pub fn reject(&self) {
-        self.go_to_rejection();
-        self.press(Button::Both);
+        self.decide(Decision::Reject);
     }
 
-    /// A review's last screen is the one that rejects.
-    fn go_to_rejection(&self) {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let text = self.screen_text();
-            if text.starts_with("Reject") || text.starts_with("Cancel") {
-                return;
-            }
-            if Instant::now() > end {
-                self.fail(&format!(
-                    "no screen of this review rejects; {text:?} is shown"
-                ));
-            }
-            self.press(Button::Right);
-        }
+    fn decide(&self, decision: Decision) {
+        match self.home.get() {
+            Some(home) => home.decide(self, decision),
+            None => self.fail("its home screen was not learnt"),
+        };
     }
 
     fn wait_until(&self, timeout: Duration, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + timeout;
         loop {
-            let text = self.try_screen_text();
-            match &text {
+            let shown = self.try_screen().map(|screen| text(&screen));
+            match &shown {
                 Ok(text) if wanted(text) => return text.clone(),
                 _ if Instant::now() > end => {
-                    self.fail(&format!("waited for {what}; the screen shows {text:?}"))
+                    self.fail(&format!("waited for {what}; the screen shows {shown:?}"))
                 }
                 _ => thread::sleep(Duration::from_millis(5)),
             }
         }
     }
 
-    fn try_screen_text(&self) -> io::Result<String> {
+    fn try_screen(&self) -> io::Result<Vec<Line>> {
         let answer = self.rest("GET /events?currentscreenonly=true", "")?;
         let answer: serde_json::Value = serde_json::from_str(&answer)?;
         let events = answer["events"].as_array();
         let events = events.ok_or_else(|| io::Error::other("no events"))?;
-        let lines = events.iter().filter_map(|event| event["text"].as_str());
-        Ok(lines.map(str::trim).collect::<Vec<_>>().join(" "))
+        let lines = events.iter().filter_map(|event| {
+            let number = |name: &str| event[name].as_u64().and_then(|n| u32::try_from(n).ok());
+            let middle =
+                |from: &str, size: &str| Some(number(from)? + number(size).unwrap_or_default() / 2);
+            Some(Line {
+                text: event["text"].as_str()?.trim().to_owned(),
+                x: middle("x", "w").unwrap_or_default(),
+                y: middle("y", "h").unwrap_or_default(),
+            })
+        });
+        Ok(lines.collect())
     }
 
     /// One request; the answer is its body.
@@ -256,15 +272,20 @@ impl Emulator {
     }
 
     fn wait_for_port(&mut self, name: &str) -> SocketAddr {
-        let begin = format!("port {name} ");
+        let port = self.wait_for_line(&format!("port {name} "));
+        (Ipv4Addr::LOCALHOST, port.parse().unwrap()).into()
+    }
+
+    /// What follows `begin` in the first line of the log that has it.
+    fn wait_for_line(&mut self, begin: &str) -> String {
         let end = Instant::now() + PATIENCE;
         loop {
             let log = self.log();
             // A line counts when it has its end.
             let lines = log.split_inclusive('\n');
-            let mut ports = lines.filter_map(|line| line.strip_prefix(&begin)?.strip_suffix('\n'));
-            if let Some(port) = ports.next() {
-                return (Ipv4Addr::LOCALHOST, port.parse().unwrap()).into();
+            let mut rests = lines.filter_map(|line| line.strip_prefix(begin)?.strip_suffix('\n'));
+            if let Some(rest) = rests.next() {
+                return rest.to_owned();
             }
             if self.child.try_wait().unwrap().is_some() || Instant::now() > end {
                 self.fail("it does not start");
@@ -281,6 +302,35 @@ impl Emulator {
     #[track_caller]
     fn fail(&self, what: &str) -> ! {
         panic!("Speculos: {what}. It said:\n{}", self.log());
+    }
+}
+
+impl Hand for Emulator {
+    fn screen(&self) -> Vec<Line> {
+        self.try_screen()
+            .unwrap_or_else(|error| Emulator::fail(self, &error.to_string()))
+    }
+
+    fn touch_screen(&self) -> Option<(u32, u32)> {
+        self.hardware.and_then(Hardware::touch_screen)
+    }
+
+    fn press(&self, button: Button) {
+        Emulator::press(self, button);
+    }
+
+    fn touch(&self, from: (u32, u32), to: (u32, u32), held: Duration) {
+        let body = serde_json::json!({
+            "action": "press-and-release",
+            "x": from.0, "y": from.1, "x2": to.0, "y2": to.1,
+            "delay": held.max(TAP).as_secs_f64(),
+        });
+        self.rest("POST /finger", &body.to_string())
+            .unwrap_or_else(|error| Emulator::fail(self, &error.to_string()));
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        Emulator::fail(self, what)
     }
 }
 

@@ -11,6 +11,7 @@ use bip32::{ChildNumber, Language, Mnemonic, XPrv};
 use k256::ecdsa::SigningKey;
 use sha3::{Digest, Keccak256};
 
+use crate::configuration::Configuration;
 use crate::device::{Device, Reply};
 use crate::serve::Server;
 use crate::{SEED, lock, reply};
@@ -58,6 +59,7 @@ pub struct Ethereum(Arc<Mutex<Ledger>>);
 
 struct Ledger {
     seed: bip32::Seed,
+    configuration: Configuration,
     approval: Approval,
     next_approvals: VecDeque<Approval>,
     locked: bool,
@@ -66,6 +68,7 @@ struct Ledger {
     review: Option<Review>,
     exchanges: Vec<Vec<u8>>,
     prompts: usize,
+    interruptions: usize,
 }
 
 /// What the user is asked.
@@ -89,6 +92,7 @@ const REJECTED: u16 = 0x6985;
 const NOT_NOW: u16 = 0x6986;
 const PATH_NOT_ALLOWED: u16 = 0x6a15;
 const WRONG_DATA: u16 = 0x6a80;
+const NO_MEMORY: u16 = 0x6a84;
 const WRONG_LENGTH: u16 = 0x6a87;
 const WRONG_P1_P2: u16 = 0x6b00;
 const NO_SUCH_INSTRUCTION: u16 = 0x6d00;
@@ -102,10 +106,17 @@ enum Step {
 }
 
 impl Ethereum {
-    /// A device with the seed that the recording was made with.
+    /// The device that the recording was made with: a Nano S Plus, and its seed.
     #[expect(clippy::new_without_default, reason = "it is as the other fixtures")]
     pub fn new() -> Ethereum {
         Ethereum::with_seed(SEED)
+    }
+
+    /// Another device with the same seed.
+    pub fn configured(configuration: Configuration) -> Ethereum {
+        let app = Ethereum::new();
+        lock(&app.0).configuration = configuration;
+        app
     }
 
     /// A device with another seed: twelve to twenty-four English words of BIP-39.
@@ -117,6 +128,7 @@ impl Ethereum {
             .unwrap_or_else(|error| panic!("this is no seed phrase: {error}"));
         Ethereum(Arc::new(Mutex::new(Ledger {
             seed: mnemonic.to_seed(""),
+            configuration: Configuration::nano_s_plus(),
             approval: Approval::default(),
             next_approvals: VecDeque::new(),
             locked: false,
@@ -125,7 +137,13 @@ impl Ethereum {
             review: None,
             exchanges: Vec::new(),
             prompts: 0,
+            interruptions: 0,
         })))
+    }
+
+    /// What it is.
+    pub fn configuration(&self) -> Configuration {
+        lock(&self.0).configuration.clone()
     }
 
     /// Answers one APDU with data and status word. If the user is asked, and hangs, so
@@ -184,6 +202,12 @@ impl Ethereum {
     pub fn prompts(&self) -> usize {
         lock(&self.0).prompts
     }
+
+    /// How many commands have come so far while the user was asked. Each of them costs the
+    /// answer to the question; of a real app it also spoils what is approved.
+    pub fn interruptions(&self) -> usize {
+        lock(&self.0).interruptions
+    }
 }
 
 impl Device for Ethereum {
@@ -195,6 +219,7 @@ impl Device for Ethereum {
 impl Ledger {
     fn take(&mut self, apdu: &[u8], to: Reply) {
         self.exchanges.push(apdu.to_vec());
+        self.interruptions += usize::from(self.review.is_some());
         let step = self.command(apdu);
         if let Some(review) = &mut self.review {
             review.reply = None;
@@ -257,7 +282,7 @@ impl Ledger {
         }
         match instruction {
             0x02 => self.address(*p1, *p2, data),
-            0x06 => Ok(Step::Done(CONFIGURATION.to_vec())),
+            0x06 => Ok(Step::Done(self.app_configuration())),
             0x08 => {
                 let step = self.personal_sign(*p1, data);
                 // What is refused ends the message, and what the user is asked.
@@ -267,18 +292,23 @@ impl Ledger {
                 }
                 step
             }
-            0x18 => self.privacy(*p1, *p2, data),
+            0x18 if self.configuration.agrees => self.privacy(*p1, *p2, data),
             _ => Err(NO_SUCH_INSTRUCTION),
         }
     }
 
     fn name_and_version(&self) -> Vec<u8> {
         let (name, version) = match &self.running {
-            Running::Ethereum => ("Ethereum", "1.23.0-dev"),
+            Running::Ethereum => ("Ethereum", &self.configuration.version[..]),
             Running::Other { name, .. } => (&name[..], "1.0.0"),
         };
         let sized = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
         [&[1][..], &sized(name), &sized(version), &[1, 0]].concat()
+    }
+
+    /// Flags (external data for tokens is needed), and the version without its suffix.
+    fn app_configuration(&self) -> Vec<u8> {
+        [&[0x02][..], &self.configuration.numbers()].concat()
     }
 
     /// The public key, the address and, with `p2`, the chain code; with `p1`, the user is
@@ -306,6 +336,10 @@ impl Ledger {
     }
 
     /// EIP-191: signs a message, which may come in several pieces, for humans.
+    ///
+    /// The app wants memory twice: for the message when it begins, and for what the screen
+    /// is to show when it is complete. A message that is a little too long is taken whole,
+    /// and refused then.
     fn personal_sign(&mut self, p1: u8, data: &[u8]) -> Result<Step, u16> {
         let data = match (p1, self.message.is_some()) {
             (0x00, _) if self.is_busy() => return Err(NOT_NOW),
@@ -315,6 +349,9 @@ impl Ledger {
                 let length = u32::from_be_bytes(*length) as usize;
                 if length > usize::from(u16::MAX) {
                     return Err(WRONG_DATA);
+                }
+                if length > 2 * self.configuration.longest_message {
+                    return Err(NO_MEMORY);
                 }
                 self.message = Some(Message {
                     path,
@@ -338,6 +375,9 @@ impl Ledger {
         let Some(Message { path, received, .. }) = self.message.take() else {
             return Err(WRONG_DATA);
         };
+        if received.len() > self.configuration.longest_message {
+            return Err(NO_MEMORY);
+        }
         let key = self.key(&path)?;
         Ok(Step::Ask(personal_signature(key.private_key(), &received)))
     }
@@ -375,9 +415,6 @@ impl Ledger {
         Ok(key.unwrap())
     }
 }
-
-/// Flags (external data for tokens is needed), and the version without its suffix.
-const CONFIGURATION: [u8; 4] = [0x02, 1, 23, 0];
 
 fn check_flags(p1: u8, p2: u8) -> Result<(), u16> {
     if p1 > 1 || p2 > 1 {
@@ -589,6 +626,56 @@ mod tests {
         ] {
             assert_eq!(status(&app.answer(&question)), expected, "{question:02x?}");
         }
+    }
+
+    /// Sends a message of this length, and gives the status words.
+    fn sign_long(app: &Ethereum, length: usize) -> Vec<u16> {
+        let head = [&PATH[..], &(length as u32).to_be_bytes()].concat();
+        let message = vec![b'x'; length];
+        let (first, rest) = message.split_at(255 - head.len());
+        let pieces = rest.chunks(255).map(|piece| apdu(0x08, 0x80, 0, &[piece]));
+        let first = apdu(0x08, 0, 0, &[&head, first]);
+        let replies = std::iter::once(first).chain(pieces);
+        replies.map(|piece| status(&app.answer(&piece))).collect()
+    }
+
+    #[test]
+    fn a_message_takes_as_much_memory_as_the_device_has() {
+        for (configuration, longest) in [
+            (Configuration::nano_s_plus(), 9_012),
+            (Configuration::flex(), 13_368),
+        ] {
+            let app = Ethereum::configured(configuration);
+            assert!(sign_long(&app, longest).iter().all(|status| *status == OK));
+            let refused = sign_long(&app, longest + 1);
+            let (last, others) = refused.split_last().unwrap();
+            assert_eq!(*last, NO_MEMORY);
+            assert!(others.iter().all(|status| *status == OK));
+            assert_eq!(sign_long(&app, 3 * longest)[0], NO_MEMORY);
+            assert_eq!(app.prompts(), 1);
+            // It is not occupied with what it refused.
+            assert_eq!(status(&app.answer(&sign())), OK);
+        }
+    }
+
+    #[test]
+    fn an_old_app_signs_and_does_not_know_how_to_agree() {
+        let app = Ethereum::configured(Configuration::before_eip_1024());
+        let key = app.answer(&apdu(0x18, 0, 0, &[&PATH]));
+        assert_eq!(status(&key), NO_SUCH_INSTRUCTION);
+        assert_eq!(status(&app.answer(&sign())), OK);
+        assert_eq!(app.answer(&[0xe0, 6, 0, 0, 0]), [2, 1, 9, 17, 0x90, 0]);
+    }
+
+    #[test]
+    fn commands_that_interrupt_a_question_are_counted() {
+        let (app, _given) = asking();
+        assert_eq!(app.interruptions(), 0);
+        app.answer(&[0xb0, 1, 0, 0, 0]);
+        assert_eq!(app.interruptions(), 1);
+        app.set_approval(Approval::Approve);
+        app.answer(&[0xb0, 1, 0, 0, 0]);
+        assert_eq!(app.interruptions(), 1);
     }
 
     #[test]

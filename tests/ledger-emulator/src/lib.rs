@@ -7,7 +7,8 @@
 //! | [`Ethereum`] | a model of the Ethereum app, checked against the recording | everything that Claviger asks for, and faults |
 //!
 //! All three answer APDUs. The emulator listens on a TCP port; the others do, in the same
-//! protocol, behind a [`Server`]. An emulator's user is the test, or an [`Approver`]. [`Usb`] makes any of them a USB device, which programs
+//! protocol, behind a [`Server`]. An emulator's user is the test, or an [`Approver`].
+//! [`Usb`] makes any of them a USB device, which programs
 //! that it is shown to find with an unmodified hidapi, and which can misbehave
 //! ([`Fault`]).
 //!
@@ -38,22 +39,26 @@
 )]
 
 mod approver;
+mod configuration;
 mod device;
 mod emulator;
 mod ethereum;
 mod frames;
 mod install;
 mod recording;
+mod review;
 mod scratch;
 mod serve;
 mod sysfs;
 mod usb;
 
 pub use approver::Approver;
+pub use configuration::{Configuration, Hardware};
 pub use device::{Device, Reply};
-pub use emulator::{App, Button, Emulator};
+pub use emulator::{App, Emulator};
 pub use ethereum::{Approval, Ethereum, Running};
 pub use recording::{Exchange, Recording};
+pub use review::Button;
 pub use serve::{Server, exchange};
 pub use usb::{Fault, HidDevice, Usb};
 

@@ -1,9 +1,9 @@
 """Runs Speculos for a test, with the app that the one argument names.
 
 Speculos binds to every interface, on ports that one has to choose. Here each goes to
-loopback, to a port that the system chooses; which one it is, is printed. And it ends,
-with what it has started, when its standard input does, that is, with the test, in
-whatever way that ends.
+loopback, to a port that the system chooses; which one it is, is printed, and so is the
+device that the app was built for. And it ends, with what it has started, when its standard
+input does, that is, with the test, in whatever way that ends.
 """
 
 import os
@@ -35,7 +35,20 @@ def bind_to_loopback(self, address):
 
 socket.socket.bind = bind_to_loopback
 
+from elftools.elf.elffile import ELFFile  # noqa: E402
 from speculos.main import main  # noqa: E402
+
+
+def target_of(path):
+    try:
+        with open(path, "rb") as file:
+            return ELFFile(file).get_section_by_name("ledger.target").data().decode().strip()
+    except Exception:
+        # Speculos says in its own words what is wrong with it.
+        return None
+
+
+print(f"\ntarget {target_of(sys.argv[1])}\n", flush=True)
 
 sys.argv[1:1] = ["--display", "headless", "--apdu-port", str(APDU), "--api-port", str(REST)]
 main()

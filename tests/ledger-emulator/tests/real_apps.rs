@@ -12,7 +12,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use claviger_ledger_emulator::{App, Button, Emulator, Ethereum, Recording, Running};
+use claviger_ledger_emulator::{
+    App, Approver, Button, Emulator, Ethereum, Hardware, Recording, Running,
+};
 use libtest_mimic::{Arguments, Trial};
 
 const A_WHILE: Duration = Duration::from_secs(20);
@@ -46,6 +48,11 @@ fn main() -> ExitCode {
         boil,
     );
     add("a_prompt_is_approved_and_rejected", quick, prompts);
+    add(
+        "who_approves_stops_when_the_review_is_over",
+        quick,
+        no_further,
+    );
     add(
         "a_command_is_answered_while_the_user_is_asked_whose_answer_is_lost",
         quick,
@@ -107,6 +114,7 @@ const SHOW_KEY: [u8; 18] = [
 
 fn prompts() {
     let emulator = Emulator::start(App::Boil);
+    emulator.learn_home();
     let ask = |decide: fn(&Emulator)| {
         thread::scope(|scope| {
             let asked = scope.spawn(|| emulator.exchange(&SHOW_KEY));
@@ -126,9 +134,32 @@ fn prompts() {
     emulator.wait_for_text("ready", A_WHILE);
 }
 
+/// The home menu is a row of screens as a review is.
+fn no_further() {
+    let approver = Approver::start(App::Boil);
+    let emulator = approver.emulator();
+    assert_eq!(emulator.hardware(), Some(Hardware::NanoX));
+    let home = emulator.screen_text();
+    let approved = || {
+        assert_eq!(emulator.exchange(&SHOW_KEY).last_chunk(), Some(&[0x90, 0]));
+    };
+    approved();
+    // Where a review that ended by itself may have left somebody.
+    emulator.press(Button::Right);
+    emulator.wait_for_text("ready", A_WHILE);
+    for _ in 0..3 {
+        approved();
+    }
+    emulator.wait_for_text(&home, A_WHILE);
+    emulator.press(Button::Right);
+    emulator.approve();
+    emulator.wait_for_text(&home, A_WHILE);
+}
+
 /// What the model does as well.
 fn while_asked() {
     let emulator = Emulator::start(App::Boil);
+    emulator.learn_home();
     let stream = TcpStream::connect(emulator.apdu_address()).unwrap();
     stream.set_read_timeout(Some(A_WHILE)).unwrap();
     let send = |apdu: &[u8]| {
@@ -246,6 +277,7 @@ fn ask(emulator: &Emulator, apdu: &[u8], decide: fn(&Emulator)) -> Vec<u8> {
 
 fn recorded() {
     let emulator = Emulator::start(App::ethereum().unwrap());
+    emulator.learn_home();
     for recorded in Recording::ethereum().exchanges() {
         let reply = if asks(&recorded.apdu) {
             ask(&emulator, &recorded.apdu, Emulator::approve)
@@ -258,6 +290,7 @@ fn recorded() {
 
 fn rejected() {
     let emulator = Emulator::start(App::ethereum().unwrap());
+    emulator.learn_home();
     for recorded in Recording::ethereum().exchanges() {
         if asks(&recorded.apdu) && recorded.apdu[2] != 0x80 {
             let reply = ask(&emulator, &recorded.apdu, Emulator::reject);
