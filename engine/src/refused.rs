@@ -2,7 +2,9 @@
 //!
 //! What is kept of a refused PIN is a hash that is slow on purpose (scrypt, RFC 7914), for
 //! PINs are short and whoever reads the file may try them all. That a PIN *is being* sent is
-//! written down without any trace of it: it may be the right one.
+//! written down without any trace of it: it may be the right one. So where its answer never
+//! came, nobody can tell whether the next is the same, and none is sent but by a person who
+//! [says so](claviger_token::PinSource::sends_unsettled).
 
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
@@ -203,13 +205,16 @@ struct Turn<'a> {
 impl PinTurn for Turn<'_> {
     fn begin(&mut self, pin: &SecretString, tries: TriesLeft) -> Result<(), Error> {
         let failed = |error: RegistryError| not_noted(&self.token, &error);
-        let (records, token) = (self.records, self.token.clone());
-        match records.unsettled(&token).map_err(failed)? {
-            Some(before) if !nothing_was_lost(before, tries) => {
-                return Err(Error::PinUnsettled { token });
-            }
-            _ => {}
+        let token = self.token.clone();
+        match self.records.unsettled(&token).map_err(failed)? {
+            Some(before) if !nothing_was_lost(before, tries) => Err(Error::PinUnsettled { token }),
+            _ => self.begin_anyway(pin, tries),
         }
+    }
+
+    fn begin_anyway(&mut self, pin: &SecretString, tries: TriesLeft) -> Result<(), Error> {
+        let failed = |error: RegistryError| not_noted(&self.token, &error);
+        let (records, token) = (self.records, self.token.clone());
         let mut made: Option<Hash> = None;
         for hash in records.hashes(&token).map_err(failed)? {
             let same = match made.take().filter(|made| made.salt == hash.salt) {

@@ -10,8 +10,8 @@ use std::sync::{Arc, Barrier};
 use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    Access, Call, Driver, Error, FixedPin, PinVerdict, SlotId, SlotInfo, Token, TokenInfo,
-    TriesLeft,
+    Access, Call, Driver, Error, FixedPin, Listing, PinSource, PinVerdict, SlotId, SlotInfo, Token,
+    TokenId, TokenInfo, TriesLeft, refused,
 };
 use common::generate;
 use secrecy::{ExposeSecret, SecretString};
@@ -65,9 +65,13 @@ impl Vault {
 
     /// Opens it as a process of its own would, and says what came of it.
     async fn open_with(&self, home: &Path, pin: &str) -> Result<(), Error> {
+        self.open_from(home, FixedPin::new(pin)).await
+    }
+
+    async fn open_from(&self, home: &Path, pins: impl PinSource + 'static) -> Result<(), Error> {
         let node = Node::builder(Registry::open(home).unwrap())
             .driver(self.clone())
-            .access(Access::with(FixedPin::new(pin)))
+            .access(Access::with(pins))
             .build();
         let backend = Backend::from(BACKEND);
         let done = generate(&node, "a", &backend, IdParams::P256, Capabilities::Commit).await;
@@ -84,8 +88,11 @@ impl Driver for Vault {
         "vault"
     }
 
-    fn tokens(&self, _: &str) -> Result<Vec<TokenInfo>, Error> {
-        Ok(vec![self.0.info.clone()])
+    fn look(&self, _: &str) -> Result<Listing, Error> {
+        Ok(Listing {
+            tokens: vec![self.0.info.clone()],
+            unreadable: Vec::new(),
+        })
     }
 
     fn slots(&self, _: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
@@ -99,12 +106,17 @@ impl Driver for Vault {
     fn open(&self, _: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
         let token = self.0.info.id.clone();
         let pin: SecretString = access.pins.pin(&token, "")?;
-        let mut turn = access.refused_pins.turn(&token)?;
-        let tries = match self.0.tells.load(SeqCst) {
-            true => TriesLeft::Exactly(self.tries()),
-            false => TriesLeft::Unknown,
+        let asked = refused::Asked {
+            pin: &pin,
+            pins: &*access.pins,
+            label: "",
         };
-        turn.begin(&pin, tries)?;
+        let turn = refused::begin(&*access.refused_pins, &token, &asked, || {
+            Ok(match self.0.tells.load(SeqCst) {
+                true => TriesLeft::Exactly(self.tries()),
+                false => TriesLeft::Unknown,
+            })
+        })?;
         self.0.came.fetch_add(1, SeqCst);
         let is_right = pin.expose_secret() == PIN;
         match is_right {
@@ -124,6 +136,37 @@ impl Driver for Vault {
         turn.end(&pin, PinVerdict::Refused);
         let tries = TriesLeft::Exactly(self.tries());
         Err(Error::PinWrong { token, tries })
+    }
+}
+
+/// A person at a terminal, who types a PIN and answers a question.
+#[derive(Clone)]
+struct Person {
+    types: &'static str,
+    says: bool,
+    /// How often the question came.
+    asked: Arc<AtomicUsize>,
+}
+
+impl Person {
+    fn new(types: &'static str, says: bool) -> Self {
+        let asked = Arc::default();
+        Person { types, says, asked }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(SeqCst)
+    }
+}
+
+impl PinSource for Person {
+    fn pin(&self, _: &TokenId, _: &str) -> Result<SecretString, Error> {
+        Ok(SecretString::from(self.types))
+    }
+
+    fn sends_unsettled(&self, _: &TokenId, _: &str) -> Result<bool, Error> {
+        self.asked.fetch_add(1, SeqCst);
+        Ok(self.says)
     }
 }
 
@@ -230,6 +273,51 @@ async fn where_no_answer_came_the_tries_decide_and_else_the_operator() {
         registry.refused_pins().forget(&vault.0.info.id).unwrap();
         vault.open_with(home, PIN).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn where_no_answer_came_a_person_who_types_the_pin_is_asked_once_and_decides() {
+    let (vault, home) = stage();
+    let home = home.path();
+    vault.0.tells.store(false, SeqCst);
+    vault.0.falls_silent.store(true, SeqCst);
+    vault.open_with(home, PIN).await.unwrap_err();
+    assert_eq!((vault.came(), on_record(home)), (1, vec![(0, true)]));
+
+    let no = Person::new(PIN, false);
+    let stopped = vault.open_from(home, no.clone()).await;
+    assert!(
+        matches!(stopped, Err(Error::PinUnsettled { .. })),
+        "{stopped:?}"
+    );
+    assert_eq!((no.asked(), vault.came()), (1, 1));
+    // A wrong one is refused, which is known then.
+    let wrong = Person::new("135791", true);
+    let refused = vault.open_from(home, wrong.clone()).await;
+    assert!(matches!(refused, Err(Error::PinWrong { .. })), "{refused:?}");
+    assert_eq!((wrong.asked(), vault.came()), (1, 2));
+    assert_eq!(on_record(home), [(1, false)]);
+    let again = vault.open_from(home, wrong.clone()).await;
+    assert!(
+        matches!(again, Err(Error::PinRefusedBefore { .. })),
+        "{again:?}"
+    );
+    assert_eq!((wrong.asked(), vault.came()), (1, 2));
+
+    // Also where one that was refused before is typed, whatever the person says.
+    vault.0.falls_silent.store(true, SeqCst);
+    vault.open_with(home, PIN).await.unwrap_err();
+    let again = vault.open_from(home, wrong.clone()).await;
+    assert!(
+        matches!(again, Err(Error::PinRefusedBefore { .. })),
+        "{again:?}"
+    );
+    let right = Person::new(PIN, true);
+    vault.open_from(home, right.clone()).await.unwrap();
+    assert_eq!((right.asked(), vault.came()), (1, 4));
+    assert_eq!(on_record(home), []);
+    vault.open_from(home, right.clone()).await.unwrap();
+    assert_eq!(right.asked(), 1);
 }
 
 #[tokio::test]

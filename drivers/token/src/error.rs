@@ -26,6 +26,16 @@ pub enum Error {
         /// What the loader or the module said.
         reason: String,
     },
+    /// The PKCS#11 module works, and what it works with is missing: a daemon, a server, a TPM.
+    #[error("the module `{module}` cannot be used yet: {reason}")]
+    NotReady {
+        /// The module's file.
+        module: String,
+        /// What is missing, and what the module said.
+        reason: String,
+        /// What to do about it.
+        cure: String,
+    },
     /// No attached token fits the description.
     #[error("no token fits `{wanted}`")]
     NoToken {
@@ -120,6 +130,12 @@ pub enum Error {
     /// The token's PIN is locked.
     #[error("the PIN of {token} is locked")]
     PinLocked {
+        /// The token.
+        token: TokenId,
+    },
+    /// The token has no PIN yet, so nobody can log in.
+    #[error("{token} has no user PIN yet")]
+    PinNotSet {
         /// The token.
         token: TokenId,
     },
@@ -400,6 +416,7 @@ impl Error {
             | Error::PinNotNoted { token, .. }
             | Error::PinFinalTry { token }
             | Error::PinLocked { token }
+            | Error::PinNotSet { token }
             | Error::ManagementKeyNeeded { token }
             | Error::ManagementKeyWrong { token, .. }
             | Error::NotTouched { token }
@@ -420,6 +437,7 @@ impl Error {
             | Error::MalformedReply { token, .. } => Some(token),
             Error::BadBackend { .. }
             | Error::BadModule { .. }
+            | Error::NotReady { .. }
             | Error::NoToken { .. }
             | Error::AmbiguousToken { .. }
             | Error::PinSource { .. }
@@ -437,7 +455,9 @@ impl Error {
     /// What kind of next step helps.
     pub fn advice(&self) -> Advice {
         match self {
-            Error::NoToken { .. } | Error::TokenUnavailable { .. } => Advice::InsertToken,
+            Error::NoToken { .. } | Error::NotReady { .. } | Error::TokenUnavailable { .. } => {
+                Advice::InsertToken
+            }
             Error::PinNeeded { .. }
             | Error::PinSource { .. }
             | Error::PinLength { .. }
@@ -464,6 +484,7 @@ impl Error {
             | Error::BadMessage { .. }
             | Error::KeyMismatch { .. } => Advice::ChangeRequest,
             Error::PinLocked { .. }
+            | Error::PinNotSet { .. }
             | Error::PinNotNoted { .. }
             | Error::TokenFull { .. }
             | Error::TokenReadOnly { .. }
@@ -495,6 +516,7 @@ impl Error {
             Error::BadModule { .. } => {
                 "module-path must name the vendor's PKCS#11 library, built for this system".into()
             }
+            Error::NotReady { cure, .. } => cure.clone(),
             Error::NoToken { wanted, present } if present.is_empty() && wanted.starts_with("piv:") => {
                 "insert the smartcard; a USB token needs its CCID interface enabled".into()
             }
@@ -526,7 +548,9 @@ impl Error {
                     .into()
             }
             Error::PinSource { .. } => "check the PIN source".into(),
-            Error::PinLength { .. } => "it was not sent; check the PIN source".into(),
+            Error::PinLength { .. } => {
+                "check the PIN source; if the PIN is right all the same, say --any-pin-length".into()
+            }
             Error::PinWrong { .. } => {
                 "it was sent once; check the PIN before you try again, a token locks after a few"
                     .into()
@@ -536,9 +560,14 @@ impl Error {
                  claviger doctor --forget-refused-pin '{token}'"
             ),
             Error::PinUnsettled { token } => format!(
-                "see that the PIN is the right one, and then: \
+                "type the PIN (--pin-source prompt) and confirm that it is to be sent, or: \
                  claviger doctor --forget-refused-pin '{token}'"
             ),
+            Error::PinNotSet { .. } => {
+                "set one as the security officer: pkcs11-tool --module MODULE --login \
+                 --login-type so --init-pin"
+                    .into()
+            }
             Error::PinNotNoted { .. } => {
                 "check the home folder: its permissions, and the space that is left".into()
             }

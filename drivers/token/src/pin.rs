@@ -23,6 +23,19 @@ pub trait PinSource: Send + Sync {
     /// [`Error::PinNeeded`] where there is none to be had, [`Error::PinSource`] where
     /// the source failed. The caller asks again only when a person has changed something.
     fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error>;
+
+    /// Whether to send the PIN that was just given for `token`, though it is not known what
+    /// became of the last one: if that was wrong, a try is gone, and this may be it again.
+    ///
+    /// Only a person can know. So a source that a person types into asks there, once and
+    /// clearly; every other says no.
+    ///
+    /// # Errors
+    /// As [`PinSource::pin`].
+    fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
+        let (_, _) = (token, label);
+        Ok(false)
+    }
 }
 
 /// How a token is opened: with whose PIN, and how much may be risked.
@@ -32,6 +45,9 @@ pub struct Access {
     pub pins: Arc<dyn PinSource>,
     /// Whether to log in even if a refusal would lock the token.
     pub last_try: bool,
+    /// Whether to send a PIN whose length the token says it does not take: some state other
+    /// limits than they keep.
+    pub any_pin_length: bool,
     /// Where the management key of a smartcard comes from: hexadecimal, in a source of
     /// the same kinds as a PIN's.
     pub management_keys: Arc<dyn PinSource>,
@@ -50,6 +66,7 @@ impl Access {
         Access {
             pins: Arc::new(pins),
             last_try: false,
+            any_pin_length: false,
             management_keys: Arc::new(NoPin),
             factory_defaults: false,
             refused_pins: RefusedInProcess::shared(),

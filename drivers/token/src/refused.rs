@@ -13,7 +13,8 @@
 //!
 //! If the fifth is never reached, since the process died or the token was pulled out, it is
 //! not known whether the PIN was refused. Then the tries that are left decide, where the
-//! token tells them, and else an operator: see [`nothing_was_lost`].
+//! token tells them, and else a person: see [`nothing_was_lost`] and
+//! [`PinSource::sends_unsettled`]. [`begin`] does the first three steps.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,7 @@ use rand_core::{OsRng, RngCore};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
-use crate::{Error, TokenId, TriesLeft};
+use crate::{Error, PinSource, TokenId, TriesLeft};
 
 /// Remembers the PINs that tokens refused.
 pub trait RefusedPins: Send + Sync {
@@ -44,6 +45,15 @@ pub trait PinTurn {
     /// case the PIN must not be sent.
     fn begin(&mut self, pin: &SecretString, tries: TriesLeft) -> Result<(), Error>;
 
+    /// [`PinTurn::begin`] for a person who knows that it is not known what became of the last
+    /// PIN, and takes that risk.
+    ///
+    /// # Errors
+    /// As [`PinTurn::begin`], save for [`Error::PinUnsettled`].
+    fn begin_anyway(&mut self, pin: &SecretString, tries: TriesLeft) -> Result<(), Error> {
+        self.begin(pin, tries)
+    }
+
     /// Writes down what the token made of the PIN. To be left out where no answer came.
     ///
     /// If it cannot be written, it stays as if no answer had come.
@@ -59,6 +69,48 @@ pub enum PinVerdict {
     Refused,
     /// The token did not look at it, and counted nothing.
     NotJudged,
+}
+
+/// A PIN, and who was asked for it.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The PIN.
+    pub pin: &'a SecretString,
+    /// Where it comes from.
+    pub pins: &'a dyn PinSource,
+    /// The token's label, by which a person knows it.
+    pub label: &'a str,
+}
+
+/// Takes a turn with `token` and begins it. `tries` says in the turn how many tries are left,
+/// and refuses where the PIN must not be sent.
+///
+/// Where it is not known what became of the last PIN, the source of this one is asked whether
+/// to send it; nobody else has to wait for the answer.
+///
+/// # Errors
+/// Those of [`RefusedPins::turn`], [`PinTurn::begin`], `tries` and the source. In each case
+/// the PIN must not be sent.
+pub fn begin<'a>(
+    memory: &'a dyn RefusedPins,
+    token: &TokenId,
+    asked: &Asked<'_>,
+    mut tries: impl FnMut() -> Result<TriesLeft, Error>,
+) -> Result<Box<dyn PinTurn + 'a>, Error> {
+    let mut turn = memory.turn(token)?;
+    match turn.begin(asked.pin, tries()?) {
+        Ok(()) => return Ok(turn),
+        Err(Error::PinUnsettled { token }) => {
+            drop(turn);
+            if !asked.pins.sends_unsettled(&token, asked.label)? {
+                return Err(Error::PinUnsettled { token });
+            }
+        }
+        Err(other) => return Err(other),
+    }
+    let mut turn = memory.turn(token)?;
+    turn.begin_anyway(asked.pin, tries()?)?;
+    Ok(turn)
 }
 
 /// Whether a PIN that was sent when the token had `before` tries left, and whose answer
@@ -177,6 +229,75 @@ mod tests {
         let turn = begin("1", &right).unwrap();
         turn.end(&right, PinVerdict::Accepted);
         assert!(begin("1", &wrong).is_ok());
+    }
+
+    /// Of one PIN it is not known what became of it.
+    struct Unsettled(Mutex<Vec<&'static str>>);
+
+    struct UnsettledTurn<'a>(&'a Unsettled);
+
+    impl RefusedPins for Unsettled {
+        fn turn(&self, _: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error> {
+            self.0.lock().unwrap().push("turn");
+            Ok(Box::new(UnsettledTurn(self)))
+        }
+    }
+
+    impl PinTurn for UnsettledTurn<'_> {
+        fn begin(&mut self, _: &SecretString, _: TriesLeft) -> Result<(), Error> {
+            Err(Error::PinUnsettled { token: token("1") })
+        }
+
+        fn begin_anyway(&mut self, _: &SecretString, _: TriesLeft) -> Result<(), Error> {
+            self.0.0.lock().unwrap().push("begun");
+            Ok(())
+        }
+
+        fn end(self: Box<Self>, _: &SecretString, _: PinVerdict) {}
+    }
+
+    impl Drop for UnsettledTurn<'_> {
+        fn drop(&mut self) {
+            self.0.0.lock().unwrap().push("over");
+        }
+    }
+
+    /// A person who types PINs and is asked whether to send them.
+    struct Person<'a>(&'a Unsettled, bool);
+
+    impl PinSource for Person<'_> {
+        fn pin(&self, _: &TokenId, _: &str) -> Result<SecretString, Error> {
+            Ok(SecretString::from("246802"))
+        }
+
+        fn sends_unsettled(&self, _: &TokenId, label: &str) -> Result<bool, Error> {
+            assert_eq!(label, "label");
+            self.0.0.lock().unwrap().push("asked");
+            Ok(self.1)
+        }
+    }
+
+    #[test]
+    fn of_a_pin_that_is_not_settled_the_person_is_asked_while_nobody_waits() {
+        let pin = SecretString::from("246802");
+        let begin = |pins: &dyn PinSource, memory: &Unsettled| {
+            let label = "label";
+            let asked = Asked { pin: &pin, pins, label };
+            let tries = || Ok(TriesLeft::Unknown);
+            begin(memory, &token("1"), &asked, tries).map(drop)
+        };
+        let happened = |yes: bool| {
+            let memory = Unsettled(Mutex::default());
+            let begun = begin(&Person(&memory, yes), &memory);
+            assert_eq!(begun.is_ok(), yes, "{begun:?}");
+            memory.0.into_inner().unwrap()
+        };
+        assert_eq!(happened(false), ["turn", "over", "asked"]);
+        assert_eq!(happened(true), ["turn", "over", "asked", "turn", "begun", "over"]);
+        // A PIN from a file is sent by nobody's decision.
+        let memory = Unsettled(Mutex::default());
+        let begun = begin(&crate::FixedPin::new("246802"), &memory);
+        assert!(matches!(begun, Err(Error::PinUnsettled { .. })), "{begun:?}");
     }
 
     #[test]
