@@ -4,12 +4,13 @@
 //! token, else handed to the token's threads.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use claviger_token::token::Secret;
 use claviger_token::{
-    Call, Decryptor, Error, KeyRef, KeyUse, PublicKey, Signature, Signer, Unwrap, envelope,
+    Call, Decryptor, Error, KeyUse, PublicKey, Signature, Signer, SlotId, Unwrap, envelope,
+    possession,
 };
 
 use crate::registry::KeyRecord;
@@ -29,6 +30,8 @@ pub(crate) struct KeyEngine {
     /// Who is connected to an earlier key of this engine's name.
     stale: Vec<EngineId>,
     bound: RwLock<Option<Arc<Bound>>>,
+    /// Where the key was found, if that is not where the registry has it.
+    moved: Mutex<Option<SlotId>>,
     /// Held by the one who gets the handle from the token; why that failed the last time.
     binding: Arc<tokio::sync::Mutex<Option<EngineError>>>,
     /// How often the token was found to be away.
@@ -58,6 +61,7 @@ impl KeyEngine {
             key,
             stale,
             bound: RwLock::default(),
+            moved: Mutex::default(),
             binding: Arc::default(),
             absences: AtomicU64::default(),
             pacer: Pacer::default(),
@@ -80,6 +84,14 @@ impl KeyEngine {
     /// Whether it serves the same key to the same callers.
     pub(crate) fn is_still(&self, key: &KeyRecord, stale: &[EngineId]) -> bool {
         self.key == *key && self.stale == stale
+    }
+
+    /// Where the key was found, if that is not where the registry has it. Says so once.
+    pub(crate) fn moved_to(&self) -> Option<SlotId> {
+        self.moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     pub(crate) fn usage(&self) -> KeyUse {
@@ -121,6 +133,12 @@ impl KeyEngine {
         data: Arc<Vec<u8>>,
         call: &Call,
     ) -> Result<Signature, EngineError> {
+        // Such a text is signed for nobody else; see `possession`.
+        if data.starts_with(possession::PREFIX.as_bytes()) {
+            return Err(EngineError::Token(Error::BadMessage {
+                reason: format!("it begins with `{}`, which is reserved", possession::PREFIX),
+            }));
+        }
         let bound = self.bound(tokens, call).await?;
         let Handle::Signer(signer) = bound.handle.clone() else {
             return Err(self.no_such_engine());
@@ -303,21 +321,27 @@ impl KeyEngine {
     fn bind(&self, tokens: &Tokens, call: &Call) -> Result<Arc<Bound>, EngineError> {
         let info = &self.key.info;
         let (token, _) = tokens.open(&self.key.backend, call)?;
-        if *token.id() != info.token {
+        let is_it = *token.id() == info.token || token.token.info().formerly.contains(&info.token);
+        if !is_it {
             return Err(EngineError::Token(Error::TokenUnavailable {
                 token: info.token.clone(),
                 reason: format!("{} is there instead", token.id()),
             }));
         }
-        let key = KeyRef {
-            slot: info.slot.clone(),
-            public_key: info.public_key.clone(),
-        };
+        let key = info.key_ref();
         let (device, usage) = (Arc::clone(&token.token), info.usage);
         let handle = token.work_blocking(call, move |_| match usage {
             KeyUse::Sign => device.signer(&key).map(Handle::Signer),
             KeyUse::Decrypt => device.decryptor(&key).map(Handle::Decryptor),
         })?;
+        let found = match &handle {
+            Handle::Signer(signer) => signer.slot(),
+            Handle::Decryptor(decryptor) => decryptor.slot(),
+        };
+        if found != info.slot {
+            *self.moved.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(found.marked_as(&info.slot));
+        }
         let bound = Arc::new(Bound { token, handle });
         *self.bound.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&bound));
         Ok(bound)
@@ -334,6 +358,19 @@ struct Routed {
 impl Decryptor for Routed {
     fn public_key(&self) -> &PublicKey {
         self.decryptor.public_key()
+    }
+
+    fn slot(&self) -> SlotId {
+        self.decryptor.slot()
+    }
+
+    fn confirm(&self, call: &Call) -> Result<(), Error> {
+        if self.in_place {
+            return self.decryptor.confirm(call);
+        }
+        let decryptor = Arc::clone(&self.decryptor);
+        self.token
+            .work_apart(call, move |call| decryptor.confirm(call))
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {

@@ -42,9 +42,11 @@ pub mod policy;
 pub mod reads_for;
 pub mod refused;
 pub mod registry;
+mod settling;
 mod standings;
 pub mod token_state;
 mod tokens;
+mod trial;
 pub mod types;
 
 pub use encryption::Preference;
@@ -57,6 +59,7 @@ pub use policy::{OwnersOnly, Policy};
 pub use registry::{Registry, RegistryError};
 pub use standings::TokenChanges;
 pub use token_state::{TokenChange, TokenState};
+pub use tokens::Found;
 pub use types::{
     Backend, Capabilities, Commitment, EngineId, EngineName, IdParams, IdentityInfo, KeyInfo,
     NodeId, Origin,

@@ -3,13 +3,15 @@
 //! | step | Generate | Delete |
 //! | --- | --- | --- |
 //! | 1 | look at the token: does it offer this, is there room | open the token |
-//! | 2 | write the intent | write the intent |
-//! | 3 | make the keys | destroy the keys |
-//! | 4 | enter the identity, forget the intent | remove the entry, forget the intent |
+//! | 2 | write the intent, with a mark for each key | write the intent, with the public keys |
+//! | 3 | make the keys, marked; note their public halves | destroy the keys |
+//! | 4 | use each key once, as proof that the token has it | |
+//! | 5 | enter the identity; the intent is now to name the keys | remove the entry, forget the intent |
+//! | 6 | name the keys, forget the intent | |
 //!
-//! Whatever stops a generation after step 2 undoes it; whatever stops a deletion leaves
-//! it to be finished. If the process dies, or the token cannot be asked, the intent
-//! stays, and [`settle`] does the same later.
+//! Whatever stops a generation between steps 2 and 5 undoes it; whatever stops a deletion
+//! leaves it to be finished. If the process dies, or the token cannot be asked, the intent
+//! stays, and [`settle`](crate::settling::settle) does the same later.
 //!
 //! What the token has begun is waited for, since it cannot be undone before it has ended:
 //! a request may be answered [`PATIENCE`] after its deadline. Where even that is not
@@ -21,7 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_token::{
-    Call, Deletion, Error, Fingerprint, KeyRef, KeySpec, KeyUse, SlotId, SlotState,
+    Call, Deletion, Error, Fingerprint, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey, SlotId,
+    SlotState, TokenId, Unfinished, unfinished_mark,
 };
 
 use crate::identity_management::{
@@ -30,14 +33,16 @@ use crate::identity_management::{
 use crate::lane::StillAtIt;
 use crate::message::{Msg, ReplyConnectIdentity, ReplyDeleteIdentity, ReplyGenerateIdentity};
 use crate::node::Inner;
-use crate::registry::{Action, BeginError, Claim, Intent, NewIdentity};
+use crate::registry::{Action, BeginError, Claim, Intent, NewIdentity, What};
+use crate::settling::{NotDestroyed, Settled, destroy_keys, name_keys, settle, undo};
 use crate::tokens::OpenToken;
+use crate::trial::{Trial, prove};
 use crate::types::{Origin, engine_name};
 use crate::{Backend, Capabilities, EngineError, EngineId, IdentityInfo, KeyInfo};
 
 /// How long the token may take to end what it has begun, and for each thing that is tidied
 /// up, whatever the caller's deadline.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a generation begins anew where others are quicker.
 const ATTEMPTS: usize = 8;
 
@@ -77,20 +82,23 @@ fn generate(
     capabilities: Capabilities,
     call: &Call,
 ) -> Result<Msg, EngineError> {
-    let (token, named_slot) = node.tokens.open(&backend.to_string(), call)?;
+    let (token, named_slot) = node.open(&backend.to_string(), call)?;
     settle(node, &token)?;
     if named_slot.is_some() && specs.len() > 1 {
         return Err(EngineError::OneSlotForTwoKeys {
             backend: backend.to_string(),
         });
     }
+    // Without what was tried here before and does not work.
+    let mut info = token.token.info().clone();
+    node.registry.take_account(&mut info)?;
     for spec in specs {
-        token.token.info().check_supports(*spec)?;
+        info.check_makes(*spec)?;
     }
     let named_slot = named_slot
         .map(|slot| check_free(&token, slot, call))
         .transpose()?;
-    let reached_by = token.token.info().backend.clone();
+    let reached_by = info.backend.clone();
     let new = NewIdentity {
         who,
         backend: &match backend {
@@ -100,8 +108,8 @@ fn generate(
             other => other.clone(),
         },
         capabilities,
-        volatile: !token.token.info().durable,
-        derived: token.token.info().derives,
+        volatile: !info.durable,
+        derived: info.derives,
     };
     let mut attempts = ATTEMPTS;
     loop {
@@ -109,10 +117,11 @@ fn generate(
             Some(slot) => vec![slot.clone()],
             None => free_slots(node, &token, specs, call)?,
         };
+        let planned: Vec<Unfinished> = slots.into_iter().map(planned).collect();
         let begun = node
             .registry
-            .begin(Action::Generate, who, token.id(), &reached_by, &slots);
-        let (intent, claim) = match begun {
+            .begin(Action::Generate, who, token.id(), &reached_by, &planned);
+        let (mut intent, claim) = match begun {
             Ok(begun) => begun,
             // Another process was quicker.
             Err(BeginError::SlotTaken { .. }) if named_slot.is_none() => {
@@ -121,14 +130,22 @@ fn generate(
             }
             Err(error) => return Err(refusal(error, who)),
         };
-        let entered = make_keys(&token, who, specs, &slots, &claim, call).and_then(|keys| {
-            node.registry
-                .finish_generate(&intent, &new, &keys)
-                .map_err(|e| Stopped::after(slots.len(), refusal(e, who)))
-        });
-        let Err(stopped) = entered else { break };
+        let entered =
+            make_keys(node, &token, who, specs, &mut intent, &claim, call).and_then(|keys| {
+                node.registry
+                    .finish_generate(&intent, &new, &keys)
+                    .map_err(|e| Stopped::after(intent.keys.len(), refusal(e, who)))?;
+                Ok(keys)
+            });
+        let stopped = match entered {
+            Ok(keys) => {
+                name_keys(node, &token, &intent, &keys, &claim);
+                break;
+            }
+            Err(stopped) => stopped,
+        };
         if !stopped.still_at_it {
-            undo(node, &token, &intent, &slots[..stopped.touched], &claim);
+            undo(node, &token, &intent, stopped.touched, &claim);
         }
         attempts -= 1;
         match stopped.error {
@@ -137,6 +154,13 @@ fn generate(
                 if named_slot.is_none() && attempts > 0 =>
             {
                 call.check()?;
+            }
+            EngineError::Token(Error::NoSuchSlot { slot, .. })
+                if named_slot.is_none() && attempts > 0 =>
+            {
+                call.check()?;
+                let slot = SlotId::new(slot);
+                node.registry.note_tried(&info, What::Slot(&slot), false)?;
             }
             error => return Err(error),
         }
@@ -155,13 +179,23 @@ fn generate(
     }))
 }
 
+/// A key that is about to be made in `slot`.
+fn planned(slot: SlotId) -> Unfinished {
+    Unfinished {
+        slot,
+        mark: unfinished_mark(),
+        public_key: None,
+    }
+}
+
 fn free_slots(
     node: &Inner,
     token: &OpenToken,
     specs: &[KeySpec],
     call: &Call,
 ) -> Result<Vec<SlotId>, EngineError> {
-    let taken = node.registry.taken_slots(token.id())?;
+    let mut taken = node.registry.taken_slots(token.id())?;
+    taken.extend(node.registry.missing_slots(token.token.info())?);
     let (device, specs) = (Arc::clone(&token.token), specs.to_vec());
     Ok(token.work_blocking(call, move |call| device.free_slots(&specs, &taken, call))?)
 }
@@ -200,41 +234,33 @@ impl Stopped {
     }
 }
 
+/// Makes the keys of `intent`, and uses each of them once: what the token cannot do with a key
+/// that it has made shows here, and not when something depends on it.
 fn make_keys(
+    node: &Inner,
     token: &OpenToken,
     who: &EngineId,
     specs: &[KeySpec],
-    slots: &[SlotId],
+    intent: &mut Intent,
     claim: &Arc<Claim>,
     call: &Call,
 ) -> Result<Vec<KeyInfo>, Stopped> {
     let info = token.token.info();
     let mut keys = Vec::with_capacity(specs.len());
-    for (spec, slot) in specs.iter().copied().zip(slots) {
-        let (device, label, its_slot) = (Arc::clone(&token.token), who.name.clone(), slot.clone());
-        let its_claim = Arc::clone(claim);
-        let made = token.carry_through(call, PATIENCE, move |call| {
-            let _claim = its_claim;
-            device.generate(&its_slot, spec, &label, call)
-        });
-        let key = match made {
-            Ok(Ok(key)) => key,
-            // What somebody put into the slot in the meantime is not ours.
-            Ok(Err(error @ Error::SlotOccupied { .. })) => {
-                return Err(Stopped::after(keys.len(), error));
-            }
-            Ok(Err(error)) => return Err(Stopped::after(keys.len() + 1, error)),
-            Err(StillAtIt) => {
-                return Err(Stopped {
-                    still_at_it: true,
-                    ..Stopped::after(keys.len() + 1, Error::DeadlineExceeded)
-                });
-            }
-        };
+    for (at, spec) in specs.iter().copied().enumerate() {
+        let key = make_key(token, spec, &intent.keys[at], claim, call).map_err(|not| Stopped {
+            touched: at + not.touched,
+            ..not
+        })?;
+        let all_so_far = |error: EngineError| Stopped::after(at + 1, error);
+        intent.keys[at].public_key = Some(key.public_key.clone());
+        node.registry
+            .note_keys(intent)
+            .map_err(|error| all_so_far(error.into()))?;
         keys.push(KeyInfo {
             usage: spec.usage,
             token: info.id.clone(),
-            slot: slot.clone(),
+            slot: intent.keys[at].slot.clone(),
             public_key: key.public_key,
             origin: Origin::Generated,
             protection: Some(key.protection),
@@ -242,133 +268,55 @@ fn make_keys(
             owner: who.clone(),
             deleted: false,
         });
-        if let Some(reason) = key.protection.missing().filter(|_| info.durable) {
+        // That it was made on the token nobody knows better than we do.
+        let missing = key.protection.made_here().missing();
+        if let Some(reason) = missing.filter(|_| info.durable) {
             let (token, reason) = (info.id.clone(), reason.into());
-            let error = Error::NotProtected { token, reason };
-            return Err(Stopped::after(keys.len(), error));
+            return Err(all_so_far(Error::NotProtected { token, reason }.into()));
         }
     }
+    let all = |error: EngineError| Stopped::after(keys.len(), error);
+    for (spec, key) in specs.iter().zip(&keys) {
+        let trial = Trial {
+            spec: *spec,
+            key: key.key_ref(),
+        };
+        prove(node, token, trial, claim, call).map_err(all)?;
+    }
     // Who has given up in the meantime does not get an identity.
-    call.check()
-        .map_err(|error| Stopped::after(keys.len(), error))?;
+    call.check().map_err(|error| all(error.into()))?;
     Ok(keys)
 }
 
-/// Removes what a generation left in `slots`. Where that fails the intent stays.
-fn undo(node: &Inner, token: &OpenToken, intent: &Intent, slots: &[SlotId], claim: &Arc<Claim>) {
-    let undone = destroy_slots(node, token, intent, slots, claim)
-        .map_err(|not| not.error.into())
-        .and_then(|_| {
-            node.registry
-                .abandon(intent)
-                .inspect_err(|_| node.registry.leave_open(intent))
-                .map_err(EngineError::from)
-        });
-    if let Err(error) = undone {
-        tracing::warn!(identity = %intent.identity, %error, "a generation is undone later");
-    }
-}
-
-/// Keys that were to be destroyed, and were not.
-struct NotDestroyed {
-    /// How many were before.
-    done: usize,
-    error: Error,
-}
-
-/// Destroys the keys in `slots`. Where that does not come to its end the intent is left
-/// open.
-fn destroy_slots(
-    node: &Inner,
+fn make_key(
     token: &OpenToken,
-    intent: &Intent,
-    slots: &[SlotId],
+    spec: KeySpec,
+    planned: &Unfinished,
     claim: &Arc<Claim>,
-) -> Result<Vec<Deletion>, NotDestroyed> {
-    let keys = entered_keys(node, intent);
-    let mut done = Vec::with_capacity(slots.len());
-    for slot in slots {
-        let mut keys = keys.iter();
-        let key = keys.find(|key| key.slot.as_str() == slot.as_str()).cloned();
-        let (device, slot, its_claim) = (Arc::clone(&token.token), slot.clone(), Arc::clone(claim));
-        let call = Call::within(PATIENCE);
-        let deleted = token.carry_through(&call, PATIENCE, move |call| {
-            let _claim = its_claim;
-            match key {
-                Some(key) => device.delete_key(&key, call),
-                None => device.delete(&slot, call),
-            }
-        });
-        let error = match deleted {
-            Ok(Ok(deletion)) => {
-                done.push(deletion);
-                continue;
-            }
-            Ok(Err(error)) => {
-                node.registry.leave_open(intent);
-                error
-            }
-            // It stays claimed for as long as the token is at it.
-            Err(StillAtIt) => Error::DeadlineExceeded,
+    call: &Call,
+) -> Result<GeneratedKey, Stopped> {
+    let (device, planned, its_claim) =
+        (Arc::clone(&token.token), planned.clone(), Arc::clone(claim));
+    let made = token.carry_through(call, PATIENCE, move |call| {
+        let _claim = its_claim;
+        let new = NewKey {
+            slot: &planned.slot,
+            spec,
+            mark: &planned.mark,
         };
-        let done = done.len();
-        return Err(NotDestroyed { done, error });
-    }
-    match check_gone(token, &keys, slots, &done) {
-        Ok(()) => Ok(done),
-        Err(error) => {
-            node.registry.leave_open(intent);
-            let done = done.iter().filter(|d| **d != Deletion::NothingThere);
-            Err(NotDestroyed {
-                done: done.count(),
-                error,
-            })
+        device.generate(&new, call)
+    });
+    match made {
+        Ok(Ok(key)) => Ok(key),
+        // What somebody put into the slot in the meantime is not ours; where there is no slot
+        // there is nothing.
+        Ok(Err(error @ (Error::SlotOccupied { .. } | Error::NoSuchSlot { .. }))) => {
+            Err(Stopped::after(0, error))
         }
-    }
-}
-
-/// The keys of the identity that is being deleted: those of a generation are not known yet.
-fn entered_keys(node: &Inner, intent: &Intent) -> Vec<KeyRef> {
-    let info = match intent.action {
-        Action::Generate => None,
-        Action::Delete => node.registry.identity(&intent.identity).ok().flatten(),
-    };
-    let keys = info.into_iter().flat_map(|info| info.keys);
-    let keys = keys.filter(|key| key.token == intent.token);
-    keys.map(|key| KeyRef {
-        slot: key.slot,
-        public_key: key.public_key,
-    })
-    .collect()
-}
-
-/// Where the token says that nothing was there to be deleted, it must not show the key
-/// anywhere.
-fn check_gone(
-    token: &OpenToken,
-    keys: &[KeyRef],
-    slots: &[SlotId],
-    done: &[Deletion],
-) -> Result<(), Error> {
-    let missed = slots.iter().zip(done);
-    let missed = missed.filter(|(_, deletion)| **deletion == Deletion::NothingThere);
-    let missed: Vec<&KeyRef> = missed
-        .filter_map(|(slot, _)| keys.iter().find(|key| key.slot.as_str() == slot.as_str()))
-        .collect();
-    if missed.is_empty() {
-        return Ok(());
-    }
-    let device = Arc::clone(&token.token);
-    let seen = token.work_blocking(&Call::within(PATIENCE), move |call| device.slots(call))?;
-    let is_shown = |key: &&&KeyRef| {
-        let mut seen = seen.iter();
-        seen.any(|slot| slot.public_key.as_ref() == Some(&key.public_key))
-    };
-    match missed.iter().find(is_shown) {
-        None => Ok(()),
-        Some(key) => Err(Error::CannotDestroy {
-            token: token.id().clone(),
-            slot: key.slot.to_string(),
+        Ok(Err(error)) => Err(Stopped::after(1, error)),
+        Err(StillAtIt) => Err(Stopped {
+            still_at_it: true,
+            ..Stopped::after(1, Error::DeadlineExceeded)
         }),
     }
 }
@@ -412,7 +360,7 @@ fn adopt(
             owner,
         });
     }
-    let (token, named_slot) = node.tokens.open(&backend.to_string(), call)?;
+    let (token, named_slot) = node.open(&backend.to_string(), call)?;
     settle(node, &token)?;
     let device = Arc::clone(&token.token);
     let slots = token.work_blocking(call, move |call| device.slots(call))?;
@@ -441,18 +389,14 @@ fn adopt(
         algorithm: public_key.algorithm(),
         usage,
     };
-    if !slot.uses.contains(&usage) || !token.token.info().supports.contains(&spec) {
-        return Err(EngineError::CapabilitiesNotAvailable);
-    }
+    let mut info = token.token.info().clone();
+    node.registry.take_account(&mut info)?;
+    info.check_uses(spec)?;
     let key = KeyRef {
         slot: slot.slot.clone(),
         public_key: public_key.clone(),
     };
-    let device = Arc::clone(&token.token);
-    token.work_blocking(call, move |_| match usage {
-        KeyUse::Sign => device.signer(&key).map(drop),
-        KeyUse::Decrypt => device.decryptor(&key).map(drop),
-    })?;
+    let slot = prove(node, &token, Trial { spec, key }, &(), call)?;
 
     let reached_by = token.token.info().backend.clone();
     let new = NewIdentity {
@@ -468,7 +412,7 @@ fn adopt(
     let key = KeyInfo {
         usage,
         token: token.id().clone(),
-        slot: slot.slot.clone(),
+        slot,
         public_key,
         origin: Origin::Adopted,
         protection: None,
@@ -497,14 +441,17 @@ fn destroy(
     let Some(backend) = node.registry.reached_by(identity)? else {
         return Err(EngineError::IdentityDoesNotExist);
     };
-    let (token, _) = node.tokens.open(&backend, call)?;
-    if let Some(key) = info.keys.iter().find(|key| key.token != *token.id()) {
+    let (token, _) = node.open(&backend, call)?;
+    let is_it =
+        |named: &TokenId| named == token.id() || token.token.info().formerly.contains(named);
+    if let Some(key) = info.keys.iter().find(|key| !is_it(&key.token)) {
         return Err(EngineError::Token(Error::TokenUnavailable {
             token: key.token.clone(),
             reason: format!("{} is there instead", token.id()),
         }));
     }
-    let slots: Vec<SlotId> = info.keys.iter().map(|key| key.slot.clone()).collect();
+    // By now the token may have another name than `info` says.
+    let doomed: Vec<Unfinished> = info.keys.iter().map(KeyInfo::doomed).collect();
     // It may be that a deletion was begun earlier.
     for Settled { intent, result } in settle(node, &token)? {
         if intent.identity != *identity || intent.action != Action::Delete {
@@ -530,9 +477,9 @@ fn destroy(
     call.check()?;
     let (intent, claim) = node
         .registry
-        .begin(Action::Delete, identity, token.id(), &backend, &slots)
+        .begin(Action::Delete, identity, token.id(), &backend, &doomed)
         .map_err(|e| refusal(e, identity))?;
-    match destroy_slots(node, &token, &intent, &slots, &claim) {
+    match destroy_keys(node, &token, &intent, &claim) {
         Ok(keys) => {
             if let Err(error) = node.registry.finish_delete(&intent) {
                 node.registry.leave_open(&intent);
@@ -582,57 +529,6 @@ fn release(node: &Inner, identity: &EngineId, info: &IdentityInfo) -> Result<Msg
 
 fn deleted(keys: Vec<Deletion>) -> Msg {
     Msg::ReplyDeleteIdentity(ReplyDeleteIdentity { keys, err: None })
-}
-
-/// What came of an intent that was open.
-pub(crate) struct Settled {
-    pub(crate) intent: Intent,
-    pub(crate) result: Result<Vec<Deletion>, EngineError>,
-}
-
-/// Settles what dead processes, or failures of the token, left open on `token`. What
-/// cannot be settled stays, and keeps nobody from using the token.
-///
-/// # Errors
-/// [`EngineError::Registry`].
-pub(crate) fn settle(node: &Inner, token: &OpenToken) -> Result<Vec<Settled>, EngineError> {
-    let open = node.registry.open_intents()?;
-    let its_own = open
-        .into_iter()
-        .filter(|intent| intent.token == *token.id());
-    let mut settled = Vec::new();
-    for intent in its_own {
-        if let Some(result) = settle_one(node, token, &intent).transpose() {
-            if let Err(error) = &result {
-                tracing::warn!(identity = %intent.identity, %error, "not settled");
-            }
-            settled.push(Settled { intent, result });
-        }
-    }
-    Ok(settled)
-}
-
-/// Settles one of them. None where somebody else does.
-///
-/// # Errors
-/// What keeps it from being settled; it stays.
-pub(crate) fn settle_one(
-    node: &Inner,
-    token: &OpenToken,
-    intent: &Intent,
-) -> Result<Option<Vec<Deletion>>, EngineError> {
-    let Some(claim) = node.registry.claim(intent)? else {
-        return Ok(None);
-    };
-    let keys = destroy_slots(node, token, intent, &intent.slots, &claim).map_err(|n| n.error)?;
-    let settled = match intent.action {
-        Action::Generate => node.registry.abandon(intent),
-        Action::Delete => node.registry.finish_delete(intent),
-    };
-    settled.inspect_err(|_| node.registry.leave_open(intent))?;
-    node.refresh(&intent.identity);
-    tracing::info!(identity = %intent.identity, action = ?intent.action, "settled");
-    Ok(Some(keys))
 }
 
 fn refusal(error: BeginError, who: &EngineId) -> EngineError {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use claviger_token::{
-    Access, Call, Decryptor, Driver, Error, KeyUse, SlotInfo, TokenId, TokenInfo,
+    Access, Call, Decryptor, Driver, Error, KeyUse, SlotId, SlotInfo, TokenId, TokenInfo,
 };
 use tokio::sync::Notify;
 
@@ -20,7 +20,8 @@ use crate::message::{
 };
 use crate::policy::{OwnersOnly, Policy};
 use crate::registry::{Intent, KeyRecord, Registry, RegistryError};
-use crate::tokens::Tokens;
+use crate::settling::settle_one;
+use crate::tokens::{Found, OpenToken, Tokens};
 use crate::types::engine_name;
 use crate::{
     Commitment, EngineError, EngineId, EngineName, IdentityInfo, TokenChanges, TokenState,
@@ -450,10 +451,28 @@ impl Node {
         &self,
         backend: Option<&str>,
     ) -> Result<Vec<(TokenInfo, Vec<SlotInfo>)>, EngineError> {
-        let (tokens, backend) = (Arc::clone(&self.0.tokens), backend.map(str::to_owned));
-        tokio::task::spawn_blocking(move || tokens.list(backend.as_deref()))
-            .await
-            .unwrap_or_else(|_| Err(interrupted()))
+        Ok(self.look(backend).await?.tokens)
+    }
+
+    /// The same, with the places where there is something that cannot be read.
+    ///
+    /// A token's statement is corrected by what was tried on it here before, and its slots say
+    /// which of them identities of this registry use (the note `identity`).
+    ///
+    /// # Errors
+    /// As [`Node::tokens`].
+    pub async fn look(&self, backend: Option<&str>) -> Result<Found, EngineError> {
+        let (node, backend) = (Arc::clone(&self.0), backend.map(str::to_owned));
+        tokio::task::spawn_blocking(move || {
+            let mut found = node.tokens.list(backend.as_deref())?;
+            for (token, slots) in &mut found.tokens {
+                node.registry.take_account(token)?;
+                node.registry.note_owners(token, slots)?;
+            }
+            Ok(found)
+        })
+        .await
+        .unwrap_or_else(|_| Err(interrupted()))
     }
 
     /// Settles what was left open when a process died or a token went away. It opens
@@ -470,20 +489,19 @@ impl Node {
             let _turn = turn;
             let mut left = Vec::new();
             for intent in node.registry.open_intents()? {
-                let settled = node
-                    .tokens
-                    .open(&intent.backend, &Call::unlimited())
-                    .and_then(|(token, _)| {
-                        if *token.id() == intent.token {
-                            lifecycle::settle_one(&node, &token, &intent)
-                        } else {
-                            Err(Error::TokenUnavailable {
-                                token: intent.token.clone(),
-                                reason: format!("{} is there instead", token.id()),
+                let settled =
+                    node.open(&intent.backend, &Call::unlimited())
+                        .and_then(|(token, _)| {
+                            if *token.id() == intent.token {
+                                settle_one(&node, &token, &intent)
+                            } else {
+                                Err(Error::TokenUnavailable {
+                                    token: intent.token.clone(),
+                                    reason: format!("{} is there instead", token.id()),
+                                }
+                                .into())
                             }
-                            .into())
-                        }
-                    });
+                        });
                 if let Err(error) = settled {
                     left.push((intent, error));
                 }
@@ -513,6 +531,7 @@ impl Node {
         let result = op
             .run(&engine, &self.0.tokens, Arc::clone(&data), call)
             .await;
+        self.0.note_move(&engine);
         let Err(EngineError::Token(error)) = &result else {
             return Some(result);
         };
@@ -643,6 +662,38 @@ impl Inner {
             place.put(message.mailbox.unwrap_or(0), message);
         }
         Ok(())
+    }
+
+    /// Opens the token that `backend` names; also the slot that it names, if any. What is
+    /// noted of the token under a name that earlier versions gave it is noted under its own
+    /// from now on.
+    pub(crate) fn open(
+        &self,
+        backend: &str,
+        call: &Call,
+    ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
+        let opened = self.tokens.open(backend, call)?;
+        let info = opened.0.token.info();
+        for former in &info.formerly {
+            if self.registry.knows_token(former)? && self.tokens.is_only_one(info, former) {
+                self.registry.rename_token(former, &info.id)?;
+                write(&self.engines).clear();
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Corrects the registry where another tool gave the engine's key another place.
+    fn note_move(&self, engine: &KeyEngine) {
+        let Some(slot) = engine.moved_to() else {
+            return;
+        };
+        let info = &engine.key.info;
+        tracing::info!(identity = %info.owner, token = %info.token, from = %info.slot, to = %slot, "the key has another place");
+        if let Err(error) = self.registry.key_moved(engine.key.id, &slot) {
+            tracing::warn!(identity = %info.owner, %error, "its new place is not noted");
+        }
+        self.refresh(&info.owner);
     }
 
     /// Forgets the engines that work for an identity, so that they are looked up anew.

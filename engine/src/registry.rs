@@ -12,8 +12,10 @@ mod contacts;
 mod error;
 mod evidence;
 mod intents;
+mod moves;
 mod rows;
 mod schema;
+mod tried;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use claviger_token::{Fingerprint, KeyUse};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use self::intents::{UnderWay, intents_of, remove_intent};
+use self::intents::{UnderWay, entered, intents_of};
 use self::rows::{engine_id, json, key_of, key_record, origin_name, parsed};
 use self::schema::{BUSY_TIMEOUT, create_private_folder, make_private, prepare};
 use crate::lease::Lease;
@@ -36,6 +38,7 @@ pub use error::RegistryError;
 pub use intents::{Action, Intent};
 pub(crate) use intents::{BeginError, Claim};
 pub(crate) use rows::token_id;
+pub(crate) use tried::What;
 
 /// The identities of one home folder, or of one process.
 pub struct Registry {
@@ -237,7 +240,8 @@ impl Registry {
         })
     }
 
-    /// The keys are made: enters the identity and forgets the intent, in one step.
+    /// The keys are made: enters the identity, and notes that the keys are to get its name, in
+    /// one step.
     pub(crate) fn finish_generate(
         &self,
         intent: &Intent,
@@ -246,7 +250,7 @@ impl Registry {
     ) -> Result<(), BeginError> {
         self.write(|db| {
             self.insert_with_keys(db, new, &intent.backend, keys)?;
-            match remove_intent(db, intent)? {
+            match entered(db, intent)? {
                 true => Ok(()),
                 // Somebody took us for dead, and has destroyed the keys or is going to.
                 false => Err(BeginError::InProgress),
@@ -268,8 +272,11 @@ impl Registry {
             }
             // A key that is being made, or is to be undone.
             let intents = intents_of(db, &key.token)?;
-            let mut spoken_for = intents.iter().flat_map(|intent| &intent.slots);
-            if spoken_for.any(|slot| slot.as_str() == key.slot.as_str()) {
+            let mut spoken_for = intents.iter().flat_map(|intent| &intent.keys);
+            if spoken_for.any(|other| {
+                other.public_key.as_ref() == Some(&key.public_key)
+                    || (other.public_key.is_none() && other.slot.as_str() == key.slot.as_str())
+            }) {
                 return Err(BeginError::InProgress);
             }
             self.insert_with_keys(db, new, backend, std::slice::from_ref(key))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use claviger_token::token::split_backend;
 use claviger_token::{
-    Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Unreadable,
 };
 
 use crate::EngineError;
@@ -157,6 +157,15 @@ impl Pacer {
     }
 }
 
+/// What is found where the drivers of a node look for tokens.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The tokens, each with what can be seen of its slots.
+    pub tokens: Vec<(TokenInfo, Vec<SlotInfo>)>,
+    /// Where there is something that may be a token, and cannot be read.
+    pub unreadable: Vec<Unreadable>,
+}
+
 /// The drivers, how tokens are opened, and those that are.
 pub(crate) struct Tokens {
     drivers: HashMap<&'static str, Arc<dyn Driver>>,
@@ -189,11 +198,8 @@ impl Tokens {
     }
 
     /// The attached tokens that fit `backend`, or all where there is none. Blocks.
-    pub(crate) fn list(
-        &self,
-        backend: Option<&str>,
-    ) -> Result<Vec<(TokenInfo, Vec<SlotInfo>)>, EngineError> {
-        let mut found = Vec::new();
+    pub(crate) fn list(&self, backend: Option<&str>) -> Result<Found, EngineError> {
+        let mut found = Found::default();
         let asked: Vec<(&Arc<dyn Driver>, String)> = match backend {
             Some(backend) => vec![(self.driver(backend)?, backend.into())],
             None => self
@@ -204,28 +210,41 @@ impl Tokens {
         };
         let is_named = backend.is_some();
         for (driver, backend) in asked {
-            let tokens = match driver.tokens(&backend) {
+            let listing = match driver.look(&backend) {
                 // The tokens of other drivers can be listed.
                 Err(error) if !is_named => {
                     tracing::warn!(%error, scheme = driver.scheme(), "tokens cannot be listed");
                     continue;
                 }
-                tokens => tokens?,
+                listing => listing?,
             };
-            for mut token in tokens {
+            found.unreadable.extend(listing.unreadable);
+            for mut token in listing.tokens {
                 match driver.slots(&token) {
-                    Ok(slots) => found.push((token, slots)),
+                    Ok(slots) => found.tokens.push((token, slots)),
                     // It went away since it was listed.
                     Err(Error::TokenUnavailable { .. }) => {}
                     Err(error) if is_named => return Err(error.into()),
                     Err(error) => {
                         token.notes.push(("state".into(), error.to_string()));
-                        found.push((token, Vec::new()));
+                        found.tokens.push((token, Vec::new()));
                     }
                 }
             }
         }
         Ok(found)
+    }
+
+    /// Whether no other token that is there was called `former` by an earlier version.
+    pub(crate) fn is_only_one(&self, token: &TokenInfo, former: &TokenId) -> bool {
+        let Ok(driver) = self.driver(&token.backend) else {
+            return false;
+        };
+        let all = driver.tokens(&format!("{}:", driver.scheme()));
+        all.is_ok_and(|all| {
+            let mut others = all.iter().filter(|other| other.id != token.id);
+            !others.any(|other| other.formerly.contains(former))
+        })
     }
 
     /// Opens the token that `backend` names; also the slot that it names, if any.

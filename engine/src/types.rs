@@ -5,7 +5,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use claviger_token::{
-    Algorithm, Attestation, KeySpec, KeyUse, Protection, PublicKey, Signature, SlotId, TokenId,
+    Algorithm, Attestation, KeyRef, KeySpec, KeyUse, Protection, PublicKey, Signature, SlotId,
+    TokenId, Unfinished,
 };
 use serde::{Deserialize, Serialize};
 
@@ -337,6 +338,25 @@ pub struct KeyInfo {
     pub owner: EngineId,
     /// The key was destroyed, or released, when its owner was deleted.
     pub deleted: bool,
+}
+
+impl KeyInfo {
+    /// The key as its token is asked for it.
+    pub(crate) fn key_ref(&self) -> KeyRef {
+        KeyRef {
+            slot: self.slot.clone(),
+            public_key: self.public_key.clone(),
+        }
+    }
+
+    /// The key as an intent to destroy it has it.
+    pub(crate) fn doomed(&self) -> Unfinished {
+        Unfinished {
+            slot: self.slot.clone(),
+            mark: String::new(),
+            public_key: Some(self.public_key.clone()),
+        }
+    }
 }
 
 /// Where a key came from, and so what becomes of it when its identity is deleted.

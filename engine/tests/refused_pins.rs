@@ -294,7 +294,10 @@ async fn where_no_answer_came_a_person_who_types_the_pin_is_asked_once_and_decid
     // A wrong one is refused, which is known then.
     let wrong = Person::new("135791", true);
     let refused = vault.open_from(home, wrong.clone()).await;
-    assert!(matches!(refused, Err(Error::PinWrong { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::PinWrong { .. })),
+        "{refused:?}"
+    );
     assert_eq!((wrong.asked(), vault.came()), (1, 2));
     assert_eq!(on_record(home), [(1, false)]);
     let again = vault.open_from(home, wrong.clone()).await;

@@ -163,21 +163,6 @@ async fn a_key_that_cannot_be_deleted_stays_and_keeps_nobody_from_the_token() {
 }
 
 #[tokio::test]
-async fn a_key_is_deleted_by_its_public_half_where_its_mark_has_gone() {
-    let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
-    let node = node(home.path(), &device);
-    make(&node, "alice", &device.backend()).await;
-    device.deletes_with(Some(mismatch(&device)));
-    device.knows_its_keys();
-    // Also where it is finished later.
-    device.detach_after(1);
-    delete(&node, "alice", "alice").await.unwrap_err();
-    device.attach();
-    assert!(node.settle().await.unwrap().is_empty());
-    nothing_is_left(&node, &device);
-}
-
-#[tokio::test]
 async fn a_deletion_that_is_finished_later_does_not_say_that_derived_keys_are_destroyed() {
     let (device, home) = (Device::deriving(), tempfile::tempdir().unwrap());
     let node = node(home.path(), &device);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::{Error, TokenId};
+use crate::{Error, KeyUse, TokenId};
 
 /// Who is told when an operation waits for a person.
 pub type Watcher = Arc<dyn Fn(&Event) + Send + Sync>;
@@ -136,6 +136,14 @@ pub enum Event {
     TokenNeeded {
         /// The token.
         token: TokenId,
+    },
+    /// A key is used once to prove that the token has it: if the token wants a touch or an
+    /// approval next, it is for that.
+    ProofNeeded {
+        /// The token.
+        token: TokenId,
+        /// What the key is for.
+        usage: KeyUse,
     },
     /// The token went on after a touch or an approval.
     PersonDone {

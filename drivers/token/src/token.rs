@@ -427,6 +427,15 @@ impl SlotId {
         self.0.split_once('#').map_or(&*self.0, |(name, _)| name)
     }
 
+    /// This slot with the mark of `other`: of a key that was moved here.
+    #[must_use]
+    pub fn marked_as(self, other: &SlotId) -> SlotId {
+        match (self.mark(), other.mark()) {
+            (None, Some(mark)) => SlotId(format!("{}#{mark}", self.0)),
+            _ => self,
+        }
+    }
+
     /// Which of the keys that were in the slot is meant, where the token tells them
     /// apart.
     pub fn mark(&self) -> Option<&str> {
@@ -555,6 +564,13 @@ impl Protection {
         sensitive: false,
         never_extractable: false,
     };
+
+    /// The same of a key that the caller has just had made: some tokens do not say of their
+    /// own keys that they are (NSS softokn 3.87).
+    #[must_use]
+    pub fn made_here(self) -> Protection {
+        Protection { local: true, ..self }
+    }
 
     /// The name of the first promise that is missing.
     pub fn missing(&self) -> Option<&'static str> {

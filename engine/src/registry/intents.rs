@@ -6,10 +6,10 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use claviger_token::{Fingerprint, KeyUse, SlotId, TokenId};
+use claviger_token::{Fingerprint, KeyUse, SlotId, TokenId, Unfinished};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{intent, json, key_of};
+use super::rows::{intent, json, key_of, keys_json};
 use super::{
     Registry, RegistryError, Result, check_engines, check_new, entry_exists, identity, locked,
     remove_entry,
@@ -57,8 +57,8 @@ pub struct Intent {
     pub token: TokenId,
     /// How the token is reached.
     pub backend: String,
-    /// In which slots.
-    pub slots: Vec<SlotId>,
+    /// Which keys.
+    pub keys: Vec<Unfinished>,
 }
 
 /// What an [`Intent`] is about.
@@ -68,6 +68,8 @@ pub enum Action {
     Generate,
     /// Keys are being destroyed.
     Delete,
+    /// The keys of an identity that was entered are being given its name.
+    Name,
 }
 
 impl Action {
@@ -75,6 +77,7 @@ impl Action {
         match self {
             Action::Generate => "generate",
             Action::Delete => "delete",
+            Action::Name => "name",
         }
     }
 }
@@ -106,15 +109,16 @@ impl<E: Into<RegistryError>> From<E> for BeginError {
 }
 
 impl Registry {
-    /// Writes down that keys are about to be made in `slots`, or destroyed there.
+    /// Writes down that `keys` are about to be made, or destroyed.
     pub(crate) fn begin(
         &self,
         action: Action,
         who: &EngineId,
         token: &TokenId,
         backend: &str,
-        slots: &[SlotId],
+        keys: &[Unfinished],
     ) -> Result<(Intent, Arc<Claim>), BeginError> {
+        let slots: Vec<&SlotId> = keys.iter().map(|key| &key.slot).collect();
         let claim = self.write::<_, BeginError>(|db| {
             let (node, name) = key_of(who);
             match action {
@@ -142,14 +146,14 @@ impl Registry {
                 if let Some(slot) = slots.iter().find(|slot| is_taken(slot)) {
                     return Err(BeginError::SlotTaken {
                         token: token.clone(),
-                        slot: slot.clone(),
+                        slot: (*slot).clone(),
                     });
                 }
             }
             db.prepare_cached(
                 "INSERT INTO intent \
-                 (action, lease, node, name, kind, manufacturer, serial, backend, slots) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 (action, lease, node, name, kind, manufacturer, serial, backend, slots, keys) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 action.name(),
@@ -161,6 +165,7 @@ impl Registry {
                 token.serial,
                 backend,
                 json(&slots),
+                keys_json(keys),
             ])?;
             Ok(Claim::new(db.last_insert_rowid(), &self.under_way))
         })?;
@@ -170,9 +175,18 @@ impl Registry {
             identity: who.clone(),
             token: token.clone(),
             backend: backend.into(),
-            slots: slots.into(),
+            keys: keys.into(),
         };
         Ok((intent, claim))
+    }
+
+    /// Writes down what has become known of the keys that are being made.
+    pub(crate) fn note_keys(&self, intent: &Intent) -> Result<()> {
+        self.write::<_, RegistryError>(|db| {
+            db.prepare_cached("UPDATE intent SET keys = ? WHERE id = ?")?
+                .execute(params![keys_json(&intent.keys), intent.id])?;
+            Ok(())
+        })
     }
 
     /// The right to settle an intent; none where somebody else has it, or has settled it.
@@ -229,11 +243,11 @@ impl Registry {
             // An entry with other keys is another identity, made since.
             let is_it = identity(db, &intent.identity)?.is_some_and(|(keys, _)| {
                 keys.iter().all(|k| {
-                    k.info.token == intent.token
-                        && intent
-                            .slots
-                            .iter()
-                            .any(|slot| slot.as_str() == k.info.slot.as_str())
+                    let is_this = |key: &Unfinished| match &key.public_key {
+                        Some(public_key) => *public_key == k.info.public_key,
+                        None => key.slot.as_str() == k.info.slot.as_str(),
+                    };
+                    k.info.token == intent.token && intent.keys.iter().any(is_this)
                 })
             });
             if is_it {
@@ -273,7 +287,8 @@ fn taken_slots(db: &Connection, token: &TokenId) -> rusqlite::Result<Vec<SlotId>
         .query_map(of_token, |row| Ok(SlotId::new(row.get::<_, String>(0)?)))?
         .collect::<Result<_, _>>()?;
     let intents = intents_of(db, token)?;
-    taken.extend(intents.into_iter().flat_map(|intent| intent.slots));
+    let keys = intents.into_iter().flat_map(|intent| intent.keys);
+    taken.extend(keys.map(|key| key.slot));
     Ok(taken)
 }
 
@@ -284,6 +299,15 @@ pub(super) fn intents_of(db: &Connection, token: &TokenId) -> rusqlite::Result<V
             intent,
         )?
         .collect()
+}
+
+/// Makes of a generation whose identity is entered what is left to be done: to name its
+/// keys. Whether it was still there.
+pub(super) fn entered(db: &Connection, intent: &Intent) -> rusqlite::Result<bool> {
+    let changed = db
+        .prepare_cached("UPDATE intent SET action = 'name' WHERE id = ? AND action = 'generate'")?
+        .execute([intent.id])?;
+    Ok(changed > 0)
 }
 
 /// Whether it was still there.

@@ -3,8 +3,9 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use claviger_token::{KeyUse, PublicKey, SlotId, TokenId};
+use claviger_token::{KeyUse, PublicKey, SlotId, TokenId, Unfinished};
 use rusqlite::Row;
+use serde::{Deserialize, Serialize};
 
 use super::{Action, Intent, KeyRecord};
 use crate::EngineId;
@@ -106,17 +107,61 @@ pub(super) fn origin_name(origin: Origin) -> &'static str {
     }
 }
 
+/// A key of an intent as it stands in its row.
+#[derive(Serialize, Deserialize)]
+struct IntendedKey {
+    slot: SlotId,
+    mark: String,
+    public_key: Option<String>,
+}
+
+/// What is written of the keys of an intent.
+pub(super) fn keys_json(keys: &[Unfinished]) -> Option<String> {
+    let rows: Vec<IntendedKey> = keys
+        .iter()
+        .map(|key| IntendedKey {
+            slot: key.slot.clone(),
+            mark: key.mark.clone(),
+            public_key: key.public_key.as_ref().map(PublicKey::to_text),
+        })
+        .collect();
+    json(&rows)
+}
+
+fn intended_keys(row: &Row<'_>) -> rusqlite::Result<Vec<Unfinished>> {
+    let Some(keys) = from_json::<Vec<IntendedKey>>(row, "keys")? else {
+        // Written by a version that noted the slots alone.
+        let slots: Vec<SlotId> = from_json(row, "slots")?.ok_or_else(|| damaged("slots"))?;
+        let of_slot = |slot| Unfinished {
+            slot,
+            mark: String::new(),
+            public_key: None,
+        };
+        return Ok(slots.into_iter().map(of_slot).collect());
+    };
+    let read = |key: IntendedKey| {
+        let public_key = key.public_key.map(|text| PublicKey::from_text(&text));
+        Ok(Unfinished {
+            slot: key.slot,
+            mark: key.mark,
+            public_key: public_key.transpose().map_err(|_| damaged("keys"))?,
+        })
+    };
+    keys.into_iter().map(read).collect()
+}
+
 pub(super) fn intent(row: &Row<'_>) -> rusqlite::Result<Intent> {
     Ok(Intent {
         id: row.get("id")?,
         action: match row.get::<_, String>("action")?.as_str() {
             "generate" => Action::Generate,
             "delete" => Action::Delete,
+            "name" => Action::Name,
             _ => return Err(damaged("action")),
         },
         identity: engine_id(row, "node", "name")?,
         token: token_id(row)?,
         backend: row.get("backend")?,
-        slots: from_json(row, "slots")?.ok_or_else(|| damaged("slots"))?,
+        keys: intended_keys(row)?,
     })
 }

@@ -10,7 +10,7 @@ use super::{RegistryError, Result};
 /// `CLAV`: tells a registry from any other SQLite file.
 const APPLICATION_ID: i32 = 0x434c_4156;
 /// The version of the schema that this program writes.
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 /// How long to wait for another process that is writing.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -79,6 +79,9 @@ pub(super) fn prepare(db: &Connection) -> Result<()> {
                         db.execute_batch(
                             "ALTER TABLE key ADD COLUMN derived INTEGER NOT NULL DEFAULT 0",
                         )?;
+                    }
+                    if (1..3).contains(&version) {
+                        db.execute_batch("ALTER TABLE intent ADD COLUMN keys TEXT")?;
                     }
                     db.execute_batch(include_str!("schema.sql"))?;
                     db.pragma_update(None, "application_id", APPLICATION_ID)?;

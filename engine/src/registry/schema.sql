@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS identity (
 -- Written before a token is touched, removed when what was intended is done or undone.
 CREATE TABLE IF NOT EXISTS intent (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
-    action       TEXT NOT NULL,     -- generate | delete
+    action       TEXT NOT NULL,     -- generate | delete | name
     lease        TEXT NOT NULL,     -- whose intent it is
     node         TEXT NOT NULL,     -- the identity
     name         TEXT NOT NULL,
@@ -46,7 +46,16 @@ CREATE TABLE IF NOT EXISTS intent (
     manufacturer TEXT NOT NULL,
     serial       TEXT NOT NULL,
     backend      TEXT NOT NULL,
-    slots        TEXT NOT NULL      -- JSON
+    slots        TEXT NOT NULL,     -- JSON
+    keys         TEXT               -- JSON: slot, mark and public key of each
+) STRICT;
+
+-- What was tried on a token, or on tokens of one model and version.
+CREATE TABLE IF NOT EXISTS tried (
+    model        TEXT NOT NULL,     -- as the driver names what it is true of
+    what         TEXT NOT NULL,     -- a kind of key: `p256 (sign)`; a slot: `slot 84`
+    works        INTEGER NOT NULL,
+    PRIMARY KEY (model, what)
 ) STRICT;
 
 -- What is left of PINs that tokens refused: slow hashes (scrypt). None is sent again.

@@ -13,9 +13,9 @@ use claviger_engine::message::{
 use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    Access, Call, Decryptor, Deletion, Driver, Error, Event, GeneratedKey, KeyRef, KeySpec, Pace,
-    Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo, Token, TokenId, TokenInfo,
-    Unwrap,
+    Access, Call, Decryptor, Deletion, Driver, Error, Event, GeneratedKey, KeyRef, KeySpec,
+    Listing, NewKey, Pace, Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo,
+    Token, TokenId, TokenInfo, Unfinished, Unwrap,
 };
 
 /// A token like a device: it outlives the node, protects its keys, and can fail.
@@ -48,8 +48,6 @@ struct State {
     panics: AtomicBool,
     /// What deleting answers with.
     undeletable: Mutex<Option<Error>>,
-    /// Whether that holds only where the key's public half is not named.
-    needs_key: AtomicBool,
 }
 
 const NO_FUSE: u32 = u32::MAX;
@@ -94,7 +92,6 @@ impl Device {
             generating: AtomicBool::default(),
             panics: AtomicBool::default(),
             undeletable: Mutex::default(),
-            needs_key: AtomicBool::default(),
         }))
     }
 
@@ -143,11 +140,6 @@ impl Device {
     /// Deleting fails from now on, or does no more.
     pub fn deletes_with(&self, error: Option<Error>) {
         *self.0.undeletable.lock().unwrap() = error;
-    }
-
-    /// A key is deleted even so where its public half is named.
-    pub fn knows_its_keys(&self) {
-        self.0.needs_key.store(true, SeqCst);
     }
 
     /// Signing waits for a touch from now on, or does no more: then it goes on.
@@ -200,7 +192,14 @@ impl Device {
         let key = self
             .0
             .inner
-            .generate(&slot, spec, "somebody else's", &call)
+            .generate(
+                &NewKey {
+                    slot: &slot,
+                    spec,
+                    mark: "somebody else's",
+                },
+                &call,
+            )
             .unwrap();
         (slot, key.public_key.fingerprint().to_string())
     }
@@ -208,12 +207,24 @@ impl Device {
     /// Removes every key, as another program might.
     pub fn wipe(&self) {
         for slot in self.0.inner.slots(&Call::unlimited()).unwrap() {
-            self.0.inner.delete(&slot.slot, &Call::unlimited()).unwrap();
+            let key = KeyRef {
+                slot: slot.slot,
+                public_key: slot.public_key.unwrap(),
+            };
+            self.0.inner.delete(&key, &Call::unlimited()).unwrap();
         }
     }
 
-    fn destroy(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
-        match self.0.inner.delete(slot, call)? {
+    fn destroy(
+        &self,
+        call: &Call,
+        destroy: impl FnOnce(&dyn Token, &Call) -> Result<Deletion, Error>,
+    ) -> Result<Deletion, Error> {
+        self.burn()?;
+        if let Some(error) = self.0.undeletable.lock().unwrap().clone() {
+            return Err(error);
+        }
+        match destroy(&*self.0.inner, call)? {
             Deletion::Destroyed if self.0.info.derives => Ok(Deletion::Derivable),
             told => Ok(told),
         }
@@ -250,11 +261,12 @@ impl Driver for Device {
         "device"
     }
 
-    fn tokens(&self, _: &str) -> Result<Vec<TokenInfo>, Error> {
-        Ok(self
-            .check()
-            .map(|()| vec![self.0.info.clone()])
-            .unwrap_or_default())
+    fn look(&self, _: &str) -> Result<Listing, Error> {
+        let tokens = self.check().map(|()| vec![self.0.info.clone()]);
+        Ok(Listing {
+            tokens: tokens.unwrap_or_default(),
+            unreadable: Vec::new(),
+        })
     }
 
     fn slots(&self, _: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
@@ -287,6 +299,10 @@ struct DeviceSigner(Device, Arc<dyn Signer>);
 impl Signer for DeviceSigner {
     fn public_key(&self) -> &PublicKey {
         self.1.public_key()
+    }
+
+    fn slot(&self) -> SlotId {
+        self.1.slot()
     }
 
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
@@ -323,20 +339,14 @@ impl Token for Device {
         self.0.inner.free_slots(specs, taken, call)
     }
 
-    fn generate(
-        &self,
-        slot: &SlotId,
-        spec: KeySpec,
-        label: &str,
-        call: &Call,
-    ) -> Result<GeneratedKey, Error> {
+    fn generate(&self, new: &NewKey<'_>, call: &Call) -> Result<GeneratedKey, Error> {
         self.burn()?;
         self.0.generating.store(true, SeqCst);
         std::thread::sleep(Duration::from_millis(self.0.generates_in.load(SeqCst)));
         // A device does not look at the clock.
         let made = match call.check() {
-            Ok(()) => self.0.inner.generate(slot, spec, label, call),
-            Err(_) => (self.0.inner).generate(slot, spec, label, &Call::unlimited()),
+            Ok(()) => self.0.inner.generate(new, call),
+            Err(_) => self.0.inner.generate(new, &Call::unlimited()),
         };
         self.0.generating.store(false, SeqCst);
         let mut key = made?;
@@ -345,20 +355,17 @@ impl Token for Device {
         Ok(key)
     }
 
-    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
-        self.burn()?;
-        if let Some(error) = self.0.undeletable.lock().unwrap().clone() {
-            return Err(error);
-        }
-        self.destroy(slot, call)
+    fn name(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error> {
+        self.check()?;
+        self.0.inner.name(key, label, call)
     }
 
-    fn delete_key(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
-        if !self.0.needs_key.load(SeqCst) {
-            return self.delete(&key.slot, call);
-        }
-        self.burn()?;
-        self.destroy(&key.slot, call)
+    fn delete(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
+        self.destroy(call, |inner, call| inner.delete(key, call))
+    }
+
+    fn discard(&self, left: &Unfinished, call: &Call) -> Result<Deletion, Error> {
+        self.destroy(call, |inner, call| inner.discard(left, call))
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
@@ -379,6 +386,14 @@ struct DeviceDecryptor(Device, Arc<dyn Decryptor>);
 impl Decryptor for DeviceDecryptor {
     fn public_key(&self) -> &PublicKey {
         self.1.public_key()
+    }
+
+    fn slot(&self) -> SlotId {
+        self.1.slot()
+    }
+
+    fn confirm(&self, call: &Call) -> Result<(), Error> {
+        self.1.confirm(call)
     }
 
     fn unwrap(&self, request: Unwrap<'_>, _: &Call) -> Result<Secret, Error> {

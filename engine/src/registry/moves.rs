@@ -1,0 +1,95 @@
+//! Which keys on a token are ours, and what becomes of rows when a key's place or the name of a
+//! token has changed.
+
+use claviger_token::{SlotId, SlotInfo, SlotState, TokenId, TokenInfo};
+use rusqlite::params;
+
+use super::rows::engine_id;
+use super::{Registry, RegistryError, Result};
+
+/// The tables that name tokens.
+const TABLES: [&str; 5] = ["key", "intent", "refused_pin", "sent_pin", "spent_slot"];
+
+impl Registry {
+    /// Notes with each slot which identity uses the key in it.
+    pub(crate) fn note_owners(&self, token: &TokenInfo, slots: &mut [SlotInfo]) -> Result<()> {
+        let of_token = params![token.id.kind, token.id.manufacturer, token.id.serial];
+        let owners: Vec<(SlotId, String, String)> = self.read(|db| {
+            Ok(db
+                .prepare_cached(
+                    "SELECT slot, fingerprint, owner_node, owner_name FROM key \
+                     WHERE kind = ? AND manufacturer = ? AND serial = ? AND NOT deleted",
+                )?
+                .query_map(of_token, |row| {
+                    let owner = engine_id(row, "owner_node", "owner_name")?;
+                    let slot = SlotId::new(row.get::<_, String>("slot")?);
+                    Ok((slot, row.get("fingerprint")?, owner.to_string()))
+                })?
+                .collect::<rusqlite::Result<_>>()?)
+        })?;
+        for (place, fingerprint, owner) in owners {
+            let is_it = |slot: &&mut SlotInfo| match &slot.fingerprint {
+                Some(found) => *found == fingerprint,
+                None => slot.slot == place,
+            };
+            if let Some(slot) = slots.iter_mut().find(is_it) {
+                // Where keys are derived the token does not know which are in use.
+                if token.derives {
+                    slot.state = SlotState::Occupied;
+                }
+                slot.notes.push(("identity".into(), owner));
+            }
+        }
+        Ok(())
+    }
+
+    /// Another tool gave the key `id` another place on its token.
+    pub(crate) fn key_moved(&self, id: i64, slot: &SlotId) -> Result<()> {
+        self.write::<_, RegistryError>(|db| {
+            db.prepare_cached("UPDATE key SET slot = ? WHERE id = ?")?
+                .execute(params![slot.as_str(), id])?;
+            Ok(())
+        })
+    }
+
+    /// Whether anything is noted of a token.
+    pub(crate) fn knows_token(&self, token: &TokenId) -> Result<bool> {
+        self.read(|db| {
+            for table in TABLES {
+                let query = format!(
+                    "SELECT 1 FROM {table} WHERE kind = ? AND manufacturer = ? AND serial = ?"
+                );
+                let of_token = params![token.kind, token.manufacturer, token.serial];
+                if db.prepare_cached(&query)?.exists(of_token)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    /// What is noted of the token `former` is of the token `now`, which was called so by an
+    /// earlier version.
+    pub(crate) fn rename_token(&self, former: &TokenId, now: &TokenId) -> Result<()> {
+        self.write::<_, RegistryError>(|db| {
+            for table in TABLES {
+                // What is noted under both names is the same.
+                db.execute(
+                    &format!(
+                        "UPDATE OR REPLACE {table} SET kind = ?, manufacturer = ?, serial = ? \
+                         WHERE kind = ? AND manufacturer = ? AND serial = ?"
+                    ),
+                    params![
+                        now.kind,
+                        now.manufacturer,
+                        now.serial,
+                        former.kind,
+                        former.manufacturer,
+                        former.serial,
+                    ],
+                )?;
+            }
+            Ok(())
+        })
+    }
+}
