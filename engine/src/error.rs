@@ -20,6 +20,12 @@ pub enum EngineError {
     /// The identity, or the key, cannot do all that is asked for.
     #[error("Capabilities not available")]
     CapabilitiesNotAvailable,
+    /// The key that is to be adopted cannot be used like this.
+    #[error("Capabilities not available: {reason}")]
+    KeyNotUsable {
+        /// What the token says.
+        reason: TokenError,
+    },
     /// There is nothing to delete.
     #[error("Identity does not exist")]
     IdentityDoesNotExist,
@@ -174,7 +180,7 @@ impl EngineError {
             EngineError::InvalidEvidence { reason } => reason.to_string(),
             EngineError::EvidenceExists => "nothing needs to be done".into(),
             EngineError::ReadsForSilent { .. } => "try again in a moment".into(),
-            EngineError::Token(e) => e.hint(),
+            EngineError::Token(e) | EngineError::KeyNotUsable { reason: e } => e.hint(),
             EngineError::Registry(e) => e.hint(),
             EngineError::TooManyRecipients
             | EngineError::CannotEncrypt { .. }

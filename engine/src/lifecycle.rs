@@ -391,12 +391,19 @@ fn adopt(
     };
     let mut info = token.token.info().clone();
     node.registry.take_account(&mut info)?;
-    info.check_uses(spec)?;
+    let not_usable = |reason| EngineError::KeyNotUsable { reason };
+    info.check_uses(spec).map_err(not_usable)?;
     let key = KeyRef {
         slot: slot.slot.clone(),
         public_key: public_key.clone(),
     };
-    let slot = prove(node, &token, Trial { spec, key }, &(), call)?;
+    let slot =
+        prove(node, &token, Trial { spec, key }, &(), call).map_err(|error| match error {
+            EngineError::Token(reason @ (Error::NotUsable { .. } | Error::Unsupported { .. })) => {
+                not_usable(reason)
+            }
+            other => other,
+        })?;
 
     let reached_by = token.token.info().backend.clone();
     let new = NewIdentity {

@@ -60,8 +60,8 @@ impl Standing {
 pub(crate) struct Standings {
     known: Mutex<HashMap<TokenId, Arc<Standing>>>,
     changes: broadcast::Sender<TokenChange>,
-    /// Backends that somebody wants watched, beside those that the drivers find.
-    named: Mutex<BTreeSet<String>>,
+    /// The backends that subscribers want watched, each as often as it is wanted.
+    wanted: Mutex<Vec<String>>,
     /// The schemes of the drivers that a thread watches.
     watched: Mutex<HashSet<&'static str>>,
     /// The tokens that are waited for.
@@ -89,7 +89,7 @@ impl Default for Standings {
         Standings {
             known: Mutex::default(),
             changes: broadcast::channel(KEPT_CHANGES).0,
-            named: Mutex::default(),
+            wanted: Mutex::default(),
             watched: Mutex::default(),
             awaited: Mutex::default(),
         }
@@ -139,6 +139,8 @@ pub struct TokenChanges {
     changes: broadcast::Receiver<TokenChange>,
     /// The devices are watched as long as somebody holds this.
     tokens: Arc<Tokens>,
+    /// What is watched for this subscriber.
+    wanted: Vec<String>,
 }
 
 impl TokenChanges {
@@ -147,20 +149,29 @@ impl TokenChanges {
         backend: Option<&str>,
     ) -> Result<Self, EngineError> {
         let changes = tokens.standings.changes.subscribe();
-        match backend {
-            None => tokens.drivers().for_each(|driver| watch(tokens, driver)),
+        let mut drivers = Vec::new();
+        let wanted: Vec<String> = match backend {
+            None => {
+                drivers.extend(tokens.drivers());
+                let bare = |driver: &&Arc<dyn Driver>| format!("{}:", driver.scheme());
+                drivers.iter().map(bare).collect()
+            }
             Some(backend) => {
                 let driver = tokens.driver(backend)?;
                 // Also a bad one is refused before anything is waited for.
-                driver.tokens(backend)?;
-                lock(&tokens.standings.named).insert(backend.into());
-                watch(tokens, driver);
+                driver.look(backend)?;
+                drivers.push(driver);
+                vec![backend.into()]
             }
-        }
-        Ok(TokenChanges {
+        };
+        lock(&tokens.standings.wanted).extend(wanted.iter().cloned());
+        let subscribed = TokenChanges {
             changes,
             tokens: Arc::clone(tokens),
-        })
+            wanted,
+        };
+        drivers.into_iter().for_each(|driver| watch(tokens, driver));
+        Ok(subscribed)
     }
 
     /// The next change; waits for one. Who is more than 1,024 changes behind misses the
@@ -179,6 +190,17 @@ impl TokenChanges {
     /// How the tokens stand that were seen so far.
     pub fn states(&self) -> Vec<(TokenId, TokenState)> {
         self.tokens.standings.all()
+    }
+}
+
+impl Drop for TokenChanges {
+    fn drop(&mut self) {
+        let mut wanted = lock(&self.tokens.standings.wanted);
+        for backend in &self.wanted {
+            if let Some(at) = wanted.iter().position(|wanted| wanted == backend) {
+                wanted.swap_remove(at);
+            }
+        }
     }
 }
 
@@ -221,6 +243,9 @@ fn still_wanted(tokens: &Weak<Tokens>, scheme: &str) -> Option<Arc<Tokens>> {
 }
 
 /// Looks which tokens of the driver are there and which are not any more.
+///
+/// Nothing is looked at but what somebody wants watched and what has a token that is known: a
+/// look loads modules, which is somebody else's code.
 fn take_stock(standings: &Standings, driver: &dyn Driver) {
     let scheme = driver.scheme();
     let known: Vec<_> = lock(&standings.known).values().cloned().collect();
@@ -229,16 +254,20 @@ fn take_stock(standings: &Standings, driver: &dyn Driver) {
             .iter()
             .filter(|standing| standing.token.kind == scheme)
     };
-    let mut backends = lock(&standings.named).clone();
-    backends.retain(|backend| backend.split(':').next() == Some(scheme));
-    backends.insert(format!("{scheme}:"));
-    // Tokens of modules that the driver finds only where a backend names them.
+    let mut backends: BTreeSet<String> = (lock(&standings.wanted).iter())
+        .filter(|backend| backend.split(':').next() == Some(scheme))
+        .cloned()
+        .collect();
     backends.extend(known().map(|standing| standing.backend.clone()));
     let mut seen = HashSet::new();
     for backend in backends {
-        match driver.tokens(&backend) {
+        match driver.look(&backend) {
             Ok(found) => {
-                for token in found.iter().filter(|token| !token.id.serial.is_empty()) {
+                for token in found
+                    .tokens
+                    .iter()
+                    .filter(|token| !token.id.serial.is_empty())
+                {
                     standings
                         .of(&token.id, &token.backend)
                         .note(Happening::Seen);

@@ -48,6 +48,15 @@ struct State {
     panics: AtomicBool,
     /// What deleting answers with.
     undeletable: Mutex<Option<Error>>,
+    /// What giving a key its name answers with.
+    unnameable: Mutex<Option<Error>>,
+    /// Whether keys do not do what they are asked.
+    misuses: AtomicBool,
+    /// Where keys are found, instead of where they were made.
+    moved_to: Mutex<Option<SlotId>>,
+    /// The slots that there are, instead of as many as one wants, and those among them that
+    /// are not there after all.
+    slots: Mutex<(Vec<SlotId>, Vec<SlotId>)>,
 }
 
 const NO_FUSE: u32 = u32::MAX;
@@ -60,6 +69,15 @@ impl Device {
     /// One whose keys can be derived again.
     pub fn deriving() -> Self {
         Device::with(Pace::Quick, true)
+    }
+
+    /// One that only states what it can do.
+    pub fn untried() -> Self {
+        let mut device = Device::new();
+        let state = Arc::get_mut(&mut device.0).unwrap();
+        state.info.untried = state.info.uses.clone();
+        state.info.remembered_as = "model 1.0".into();
+        device
     }
 
     pub fn paced(pace: Pace) -> Self {
@@ -92,6 +110,10 @@ impl Device {
             generating: AtomicBool::default(),
             panics: AtomicBool::default(),
             undeletable: Mutex::default(),
+            unnameable: Mutex::default(),
+            misuses: AtomicBool::default(),
+            moved_to: Mutex::default(),
+            slots: Mutex::default(),
         }))
     }
 
@@ -140,6 +162,37 @@ impl Device {
     /// Deleting fails from now on, or does no more.
     pub fn deletes_with(&self, error: Option<Error>) {
         *self.0.undeletable.lock().unwrap() = error;
+    }
+
+    /// Giving a key its name fails from now on, or does no more.
+    pub fn names_with(&self, error: Option<Error>) {
+        *self.0.unnameable.lock().unwrap() = error;
+    }
+
+    /// Keys sign something else and agree on something else from now on, or do no more.
+    pub fn misuses_keys(&self, misuses: bool) {
+        self.0.misuses.store(misuses, SeqCst);
+    }
+
+    /// Another tool has given the keys this place.
+    pub fn moves_keys_to(&self, slot: &str) {
+        *self.0.moved_to.lock().unwrap() = Some(SlotId::new(slot));
+    }
+
+    /// There are these slots and no others, and those of them in `missing` are not there.
+    pub fn has_slots(&self, slots: &[&str], missing: &[&str]) {
+        let ids = |names: &[&str]| names.iter().map(|name| SlotId::new(*name)).collect();
+        *self.0.slots.lock().unwrap() = (ids(slots), ids(missing));
+    }
+
+    /// What is on it: slot and label.
+    pub fn labels(&self) -> Vec<String> {
+        let slots = self.0.inner.slots(&Call::unlimited()).unwrap();
+        slots.into_iter().map(|slot| slot.label).collect()
+    }
+
+    fn found_in(&self, slot: SlotId) -> SlotId {
+        self.0.moved_to.lock().unwrap().clone().unwrap_or(slot)
     }
 
     /// Signing waits for a touch from now on, or does no more: then it goes on.
@@ -302,12 +355,15 @@ impl Signer for DeviceSigner {
     }
 
     fn slot(&self) -> SlotId {
-        self.1.slot()
+        self.0.found_in(self.1.slot())
     }
 
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
         let DeviceSigner(device, inner) = self;
         device.in_order()?;
+        if device.0.misuses.load(SeqCst) {
+            return inner.sign(b"something else", call);
+        }
         if device.0.wants_touch.load(SeqCst) {
             call.tell(&Event::TouchNeeded { token: device.id() });
             while device.0.wants_touch.load(SeqCst) {
@@ -336,11 +392,26 @@ impl Token for Device {
         call: &Call,
     ) -> Result<Vec<SlotId>, Error> {
         self.check()?;
-        self.0.inner.free_slots(specs, taken, call)
+        let (slots, _) = &*self.0.slots.lock().unwrap();
+        if slots.is_empty() {
+            return self.0.inner.free_slots(specs, taken, call);
+        }
+        let free = slots.iter().filter(|slot| !taken.contains(slot)).cloned();
+        let free: Vec<SlotId> = free.take(specs.len()).collect();
+        match free.len() == specs.len() {
+            true => Ok(free),
+            false => Err(Error::TokenFull { token: self.id() }),
+        }
     }
 
     fn generate(&self, new: &NewKey<'_>, call: &Call) -> Result<GeneratedKey, Error> {
         self.burn()?;
+        if self.0.slots.lock().unwrap().1.contains(new.slot) {
+            return Err(Error::NoSuchSlot {
+                token: self.id(),
+                slot: new.slot.to_string(),
+            });
+        }
         self.0.generating.store(true, SeqCst);
         std::thread::sleep(Duration::from_millis(self.0.generates_in.load(SeqCst)));
         // A device does not look at the clock.
@@ -357,6 +428,9 @@ impl Token for Device {
 
     fn name(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error> {
         self.check()?;
+        if let Some(error) = self.0.unnameable.lock().unwrap().clone() {
+            return Err(error);
+        }
         self.0.inner.name(key, label, call)
     }
 
@@ -389,7 +463,7 @@ impl Decryptor for DeviceDecryptor {
     }
 
     fn slot(&self) -> SlotId {
-        self.1.slot()
+        self.0.found_in(self.1.slot())
     }
 
     fn confirm(&self, call: &Call) -> Result<(), Error> {
@@ -398,6 +472,9 @@ impl Decryptor for DeviceDecryptor {
 
     fn unwrap(&self, request: Unwrap<'_>, _: &Call) -> Result<Secret, Error> {
         let DeviceDecryptor(device, inner) = self;
+        if device.0.misuses.load(SeqCst) {
+            return Ok(Secret::new(vec![7; 32]));
+        }
         std::thread::sleep(Duration::from_millis(device.0.decrypts_in.load(SeqCst)));
         inner.unwrap(request, &Call::unlimited())
     }
