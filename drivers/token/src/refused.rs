@@ -282,7 +282,11 @@ mod tests {
         let pin = SecretString::from("246802");
         let begin = |pins: &dyn PinSource, memory: &Unsettled| {
             let label = "label";
-            let asked = Asked { pin: &pin, pins, label };
+            let asked = Asked {
+                pin: &pin,
+                pins,
+                label,
+            };
             let tries = || Ok(TriesLeft::Unknown);
             begin(memory, &token("1"), &asked, tries).map(drop)
         };
@@ -293,11 +297,17 @@ mod tests {
             memory.0.into_inner().unwrap()
         };
         assert_eq!(happened(false), ["turn", "over", "asked"]);
-        assert_eq!(happened(true), ["turn", "over", "asked", "turn", "begun", "over"]);
+        assert_eq!(
+            happened(true),
+            ["turn", "over", "asked", "turn", "begun", "over"]
+        );
         // A PIN from a file is sent by nobody's decision.
         let memory = Unsettled(Mutex::default());
         let begun = begin(&crate::FixedPin::new("246802"), &memory);
-        assert!(matches!(begun, Err(Error::PinUnsettled { .. })), "{begun:?}");
+        assert!(
+            matches!(begun, Err(Error::PinUnsettled { .. })),
+            "{begun:?}"
+        );
     }
 
     #[test]
