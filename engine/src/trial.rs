@@ -5,7 +5,6 @@ use std::sync::Arc;
 use claviger_token::{Call, Error, Event, KeyRef, KeySpec, KeyUse, SlotId, possession};
 
 use crate::EngineError;
-use crate::lane::StillAtIt;
 use crate::lifecycle::PATIENCE;
 use crate::node::Inner;
 use crate::registry::What;
@@ -53,7 +52,7 @@ pub(crate) fn prove<T: Clone + Send + 'static>(
             }
         }
     });
-    let proven = proven.unwrap_or_else(|StillAtIt| Err(Error::DeadlineExceeded));
+    let proven = proven.unwrap_or(Err(Error::DeadlineExceeded));
     let info = token.token.info();
     if info.untried.contains(&spec) {
         match &proven {

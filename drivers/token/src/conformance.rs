@@ -25,6 +25,8 @@
     reason = "a check that fails panics"
 )]
 
+mod others;
+
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -32,6 +34,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use p256::elliptic_curve::sec1::ToEncodedPoint;
+
+pub use self::others::Others;
 
 use crate::envelope::SSH_RSA_LABEL;
 use crate::possession::Challenge;
@@ -98,6 +102,48 @@ pub trait Subject: Send + Sync {
         usize::MAX
     }
 
+    /// Another tool that works on the token.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn others(&self) -> Result<&dyn Others, &'static str> {
+        Err("no other tool works on the keys of this token")
+    }
+
+    /// Whether [`Subject::restart`] can be done.
+    ///
+    /// # Errors
+    /// Why not.
+    fn can_restart(&self) -> Result<(), &'static str> {
+        Err("nothing stands behind the token that could restart")
+    }
+
+    /// Restarts what stands behind the token, such as its daemon or its module, under the
+    /// running process.
+    ///
+    /// # Errors
+    /// Why that cannot be done.
+    fn restart(&self) -> Result<(), &'static str> {
+        self.can_restart()
+    }
+
+    /// Whether [`Subject::generates_none`] can be had.
+    ///
+    /// # Errors
+    /// Why not.
+    fn can_generate_none(&self) -> Result<(), &'static str> {
+        Err("a token of this kind that generates no keys cannot be had")
+    }
+
+    /// The token as it is where it generates no keys, with one that it has and what that is
+    /// for.
+    ///
+    /// # Errors
+    /// Why it always generates, or never.
+    fn generates_none(&self) -> Result<(Box<dyn Subject>, KeyRef, KeyUse), &'static str> {
+        Err("a token of this kind that generates no keys cannot be had")
+    }
+
     /// What pulls the token out and puts it back.
     ///
     /// # Errors
@@ -155,19 +201,41 @@ pub enum Outcome {
     Skipped(&'static str),
 }
 
+/// What a check needs, without bringing about what it would change.
+macro_rules! needs {
+    ($subject:ident, restart) => {
+        $subject.can_restart()?
+    };
+    ($subject:ident, generates_none) => {
+        $subject.can_generate_none()?
+    };
+    ($subject:ident, $fault:ident) => {
+        $subject.$fault().map(drop)?
+    };
+}
+
 macro_rules! checks {
     ($($name:ident $(needs $fault:ident)?;)*) => {
         /// Every check, in the order in which their statements build on each other.
         pub const CHECKS: &[Check] = &[$(Check {
             name: stringify!($name),
             needs: |_subject| {
-                $(_subject.$fault()?;)?
+                $(needs!(_subject, $fault);)?
                 Ok(())
             },
             body: $name,
         }),*];
     };
 }
+
+use others::{
+    a_deletion_leaves_a_foreign_key_in_the_same_place,
+    a_key_is_used_on_a_token_that_generates_none, a_key_that_was_moved_is_found_and_deleted,
+    a_key_that_was_named_is_not_discarded, a_key_without_a_name_is_found_and_deleted,
+    a_pair_that_is_no_pair_proves_nothing,
+    an_unfinished_key_is_discarded_and_a_foreign_one_beside_it_is_not,
+    what_replaced_a_key_is_neither_used_nor_deleted, what_stands_behind_the_token_may_restart,
+};
 
 checks! {
     a_token_is_found_by_the_name_that_it_gives;
@@ -190,6 +258,15 @@ checks! {
     an_envelope_opens_for_its_recipient_alone;
     a_key_has_one_use;
     a_key_that_is_not_the_one_remembered_is_not_used;
+    a_key_that_was_named_is_not_discarded;
+    a_deletion_leaves_a_foreign_key_in_the_same_place needs others;
+    what_replaced_a_key_is_neither_used_nor_deleted needs others;
+    an_unfinished_key_is_discarded_and_a_foreign_one_beside_it_is_not needs others;
+    a_pair_that_is_no_pair_proves_nothing needs others;
+    a_key_that_was_moved_is_found_and_deleted needs others;
+    a_key_without_a_name_is_found_and_deleted needs others;
+    a_key_is_used_on_a_token_that_generates_none needs generates_none;
+    what_stands_behind_the_token_may_restart needs restart;
     eight_threads_sign_at_once;
     a_call_that_is_late_or_given_up_changes_nothing;
     a_full_token_says_so needs capacity;
@@ -213,6 +290,8 @@ macro_rules! refused {
         }
     };
 }
+
+use refused;
 
 /// The token under test, open.
 struct Bench {
@@ -271,6 +350,19 @@ impl Bench {
         let made = self.begin_in(slot, spec, &unfinished_mark());
         self.token.name(&made.key, label, &self.call).unwrap();
         made
+    }
+
+    /// Makes a key, does not finish it, and says what would be noted of it.
+    fn begin(&self, spec: KeySpec) -> (Made, Unfinished) {
+        let (slot, mark) = (self.free_slot(spec), unfinished_mark());
+        let made = self.begin_in(&slot, spec, &mark);
+        let public_key = Some(made.key.public_key.clone());
+        let left = Unfinished {
+            slot,
+            mark,
+            public_key,
+        };
+        (made, left)
     }
 
     /// Makes a key, and does not finish it.
@@ -347,6 +439,29 @@ impl Handle {
             KeyUse::Sign => Handle::Signs(token.signer(key)?),
             KeyUse::Decrypt => Handle::Decrypts(token.decryptor(key)?),
         })
+    }
+
+    /// Where the key was found.
+    fn slot(&self) -> SlotId {
+        match self {
+            Handle::Signs(signer) => signer.slot(),
+            Handle::Decrypts(decryptor) => decryptor.slot(),
+        }
+    }
+
+    /// Uses the key; whether an agreement is of another key shows when it is asked for.
+    fn confirmed(&self, call: &Call) -> Result<(), Error> {
+        match self {
+            Handle::Signs(_) => self.work(call),
+            Handle::Decrypts(decryptor) => {
+                let challenge = challenge(decryptor.public_key());
+                match decryptor.unwrap(challenge.request(), call) {
+                    Ok(answer) if challenge.is_answered_by(&answer) => Ok(()),
+                    Ok(_) | Err(Error::DecryptionFailed) => decryptor.confirm(call),
+                    Err(error) => Err(error),
+                }
+            }
+        }
     }
 
     /// Uses the key and checks what comes of it.
@@ -779,7 +894,7 @@ fn what_does_not_open_says_only_that(subject: &dyn Subject) -> Result<(), Skip> 
             .map(|length| vec![0; length])
             .into();
         inputs.push(good.sent()[1..].to_vec());
-        inputs.push([&good.sent()[..], &[0]].concat());
+        inputs.push([good.sent(), &[0]].concat());
         match spec.algorithm {
             Algorithm::P256 => {
                 inputs.push([&[4][..], &[0; 64]].concat());
@@ -983,7 +1098,7 @@ fn a_full_token_says_so(subject: &dyn Subject) -> Result<(), Skip> {
     let before = bench.slots();
     refused!(
         bench.token.free_slots(&[spec], &[], &bench.call),
-        Error::TokenFull { .. }
+        Error::TokenFull { .. } | Error::OnlyNamedSlots { .. }
     );
     assert_eq!(bench.slots(), before);
 
