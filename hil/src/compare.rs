@@ -9,6 +9,8 @@
 
 use std::fmt;
 
+use claviger_token::KeySpec;
+
 use crate::measure::{FEWEST_ROUNDS, median};
 use crate::results::{Finding, Operation, Outcome, Record};
 
@@ -189,7 +191,14 @@ fn are_enough(finding: &Finding) -> bool {
 
 fn difference(before: &Record, after: &Record, noise: &Noise<'_>) -> Option<(Verdict, String)> {
     match (&before.finding, &after.finding) {
-        (Finding::Device { supports: a, .. }, Finding::Device { supports: b, .. }) => {
+        (
+            Finding::Device {
+                makes: a, uses: x, ..
+            },
+            Finding::Device {
+                makes: b, uses: y, ..
+            },
+        ) => {
             let firmware = |record: &Record| {
                 let subject = record.device.as_ref();
                 subject.map_or(String::new(), |subject| subject.firmware.clone())
@@ -198,13 +207,10 @@ fn difference(before: &Record, after: &Record, noise: &Noise<'_>) -> Option<(Ver
             if old != new {
                 return Some((Verdict::Different, format!("firmware: {old} → {new}")));
             }
-            let more = b.iter().filter(|spec| !a.contains(spec)).count();
-            let less = a.iter().filter(|spec| !b.contains(spec)).count();
-            match (less, more) {
-                (0, 0) => None,
-                (0, more) => Some((Verdict::Better, format!("offers {more} more kinds of key"))),
-                (less, _) => Some((Verdict::Worse, format!("offers {less} kinds of key less"))),
-            }
+            // Reports of the first version do not say what a device works with.
+            let is_said = !x.is_empty() && !y.is_empty();
+            kinds_of_key("makes", a, b)
+                .or_else(|| is_said.then(|| kinds_of_key("works with", x, y)).flatten())
         }
         (
             Finding::Check {
@@ -288,6 +294,17 @@ fn difference(before: &Record, after: &Record, noise: &Noise<'_>) -> Option<(Ver
             Some((verdict, format!("{of}: {a} → {b} {unit} calls")))
         }
         _ => None,
+    }
+}
+
+/// A difference between the kinds of key that a device makes, or works with.
+fn kinds_of_key(does: &str, before: &[KeySpec], after: &[KeySpec]) -> Option<(Verdict, String)> {
+    let more = after.iter().filter(|spec| !before.contains(spec)).count();
+    let less = before.iter().filter(|spec| !after.contains(spec)).count();
+    match (less, more) {
+        (0, 0) => None,
+        (0, more) => Some((Verdict::Better, format!("{does} {more} more kinds of key"))),
+        (less, _) => Some((Verdict::Worse, format!("{does} {less} kinds of key less"))),
     }
 }
 
@@ -600,12 +617,34 @@ mod tests {
         }
     }
 
+    fn device(makes: &[KeySpec], uses: &[KeySpec]) -> Record {
+        record(Finding::Device {
+            makes: makes.to_vec(),
+            uses: uses.to_vec(),
+            notes: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn kinds_of_key_that_a_device_no_longer_makes_or_works_with_are_worse() {
+        let (p256, ed25519) = (
+            KeySpec::sign(Algorithm::P256),
+            KeySpec::sign(Algorithm::Ed25519),
+        );
+        let both = [p256, ed25519];
+        let less = verdicts(device(&both, &both), device(&[p256], &both));
+        assert_eq!(less, [Verdict::Worse]);
+        let less = verdicts(device(&[p256], &both), device(&[p256], &[p256]));
+        assert_eq!(less, [Verdict::Worse]);
+        let more = verdicts(device(&[p256], &[p256]), device(&[p256], &both));
+        assert_eq!(more, [Verdict::Better]);
+        // A report that does not say what it works with says nothing of it.
+        assert_eq!(verdicts(device(&both, &[]), device(&both, &both)), []);
+    }
+
     #[test]
     fn a_device_that_is_in_one_run_only_is_said_once() {
-        let device = record(Finding::Device {
-            supports: Vec::new(),
-            notes: Vec::new(),
-        });
+        let device = device(&[], &[]);
         let run = [device, latency(5.0, 0.0), check(Outcome::Passed)];
         for (before, after) in [(&run[..], &[][..]), (&[], &run)] {
             let comparison = compare(before, after);

@@ -12,7 +12,7 @@ use claviger_piv::reader::{PcscReaders, Readers};
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::key::to_hex;
-use claviger_token::{Access, Driver, FixedPin, Protection, TokenInfo, Watch};
+use claviger_token::{Access, Driver, FixedPin, Listing, Protection, TokenInfo, Unreadable, Watch};
 
 use crate::bench::{Bench, Elsewhere, MakeDriver, plug};
 use crate::config::{Config, Listed};
@@ -203,10 +203,14 @@ fn not_looked_into(why: impl std::fmt::Display) {
 
 /// What a driver finds; what it cannot look into is said.
 fn found(driver: &dyn Driver, backend: &str) -> Vec<TokenInfo> {
-    driver.tokens(backend).unwrap_or_else(|error| {
+    let listing = driver.look(backend).unwrap_or_else(|error| {
         not_looked_into(crate::error::sentence(&error));
-        Vec::new()
-    })
+        Listing::default()
+    });
+    for Unreadable { place, error } in &listing.unreadable {
+        not_looked_into(format_args!("{place}: {}", crate::error::sentence(error)));
+    }
+    listing.tokens
 }
 
 /// One driver for each reader, so that each sees one card.

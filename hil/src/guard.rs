@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use claviger_token::key::to_hex;
 use claviger_token::{
-    Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, PinSource,
-    PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, Token, TokenId,
-    TokenInfo, Unwrap,
+    Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, Listing,
+    NewKey, PinSource, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo,
+    Token, TokenId, TokenInfo, Unfinished, Unwrap,
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -146,11 +146,12 @@ impl Driver for GuardedDriver {
         self.inner.scheme()
     }
 
-    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
+    fn look(&self, backend: &str) -> Result<Listing, Error> {
         let Guard { tap, .. } = &self.guard;
         tap.call("tokens", || json!({ "backend": brief(backend) }));
-        self.guard
-            .done(self.inner.tokens(backend), |found| show::tokens(found))
+        self.guard.done(self.inner.look(backend), |found| {
+            show::tokens(&found.tokens)
+        })
     }
 
     fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
@@ -276,7 +277,7 @@ impl Token for GuardedToken {
         call: &Call,
     ) -> Result<Vec<SlotId>, Error> {
         self.guard.check()?;
-        let taken = [taken, &self.guard.journal.taken(&self.info().id)].concat();
+        let taken = [taken, &self.guard.journal.taken(self.info())].concat();
         self.call("free_slots", || {
             json!({
                 "specs": specs,
@@ -288,60 +289,87 @@ impl Token for GuardedToken {
         self.guard.done(found, |found| show::names(found))
     }
 
-    fn generate(
-        &self,
-        slot: &SlotId,
-        spec: KeySpec,
-        label: &str,
-        call: &Call,
-    ) -> Result<GeneratedKey, Error> {
+    fn generate(&self, new: &NewKey<'_>, call: &Call) -> Result<GeneratedKey, Error> {
+        let NewKey { slot, spec, mark } = *new;
         self.guard.check()?;
         self.call("generate", || {
             json!({
                 "slot": slot.as_str(),
                 "spec": spec,
-                "label": shown(label.as_bytes()),
+                "mark": shown(mark.as_bytes()),
                 "late": is_late(call),
             })
         });
-        let id = &self.info().id;
+        let journal = &self.guard.journal;
         // Before it is made, so that a run that dies leaves a note of it.
-        let noted = self.guard.journal.makes(id, slot);
-        let made = self
-            .inner
-            .generate(slot, spec, label, &self.guard.watched(call));
+        let noted = journal.makes(&self.info().id, slot, mark);
+        let made = self.inner.generate(new, &self.guard.watched(call));
         let nothing_came_of_it = matches!(
             made,
             Err(Error::SlotOccupied { .. }
+                | Error::NoSuchSlot { .. }
                 | Error::Unsupported { .. }
                 | Error::TokenFull { .. }
                 | Error::BadBackend { .. }
                 | Error::Cancelled
                 | Error::DeadlineExceeded)
         );
-        if nothing_came_of_it && noted {
-            self.guard.journal.is_gone(id, slot);
+        match &made {
+            Ok(made) => journal.made(&self.info().id, slot, mark, &made.public_key),
+            Err(_) if nothing_came_of_it && noted => {
+                journal.is_discarded(self.info(), slot, mark);
+            }
+            Err(_) => {}
         }
         self.guard.done(made, show::generated)
     }
 
-    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+    fn name(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error> {
+        self.guard.check()?;
+        self.call("name", || {
+            let mut with = of_key(key);
+            with["label"] = shown(label.as_bytes());
+            with["late"] = json!(is_late(call));
+            with
+        });
+        let named = self.inner.name(key, label, &self.guard.watched(call));
+        self.guard.done(named, show::nothing)
+    }
+
+    fn delete(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
         // Whoever was interrupted still tidies up.
-        self.call(
-            "delete",
-            || json!({ "slot": name(slot), "late": is_late(call) }),
-        );
-        let deleted = self.inner.delete(slot, &self.guard.told(call));
-        if deleted.is_ok() {
-            self.guard.journal.is_gone(&self.info().id, slot);
+        self.call("delete", || {
+            let mut with = of_key(key);
+            with["late"] = json!(is_late(call));
+            with
+        });
+        let deleted = self.inner.delete(key, &self.guard.told(call));
+        if deleted.as_ref().is_ok_and(is_gone) {
+            (self.guard.journal).is_deleted(self.info(), &key.public_key);
         }
         self.guard.done(deleted, show::deletion)
+    }
+
+    fn discard(&self, left: &Unfinished, call: &Call) -> Result<Deletion, Error> {
+        self.call("discard", || {
+            json!({
+                "slot": name(&left.slot),
+                "mark": shown(left.mark.as_bytes()),
+                "public_key": left.public_key.as_ref().map(PublicKey::to_text),
+                "late": is_late(call),
+            })
+        });
+        let discarded = self.inner.discard(left, &self.guard.told(call));
+        if discarded.as_ref().is_ok_and(is_gone) {
+            (self.guard.journal).is_discarded(self.info(), &left.slot, &left.mark);
+        }
+        self.guard.done(discarded, show::deletion)
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
         self.guard.check()?;
         let handle = self.handle();
-        self.call("signer", || of_key(key, &handle));
+        self.call("signer", || of_handle(key, &handle));
         let signer = self.inner.signer(key);
         let inner = self.guard.done(signer, show::nothing)?;
         Ok(Arc::new(GuardedSigner(Handle {
@@ -354,7 +382,7 @@ impl Token for GuardedToken {
     fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
         self.guard.check()?;
         let handle = self.handle();
-        self.call("decryptor", || of_key(key, &handle));
+        self.call("decryptor", || of_handle(key, &handle));
         let decryptor = self.inner.decryptor(key);
         let inner = self.guard.done(decryptor, show::nothing)?;
         Ok(Arc::new(GuardedDecryptor(Handle {
@@ -365,12 +393,25 @@ impl Token for GuardedToken {
     }
 }
 
-fn of_key(key: &KeyRef, handle: &str) -> Value {
+/// Whether nothing of the key is left that could be removed.
+pub(crate) fn is_gone(deletion: &Deletion) -> bool {
+    match deletion {
+        Deletion::Destroyed | Deletion::NothingThere | Deletion::Derivable => true,
+        Deletion::Foreign => false,
+    }
+}
+
+fn of_key(key: &KeyRef) -> Value {
     json!({
         "slot": name(&key.slot),
         "public_key": key.public_key.to_text(),
-        "as": handle,
     })
+}
+
+fn of_handle(key: &KeyRef, handle: &str) -> Value {
+    let mut with = of_key(key);
+    with["as"] = handle.into();
+    with
 }
 
 fn name(slot: &SlotId) -> Value {
@@ -406,6 +447,10 @@ impl Signer for GuardedSigner {
         self.0.inner.public_key()
     }
 
+    fn slot(&self) -> SlotId {
+        self.0.inner.slot()
+    }
+
     fn scheme(&self) -> Option<SignatureScheme> {
         self.0.inner.scheme()
     }
@@ -427,6 +472,21 @@ struct GuardedDecryptor(Handle<dyn Decryptor>);
 impl Decryptor for GuardedDecryptor {
     fn public_key(&self) -> &PublicKey {
         self.0.inner.public_key()
+    }
+
+    fn slot(&self) -> SlotId {
+        self.0.inner.slot()
+    }
+
+    fn confirm(&self, call: &Call) -> Result<(), Error> {
+        let Handle { guard, handle, .. } = &self.0;
+        guard.check()?;
+        guard.tap.call(
+            "confirm",
+            || json!({ "handle": handle, "late": is_late(call) }),
+        );
+        let confirmed = self.0.inner.confirm(&guard.watched(call));
+        guard.done(confirmed, show::nothing)
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {

@@ -57,6 +57,8 @@ enum Command {
         backend: String,
         #[arg(long = "slot")]
         slots: Vec<String>,
+        #[arg(long = "mark")]
+        marks: Vec<String>,
     },
     /// Show which PKCS#11 tokens there are: the bench starts this itself
     #[command(hide = true)]
@@ -123,7 +125,11 @@ fn main() -> ExitCode {
         Some(Command::Compare { before, after }) => compared(&before, &after),
         Some(Command::Report { results, out }) => reported(&results, &out),
         Some(Command::Replay { transcripts }) => replayed(&transcripts),
-        Some(Command::Spied { backend, slots }) => spied(&backend, &slots),
+        Some(Command::Spied {
+            backend,
+            slots,
+            marks,
+        }) => spied(&backend, slots.into_iter().zip(marks)),
         Some(Command::Pkcs11Tokens { backends }) => {
             say(devices::pkcs11_tokens(&backends).trim_end());
             Ok(0)
@@ -264,8 +270,8 @@ fn replayed(transcripts: &[PathBuf]) -> Result<u8, HilError> {
     Ok(worst)
 }
 
-fn spied(backend: &str, slots: &[String]) -> Result<u8, HilError> {
-    match claviger_hil::spied(backend, slots, &Interrupt::listen()) {
+fn spied(backend: &str, places: impl Iterator<Item = (String, String)>) -> Result<u8, HilError> {
+    match claviger_hil::spied(backend, places, &Interrupt::listen()) {
         Ok(()) => Ok(0),
         Err(why) => {
             // The standard error is the spy's.

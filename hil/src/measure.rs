@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use claviger_token::conformance::{Challenge, Subject as _};
-use claviger_token::{Call, Decryptor, Error, KeyRef, KeySpec, KeyUse, Signer, Token, TokenInfo};
+use claviger_token::conformance::Subject as _;
+use claviger_token::possession::Challenge;
+use claviger_token::{
+    Call, Decryptor, Error, KeyRef, KeySpec, KeyUse, NewKey, PublicKey, Signer, Token, TokenInfo,
+    unfinished_mark,
+};
 
 use crate::bench::Bench;
 use crate::error::sentence;
@@ -66,7 +70,7 @@ pub(crate) fn measure<E>(
     // Of each kind one key is there at a time, unless that is too many.
     let at_once = bench.room().unwrap_or(usize::MAX);
     let at_once = at_once.min(bench.max_keys.unwrap_or(usize::MAX)).max(1);
-    for specs in info.supports.chunks(at_once) {
+    for specs in info.makes.chunks(at_once) {
         meter.kinds(specs, (progress, step), found)?;
         if bench.guard.interrupt.came() || !bench.is_there() {
             return Ok(());
@@ -83,7 +87,7 @@ pub(crate) fn measure<E>(
         return Ok(());
     }
     // The first that signs: P-256, where there is one.
-    let Some(&spec) = info.supports.iter().find(|spec| spec.usage == KeyUse::Sign) else {
+    let Some(&spec) = info.makes.iter().find(|spec| spec.usage == KeyUse::Sign) else {
         return Ok(());
     };
     progress.doing(format_args!("{}: with several keys", bench.guard.name));
@@ -121,7 +125,7 @@ struct Made<'a> {
 
 impl Drop for Made<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.token.delete(&self.key.slot, &Call::unlimited()) {
+        if let Err(error) = self.token.delete(&self.key, &Call::unlimited()) {
             // It stays in the journal, and is named at the end.
             crate::screen::line(format_args!(
                 "not deleted: the key in slot {}: {}",
@@ -233,7 +237,13 @@ impl<'a> Meter<'a> {
         if !self.token.info().derives {
             (start, before) = (Instant::now(), commands());
         }
-        let key = self.token.generate(&slot, spec, "claviger-hil", &call)?;
+        let mark = unfinished_mark();
+        let new = NewKey {
+            slot: &slot,
+            spec,
+            mark: &mark,
+        };
+        let key = self.token.generate(&new, &call)?;
         let took = start.elapsed();
         let calls = commands() - before;
         let made = Made {
@@ -250,7 +260,7 @@ impl<'a> Meter<'a> {
         let work = match usage {
             KeyUse::Sign => Work::Sign(self.token.signer(&made.key)?),
             KeyUse::Decrypt => {
-                let challenge = Challenge::new(&made.key.public_key);
+                let challenge = challenge(self.token.info(), &made.key.public_key)?;
                 Work::Open(self.token.decryptor(&made.key)?, Box::new(challenge))
             }
         };
@@ -587,7 +597,16 @@ fn count(errors: &mut Vec<(String, usize)>, text: String) {
 /// is, and told once.
 pub(crate) fn tells_generation(info: &TokenInfo, spec: KeySpec) -> bool {
     let signs = KeySpec::sign(spec.algorithm);
-    spec == signs || !info.supports.contains(&signs)
+    spec == signs || !info.makes.contains(&signs)
+}
+
+/// Something for the key to open.
+pub(crate) fn challenge(token: &TokenInfo, key: &PublicKey) -> Result<Challenge, Error> {
+    Challenge::new(key).ok_or_else(|| Error::NoPossession {
+        token: token.id.clone(),
+        key: key.fingerprint().to_string(),
+        reason: "a key of this kind does not decrypt".into(),
+    })
 }
 
 fn micros(time: Duration) -> f64 {

@@ -21,8 +21,8 @@ use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::key::{from_hex, to_hex};
 use claviger_token::{
-    Access, Call, Decryptor, Driver, Error, KeyRef, KeySpec, PinSource, PublicKey,
-    RefusedInProcess, Signer, SlotId, Token, TokenId, TokenInfo, Unwrap,
+    Access, Call, Decryptor, Driver, Error, KeyRef, KeySpec, NewKey, PinSource, PublicKey,
+    RefusedInProcess, Signer, SlotId, Token, TokenId, TokenInfo, Unfinished, Unwrap,
 };
 use claviger_virtual_yubikey::{Card, ManagementAlgorithm};
 use secrecy::SecretString;
@@ -355,7 +355,8 @@ impl Stage {
                 }
                 result
             }
-            "sign" | "unwrap" => self.work(name, with)?,
+            "sign" => self.sign(with)?,
+            "unwrap" | "confirm" => self.with_decryptor(name, with)?,
             _ => self.on_token(name, with)?,
         };
         match self.player.next() {
@@ -393,21 +394,31 @@ impl Stage {
             }
             "generate" => {
                 let slot = SlotId::new(long_text(with, "slot")?);
-                let label = meant(&with["label"]).and_then(|label| String::from_utf8(label).ok());
-                let label = label.ok_or("the label is no text")?;
-                let made = token.generate(&slot, parse(with, "spec")?, &label, &call);
-                outcome(&made, show::generated)
+                let mark = meant_text(with, "mark")?;
+                let new = NewKey {
+                    slot: &slot,
+                    spec: parse(with, "spec")?,
+                    mark: &mark,
+                };
+                outcome(&token.generate(&new, &call), show::generated)
             }
-            "delete" => {
-                let slot = SlotId::new(long_text(with, "slot")?);
-                outcome(&token.delete(&slot, &call), show::deletion)
+            "name" => {
+                let label = meant_text(with, "label")?;
+                let named = token.name(&key_ref(with)?, &label, &call);
+                outcome(&named, show::nothing)
+            }
+            "delete" => outcome(&token.delete(&key_ref(with)?, &call), show::deletion),
+            "discard" => {
+                let has_key = !with["public_key"].is_null();
+                let left = Unfinished {
+                    slot: SlotId::new(long_text(with, "slot")?),
+                    mark: meant_text(with, "mark")?,
+                    public_key: has_key.then(|| public_key(with)).transpose()?,
+                };
+                outcome(&token.discard(&left, &call), show::deletion)
             }
             "signer" | "decryptor" => {
-                let public_key = PublicKey::from_text(&text(with, "public_key")?);
-                let key = KeyRef {
-                    slot: SlotId::new(long_text(with, "slot")?),
-                    public_key: public_key.map_err(|_| "this is no public key")?,
-                };
+                let key = key_ref(with)?;
                 let handle = text(with, "as")?;
                 if name == "signer" {
                     let signer = token.signer(&key);
@@ -427,25 +438,27 @@ impl Stage {
         })
     }
 
-    fn work(&self, name: &str, with: &Value) -> Told<Value> {
-        let handle = text(with, "handle")?;
-        let bytes = |name: &str| meant(&with[name]).ok_or(format!("{name} is no bytes"));
+    fn sign(&self, with: &Value) -> Told<Value> {
+        let signer = self.signers.get(&text(with, "handle")?);
+        let signer = signer.ok_or("there is no such key")?;
+        let signature = signer.sign(&bytes(with, "message")?, &call(with));
+        Ok(outcome(&signature, show::signature))
+    }
+
+    fn with_decryptor(&self, name: &str, with: &Value) -> Told<Value> {
+        let decryptor = self.decryptors.get(&text(with, "handle")?);
+        let decryptor = decryptor.ok_or("there is no such key")?;
         let call = call(with);
-        if name == "sign" {
-            let signer = self.signers.get(&handle).ok_or("there is no such key")?;
-            let signature = signer.sign(&bytes("message")?, &call);
-            return Ok(outcome(&signature, show::signature));
+        if name == "confirm" {
+            return Ok(outcome(&decryptor.confirm(&call), show::nothing));
         }
-        let decryptor = self.decryptors.get(&handle).ok_or("there is no such key")?;
         let secret = match with.get("peer") {
-            Some(_) => decryptor.unwrap(
-                Unwrap::Agree {
-                    peer: &bytes("peer")?,
-                },
-                &call,
-            ),
+            Some(_) => {
+                let peer = bytes(with, "peer")?;
+                decryptor.unwrap(Unwrap::Agree { peer: &peer }, &call)
+            }
             None => {
-                let (ciphertext, label) = (bytes("ciphertext")?, bytes("label")?);
+                let (ciphertext, label) = (bytes(with, "ciphertext")?, bytes(with, "label")?);
                 let request = Unwrap::Oaep {
                     ciphertext: &ciphertext,
                     label: &label,
@@ -470,6 +483,26 @@ fn number(with: &Value, name: &str) -> Told<u64> {
 fn text(with: &Value, name: &str) -> Told<String> {
     let text = with[name].as_str().ok_or(format!("{name} is no text"))?;
     Ok(text.to_owned())
+}
+
+fn bytes(with: &Value, name: &str) -> Told<Vec<u8>> {
+    meant(&with[name]).ok_or(format!("{name} is no bytes"))
+}
+
+/// A text whose bytes are in the transcript: it may be anything.
+fn meant_text(with: &Value, name: &str) -> Told<String> {
+    String::from_utf8(bytes(with, name)?).map_err(|_| format!("{name} is no text"))
+}
+
+fn public_key(with: &Value) -> Told<PublicKey> {
+    PublicKey::from_text(&text(with, "public_key")?).map_err(|e| format!("public_key: {e}"))
+}
+
+fn key_ref(with: &Value) -> Told<KeyRef> {
+    Ok(KeyRef {
+        slot: SlotId::new(long_text(with, "slot")?),
+        public_key: public_key(with)?,
+    })
 }
 
 /// A text that may be too long for a line.

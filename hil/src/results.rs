@@ -30,7 +30,8 @@ pub struct Record {
 /// The circumstances of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// The version of this format: 1.
+    /// The version of this format: 2. The first had `supports` where there are `makes` and
+    /// `uses` now.
     pub schema: u32,
     /// When the run began, in UTC (RFC 3339).
     pub run: String,
@@ -77,8 +78,13 @@ pub enum Standing {
 pub enum Finding {
     /// The device is there, and offers this.
     Device {
-        /// The kinds of key that it makes and works with.
-        supports: Vec<KeySpec>,
+        /// The kinds of key that it makes. Earlier reports call them `supports`.
+        #[serde(alias = "supports")]
+        makes: Vec<KeySpec>,
+        /// The kinds of key that it works with, wherever they were made. Earlier reports
+        /// do not say.
+        #[serde(default)]
+        uses: Vec<KeySpec>,
         /// What else it says of itself.
         notes: Vec<(String, String)>,
     },
@@ -299,7 +305,7 @@ impl Run {
     fn now() -> Run {
         let now = chrono::Utc::now();
         Run {
-            schema: 1,
+            schema: 2,
             run: now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
             host: host(),
             claviger: env!("CARGO_PKG_VERSION").into(),
@@ -389,6 +395,22 @@ mod tests {
         assert_eq!(first["standing"], "read-only");
         assert_eq!(first["firmware"], "5.7.1");
         assert!(first["host"].as_str().unwrap().contains(" × "));
+    }
+
+    #[test]
+    fn a_report_of_the_first_version_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let line = r#"{"schema":1,"run":"2026-11-02T09:00:00Z","host":"h","claviger":"0.1.0",
+            "build":"release","device":"d","kind":"piv","model":"m","serial":"1",
+            "firmware":"5.7.1","standing":"listed","record":"device",
+            "supports":[{"algorithm":"p256","use":"sign"}],"notes":[]}"#;
+        fs::write(&path, line.replace('\n', "")).unwrap();
+        let Finding::Device { makes, uses, .. } = &read(&path).unwrap()[0].finding else {
+            panic!("it is about a device");
+        };
+        assert_eq!(*makes, [KeySpec::sign(Algorithm::P256)]);
+        assert_eq!(*uses, []);
     }
 
     #[test]

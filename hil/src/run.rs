@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use claviger_token::conformance::{CHECKS, Subject as _};
-use claviger_token::{Call, Deletion, Error, SlotInfo, SlotState, TokenInfo};
+use claviger_token::{
+    Call, Deletion, Error, KeyRef, SlotInfo, SlotState, Token, TokenInfo, Unfinished,
+};
 
 use crate::bench::Bench;
 use crate::config::{Config, Listed};
 use crate::conformance::{self, quietly};
 use crate::devices::{self, Common, Device, Sources};
 use crate::error::{HilError, sentence};
-use crate::journal::Journal;
+use crate::guard::is_gone;
+use crate::journal::{self, Journal};
 use crate::measure;
 pub use crate::measure::Times;
 use crate::report::brief;
@@ -236,7 +239,8 @@ impl Run<'_> {
             _home,
         } = device;
         let finding = Finding::Device {
-            supports: info.supports.clone(),
+            makes: info.makes.clone(),
+            uses: info.uses.clone(),
             notes: info.notes.clone(),
         };
         self.results.add(Some(&subject), finding)?;
@@ -368,7 +372,7 @@ impl Run<'_> {
             return Ok(());
         }
         // As many steps as there are checks, in equal parts.
-        let parts = info.supports.len() + 1;
+        let parts = info.makes.len() + 1;
         let step = (CHECKS.len() / parts).max(1) as u64;
         let results = &mut self.results;
         let progress = &self.progress;
@@ -431,12 +435,12 @@ impl Run<'_> {
         before: &[SlotInfo],
     ) -> Result<(), HilError> {
         // Even where somebody pressed Ctrl-C: through a driver without a guard.
-        let outcome = tidy_up(bench, info).and_then(|()| {
+        let outcome = tidy_up(bench, info).and_then(|left| {
             let token = (bench.make)().open(&bench.backend, &bench.access, &Call::unlimited())?;
-            sorted(token.slots(&Call::unlimited())?)
+            Ok((left, sorted(token.slots(&Call::unlimited())?)))
         });
         match outcome {
-            Ok(after) => {
+            Ok((left, after)) => {
                 let lost = before.iter().filter(|slot| !after.contains(slot)).count();
                 let more = after.iter().filter(|slot| !before.contains(slot)).count();
                 let kept = match lost {
@@ -444,14 +448,15 @@ impl Run<'_> {
                     lost => Err(format!("{lost} slots are no longer what they were")),
                 };
                 self.own_check(subject, "what_was_there_is_still_there", kept)?;
-                let clean = match more {
-                    0 => Ok(()),
-                    more => Err(format!("{more} slots hold something that was not there")),
+                let clean = match (more, left.is_empty()) {
+                    (0, true) => Ok(()),
+                    (0, false) => Err(left.join("; ")),
+                    (more, _) => Err(format!("{more} slots hold something that was not there")),
                 };
                 self.own_check(subject, "nothing_is_left_behind", clean)
             }
             Err(error) => {
-                let left = bench.guard.journal.taken(&info.id).len();
+                let left = bench.guard.journal.left(info).len();
                 let why = format!(
                     "it cannot be looked at: {}; {left} keys of the bench may be left on it: \
                      run again with the same --out, and they are deleted",
@@ -468,31 +473,33 @@ impl Run<'_> {
 fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
     let told = |error: Error| sentence(&error);
     let call = Call::unlimited();
-    tidy_up(bench, info).map_err(told)?;
+    for left in tidy_up(bench, info).map_err(told)? {
+        line(format_args!("{}: {left}", bench.guard.name));
+    }
     bench.renew();
     let opened = bench.driver().open(&bench.backend, &bench.access, &call);
     let token = opened.map_err(told)?;
-    if bench.wipe {
+    if bench.wipe && !info.derives {
         for slot in token.slots(&call).map_err(told)? {
-            if slot.state == SlotState::Occupied && !info.derives {
+            if let Some(key) = wiped(info, slot) {
                 // What the driver does not destroy stays.
-                let _: Result<Deletion, Error> = token.delete(&slot.slot, &call);
+                let _: Result<Deletion, Error> = token.delete(&key, &call);
             }
         }
     }
     let slots = token.slots(&call).map_err(told)?;
     bench.survey(&slots);
     // The suite makes a key of each kind at once, and two besides.
-    let first = info.supports.first().copied();
+    let first = info.makes.first().copied();
     let specs: Vec<_> = info
-        .supports
+        .makes
         .iter()
         .copied()
         .chain(first)
         .chain(first)
         .collect();
     match token.free_slots(&specs, &[], &call) {
-        Ok(_) => sorted(slots).map_err(told),
+        Ok(_) => Ok(sorted(slots)),
         Err(Error::TokenFull { .. }) => Err(format!(
             "it is too full: the suite needs room for {} keys; delete some, or say \
              `wipe = true` in hil.toml",
@@ -502,30 +509,84 @@ fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
     }
 }
 
-/// Deletes the keys of the bench that are still on the device.
-fn tidy_up(bench: &Bench, info: &TokenInfo) -> Result<(), Error> {
+/// The key in a slot, if it may be deleted to make room: on a smartcard, whose slots are
+/// its owner's for other things as well, only one that Claviger made.
+fn wiped(info: &TokenInfo, slot: SlotInfo) -> Option<KeyRef> {
+    let by_claviger = |(name, value): &(String, String)| {
+        name == "claviger" && matches!(&**value, "made" | "unfinished")
+    };
+    if info.id.kind == "piv" && !slot.notes.iter().any(by_claviger) {
+        return None;
+    }
+    Some(KeyRef {
+        slot: slot.slot,
+        public_key: slot.public_key?,
+    })
+}
+
+/// Deletes the keys of the bench that are still on the device, and says which places hold
+/// something of which nothing shows that it is the bench's: that stays.
+fn tidy_up(bench: &Bench, info: &TokenInfo) -> Result<Vec<String>, Error> {
     bench.renew();
-    let left = bench.guard.journal.taken(&info.id);
+    let left = bench.guard.journal.left(info);
     if left.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let token = (bench.make)().open(&bench.backend, &bench.access, &Call::unlimited())?;
-    for slot in left {
-        token.delete(&slot, &Call::unlimited())?;
-        bench.guard.journal.is_gone(&info.id, &slot);
+    let mut not_shown = Vec::new();
+    for left in left {
+        if remove(&*token, &left)? {
+            (bench.guard.journal).is_discarded(info, &left.slot, &left.mark);
+        } else {
+            not_shown.push(not_shown_as_ours(&left));
+        }
     }
-    Ok(())
+    Ok(not_shown)
+}
+
+fn not_shown_as_ours(left: &Unfinished) -> String {
+    let why = match (&left.public_key, &*left.mark) {
+        (None, "") => "an earlier version noted nothing but the slot",
+        _ => "neither its mark nor its public key shows it",
+    };
+    format!(
+        "slot {} may hold a key of the bench ({why}), and nothing was deleted: delete the key \
+         yourself, or take its entry out of {} in the folder of the reports",
+        left.slot,
+        journal::FILE
+    )
+}
+
+/// Removes a key of the bench, by its public half where there is one, else by its mark.
+/// False where nothing shows that what is there is the bench's.
+fn remove(token: &dyn Token, left: &Unfinished) -> Result<bool, Error> {
+    let call = Call::unlimited();
+    let removed = match &left.public_key {
+        Some(public_key) => {
+            let key = KeyRef {
+                slot: left.slot.clone(),
+                public_key: public_key.clone(),
+            };
+            token.delete(&key, &call)
+        }
+        None => token.discard(left, &call),
+    };
+    match removed {
+        Ok(deletion) => Ok(is_gone(&deletion)),
+        Err(Error::KeyMismatch { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Slots that can be compared: without what an operator is told of free ones, such as
 /// that a key was destroyed there.
-fn sorted(mut slots: Vec<SlotInfo>) -> Result<Vec<SlotInfo>, Error> {
+fn sorted(mut slots: Vec<SlotInfo>) -> Vec<SlotInfo> {
     let free = slots
         .iter_mut()
         .filter(|slot| slot.state == SlotState::Free);
     free.for_each(|slot| slot.notes.clear());
     slots.sort_by(|a, b| a.slot.cmp(&b.slot));
-    Ok(slots)
+    slots
 }
 
 /// A virtual device that shows nothing of itself.

@@ -11,9 +11,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use claviger_pkcs11::Pkcs11Driver;
-use claviger_token::conformance::{Challenge, Subject as _};
+use claviger_token::conformance::Subject as _;
 use claviger_token::{
-    Access, Call, Driver, Error, KeyRef, KeySpec, KeyUse, SlotId, StoredPin, Token, TokenInfo,
+    Access, Call, Deletion, Driver, Error, KeyRef, KeySpec, KeyUse, NewKey, SlotId, StoredPin,
+    Token, TokenInfo, Unfinished, unfinished_mark,
 };
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::bench::Bench;
 use crate::error::sentence;
-use crate::measure::tells_generation;
+use crate::measure::{challenge, tells_generation};
 use crate::results::{Finding, Operation, Verb};
 use crate::screen::Interrupt;
 
@@ -56,7 +57,13 @@ pub(crate) fn count(
     let spy = spy.ok_or("pkcs11-spy of OpenSC is not installed")?;
     let pin = (bench.access.pins).pin(&info.id, &info.label);
     let pin = pin.map_err(|e| sentence(&e))?;
-    let slots = slots(bench, info).map_err(|e| sentence(&e))?;
+    let places = places(bench, info).map_err(|e| sentence(&e))?;
+    let places = places.iter().flat_map(|(slot, mark)| {
+        [
+            format!("--slot={}", slot.as_str()),
+            format!("--mark={mark}"),
+        ]
+    });
 
     let mut child = Command::new(program)
         .args(["spied", "--backend"])
@@ -65,7 +72,7 @@ pub(crate) fn count(
             elsewhere.backend,
             spy.display()
         ))
-        .args(slots.iter().map(|slot| format!("--slot={}", slot.as_str())))
+        .args(places)
         .env("PKCS11SPY", &elsewhere.module)
         // Then it writes to the standard error, which is our pipe.
         .env_remove("PKCS11SPY_OUTPUT")
@@ -95,37 +102,49 @@ pub(crate) fn count(
     Ok((seen.findings, seen.kept))
 }
 
-/// A slot for each kind of key, noted as one that holds a key of the bench.
-fn slots(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotId>, Error> {
+/// A slot and a mark for each kind of key, noted as those of a key of the bench.
+fn places(bench: &Bench, info: &TokenInfo) -> Result<Vec<(SlotId, String)>, Error> {
     let call = Call::unlimited();
     let token = (bench.driver()).open(&bench.backend, &bench.access, &call)?;
-    let mut slots = Vec::new();
-    for &spec in &info.supports {
+    let mut places = Vec::new();
+    for &spec in &info.makes {
         for slot in token.free_slots(&[spec], &[], &call)? {
-            bench.guard.journal.makes(&info.id, &slot);
-            slots.push(slot);
+            let mark = unfinished_mark();
+            bench.guard.journal.makes(&info.id, &slot, &mark);
+            places.push((slot, mark));
         }
     }
-    Ok(slots)
+    Ok(places)
 }
 
 /// The part of counting that is done in the process with the spy: works with a key of each
-/// kind in these slots, and says in the spy's log when it does what.
+/// kind in these slots, made with these marks, and says in the spy's log when it does what.
 ///
 /// # Errors
 /// What the token says.
-pub fn spied(backend: &str, slots: &[String], interrupt: &Interrupt) -> Result<(), String> {
+pub fn spied(
+    backend: &str,
+    places: impl Iterator<Item = (String, String)>,
+    interrupt: &Interrupt,
+) -> Result<(), String> {
     let driver = Pkcs11Driver::new();
     let access = Access::with(StoredPin::Fd(0));
     let token = driver.open(backend, &access, &Call::unlimited());
     let token = token.map_err(|e| sentence(&e))?;
-    let supports = token.info().supports.clone();
-    for (&spec, slot) in supports.iter().zip(slots) {
-        let slot = SlotId::new(slot);
+    let makes = token.info().makes.clone();
+    for (&spec, (slot, mark)) in makes.iter().zip(places) {
+        let mut left = Unfinished {
+            slot: SlotId::new(slot),
+            mark,
+            public_key: None,
+        };
         // A kind of key that fails is seen by the suite.
-        let _: Result<(), Error> = one(&*token, spec, &slot);
-        let deleted = token.delete(&slot, &Call::unlimited());
-        deleted.map_err(|e| sentence(&e))?;
+        let _: Result<(), Error> = one(&*token, spec, &mut left);
+        match token.discard(&left, &Call::unlimited()) {
+            Ok(Deletion::Foreign) => return Err(format!("slot {} holds another key", left.slot)),
+            Ok(_) => {}
+            Err(error) => return Err(sentence(&error)),
+        }
         if interrupt.came() || say("next").is_err() {
             break;
         }
@@ -138,7 +157,8 @@ fn say(text: &str) -> std::io::Result<()> {
     writeln!(std::io::stderr(), "{OURS}{text}")
 }
 
-fn one(token: &dyn Token, spec: KeySpec, slot: &SlotId) -> Result<(), Error> {
+/// Makes a key, of which `left` tells then, and works with it.
+fn one(token: &dyn Token, spec: KeySpec, left: &mut Unfinished) -> Result<(), Error> {
     const TIMES: u32 = 3;
     let call = Call::unlimited();
     let counted = |operation, times| {
@@ -151,12 +171,18 @@ fn one(token: &dyn Token, spec: KeySpec, slot: &SlotId) -> Result<(), Error> {
         let _ = say(&serde_json::to_string(&counted).unwrap_or_default());
     };
     let _ = say(BEGIN);
-    let made = token.generate(slot, spec, "claviger-hil", &call)?;
+    let new = NewKey {
+        slot: &left.slot,
+        spec,
+        mark: &left.mark,
+    };
+    let made = token.generate(&new, &call)?;
+    left.public_key = Some(made.public_key.clone());
     if tells_generation(token.info(), spec) {
         counted(Verb::Generate, 1);
     }
     let key = KeyRef {
-        slot: slot.clone(),
+        slot: left.slot.clone(),
         public_key: made.public_key,
     };
     let (verb, mut work): (_, Box<dyn FnMut() -> Result<(), Error>>) = match spec.usage {
@@ -167,7 +193,7 @@ fn one(token: &dyn Token, spec: KeySpec, slot: &SlotId) -> Result<(), Error> {
         }
         KeyUse::Decrypt => {
             let decryptor = token.decryptor(&key)?;
-            let challenge = Challenge::new(&key.public_key);
+            let challenge = challenge(token.info(), &key.public_key)?;
             let work = move || {
                 let request = challenge.request();
                 decryptor.unwrap(request, &Call::unlimited()).map(drop)

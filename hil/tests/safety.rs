@@ -9,6 +9,8 @@ use claviger_hil::config::Config;
 use claviger_hil::results::{Finding, Outcome, Standing};
 use claviger_hil::screen::Interrupt;
 use claviger_hil::virtuals::Tray;
+use claviger_piv::PivDriver;
+use claviger_token::{Call, Driver as _, KeyRef, KeySpec, NewKey, SlotId, unfinished_mark};
 use claviger_virtual_yubikey::{
     Algorithm, Card, Device, Fault, Firmware, PrivateKey, Rule, Slot, ins, object,
 };
@@ -320,6 +322,85 @@ fn keys_of_others_stay_even_where_the_device_may_be_wiped() {
     // Here a wrong PIN was allowed.
     assert_eq!(outcome(&results, "piv-10", WRONG_PIN), Outcome::Passed);
     assert_eq!(card.card().pin_tries(), 3);
+}
+
+#[test]
+fn keys_that_claviger_made_go_where_the_device_may_be_wiped() {
+    let card = Device::new(
+        Card::builder()
+            .serial(12)
+            .firmware(Firmware::V5_4_3)
+            .pin(PIN)
+            .generated(Slot::SIGNATURE, Algorithm::P256)
+            .build(),
+    );
+    let desk = Desk::with(&[&card]).only_checks(&[FOUND]);
+    let driver = PivDriver::with_readers(desk.trays.clone());
+    let token = driver.open("piv:", &desk.access(), &Call::unlimited());
+    let token = token.unwrap();
+    let spec = KeySpec::sign(claviger_token::Algorithm::P256);
+    let slot = SlotId::new("82");
+    let new = NewKey {
+        slot: &slot,
+        spec,
+        mark: &unfinished_mark(),
+    };
+    let made = token.generate(&new, &Call::unlimited()).unwrap();
+    let key = KeyRef {
+        slot,
+        public_key: made.public_key,
+    };
+    token.name(&key, "ours", &Call::unlimited()).unwrap();
+    drop(token);
+
+    let kept = common::public(&card, Slot::SIGNATURE);
+    let key = |card: &Device| card.card().key(Slot::new(0x82).unwrap()).map(|k| k.spki());
+    let made = key(&card).unwrap();
+    // It stays where nobody allowed that.
+    let results = desk.run("[[device]]\nserial = \"12\"\n");
+    assert_eq!(failures(&results), [""; 0]);
+    assert_eq!(key(&card), Some(made.clone()));
+    let results = desk.run("[[device]]\nserial = \"12\"\nwipe = true\n");
+    assert_eq!(failures(&results), [""; 0]);
+    // A card that cannot delete has another key there.
+    assert_ne!(key(&card), Some(made));
+    assert_eq!(common::public(&card, Slot::SIGNATURE), kept);
+}
+
+#[test]
+fn a_note_that_names_a_place_alone_deletes_nothing_and_says_who_has_to_look() {
+    let place = Slot::new(0x82).unwrap();
+    let card = Device::new(
+        Card::builder()
+            .serial(13)
+            .firmware(Firmware::V5_7_1)
+            .pin(PIN)
+            .generated(place, Algorithm::P256)
+            .build(),
+    );
+    let desk = Desk::with(&[&card]).only_checks(&[FOUND, LIVES]);
+    let kept = common::public(&card, place);
+    fs::create_dir_all(desk.out()).unwrap();
+    let note = desk.out().join("left-behind.json");
+    // As versions without marks wrote it.
+    let old = r#"[{"token":{"kind":"piv","manufacturer":"Yubico","serial":"13"},"slot":"82"}]"#;
+    fs::write(&note, old).unwrap();
+    let run = || desk.run("[[device]]\nserial = \"13\"\n");
+
+    let results = run();
+    let said = failures(&results);
+    assert_eq!(said.len(), 1, "{said:?}");
+    for words in ["slot 82", "earlier version", "left-behind.json"] {
+        assert!(said[0].contains(words), "{}", said[0]);
+    }
+    assert_eq!(common::public(&card, place), kept);
+    assert!(note.exists());
+    assert_eq!(outcome(&results, "piv-13", LIVES), Outcome::Passed);
+
+    // Once somebody has deleted it, there is nothing to be said.
+    card.card().remove_key(place);
+    assert_eq!(failures(&run()), [""; 0]);
+    assert!(!note.exists());
 }
 
 #[test]

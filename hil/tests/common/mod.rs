@@ -13,6 +13,7 @@ use claviger_hil::run::{Options, Times, run};
 use claviger_hil::screen::Interrupt;
 use claviger_hil::virtuals::{Tray, Trays};
 use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
+use claviger_token::{Access, FixedPin};
 use claviger_virtual_yubikey::{Device, Slot, object};
 
 pub(crate) const PIN: &str = "246802";
@@ -57,6 +58,14 @@ impl Desk {
 
     pub(crate) fn out(&self) -> PathBuf {
         self.folder.path().join("out")
+    }
+
+    /// How somebody opens one of the cards.
+    pub(crate) fn access(&self) -> Access {
+        Access {
+            management_keys: Arc::new(FixedPin::new(MANAGEMENT_KEY)),
+            ..Access::with(FixedPin::new(PIN))
+        }
     }
 
     /// Runs with this configuration; each device gets the PIN and the management key.
