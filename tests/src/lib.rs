@@ -10,13 +10,29 @@
 
 mod folder;
 mod kryoptic;
+#[cfg(unix)]
+mod nss;
+#[cfg(unix)]
+mod opencryptoki;
+#[cfg(unix)]
+mod p11kit;
 pub mod peers;
+#[cfg(unix)]
+pub mod private;
 mod softhsm;
 mod token;
 #[cfg(unix)]
 mod tpm;
+#[cfg(unix)]
+mod unpacked;
 
 pub use kryoptic::Kryoptic;
+#[cfg(unix)]
+pub use nss::Nss;
+#[cfg(unix)]
+pub use opencryptoki::OpenCryptoki;
+#[cfg(unix)]
+pub use p11kit::{P11KitClient, P11KitProxy};
 pub use softhsm::SoftHsm;
 #[cfg(unix)]
 pub use tpm::Tpm;

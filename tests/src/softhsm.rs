@@ -17,7 +17,7 @@ const MODULES: [&str; 3] = [
 ];
 
 /// The variable that tells SoftHSM where its configuration is.
-const CONF: &str = "SOFTHSM2_CONF";
+pub(crate) const CONF: &str = "SOFTHSM2_CONF";
 
 /// A token of its own for one test, in a store of its own for one process.
 ///
@@ -120,17 +120,11 @@ impl Store {
         STORE.get_or_init(|| {
             SoftHsm::module();
             let folder = folder::of_this_process("softhsm");
-            fs::create_dir(folder.join("tokens")).unwrap();
+            make_store(&folder);
             let store = Store {
                 folder,
                 adding: Mutex::new(()),
             };
-            let tokens = store.tokens();
-            let text = format!(
-                "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
-                tokens.display()
-            );
-            fs::write(store.conf(), text).unwrap();
             // SAFETY: setting a variable races with code that reads the environment
             // without the standard library's lock, that is, C code. This runs once, before
             // the process loads its first C library of ours (the module, which is the one
@@ -141,7 +135,7 @@ impl Store {
     }
 
     fn conf(&self) -> PathBuf {
-        self.folder.join("softhsm2.conf")
+        configuration(&self.folder)
     }
 
     fn tokens(&self) -> PathBuf {
@@ -162,9 +156,25 @@ impl Store {
     }
 }
 
+/// Makes an empty store in `folder`.
+pub(crate) fn make_store(folder: &Path) {
+    let tokens = folder.join("tokens");
+    fs::create_dir(&tokens).unwrap();
+    let text = format!(
+        "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+        tokens.display()
+    );
+    fs::write(configuration(folder), text).unwrap();
+}
+
+/// The configuration of the store in `folder`.
+pub(crate) fn configuration(folder: &Path) -> PathBuf {
+    folder.join("softhsm2.conf")
+}
+
 /// Makes the one slot whose token is not initialised into a token. It must happen in
 /// this process: SoftHSM does not see what another one adds after it has been started.
-fn initialise(module: &Pkcs11, label: &str) {
+pub(crate) fn initialise(module: &Pkcs11, label: &str) {
     let slot = *module.get_slots_with_token().unwrap().last().unwrap();
     token::initialise(module, slot, label);
     // This is what makes SoftHSM give the token its slot for good, and open another for

@@ -9,10 +9,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use claviger_token::{Access, FixedPin};
 
+use crate::unpacked::{library, unpacked};
 use crate::{folder, token};
 
-/// What is not installed but unpacked: installed, it would be there for every program on
-/// this machine, as a module for PKCS#11 and as a service.
+/// What is not installed but unpacked.
 const PACKAGES: [&str; 2] = ["libtpm2-pkcs11-1", "tpm2-abrmd"];
 
 /// The TPM and what lets it serve more than three keys at a time, which is what a system has
@@ -119,47 +119,15 @@ struct Unpacked {
 }
 
 impl Unpacked {
-    /// Of several processes one fetches them while the others wait.
     fn once() -> &'static Unpacked {
         static UNPACKED: OnceLock<Unpacked> = OnceLock::new();
         UNPACKED.get_or_init(|| {
-            let parent = folder::target().unwrap_or_else(std::env::temp_dir);
-            let folder = parent.join("tpm2-pkcs11");
-            let lock = File::create(parent.join("tpm2-pkcs11.lock")).unwrap();
-            lock.lock().unwrap();
-            if !folder.exists() {
-                let half_done = parent.join("tpm2-pkcs11.part");
-                let _ = fs::remove_dir_all(&half_done);
-                unpack(&half_done);
-                fs::rename(&half_done, &folder).unwrap();
-            }
-            let libraries = folder::content(&folder.join("usr/lib"));
-            let modules = libraries.iter().map(|of| of.join("libtpm2_pkcs11.so.1"));
+            let folder = unpacked("tpm2-pkcs11", &PACKAGES);
             Unpacked {
-                module: modules.into_iter().find(|path| path.exists()).unwrap(),
+                module: library(&folder, "libtpm2_pkcs11.so.1").unwrap(),
                 abrmd: folder.join("usr/sbin/tpm2-abrmd"),
             }
         })
-    }
-}
-
-fn unpack(into: &Path) {
-    fs::create_dir_all(into).unwrap();
-    let run = |command: &mut Command| {
-        let output = command.current_dir(into).output();
-        let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        assert!(
-            output.status.success(),
-            "{command:?} failed; `cargo xtask setup` and `sudo apt-get update` may help\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    };
-    run(Command::new("apt-get").arg("download").args(PACKAGES));
-    for package in folder::content(into) {
-        run(Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(package)
-            .arg("."));
     }
 }
 

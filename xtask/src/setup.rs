@@ -114,6 +114,23 @@ const NEEDS: &[Need] = &[
         purpose: "what the same is reached through",
         proof: Proof::Program("dbus-daemon"),
     },
+    // opencryptoki and p11-kit are unpacked by the tests that use them, too: installed, the
+    // one starts a daemon and makes a group, the other registers a module.
+    Need {
+        package: "libitm1",
+        purpose: "what opencryptoki keeps its objects with",
+        proof: Proof::Library("libitm.so.1"),
+    },
+    Need {
+        package: "libp11-kit0",
+        purpose: "p11-kit, behind which modules are put",
+        proof: Proof::Library("libp11-kit.so.0"),
+    },
+    Need {
+        package: "libnss3-tools",
+        purpose: "certutil: makes databases for NSS, a PKCS#11 token",
+        proof: Proof::Program("certutil"),
+    },
     Need {
         package: "opensc",
         purpose: "pkcs11-tool: a second opinion on what a token holds",

@@ -1,0 +1,58 @@
+//! Debian packages in the target folder: unpacked, not installed. Installed, they would be
+//! there for every program on this machine, as modules for PKCS#11 and as services.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::folder;
+
+/// The folder `name` in the target folder with the content of `packages`. Of several
+/// processes one fetches them while the others wait.
+///
+/// # Panics
+/// Where they cannot be had.
+pub(crate) fn unpacked(name: &str, packages: &[&str]) -> PathBuf {
+    let parent = folder::target().unwrap_or_else(std::env::temp_dir);
+    let folder = parent.join(name);
+    let lock = File::create(parent.join(format!("{name}.lock"))).unwrap();
+    lock.lock().unwrap();
+    if !folder.exists() {
+        let half_done = parent.join(format!("{name}.part"));
+        let _ = fs::remove_dir_all(&half_done);
+        unpack(packages, &half_done);
+        fs::rename(&half_done, &folder).unwrap();
+    }
+    folder
+}
+
+/// The library `name` in one of the folders for libraries below `root`, which is `/` for
+/// what is installed.
+pub(crate) fn library(root: &Path, name: &str) -> Option<PathBuf> {
+    let lib = root.join("usr/lib");
+    let mut folders = folder::content(&lib);
+    folders.insert(0, lib);
+    (folders.into_iter())
+        .map(|folder| folder.join(name))
+        .find(|file| file.exists())
+}
+
+fn unpack(packages: &[&str], into: &Path) {
+    fs::create_dir_all(into).unwrap();
+    let run = |command: &mut Command| {
+        let output = command.current_dir(into).output();
+        let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        assert!(
+            output.status.success(),
+            "{command:?} failed; `cargo xtask setup` and `sudo apt-get update` may help\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    run(Command::new("apt-get").arg("download").args(packages));
+    for package in folder::content(into) {
+        run(Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(package)
+            .arg("."));
+    }
+}
