@@ -76,6 +76,11 @@ impl Outcome {
                 "derivable",
                 "no longer used, but can be derived again from the token's seed".to_owned(),
             ),
+            Some(Deletion::Foreign) => (
+                "foreign",
+                "was no longer on the token; another key is in its place and was left alone"
+                    .to_owned(),
+            ),
             None if key.deleted => ("released", format!("went with `{}`", key.owner)),
             None if key.owner != *who => ("released", format!("stays with `{}`", key.owner)),
             None if key.origin == Origin::Adopted => (

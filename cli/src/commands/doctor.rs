@@ -15,7 +15,9 @@ use claviger_engine::{
 use claviger_piv::PivDriver;
 use claviger_pkcs11::modules::Places;
 use claviger_pkcs11::uri::Uri;
-use claviger_token::{Access, Call, Driver as _, Error, NoPin, SlotInfo, TokenId, TokenInfo};
+use claviger_token::{
+    Access, Call, Driver as _, Error, NoPin, SlotInfo, TokenId, TokenInfo, Unreadable,
+};
 use serde::Serialize;
 
 use super::{Answer, FINE};
@@ -135,6 +137,9 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
         let _busy = session.screen.spin("looking at the tokens");
         check_modules(&node, &mut findings).await;
         let smartcards_work = check_smartcards(&node, &mut findings);
+        if smartcards_work {
+            check_readers(&node, &mut findings).await;
+        }
         usb::check(&usb::Host::this(), smartcards_work, &mut findings);
         if has_registry && let Err(error) = check_identities(&node, &mut findings).await {
             findings.broken(&home, error)?;
@@ -305,14 +310,34 @@ async fn check_modules(node: &Node, findings: &mut Findings) {
             .info("p11-kit knows no PKCS#11 modules: backends must name theirs with module-path");
     }
     for path in modules {
-        match node.tokens(Some(&of_module(&path))).await {
-            Ok(tokens) => findings.info(format!(
-                "the PKCS#11 module {} works; tokens: {}",
-                path.display(),
-                tokens.len()
-            )),
+        match node.look(Some(&of_module(&path))).await {
+            Ok(found) => {
+                findings.info(format!(
+                    "the PKCS#11 module {} works; tokens: {}",
+                    path.display(),
+                    found.tokens.len()
+                ));
+                found
+                    .unreadable
+                    .iter()
+                    .for_each(|place| unreadable(place, findings));
+            }
             Err(error) => findings.warning(error.to_string(), hint_of_module(&error)),
         }
+    }
+}
+
+fn unreadable(Unreadable { place, error }: &Unreadable, findings: &mut Findings) {
+    findings.warning(format!("{place} cannot be read: {error}"), error.hint());
+}
+
+/// Looks whether there are cards that cannot be read.
+async fn check_readers(node: &Node, findings: &mut Findings) {
+    if let Ok(found) = node.look(Some("piv:")).await {
+        found
+            .unreadable
+            .iter()
+            .for_each(|place| unreadable(place, findings));
     }
 }
 

@@ -1,14 +1,15 @@
 //! `tokens`: what is attached, as far as it shows itself without a PIN.
 
-use claviger_engine::{Node, Registry, TokenChange, TokenState};
-use claviger_pkcs11::modules::Places;
-use claviger_pkcs11::uri::Uri;
-use claviger_token::{Algorithm, KeyUse, SlotInfo, SlotState, TokenInfo};
+use claviger_engine::{Found, Registry, TokenChange, TokenState};
+use claviger_token::{
+    Algorithm, Error, KeySpec, KeyUse, SlotInfo, SlotState, TokenInfo, Unreadable,
+};
 use serde::Serialize;
 use tokio::time::timeout_at;
 
 use super::{Answer, FINE, doctor};
 use crate::failure::Failure;
+use crate::home;
 use crate::output;
 use crate::session::{self, Session};
 
@@ -40,17 +41,16 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
     if let Some(backend) = backend {
         session::device(backend)?;
     }
-    // Tokens can be looked at without a home folder.
-    let node = session.node(Registry::in_memory()?);
-    let found = {
+    let node = session.node(registry(session)?);
+    let looked = {
         let _busy = session.screen.spin("looking for tokens");
-        node.tokens(backend).await
+        node.look(backend).await
     };
-    let mut found = found?;
-    let skipped = {
-        let _busy = session.screen.spin("looking for tokens");
-        skipped(&node, backend, &found).await?
-    };
+    let Found {
+        tokens: mut found,
+        unreadable,
+    } = looked?;
+    let no_service = no_smartcard_service(backend, &found).await?;
     found.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
     if session.json {
         let views: Vec<TokenView> = found.into_iter().map(view).collect();
@@ -67,49 +67,51 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
             .collect();
         output::print(&text.join("\n"))?;
     }
-    for (what, hint) in skipped {
-        output::warn(&what, &hint);
+    for Unreadable { place, error } in unreadable {
+        output::warn(
+            &format!("{} cannot be read: {error}", output::one_line(&place)),
+            &error.hint(),
+        );
+    }
+    if let Some(error) = no_service {
+        output::warn(&error.to_string(), doctor::SMARTCARDS);
     }
     Ok(FINE)
 }
 
-/// Where it was not possible to look for tokens, and what to do about it. A list is made of
-/// what can be seen, and does not say what cannot.
+/// The registry, for what was tried on the tokens and which keys identities use; tokens can be
+/// looked at without one.
+fn registry(session: &Session) -> Result<Registry, Failure> {
+    let home = session.home()?;
+    let found = home::has_registry(&home).then(|| Registry::open(&home));
+    match found {
+        Some(Ok(registry)) => Ok(registry),
+        Some(Err(error)) => {
+            output::warn(&error.to_string(), &error.hint());
+            Ok(Registry::in_memory()?)
+        }
+        None => Ok(Registry::in_memory()?),
+    }
+}
+
+/// Why smartcards could not be looked for, where nothing was found and they were meant, too.
 ///
 /// # Errors
-/// The same, if it was the only place to look at.
-async fn skipped(
-    node: &Node,
+/// The same, where only they were meant.
+async fn no_smartcard_service(
     backend: Option<&str>,
     found: &[(TokenInfo, Vec<SlotInfo>)],
-) -> Result<Vec<(String, String)>, Failure> {
-    let mut skipped = Vec::new();
-    let asks_all_modules = match backend {
-        None => true,
-        Some(backend) => {
-            found.is_empty() && Uri::parse(backend).is_ok_and(|uri| uri.module_path.is_none())
-        }
-    };
-    if asks_all_modules {
-        for path in Places::of_this_system().modules() {
-            if let Err(error) = node.tokens(Some(&doctor::of_module(&path))).await {
-                skipped.push((error.to_string(), doctor::hint_of_module(&error)));
-            }
-        }
-    }
+) -> Result<Option<Error>, Failure> {
     // Many have no smartcards, and do not want to be told each time.
-    if found.is_empty() && backend.is_none_or(|backend| backend.starts_with("piv:")) {
-        // It blocks, like all that asks a device.
-        let looked = tokio::task::spawn_blocking(doctor::smartcards).await;
-        match looked {
-            Ok(Err(error)) if backend.is_some() => {
-                return Err(Failure::from(error).hint(doctor::SMARTCARDS));
-            }
-            Ok(Err(error)) => skipped.push((error.to_string(), doctor::SMARTCARDS.into())),
-            Ok(Ok(_)) | Err(_) => {}
-        }
+    if !found.is_empty() || !backend.is_none_or(|backend| backend.starts_with("piv:")) {
+        return Ok(None);
     }
-    Ok(skipped)
+    // It blocks, like all that asks a device.
+    match tokio::task::spawn_blocking(doctor::smartcards).await {
+        Ok(Err(error)) if backend.is_some() => Err(Failure::from(error).hint(doctor::SMARTCARDS)),
+        Ok(Err(error)) => Ok(Some(error)),
+        Ok(Ok(_)) | Err(_) => Ok(None),
+    }
 }
 
 /// A change in JSON.
@@ -192,6 +194,7 @@ fn text(info: &TokenInfo, slots: &[SlotInfo]) -> String {
         vec!["model".into(), info.model.clone()],
         vec!["serial".into(), info.id.serial.clone()],
         vec!["backend".into(), info.backend.clone()],
+        vec!["generates".into(), kinds(&info.makes, &info.untried)],
         vec!["signs with".into(), algorithms(info, KeyUse::Sign)],
         vec!["decrypts with".into(), algorithms(info, KeyUse::Decrypt)],
     ];
@@ -230,14 +233,29 @@ fn free_slots(info: &TokenInfo, slots: &[SlotInfo]) -> Option<String> {
     }
 }
 
+/// The algorithms that the token works with, and which of them nobody here has tried.
 fn algorithms(info: &TokenInfo, usage: KeyUse) -> String {
-    let names: Vec<&str> = Algorithm::ALL
-        .into_iter()
-        .filter(|algorithm| {
-            (info.supports.iter()).any(|s| s.usage == usage && s.algorithm == *algorithm)
+    let of_use = |specs: &[KeySpec]| -> Vec<KeySpec> {
+        let specs = specs.iter().filter(|spec| spec.usage == usage);
+        specs.copied().collect()
+    };
+    kinds(&of_use(&info.uses), &of_use(&info.untried))
+}
+
+/// The algorithms of some kinds of key, and which of them nobody here has tried.
+fn kinds(specs: &[KeySpec], untried: &[KeySpec]) -> String {
+    let name = |algorithm: Algorithm| {
+        let mut of_it = specs
+            .iter()
+            .filter(|spec| spec.algorithm == algorithm)
+            .peekable();
+        of_it.peek()?;
+        Some(match of_it.all(|spec| untried.contains(spec)) {
+            true => format!("{algorithm} (not tried)"),
+            false => algorithm.to_string(),
         })
-        .map(Algorithm::name)
-        .collect();
+    };
+    let names: Vec<String> = Algorithm::ALL.into_iter().filter_map(name).collect();
     match names.as_slice() {
         [] => "nothing".into(),
         names => names.join(", "),
@@ -253,7 +271,15 @@ fn row(slot: &SlotInfo) -> Vec<String> {
         slot.fingerprint.clone().unwrap_or_default(),
         slot.label.clone(),
         policies(slot),
+        identity(slot),
     ]
+}
+
+/// Which identity of the registry uses the key.
+fn identity(slot: &SlotInfo) -> String {
+    let mut notes = slot.notes.iter();
+    let found = notes.find(|(name, _)| name == "identity");
+    found.map_or_else(String::new, |(_, owner)| format!("identity {owner}"))
 }
 
 /// When the key wants the PIN and a touch, as far as the token says.
