@@ -65,6 +65,10 @@ pub(crate) struct Args {
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub(crate) last_try: bool,
 
+    /// Send a PIN even if the token states another length for PINs
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub(crate) any_pin_length: bool,
+
     /// Give up after so many seconds; what was begun on a token is undone first
     #[arg(
         long,

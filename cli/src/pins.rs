@@ -128,17 +128,35 @@ impl Pins {
     }
 
     fn ask(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
-        let _phase = self.interrupt.prompting();
-        let name = match label {
-            "" => token.to_string(),
-            label => format!("{label} ({} {})", token.manufacturer, token.serial),
-        };
+        let question = format!("{} for {}: ", self.wanted.name(), shown(token, label));
+        self.at_terminal(|| prompt::ask(&question, &self.interrupt, self.deadline))
+    }
+
+    /// Asks whether to send what was typed, though it is not known what became of the last PIN.
+    fn confirm_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
         let question = format!(
-            "{} for {}: ",
-            self.wanted.name(),
-            crate::output::one_line(&name)
+            "A PIN was sent to {} before, and its answer never came: if it was wrong, it cost an \
+             attempt.\nSend this PIN? Type yes to send it: ",
+            shown(token, label)
         );
-        let ask = || prompt::ask(&question, &self.interrupt, self.deadline);
+        self.at_terminal(|| prompt::confirm(&question, &self.interrupt, self.deadline))
+    }
+
+    /// Whether a person is asked who is there. A script that has a terminal somewhere must
+    /// not wait for it for ever.
+    fn asks_a_person(&self) -> bool {
+        match self.choice {
+            Choice::Prompt => true,
+            Choice::Unsaid => {
+                self.wanted == Wanted::Pin
+                    && (io::stdin().is_terminal() || self.screen.is_terminal())
+            }
+            Choice::Stored(_) => false,
+        }
+    }
+
+    fn at_terminal<T>(&self, ask: impl FnOnce() -> Result<T, NoAnswer>) -> Result<T, Error> {
+        let _phase = self.interrupt.prompting();
         let failed = |reason: String| Error::PinSource {
             origin: "prompt".into(),
             reason,
@@ -150,6 +168,14 @@ impl Pins {
             NoAnswer::Failed(e) => failed(format!("there is no terminal ({e})")),
         })
     }
+}
+
+fn shown(token: &TokenId, label: &str) -> String {
+    let name = match label {
+        "" => token.to_string(),
+        label => format!("{label} ({} {})", token.manufacturer, token.serial),
+    };
+    crate::output::one_line(&name).into_owned()
 }
 
 /// The node wants to own its source.
@@ -166,15 +192,16 @@ impl PinSource for Handle {
         }
         match &pins.choice {
             Choice::Stored(source) => source.pin(token, label),
-            Choice::Prompt => pins.ask(token, label),
-            // A script that has a terminal somewhere must not wait for it for ever.
-            Choice::Unsaid
-                if pins.wanted == Wanted::Pin
-                    && (io::stdin().is_terminal() || pins.screen.is_terminal()) =>
-            {
-                pins.ask(token, label)
-            }
-            Choice::Unsaid => Err(needed()),
+            Choice::Prompt | Choice::Unsaid if pins.asks_a_person() => pins.ask(token, label),
+            Choice::Prompt | Choice::Unsaid => Err(needed()),
+        }
+    }
+
+    fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
+        let Handle(pins) = self;
+        match pins.asks_a_person() {
+            true => pins.confirm_unsettled(token, label),
+            false => Ok(false),
         }
     }
 }

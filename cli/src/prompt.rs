@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Instant;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::interrupt::Interrupt;
 
@@ -45,6 +45,39 @@ pub(crate) fn ask(
         let _ = (&tty).write_all(b"\n");
     }
     answer
+}
+
+/// Asks a yes-or-no question at the terminal of this process. Only `yes` is a yes.
+#[cfg(unix)]
+pub(crate) fn confirm(
+    question: &str,
+    interrupt: &Interrupt,
+    deadline: Option<Instant>,
+) -> Result<bool, NoAnswer> {
+    use std::io::Write;
+    let tty = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/tty")?;
+    (&tty).write_all(question.as_bytes())?;
+    let answer = unix::line(&tty, interrupt, deadline);
+    if answer.is_err() {
+        let _ = (&tty).write_all(b"\n");
+    }
+    answer.map(|answer| is_yes(&answer))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn confirm(
+    question: &str,
+    interrupt: &Interrupt,
+    deadline: Option<Instant>,
+) -> Result<bool, NoAnswer> {
+    ask(question, interrupt, deadline).map(|answer| is_yes(&answer))
+}
+
+fn is_yes(answer: &SecretString) -> bool {
+    answer.expose_secret().trim() == "yes"
 }
 
 #[cfg(not(unix))]

@@ -1,7 +1,7 @@
 //! What every command has at hand.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use claviger_engine::registry::{Action, Intent};
@@ -23,6 +23,7 @@ use crate::{files, home, output};
 pub(crate) struct Session {
     home: Option<PathBuf>,
     last_try: bool,
+    any_pin_length: bool,
     /// When it is to have ended.
     pub(crate) deadline: Option<Instant>,
     pub(crate) json: bool,
@@ -62,6 +63,7 @@ impl Session {
         Ok(Session {
             home: args.home.clone(),
             last_try: args.last_try,
+            any_pin_length: args.any_pin_length,
             deadline,
             json: args.json,
             pins,
@@ -111,6 +113,7 @@ impl Session {
     pub(crate) fn node(&self, registry: Registry) -> Node {
         let mut access = Access::with(Handle(Arc::clone(&self.pins)));
         access.last_try = self.last_try;
+        access.any_pin_length = self.any_pin_length;
         access.management_keys = Arc::new(Handle(Arc::clone(&self.management_keys)));
         access.factory_defaults = self.factory_defaults;
         Node::builder(registry)
@@ -128,10 +131,19 @@ impl Session {
             None => Call::unlimited(),
         };
         let screen = self.screen.clone();
+        // What a touch or an approval is wanted for is said with it.
+        let proof = Mutex::new(None);
         call.cancelled_by(self.interrupt.flag())
             .watched_by(Arc::new(move |event| {
+                let mut proof = proof.lock().unwrap_or_else(PoisonError::into_inner);
+                match event {
+                    Event::ProofNeeded { usage, .. } => *proof = Some(*usage),
+                    Event::PersonDone { .. } => *proof = None,
+                    _ => {}
+                }
                 if let Some(line) = line(event) {
-                    screen.line(&line);
+                    let why = proof.map(why).unwrap_or_default();
+                    screen.line(&format!("{line}{why}"));
                 }
             }))
     }
@@ -166,6 +178,14 @@ impl Session {
             warn_open(&intent, None);
         }
         Ok(())
+    }
+}
+
+/// Why a new key, or one that is to be adopted, is used.
+fn why(usage: KeyUse) -> &'static str {
+    match usage {
+        KeyUse::Sign => " (to prove that the key can sign)",
+        KeyUse::Decrypt => " (to prove that the key can decrypt)",
     }
 }
 
@@ -221,6 +241,7 @@ pub(crate) fn describe(intent: &Intent) -> String {
     let what = match intent.action {
         Action::Generate => "generation",
         Action::Delete => "deletion",
+        Action::Name => "naming of the keys",
     };
     format!(
         "the {what} of `{}` on {} was interrupted and is not settled",

@@ -35,8 +35,8 @@ pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), 
             findings.note(
                 format!("a PIN was sent to {token}, and it is not known whether it was refused"),
                 format!(
-                    "where the token does not tell how many tries are left, nothing is sent \
-                     to it until you have seen that the PIN is right, and said: {forget}"
+                    "type the PIN the next time (--pin-source prompt) and confirm that it is to \
+                     be sent, or let any PIN be sent again: {forget}"
                 ),
             );
         }
