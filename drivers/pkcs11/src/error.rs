@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     Input,
     /// Decided here; the session is as good as before.
     Ours(Error),
+    /// Decided here; an operation may still be active in the session.
+    Broken(Error),
 }
 
 impl From<Ck> for Fault {
@@ -63,7 +65,7 @@ impl Fault {
                 reason,
             },
             Fault::Input => Error::DecryptionFailed,
-            Fault::Ours(error) => error,
+            Fault::Ours(error) | Fault::Broken(error) => error,
         }
     }
 }
@@ -110,6 +112,33 @@ pub(crate) fn is_stale_handle(error: &Ck) -> bool {
 /// Whether the module itself has to be initialised (again).
 pub(crate) fn is_uninitialised(error: &Ck) -> bool {
     matches!(error, Ck::Pkcs11(RvError::CryptokiNotInitialized, _))
+}
+
+/// Whether the module no longer reaches what its slots come from, such as a server (p11-kit's
+/// client says `CKR_DEVICE_ERROR` from then on).
+pub(crate) fn has_lost_its_tokens(error: &Ck) -> bool {
+    matches!(
+        error,
+        Ck::Pkcs11(
+            RvError::DeviceError
+                | RvError::DeviceRemoved
+                | RvError::TokenNotPresent
+                | RvError::GeneralError
+                | RvError::FunctionFailed,
+            Function::GetSlotList
+        )
+    )
+}
+
+/// Whether there is no token in the slot that was asked about.
+pub(crate) fn is_gone(error: &Ck) -> bool {
+    matches!(
+        error,
+        Ck::Pkcs11(
+            RvError::TokenNotPresent | RvError::SlotIdInvalid | RvError::DeviceRemoved,
+            _
+        )
+    )
 }
 
 /// Whether what was to make an object made none, since there was no session or login to do
@@ -165,6 +194,7 @@ pub(crate) fn from_module(error: &Ck, token: &TokenId) -> Error {
         | RvError::SessionReadOnly
         | RvError::SessionReadOnlyExists => Error::TokenReadOnly { token },
         RvError::PinLocked => Error::PinLocked { token },
+        RvError::UserPinNotInitialized => Error::PinNotSet { token },
         RvError::DataLenRange if matches!(function, Function::Sign) => Error::BadMessage {
             reason: "it is too long for the token".into(),
         },

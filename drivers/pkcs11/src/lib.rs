@@ -9,7 +9,10 @@
 //! | [`uri`] | PKCS#11 URIs |
 //! | [`modules`] | the configuration of p11-kit: which modules there are |
 //! | [`quirks`] | what modules do differently, as data |
+//! | `candidates` | the tokens that are there, what they are called, opening one |
 //! | `module` | loaded modules, one instance for each file |
+//! | `absence` | modules with nothing behind them |
+//! | `mechanism_cache` | what tokens said of their mechanisms |
 //! | `session` | the login, the pool of sessions, recovery |
 //! | `login` | when a PIN is sent, and when it is not |
 //! | `token`, `keys` | the token's keys: templates, encodings, operations |
@@ -24,43 +27,45 @@
 //! token again, and must not finalise the module.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::Arc;
 
 use claviger_token::key::to_hex;
 use claviger_token::{
-    Access, Call, Driver, Error, Listing, PinSource, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Access, Call, Driver, Error, Listing, SlotId, SlotInfo, Token, TokenInfo, Unreadable,
 };
 use cryptoki::context::Pkcs11;
-use cryptoki::object::ObjectClass;
-use cryptoki::slot::{Slot, TokenInfo as CkTokenInfo};
 
-use crate::error::{describe, from_module};
-use crate::login::Login;
-use crate::module::{Entered, Module, lock};
-use crate::modules::Places;
-use crate::quirks::Quirks;
-use crate::session::Connection;
-use crate::token::{Living, Pkcs11Token, Place, read_keys, slot_info};
+use crate::candidates::{Found, Named, Source, find, find_again, is_named};
+use crate::error::from_module;
+use crate::module::{Module, Patience};
+use crate::modules::{Configured, Places};
+use crate::token::Pkcs11Token;
 use crate::uri::Uri;
 
+mod absence;
+mod candidates;
+mod delete;
+mod encoding;
 mod error;
-mod keys;
+mod find;
+mod generate;
+mod key;
+mod list;
 mod login;
+mod mechanism_cache;
+mod mechanisms;
 mod module;
 pub mod modules;
+mod object;
+mod operate;
 pub mod quirks;
 mod session;
 mod token;
 pub mod uri;
 
-/// So long at most a token that is being closed is waited for.
-const CLOSING_TIME: Duration = Duration::from_secs(5);
-
-/// So often at most a module that forgets tokens looks for one that is known by its
-/// serial. SoftHSM empties the file of a token for a moment at every login, so that
+/// So often at most a module that forgets tokens looks for one that is known by its serial or
+/// its label. SoftHSM empties the file of a token for a moment at every login, so that
 /// another process that starts just then does not see the token.
 const MOST_LOOKS: usize = 12;
 
@@ -93,33 +98,44 @@ impl Driver for Pkcs11Driver {
         uri::SCHEME
     }
 
+    /// A module that cannot be used is asked again slower and slower.
     fn look(&self, backend: &str) -> Result<Listing, Error> {
         let uri = Uri::parse(backend)?;
-        let modules = self.modules(&uri)?;
-        let candidates = candidates(&modules, &uri)?;
-        Ok(Listing {
-            tokens: candidates.iter().map(|c| c.info(&uri)).collect(),
-            unreadable: Vec::new(),
-        })
+        let Sources {
+            usable,
+            mut unreadable,
+        } = self.sources(&uri, Patience::Slower)?;
+        let found = find(&usable, &uri, Patience::Slower)?;
+        unreadable.extend(found.unreadable);
+        let mut tokens = Vec::new();
+        for candidate in &found.candidates {
+            match candidate.listed(&uri) {
+                Ok(info) => tokens.push(info),
+                Err(place) => unreadable.push(place),
+            }
+        }
+        Ok(Listing { tokens, unreadable })
     }
 
     fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
         let uri = Uri::parse(&token.backend)?;
-        let modules = self.modules(&uri)?;
-        let found = candidates(&modules, &uri)?;
-        let found = found.iter().find(|c| token_id(&c.token) == token.id);
-        let candidate = found.ok_or_else(|| Error::TokenUnavailable {
-            token: token.id.clone(),
-            reason: "the module does not find it".into(),
-        })?;
-        let _entered = candidate.module.enter();
-        let public = candidate.module.pkcs11.open_ro_session(candidate.slot);
-        let public = public.and_then(|session| read_keys(&session, ObjectClass::PUBLIC_KEY));
-        let public = public.map_err(|error| from_module(&error, &token.id))?;
-        let slots = public.iter();
-        Ok(slots
-            .map(|key| slot_info(key, key.public_key(), key.public_uses(candidate.quirks)))
-            .collect())
+        let sources = self.sources(&uri, Patience::Now)?;
+        let candidate = match find_again(&sources.usable, token) {
+            Some(candidate) => candidate,
+            None => {
+                let found = find(&sources.usable, &uri, Patience::Now)?;
+                let mut found = found.candidates.into_iter();
+                let candidate = found.find(|candidate| candidate.is(token));
+                candidate.ok_or_else(|| Error::TokenUnavailable {
+                    token: token.id.clone(),
+                    reason: "the module does not find it".into(),
+                })?
+            }
+        };
+        let _entered = candidate.module().enter();
+        let session = candidate.module().pkcs11.open_ro_session(candidate.slot);
+        let seen = session.and_then(|s| list::visible(&s, candidate.quirks, &token.uses));
+        seen.map_err(|error| from_module(&error, &token.id))
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
@@ -127,73 +143,185 @@ impl Driver for Pkcs11Driver {
         Ok(id.map(|id| SlotId::new(to_hex(&id))))
     }
 
+    /// A token that is named by its manufacturer and serial is also found in another module
+    /// than the one that is named, among those that are configured.
     fn open(&self, backend: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
         let uri = Uri::parse(backend)?;
-        let modules = self.modules(&uri)?;
-        let mut looks = 1;
-        loop {
-            match open_fitting(&modules, &uri, backend, access) {
-                // A token that was there before may be just away.
-                Err(Error::NoToken { .. } | Error::TokenUnavailable { .. })
-                    if uri.serial.is_some() && looks < MOST_LOOKS && reset(&modules) =>
-                {
-                    looks += 1;
-                }
-                other => return other,
+        let in_place = self.sources(&uri, Patience::Now);
+        match in_place.and_then(|sources| open_in(&sources.usable, &uri, backend, access)) {
+            Err(error) if is_not_there(&error) => {
+                let elsewhere = self.open_elsewhere(&uri, access);
+                Ok(elsewhere.unwrap_or(Err(error))?)
             }
+            other => Ok(other?),
+        }
+    }
+}
+
+/// Modules to look at, and why others cannot be.
+#[derive(Default)]
+struct Sources {
+    usable: Vec<Source>,
+    unreadable: Vec<Unreadable>,
+}
+
+impl Pkcs11Driver {
+    /// The modules to look at: the one that the URI names by its file, which must work, or
+    /// those that are configured, as far as they do.
+    fn sources(&self, uri: &Uri, patience: Patience) -> Result<Sources, Error> {
+        if let Some(path) = &uri.module_path {
+            let argument = uri.init_reserved.clone();
+            let argument = argument.or_else(|| self.configured_argument(path));
+            let module = Module::load(path, argument.as_deref(), patience)?;
+            let source = Source {
+                module,
+                path: path.clone(),
+                named: Named::ByPath(uri.init_reserved.clone()),
+            };
+            return Ok(Sources {
+                usable: vec![source],
+                ..Sources::default()
+            });
+        }
+        let mut sources = Sources::default();
+        let is_wanted = |configured: &Configured| {
+            let name = uri.module_name.as_ref();
+            name.is_none_or(|name| *name == configured.name || is_named(&configured.path, name))
+        };
+        for configured in self.places.configured().into_iter().filter(is_wanted) {
+            let Configured {
+                name,
+                path,
+                init_reserved,
+            } = configured;
+            let argument = uri.init_reserved.as_deref().or(init_reserved.as_deref());
+            match Module::load(&path, argument, patience) {
+                Ok(module) => sources.add(Source {
+                    module,
+                    path,
+                    named: Named::ByName(name),
+                }),
+                Err(error) => {
+                    tracing::warn!(%error, "module skipped");
+                    let place = path.display().to_string();
+                    sources.unreadable.push(Unreadable { place, error });
+                }
+            }
+        }
+        Ok(sources)
+    }
+
+    /// What a module is initialised with that p11-kit is configured for.
+    fn configured_argument(&self, path: &Path) -> Option<String> {
+        let real = path.canonicalize().ok()?;
+        let mut configured = self.places.configured().into_iter();
+        let is_it = |module: &Configured| module.path.canonicalize().is_ok_and(|path| path == real);
+        configured.find(is_it)?.init_reserved
+    }
+
+    /// Opens the one token of the configured modules that says the same of itself as the one
+    /// that the URI names; `None` where there is none, or the URI does not tell it from others.
+    fn open_elsewhere(
+        &self,
+        uri: &Uri,
+        access: &Access,
+    ) -> Option<Result<Arc<Pkcs11Token>, Error>> {
+        if uri.module_path.is_none() && uri.module_name.is_none() {
+            return None;
+        }
+        let (_, _) = (uri.manufacturer.as_ref()?, uri.serial.as_ref()?);
+        let anywhere = Uri {
+            module_path: None,
+            module_name: None,
+            init_reserved: None,
+            ..uri.clone()
+        };
+        let sources = self.sources(&anywhere, Patience::Slower).ok()?;
+        let found = find(&sources.usable, &anywhere, Patience::Slower).ok()?;
+        match &found.candidates[..] {
+            [one] if one.has_telling_serial() => {
+                tracing::info!(token = %one.id(), module = %one.source.path.display(), "found elsewhere");
+                Some(one.open(&anywhere, access))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Sources {
+    fn add(&mut self, source: Source) {
+        let same = |known: &Source| Arc::ptr_eq(&known.module, &source.module);
+        if !self.usable.iter().any(same) {
+            self.usable.push(source);
+        }
+    }
+}
+
+/// Whether the token may be in another module.
+fn is_not_there(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::BadModule { .. } | Error::NotReady { .. } | Error::NoToken { .. }
+    )
+}
+
+/// Opens the one token in the modules that fits.
+fn open_in(
+    sources: &[Source],
+    uri: &Uri,
+    backend: &str,
+    access: &Access,
+) -> Result<Arc<Pkcs11Token>, Error> {
+    let is_named = uri.serial.is_some() || uri.token.is_some();
+    let mut looks = 1;
+    loop {
+        match open_fitting(sources, uri, backend, access) {
+            // A token that was there before may be just away.
+            Err(
+                Error::NoToken { .. } | Error::NotReady { .. } | Error::TokenUnavailable { .. },
+            ) if is_named && looks < MOST_LOOKS && reset(sources) => {
+                looks += 1;
+            }
+            other => return other,
         }
     }
 }
 
 /// Initialises those of the modules anew that otherwise would not find a token again,
 /// and says whether there are any.
-fn reset(modules: &[Arc<Module>]) -> bool {
-    modules.iter().filter(|module| module.reset()).count() > 0
+fn reset(sources: &[Source]) -> bool {
+    let reset = sources.iter().filter(|source| source.module.reset());
+    reset.count() > 0
 }
 
 fn open_fitting(
-    modules: &[Arc<Module>],
+    sources: &[Source],
     uri: &Uri,
     backend: &str,
     access: &Access,
-) -> Result<Arc<dyn Token>, Error> {
-    let fitting = candidates(modules, uri)?;
-    match &fitting[..] {
-        [one] => Ok(one.open(uri, access)?),
-        [] => Err(Error::NoToken {
+) -> Result<Arc<Pkcs11Token>, Error> {
+    let found = find(sources, uri, Patience::Now)?;
+    match &found.candidates[..] {
+        [one] => one.open(uri, access),
+        [] => Err(missing(sources, uri, backend, found)),
+        _ => Err(Error::AmbiguousToken {
             wanted: backend.into(),
-            present: backends(&candidates(modules, &Uri::default())?, uri),
-        }),
-        several => Err(Error::AmbiguousToken {
-            wanted: backend.into(),
-            candidates: backends(several, uri),
+            candidates: found.backends(uri),
         }),
     }
 }
 
-impl Pkcs11Driver {
-    /// The modules to look at: the one that the URI names, which must work, or those
-    /// that are configured, as far as they do.
-    fn modules(&self, uri: &Uri) -> Result<Vec<Arc<Module>>, Error> {
-        if let Some(path) = &uri.module_path {
-            return Ok(vec![Module::load(path)?]);
-        }
-        let mut modules: Vec<Arc<Module>> = Vec::new();
-        for path in self.places.modules() {
-            if !uri
-                .module_name
-                .as_ref()
-                .is_none_or(|name| is_named(&path, name))
-            {
-                continue;
-            }
-            match Module::load(&path) {
-                Ok(module) if modules.iter().any(|m| Arc::ptr_eq(m, &module)) => {}
-                Ok(module) => modules.push(module),
-                Err(error) => tracing::warn!(%error, "module skipped"),
-            }
-        }
-        Ok(modules)
+/// Why nothing fits: the one module that was named may have nothing behind it.
+fn missing(sources: &[Source], uri: &Uri, backend: &str, found: Found) -> Error {
+    let mut errors = found.unreadable.into_iter().map(|place| place.error);
+    let not_ready = errors.find(|error| matches!(error, Error::NotReady { .. }));
+    if let ([_], Some(error)) = (sources, not_ready) {
+        return error;
+    }
+    let present = find(sources, &Uri::default(), Patience::Slower);
+    Error::NoToken {
+        wanted: backend.into(),
+        present: present.map_or_else(|_| Vec::new(), |present| present.backends(uri)),
     }
 }
 
@@ -204,250 +332,11 @@ impl Pkcs11Driver {
 /// leaves open may be invalid afterwards. `work` must not use the driver.
 ///
 /// # Errors
-/// [`Error::BadModule`].
+/// [`Error::BadModule`], [`Error::NotReady`].
 pub fn with_module<T>(path: &Path, work: impl FnOnce(&Pkcs11) -> T) -> Result<T, Error> {
-    let module = Module::load(path)?;
+    let module = Module::load(path, None, Patience::Now)?;
     let _entered = module.enter();
     Ok(work(&module.pkcs11))
-}
-
-/// Whether `name` is the file's name without what systems add to it (RFC 7512 §2.3).
-fn is_named(path: &Path, name: &str) -> bool {
-    let Some(file) = path.file_name().and_then(|f| f.to_str()) else {
-        return false;
-    };
-    let stem = file.split_once(".so").map_or(file, |(stem, _)| stem);
-    [file, stem].contains(&name) || stem.strip_prefix("lib") == Some(name)
-}
-
-/// A token that is there.
-struct Candidate {
-    module: Arc<Module>,
-    slot: Slot,
-    /// Whether another token of the module says the same of itself, so that the slot alone
-    /// tells them apart.
-    has_twin: bool,
-    token: CkTokenInfo,
-    quirks: &'static Quirks,
-}
-
-/// The tokens in `modules` that fit `uri`. Of several modules, one that fails does
-/// not hide the others.
-fn candidates(modules: &[Arc<Module>], uri: &Uri) -> Result<Vec<Candidate>, Error> {
-    let mut found = Vec::new();
-    for module in modules {
-        let entered = module.enter();
-        match module.tokens(&entered) {
-            Ok(tokens) => found.extend(
-                tokens
-                    .iter()
-                    .filter(|(slot, token)| fits(uri, module, *slot, token, &entered))
-                    .map(|(slot, token)| Candidate {
-                        module: module.clone(),
-                        slot: *slot,
-                        has_twin: tokens
-                            .iter()
-                            .any(|(other, of)| other != slot && are_twins(of, token)),
-                        quirks: quirks::of(
-                            &module.library.manufacturer,
-                            token.manufacturer_id(),
-                            token.model(),
-                        ),
-                        token: token.clone(),
-                    }),
-            ),
-            Err(error) if uri.module_path.is_some() => {
-                return Err(Error::BadModule {
-                    path: module.path.display().to_string(),
-                    reason: describe(&error),
-                });
-            }
-            Err(error) => {
-                let error = describe(&error);
-                tracing::warn!(module = %module.path.display(), error, "module skipped");
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn fits(uri: &Uri, module: &Module, slot: Slot, token: &CkTokenInfo, _: &Entered<'_>) -> bool {
-    let same = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|w| w == is);
-    let library = &module.library;
-    let slot_fits = || {
-        if uri.slot_description.is_none() && uri.slot_manufacturer.is_none() {
-            return true;
-        }
-        module.pkcs11.get_slot_info(slot).is_ok_and(|info| {
-            same(&uri.slot_description, info.slot_description())
-                && same(&uri.slot_manufacturer, info.manufacturer_id())
-        })
-    };
-    same(&uri.token, token.label())
-        && same(&uri.manufacturer, token.manufacturer_id())
-        && same(&uri.model, token.model())
-        && same(&uri.serial, token.serial_number())
-        && same(&uri.library_manufacturer, &library.manufacturer)
-        && same(&uri.library_description, &library.description)
-        && uri.library_version.is_none_or(|v| v == library.version)
-        && uri.slot_id.is_none_or(|id| id == slot.id())
-        && slot_fits()
-}
-
-/// The name of a token, by what it says of itself.
-fn token_id(token: &CkTokenInfo) -> TokenId {
-    TokenId {
-        kind: uri::SCHEME.into(),
-        manufacturer: token.manufacturer_id().into(),
-        serial: telling_serial(token.serial_number(), token.label()),
-    }
-}
-
-/// Whether two tokens have one name and one label.
-fn are_twins(one: &CkTokenInfo, other: &CkTokenInfo) -> bool {
-    one.label() == other.label()
-        && one.serial_number() == other.serial_number()
-        && one.manufacturer_id() == other.manufacturer_id()
-}
-
-/// The serial, or where that is blank or zero, as with all tokens of tpm2-pkcs11, `SERIAL/LABEL`.
-fn telling_serial(serial: &str, label: &str) -> String {
-    let blank = [' ', '\0'];
-    let tells = serial.chars().any(|c| c != '0' && !blank.contains(&c));
-    match tells || label.is_empty() {
-        true => serial.into(),
-        false => format!("{}/{label}", serial.trim_matches(blank)),
-    }
-}
-
-fn backends(candidates: &[Candidate], request: &Uri) -> Vec<String> {
-    candidates.iter().map(|c| c.backend(request)).collect()
-}
-
-/// Where each token is opened, so that it is opened once: the module, what the token says
-/// of itself, and the slot where nothing else tells it from its twin.
-type PlaceName = (PathBuf, TokenId, String, Option<Slot>);
-static OPEN: LazyLock<Mutex<HashMap<PlaceName, Arc<Place>>>> = LazyLock::new(Mutex::default);
-
-impl Candidate {
-    /// A URI that names this token, with the PIN source of the request.
-    fn backend(&self, request: &Uri) -> String {
-        let said = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        Uri {
-            manufacturer: said(self.token.manufacturer_id()),
-            model: said(self.token.model()),
-            serial: said(self.token.serial_number()),
-            token: said(self.token.label()),
-            module_path: Some(self.module.path.clone()),
-            pin_source: request.pin_source.clone(),
-            ..Uri::default()
-        }
-        .to_string()
-    }
-
-    fn info(&self, request: &Uri) -> TokenInfo {
-        let token = &self.token;
-        TokenInfo {
-            id: token_id(token),
-            model: token.model().trim_end_matches('\0').into(),
-            label: token.label().into(),
-            backend: self.backend(request),
-            makes: self.supports(),
-            uses: self.supports(),
-            untried: Vec::new(),
-            remembered_as: String::new(),
-            formerly: Vec::new(),
-            durable: true,
-            derives: false,
-            pace: self.quirks.pace,
-            login_required: token.login_required(),
-            notes: self.notes(),
-        }
-    }
-
-    fn supports(&self) -> Vec<claviger_token::KeySpec> {
-        let _entered = self.module.enter();
-        let pkcs11 = &self.module.pkcs11;
-        let offered = pkcs11.get_mechanism_list(self.slot).unwrap_or_default();
-        keys::supported(self.quirks, |mechanism| {
-            let offered = offered.contains(&mechanism);
-            offered.then(|| pkcs11.get_mechanism_info(self.slot, mechanism).ok())?
-        })
-    }
-
-    fn notes(&self) -> Vec<(String, String)> {
-        let token = &self.token;
-        let mut notes = vec![
-            ("firmware".into(), token.firmware_version().to_string()),
-            ("module".into(), self.module.path.display().to_string()),
-        ];
-        if token.user_pin_locked() {
-            notes.push(("pin_locked".into(), "true".into()));
-        } else if token.user_pin_final_try() {
-            notes.push(("pin_tries".into(), "1".into()));
-        } else if token.user_pin_count_low() {
-            notes.push(("pin_tries".into(), "low".into()));
-        }
-        if token.write_protected() {
-            notes.push(("write_protected".into(), "true".into()));
-        }
-        notes
-    }
-
-    fn open(&self, uri: &Uri, access: &Access) -> Result<Arc<Pkcs11Token>, Error> {
-        let pins: &dyn PinSource = match &uri.pin_source {
-            Some(source) => source,
-            None => &*access.pins,
-        };
-        let how = Login {
-            pins,
-            last_try: access.last_try,
-            refused: &access.refused_pins,
-        };
-        let id = token_id(&self.token);
-        let only_in = self.has_twin.then_some(self.slot);
-        let name = (
-            self.module.path.clone(),
-            id.clone(),
-            self.token.label().into(),
-            only_in,
-        );
-        let place: Arc<Place> = lock(&OPEN).entry(name).or_default().clone();
-        // Held through the login: what a second login says depends on the first.
-        let mut state = lock(&place.state);
-        let give_up = Instant::now() + CLOSING_TIME;
-        loop {
-            if let Some(token) = state.token.upgrade() {
-                // Before anything can fail: the last reference needs the lock.
-                drop(state);
-                if token.connection.has_failed() {
-                    token.connection.revive(&how)?;
-                }
-                return Ok(token);
-            }
-            let left = give_up.saturating_duration_since(Instant::now());
-            if state.living == 0 || left.is_zero() {
-                break;
-            }
-            let waited = place.closed.wait_timeout(state, left);
-            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        }
-        let connection =
-            Connection::open(&self.module, self.slot, only_in, &self.token, &id, &how)?;
-        let info = self.info(uri);
-        state.living += 1;
-        let living = Living(place.clone());
-        let token = Arc::new_cyclic(|me| Pkcs11Token {
-            me: me.clone(),
-            info,
-            quirks: self.quirks,
-            write_protected: self.token.write_protected(),
-            connection,
-            _living: living,
-        });
-        state.token = Arc::downgrade(&token);
-        Ok(token)
-    }
 }
 
 /// Fails to compile where tokens and keys could not be shared by threads.
@@ -464,33 +353,6 @@ fn tokens_are_shared_by_threads() {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_module_is_named_without_what_systems_add() {
-        let path = Path::new("/usr/lib/softhsm/libsofthsm2.so");
-        for name in ["softhsm2", "libsofthsm2", "libsofthsm2.so"] {
-            assert!(is_named(path, name), "{name}");
-        }
-        assert!(!is_named(path, "softhsm"));
-        assert!(is_named(
-            Path::new("/x/opensc-pkcs11.so.1"),
-            "opensc-pkcs11"
-        ));
-    }
-
-    #[test]
-    fn a_serial_that_tells_nothing_is_told_apart_by_the_label() {
-        for (serial, label, told) in [
-            ("0a1b", "label", "0a1b"),
-            ("0000000000000000", "label", "0000000000000000/label"),
-            ("", "label", "/label"),
-            ("\0\0 ", "a/b", "/a/b"),
-            ("0000", "", "0000"),
-            ("", "", ""),
-        ] {
-            assert_eq!(telling_serial(serial, label), told);
-        }
-    }
 
     #[test]
     fn a_module_that_was_named_must_be_one() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use claviger_token::{Error, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft};
+use claviger_token::{Error, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft, refused};
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::{Session, SessionState, UserType};
@@ -14,10 +14,23 @@ use crate::module::Module;
 use crate::quirks::{self, Quirks};
 
 /// How to log in: with whose PIN, and how much may be risked.
+#[derive(Clone, Copy)]
 pub(crate) struct Login<'a> {
     pub(crate) pins: &'a dyn PinSource,
     pub(crate) last_try: bool,
+    /// Whether to send a PIN whose length the token says it does not take.
+    pub(crate) any_length: bool,
     pub(crate) refused: &'a Arc<dyn RefusedPins>,
+}
+
+/// Where to log in.
+pub(crate) struct Door<'a> {
+    pub(crate) module: &'a Module,
+    pub(crate) slot: Slot,
+    /// What the token said of itself a moment ago.
+    pub(crate) info: &'a TokenInfo,
+    pub(crate) id: &'a TokenId,
+    pub(crate) quirks: &'static Quirks,
 }
 
 /// Whether the user is logged in, as this session sees it.
@@ -33,57 +46,116 @@ pub(crate) fn is_logged_in(session: &Session) -> Result<bool, Ck> {
 /// process is logged in, no PIN is sent: the module would answer "already logged in"
 /// to a wrong one as well, and nothing would be known of it.
 pub(crate) fn login(
-    module: &Module,
+    door: &Door<'_>,
     session: &Session,
-    slot: Slot,
-    info: &TokenInfo,
-    token: &TokenId,
-    login: &Login<'_>,
+    how: &Login<'_>,
 ) -> Result<Option<SecretString>, Error> {
-    let failed = |error: Ck| from_module(&error, token);
-    if !info.login_required() || is_logged_in(session).map_err(failed)? {
+    let Door { info, id, .. } = *door;
+    if !info.login_required() || is_logged_in(session).map_err(|e| from_module(&e, id))? {
         return Ok(None);
     }
-    check_flags(info, token, login.last_try)?;
-    if info.protected_authentication_path() {
-        return match session.login(UserType::User, None) {
-            Ok(()) | Err(Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(None),
-            Err(Ck::Pkcs11(RvError::PinIncorrect, _)) => {
-                let now = module.pkcs11.get_token_info(slot).ok();
-                Err(after_refusal(now.as_ref(), token))
-            }
-            Err(other) => Err(failed(other)),
-        };
+    check_flags(info, id, how.last_try)?;
+    match info.protected_authentication_path() {
+        true => login_at_device(door, session, UserType::User).map(|()| None),
+        false => login_with_pin(door, session, how, UserType::User),
     }
-    let pin = login.pins.pin(token, info.label())?;
-    check_length(&pin, info, token)?;
-    let mut turn = login.refused.turn(token)?;
-    // Somebody else may have spent a try meanwhile.
-    let before = module.pkcs11.get_token_info(slot).map_err(failed)?;
-    check_flags(&before, token, login.last_try)?;
-    check_answers(session, token)?;
-    turn.begin(&pin, tries_left(module, &before))?;
-    let refusal = match session.login(UserType::User, Some(&pin)) {
+}
+
+/// Gives the PIN for the one operation that was begun with the session, by the same rules.
+pub(crate) fn login_for_operation(
+    door: &Door<'_>,
+    session: &Session,
+    how: &Login<'_>,
+) -> Result<(), Error> {
+    const ONCE: UserType = UserType::ContextSpecific;
+    check_flags(door.info, door.id, how.last_try)?;
+    match door.info.protected_authentication_path() {
+        true => login_at_device(door, session, ONCE),
+        false => login_with_pin(door, session, how, ONCE).map(drop),
+    }
+}
+
+/// Where the PIN is typed at the token.
+fn login_at_device(door: &Door<'_>, session: &Session, user: UserType) -> Result<(), Error> {
+    match session.login(user, None) {
+        Ok(()) | Err(Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Err(Ck::Pkcs11(RvError::PinIncorrect, _)) => {
+            let now = door.module.token_info(door.slot).ok();
+            Err(after_refusal(now.as_ref(), door.id))
+        }
+        Err(other) => Err(from_module(&other, door.id)),
+    }
+}
+
+fn login_with_pin(
+    door: &Door<'_>,
+    session: &Session,
+    how: &Login<'_>,
+    user: UserType,
+) -> Result<Option<SecretString>, Error> {
+    let Door {
+        module,
+        slot,
+        info,
+        id,
+        quirks,
+    } = *door;
+    let failed = |error: Ck| from_module(&error, id);
+    let pin = how.pins.pin(id, info.label())?;
+    if !how.any_length {
+        check_length(&pin, info, id)?;
+    }
+    let holder = pin_holder(id, info, quirks);
+    let mut shown_before = 0;
+    // In the turn, since somebody else may have spent a try meanwhile.
+    let tries_left = || {
+        let before = module.token_info(slot).map_err(failed)?;
+        check_flags(&before, id, how.last_try)?;
+        check_answers(session, id)?;
+        shown_before = shown(&before);
+        Ok(tries_left(quirks, &before))
+    };
+    let asked = refused::Asked {
+        pin: &pin,
+        pins: how.pins,
+        label: info.label(),
+    };
+    let turn = refused::begin(&**how.refused, &holder, &asked, tries_left)?;
+    let refusal = match session.login(user, Some(&pin)) {
         Ok(()) => {
             turn.end(&pin, PinVerdict::Accepted);
             return Ok(Some(pin));
         }
         Err(refusal) => refusal,
     };
-    let after = module.pkcs11.get_token_info(slot);
-    let shown_after = after.as_ref().ok().map(shown);
-    let shows_wrong_pins = quirks(module, &before).shows_wrong_pins;
-    if let Some(verdict) = verdict(&refusal, shown(&before), shown_after, shows_wrong_pins) {
+    let after = module.token_info(slot).ok();
+    let shown_after = after.as_ref().map(shown);
+    let verdict = verdict(&refusal, shown_before, shown_after, quirks.shows_wrong_pins);
+    if let Some(verdict) = verdict {
         turn.end(&pin, verdict);
     }
     match refusal {
         // Somebody else was quicker; of this PIN nothing is known.
         Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _) => Ok(None),
         Ck::Pkcs11(RvError::PinIncorrect | RvError::PinInvalid, _) => {
-            Err(after_refusal(after.ok().as_ref(), token))
+            Err(after_refusal(after.as_ref(), id))
         }
-        Ck::Pkcs11(RvError::PinLenRange, _) => Err(pin_length(info, token)),
+        Ck::Pkcs11(RvError::PinLenRange, _) => Err(pin_length(info, id)),
         other => Err(failed(other)),
+    }
+}
+
+/// Under which name it is remembered what became of the token's PINs: where another driver
+/// reaches the same card, under its.
+fn pin_holder(id: &TokenId, info: &TokenInfo, quirks: &Quirks) -> TokenId {
+    let serial = info.serial_number();
+    match quirks.pin_of {
+        Some((kind, manufacturer)) if !quirks::is_blank(serial) => TokenId {
+            kind: kind.into(),
+            manufacturer: manufacturer.into(),
+            serial: serial.into(),
+        },
+        _ => id.clone(),
     }
 }
 
@@ -100,6 +172,8 @@ fn verdict(
         Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _) => Some(PinVerdict::NotJudged),
         // It says nothing about the PIN, but the token counted it.
         _ if after.is_some_and(|after| after > before) => Some(PinVerdict::Refused),
+        // A TPM in its lock-out says so to the right one, too.
+        Ck::Pkcs11(RvError::PinLocked, _) => Some(PinVerdict::NotJudged),
         refusal if is_before_comparing(refusal) => Some(PinVerdict::NotJudged),
         _ if shows_wrong_pins && after == Some(0) => Some(PinVerdict::NotJudged),
         // It may have failed after it counted the PIN.
@@ -109,19 +183,17 @@ fn verdict(
 
 /// Whether it says that the PIN is wrong.
 fn is_refusal(rv: RvError) -> bool {
-    matches!(
-        rv,
-        RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLocked
-    )
+    matches!(rv, RvError::PinIncorrect | RvError::PinInvalid)
 }
 
-/// Whether it says that no PIN was compared. That a session was closed or a token removed
+/// Whether it says that no PIN was compared, or that the PIN is right but has to be changed. That a session was closed or a token removed
 /// does not: either may happen while it is compared.
 fn is_before_comparing(refusal: &Ck) -> bool {
     match refusal {
         Ck::Pkcs11(rv, _) => matches!(
             rv,
             RvError::PinLenRange
+                | RvError::PinExpired
                 | RvError::UserPinNotInitialized
                 | RvError::UserAnotherAlreadyLoggedIn
                 | RvError::UserTooManyTypes
@@ -173,14 +245,9 @@ fn shown(info: &TokenInfo) -> u8 {
     }
 }
 
-fn quirks(module: &Module, info: &TokenInfo) -> &'static Quirks {
-    let library = &module.library.manufacturer;
-    quirks::of(library, info.manufacturer_id(), info.model())
-}
-
-fn tries_left(module: &Module, info: &TokenInfo) -> TriesLeft {
+fn tries_left(quirks: &Quirks, info: &TokenInfo) -> TriesLeft {
     match shown(info) {
-        0 if quirks(module, info).shows_wrong_pins => TriesLeft::All,
+        0 if quirks.shows_wrong_pins => TriesLeft::All,
         0 => TriesLeft::Unknown,
         1 => TriesLeft::Low,
         _ => TriesLeft::Final,
@@ -236,12 +303,16 @@ mod tests {
         let verdict = |rv, before, after, shows| {
             verdict(&Ck::Pkcs11(rv, Function::Login), before, after, shows)
         };
-        for rv in [Rv::PinIncorrect, Rv::PinInvalid, Rv::PinLocked] {
+        for rv in [Rv::PinIncorrect, Rv::PinInvalid] {
             assert_eq!(verdict(rv, 0, Some(0), true), Some(Refused), "{rv:?}");
         }
+        // It says how the token stands, and nothing of the PIN unless it counted that.
+        assert_eq!(verdict(Rv::PinLocked, 0, Some(0), false), Some(NotJudged));
+        assert_eq!(verdict(Rv::PinLocked, 2, Some(3), false), Some(Refused));
         for rv in [
             Rv::UserAlreadyLoggedIn,
             Rv::PinLenRange,
+            Rv::PinExpired,
             Rv::UserPinNotInitialized,
             Rv::UserAnotherAlreadyLoggedIn,
             Rv::SessionHandleInvalid,

@@ -1,16 +1,24 @@
 //! Loaded modules: one instance for each file, for the life of the process.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+    RwLockWriteGuard, Weak,
+};
 use std::time::{Duration, Instant};
 
-use claviger_token::Error;
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use claviger_pkcs11_once::{InitArgument, TokenInfos, initialise};
+use claviger_token::{Error, TokenId};
+use cryptoki::context::{CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::slot::{Slot, TokenInfo};
 
-use crate::error::{describe, is_uninitialised};
+use crate::absence;
+use crate::error::{describe, has_lost_its_tokens, is_gone, is_uninitialised};
+use crate::mechanism_cache::MechanismCache;
 use crate::quirks;
 use crate::session::Connection;
 
@@ -18,17 +26,39 @@ use crate::session::Connection;
 /// too early waits: not for long, since it may be on a task that others need.
 const RESET_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long a module that cannot be used is left alone by those who only look around, at
+/// first and at most. It doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How the libraries of p11-kit begin to say who made them: with a connection, and without.
+const P11_KIT: [&str; 2] = ["PKCS#11 Kit", "p11-kit"];
+
 /// A PKCS#11 module. It is never unloaded, and finalised only by [`Module::restart`].
 pub(crate) struct Module {
+    /// The file itself, whatever links lead to it.
     pub(crate) path: PathBuf,
     pub(crate) pkcs11: Pkcs11,
-    pub(crate) library: Library,
+    /// What the module says of itself, since it was initialised last.
+    library: Mutex<Arc<Library>>,
+    /// What `C_Initialize` gets.
+    argument: Option<InitArgument>,
+    /// Whether the module takes one call at a time, since it has no locks.
+    one_by_one: AtomicBool,
     /// Held for reading by everyone who calls the module and for writing by
     /// [`Module::reset`], since `C_Finalize` must not run beside another call
-    /// (PKCS#11 v2.40 §5.4).
+    /// (PKCS#11 v2.40 §5.4). Held for writing by everyone where calls come one by one.
     gate: RwLock<()>,
     connections: Mutex<Vec<Weak<Connection>>>,
     last_reset: Mutex<Option<Instant>>,
+    /// When it failed to show its slots, where it did the last time.
+    trouble: Mutex<Option<Trouble>>,
+    /// What the tokens said of their mechanisms.
+    pub(crate) mechanisms: MechanismCache,
+    /// Where tokens were seen last, by their names and labels.
+    seen: Mutex<HashMap<(TokenId, String), Slot>>,
+    /// For tokens that `cryptoki` cannot read.
+    token_infos: OnceLock<Option<TokenInfos>>,
 }
 
 /// What a module says of itself (`C_GetInfo`).
@@ -40,21 +70,68 @@ pub(crate) struct Library {
 }
 
 /// Shows that its holder may call the module. Not to be taken twice by one thread.
-pub(crate) struct Entered<'a>(#[allow(dead_code)] RwLockReadGuard<'a, ()>);
+#[allow(dead_code)]
+pub(crate) enum Entered<'a> {
+    /// Beside others.
+    Beside(RwLockReadGuard<'a, ()>),
+    /// Alone.
+    Alone(RwLockWriteGuard<'a, ()>),
+}
+
+/// How the slots of a module stand.
+pub(crate) struct Sight {
+    /// Those with an initialised token.
+    pub(crate) tokens: Vec<(Slot, TokenInfo)>,
+    /// Those with a token that cannot tell about itself.
+    pub(crate) unreadable: Vec<(Slot, Ck)>,
+}
+
+/// Whether a module that failed a moment ago is tried again at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// At once: somebody wants a token of it.
+    Now,
+    /// Slower and slower: somebody looks around.
+    Slower,
+}
 
 /// Takes a lock that no panic can leave in disorder.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-type Cell = Arc<Mutex<Option<Arc<Module>>>>;
+/// A module, or how often it could not be loaded.
+#[derive(Default)]
+struct Cell {
+    module: Option<Arc<Module>>,
+    failed: Option<Failed>,
+}
+
+/// A module that could not be loaded when that was tried last.
+struct Failed {
+    argument: Option<CString>,
+    error: Error,
+    trouble: Trouble,
+}
+
+/// What was wrong with a module when it was asked last, and how long it is left alone for it.
+#[derive(Clone)]
+struct Trouble {
+    said: String,
+    at: Instant,
+    pause: Duration,
+}
 
 /// The modules by their real paths.
-static MODULES: LazyLock<Mutex<HashMap<PathBuf, Cell>>> = LazyLock::new(Mutex::default);
+static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Mutex<Cell>>>>> = LazyLock::new(Mutex::default);
 
 impl Module {
-    /// The module in the file `path`, loaded and initialised if it was not yet.
-    pub(crate) fn load(path: &Path) -> Result<Arc<Self>, Error> {
+    /// The module in the file `path`, loaded and initialised with `argument` if it was not yet.
+    pub(crate) fn load(
+        path: &Path,
+        argument: Option<&str>,
+        patience: Patience,
+    ) -> Result<Arc<Self>, Error> {
         let bad = |reason: String| Error::BadModule {
             path: path.display().to_string(),
             reason,
@@ -63,44 +140,83 @@ impl Module {
         if !real.is_file() {
             return Err(bad("it is not a file".into()));
         }
+        let argument = argument.map(CString::new).transpose();
+        let argument = argument.map_err(|e| bad(e.to_string()))?;
         let cell = lock(&MODULES).entry(real.clone()).or_default().clone();
         // Two threads do not load one file at the same time; other files do not wait.
-        let mut module = lock(&cell);
-        if let Some(module) = &*module {
-            return Ok(module.clone());
+        let mut cell = lock(&cell);
+        if let Some(module) = &cell.module {
+            return match module.is_initialised_with(argument.as_ref()) {
+                true => Ok(module.clone()),
+                false => Err(bad(
+                    "this process has initialised it with another argument already".into(),
+                )),
+            };
         }
-        let loaded = Arc::new(Module::new(real).map_err(|e| bad(describe(&e)))?);
-        Ok(module.insert(loaded).clone())
+        // What it is to be initialised with may be what was wrong.
+        let failed = cell.failed.take().filter(|f| f.argument == argument);
+        if let Some(early) = failed.as_ref().filter(|f| f.trouble.is_too_early(patience)) {
+            let error = early.error.clone();
+            cell.failed = failed;
+            return Err(error);
+        }
+        match Module::new(real.clone(), argument.clone()) {
+            Ok(module) => Ok(cell.module.insert(Arc::new(module)).clone()),
+            Err(error) => {
+                let before = failed.as_ref().map(|f| &f.trouble);
+                let trouble = Trouble::after(before, describe(&error));
+                let error = absence::of_module(path, &real, &error);
+                cell.failed = Some(Failed {
+                    argument,
+                    error: error.clone(),
+                    trouble,
+                });
+                Err(error)
+            }
+        }
     }
 
-    fn new(path: PathBuf) -> Result<Self, Ck> {
+    fn new(path: PathBuf, argument: Option<CString>) -> Result<Self, Ck> {
         let pkcs11 = Pkcs11::new(&path)?;
-        initialise(&pkcs11)?;
-        let library = match pkcs11.get_library_info() {
-            Ok(info) => Library {
-                manufacturer: info.manufacturer_id().into(),
-                description: info.library_description().into(),
-                version: (
-                    info.library_version().major(),
-                    info.library_version().minor(),
-                ),
-            },
-            Err(_) => Library::default(),
-        };
-        tracing::debug!(path = %path.display(), ?library, "module loaded");
+        let argument = argument.map(InitArgument::new);
+        let one_by_one = start(&pkcs11, argument.as_ref())?;
+        let library = Library::of(&pkcs11);
+        tracing::debug!(path = %path.display(), ?library, one_by_one, "module loaded");
         Ok(Module {
             path,
             pkcs11,
-            library,
+            library: Mutex::new(Arc::new(library)),
+            argument,
+            one_by_one: AtomicBool::new(one_by_one),
             gate: RwLock::default(),
             connections: Mutex::default(),
             last_reset: Mutex::default(),
+            trouble: Mutex::default(),
+            mechanisms: MechanismCache::default(),
+            seen: Mutex::default(),
+            token_infos: OnceLock::new(),
+        })
+    }
+
+    /// What the module says of itself.
+    pub(crate) fn library(&self) -> Arc<Library> {
+        lock(&self.library).clone()
+    }
+
+    /// Who does not say what with takes it as it is.
+    fn is_initialised_with(&self, argument: Option<&CString>) -> bool {
+        argument.is_none_or(|wanted| {
+            let given = self.argument.as_ref();
+            given.is_some_and(|given| given.text() == wanted.as_c_str())
         })
     }
 
     /// To be held while the module is called.
     pub(crate) fn enter(&self) -> Entered<'_> {
-        Entered(self.gate.read().unwrap_or_else(PoisonError::into_inner))
+        match self.one_by_one.load(Ordering::Relaxed) {
+            false => Entered::Beside(self.gate.read().unwrap_or_else(PoisonError::into_inner)),
+            true => Entered::Alone(self.gate.write().unwrap_or_else(PoisonError::into_inner)),
+        }
     }
 
     /// Notes a connection whose sessions a [restart](Module::restart) ends; none may come
@@ -111,35 +227,106 @@ impl Module {
         connections.push(Arc::downgrade(connection));
     }
 
+    /// Enters the module and looks at its slots. A module that has lost what is behind it,
+    /// such as a server, is initialised anew first, which is what it takes to find that again.
+    ///
+    /// # Errors
+    /// What the module says.
+    pub(crate) fn look(&self, patience: Patience) -> Result<(Entered<'_>, Sight), String> {
+        let trouble = lock(&self.trouble).clone();
+        if let Some(early) = trouble.as_ref().filter(|t| t.is_too_early(patience)) {
+            return Err(early.said.clone());
+        }
+        let looked = self.look_or_restart();
+        let looked = looked.map_err(|error| describe(&error));
+        *lock(&self.trouble) = match &looked {
+            Ok(_) => None,
+            Err(said) => Some(Trouble::after(trouble.as_ref(), said.clone())),
+        };
+        looked
+    }
+
+    fn look_or_restart(&self) -> Result<(Entered<'_>, Sight), Ck> {
+        let entered = self.enter();
+        match self.sight(&entered) {
+            Err(error) if has_lost_its_tokens(&error) => {
+                drop(entered);
+                self.restart();
+                let entered = self.enter();
+                let sight = self.sight(&entered)?;
+                Ok((entered, sight))
+            }
+            other => Ok((entered, other?)),
+        }
+    }
+
     /// The slots with an initialised token. A token that cannot tell about itself does
     /// not hide the others.
-    pub(crate) fn tokens(&self, _: &Entered<'_>) -> Result<Vec<(Slot, TokenInfo)>, Ck> {
+    pub(crate) fn sight(&self, _: &Entered<'_>) -> Result<Sight, Ck> {
         let slots = match self.pkcs11.get_slots_with_token() {
             Err(error) if is_uninitialised(&error) => {
-                initialise(&self.pkcs11)?;
+                self.initialise()?;
                 self.pkcs11.get_slots_with_token()
             }
             other => other,
         }?;
-        let tokens = slots.into_iter().filter_map(|slot| {
-            match self.pkcs11.get_token_info(slot) {
-                Ok(info) => Some((slot, info)),
-                Err(error) => {
-                    let error = describe(&error);
-                    tracing::warn!(module = %self.path.display(), slot = slot.id(), error, "token skipped");
-                    None
-                }
+        let mut sight = Sight {
+            tokens: Vec::new(),
+            unreadable: Vec::new(),
+        };
+        for slot in slots {
+            match self.token_info(slot) {
+                Ok(info) if info.token_initialized() => sight.tokens.push((slot, info)),
+                Ok(_) => {}
+                // It was pulled out since.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => sight.unreadable.push((slot, error)),
             }
-        });
-        Ok(tokens
-            .filter(|(_, info)| info.token_initialized())
-            .collect())
+        }
+        Ok(sight)
+    }
+
+    /// What the token in `slot` says of itself; without its clock where that makes no sense
+    /// (opencryptoki 3.8.1), since nobody here wants to know the time.
+    pub(crate) fn token_info(&self, slot: Slot) -> Result<TokenInfo, Ck> {
+        match self.pkcs11.get_token_info(slot) {
+            Err(error) if !matches!(error, Ck::Pkcs11(..)) => {
+                let infos = || TokenInfos::of(&self.path).ok();
+                let infos = self.token_infos.get_or_init(infos).as_ref();
+                infos.map_or(Err(error), |infos| infos.without_clock(slot))
+            }
+            other => other,
+        }
+    }
+
+    /// Notes in which slot a token was seen; `None` where that does not tell it from its twin.
+    pub(crate) fn note_seen(&self, token: TokenId, label: &str, slot: Option<Slot>) {
+        let mut seen = lock(&self.seen);
+        let name = (token, label.to_owned());
+        match slot {
+            Some(slot) => drop(seen.insert(name, slot)),
+            None => drop(seen.remove(&name)),
+        }
+    }
+
+    /// In which slot a token was seen last.
+    pub(crate) fn seen_in(&self, token: &TokenId, label: &str) -> Option<Slot> {
+        let name = (token.clone(), label.to_owned());
+        lock(&self.seen).get(&name).copied()
     }
 
     /// Whether a token that went away is found again only after a [reset](Module::reset).
+    /// p11-kit's client finds no server that is started after it.
     pub(crate) fn forgets_tokens(&self) -> bool {
-        let maker = self.library.manufacturer.as_str();
-        quirks::of(maker, maker, "").forgets_tokens
+        let maker = &self.library().manufacturer;
+        let is_p11_kit = P11_KIT.iter().any(|name| maker.starts_with(name));
+        quirks::library_forgets_tokens(maker) || is_p11_kit && self.has_no_slots()
+    }
+
+    fn has_no_slots(&self) -> bool {
+        let _entered = self.enter();
+        let slots = self.pkcs11.get_all_slots();
+        slots.is_ok_and(|slots| slots.is_empty())
     }
 
     /// Finalises and initialises the module, so that it looks for its tokens again, and
@@ -171,18 +358,66 @@ impl Module {
         }
         tracing::info!(module = %self.path.display(), "module is initialised anew");
         *last = Some(Instant::now());
-        let done = self.pkcs11.clone().finalize();
-        if let Err(error) = done.and_then(|()| initialise(&self.pkcs11)) {
+        if let Err(error) = self.pkcs11.clone().finalize() {
+            // It may have failed to be initialised the last time.
+            let error = describe(&error);
+            tracing::debug!(module = %self.path.display(), error, "module not finalised");
+        }
+        if let Err(error) = self.initialise() {
             // Whoever needs the module next tries again.
             let error = describe(&error);
             tracing::warn!(module = %self.path.display(), error, "module not initialised");
         }
     }
+
+    fn initialise(&self) -> Result<(), Ck> {
+        let one_by_one = start(&self.pkcs11, self.argument.as_ref())?;
+        self.one_by_one.store(one_by_one, Ordering::Relaxed);
+        *lock(&self.library) = Arc::new(Library::of(&self.pkcs11));
+        Ok(())
+    }
 }
 
-fn initialise(pkcs11: &Pkcs11) -> Result<(), Ck> {
-    match pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+impl Library {
+    fn of(pkcs11: &Pkcs11) -> Self {
+        let Ok(info) = pkcs11.get_library_info() else {
+            return Library::default();
+        };
+        let version = info.library_version();
+        Library {
+            manufacturer: info.manufacturer_id().into(),
+            description: info.library_description().into(),
+            version: (version.major(), version.minor()),
+        }
+    }
+}
+
+impl Trouble {
+    fn after(before: Option<&Trouble>, said: String) -> Self {
+        Trouble {
+            said,
+            at: Instant::now(),
+            pause: before.map_or(FIRST_PAUSE, |before| LONGEST_PAUSE.min(2 * before.pause)),
+        }
+    }
+
+    fn is_too_early(&self, patience: Patience) -> bool {
+        patience == Patience::Slower && self.at.elapsed() < self.pause
+    }
+}
+
+/// Initialises a module, and says whether it is to be called by one thread at a time: it says
+/// so (`CKR_CANT_LOCK`) where it has no locks of its own (PKCS#11 v2.40 §5.4).
+fn start(pkcs11: &Pkcs11, argument: Option<&InitArgument>) -> Result<bool, Ck> {
+    let with = |flags| match initialise(pkcs11, flags, argument) {
         Err(Ck::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
         other => other,
+    };
+    match with(CInitializeFlags::OS_LOCKING_OK) {
+        Err(Ck::Pkcs11(RvError::CantLock, _)) => {
+            with(CInitializeFlags::empty())?;
+            Ok(true)
+        }
+        other => other.map(|()| false),
     }
 }

@@ -2,10 +2,35 @@
 //! (`pkcs11.conf(5)`), read without p11-kit.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+use crate::uri::Uri;
 
 /// The name by which `enable-in` and `disable-in` know this program.
 pub const PROGRAM: &str = "claviger";
+
+/// A module that p11-kit is configured for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configured {
+    /// What p11-kit calls it: the name of its configuration file without `.module`.
+    pub name: String,
+    /// Its file, as it is configured: what links lead to may be another file tomorrow.
+    pub path: PathBuf,
+    /// What `C_Initialize` gets as its reserved argument (`x-init-reserved`).
+    pub init_reserved: Option<String>,
+}
+
+impl Configured {
+    /// A backend string that every token of this module fits.
+    pub fn backend(&self) -> String {
+        Uri {
+            module_name: Some(self.name.clone()),
+            ..Uri::default()
+        }
+        .to_string()
+    }
+}
 
 /// Where the configuration of p11-kit lies.
 #[derive(Debug, Clone, Default)]
@@ -27,12 +52,15 @@ pub struct Places {
 
 impl Places {
     /// The places on this system, for the user who runs this process.
+    ///
+    /// For root there is no user's configuration, as in p11-kit: with the environment of
+    /// another user, as behind `sudo`, it would be that user's, and run that user's code.
     pub fn of_this_system() -> Self {
-        let config = std::env::var_os("XDG_CONFIG_HOME")
-            .filter(|p| Path::new(p).is_absolute())
-            .map(PathBuf::from)
-            .or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".config")));
-        let user = config.map(|config| config.join("pkcs11"));
+        let variable = |name| std::env::var_os(name);
+        let user = match is_root() {
+            true => None,
+            false => user_folder(variable("XDG_CONFIG_HOME"), variable("HOME")),
+        };
         let multiarch = format!("/usr/lib/{}-linux-gnu/pkcs11", std::env::consts::ARCH);
         Places {
             system_conf: "/etc/pkcs11/pkcs11.conf".into(),
@@ -48,13 +76,19 @@ impl Places {
         }
     }
 
+    /// The files of [the modules](Places::configured).
+    pub fn modules(&self) -> Vec<PathBuf> {
+        let configured = self.configured().into_iter();
+        configured.map(|module| module.path).collect()
+    }
+
     /// The modules to load: the highest `priority` first, then by the names of their
     /// configuration files.
     ///
     /// A file of the same name overrides single settings: the user's those of the
     /// administrator, these those of the package. Left out are modules that are
     /// blank, remote, only for trust policy, or not for this program.
-    pub fn modules(&self) -> Vec<PathBuf> {
+    pub fn configured(&self) -> Vec<Configured> {
         let user = self.user_config();
         let mut configured: BTreeMap<String, Settings> = BTreeMap::new();
         let folders = [
@@ -72,18 +106,23 @@ impl Places {
                 }
             }
         }
-        let mut modules: Vec<(i64, PathBuf)> = configured
-            .values()
-            .filter(|settings| wanted(settings))
-            .filter_map(|settings| {
-                let path = self.library(settings.get("module")?)?;
+        let mut modules: Vec<(i64, Configured)> = configured
+            .iter()
+            .filter(|(_, settings)| wanted(settings))
+            .filter_map(|(file, settings)| {
+                let reserved = settings.get("x-init-reserved");
+                let module = Configured {
+                    name: file.trim_end_matches(".module").into(),
+                    path: self.library(settings.get("module")?)?,
+                    init_reserved: reserved.filter(|text| !text.is_empty()).cloned(),
+                };
                 let priority = settings.get("priority").and_then(|p| p.parse().ok());
-                Some((priority.unwrap_or(0), path))
+                Some((priority.unwrap_or(0), module))
             })
             .collect();
         // Stable, so that equal priorities stay in the order of their names.
         modules.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
-        modules.into_iter().map(|(_, path)| path).collect()
+        modules.into_iter().map(|(_, module)| module).collect()
     }
 
     fn user_config(&self) -> UserConfig {
@@ -110,6 +149,22 @@ impl Places {
             false => Some(places.find(|path| path.is_file()).unwrap_or(first)),
         }
     }
+}
+
+fn is_root() -> bool {
+    #[cfg(unix)]
+    return rustix::process::geteuid().is_root();
+    #[cfg(not(unix))]
+    return false;
+}
+
+/// The folder of a user's configuration of p11-kit (XDG Base Directory Specification 0.8).
+fn user_folder(config_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    let config = config_home
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| Some(PathBuf::from(home?).join(".config")));
+    Some(config?.join("pkcs11"))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -261,6 +316,41 @@ mod tests {
         assert_eq!(system.modules(), ["/m/user.so", "/m/b.so"]);
         system.write("user/modules/a.module", "module:");
         assert_eq!(system.modules(), ["/m/b.so"]);
+    }
+
+    #[test]
+    fn a_module_has_the_name_of_its_file_and_what_it_is_to_be_initialised_with() {
+        let system = system();
+        let argument = "configDir='sql:/db' flags=readOnly";
+        let text = format!("module: /m/a.so\nx-init-reserved: {argument}");
+        system.write("share/a.b.module", &text);
+        system.write("share/c.module", "module: /m/c.so\nx-init-reserved:");
+        let module = |name: &str, path: &str, reserved: Option<&str>| Configured {
+            name: name.into(),
+            path: path.into(),
+            init_reserved: reserved.map(str::to_owned),
+        };
+        let expected = [
+            module("a.b", "/m/a.so", Some(argument)),
+            module("c", "/m/c.so", None),
+        ];
+        assert_eq!(system.places.configured(), expected);
+        assert_eq!(expected[0].backend(), "pkcs11:?module-name=a.b");
+    }
+
+    #[test]
+    fn root_has_no_configuration_of_a_user() {
+        let text = |text: &str| Some(OsString::from(text));
+        let folder = |path: &str| Some(PathBuf::from(path));
+        let home = || text("/home/u");
+        assert_eq!(user_folder(text("/c"), home()), folder("/c/pkcs11"));
+        assert_eq!(
+            user_folder(text("relative"), home()),
+            folder("/home/u/.config/pkcs11")
+        );
+        assert_eq!(user_folder(None, None), None);
+        let places = Places::of_this_system();
+        assert!(!is_root() || places.user_conf.is_none() && places.user_modules.is_none());
     }
 
     #[test]

@@ -1,4 +1,8 @@
 //! What modules do differently, as data.
+//!
+//! A token is known by what it and its slot say of themselves, not by the library: behind
+//! p11-kit's proxy or client the library is p11-kit's. Only what the library itself does,
+//! such as how quick it is, goes by the library.
 
 use claviger_token::{Algorithm, Pace};
 
@@ -15,14 +19,26 @@ pub struct Quirks {
     /// Whether the module is to hash what RSA keys sign (`CKM_SHA256_RSA_PKCS`), instead of
     /// being given the hash (`CKM_RSA_PKCS`).
     pub rsa_hashes: bool,
-    /// Whether RSA-OAEP really works with SHA-256; the mechanism list does not tell.
-    pub oaep_sha256: bool,
+    /// Whether RSA-OAEP works with SHA-256; the mechanism list does not tell.
+    pub oaep_sha256: Oaep,
+    /// Whether nothing is known of the token, so that what it states is worth a try.
+    pub unknown: bool,
     /// Whether a public key's `CKA_VERIFY` and `CKA_ENCRYPT` can be chosen, and tell what the
     /// private key is for.
     pub public_uses: bool,
+    /// Whether the handle of an object never stands for another object, so that a signature
+    /// made with it need not be verified. It is assumed of no token that was not shown to
+    /// be so.
+    pub unique_handles: bool,
     /// Whether handles stop to be unique once an object was destroyed, until `C_Finalize` and
     /// `C_Initialize`.
     pub reuses_handles: bool,
+    /// Whether a serial that is not blank tells a token from others of its maker. Where it
+    /// does not, the label is part of the token's name.
+    pub unique_serial: bool,
+    /// Whose PIN it is, where another driver reaches the same card, too: that driver's scheme,
+    /// and what it calls the manufacturer. The serial is the same.
+    pub pin_of: Option<(&'static str, &'static str)>,
     /// Whether a token that went away is seen again only after `C_Finalize` and
     /// `C_Initialize`.
     pub forgets_tokens: bool,
@@ -45,6 +61,17 @@ pub enum Generate {
     ViaSession,
 }
 
+/// Whether RSA-OAEP works with SHA-256 and the label of age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oaep {
+    /// It does.
+    Works,
+    /// It does not.
+    Fails,
+    /// Nobody here has seen it.
+    Untried,
+}
+
 /// With which mechanism X25519 key pairs are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum X25519 {
@@ -60,9 +87,13 @@ const STANDARD: Quirks = Quirks {
     x25519: X25519::Montgomery,
     curves: &[Algorithm::P256, Algorithm::P384],
     rsa_hashes: false,
-    oaep_sha256: false,
+    oaep_sha256: Oaep::Untried,
+    unknown: true,
     public_uses: true,
+    unique_handles: false,
     reuses_handles: false,
+    unique_serial: true,
+    pin_of: None,
     forgets_tokens: false,
     shows_wrong_pins: false,
     pace: Pace::Slow { workers: 4 },
@@ -75,27 +106,29 @@ const STANDARD: Quirks = Quirks {
 /// attribute, which is no key and cannot be told from others' of that kind. OAEP takes
 /// SHA-1 only.
 /// A token whose folder was away stays invalid in a process even after it is back. Wrong
-/// PINs are shown, but never lock it.
+/// PINs are shown, but never lock it. Handles are numbers that only grow.
 const SOFTHSM: Quirks = Quirks {
     generate: Generate::ViaSession,
     x25519: X25519::Edwards,
     curves: &[Algorithm::P256, Algorithm::P384, Algorithm::Secp256k1],
-    rsa_hashes: false,
-    oaep_sha256: false,
-    public_uses: true,
-    reuses_handles: false,
+    oaep_sha256: Oaep::Fails,
+    unknown: false,
+    unique_handles: true,
     forgets_tokens: true,
     shows_wrong_pins: true,
     pace: Pace::Quick,
+    ..STANDARD
 };
 
 /// Kryoptic 1.5.4. OAEP takes SHA-256. Wrong PINs are counted: the token says so after the
 /// seventh, that one try is left after the ninth, and is locked after the tenth; but only
 /// to the process that sent them, since its flags are read from the file at a login. What
 /// cannot be read from its file is `CKR_DEVICE_MEMORY` or `CKR_GENERAL_ERROR`. It has its file
-/// open, and does not notice when that is moved away.
+/// open, and does not notice when that is moved away. Handles are numbers that only grow.
 const KRYOPTIC: Quirks = Quirks {
-    oaep_sha256: true,
+    oaep_sha256: Oaep::Works,
+    unknown: false,
+    unique_handles: true,
     pace: Pace::Quick,
     ..STANDARD
 };
@@ -108,84 +141,217 @@ const KRYOPTIC: Quirks = Quirks {
 /// two keys (handles 1 to 4) and the first one destroyed, both halves of the next get
 /// handle 3, which the second key still has; the TPM, asked to sign with what is found
 /// there, refuses all further work (swtpm 0.7.1). Wrong PINs lock the TPM, which the flags
-/// do not show.
+/// do not show. The token's maker and model are the TPM's, and the serial is all zeros; but the
+/// slot says what the token says.
 const TPM2: Quirks = Quirks {
+    oaep_sha256: Oaep::Fails,
+    unknown: false,
     rsa_hashes: true,
     public_uses: false,
     reuses_handles: true,
     ..STANDARD
 };
 
-/// A row of the table; an empty string fits everything.
+/// opencryptoki 3.8.1. Every token of every kind that it has says that its serial is 123. A freed
+/// handle is given to the next object at once.
+const OPENCRYPTOKI: Quirks = Quirks {
+    unique_serial: false,
+    ..STANDARD
+};
+
+/// ykcs11 2.2.0: a YubiKey with the serial that its PIV application tells, which is what the
+/// PIV driver calls it by.
+const YKCS11: Quirks = Quirks {
+    pin_of: Some(("piv", "Yubico")),
+    ..STANDARD
+};
+
+/// What a module, a slot and a token say of themselves.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Said<'a> {
+    /// The library's manufacturer (`C_GetInfo`).
+    pub library: &'a str,
+    /// The token's manufacturer (`C_GetTokenInfo`).
+    pub manufacturer: &'a str,
+    /// The token's model.
+    pub model: &'a str,
+    /// The token's serial.
+    pub serial: &'a str,
+    /// The token's label.
+    pub label: &'a str,
+    /// The slot's manufacturer (`C_GetSlotInfo`), where the slot was asked.
+    pub slot_manufacturer: &'a str,
+    /// The slot's description.
+    pub slot_description: &'a str,
+}
+
+impl Said<'_> {
+    /// Whether the slot repeats what the token says, and that has no serial: tpm2-pkcs11.
+    fn slot_is_token(&self) -> bool {
+        is_blank(self.serial)
+            && !self.label.is_empty()
+            && self.slot_description == self.label
+            && self.slot_manufacturer == self.manufacturer
+    }
+}
+
+/// Whether a serial is none: blank or zero.
+pub(crate) fn is_blank(serial: &str) -> bool {
+    serial.chars().all(|c| ['0', ' ', '\0'].contains(&c))
+}
+
+/// A row of the table.
 struct Row {
-    /// How the library's manufacturer begins (`C_GetInfo`).
-    library: &'static str,
-    /// How the token's manufacturer begins (`C_GetTokenInfo`).
-    manufacturer: &'static str,
-    /// How the token's model begins.
-    model: &'static str,
+    fits: fn(&Said<'_>) -> bool,
     quirks: Quirks,
 }
 
-/// The first row that fits counts.
-const TABLE: [Row; 4] = [
+/// The first row that fits counts. Where the library is not the token's own, calls go through
+/// another: often across a socket, and what is there is not ours to restart.
+const TABLE: [Row; 7] = [
     Row {
-        library: "SoftHSM",
-        manufacturer: "SoftHSM",
-        model: "",
+        fits: |said| said.library.starts_with("SoftHSM") && is_softhsm(said),
         quirks: SOFTHSM,
     },
-    // The same behind a p11-kit server: across a socket, and not ours to restart.
     Row {
-        library: "",
-        manufacturer: "SoftHSM",
-        model: "",
+        fits: is_softhsm,
         quirks: Quirks {
+            unique_handles: false,
             forgets_tokens: false,
-            pace: Pace::Slow { workers: 4 },
+            pace: STANDARD.pace,
             ..SOFTHSM
         },
     },
     Row {
-        library: "Kryoptic",
-        manufacturer: "Kryoptic",
-        model: "",
+        fits: |said| said.library.starts_with("Kryoptic") && is_kryoptic(said),
         quirks: KRYOPTIC,
     },
-    // The token's manufacturer is the TPM's.
     Row {
-        library: "tpm2-software",
-        manufacturer: "",
-        model: "",
+        fits: is_kryoptic,
+        quirks: Quirks {
+            unique_handles: false,
+            pace: STANDARD.pace,
+            ..KRYOPTIC
+        },
+    },
+    Row {
+        fits: |said| said.library.starts_with("tpm2-software") || said.slot_is_token(),
         quirks: TPM2,
+    },
+    Row {
+        fits: |said| said.manufacturer.starts_with("IBM") && said.serial == "123",
+        quirks: OPENCRYPTOKI,
+    },
+    Row {
+        fits: |said| said.manufacturer.starts_with("Yubico") && said.model.starts_with("YubiKey"),
+        quirks: YKCS11,
     },
 ];
 
-/// The quirks of a token, by what the module and the token say of themselves.
-pub fn of(library: &str, manufacturer: &str, model: &str) -> &'static Quirks {
-    TABLE
-        .iter()
-        .find(|row| {
-            library.starts_with(row.library)
-                && manufacturer.starts_with(row.manufacturer)
-                && model.starts_with(row.model)
-        })
-        .map_or(&STANDARD, |row| &row.quirks)
+fn is_softhsm(said: &Said<'_>) -> bool {
+    said.manufacturer.starts_with("SoftHSM")
+}
+
+fn is_kryoptic(said: &Said<'_>) -> bool {
+    said.manufacturer.starts_with("Kryoptic")
+}
+
+/// The quirks of a token, by what is said of it.
+pub fn of(said: &Said<'_>) -> &'static Quirks {
+    let row = TABLE.iter().find(|row| (row.fits)(said));
+    row.map_or(&STANDARD, |row| &row.quirks)
+}
+
+/// Whether a library sees a token again that went away only after `C_Finalize` and
+/// `C_Initialize`.
+pub(crate) fn library_forgets_tokens(library: &str) -> bool {
+    let of_its_own = Said {
+        library,
+        manufacturer: library,
+        ..Said::default()
+    };
+    of(&of_its_own).forgets_tokens
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn said<'a>(library: &'a str, manufacturer: &'a str, model: &'a str) -> Said<'a> {
+        Said {
+            library,
+            manufacturer,
+            model,
+            serial: "0a1b",
+            label: "label",
+            slot_manufacturer: "Somebody",
+            slot_description: "slot 1",
+        }
+    }
+
     #[test]
-    fn tokens_are_known_by_their_makers() {
-        assert_eq!(of("SoftHSM", "SoftHSM project", "SoftHSM v2"), &SOFTHSM);
-        let remote = of("PKCS#11 Kit", "SoftHSM project", "SoftHSM v2");
+    fn tokens_are_known_by_what_they_say_whatever_library_is_in_front() {
+        let softhsm = |library| of(&said(library, "SoftHSM project", "SoftHSM v2"));
+        assert_eq!(softhsm("SoftHSM"), &SOFTHSM);
+        let remote = softhsm("PKCS#11 Kit");
         assert_eq!(remote.generate, Generate::ViaSession);
         assert_ne!(remote.pace, Pace::Quick);
-        assert_eq!(of("Kryoptic", "Kryoptic Project", "v1"), &KRYOPTIC);
-        assert_eq!(of("tpm2-software.github.io", "IBM", "SW   TPM"), &TPM2);
-        assert_eq!(of("", "", ""), &STANDARD);
-        assert_eq!(of("Somebody", "Somebody", "HSM"), &STANDARD);
+        assert!(!remote.forgets_tokens);
+
+        let kryoptic = |library| of(&said(library, "Kryoptic Project", "v1"));
+        assert_eq!(kryoptic("Kryoptic"), &KRYOPTIC);
+        assert_eq!(kryoptic("PKCS#11 Kit").oaep_sha256, Oaep::Works);
+        assert_ne!(kryoptic("PKCS#11 Kit").pace, Pace::Quick);
+
+        let tpm = Said {
+            serial: "0000000000000000",
+            slot_manufacturer: "IBM",
+            slot_description: "label",
+            ..said("PKCS#11 Kit", "IBM", "SW   TPM")
+        };
+        assert_eq!(of(&tpm), &TPM2);
+        // NSS has no serial either.
+        let nss = Said {
+            manufacturer: "Mozilla Foundation",
+            slot_manufacturer: "Mozilla Foundation",
+            slot_description: "NSS User Private Key and Certificate Services",
+            ..tpm
+        };
+        assert_eq!(of(&nss), &STANDARD);
+    }
+
+    #[test]
+    fn of_an_unknown_token_nothing_good_is_assumed() {
+        for unknown in [Said::default(), said("Somebody", "Somebody", "HSM")] {
+            assert_eq!(of(&unknown), &STANDARD);
+        }
+        let kinds = [
+            &STANDARD,
+            &SOFTHSM,
+            &KRYOPTIC,
+            &TPM2,
+            &OPENCRYPTOKI,
+            &YKCS11,
+        ];
+        assert_eq!(
+            kinds.map(|q| q.unique_handles),
+            [false, true, true, false, false, false]
+        );
+    }
+
+    #[test]
+    fn a_serial_that_a_maker_gives_to_all_is_known() {
+        let soft = Said {
+            serial: "123",
+            ..said("PKCS#11 Kit", "IBM", "Soft")
+        };
+        assert!(!of(&soft).unique_serial);
+        assert!(
+            of(&Said {
+                serial: "124",
+                ..soft
+            })
+            .unique_serial
+        );
     }
 }

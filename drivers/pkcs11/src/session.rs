@@ -9,9 +9,13 @@ use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 use secrecy::SecretString;
 
+use crate::candidates::token_id;
 use crate::error::{Fault, from_module, is_uninitialised};
-use crate::login::{Login, is_logged_in, login};
-use crate::module::{Entered, Module, lock};
+use crate::login::{Door, Login, is_logged_in, login};
+use crate::module::{Module, Patience, lock};
+use crate::quirks::Quirks;
+
+mod context;
 
 /// So many sessions work at a time, besides the one that holds the login.
 const MOST_SESSIONS: usize = 8;
@@ -41,6 +45,7 @@ pub(crate) struct Connection {
     only_in: Option<Slot>,
     login_required: bool,
     write_protected: bool,
+    quirks: &'static Quirks,
     /// Of the one who opened it first: for recovery.
     refused: Arc<dyn RefusedPins>,
     state: Mutex<State>,
@@ -84,6 +89,13 @@ impl PinSource for RetainedFirst<'_> {
             None => self.1.pin(token, label),
         }
     }
+
+    fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
+        match &self.0.0 {
+            Some(_) => Ok(false),
+            None => self.1.sends_unsettled(token, label),
+        }
+    }
 }
 
 impl PinSource for Retained {
@@ -98,7 +110,7 @@ impl PinSource for Retained {
 struct Lease<'a> {
     connection: &'a Connection,
     /// The module is left after the session has been dealt with.
-    _entered: Entered<'a>,
+    _entered: crate::module::Entered<'a>,
     epoch: u64,
     /// The session, if it may be used again; else it has been closed.
     sound: Option<Session>,
@@ -126,10 +138,10 @@ impl Connection {
     /// is looked for `only_in` there.
     pub(crate) fn open(
         module: &Arc<Module>,
-        slot: Slot,
-        only_in: Option<Slot>,
+        (slot, only_in): (Slot, Option<Slot>),
         info: &TokenInfo,
         id: &TokenId,
+        quirks: &'static Quirks,
         how: &Login<'_>,
     ) -> Result<Arc<Self>, Error> {
         let connection = Connection {
@@ -139,6 +151,7 @@ impl Connection {
             only_in,
             login_required: info.login_required(),
             write_protected: info.write_protected(),
+            quirks,
             refused: Arc::clone(how.refused),
             state: Mutex::new(State {
                 epoch: 0,
@@ -313,7 +326,14 @@ impl Connection {
         let session = self
             .open_session(slot)
             .map_err(|error| from_module(&error, &self.id))?;
-        match login(&self.module, &session, slot, info, &self.id, how) {
+        let door = Door {
+            module: &self.module,
+            slot,
+            info,
+            id: &self.id,
+            quirks: self.quirks,
+        };
+        match login(&door, &session, how) {
             Ok(pin) => Ok((session, pin)),
             // Not a word about the PIN: the token's file was away at this moment.
             Err(Error::Device { call, status, .. }) if self.module.forgets_tokens() => {
@@ -386,6 +406,8 @@ impl Connection {
         let retained = Login {
             pins: &retained,
             last_try: false,
+            // The token took it.
+            any_length: true,
             refused: &self.refused,
         };
         let result = self.reattach(how.unwrap_or(&retained));
@@ -420,27 +442,36 @@ impl Connection {
             let mut state = lock(&self.state);
             (state.anchor.take(), std::mem::take(&mut state.idle))
         };
-        let first = {
-            let entered = self.module.enter();
+        let old = {
+            let _entered = self.module.enter();
             drop(idle);
             // Where somebody finalised the module, it gives the same handle out again.
-            let old = old.filter(|old| !is_of_the_past(old));
-            let first = self.attach(&entered, how);
-            // Not before: with the last session the login would end.
-            drop(old);
-            first
+            old.filter(|old| !is_of_the_past(old))
         };
+        let first = self.attach(old, how);
         match first {
-            Err(Error::TokenUnavailable { .. }) if self.module.reset() => {
-                self.attach(&self.module.enter(), how)
-            }
+            Err(Error::TokenUnavailable { .. }) if self.module.reset() => self.attach(None, how),
             other => other,
         }
     }
 
-    fn attach(&self, entered: &Entered<'_>, how: &Login<'_>) -> Result<Attached, Error> {
-        let tokens = self.module.tokens(entered);
-        let tokens = tokens.map_err(|_| self.unavailable())?;
+    /// Finds the token and logs in. The `old` session is closed after that: with the last
+    /// one the login would end.
+    fn attach(&self, old: Option<Session>, how: &Login<'_>) -> Result<Attached, Error> {
+        let Ok((entered, sight)) = self.module.look(Patience::Now) else {
+            return Err(self.unavailable());
+        };
+        let attached = self.attach_to_one(sight.tokens, how);
+        drop(old);
+        drop(entered);
+        attached
+    }
+
+    fn attach_to_one(
+        &self,
+        tokens: Vec<(Slot, TokenInfo)>,
+        how: &Login<'_>,
+    ) -> Result<Attached, Error> {
         let mut found = (tokens.into_iter()).filter(|(slot, info)| self.is(*slot, info));
         let (slot, info) = match (found.next(), found.next()) {
             (Some(one), None) => one,
@@ -459,7 +490,7 @@ impl Connection {
 
     fn is(&self, slot: Slot, info: &TokenInfo) -> bool {
         self.only_in.is_none_or(|only| only == slot)
-            && crate::token_id(info) == self.id
+            && token_id(info, self.quirks) == self.id
             && info.label() == self.label
     }
 
@@ -477,7 +508,7 @@ impl Connection {
             return Err(Fault::Gone("it is not logged in".into()));
         }
         let slot = session.get_session_info()?.slot_id();
-        match self.module.pkcs11.get_token_info(slot) {
+        match self.module.token_info(slot) {
             Ok(info) if self.is(slot, &info) => Ok(()),
             _ => Err(Fault::Gone("it is not in its slot".into())),
         }
@@ -517,10 +548,7 @@ fn is_of_the_past(session: &Session) -> bool {
 fn is_refusal(error: &Error) -> bool {
     matches!(
         error,
-        Error::PinWrong { .. }
-            | Error::PinLocked { .. }
-            | Error::PinLength { .. }
-            | Error::PinRefusedBefore { .. }
+        Error::PinWrong { .. } | Error::PinLength { .. } | Error::PinRefusedBefore { .. }
     )
 }
 

@@ -3,7 +3,7 @@
 //! The parser is strict, because a URI that was misread chooses the wrong token: what
 //! the grammar does not allow is refused with a reason, and so is an attribute that
 //! is not one of the standard's, unless its name begins with `x-`: those belong to
-//! vendors and are ignored.
+//! vendors and are ignored, save for p11-kit's [`x-init-reserved`](Uri::init_reserved).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -44,10 +44,13 @@ pub struct Uri {
     pub class: Option<Class>,
     /// `module-path`: the module's file.
     pub module_path: Option<PathBuf>,
-    /// `module-name`: the module's file name without `lib` and `.so`.
+    /// `module-name`: what p11-kit calls the module, or its file name without `lib` and `.so`.
     pub module_name: Option<String>,
     /// `pin-source`: where the PIN lies.
     pub pin_source: Option<StoredPin>,
+    /// `x-init-reserved`: what the module's `C_Initialize` gets as its reserved argument, by
+    /// the name that p11-kit has for it (`pkcs11.conf(5)`). NSS wants its database here.
+    pub init_reserved: Option<String>,
 }
 
 /// The classes of objects that `type` names.
@@ -208,6 +211,9 @@ impl Uri {
                     class.ok_or("`type` is none of public, private, cert, secret-key, data")?;
                 self.class = Some(*class);
             }
+            "x-init-reserved" => {
+                return Err("`x-init-reserved` belongs after the question mark".into());
+            }
             _ => return unknown(name),
         }
         Ok(())
@@ -228,6 +234,11 @@ impl Uri {
                 let source = text(name, value)?.and_then(|s| s.parse().ok());
                 self.pin_source =
                     Some(source.ok_or("`pin-source` is not env:VAR, file:PATH or fd:N")?);
+            }
+            "x-init-reserved" => {
+                let argument = text(name, value)?.filter(|text| !text.contains('\0'));
+                self.init_reserved =
+                    Some(argument.ok_or("`x-init-reserved` has a zero byte in it")?);
             }
             "pin-value" => {
                 return Err(
@@ -317,6 +328,7 @@ impl fmt::Display for Uri {
                 "pin-source",
                 self.pin_source.as_ref().map(StoredPin::to_string),
             ),
+            ("x-init-reserved", self.init_reserved.clone()),
         ];
         let query: Vec<String> = query
             .iter()
@@ -366,6 +378,7 @@ mod tests {
             "pkcs11:manufacturer=a%3Bb;serial=%25;token=%C3%A9%20%2F%3F%23%26",
             "pkcs11:library-description=d;library-version=2.6;slot-id=0;object=o;type=secret-key;id=%00%FF",
             "pkcs11:?module-path=/a%26b/c.so&module-name=p&pin-source=env:PIN",
+            "pkcs11:?module-path=/a.so&x-init-reserved=configDir='sql:/d'%20flags=readOnly",
         ] {
             let uri = Uri::parse(text).unwrap();
             assert_eq!(Uri::parse(&uri.to_string()).unwrap(), uri, "{text}");
@@ -410,6 +423,8 @@ mod tests {
             "pkcs11:?module-path=",
             "pkcs11:?module-name=a/b",
             "pkcs11:?pin-source=1234",
+            "pkcs11:?x-init-reserved=a%00b",
+            "pkcs11:x-init-reserved=a",
             "pkcs11:?&",
         ] {
             assert!(

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::Kryoptic;
 use claviger_token::{
-    Access, Algorithm, Call, Driver, Error, KeySpec, PinTurn, PinVerdict, RefusedPins, SlotId,
-    TokenId, TriesLeft,
+    Access, Algorithm, Call, Driver, Error, KeySpec, NewKey, PinTurn, PinVerdict, RefusedPins,
+    SlotId, TokenId, TriesLeft, unfinished_mark,
 };
 use secrecy::SecretString;
 
@@ -88,9 +88,12 @@ fn two_tokens_that_say_the_same_are_told_apart_by_their_slots_or_not_used() {
         driver.open(&backend, &access, &call).unwrap()
     };
     let (first, second) = (by_slot(&one), by_slot(&other));
-    let slot = SlotId::new("01");
-    let spec = KeySpec::sign(Algorithm::P256);
-    first.generate(&slot, spec, "", &call).unwrap();
+    let new = NewKey {
+        slot: &SlotId::new("01"),
+        spec: KeySpec::sign(Algorithm::P256),
+        mark: &unfinished_mark(),
+    };
+    first.generate(&new, &call).unwrap();
     assert_eq!(first.slots(&call).unwrap().len(), 1);
     assert_eq!(second.slots(&call).unwrap(), []);
 }

@@ -1,0 +1,137 @@
+//! `C_Sign` and `C_Decrypt`, each called once into a buffer whose length the caller knows.
+//!
+//! The crate `cryptoki` (0.12.1) asks for the length of every result before it asks for the
+//! result. That doubles the calls, and the work on devices that compute both times; NSS 3.125
+//! even fails, since it states 144 bytes for an Ed25519 signature and then takes 64 only.
+//! A PIN for one operation (`CKA_ALWAYS_AUTHENTICATE`) has to go between `C_SignInit` and
+//! `C_Sign`, which `cryptoki` calls together. It hands out session handles, but not the
+//! module's functions, so they are asked for here a second time.
+//!
+//! This is all of the drivers' `unsafe` code. A session handle is a number that the module
+//! checks (PKCS#11 v2.40 §5.1.2), so a session of another module gives an error, no more.
+
+use std::path::Path;
+
+use cryptoki::context::Function;
+use cryptoki::error::{Error, Result, Rv, RvError};
+use cryptoki::session::Session;
+use cryptoki_sys::{
+    CK_BYTE_PTR, CK_FUNCTION_LIST, CK_RV, CK_SESSION_HANDLE, CK_SESSION_INFO, CK_ULONG,
+    CK_ULONG_PTR,
+};
+
+mod setup;
+
+pub use setup::{InitArgument, TokenInfos, initialise};
+
+/// `C_Sign` and `C_Decrypt` look the same: session, input, its length, output, its length.
+type Finish = unsafe extern "C" fn(
+    CK_SESSION_HANDLE,
+    CK_BYTE_PTR,
+    CK_ULONG,
+    CK_BYTE_PTR,
+    CK_ULONG_PTR,
+) -> CK_RV;
+
+type SessionInfo = unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_SESSION_INFO) -> CK_RV;
+
+/// The functions of a module that end an operation.
+#[derive(Debug, Clone, Copy)]
+pub struct Once {
+    sign: Finish,
+    decrypt: Finish,
+    session_info: SessionInfo,
+}
+
+impl Once {
+    /// Those of the module in the file `path`, which `cryptoki` has loaded already. It stays
+    /// loaded for the life of the process.
+    ///
+    /// # Errors
+    /// Where the file is no module, or has not all of the functions.
+    pub fn of(path: &Path) -> Result<Self> {
+        let list = functions(path)?;
+        Ok(Once {
+            sign: list.C_Sign.ok_or(Error::NullFunctionPointer)?,
+            decrypt: list.C_Decrypt.ok_or(Error::NullFunctionPointer)?,
+            session_info: list.C_GetSessionInfo.ok_or(Error::NullFunctionPointer)?,
+        })
+    }
+
+    /// Whether these functions know the session. p11-kit's modules make a new instance for each
+    /// who asks for their functions, and it has sessions of its own.
+    pub fn know(&self, session: &Session) -> bool {
+        let mut info = CK_SESSION_INFO::default();
+        // SAFETY: it writes one structure to where it is told.
+        let rv = unsafe { (self.session_info)(session.handle(), &raw mut info) };
+        Rv::from(rv) == Rv::Ok
+    }
+
+    /// `C_Sign`, after [`Session::sign_init`]; gives the length of the signature in `buffer`.
+    ///
+    /// # Errors
+    /// What the module says.
+    pub fn sign(&self, session: &Session, data: &[u8], buffer: &mut [u8]) -> Result<usize> {
+        finish(self.sign, Function::Sign, session.handle(), data, buffer)
+    }
+
+    /// `C_Decrypt`, after [`Session::decrypt_init`]; gives the length of the plaintext in
+    /// `buffer`.
+    ///
+    /// # Errors
+    /// What the module says.
+    pub fn decrypt(&self, session: &Session, data: &[u8], buffer: &mut [u8]) -> Result<usize> {
+        finish(
+            self.decrypt,
+            Function::Decrypt,
+            session.handle(),
+            data,
+            buffer,
+        )
+    }
+}
+
+/// The functions of the module in the file `path`, which `cryptoki` has loaded already.
+fn functions(path: &Path) -> Result<&'static CK_FUNCTION_LIST> {
+    // SAFETY: the library is loaded already, so nothing of it is run; the names that are
+    // looked up have the types of the standard in every library that has them.
+    let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(Error::LibraryLoading)?;
+    if library.C_GetFunctionList.is_err() {
+        return Err(Error::MissingSymbol("C_GetFunctionList"));
+    }
+    let mut list = std::ptr::null_mut();
+    // SAFETY: it is there, and writes one pointer to where it is told.
+    Rv::from(unsafe { library.C_GetFunctionList(&raw mut list) })
+        .into_result(Function::GetFunctionList)?;
+    // What the functions point to is never unloaded.
+    std::mem::forget(library);
+    // SAFETY: after CKR_OK it is null or points to a list that lasts as long as the library
+    // (PKCS#11 v2.40 §5.4).
+    unsafe { list.as_ref() }.ok_or(Error::NullFunctionPointer)
+}
+
+fn finish(
+    call: Finish,
+    name: Function,
+    session: CK_SESSION_HANDLE,
+    data: &[u8],
+    buffer: &mut [u8],
+) -> Result<usize> {
+    let mut length = buffer.len().try_into()?;
+    // SAFETY: both lengths are those of what the pointers point to. The module reads the data,
+    // though its type says otherwise, and writes no more than `length` bytes.
+    let rv = unsafe {
+        let (from, to) = (data.as_ptr().cast_mut(), buffer.as_mut_ptr());
+        call(session, from, data.len().try_into()?, to, &raw mut length)
+    };
+    Rv::from(rv).into_result(name)?;
+    let length = usize::try_from(length)?;
+    match length <= buffer.len() {
+        true => Ok(length),
+        // It says that it wrote more than there is room for.
+        false => Err(Error::Pkcs11(RvError::BufferTooSmall, name)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

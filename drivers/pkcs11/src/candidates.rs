@@ -1,0 +1,491 @@
+//! The tokens that are there: which of them a URI fits, what they are called, and opening one.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use claviger_token::{Access, Error, PinSource, TokenId, TokenInfo, Unreadable};
+use cryptoki::slot::{Slot, TokenInfo as CkTokenInfo};
+
+use crate::absence;
+use crate::error::describe;
+use crate::login::Login;
+use crate::mechanisms;
+use crate::module::{Entered, Library, Module, Patience, lock};
+use crate::operate::OneCall;
+use crate::quirks::{self, Quirks, Said, is_blank};
+use crate::session::Connection;
+use crate::token::{Living, Pkcs11Token, Place};
+use crate::uri::{self, Uri};
+
+/// So long at most a token that is being closed is waited for.
+const CLOSING_TIME: Duration = Duration::from_secs(5);
+
+/// A module, and how it is named in a backend.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) module: Arc<Module>,
+    /// Its file as it was given, and not what links lead to: that is another one tomorrow.
+    pub(crate) path: PathBuf,
+    pub(crate) named: Named,
+}
+
+/// How a module is named.
+#[derive(Clone)]
+pub(crate) enum Named {
+    /// By its file, with what it is initialised with if that was said.
+    ByPath(Option<String>),
+    /// As p11-kit does.
+    ByName(String),
+}
+
+/// A token that is there.
+pub(crate) struct Candidate {
+    pub(crate) source: Source,
+    pub(crate) slot: Slot,
+    /// Whether another token of the module says the same of itself, so that the slot alone
+    /// tells them apart.
+    has_twin: bool,
+    token: CkTokenInfo,
+    pub(crate) quirks: &'static Quirks,
+}
+
+/// What a look at modules gives.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) unreadable: Vec<Unreadable>,
+}
+
+/// The tokens in the modules that fit `uri`. Of several modules, one that fails does not hide
+/// the others.
+///
+/// # Errors
+/// [`Error::BadModule`] where `uri` names the one that fails.
+pub(crate) fn find(sources: &[Source], uri: &Uri, patience: Patience) -> Result<Found, Error> {
+    let mut found = Found::default();
+    for source in sources {
+        let looked = found.add(source, uri, patience);
+        match looked {
+            Ok(()) => {}
+            Err(error) if uri.module_path.is_some() => return Err(error),
+            Err(error) => found.unreadable.push(source.unreadable(error)),
+        }
+    }
+    Ok(found)
+}
+
+/// The token that `info` tells of, where it was seen last; other slots are not looked at.
+pub(crate) fn find_again(sources: &[Source], info: &TokenInfo) -> Option<Candidate> {
+    sources.iter().find_map(|source| {
+        let module = &source.module;
+        let slot = module.seen_in(&info.id, &info.label)?;
+        let entered = module.enter();
+        let token = module.token_info(slot).ok()?;
+        let candidate = Candidate {
+            source: source.clone(),
+            slot,
+            has_twin: false,
+            quirks: quirks_of(module, &module.library(), slot, &token, &entered),
+            token,
+        };
+        candidate.is(info).then_some(candidate)
+    })
+}
+
+impl Found {
+    fn add(&mut self, source: &Source, uri: &Uri, patience: Patience) -> Result<(), Error> {
+        let module = &source.module;
+        let looked = module.look(patience).map_err(|reason| Error::BadModule {
+            path: source.path.display().to_string(),
+            reason,
+        });
+        let (entered, sight) = looked?;
+        let library = module.library();
+        if let Some(missing) = absence::stated(&module.path, &library) {
+            self.unreadable.push(source.unreadable(missing));
+        }
+        for (slot, error) in &sight.unreadable {
+            let what = format!("slot {} of {}", slot.id(), source.path.display());
+            self.unreadable.push(Unreadable {
+                place: what.clone(),
+                error: Error::System {
+                    what: format!("the token in {what} cannot be read"),
+                    reason: describe(error),
+                },
+            });
+        }
+        let tokens = &sight.tokens;
+        for (slot, token) in tokens {
+            if fits(uri, source, &library, *slot, token, &entered) {
+                let is_twin = |(other, of): &(Slot, _)| other != slot && are_twins(of, token);
+                let candidate = Candidate {
+                    source: source.clone(),
+                    slot: *slot,
+                    has_twin: tokens.iter().any(is_twin),
+                    quirks: quirks_of(module, &library, *slot, token, &entered),
+                    token: token.clone(),
+                };
+                let only = (!candidate.has_twin).then_some(*slot);
+                module.note_seen(candidate.id(), token.label(), only);
+                self.candidates.push(candidate);
+            }
+        }
+        Ok(())
+    }
+
+    /// As backend strings, with the PIN source of `request`.
+    pub(crate) fn backends(&self, request: &Uri) -> Vec<String> {
+        self.candidates.iter().map(|c| c.backend(request)).collect()
+    }
+}
+
+impl Source {
+    fn unreadable(&self, error: Error) -> Unreadable {
+        Unreadable {
+            place: self.path.display().to_string(),
+            error,
+        }
+    }
+}
+
+fn quirks_of(
+    module: &Module,
+    library: &Library,
+    slot: Slot,
+    token: &CkTokenInfo,
+    _: &Entered<'_>,
+) -> &'static Quirks {
+    // Only of what has no serial the slot tells something that is not known without it.
+    let of_slot = is_blank(token.serial_number()).then(|| module.pkcs11.get_slot_info(slot));
+    let of_slot = of_slot.and_then(Result::ok);
+    quirks::of(&Said {
+        library: &library.manufacturer,
+        manufacturer: token.manufacturer_id(),
+        model: token.model(),
+        serial: token.serial_number(),
+        label: token.label(),
+        slot_manufacturer: of_slot.as_ref().map_or("", |slot| slot.manufacturer_id()),
+        slot_description: of_slot.as_ref().map_or("", |slot| slot.slot_description()),
+    })
+}
+
+fn fits(
+    uri: &Uri,
+    source: &Source,
+    library: &Library,
+    slot: Slot,
+    token: &CkTokenInfo,
+    _: &Entered<'_>,
+) -> bool {
+    let same = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|w| w == is);
+    let slot_fits = || {
+        if uri.slot_description.is_none() && uri.slot_manufacturer.is_none() {
+            return true;
+        }
+        let info = source.module.pkcs11.get_slot_info(slot);
+        info.is_ok_and(|info| {
+            same(&uri.slot_description, info.slot_description())
+                && same(&uri.slot_manufacturer, info.manufacturer_id())
+        })
+    };
+    same(&uri.token, token.label())
+        && same(&uri.manufacturer, token.manufacturer_id())
+        && same(&uri.model, token.model())
+        && same(&uri.serial, token.serial_number())
+        && same(&uri.library_manufacturer, &library.manufacturer)
+        && same(&uri.library_description, &library.description)
+        && uri.library_version.is_none_or(|v| v == library.version)
+        && uri.slot_id.is_none_or(|id| id == slot.id())
+        && slot_fits()
+}
+
+/// The name of a token, by what it says of itself.
+pub(crate) fn token_id(token: &CkTokenInfo, quirks: &Quirks) -> TokenId {
+    named(token, telling_serial(token, quirks))
+}
+
+/// The names that earlier versions gave a token.
+fn former_ids(token: &CkTokenInfo, quirks: &Quirks) -> Vec<TokenId> {
+    let serial = token.serial_number();
+    let had_no_label = !quirks.unique_serial && !is_blank(serial) && !token.label().is_empty();
+    had_no_label
+        .then(|| named(token, serial.into()))
+        .into_iter()
+        .collect()
+}
+
+fn named(token: &CkTokenInfo, serial: String) -> TokenId {
+    TokenId {
+        kind: uri::SCHEME.into(),
+        manufacturer: token.manufacturer_id().into(),
+        serial,
+    }
+}
+
+/// Whether two tokens have one name and one label.
+fn are_twins(one: &CkTokenInfo, other: &CkTokenInfo) -> bool {
+    one.label() == other.label()
+        && one.serial_number() == other.serial_number()
+        && one.manufacturer_id() == other.manufacturer_id()
+}
+
+fn telling_serial(token: &CkTokenInfo, quirks: &Quirks) -> String {
+    serial_and_label(token.serial_number(), token.label(), quirks.unique_serial)
+}
+
+/// The serial, or where that tells nothing, as with all tokens of tpm2-pkcs11, NSS and
+/// opencryptoki, `SERIAL/LABEL`.
+fn serial_and_label(serial: &str, label: &str, is_unique: bool) -> String {
+    match is_unique && !is_blank(serial) || label.is_empty() {
+        true => serial.into(),
+        false => format!("{}/{label}", serial.trim_matches([' ', '\0'])),
+    }
+}
+
+/// Where each token is opened, so that it is opened once: the module, what the token says
+/// of itself, and the slot where nothing else tells it from its twin.
+type PlaceName = (PathBuf, TokenId, String, Option<Slot>);
+static OPEN: LazyLock<Mutex<HashMap<PlaceName, Arc<Place>>>> = LazyLock::new(Mutex::default);
+
+impl Candidate {
+    pub(crate) fn module(&self) -> &Module {
+        &self.source.module
+    }
+
+    /// The token's name.
+    pub(crate) fn id(&self) -> TokenId {
+        token_id(&self.token, self.quirks)
+    }
+
+    /// Whether it is the one that `info` tells of.
+    pub(crate) fn is(&self, info: &TokenInfo) -> bool {
+        self.id() == info.id && self.token.label() == info.label
+    }
+
+    /// Whether its serial tells it from every other token.
+    pub(crate) fn has_telling_serial(&self) -> bool {
+        self.quirks.unique_serial && !is_blank(self.token.serial_number())
+    }
+
+    /// A URI that names this token, with the PIN source of the request.
+    fn backend(&self, request: &Uri) -> String {
+        let said = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let uri = Uri {
+            manufacturer: said(self.token.manufacturer_id()),
+            model: said(self.token.model()),
+            serial: said(self.token.serial_number()),
+            token: said(self.token.label()),
+            pin_source: request.pin_source.clone(),
+            ..Uri::default()
+        };
+        let uri = match self.source.named.clone() {
+            Named::ByPath(init_reserved) => Uri {
+                module_path: Some(self.source.path.clone()),
+                init_reserved,
+                ..uri
+            },
+            Named::ByName(name) => Uri {
+                module_name: Some(name),
+                ..uri
+            },
+        };
+        uri.to_string()
+    }
+
+    /// What the driver says of the token.
+    ///
+    /// # Errors
+    /// [`Error::TokenUnavailable`] where the token does not say what it offers.
+    pub(crate) fn info(&self, request: &Uri) -> Result<TokenInfo, Error> {
+        let token = &self.token;
+        let offers = self.offers()?;
+        Ok(TokenInfo {
+            id: self.id(),
+            model: token.model().trim_end_matches('\0').into(),
+            label: token.label().into(),
+            backend: self.backend(request),
+            makes: offers.makes,
+            uses: offers.uses,
+            untried: offers.untried,
+            remembered_as: self.remembered_as(),
+            formerly: former_ids(token, self.quirks),
+            durable: true,
+            derives: false,
+            pace: self.quirks.pace,
+            login_required: token.login_required(),
+            notes: self.notes(),
+        })
+    }
+
+    /// [`Candidate::info`] in a list.
+    pub(crate) fn listed(&self, request: &Uri) -> Result<TokenInfo, Unreadable> {
+        self.info(request).map_err(|error| Unreadable {
+            place: self.backend(request),
+            error,
+        })
+    }
+
+    fn offers(&self) -> Result<mechanisms::Offers, Error> {
+        let module = self.module();
+        let _entered = module.enter();
+        let said = || {
+            let known = module
+                .mechanisms
+                .of(&module.pkcs11, self.slot, &self.token)?;
+            // What fails is remembered, since the other side wants no errors.
+            let failure = std::cell::Cell::new(None);
+            let offers = mechanisms::offers(self.quirks, |mechanism| {
+                let info = known.info(&module.pkcs11, self.slot, mechanism);
+                info.unwrap_or_else(|error| {
+                    failure.set(Some(error));
+                    None
+                })
+            });
+            failure.take().map_or(Ok(offers), Err)
+        };
+        said().map_err(|error| Error::TokenUnavailable {
+            token: self.id(),
+            reason: format!("it does not say what it offers: {}", describe(&error)),
+        })
+    }
+
+    /// What was tried works, or does not, with this module and this model.
+    fn remembered_as(&self) -> String {
+        let library = self.module().library();
+        let (major, minor) = library.version;
+        let token = &self.token;
+        format!(
+            "{}:{} {} {major}.{minor}/{} {} {}",
+            uri::SCHEME,
+            library.manufacturer,
+            library.description,
+            token.manufacturer_id(),
+            token.model().trim_end_matches('\0'),
+            token.firmware_version()
+        )
+    }
+
+    fn notes(&self) -> Vec<(String, String)> {
+        let token = &self.token;
+        let mut notes = vec![
+            ("firmware".into(), token.firmware_version().to_string()),
+            ("module".into(), self.source.path.display().to_string()),
+        ];
+        if token.user_pin_locked() {
+            notes.push(("pin_locked".into(), "true".into()));
+        } else if token.user_pin_final_try() {
+            notes.push(("pin_tries".into(), "1".into()));
+        } else if token.user_pin_count_low() {
+            notes.push(("pin_tries".into(), "low".into()));
+        }
+        if token.write_protected() {
+            notes.push(("write_protected".into(), "true".into()));
+        }
+        notes
+    }
+
+    /// Opens the token, once for all in this process.
+    pub(crate) fn open(&self, uri: &Uri, access: &Access) -> Result<Arc<Pkcs11Token>, Error> {
+        let pins: &dyn PinSource = match &uri.pin_source {
+            Some(source) => source,
+            None => &*access.pins,
+        };
+        let how = Login {
+            pins,
+            last_try: access.last_try,
+            any_length: access.any_pin_length,
+            refused: &access.refused_pins,
+        };
+        let id = self.id();
+        let only_in = self.has_twin.then_some(self.slot);
+        let name = (
+            self.module().path.clone(),
+            id.clone(),
+            self.token.label().into(),
+            only_in,
+        );
+        let place: Arc<Place> = lock(&OPEN).entry(name).or_default().clone();
+        // Held through the login: what a second login says depends on the first.
+        let mut state = lock(&place.state);
+        let give_up = Instant::now() + CLOSING_TIME;
+        loop {
+            if let Some(token) = state.token.upgrade() {
+                // Before anything can fail: the last reference needs the lock.
+                drop(state);
+                if token.connection.has_failed() {
+                    token.connection.revive(&how)?;
+                }
+                return Ok(token);
+            }
+            let left = give_up.saturating_duration_since(Instant::now());
+            if state.living == 0 || left.is_zero() {
+                break;
+            }
+            let waited = place.closed.wait_timeout(state, left);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        // Before a PIN is sent: a token that cannot even say that is not ready.
+        let info = self.info(uri)?;
+        let at = (self.slot, only_in);
+        let connection =
+            Connection::open(&self.source.module, at, &self.token, &id, self.quirks, &how)?;
+        state.living += 1;
+        let living = Living(place.clone());
+        let token = Arc::new_cyclic(|me| Pkcs11Token {
+            me: me.clone(),
+            info,
+            quirks: self.quirks,
+            write_protected: self.token.write_protected(),
+            connection,
+            one_call: OneCall::default(),
+            _living: living,
+        });
+        state.token = Arc::downgrade(&token);
+        Ok(token)
+    }
+}
+
+/// Whether `name` is the file's name without what systems add to it (RFC 7512 §2.3).
+pub(crate) fn is_named(path: &Path, name: &str) -> bool {
+    let Some(file) = path.file_name().and_then(|f| f.to_str()) else {
+        return false;
+    };
+    let stem = file.split_once(".so").map_or(file, |(stem, _)| stem);
+    [file, stem].contains(&name) || stem.strip_prefix("lib") == Some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_named_without_what_systems_add() {
+        let path = Path::new("/usr/lib/softhsm/libsofthsm2.so");
+        for name in ["softhsm2", "libsofthsm2", "libsofthsm2.so"] {
+            assert!(is_named(path, name), "{name}");
+        }
+        assert!(!is_named(path, "softhsm"));
+        assert!(is_named(
+            Path::new("/x/opensc-pkcs11.so.1"),
+            "opensc-pkcs11"
+        ));
+    }
+
+    #[test]
+    fn a_serial_that_tells_nothing_is_told_apart_by_the_label() {
+        for (serial, label, unique, told) in [
+            ("0a1b", "label", true, "0a1b"),
+            ("0000000000000000", "label", true, "0000000000000000/label"),
+            ("", "label", true, "/label"),
+            ("\0\0 ", "a/b", true, "/a/b"),
+            ("0000", "", true, "0000"),
+            ("", "", true, ""),
+            ("123", "label", false, "123/label"),
+            ("123", "", false, "123"),
+        ] {
+            assert_eq!(serial_and_label(serial, label, unique), told);
+        }
+    }
+}

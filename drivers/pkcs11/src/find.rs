@@ -1,0 +1,406 @@
+//! Finding a private key by its public half, and nothing else.
+//!
+//! An RSA key names its modulus. A private key on a curve mostly tells nothing: it shares a
+//! `CKA_ID` with its public half or a certificate, and others may share it, too. So what is
+//! found by an id is *presumed*, until it has made a signature or an agreement that its
+//! public half verifies; where several private keys may be meant they are tried at once. No
+//! key is tried whose own public half is known to be another.
+
+use std::cell::Cell;
+
+use claviger_token::possession::{self, Challenge};
+use claviger_token::{Error, Fingerprint, KeySpec, PublicKey, SlotId};
+use cryptoki::object::{Attribute, ObjectClass};
+use cryptoki::session::Session;
+use rand_core::{OsRng, RngCore};
+
+use crate::encoding::public_templates;
+use crate::error::{Fault, is_stale_handle};
+use crate::object::{Read, read_certificates, read_keys, slot_name};
+use crate::operate::Handle;
+use crate::token::Pkcs11Token;
+use claviger_token::key::{from_hex, to_hex};
+
+/// So many private keys are tried at most to find one. Each that is tried makes a signature.
+const MOST_TRIALS: usize = 16;
+
+/// How it is known that a private key belongs to a public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// It tells its public half, or has used it.
+    Proven,
+    /// It is the only one with the `CKA_ID` of the only public key.
+    Presumed,
+}
+
+/// A private key that is, or is presumed to be, the one that is looked for.
+pub(crate) struct Found {
+    pub(crate) read: Read,
+    pub(crate) proof: Proof,
+}
+
+impl Found {
+    pub(crate) fn handle(&self) -> Handle {
+        self.read.handle()
+    }
+}
+
+impl Read {
+    pub(crate) fn handle(&self) -> Handle {
+        Handle {
+            object: self.handle,
+            always_authenticate: self.key.always_authenticate,
+        }
+    }
+}
+
+/// What a search has found.
+#[derive(Default)]
+pub(crate) struct Findings {
+    pub(crate) found: Vec<Found>,
+    /// What else is where the key was: the fingerprint of another, or what is known of it.
+    pub(crate) instead: Option<String>,
+    /// Why it cannot be told of a private key whether it is the one.
+    pub(crate) doubt: Option<String>,
+}
+
+/// The outcome of using a private key to see whose half it is.
+pub(crate) enum Trial {
+    Ours,
+    NotOurs,
+    /// It cannot be used so, for this reason.
+    Inconclusive(String),
+}
+
+/// A search for the private half of a public key.
+pub(crate) struct Search<'a> {
+    token: &'a Pkcs11Token,
+    session: &'a Session,
+    public_key: &'a PublicKey,
+    /// Whether what is presumed is to be tried as well.
+    wants_proof: bool,
+    trials: Cell<usize>,
+}
+
+impl<'a> Search<'a> {
+    pub(crate) fn new(
+        token: &'a Pkcs11Token,
+        session: &'a Session,
+        public_key: &'a PublicKey,
+        wants_proof: bool,
+    ) -> Self {
+        Search {
+            token,
+            session,
+            public_key,
+            wants_proof,
+            trials: Cell::new(0),
+        }
+    }
+
+    /// Looks in the slot where the key was last, then wherever its public half or a
+    /// certificate is, and last among the private keys of which no public half is known.
+    pub(crate) fn run(&self, slot: &SlotId) -> Result<Findings, Fault> {
+        let mut ids: Vec<_> = parse_slot(slot).into_iter().collect();
+        let mut findings = match ids.first() {
+            Some(id) => self.with_id(id)?,
+            // A name that is none of ours.
+            None => Findings::default(),
+        };
+        if !findings.found.is_empty() {
+            return Ok(findings);
+        }
+        findings.found = self.telling()?;
+        for other in self.ids_of_public_half()? {
+            if !findings.found.is_empty() {
+                return Ok(findings);
+            }
+            if !ids.contains(&other) {
+                let there = self.with_id(&other)?;
+                findings.found = there.found;
+                findings.doubt = findings.doubt.or(there.doubt);
+                ids.push(other);
+            }
+        }
+        if findings.found.is_empty() {
+            findings.found = self.without_public_half(&ids)?;
+        }
+        Ok(findings)
+    }
+
+    /// The private keys with this `CKA_ID` that are the one, or presumed to be.
+    fn with_id(&self, id: &[u8]) -> Result<Findings, Fault> {
+        let private = self.keys_with_id(ObjectClass::PRIVATE_KEY, id)?;
+        let there = !private.is_empty();
+        let told = private.iter().find_map(|read| read.key.public_key());
+        let (telling, silent): (Vec<_>, Vec<_>) = private
+            .into_iter()
+            .partition(|read| read.key.public_key().is_some());
+        let mut findings = Findings {
+            found: self.those_that_tell(telling),
+            ..Findings::default()
+        };
+        if !findings.found.is_empty() {
+            return Ok(findings);
+        }
+        let algorithm = self.public_key.algorithm();
+        let silent: Vec<_> = silent
+            .into_iter()
+            .filter(|read| read.key.may_be(algorithm))
+            .collect();
+        let mut halves = match silent.is_empty() {
+            true => Vec::new(),
+            false => self.halves_with_id(id)?,
+        };
+        halves.retain(|half| half.algorithm() == algorithm);
+        let one = silent.len() == 1;
+        match &halves[..] {
+            [half] if one && half == self.public_key => {
+                self.presume(silent, &mut findings)?;
+            }
+            // It is the half of another key.
+            [_] if one => {}
+            _ => self.try_each(silent, &mut findings)?,
+        }
+        if findings.found.is_empty() && there {
+            let other = told
+                .as_ref()
+                .or(halves.first().filter(|half| *half != self.public_key));
+            findings.instead = Some(other.map_or_else(
+                || "a key whose public half is not known".into(),
+                |other| other.fingerprint().to_string(),
+            ));
+        }
+        Ok(findings)
+    }
+
+    fn presume(&self, silent: Vec<Read>, findings: &mut Findings) -> Result<(), Fault> {
+        for read in silent {
+            let proof = match self.wants_proof {
+                false => Proof::Presumed,
+                true => match self.try_key(&read)? {
+                    Trial::Ours => Proof::Proven,
+                    Trial::NotOurs => continue,
+                    Trial::Inconclusive(_) => Proof::Presumed,
+                },
+            };
+            findings.found.push(Found { read, proof });
+        }
+        Ok(())
+    }
+
+    fn try_each(&self, silent: Vec<Read>, findings: &mut Findings) -> Result<(), Fault> {
+        for read in silent {
+            match self.try_key(&read)? {
+                Trial::Ours => findings.found.push(Found {
+                    read,
+                    proof: Proof::Proven,
+                }),
+                Trial::NotOurs => {}
+                Trial::Inconclusive(reason) => findings.doubt = Some(reason),
+            }
+        }
+        Ok(())
+    }
+
+    fn those_that_tell(&self, telling: Vec<Read>) -> Vec<Found> {
+        let ours = telling
+            .into_iter()
+            .filter(|read| read.key.public_key().as_ref() == Some(self.public_key));
+        let proof = Proof::Proven;
+        ours.map(|read| Found { read, proof }).collect()
+    }
+
+    /// The private keys that tell that they are the one, anywhere.
+    fn telling(&self) -> Result<Vec<Found>, Fault> {
+        let mut found = Vec::new();
+        for template in public_templates(self.public_key) {
+            let telling = read_keys(self.session, ObjectClass::PRIVATE_KEY, [template])?;
+            found.extend(self.those_that_tell(telling));
+        }
+        Ok(found)
+    }
+
+    /// The ids of the public keys and the certificates that are the public half.
+    fn ids_of_public_half(&self) -> Result<Vec<Vec<u8>>, Fault> {
+        let mut ids = Vec::new();
+        for public in self.public_halves()? {
+            ids.push(public.key.id);
+        }
+        let certificates = read_certificates(self.session, [])?;
+        let ours = certificates
+            .into_iter()
+            .filter(|c| c.key == *self.public_key);
+        ids.extend(ours.map(|certificate| certificate.id));
+        Ok(ids)
+    }
+
+    /// The public key objects that are the public half.
+    pub(crate) fn public_halves(&self) -> Result<Vec<Read>, Fault> {
+        let mut found = Vec::new();
+        for template in public_templates(self.public_key) {
+            let public = read_keys(self.session, ObjectClass::PUBLIC_KEY, [template])?;
+            found.extend(
+                public
+                    .into_iter()
+                    .filter(|read| read.key.public_key().as_ref() == Some(self.public_key)),
+            );
+        }
+        Ok(found)
+    }
+
+    /// Of the private keys whose public half nothing tells, those that prove to be the one.
+    fn without_public_half(&self, looked_at: &[Vec<u8>]) -> Result<Vec<Found>, Fault> {
+        let algorithm = self.public_key.algorithm();
+        let mut silent = read_keys(self.session, ObjectClass::PRIVATE_KEY, [])?;
+        silent.retain(|read| {
+            read.key.public_key().is_none()
+                && read.key.may_be(algorithm)
+                && !looked_at.contains(&read.key.id)
+        });
+        if silent.is_empty() {
+            return Ok(Vec::new());
+        }
+        let public = read_keys(self.session, ObjectClass::PUBLIC_KEY, [])?;
+        let mut named: Vec<_> = public.into_iter().map(|read| read.key.id).collect();
+        let certificates = read_certificates(self.session, [])?;
+        named.extend(certificates.into_iter().map(|certificate| certificate.id));
+        silent.retain(|read| !named.contains(&read.key.id));
+        let mut findings = Findings::default();
+        self.try_each(silent, &mut findings)?;
+        Ok(findings.found)
+    }
+
+    fn keys_with_id(&self, class: ObjectClass, id: &[u8]) -> Result<Vec<Read>, Fault> {
+        // Not every module finds what has no id by an empty one.
+        let template = (!id.is_empty()).then(|| Attribute::Id(id.to_vec()));
+        let mut found = read_keys(self.session, class, template)?;
+        found.retain(|read| read.key.id == id);
+        Ok(found)
+    }
+
+    /// The public halves that the public keys and the certificates with this id tell.
+    fn halves_with_id(&self, id: &[u8]) -> Result<Vec<PublicKey>, Fault> {
+        let public = self.keys_with_id(ObjectClass::PUBLIC_KEY, id)?;
+        let told = public.iter().filter_map(|read| read.key.public_key());
+        let template = (!id.is_empty()).then(|| Attribute::Id(id.to_vec()));
+        let certificates = read_certificates(self.session, template)?;
+        let certified = certificates
+            .into_iter()
+            .filter(|c| c.id == id)
+            .map(|c| c.key);
+        let mut halves = Vec::new();
+        for half in told.chain(certified) {
+            if !halves.contains(&half) {
+                halves.push(half);
+            }
+        }
+        Ok(halves)
+    }
+
+    /// Has a private key make a signature or an agreement, and looks whether it is by the
+    /// private half of the public key.
+    pub(crate) fn try_key(&self, read: &Read) -> Result<Trial, Fault> {
+        let algorithm = self.public_key.algorithm();
+        let may = |spec: KeySpec| {
+            self.token.info.uses.contains(&spec) && read.key.refuses(spec).is_none()
+        };
+        if read.key.always_authenticate {
+            return Ok(Trial::Inconclusive("it wants the PIN for each use".into()));
+        }
+        if self.trials.replace(self.trials.get() + 1) >= MOST_TRIALS {
+            return Ok(Trial::Inconclusive(
+                "there are too many to try them all".into(),
+            ));
+        }
+        let tried = if may(KeySpec::sign(algorithm)) {
+            self.try_to_sign(read)
+        } else if may(KeySpec::decrypt(algorithm)) {
+            self.try_to_open(read)
+        } else {
+            return Ok(Trial::Inconclusive("it neither signs nor decrypts".into()));
+        };
+        match tried {
+            Ok(true) => Ok(Trial::Ours),
+            Ok(false) => Ok(Trial::NotOurs),
+            Err(Fault::Module(error)) if is_stale_handle(&error) => Ok(Trial::NotOurs),
+            Err(fault) => {
+                // A token that is away says nothing of the key.
+                self.token.connection.confirm(self.session)?;
+                match fault {
+                    Fault::Input => Ok(Trial::NotOurs),
+                    Fault::Gone(_) => Err(fault),
+                    other => {
+                        let error = other.into_error(&self.token.info.id);
+                        Ok(Trial::Inconclusive(error.to_string()))
+                    }
+                }
+            }
+        }
+    }
+
+    fn try_to_sign(&self, read: &Read) -> Result<bool, Fault> {
+        let mut random = [0; 16];
+        OsRng.fill_bytes(&mut random);
+        let text = format!("{} {}", possession::PREFIX, to_hex(&random));
+        let (key, algorithm) = (read.handle(), self.public_key.algorithm());
+        let signature = self
+            .token
+            .sign_with(self.session, key, algorithm, text.as_bytes())?;
+        Ok(self.public_key.verify(text.as_bytes(), &signature).is_ok())
+    }
+
+    fn try_to_open(&self, read: &Read) -> Result<bool, Fault> {
+        let Some(challenge) = Challenge::new(self.public_key) else {
+            return Ok(false);
+        };
+        let (key, algorithm) = (read.handle(), self.public_key.algorithm());
+        let request = challenge.request();
+        let answer = self
+            .token
+            .unwrap_with(self.session, key, algorithm, request)?;
+        Ok(challenge.is_answered_by(&answer))
+    }
+}
+
+impl Findings {
+    /// The error where nothing was found.
+    pub(crate) fn missing(self, token: &Pkcs11Token, key: &PublicKey, slot: &SlotId) -> Error {
+        let (token, key) = (token.info.id.clone(), key.fingerprint().to_string());
+        let doubt = self
+            .doubt
+            .map(|why| format!("a key that may be it or not: {why}"));
+        match doubt.or(self.instead) {
+            Some(found) => Error::KeyMismatch {
+                token,
+                slot: slot.to_string(),
+                expected: key,
+                found,
+            },
+            None => Error::KeyNotFound { token, key },
+        }
+    }
+}
+
+/// The `CKA_ID` that a slot's name stands for: empty where the key has none, and the slot is
+/// named by the fingerprint of its public half.
+pub(crate) fn parse_slot(slot: &SlotId) -> Result<Vec<u8>, Error> {
+    if slot.as_str().parse::<Fingerprint>().is_ok() {
+        return Ok(Vec::new());
+    }
+    parse_id(slot)
+}
+
+/// The `CKA_ID` that a slot's name is.
+pub(crate) fn parse_id(slot: &SlotId) -> Result<Vec<u8>, Error> {
+    let id = from_hex(slot.as_str()).filter(|id| !id.is_empty());
+    id.ok_or_else(|| Error::BadBackend {
+        backend: slot.to_string(),
+        reason: "a slot of a PKCS#11 token is a CKA_ID in hexadecimal".into(),
+    })
+}
+
+/// Where a key was found.
+pub(crate) fn place(found: &Found, key: &PublicKey) -> SlotId {
+    slot_name(&found.read.key.id, Some(key))
+}

@@ -1,0 +1,272 @@
+//! Which mechanisms keys want, which kinds of key a token makes and uses by them, and the
+//! templates of new keys.
+
+use claviger_token::{Algorithm, KeySpec, KeyUse, PublicKey};
+use cryptoki::mechanism::{Mechanism, MechanismInfo, MechanismType};
+use cryptoki::object::Attribute;
+
+use crate::encoding::{EXPONENT, ec_params};
+use crate::quirks::{Oaep, Quirks, X25519};
+
+const WEIERSTRASS: [Algorithm; 3] = [Algorithm::P256, Algorithm::P384, Algorithm::Secp256k1];
+
+/// How the keys of an algorithm are made and used.
+struct Mechanisms {
+    generate: Mechanism<'static>,
+    operate: MechanismType,
+    /// The size of the keys, in the mechanism's unit (bits).
+    bits: usize,
+}
+
+fn mechanisms(spec: KeySpec, quirks: &Quirks) -> Option<Mechanisms> {
+    let generate = match (spec.algorithm, quirks.x25519) {
+        (Algorithm::P256 | Algorithm::P384 | Algorithm::Secp256k1, _) => Mechanism::EccKeyPairGen,
+        (Algorithm::Ed25519, _) | (Algorithm::X25519, X25519::Edwards) => {
+            Mechanism::EccEdwardsKeyPairGen
+        }
+        (Algorithm::X25519, X25519::Montgomery) => Mechanism::EccMontgomeryKeyPairGen,
+        (Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096, _) => {
+            Mechanism::RsaPkcsKeyPairGen
+        }
+        _ => return None,
+    };
+    let rsa = spec.algorithm.rsa_bits();
+    let operate = match (spec.usage, spec.algorithm) {
+        (KeyUse::Sign, Algorithm::Ed25519) => MechanismType::EDDSA,
+        (KeyUse::Sign, _) if rsa.is_some() && quirks.rsa_hashes => MechanismType::SHA256_RSA_PKCS,
+        (KeyUse::Sign, _) if rsa.is_some() => MechanismType::RSA_PKCS,
+        (KeyUse::Sign, _) => MechanismType::ECDSA,
+        (KeyUse::Decrypt, _) if rsa.is_some() => MechanismType::RSA_PKCS_OAEP,
+        (KeyUse::Decrypt, _) => MechanismType::ECDH1_DERIVE,
+    };
+    let bits = match spec.algorithm {
+        Algorithm::P384 => 384,
+        _ => rsa.unwrap_or(256),
+    };
+    Some(Mechanisms {
+        generate,
+        operate,
+        bits,
+    })
+}
+
+/// The mechanism that makes keys of `spec`.
+pub(crate) fn generation(spec: KeySpec, quirks: &Quirks) -> Option<Mechanism<'static>> {
+    mechanisms(spec, quirks).map(|m| m.generate)
+}
+
+/// What a token offers, by its mechanisms and quirks.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Offers {
+    /// The kinds of key that it generates and works with.
+    pub(crate) makes: Vec<KeySpec>,
+    /// The kinds of key that it works with, whoever made them.
+    pub(crate) uses: Vec<KeySpec>,
+    /// Those of them of which it is not known whether they work.
+    pub(crate) untried: Vec<KeySpec>,
+}
+
+/// What a token offers whose mechanisms are as `info` says.
+pub(crate) fn offers(
+    quirks: &Quirks,
+    info: impl Fn(MechanismType) -> Option<MechanismInfo>,
+) -> Offers {
+    let mut offers = Offers::default();
+    let specs = (Algorithm::ALL.into_iter())
+        .flat_map(|algorithm| [KeySpec::sign(algorithm), KeySpec::decrypt(algorithm)])
+        .filter(|spec| spec.algorithm.can(spec.usage));
+    for spec in specs {
+        let Some(wanted) = mechanisms(spec, quirks) else {
+            continue;
+        };
+        let generate = info(wanted.generate.mechanism_type());
+        let Some(tried) = is_tried(spec, quirks, generate.is_some()) else {
+            continue;
+        };
+        let operates = info(wanted.operate).is_some_and(|operate| {
+            is_allowed(spec.usage, wanted.operate, &operate) && fits(spec, &operate, wanted.bits)
+        });
+        if !operates {
+            continue;
+        }
+        offers.uses.push(spec);
+        if !tried {
+            offers.untried.push(spec);
+        }
+        let makes =
+            |info: &MechanismInfo| info.generate_key_pair() && fits(spec, info, wanted.bits);
+        // A curve of which nothing is known is not made, only used.
+        let is_known = tried || spec.algorithm.rsa_bits().is_some();
+        if is_known && generate.as_ref().is_some_and(makes) {
+            offers.makes.push(spec);
+        }
+    }
+    offers
+}
+
+/// Whether keys of `spec` are known to work where their mechanism does; `None` where they are
+/// known not to. Mechanisms do not tell of curves, nor of the hashes of OAEP.
+fn is_tried(spec: KeySpec, quirks: &Quirks, generates: bool) -> Option<bool> {
+    let unknown = quirks.unknown.then_some(false);
+    match (spec.algorithm, spec.usage) {
+        (algorithm, _) if WEIERSTRASS.contains(&algorithm) => {
+            let known = quirks.curves.contains(&algorithm);
+            known.then_some(true).or(unknown)
+        }
+        // ECDH1_DERIVE alone does not tell of this curve.
+        (Algorithm::X25519, _) => generates.then_some(true).or(unknown),
+        (algorithm, KeyUse::Decrypt) if algorithm.rsa_bits().is_some() => {
+            match quirks.oaep_sha256 {
+                Oaep::Works => Some(true),
+                Oaep::Fails => None,
+                Oaep::Untried => Some(false),
+            }
+        }
+        _ => Some(true),
+    }
+}
+
+fn is_allowed(usage: KeyUse, mechanism: MechanismType, info: &MechanismInfo) -> bool {
+    match usage {
+        KeyUse::Sign => info.sign(),
+        KeyUse::Decrypt if mechanism == MechanismType::RSA_PKCS_OAEP => info.decrypt(),
+        KeyUse::Decrypt => info.derive(),
+    }
+}
+
+/// Whether keys of the size are among those of the mechanism. The Edwards and Montgomery
+/// mechanisms give sizes in units of every kind, and ECDH serves these curves, too.
+fn fits(spec: KeySpec, info: &MechanismInfo, bits: usize) -> bool {
+    let sized = WEIERSTRASS.contains(&spec.algorithm) || spec.algorithm.rsa_bits().is_some();
+    !sized
+        || info.max_key_size() == 0
+        || (info.min_key_size()..=info.max_key_size()).contains(&bits)
+}
+
+/// What a new key is to be called.
+#[derive(Clone, Copy)]
+pub(crate) struct Names<'a> {
+    pub(crate) id: &'a [u8],
+    pub(crate) label: &'a str,
+}
+
+/// The templates of the public and the private object of a new key, as objects of the `token`
+/// or of the session.
+pub(crate) fn templates(
+    spec: KeySpec,
+    quirks: &Quirks,
+    names: Names<'_>,
+    token: bool,
+) -> (Vec<Attribute>, Vec<Attribute>) {
+    let rsa = spec.algorithm.rsa_bits();
+    let signs = spec.usage == KeyUse::Sign;
+    let common = [
+        Attribute::Token(token),
+        Attribute::Id(names.id.to_vec()),
+        Attribute::Label(names.label.as_bytes().to_vec()),
+    ];
+    let mut public = common.to_vec();
+    public.push(Attribute::Private(false));
+    if quirks.public_uses {
+        public.extend([
+            Attribute::Verify(signs),
+            Attribute::Encrypt(!signs && rsa.is_some()),
+        ]);
+    }
+    match rsa {
+        Some(bits) => public.extend([
+            Attribute::ModulusBits((bits as u64).into()),
+            Attribute::PublicExponent(EXPONENT.to_vec()),
+        ]),
+        None => public.extend(ec_params(spec.algorithm).map(Attribute::EcParams)),
+    }
+    let mut private = common.to_vec();
+    private.extend([
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(signs),
+        Attribute::Decrypt(!signs && rsa.is_some()),
+        Attribute::Derive(!signs && rsa.is_none()),
+        Attribute::Unwrap(false),
+    ]);
+    (public, private)
+}
+
+/// The points of small order on Curve25519 and its twist, little-endian, without the
+/// top bit, which X25519 ignores (RFC 7748 §5): agreement with one of them gives zero.
+const SMALL_ORDER: [[u8; 32]; 7] = {
+    let mut points = [[0; 32]; 7];
+    points[1][0] = 1;
+    points[2] = [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4,
+        0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49,
+        0xb8, 0x00,
+    ];
+    points[3] = [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef,
+        0x5b, 0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f,
+        0x11, 0x57,
+    ];
+    // p - 1, p and p + 1, where p = 2^255 - 19.
+    let mut i = 4;
+    while i < 7 {
+        points[i] = [0xff; 32];
+        points[i][0] = 0xec + (i - 4) as u8;
+        points[i][31] = 0x7f;
+        i += 1;
+    }
+    points
+};
+
+/// Whether the peer's public key can be agreed with: a point on the curve, and not
+/// one for which every secret gives the same.
+pub(crate) fn is_sound_peer(algorithm: Algorithm, peer: &[u8]) -> bool {
+    match algorithm {
+        Algorithm::P256 => {
+            peer.len() == 65 && peer[0] == 4 && PublicKey::from_bytes(algorithm, peer).is_ok()
+        }
+        Algorithm::X25519 => <[u8; 32]>::try_from(peer).is_ok_and(|mut point| {
+            point[31] &= 0x7f;
+            !SMALL_ORDER.contains(&point)
+        }),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn p256_key() -> PublicKey {
+        let secret = p256::SecretKey::from_slice(&[7; 32]).unwrap();
+        PublicKey::from_bytes(Algorithm::P256, &secret.public_key().to_sec1_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_peer_of_small_order_is_refused() {
+        let secret = x25519_dalek::StaticSecret::from([77; 32]);
+        for mut point in SMALL_ORDER {
+            for top in [0, 0x80] {
+                point[31] = (point[31] & 0x7f) | top;
+                let agreed = secret.diffie_hellman(&point.into());
+                assert_eq!(agreed.as_bytes(), &[0; 32], "{point:?} is of small order");
+                assert!(!is_sound_peer(Algorithm::X25519, &point));
+            }
+        }
+        assert!(is_sound_peer(Algorithm::X25519, &[9; 32]));
+        assert!(!is_sound_peer(Algorithm::X25519, &[9; 31]));
+    }
+
+    #[test]
+    fn a_peer_that_is_not_on_the_curve_is_refused() {
+        let key = p256_key();
+        assert!(is_sound_peer(Algorithm::P256, key.as_bytes()));
+        let mut bent = key.as_bytes().to_vec();
+        bent[64] ^= 1;
+        assert!(!is_sound_peer(Algorithm::P256, &bent));
+        assert!(!is_sound_peer(Algorithm::P256, &[4; 65]));
+        assert!(!is_sound_peer(Algorithm::P256, &[0]));
+        assert!(!is_sound_peer(Algorithm::P384, key.as_bytes()));
+    }
+}

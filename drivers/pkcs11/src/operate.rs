@@ -1,0 +1,255 @@
+//! What a private key does: one signature, one agreement, one decryption, each on a session
+//! and with a handle.
+
+use std::sync::OnceLock;
+
+use claviger_pkcs11_once::Once;
+use claviger_token::{Algorithm, KeySpec, Secret, Signature, SignatureScheme, Unwrap};
+use cryptoki::context::Function;
+use cryptoki::error::{Error as Ck, RvError};
+use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
+use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
+use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::Session;
+use sha2::{Digest, Sha256, Sha384};
+use zeroize::Zeroizing;
+
+use crate::error::{Fault, blames_input};
+use crate::token::Pkcs11Token;
+
+/// `DigestInfo` of SHA-256, without the digest (RFC 8017 §9.2, note 1).
+const SHA256_DIGEST_INFO: [u8; 19] = [
+    0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05,
+    0x00, 0x04, 0x20,
+];
+
+/// The functions that end an operation in one call, where they know the sessions of
+/// `cryptoki`; asked for when the first operation is to be ended.
+#[derive(Default)]
+pub(crate) struct OneCall(OnceLock<Option<Once>>);
+
+/// A private key as a session has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Handle {
+    pub(crate) object: ObjectHandle,
+    /// Whether it wants the PIN for each operation.
+    pub(crate) always_authenticate: bool,
+}
+
+impl Pkcs11Token {
+    /// Signs `message` as the scheme of `algorithm` wants it. Whether the signature is by the
+    /// right key is not looked at.
+    pub(crate) fn sign_with(
+        &self,
+        session: &Session,
+        key: Handle,
+        algorithm: Algorithm,
+        message: &[u8],
+    ) -> Result<Signature, Fault> {
+        let unsupported = || Fault::Ours(self.unsupported(KeySpec::sign(algorithm)));
+        let scheme = SignatureScheme::of(algorithm).ok_or_else(unsupported)?;
+        let (mechanism, input) = match scheme {
+            SignatureScheme::Ed25519 => {
+                let pure = EddsaParams::new(EddsaSignatureScheme::Pure);
+                (Mechanism::Eddsa(pure), message.to_vec())
+            }
+            SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaSecp256k1Sha256 => {
+                (Mechanism::Ecdsa, Sha256::digest(message).to_vec())
+            }
+            SignatureScheme::EcdsaP384Sha384 => {
+                (Mechanism::Ecdsa, Sha384::digest(message).to_vec())
+            }
+            SignatureScheme::RsaPkcs1Sha256 if self.quirks.rsa_hashes => {
+                (Mechanism::Sha256RsaPkcs, message.to_vec())
+            }
+            SignatureScheme::RsaPkcs1Sha256 => {
+                let info = [&SHA256_DIGEST_INFO[..], &Sha256::digest(message)].concat();
+                (Mechanism::RsaPkcs, info)
+            }
+            _ => return Err(unsupported()),
+        };
+        let length = signature_length(algorithm).ok_or_else(unsupported)?;
+        let bytes = match self.one_call(session) {
+            Some(once) => {
+                session.sign_init(&mechanism, key.object)?;
+                self.authenticate(session, key)?;
+                let mut buffer = vec![0; length];
+                let length = once.sign(session, &input, &mut buffer)?;
+                buffer.truncate(length);
+                buffer
+            }
+            None => {
+                self.check_no_login_between(key, KeySpec::sign(algorithm))?;
+                session.sign(&mechanism, key.object, &input)?
+            }
+        };
+        let malformed = || self.malformed("C_Sign", "it is not a signature of this kind");
+        Ok(finished(scheme, bytes).ok_or_else(malformed)?)
+    }
+
+    /// Performs the operation that opens something.
+    pub(crate) fn unwrap_with(
+        &self,
+        session: &Session,
+        key: Handle,
+        algorithm: Algorithm,
+        request: Unwrap<'_>,
+    ) -> Result<Secret, Fault> {
+        match request {
+            Unwrap::Agree { peer } => self.agree_with(session, key, peer),
+            Unwrap::Oaep { ciphertext, label } => {
+                self.open_with(session, key, algorithm, ciphertext, label)
+            }
+        }
+    }
+
+    /// Agrees with `peer`, which is [sound](crate::mechanisms::is_sound_peer), on 32 bytes.
+    fn agree_with(&self, session: &Session, key: Handle, peer: &[u8]) -> Result<Secret, Fault> {
+        let mechanism = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), peer));
+        let derived = session.derive_key(&mechanism, key.object, &agreed_secret());
+        let secret = derived.map_err(at_fault)?;
+        let value = session.get_attributes(secret, &[AttributeType::Value]);
+        // Of a session that fails here nothing is left: it is closed.
+        session.destroy_object(secret)?;
+        let value = value?.into_iter().find_map(|attribute| match attribute {
+            Attribute::Value(value) => Some(Zeroizing::new(value)),
+            _ => None,
+        });
+        let secret = value.filter(|secret| secret.len() == 32).ok_or_else(|| {
+            let reason = "the secret cannot be read or is not 32 bytes long";
+            self.malformed("C_DeriveKey", reason)
+        })?;
+        // Every byte is looked at, whatever it is.
+        match secret.iter().fold(0, |all, byte| all | byte) {
+            0 => Err(Fault::Input),
+            _ => Ok(secret),
+        }
+    }
+
+    /// Opens an RSAES-OAEP with SHA-256.
+    fn open_with(
+        &self,
+        session: &Session,
+        key: Handle,
+        algorithm: Algorithm,
+        ciphertext: &[u8],
+        label: &[u8],
+    ) -> Result<Secret, Fault> {
+        // NSS takes no other source, not even for an empty label.
+        let source = PkcsOaepSource::data_specified(label);
+        let oaep = PkcsOaepParams::new(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, source);
+        let mechanism = Mechanism::RsaPkcsOaep(oaep);
+        let opened = match self.one_call(session) {
+            Some(once) => {
+                session.decrypt_init(&mechanism, key.object)?;
+                self.authenticate(session, key)?;
+                let mut buffer = Zeroizing::new(vec![0; ciphertext.len()]);
+                let opened = once.decrypt(session, ciphertext, &mut buffer);
+                opened.map(|length| {
+                    buffer.truncate(length);
+                    buffer
+                })
+            }
+            None => {
+                self.check_no_login_between(key, KeySpec::decrypt(algorithm))?;
+                session
+                    .decrypt(&mechanism, key.object, ciphertext)
+                    .map(Zeroizing::new)
+            }
+        };
+        opened.map_err(|error| {
+            // Some modules have one answer for bad padding and for a lost token.
+            let vague = matches!(
+                error,
+                Ck::Pkcs11(
+                    RvError::GeneralError | RvError::DeviceError,
+                    Function::Decrypt
+                )
+            );
+            match vague && self.connection.confirm(session).is_ok() {
+                true => Fault::Input,
+                false => at_fault(error),
+            }
+        })
+    }
+
+    /// Gives the PIN for the operation that was begun just now, where the key wants that.
+    fn authenticate(&self, session: &Session, key: Handle) -> Result<(), Fault> {
+        match key.always_authenticate {
+            true => self.connection.authenticate_once(session),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses a key that wants the PIN in the middle of what is one call of `cryptoki`.
+    fn check_no_login_between(&self, key: Handle, spec: KeySpec) -> Result<(), Fault> {
+        let reason = "CKA_ALWAYS_AUTHENTICATE is true, and this module takes no PIN for one \
+                      operation; name the token's own module instead of one of p11-kit";
+        match key.always_authenticate {
+            true => Err(Fault::Ours(self.not_usable(spec, reason))),
+            false => Ok(()),
+        }
+    }
+
+    /// The module's functions that end an operation in one call, if they can be had.
+    fn one_call(&self, session: &Session) -> Option<&Once> {
+        if let Some(known) = self.one_call.0.get() {
+            return known.as_ref();
+        }
+        let once = Once::of(self.connection.module_path()).ok();
+        let once = once.filter(|once| once.know(session));
+        // A session that has just died is known to none.
+        if once.is_none() && session.get_session_info().is_err() {
+            return None;
+        }
+        if once.is_none() {
+            tracing::debug!(token = %self.info.id, "every result takes two calls");
+        }
+        self.one_call.0.get_or_init(|| once).as_ref()
+    }
+}
+
+fn at_fault(error: Ck) -> Fault {
+    match blames_input(&error) {
+        true => Fault::Input,
+        false => error.into(),
+    }
+}
+
+/// The length of the signatures of a key, in bytes, as tokens give them.
+fn signature_length(algorithm: Algorithm) -> Option<usize> {
+    match algorithm {
+        Algorithm::Ed25519 | Algorithm::P256 | Algorithm::Secp256k1 => Some(64),
+        Algorithm::P384 => Some(96),
+        rsa => rsa.rsa_bits().map(|bits| bits / 8),
+    }
+}
+
+/// The signature as the scheme wants it.
+fn finished(scheme: SignatureScheme, bytes: Vec<u8>) -> Option<Signature> {
+    let bytes = match scheme {
+        SignatureScheme::EcdsaSecp256k1Sha256 => {
+            let signature = k256::ecdsa::Signature::from_slice(&bytes).ok()?;
+            signature
+                .normalize_s()
+                .map_or(bytes, |low| low.to_bytes().to_vec())
+        }
+        _ => bytes,
+    };
+    Signature::new(scheme, bytes).ok()
+}
+
+/// The template of the secret that a key agreement gives: a session object of 32
+/// bytes that can be read.
+fn agreed_secret() -> [Attribute; 6] {
+    [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::ValueLen(32.into()),
+        Attribute::Token(false),
+        Attribute::Sensitive(false),
+        Attribute::Extractable(true),
+    ]
+}
