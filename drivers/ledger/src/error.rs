@@ -3,7 +3,7 @@
 use claviger_token::{Error, TokenId};
 
 use crate::apdu::Status;
-use crate::ethereum;
+use crate::ethereum::{self, App};
 use crate::transport::Broken;
 
 /// Why an operation did not succeed, before it is known whether that can be mended.
@@ -21,6 +21,13 @@ pub(crate) enum Fault {
     },
     /// The device is not done with an earlier request, which a person has to answer.
     Occupied,
+    /// The app that is open has the right name, and does not know a command.
+    Unknown {
+        device: String,
+        app: App,
+        call: &'static str,
+        status: Status,
+    },
     /// The device is there, and its keys are not those of the token.
     OtherSeed,
     /// The app refused a command.
@@ -58,6 +65,19 @@ impl Fault {
                 running,
             },
             Fault::Occupied => Error::Busy { token },
+            Fault::Unknown {
+                device, app, call, ..
+            } if app.is_too_old() => {
+                tracing::debug!(call, "not known to this version");
+                app.too_old(device)
+            }
+            Fault::Unknown {
+                app, call, status, ..
+            } => Error::Device {
+                token,
+                call: call.into(),
+                status: format!("{status}; {app} is open, and it is not Ledger's"),
+            },
             Fault::OtherSeed => Error::TokenUnavailable {
                 token,
                 reason: "the Ledger that is there has another seed".into(),

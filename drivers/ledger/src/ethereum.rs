@@ -1,5 +1,7 @@
 //! The commands of the Ethereum app (its `doc/ethapp.adoc`).
 
+use std::fmt;
+
 use claviger_token::key::to_hex;
 use claviger_token::{Algorithm, Error, PublicKey, TokenId};
 use sha2::{Digest, Sha256};
@@ -9,16 +11,32 @@ use crate::apdu::{Command, LONGEST_DATA, Status};
 use crate::backend::{SCHEME, SERIAL_DIGITS};
 use crate::error::Fault;
 use crate::port::Session;
+use crate::slot::{Kind, Slot};
 
 /// The name of the app.
 pub(crate) const APP: &str = "Ethereum";
 /// The first version that agrees on keys (EIP-1024).
 pub(crate) const OLDEST: (u32, u32, u32) = (1, 9, 18);
 
-/// The longest message in bytes that the app signs: it writes it out in hexadecimal to
-/// show it, in a buffer whose length is a number of 16 bits. Devices with little memory
-/// may refuse shorter ones.
+/// The longest message in bytes that any device is sent: the app writes it out in
+/// hexadecimal to show it, in a buffer whose length is a number of 16 bits.
+///
+/// No device has the memory for that: see [`longest_message`]. What is too long for its
+/// memory the device refuses itself.
 pub const LONGEST_MESSAGE: usize = 32_766;
+
+/// The longest message in bytes that the app was seen to sign on a device of this model,
+/// as the first one after its start; after others it may be less.
+///
+/// Measured with printable text: 13,368 on a Flex with the app 1.22.0-dev, 9,012 on a Nano
+/// S Plus with 1.23.0-dev. On other models nobody has measured it; the lower figure stands
+/// for them.
+pub fn longest_message(model: &str) -> usize {
+    match model {
+        "Flex" => 13_368,
+        _ => 9_012,
+    }
+}
 
 const SYSTEM: u8 = 0xb0;
 const CLASS: u8 = 0xe0;
@@ -38,11 +56,13 @@ pub(crate) struct Known {
     pub(crate) id: TokenId,
     /// The signing key of account 0.
     pub(crate) root: PublicKey,
+    /// The decryption key of account 0; none where the app does not agree on keys.
+    pub(crate) peer: Option<PublicKey>,
 }
 
 impl Known {
     /// The token is named after its seed, by its first key.
-    pub(crate) fn new(app: App, root: PublicKey) -> Result<Self, Fault> {
+    pub(crate) fn new(app: App, root: PublicKey, peer: Option<PublicKey>) -> Result<Self, Fault> {
         let der = root.to_der();
         let der = der.ok_or_else(|| Fault::malformed(GET_ADDRESS, "not a key"))?;
         let mut serial = to_hex(&Sha256::digest(der));
@@ -52,7 +72,27 @@ impl Known {
             manufacturer: "Ledger".into(),
             serial,
         };
-        Ok(Known { app, id, root })
+        Ok(Known {
+            app,
+            id,
+            root,
+            peer,
+        })
+    }
+}
+
+impl Known {
+    /// The kinds of key that the app has.
+    pub(crate) fn kinds(&self) -> Vec<Kind> {
+        let has = |kind: &Kind| *kind == Kind::Signing || self.peer.is_some();
+        Kind::ALL.into_iter().filter(has).collect()
+    }
+
+    /// The keys of account 0.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (Slot, PublicKey)> {
+        let peer = self.peer.clone().map(|key| (Kind::Decryption, key));
+        let keys = std::iter::once((Kind::Signing, self.root.clone())).chain(peer);
+        keys.map(|(kind, key)| (Slot { account: 0, kind }, key))
     }
 }
 
@@ -90,6 +130,28 @@ impl App {
         let mut next = || parts.next().unwrap_or(0);
         (next(), next(), next())
     }
+
+    /// Whether it is from before the first version that agrees on keys.
+    pub(crate) fn is_too_old(&self) -> bool {
+        self.number() < OLDEST
+    }
+
+    /// The error for a key that this version knows nothing of.
+    pub(crate) fn too_old(self, device: String) -> Error {
+        let (major, minor, patch) = OLDEST;
+        Error::AppTooOld {
+            device,
+            app: self.name,
+            found: self.version,
+            least: format!("{major}.{minor}.{patch}"),
+        }
+    }
+}
+
+impl fmt::Display for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the app {} {}", self.name, self.version)
+    }
 }
 
 /// What a length in one byte counts, and the rest.
@@ -98,7 +160,7 @@ fn counted(data: &[u8]) -> Option<(&[u8], &[u8])> {
     data.split_at_checked(length.into())
 }
 
-const NAME_AND_VERSION: &str = "GET APP NAME AND VERSION";
+pub(crate) const NAME_AND_VERSION: &str = "GET APP NAME AND VERSION";
 const GET_ADDRESS: &str = "GET ETH PUBLIC ADDRESS";
 const SIGN: &str = "SIGN ETH PERSONAL MESSAGE";
 const PRIVACY: &str = "PERFORM PRIVACY OPERATION";
@@ -154,6 +216,16 @@ pub(crate) fn decryption_key(session: &mut Session<'_>, account: u32) -> Result<
     let reply = session.command(&command(PRIVACY, 0x18, SILENTLY, 0, path(account)))?;
     PublicKey::from_bytes(Algorithm::X25519, &reply.data)
         .map_err(|_| Fault::malformed(PRIVACY, "not a public key"))
+}
+
+/// [`decryption_key`] of account 0, or that the app has none to give: that it does not
+/// agree on keys is no reason to do without its signatures.
+pub(crate) fn agreement(session: &mut Session<'_>) -> Result<Option<PublicKey>, Fault> {
+    match session.command(&command(PRIVACY, 0x18, SILENTLY, 0, path(0))) {
+        Ok(reply) => Ok(PublicKey::from_bytes(Algorithm::X25519, &reply.data).ok()),
+        Err(Fault::Status { .. } | Fault::Unknown { .. }) => Ok(None),
+        Err(fault) => Err(fault),
+    }
 }
 
 /// Signs `message`, which is at most [`LONGEST_MESSAGE`] bytes long, as a personal

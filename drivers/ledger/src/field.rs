@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, Weak};
 
 use claviger_token::{Call, Error, TokenId};
 
-use crate::backend::{Backend, SCHEME};
+use crate::backend::Backend;
 use crate::error::Fault;
 use crate::ethereum::Known;
-use crate::port::{Port, Wait, lock};
+use crate::port::{Port, Shown, Wait, lock, nobody};
 use crate::token::Wallet;
 use crate::transport::{Devices, Unreachable};
 
@@ -25,7 +25,7 @@ pub(crate) struct Field {
 /// What a device showed of itself.
 pub(crate) struct Seen {
     pub(crate) port: Arc<Port>,
-    pub(crate) known: Result<Known, Fault>,
+    pub(crate) shown: Result<Shown, Fault>,
 }
 
 impl Field {
@@ -60,7 +60,7 @@ impl Field {
     /// What each device shows of itself.
     pub(crate) fn look(&self, call: &Call) -> Result<Vec<Seen>, Unreachable> {
         let seen = self.ports()?.into_iter().map(|port| Seen {
-            known: port.look(&*self.devices, call),
+            shown: port.look(&*self.devices, call),
             port,
         });
         Ok(seen.collect())
@@ -70,17 +70,16 @@ impl Field {
     /// app.
     pub(crate) fn find(&self, text: &str, wanted: &Backend, call: &Call) -> Result<Found, Error> {
         let nobody = TokenId {
-            kind: SCHEME.into(),
-            manufacturer: "Ledger".into(),
             serial: wanted.serial.clone().unwrap_or_default(),
+            ..nobody()
         };
         let mut wait = Wait::new(call);
         loop {
             let seen = self.look(call).map_err(unreachable)?;
             call.check()?;
             let (mut ready, mut held, mut failed) = (Vec::<Found>::new(), Vec::new(), None);
-            for Seen { port, known } in seen {
-                match known {
+            for Seen { port, shown } in seen {
+                match shown.map(|shown| shown.known) {
                     // The same seed on another device is the same token.
                     Ok(known) if ready.iter().any(|(_, other)| other.id == known.id) => {}
                     Ok(known) => ready.push((port, known)),
@@ -96,6 +95,9 @@ impl Field {
             if undecided && !ready.is_empty() {
                 let held = held.iter().map(|(port, fault)| match fault {
                     Fault::Locked { .. } => format!("the {}, which is locked", port.device()),
+                    Fault::Occupied => {
+                        format!("the {}, which is busy with a review", port.device())
+                    }
                     _ => format!("the {}, whose app is not open", port.device()),
                 });
                 return Err(Error::AmbiguousToken {
@@ -126,14 +128,7 @@ impl Field {
                 what: format!("the {} cannot be used", port.device()),
                 reason,
             }),
-            fault => {
-                let id = TokenId {
-                    kind: SCHEME.into(),
-                    manufacturer: "Ledger".into(),
-                    serial: String::new(),
-                };
-                Some(fault.into_error(&id))
-            }
+            fault => Some(fault.into_error(&nobody())),
         }
     }
 

@@ -53,6 +53,17 @@ impl Devices for Usb {
         crate::udev::watch()
     }
 
+    /// By the node and not by the path, which another device may have next. The node is
+    /// another one when a device is plugged in anew.
+    #[cfg(unix)]
+    fn shared_name(&self, path: &str) -> Option<String> {
+        use std::os::unix::fs::MetadataExt;
+
+        let node = std::fs::metadata(path).ok()?;
+        let (dev, ino, rdev) = (node.dev(), node.ino(), node.rdev());
+        Some(format!("node {dev} {ino} {rdev} {}", node.ctime()))
+    }
+
     fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {
         let path = CString::new(path).map_err(|e| Broken::Lost(e.to_string()))?;
         let api = HidApi::new()?;

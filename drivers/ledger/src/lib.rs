@@ -3,8 +3,8 @@
 //! [`LedgerDriver`] lists and opens them by backend strings
 //! `ledger:[serial=HEX][;account=N][;tcp=HOST:PORT]`; the account is for keys that are
 //! generated, and `tcp` reaches an emulator instead of USB. It speaks to Ledger's own
-//! *Ethereum* app, from version 1.9.18 on: of the apps that most devices have it is the
-//! one that both signs and agrees on keys.
+//! *Ethereum* app: of the apps that most devices have it is the one that both signs and,
+//! from version 1.9.18 on, agrees on keys. An app that does not is used to sign.
 //!
 //! | module | idea |
 //! | --- | --- |
@@ -15,6 +15,7 @@
 //! | `tcp` | emulators |
 //! | `apdu`, `ethereum` | commands, replies, status words; what the app can do |
 //! | `port` | a device and the conversation with it; waiting for a person |
+//! | `claim` | whose turn it is, where several processes use a device |
 //! | `field` | the devices that are there, and which of them is wanted |
 //! | `token` | the token's keys |
 //! | `error` | from status words to errors |
@@ -56,6 +57,14 @@
 //! the deadline, or for a minute where there is none. An approval is waited for until the
 //! deadline, or until the device gives it up.
 //!
+//! Generating and adopting keys also needs approvals, one for each key: whoever enters a key
+//! has it used once before ([`possession`](claviger_token::possession)). The text that is
+//! signed then is readable on the device's screen.
+//!
+//! # Messages
+//! A message takes as much of the device's memory as it is long, twice: see
+//! [`longest_message`]. The app refuses what is too long only when it has seen all of it.
+//!
 //! # Coming and going
 //! That a device is plugged in or taken away is told by udev, where it runs; nobody is
 //! asked meanwhile. What happens on the device itself, such as that it is locked, is told
@@ -64,10 +73,16 @@
 //! # Deadlines and late answers
 //! A request that is on the device's screen cannot be taken back. When its caller gives
 //! up, the device still shows it, and may answer later; an answer does not say to what.
-//! So the next operation first waits for that answer, which is thrown away, and its
-//! caller is told that there is something to approve or to reject. A program that ends
-//! meanwhile leaves the answer to the next one: when a device is opened, answers are
-//! thrown away until one comes that can only belong to the question that was asked.
+//! And a command that comes meanwhile is answered in place of the question, and may change
+//! what the person approves. So a device that shows a review gets no command. It is listed
+//! as *busy with a review*, and the next operation first waits for the answer, which is
+//! thrown away; its caller is told that there is something to approve or to reject.
+//!
+//! That holds for other processes of the same user as well, which tell each other. A
+//! process that ends meanwhile leaves its review to the next one, which takes it to be on
+//! the screen for 30 seconds, or until it hears the answer. Programs of others do not know of
+//! this: when a device is opened, answers are thrown away until one comes that can only
+//! belong to the question that was asked.
 //! What could still be mistaken does no harm: a signature is checked, and a secret that
 //! is another one's opens nothing.
 //!
@@ -81,20 +96,21 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use claviger_token::{
-    Access, Call, Driver, Error, Interval, Listing, Pace, SlotId, SlotInfo, Token, TokenId,
+    Access, Call, Driver, Error, Interval, KeySpec, Listing, Pace, SlotId, SlotInfo, Token,
     TokenInfo, Watch,
 };
 
 use crate::backend::Backend;
 use crate::error::Fault;
-use crate::ethereum::Known;
+use crate::ethereum::{App, Known};
 use crate::field::{Field, Seen};
-use crate::port::{Port, lock};
+use crate::port::{Port, Shown, lock, nobody};
 use crate::slot::Kind;
 use crate::transport::{Devices, Unreachable};
 
 mod apdu;
 mod backend;
+mod claim;
 mod error;
 mod ethereum;
 mod field;
@@ -108,7 +124,7 @@ pub mod transport;
 #[cfg(target_os = "linux")]
 mod udev;
 
-pub use ethereum::LONGEST_MESSAGE;
+pub use ethereum::{LONGEST_MESSAGE, longest_message};
 pub use hid::Usb;
 pub use tcp::Tcp;
 
@@ -194,16 +210,17 @@ impl Driver for LedgerDriver {
             }
         };
         let mut found: Vec<TokenInfo> = Vec::new();
-        for Seen { port, known } in seen {
-            let info = match known {
-                Ok(known) => info(&field, &port, Some(&known), Vec::new()),
+        for Seen { port, shown } in seen {
+            let info = match shown {
+                Ok(Shown { known, reviewing }) => {
+                    let state = reviewing.then(|| ("state".into(), what_to_do(Fault::Occupied)));
+                    info(&field, &port, Some(&known), state.into_iter().collect())
+                }
                 Err(Fault::Lost { .. }) if field.tcp.is_some() => continue,
-                Err(fault) => info(
-                    &field,
-                    &port,
-                    None,
-                    vec![("state".into(), what_to_do(fault))],
-                ),
+                Err(fault) => {
+                    let state = ("state".into(), what_to_do(fault));
+                    info(&field, &port, None, vec![state])
+                }
             };
             let is_known = |other: &TokenInfo| !info.id.serial.is_empty() && other.id == info.id;
             if backend.fits(&info.id.serial) && !found.iter().any(is_known) {
@@ -224,13 +241,17 @@ impl Driver for LedgerDriver {
         let field = self.field(&backend);
         let call = Call::within(LISTING);
         let seen = field.look(&call).map_err(field::unreachable)?;
-        let known = seen.into_iter().filter_map(|seen| seen.known.ok());
-        let known = known.into_iter().find(|known| known.id == token.id);
-        let known = known.ok_or_else(|| Error::TokenUnavailable {
+        let shown = seen.into_iter().filter_map(|seen| seen.shown.ok());
+        let mut shown = shown.filter(|shown| shown.known.id == token.id);
+        let Shown { known, reviewing } = shown.next().ok_or_else(|| Error::TokenUnavailable {
             token: token.id.clone(),
             reason: "it is not attached, or locked".into(),
         })?;
-        field.wallet(&known).slots(None, &call)
+        let wallet = field.wallet(&known);
+        match reviewing {
+            true => Ok(wallet.known_slots(&known)),
+            false => wallet.slots(&known, None, &call),
+        }
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
@@ -243,7 +264,9 @@ impl Driver for LedgerDriver {
         let field = self.field(&wanted);
         let (port, known) = field.find(backend, &wanted, call)?;
         let info = info(&field, &port, Some(&known), Vec::new());
-        Ok(field.wallet(&known).token(port, info, wanted.account))
+        Ok(field
+            .wallet(&known)
+            .token(port, info, known, wanted.account))
     }
 }
 
@@ -281,23 +304,23 @@ fn info(
     known: Option<&Known>,
     mut notes: Vec<(String, String)>,
 ) -> TokenInfo {
-    if let Some(Known { app, .. }) = known {
+    let mut kinds = Kind::ALL.to_vec();
+    if let Some(known) = known {
+        let app = &known.app;
         notes.push(("app".into(), format!("{} {}", app.name, app.version)));
+        kinds = known.kinds();
+        if known.peer.is_none() {
+            notes.push(("decryption".into(), why_it_does_not_decrypt(app)));
+        }
     }
-    let id = match known {
-        Some(known) => known.id.clone(),
-        None => TokenId {
-            kind: backend::SCHEME.into(),
-            manufacturer: "Ledger".into(),
-            serial: String::new(),
-        },
-    };
+    let id = known.map_or_else(nobody, |known| known.id.clone());
+    let specs: Vec<KeySpec> = kinds.into_iter().map(Kind::spec).collect();
     TokenInfo {
         model: port.model.clone(),
         label: String::new(),
         backend: Backend::of(&id.serial, field.tcp.as_deref()),
-        makes: Kind::ALL.map(Kind::spec).to_vec(),
-        uses: Kind::ALL.map(Kind::spec).to_vec(),
+        makes: specs.clone(),
+        uses: specs,
         untried: Vec::new(),
         remembered_as: String::new(),
         formerly: Vec::new(),
@@ -310,6 +333,14 @@ fn info(
     }
 }
 
+fn why_it_does_not_decrypt(app: &App) -> String {
+    let (major, minor, patch) = ethereum::OLDEST;
+    match app.is_too_old() {
+        true => format!("update the app to {major}.{minor}.{patch} or newer"),
+        false => "the app does not agree on keys (EIP-1024)".into(),
+    }
+}
+
 /// Why a device does not show who it is, and what to do about it.
 fn what_to_do(fault: Fault) -> String {
     match fault {
@@ -318,15 +349,16 @@ fn what_to_do(fault: Fault) -> String {
         Fault::NoApp {
             running: Some(app), ..
         } => format!("the app {app} is open: open the app {}", ethereum::APP),
-        Fault::Occupied => "it shows a request: approve or reject it".into(),
+        Fault::Occupied => "busy with a review: approve or reject it on the device".into(),
+        Fault::Unknown { app, call, .. } => {
+            format!(
+                "{app} does not know {call}: install Ledger's own app {}",
+                ethereum::APP
+            )
+        }
         Fault::Lost { reason, .. } => format!("it cannot be used: {reason}"),
         fault => {
-            let nobody = TokenId {
-                kind: backend::SCHEME.into(),
-                manufacturer: "Ledger".into(),
-                serial: String::new(),
-            };
-            let error = fault.into_error(&nobody);
+            let error = fault.into_error(&nobody());
             match error.hint() {
                 hint if hint.is_empty() => error.to_string(),
                 hint => format!("{error}; {hint}"),

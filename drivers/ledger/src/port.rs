@@ -4,14 +4,17 @@
 //! A reply does not say to which command it belongs. So a command that nobody waits for
 //! any more leaves its reply *owed*: before the next command it is waited for and thrown
 //! away. The device still shows the request meanwhile, and whoever comes next is told to
-//! answer it there.
+//! answer it there. Other processes are kept away by a [claim](crate::claim).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_token::{Call, Error, Event, TokenId};
 
 use crate::apdu::{Command, Reply, Status};
+use crate::backend::SCHEME;
+use crate::claim::{Claim, Taken};
 use crate::error::Fault;
 use crate::ethereum::{self, App, Known};
 use crate::transport::{Attached, Broken, Devices, Transport};
@@ -25,6 +28,13 @@ const SLICE: Duration = Duration::from_millis(50);
 const AT_ONCE: Duration = Duration::from_millis(300);
 /// How long a device may take for what no person has to approve.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long a reply that is owed is waited for by who only looks.
+const GLANCE: Duration = Duration::from_millis(100);
+/// How often it is tried to claim a device that another process talks to.
+const KNOCKING: Duration = Duration::from_millis(5);
+/// How many replies to commands of others may lie there: more reports than a device's node
+/// keeps.
+const MOST_LYING: usize = 64;
 /// How many replies to commands of others are thrown away, and how long the one that is
 /// wanted may take after such a one.
 const STALE: usize = 4;
@@ -41,6 +51,16 @@ pub(crate) struct Port {
     pub(crate) model: String,
     state: Mutex<State>,
     freed: Condvar,
+    /// A person is being asked.
+    reviewing: AtomicBool,
+}
+
+/// What a device shows of itself.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) known: Known,
+    /// It is busy with a review, and this is what it showed before.
+    pub(crate) reviewing: bool,
 }
 
 #[derive(Default)]
@@ -59,6 +79,10 @@ struct Link {
     fresh: bool,
     /// A reply is still to come in that nobody waits for.
     owed: bool,
+    /// Until when one may come in that a process left behind which has ended.
+    left_behind: Option<Instant>,
+    /// Held while the device is talked to, or owes a reply.
+    claim: Option<Claim>,
     known: Option<Known>,
 }
 
@@ -69,6 +93,7 @@ impl Port {
             model: attached.model,
             state: Mutex::default(),
             freed: Condvar::new(),
+            reviewing: AtomicBool::new(false),
         }
     }
 
@@ -83,23 +108,32 @@ impl Port {
         state.taken || state.link.is_some()
     }
 
-    /// What the device shows of itself. While somebody talks to it: what it showed last.
-    pub(crate) fn look(&self, devices: &dyn Devices, call: &Call) -> Result<Known, Fault> {
+    /// What the device shows of itself. While somebody talks to it, or a person is asked:
+    /// what it showed last.
+    pub(crate) fn look(&self, devices: &dyn Devices, call: &Call) -> Result<Shown, Fault> {
         let (busy, was_open) = {
             let state = lock(&self.state);
             let busy = state.known.clone().filter(|_| state.taken);
             (busy, state.link.is_some())
         };
         if let Some(known) = busy {
-            return Ok(known);
+            let reviewing = self.reviewing.load(Ordering::Relaxed);
+            return Ok(Shown { known, reviewing });
         }
-        match self.talk(devices, call, |session| session.look()) {
+        let look = || self.talk_within(GLANCE, devices, call, |session| session.look());
+        let seen = match look() {
             // It may be back.
-            Err(Fault::Lost { .. }) if was_open => {
-                self.talk(devices, call, |session| session.look())
-            }
+            Err(Fault::Lost { .. }) if was_open => look(),
             seen => seen,
-        }
+        };
+        let (known, reviewing) = match seen {
+            Err(Fault::Occupied) => {
+                let known = lock(&self.state).known.clone();
+                (known.ok_or(Fault::Occupied)?, true)
+            }
+            seen => (seen?, false),
+        };
+        Ok(Shown { known, reviewing })
     }
 
     /// Opens the device if need be, and does `work` with it when nobody else does.
@@ -109,24 +143,45 @@ impl Port {
         call: &Call,
         work: impl FnOnce(&mut Session<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
+        self.talk_within(PATIENCE, devices, call, work)
+    }
+
+    /// [`Port::talk`], which waits no longer than `patience` for a reply that is owed.
+    fn talk_within<T>(
+        &self,
+        patience: Duration,
+        devices: &dyn Devices,
+        call: &Call,
+        work: impl FnOnce(&mut Session<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let mut turn = self.take(call)?;
-        let mut link = match turn.link.take() {
-            Some(link) => link,
-            None => Link {
-                transport: devices
-                    .connect(&self.path)
-                    .map_err(|e| Fault::broken("opening it", e, false))?,
-                fresh: true,
-                owed: false,
-                known: None,
-            },
+        if turn.link.as_ref().is_none_or(|link| link.claim.is_none()) {
+            let claim = self.claim(devices, call)?;
+            let left_behind = claim.left_behind().map(|left| Instant::now() + left);
+            let link = match turn.link.take() {
+                Some(link) => link,
+                None => Link::open(devices, &self.path)?,
+            };
+            turn.link = Some(Link {
+                owed: link.owed || left_behind.is_some(),
+                left_behind,
+                claim: Some(claim),
+                ..link
+            });
+        }
+        let Some(mut link) = turn.link.take() else {
+            return Err(Fault::broken(
+                "opening it",
+                Broken::Lost(String::new()),
+                false,
+            ));
         };
         let mut session = Session {
             link: &mut link,
-            device: self.device(),
+            port: self,
             call,
         };
-        let done = session.settle().and_then(|()| work(&mut session));
+        let done = session.settle(patience).and_then(|()| work(&mut session));
         match &done {
             // What comes next on this way belongs to nothing.
             Err(Fault::Lost { .. } | Fault::Malformed { .. }) => return done,
@@ -134,9 +189,27 @@ impl Port {
             Err(Fault::Locked { .. } | Fault::NoApp { .. }) => link.known = None,
             _ => {}
         }
+        if !link.owed {
+            link.claim = None;
+        }
         turn.known.clone_from(&link.known);
         turn.link = Some(link);
         done
+    }
+
+    /// Waits until no other process talks to the device.
+    fn claim(&self, devices: &dyn Devices, call: &Call) -> Result<Claim, Fault> {
+        let name = devices.shared_name(&self.path);
+        let begun = Instant::now();
+        loop {
+            match Claim::take(name.as_deref()) {
+                Ok(claim) => return Ok(claim),
+                Err(Taken { reviewing: false }) if begun.elapsed() < ANSWER => {}
+                Err(Taken { .. }) => return Err(Fault::Occupied),
+            }
+            call.check()?;
+            std::thread::sleep(KNOCKING.min(slice(call)));
+        }
     }
 
     /// Waits for its turn.
@@ -155,6 +228,20 @@ impl Port {
             let woken = self.freed.wait_timeout(state, slice(call));
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+impl Link {
+    fn open(devices: &dyn Devices, path: &str) -> Result<Link, Fault> {
+        let transport = devices.connect(path);
+        Ok(Link {
+            transport: transport.map_err(|e| Fault::broken("opening it", e, false))?,
+            fresh: true,
+            owed: false,
+            left_behind: None,
+            claim: None,
+            known: None,
+        })
     }
 }
 
@@ -187,7 +274,7 @@ pub(crate) fn slice(call: &Call) -> Duration {
 /// The device during one operation.
 pub(crate) struct Session<'a> {
     link: &'a mut Link,
-    device: String,
+    port: &'a Port,
     call: &'a Call,
 }
 
@@ -207,17 +294,9 @@ impl Session<'_> {
         if app.name != ethereum::APP {
             return Err(self.no_app(Some(app.name)));
         }
-        if app.number() < ethereum::OLDEST {
-            let (major, minor, patch) = ethereum::OLDEST;
-            return Err(Fault::Ours(Error::AppTooOld {
-                device: self.device.clone(),
-                app: app.name,
-                found: app.version,
-                least: format!("{major}.{minor}.{patch}"),
-            }));
-        }
         let root = ethereum::signing_key(self, 0)?;
-        let known = Known::new(app, root)?;
+        let peer = ethereum::agreement(self)?;
+        let known = Known::new(app, root, peer)?;
         self.link.known = Some(known.clone());
         Ok(known)
     }
@@ -309,42 +388,84 @@ impl Session<'_> {
         last: bool,
         approval: &mut Approval<'_>,
     ) -> Result<Reply, Fault> {
-        self.send(command)?;
-        let reply = self.receive(command.name, None, Some(approval));
-        let reply = reply.map_err(|fault| match fault {
-            Fault::Lost { reason, .. } => Fault::Lost {
-                reason,
-                asked: last,
-            },
-            other => other,
-        })?;
-        self.check(command.name, reply)
+        if last {
+            self.review(true);
+        }
+        let sent = self.send(command);
+        let reply = sent.and_then(|()| {
+            let reply = self.receive(command.name, None, Some(approval));
+            reply.map_err(|fault| match fault {
+                Fault::Lost { reason, .. } => Fault::Lost {
+                    reason,
+                    asked: last,
+                },
+                other => other,
+            })
+        });
+        if last {
+            // Where its end is not waited for it goes on, and begins anew for others: they
+            // wait for it from now on.
+            self.review(self.link.owed);
+        }
+        self.check(command.name, reply?)
     }
 
-    /// Waits for the reply that is owed, if one is, and throws it away.
-    fn settle(&mut self) -> Result<(), Fault> {
+    /// Notes for this process and for others whether a person is being asked.
+    fn review(&self, on: bool) {
+        self.port.reviewing.store(on, Ordering::Relaxed);
+        if let Some(claim) = &self.link.claim {
+            match on {
+                true => claim.begin_review(),
+                false => claim.end_review(),
+            }
+        }
+    }
+
+    /// Waits for the reply that is owed, if one is, and throws it away. Meanwhile the device
+    /// gets no command.
+    fn settle(&mut self, patience: Duration) -> Result<(), Fault> {
         if !self.link.owed {
             return Ok(());
         }
+        let left_behind = self.link.left_behind;
+        let patience = left_behind.map_or(patience, |end| {
+            patience.min(end.saturating_duration_since(Instant::now()))
+        });
         let id = self.link.known.as_ref().map(|known| known.id.clone());
-        let mut approval = id.as_ref().map(|token| Approval { token, told: false });
-        let late = self.receive("an earlier request", Some(PATIENCE), approval.as_mut());
+        let id = id.unwrap_or_else(nobody);
+        let mut approval = Approval {
+            token: &id,
+            told: false,
+        };
+        let late = self.receive("an earlier request", Some(patience), Some(&mut approval));
         match late {
-            Ok(_) => Ok(()),
-            Err(Fault::Lost { .. }) if self.link.owed => Err(Fault::Occupied),
-            Err(fault) => Err(fault),
+            Ok(_) => {}
+            // Nobody knows whether it is to come.
+            Err(Fault::Lost { .. })
+                if self.link.owed && left_behind.is_some_and(|end| end <= Instant::now()) =>
+            {
+                (self.link.owed, self.link.fresh) = (false, true);
+            }
+            Err(Fault::Lost { .. }) if self.link.owed => return Err(Fault::Occupied),
+            Err(fault) => return Err(fault),
         }
+        self.link.left_behind = None;
+        self.review(false);
+        Ok(())
     }
 
     fn send(&mut self, command: &Command) -> Result<(), Fault> {
         let broken = |e| Fault::broken(command.name, e, false);
         self.call.check()?;
-        // Also notices that the device has gone since.
-        for _ in 0..STALE {
+        // Also notices that the device has gone since. What it said to other processes may
+        // lie here, too, and the beginning of it may be lost.
+        for _ in 0..MOST_LYING {
             match self.link.transport.receive(Duration::ZERO) {
                 Ok(None) => break,
                 Ok(Some(_)) => tracing::debug!("an answer that nobody waited for"),
-                Err(e) => return Err(broken(e)),
+                Err(Broken::Lost(reason) | Broken::Malformed(reason)) => {
+                    return Err(broken(Broken::Lost(reason)));
+                }
             }
         }
         let sent = self.link.transport.send(&command.encode());
@@ -394,24 +515,51 @@ impl Session<'_> {
     }
 
     /// Sorts out what a status means.
-    fn check(&self, call: &'static str, reply: Reply) -> Result<Reply, Fault> {
+    fn check(&mut self, call: &'static str, reply: Reply) -> Result<Reply, Fault> {
         match reply.status {
             Status::OK => Ok(reply),
             Status::LOCKED => Err(Fault::Locked {
-                device: self.device.clone(),
+                device: self.port.device(),
             }),
-            Status::NO_CLASS | Status::NO_INSTRUCTION | Status::NO_APP => Err(self.no_app(None)),
+            Status::NO_APP => Err(self.no_app(None)),
+            status @ (Status::NO_CLASS | Status::NO_INSTRUCTION) => Err(self.unknown(call, status)),
             Status::OCCUPIED => Err(Fault::Occupied),
             status => Err(Fault::Status { call, status }),
         }
     }
 
+    /// Why a command is not known: another app is open, or this one is not what it says.
+    fn unknown(&mut self, call: &'static str, status: Status) -> Fault {
+        if call == ethereum::NAME_AND_VERSION {
+            return self.no_app(None);
+        }
+        match self.app() {
+            Ok(app) if app.name == ethereum::APP => Fault::Unknown {
+                device: self.port.device(),
+                app,
+                call,
+                status,
+            },
+            Ok(app) => self.no_app(Some(app.name)),
+            Err(fault) => fault,
+        }
+    }
+
     fn no_app(&self, running: Option<String>) -> Fault {
         Fault::NoApp {
-            device: self.device.clone(),
+            device: self.port.device(),
             // The name of the system's own screen.
             running: running.filter(|name| name != "BOLOS"),
         }
+    }
+}
+
+/// The token where nobody knows which it is.
+pub(crate) fn nobody() -> TokenId {
+    TokenId {
+        kind: SCHEME.into(),
+        manufacturer: "Ledger".into(),
+        serial: String::new(),
     }
 }
 

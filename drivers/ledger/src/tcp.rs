@@ -36,6 +36,10 @@ impl Devices for Tcp {
         }])
     }
 
+    fn shared_name(&self, path: &str) -> Option<String> {
+        Some(format!("tcp {path}"))
+    }
+
     fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {
         let mut failure = Broken::Lost("the address means nothing".into());
         for address in path.to_socket_addrs()? {

@@ -50,15 +50,11 @@ struct Use {
 
 impl Wallet {
     pub(crate) fn new(field: Arc<Field>, known: &Known) -> Self {
-        let root = Slot {
-            account: 0,
-            kind: Kind::Signing,
-        };
         Wallet {
             field,
             id: known.id.clone(),
             port: Mutex::default(),
-            keys: Mutex::new(BTreeMap::from([(root, known.root.clone())])),
+            keys: Mutex::new(known.keys().collect()),
             used: Mutex::default(),
             tokens: Mutex::default(),
         }
@@ -69,18 +65,22 @@ impl Wallet {
         self: &Arc<Self>,
         port: Arc<Port>,
         info: TokenInfo,
+        known: Known,
         account: Option<u32>,
     ) -> Arc<LedgerToken> {
         *lock(&self.port) = Some(port);
         let mut tokens = lock(&self.tokens);
         tokens.retain(|token| token.strong_count() > 0);
-        let mut known = tokens.iter().filter_map(Weak::upgrade);
-        if let Some(token) = known.find(|token| token.account == account) {
+        let mut open = tokens.iter().filter_map(Weak::upgrade);
+        // With another app on it, it is another one.
+        let is_it = |token: &Arc<LedgerToken>| token.account == account && token.info == info;
+        if let Some(token) = open.find(is_it) {
             return token;
         }
         let token = Arc::new(LedgerToken {
             wallet: Arc::clone(self),
             info,
+            known,
             account,
         });
         tokens.push(Arc::downgrade(&token));
@@ -204,33 +204,64 @@ impl Wallet {
         Ok(key)
     }
 
-    /// The first accounts, `named`, and those that are in use.
-    pub(crate) fn slots(&self, named: Option<u32>, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+    /// The first accounts, `named`, and those that are in use. A key that the app does not
+    /// show hides no others.
+    pub(crate) fn slots(
+        &self,
+        known: &Known,
+        named: Option<u32>,
+        call: &Call,
+    ) -> Result<Vec<SlotInfo>, Error> {
+        self.list(known, named, |slot| match self.public_key(slot, call) {
+            Ok(key) => Ok(Some(Ok(key))),
+            Err(error @ (Error::Device { .. } | Error::MalformedReply { .. })) => {
+                Ok(Some(Err(error)))
+            }
+            Err(error) => Err(error),
+        })
+    }
+
+    /// The same, as far as it is known without asking the device.
+    pub(crate) fn known_slots(&self, known: &Known) -> Vec<SlotInfo> {
+        let keys = lock(&self.keys).clone();
+        let listed = self.list(known, None, |slot| Ok(keys.get(&slot).cloned().map(Ok)));
+        listed.unwrap_or_default()
+    }
+
+    /// A line for each slot for which `read` has a key, or a reason why it has none.
+    fn list(
+        &self,
+        known: &Known,
+        named: Option<u32>,
+        read: impl Fn(Slot) -> Result<Option<Result<PublicKey, Error>>, Error>,
+    ) -> Result<Vec<SlotInfo>, Error> {
         let used = lock(&self.used).clone();
         let live = used.iter().filter(|(_, used)| used.live);
         let accounts: BTreeSet<u32> = (0..LISTED)
             .chain(named)
             .chain(live.map(|(slot, _)| slot.account))
             .collect();
+        let kinds = known.kinds();
         let slots = accounts.into_iter().flat_map(Slot::of);
-        slots
-            .map(|slot| {
-                let key = self.public_key(slot, call)?;
-                Ok(SlotInfo {
-                    slot: slot.id(),
-                    state: match used.get(&slot) {
-                        Some(Use { live: true, .. }) => SlotState::Occupied,
-                        _ => SlotState::Free,
-                    },
-                    algorithm: Some(key.algorithm()),
-                    fingerprint: Some(key.fingerprint().to_string()),
-                    public_key: Some(key),
-                    uses: vec![slot.kind.spec().usage],
-                    label: String::new(),
-                    notes: Vec::new(),
-                })
-            })
-            .collect()
+        let slots = slots.filter(|slot| kinds.contains(&slot.kind));
+        let lines = slots.filter_map(|slot| {
+            let key = read(slot).transpose()?;
+            let live = used.get(&slot).is_some_and(|used| used.live);
+            Some(key.map(|key| slot_info(slot, live, key)))
+        });
+        lines.collect()
+    }
+
+    /// The key is no longer used.
+    fn give_up(&self, slot: Slot) -> Deletion {
+        let mut used = lock(&self.used);
+        let used = used.entry(slot).or_default();
+        if !used.live && used.deletions > 0 {
+            return Deletion::NothingThere;
+        }
+        used.live = false;
+        used.deletions += 1;
+        Deletion::Derivable
     }
 
     fn occupied(&self, slot: Slot) -> Error {
@@ -255,6 +286,26 @@ impl Wallet {
     }
 }
 
+fn slot_info(slot: Slot, live: bool, key: Result<PublicKey, Error>) -> SlotInfo {
+    let (key, notes) = match key {
+        Ok(key) => (Some(key), Vec::new()),
+        Err(error) => (None, vec![("error".into(), error.to_string())]),
+    };
+    SlotInfo {
+        slot: slot.id(),
+        state: match live {
+            true => SlotState::Occupied,
+            false => SlotState::Free,
+        },
+        algorithm: Some(slot.kind.spec().algorithm),
+        fingerprint: key.as_ref().map(|key| key.fingerprint().to_string()),
+        public_key: key,
+        uses: vec![slot.kind.spec().usage],
+        label: String::new(),
+        notes,
+    }
+}
+
 /// Whether it is of no use to look at another device.
 fn ends(error: &Error) -> bool {
     matches!(error, Error::Cancelled | Error::DeadlineExceeded)
@@ -271,6 +322,8 @@ fn read(session: &mut Session<'_>, slot: Slot) -> Result<PublicKey, Fault> {
 pub(crate) struct LedgerToken {
     wallet: Arc<Wallet>,
     info: TokenInfo,
+    /// What the device showed of itself.
+    known: Known,
     /// The account for the keys that are generated.
     account: Option<u32>,
 }
@@ -282,7 +335,7 @@ impl Token for LedgerToken {
 
     fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         call.check()?;
-        self.wallet.slots(self.account, call)
+        self.wallet.slots(&self.known, self.account, call)
     }
 
     /// The keys of one call are of one account where they are of different kinds: the
@@ -373,11 +426,27 @@ impl Token for LedgerToken {
 
     /// The device is not asked: there is nothing on it that could be destroyed.
     fn delete(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
-        self.give_up(&key.slot, call)
+        call.check()?;
+        let slot = Slot::parse(&key.slot)?;
+        let there = lock(&self.wallet.keys).get(&slot).cloned();
+        match there.is_none_or(|there| there == key.public_key) {
+            true => Ok(self.wallet.give_up(slot)),
+            false => Ok(Deletion::Foreign),
+        }
     }
 
+    /// Neither is it here. What was not made by this process, or read by another one, has
+    /// left nothing.
     fn discard(&self, left: &Unfinished, call: &Call) -> Result<Deletion, Error> {
-        self.give_up(&left.slot, call)
+        call.check()?;
+        let slot = Slot::parse(&left.slot)?;
+        let live = lock(&self.wallet.used).get(&slot).is_some_and(|u| u.live);
+        let there = lock(&self.wallet.keys).get(&slot).cloned();
+        match (&left.public_key, there) {
+            (Some(key), Some(there)) if *key != there => Ok(Deletion::Foreign),
+            (None, _) if !live => Ok(Deletion::NothingThere),
+            _ => Ok(self.wallet.give_up(slot)),
+        }
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
@@ -390,19 +459,6 @@ impl Token for LedgerToken {
 }
 
 impl LedgerToken {
-    fn give_up(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
-        call.check()?;
-        let slot = Slot::parse(slot)?;
-        let mut used = lock(&self.wallet.used);
-        let used = used.entry(slot).or_default();
-        if !used.live && used.deletions > 0 {
-            return Ok(Deletion::NothingThere);
-        }
-        used.live = false;
-        used.deletions += 1;
-        Ok(Deletion::Derivable)
-    }
-
     fn kind(&self, spec: KeySpec) -> Result<Kind, Error> {
         self.info.check_makes(spec)?;
         Kind::of(spec).ok_or_else(|| Error::Unsupported {
@@ -414,6 +470,10 @@ impl LedgerToken {
 
     fn key(&self, key: &KeyRef, usage: KeyUse) -> Result<Key, Error> {
         let algorithm = key.public_key.algorithm();
+        let app = &self.known.app;
+        if usage == KeyUse::Decrypt && self.known.peer.is_none() && app.is_too_old() {
+            return Err(app.clone().too_old(format!("Ledger {}", self.info.model)));
+        }
         self.kind(KeySpec { algorithm, usage })?;
         let slot = Slot::parse(&key.slot)?;
         let wallet = Arc::clone(&self.wallet);

@@ -48,6 +48,13 @@ pub trait Devices: Send + Sync {
         Box::new(Interval)
     }
 
+    /// How processes that can reach the device at `path` call it among each other, so that
+    /// they take turns: the same name for the same device. None where no other process can.
+    fn shared_name(&self, path: &str) -> Option<String> {
+        let _ = path;
+        None
+    }
+
     /// Opens the device at `path`. Nobody else speaks to it from then on: no path is
     /// opened twice.
     ///

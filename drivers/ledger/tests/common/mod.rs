@@ -16,7 +16,7 @@ use claviger_ledger::LedgerDriver;
 use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
 use claviger_ledger_emulator::Ethereum;
 use claviger_token::{
-    Access, Algorithm, Call, Driver, Error, Event, KeyRef, KeySpec, SlotId, Token,
+    Access, Algorithm, Call, Driver, Error, Event, KeyRef, KeySpec, NewKey, SlotId, Token,
 };
 
 /// Another seed than the emulator's.
@@ -241,7 +241,12 @@ pub(crate) fn open_within(
 /// The key of a slot.
 pub(crate) fn key(token: &dyn Token, slot: &str, spec: KeySpec) -> KeyRef {
     let slot = SlotId::new(slot);
-    let made = token.generate(&slot, spec, "", &Call::unlimited()).unwrap();
+    let new = NewKey {
+        slot: &slot,
+        spec,
+        mark: "claviger-unfinished-0",
+    };
+    let made = token.generate(&new, &Call::unlimited()).unwrap();
     KeyRef {
         slot,
         public_key: made.public_key,
