@@ -8,9 +8,10 @@ use claviger_token::{Call, Error, TokenId};
 use crate::backend::Backend;
 use crate::error::Fault;
 use crate::ethereum::Known;
-use crate::port::{Port, Shown, Wait, lock, nobody};
-use crate::token::Wallet;
+use crate::port::{Port, Shown, lock, nobody};
 use crate::transport::{Devices, Unreachable};
+use crate::wait::Wait;
+use crate::wallet::Wallet;
 
 /// The devices that can be reached in one way.
 pub(crate) struct Field {

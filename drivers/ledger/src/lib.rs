@@ -14,10 +14,10 @@
 //! | `udev` | devices that come and go |
 //! | `tcp` | emulators |
 //! | `apdu`, `ethereum` | commands, replies, status words; what the app can do |
-//! | `port` | a device and the conversation with it; waiting for a person |
+//! | `port`, `wait` | a device and the conversation with it; waiting for a person |
 //! | `claim` | whose turn it is, where several processes use a device |
 //! | `field` | the devices that are there, and which of them is wanted |
-//! | `token` | the token's keys |
+//! | `wallet`, `token` | a seed, wherever its device is; the token's keys |
 //! | `error` | from status words to errors |
 //!
 //! # Tokens
@@ -123,6 +123,8 @@ mod token;
 pub mod transport;
 #[cfg(target_os = "linux")]
 mod udev;
+mod wait;
+mod wallet;
 
 pub use ethereum::{LONGEST_MESSAGE, longest_message};
 pub use hid::Usb;
