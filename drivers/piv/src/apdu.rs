@@ -33,6 +33,9 @@ pub trait Transport {
 pub struct Lost {
     /// What the layer below said.
     pub reason: String,
+    /// Whether there is a card all the same: one that does not answer, or that another
+    /// program keeps for itself.
+    pub present: bool,
 }
 
 impl Lost {
@@ -40,6 +43,15 @@ impl Lost {
     pub fn new(reason: impl fmt::Display) -> Self {
         Lost {
             reason: reason.to_string(),
+            present: false,
+        }
+    }
+
+    /// There is a card, and it cannot be used for this reason.
+    pub fn unusable(reason: impl fmt::Display) -> Self {
+        Lost {
+            present: true,
+            ..Lost::new(reason)
         }
     }
 }

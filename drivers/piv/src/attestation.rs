@@ -104,6 +104,49 @@ pub fn check_roots(roots: &[impl AsRef<str>]) -> Result<(), BadAttestation> {
     Ok(())
 }
 
+/// Who is believed to have made a card: the certificates to which the chain of its
+/// attestation key must lead.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Makers(Vec<Certificate>);
+
+/// Yubico's roots for PIV attestations, and what lies between them and the cards since
+/// firmware 5.7.4, which the cards themselves do not hold. As Yubico publishes them
+/// (<https://developers.yubico.com/PKI/>), taken from the crate `sshcerts` 0.15.4.
+pub(crate) const YUBICO: &str = include_str!("../roots/yubico.pem");
+
+impl Makers {
+    /// Reads certificates, one or more, in PEM.
+    ///
+    /// # Errors
+    /// [`BadAttestation::NotACertificate`].
+    pub(crate) fn parse(text: &str) -> Result<Self, BadAttestation> {
+        let ends = text.match_indices(END).map(|(at, _)| at + END.len());
+        let mut begin = 0;
+        let mut all = Vec::new();
+        for end in ends {
+            all.push(from_pem(text[begin..end].trim_start(), "root")?);
+            begin = end;
+        }
+        match text[begin..].trim().is_empty() && !all.is_empty() {
+            true => Ok(Makers(all)),
+            false => Err(BadAttestation::NotACertificate("root")),
+        }
+    }
+
+    pub(crate) fn also(&mut self, others: Makers) {
+        self.0.extend(others.0);
+    }
+
+    /// Whether one of them signed this certificate of an attestation key (DER).
+    pub(crate) fn made(&self, attestation_key: &[u8]) -> bool {
+        Certificate::from_der(attestation_key)
+            .is_ok_and(|certificate| self.0.iter().any(|maker| is_signed_by(&certificate, maker)))
+    }
+}
+
+/// How a certificate in PEM ends.
+const END: &str = "-----END CERTIFICATE-----";
+
 /// A certificate from its PEM form.
 ///
 /// Not with `DecodePem`: its reader (der 0.7) never comes back from a certificate that is
@@ -314,6 +357,80 @@ fn signature_is_valid(certificate: &Certificate, issuer: &Certificate) -> Option
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Fingerprints (SHA-256) as others list them.
+    const PUBLISHED: [(&str, &str); 8] = [
+        (
+            "Yubico PIV Root CA Serial 263751",
+            "63ece914e54dd87915f34033c85af4c0696ba1512f8add66ced738331207b546",
+        ),
+        (
+            "Yubico U2F Root CA Serial 457200631",
+            "0fa1386f80eb8713263ae5c1d84deb455bdf08aea50ab05503cefee82b092d42",
+        ),
+        (
+            "Yubico Attestation Root 1",
+            "62760c6a6ef91679f454c8902b80fd009825b3f25da90f1fbace2ec6586cd5a8",
+        ),
+        (
+            "Yubico Attestation Intermediate A 1",
+            "4698a1d3389c3ec60016c216250f1d0439922832d65142327436376dc2942b55",
+        ),
+        (
+            "Yubico Attestation Intermediate B 1",
+            "d4cc3f456fdaf4e7812a21aab1dfe9d8e27d24e2fd2d6f21c9940109f0daa754",
+        ),
+        (
+            "Yubico PIV Attestation A 1",
+            "6de693f05376f5d8ca29069261e1c8626c75d503bd2edbfd75354cad1f722870",
+        ),
+        (
+            "Yubico PIV Attestation B 1",
+            "2d55b7998f4e42569d6d8fa382b6dc77d1dacf07358b19701163892922b17052",
+        ),
+        (
+            "Yubico PIV Attestation B2 1",
+            "0c90b7d184a36edf50a35f9be935f0c5689bfdcfe5bdd073366cafb49061a440",
+        ),
+    ];
+
+    #[test]
+    fn yubicos_certificates_are_those_that_it_publishes_and_lead_to_its_roots() {
+        let makers = Makers::parse(YUBICO).unwrap();
+        let found = makers.0.iter().map(|certificate| {
+            let der = certificate.to_der().unwrap();
+            let name = certificate.tbs_certificate.subject.to_string();
+            let print = claviger_token::key::to_hex(&Sha256::digest(der));
+            (name.trim_start_matches("CN=").to_owned(), print)
+        });
+        let expected = PUBLISHED.map(|(name, print)| (name.to_owned(), print.to_owned()));
+        assert_eq!(found.collect::<Vec<_>>(), expected);
+        // Each is signed by one of them, the roots by themselves.
+        for certificate in &makers.0 {
+            assert!(makers.made(&certificate.to_der().unwrap()));
+        }
+    }
+
+    #[test]
+    fn attestation_keys_of_real_yubikeys_are_known_and_a_stranger_s_is_not() {
+        let makers = Makers::parse(YUBICO).unwrap();
+        let der = |text: &str| pem::decode_vec(text.as_bytes()).unwrap().1;
+        for f9 in [
+            include_str!("../roots/tests/f9-5.4.3.pem"),
+            include_str!("../roots/tests/f9-4.3.7.pem"),
+            include_str!("../roots/tests/f9-5.7.4.pem"),
+        ] {
+            assert!(makers.made(&der(f9)));
+        }
+        let virtual_root = include_str!("../../../tests/virtual-yubikey/root.pem");
+        assert!(!makers.made(&der(virtual_root)));
+        let mut more = makers.clone();
+        more.also(Makers::parse(virtual_root).unwrap());
+        assert!(more.made(&der(virtual_root)));
+        for broken in ["", "x", &YUBICO[1..], &YUBICO[..400]] {
+            assert!(Makers::parse(broken).is_err());
+        }
+    }
 
     #[test]
     fn an_integer_is_read_if_it_is_one() {

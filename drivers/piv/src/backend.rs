@@ -42,7 +42,10 @@ impl Backend {
             seen.push(name);
             match name {
                 "serial" => backend.serial = Some(serial(value).ok_or_else(|| bad(SERIAL))?),
-                "slot" => backend.slot = Some(Slot::parse(value).ok_or_else(|| bad(SLOT))?),
+                "slot" => {
+                    let slot = Slot::parse(&value.to_ascii_lowercase());
+                    backend.slot = Some(slot.ok_or_else(|| bad(SLOT))?);
+                }
                 "pin-policy" => {
                     let policy = PinPolicy::parse(value);
                     backend.policies.pin = Some(policy.ok_or_else(|| bad(PIN_POLICY))?);
@@ -93,6 +96,8 @@ mod tests {
         assert_eq!(all.policies.touch, Some(TouchPolicy::Cached));
         assert_eq!(Backend::parse("piv:").unwrap(), Backend::default());
         assert_eq!(Backend::parse("piv:slot=82").unwrap().serial, None);
+        let upper = Backend::parse("piv:slot=9C").unwrap();
+        assert_eq!(upper.slot, Slot::parse("9c"));
     }
 
     #[test]
@@ -112,7 +117,7 @@ mod tests {
             "piv:serial",
             "piv:serial=1;serial=1",
             "piv:slot=9b",
-            "piv:slot=9A",
+            "piv:slot=9G",
             "piv:pin-policy=x",
             "piv:reader=x",
             "piv:serial=g1",

@@ -59,8 +59,8 @@ pub(crate) enum Verdict {
 /// What GET METADATA tells of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Metadata {
-    /// The identifier of the key's algorithm.
-    pub(crate) algorithm: u8,
+    /// The identifier of the key's algorithm, where it is given.
+    pub(crate) algorithm: Option<u8>,
     pub(crate) pin: Option<PinPolicy>,
     pub(crate) touch: Option<TouchPolicy>,
     /// Whether the key was made on the card; `false` where it was imported.
@@ -70,6 +70,28 @@ pub(crate) struct Metadata {
     pub(crate) default: Option<bool>,
     /// Of a PIN: how many tries there are, and how many are left.
     pub(crate) tries: Option<(u8, u8)>,
+}
+
+/// What a card says of a slot when it is asked for metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// There is a key.
+    Key(Metadata),
+    /// There is no key.
+    Nothing,
+    /// It says neither: it has no such command, or answers something else.
+    Silent,
+}
+
+/// What became of a key that was to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deleted {
+    /// It is gone.
+    Gone,
+    /// There was none.
+    WasNotThere,
+    /// The card does not delete keys.
+    Refused,
 }
 
 /// What the private key does in GENERAL AUTHENTICATE.
@@ -225,49 +247,53 @@ impl<'a> Card<'a> {
         self.tell("PUT DATA", [0xdb, 0x3f, 0xff], &data)
     }
 
-    /// GET METADATA (Yubico, since 5.3) of a key, the PIN (80) or the management key
-    /// (9b); `None` where there is no such key, or no such command.
+    /// GET METADATA (Yubico, since 5.3) of a PIN, a PUK or the management key; `None` where
+    /// the card tells nothing.
+    ///
+    /// Each tag is there or not: some cards leave the algorithm of a PIN out.
     pub(crate) fn metadata(&mut self, reference: u8) -> Result<Option<Metadata>, Fault> {
         const NAME: &str = "GET METADATA";
-        let reply = self.ask(NAME, [0xf7, 0, reference], &[])?;
+        let reply = self.ask(NAME, [0xf7, 0x00, reference], &[])?;
+        match reply.status {
+            Status::OK => parse_metadata(&reply.data)
+                .map(Some)
+                .ok_or_else(|| Fault::malformed(NAME, "it is not metadata")),
+            Status::NOT_FOUND
+            | Status::NO_REFERENCE
+            | Status::NO_INSTRUCTION
+            | Status::NO_CLASS
+            | Status::WRONG_P1_P2
+            | Status::NOT_SUPPORTED => Ok(None),
+            status => Err(refused(NAME, status)),
+        }
+    }
+
+    /// GET METADATA of a slot. Some cards answer for an empty one, without an algorithm and
+    /// without a public key; that is no key, nor is it the word that there is none. An
+    /// unknown reference (6A86) may be a slot that the card does not have, or one that its
+    /// metadata do not know.
+    pub(crate) fn shown(&mut self, slot: Slot) -> Result<Shown, Fault> {
+        const NAME: &str = "GET METADATA";
+        let reply = self.ask(NAME, [0xf7, 0x00, slot.reference()], &[])?;
         match reply.status {
             Status::OK => {}
-            Status::NO_REFERENCE
-            | Status::NOT_FOUND
-            | Status::NO_INSTRUCTION
-            | Status::NOT_SUPPORTED => return Ok(None),
+            Status::NOT_FOUND | Status::NO_REFERENCE => return Ok(Shown::Nothing),
+            Status::NO_INSTRUCTION
+            | Status::NO_CLASS
+            | Status::NOT_SUPPORTED
+            | Status::WRONG_P1_P2
+            | Status::WRONG_DATA => return Ok(Shown::Silent),
             status => return Err(refused(NAME, status)),
         }
-        let malformed = || Fault::malformed(NAME, "it is not metadata");
-        let tlvs = tlv::all(&reply.data).ok_or_else(malformed)?;
-        let value = |tag| tlvs.iter().find(|tlv| tlv.tag == tag).map(|tlv| tlv.value);
-        let Some(&[id]) = value(0x01) else {
-            return Err(malformed());
-        };
-        let (pin, touch) = match value(0x02) {
-            Some(&[pin, touch]) => (PinPolicy::from_id(pin), TouchPolicy::from_id(touch)),
-            _ => (None, None),
-        };
-        let public_key = value(0x04).and_then(|key| public_key(id, key));
-        Ok(Some(Metadata {
-            algorithm: id,
-            pin,
-            touch,
-            generated: match value(0x03) {
-                Some([1]) => Some(true),
-                Some([_]) => Some(false),
-                _ => None,
-            },
-            public_key,
-            default: match value(0x05) {
-                Some(&[flag]) => Some(flag != 0),
-                _ => None,
-            },
-            tries: match value(0x06) {
-                Some(&[all, left]) => Some((all, left)),
-                _ => None,
-            },
-        }))
+        let metadata = parse_metadata(&reply.data)
+            .ok_or_else(|| Fault::malformed(NAME, "it is not metadata"))?;
+        let names_a_kind = metadata
+            .algorithm
+            .is_some_and(|id| !matches!(id, 0x00 | 0xff));
+        Ok(match names_a_kind || metadata.public_key.is_some() {
+            true => Shown::Key(metadata),
+            false => Shown::Silent,
+        })
     }
 
     /// The metadata of the PIN.
@@ -389,13 +415,18 @@ impl<'a> Card<'a> {
     }
 
     /// MOVE KEY to nowhere (Yubico, since 5.7), which destroys the key. Needs the
-    /// management key. `false`: there is no key.
-    pub(crate) fn delete(&mut self, slot: Slot) -> Result<bool, Fault> {
+    /// management key. Cards that state such a firmware and do not have the command say so
+    /// in more than one way.
+    pub(crate) fn delete(&mut self, slot: Slot) -> Result<Deleted, Fault> {
         const NAME: &str = "MOVE KEY";
         let status = self.ask(NAME, [0xf6, 0xff, slot.reference()], &[])?.status;
         match status {
-            Status::OK => Ok(true),
-            Status::NO_REFERENCE | Status::NOT_FOUND => Ok(false),
+            Status::OK => Ok(Deleted::Gone),
+            Status::NO_REFERENCE | Status::NOT_FOUND => Ok(Deleted::WasNotThere),
+            Status::NO_INSTRUCTION
+            | Status::NO_CLASS
+            | Status::NOT_SUPPORTED
+            | Status::WRONG_P1_P2 => Ok(Deleted::Refused),
             status => Err(refused(NAME, status)),
         }
     }
@@ -433,6 +464,43 @@ impl<'a> Card<'a> {
     }
 }
 
+/// `None`: these are no tags and values.
+fn parse_metadata(data: &[u8]) -> Option<Metadata> {
+    let tlvs = tlv::all(data)?;
+    let value = |tag| tlvs.iter().find(|tlv| tlv.tag == tag).map(|tlv| tlv.value);
+    let algorithm = match value(0x01) {
+        Some(&[id]) => Some(id),
+        _ => None,
+    };
+    let (pin, touch) = match value(0x02) {
+        Some(&[pin, touch]) => (PinPolicy::from_id(pin), TouchPolicy::from_id(touch)),
+        _ => (None, None),
+    };
+    let public_key = value(0x04).and_then(|key| match algorithm {
+        Some(id) => public_key(id, key),
+        None => any_public_key(key),
+    });
+    Some(Metadata {
+        algorithm,
+        pin,
+        touch,
+        generated: match value(0x03) {
+            Some([1]) => Some(true),
+            Some([2]) => Some(false),
+            _ => None,
+        },
+        public_key,
+        default: match value(0x05) {
+            Some(&[flag]) => Some(flag != 0),
+            _ => None,
+        },
+        tries: match value(0x06) {
+            Some(&[all, left]) => Some((all, left)),
+            _ => None,
+        },
+    })
+}
+
 fn refused(call: &'static str, status: Status) -> Fault {
     Fault::Status { call, status }
 }
@@ -455,6 +523,26 @@ fn serial(reply: &Reply) -> Option<u32> {
 fn tag_list(id: u32) -> [u8; 3] {
     let [_, a, b, c] = id.to_be_bytes();
     [a, b, c]
+}
+
+/// A public key whose kind is not said, if its form allows one kind only.
+fn any_public_key(bytes: &[u8]) -> Option<PublicKey> {
+    let id = match (tlv::find(bytes, 0x81), tlv::find(bytes, 0x86)) {
+        (Some(modulus), _) => match modulus.len() {
+            256 => 0x07,
+            384 => 0x05,
+            512 => 0x16,
+            _ => return None,
+        },
+        (None, Some(point)) => match point.len() {
+            65 => 0x11,
+            97 => 0x14,
+            // Ed25519 and X25519 look alike.
+            _ => return None,
+        },
+        (None, None) => return None,
+    };
+    public_key(id, bytes)
 }
 
 /// A public key as cards give it (SP 800-73-4 part 2, table 18).
@@ -583,6 +671,7 @@ mod tests {
             run(&|c| drop(c.chuid_name()));
             run(&|c| drop(c.object(PRINTED)));
             run(&|c| drop(c.metadata(0x82)));
+            run(&|c| drop(c.shown(slot)));
             run(&|c| drop(c.puk_tries()));
             run(&|c| drop(c.tries()));
             run(&|c| drop(c.verify(&SecretString::from("12345678"))));

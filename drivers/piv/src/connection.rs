@@ -8,187 +8,53 @@
 //! | what happens | what is done, once |
 //! | --- | --- |
 //! | the card was reset or removed, the service restarted | look for the card in all readers, by its serial; select, give the PIN again, repeat |
-//! | a command is refused | select, check the serial, give the PIN again, repeat |
+//! | a command is refused | select, give the PIN again, repeat |
 //! | another card is in the reader | it is not used; look for ours |
+//!
+//! PC/SC says of a way to a card when the card was reset or is another since; so whose card
+//! it is is found out once for each way. Of two cards with one serial neither is used.
 //!
 //! Given again is only a PIN that this card accepted before, and that it has not refused
 //! since. What must not be repeated (making a key) is begun with a SELECT and stays in
 //! one transaction.
 //!
-//! No rights stay behind for others. A YubiKey takes them all away at a SELECT. Other cards
+//! No rights stay behind for others. A YubiKey takes them all away at a SELECT, and of a
+//! card that may be one it is seen whether the PIN counts after that. Other cards
 //! keep them when the application that is selected is selected again (SP 800-73-4 part 2,
 //! §3.1.1): there the PIN is told to be forgotten when the card is closed, and a
 //! transaction in which the administrator's key was given ends with a reset of the card.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use claviger_token::key::to_hex;
-use claviger_token::{
-    Access, Call, Error, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft, Watch,
-};
+use claviger_token::{Access, Call, Error, PublicKey, RefusedPins, SlotId, TokenId};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use crate::apdu::Lost;
-use crate::backend::SCHEME;
-use crate::card::{Card, MANAGEMENT, Tries, Verdict};
+use crate::asking::Asking;
+use crate::card::{Card, Tries};
+use crate::content::inspect;
 use crate::error::Fault;
-use crate::firmware::{Feature, Make};
-use crate::management::{self, Cipher};
-use crate::reader::{Link, Readers, Unreachable};
-use crate::token::PivToken;
+use crate::field::{Answer, Field, Identity, Place, identify};
+use crate::firmware::Make;
+use crate::management;
+use crate::policy::PinPolicy;
+use crate::reader::Link;
+use crate::session::Session;
+use crate::slot::Slot;
 
 /// The lengths of a PIN in bytes (SP 800-73-4 part 2, §2.4.3).
 const PIN_LENGTH: std::ops::RangeInclusive<usize> = 6..=8;
 /// The PIN with which cards are delivered. Public knowledge.
 const DEFAULT_PIN: &str = "123456";
+/// How long a PIN is waited for with the card held. A source that is not a person answers
+/// at once; then the card need not be selected a second time.
+const AT_ONCE: Duration = Duration::from_millis(25);
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A thread that panicked left guesses behind, which the card corrects.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a card shows of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) id: TokenId,
-    pub(crate) make: Make,
-    /// The serial that attestations name.
-    pub(crate) serial: Option<u32>,
-}
-
-/// Selects the PIV application and finds out whose it is. `None`: the card has no such
-/// application, or nothing that tells it from others.
-pub(crate) fn identify(card: &mut Card<'_>) -> Result<Option<Identity>, Fault> {
-    let Some(named) = card.select()? else {
-        return Ok(None);
-    };
-    let make = Make::new(card.version()?, named);
-    let serial = match &make {
-        Make::Yubico(_) if make.has(Feature::Serial) => card.serial()?,
-        Make::Yubico(_) => {
-            let serial = card.serial_of_otp()?;
-            card.select()?;
-            serial
-        }
-        Make::Plain { .. } => None,
-    };
-    let name = match serial {
-        Some(serial) => Some(serial.to_string()),
-        None => card.chuid_name()?.map(|name| to_hex(&name)),
-    };
-    let Some(name) = name else {
-        tracing::warn!("a PIV card without a serial and without a CHUID is left alone");
-        return Ok(None);
-    };
-    Ok(Some(Identity {
-        id: TokenId {
-            kind: SCHEME.into(),
-            manufacturer: make.manufacturer().into(),
-            serial: name,
-        },
-        make,
-        serial,
-    }))
-}
-
-/// The readers, and what is open in them.
-pub(crate) struct Field {
-    readers: Box<dyn Readers>,
-    places: Mutex<HashMap<TokenId, Arc<Mutex<Place>>>>,
-    /// One for each reader, held while its card is looked at: who finds another's
-    /// transaction there is made to wait for 100 ms by libpcsclite, however short it is.
-    looking: Mutex<HashMap<String, Arc<Mutex<()>>>>,
-}
-
-/// The place of one card: it is opened once, and shared.
-#[derive(Default)]
-pub(crate) struct Place {
-    pub(crate) connection: Weak<Connection>,
-    /// One for each set of policies that was asked for.
-    pub(crate) tokens: Vec<Weak<PivToken>>,
-}
-
-impl Field {
-    pub(crate) fn new(readers: impl Readers + 'static) -> Arc<Self> {
-        Arc::new(Field {
-            readers: Box::new(readers),
-            places: Mutex::default(),
-            looking: Mutex::default(),
-        })
-    }
-
-    pub(crate) fn watch(&self) -> Box<dyn Watch> {
-        self.readers.watch()
-    }
-
-    pub(crate) fn place(&self, id: &TokenId) -> Arc<Mutex<Place>> {
-        lock(&self.places).entry(id.clone()).or_default().clone()
-    }
-
-    /// The card in `reader`, if it is open. Selecting on another way to the same card
-    /// would take its PIN away.
-    fn open_in(&self, reader: &str) -> Option<Arc<Connection>> {
-        let places: Vec<_> = lock(&self.places).values().cloned().collect();
-        places
-            .iter()
-            // Who is just opening it has not shown it yet.
-            .filter_map(|place| place.try_lock().ok()?.connection.upgrade())
-            .find(|connection| *lock(&connection.reader) == reader)
-    }
-
-    /// Does `work` with each card that can be reached, without a PIN.
-    pub(crate) fn visit<T>(
-        &self,
-        mut work: impl FnMut(&mut Card<'_>, &Identity) -> Result<T, Fault>,
-    ) -> Result<Vec<(Identity, T)>, Unreachable> {
-        let call = Call::unlimited();
-        let mut found: Vec<(Identity, T)> = Vec::new();
-        for reader in self.readers.list()? {
-            let open = self.open_in(&reader).and_then(|connection| {
-                let identity = &connection.identity;
-                let done = connection.run(&call, How::REPEAT, |s| work(&mut s.card, identity));
-                Some((identity.clone(), done.ok()?))
-            });
-            let seen = match open {
-                Some(seen) => Ok(Some(seen)),
-                None => self.look(&reader, &call, &mut work),
-            };
-            match seen {
-                // One card may be in reach of two readers.
-                Ok(Some((identity, _))) if found.iter().any(|f| f.0.id == identity.id) => {}
-                Ok(seen) => found.extend(seen),
-                Err(fault) => tracing::debug!(reader, ?fault, "no card to be used"),
-            }
-        }
-        Ok(found)
-    }
-
-    fn looking_at(&self, reader: &str) -> Arc<Mutex<()>> {
-        lock(&self.looking)
-            .entry(reader.into())
-            .or_default()
-            .clone()
-    }
-
-    fn look<T>(
-        &self,
-        reader: &str,
-        call: &Call,
-        work: &mut impl FnMut(&mut Card<'_>, &Identity) -> Result<T, Fault>,
-    ) -> Result<Option<(Identity, T)>, Fault> {
-        let looking = self.looking_at(reader);
-        let _alone = lock(&looking);
-        let mut link = self.readers.connect(reader).map_err(Fault::Lost)?;
-        let mut transport = link.begin().map_err(Fault::Lost)?;
-        let mut card = Card::new(&mut *transport, call);
-        let Some(identity) = identify(&mut card)? else {
-            return Ok(None);
-        };
-        let done = work(&mut card, &identity)?;
-        Ok(Some((identity, done)))
-    }
 }
 
 /// An open card.
@@ -196,16 +62,17 @@ pub(crate) struct Connection {
     field: Arc<Field>,
     pub(crate) identity: Identity,
     /// Where it was seen last.
-    reader: Mutex<String>,
+    pub(crate) reader: Mutex<String>,
     state: Mutex<State>,
     /// How it was opened, the last time first: where a management key comes from.
     accesses: Mutex<Vec<Access>>,
     /// Of the one who opened it first: for PINs that are given again.
-    refused: Arc<dyn RefusedPins>,
+    pub(crate) refused: Arc<dyn RefusedPins>,
     /// The management key that the card accepted.
-    management_key: Mutex<Option<Zeroizing<Vec<u8>>>>,
+    pub(crate) management_key: Mutex<Option<Zeroizing<Vec<u8>>>>,
 }
 
+/// What is known of an open card, as far as we know.
 #[derive(Default)]
 struct State {
     link: Option<Box<dyn Link>>,
@@ -228,6 +95,14 @@ impl State {
             ..State::default()
         };
     }
+}
+
+/// A PIN that is being asked for.
+#[derive(Default)]
+struct Asked {
+    asking: Option<Asking>,
+    /// Whether the card says that its PIN is the published default.
+    default: Option<bool>,
 }
 
 /// What may be done to bring an operation to its end.
@@ -257,28 +132,24 @@ impl How {
     };
 }
 
-/// The card during one transaction, and what is known of it.
-pub(crate) struct Session<'a> {
-    pub(crate) card: Card<'a>,
-    connection: &'a Connection,
-    verified: &'a mut bool,
-    pin: &'a mut Option<SecretString>,
-    changes: &'a mut u64,
-    /// Whether the management key was given.
-    administered: &'a mut bool,
-    /// Whether the application was selected in this transaction: then a refusal is
-    /// meant.
-    pub(crate) fresh: bool,
-}
-
 impl Connection {
-    /// Opens the card and logs in.
+    /// Opens the card that was found in `reader`, and logs in.
     pub(crate) fn open(
         field: &Arc<Field>,
         identity: &Identity,
+        reader: &str,
+        link: Option<Box<dyn Link>>,
         access: &Access,
     ) -> Result<Arc<Self>, Error> {
-        let connection = Arc::new(Connection {
+        let connection = Connection::new(field, identity, access);
+        *lock(&connection.reader) = reader.into();
+        lock(&connection.state).link = link;
+        connection.log_in(access)?;
+        Ok(Arc::new(connection))
+    }
+
+    fn new(field: &Arc<Field>, identity: &Identity, access: &Access) -> Self {
+        let connection = Connection {
             field: Arc::clone(field),
             identity: identity.clone(),
             reader: Mutex::default(),
@@ -286,14 +157,105 @@ impl Connection {
             accesses: Mutex::default(),
             refused: Arc::clone(&access.refused_pins),
             management_key: Mutex::default(),
-        });
-        connection.log_in(access)?;
+        };
         connection.remember(access);
-        Ok(connection)
+        connection
     }
 
-    fn id(&self) -> &TokenId {
+    /// Opens the card in `reader` if it is `wanted`, and logs in, all in one transaction
+    /// where the PIN is there at once. `None`: it is not the one, or not to be read.
+    ///
+    /// Only where it is known that no other card can be meant.
+    pub(crate) fn open_the_only_one(
+        field: &Arc<Field>,
+        reader: &str,
+        access: &Access,
+        place: impl FnOnce(&TokenId) -> Arc<Mutex<Place>>,
+        wanted: impl FnOnce(&Identity) -> bool,
+    ) -> Result<Option<Arc<Self>>, Error> {
+        let call = Call::unlimited();
+        let looking = field.looking_at(reader);
+        let alone = lock(&looking);
+        let Ok(mut link) = field.readers.connect(reader) else {
+            return Ok(None);
+        };
+        let Ok(mut transport) = link.begin() else {
+            return Ok(None);
+        };
+        let mut card = Card::new(&mut *transport, &call);
+        let Ok(Answer::Card(identity)) = identify(&mut card) else {
+            return Ok(None);
+        };
+        let place = place(&identity.id);
+        // Held through the login, so that a PIN is given once. Who holds it may wait for this
+        // card's reader, so it is not waited for.
+        let Ok(mut place) = place.try_lock() else {
+            return Ok(None);
+        };
+        if !wanted(&identity) || place.connection.strong_count() > 0 {
+            return Ok(None);
+        }
+        let connection = Connection::new(field, &identity, access);
+        let mut state = State::default();
+        let mut asked = Asked::default();
+        let logged_in = connection.begin_login(
+            &mut Session {
+                card,
+                connection: &connection,
+                verified: &mut state.verified,
+                pin: &mut state.pin,
+                changes: &mut state.changes,
+                administered: &mut false,
+                fresh: true,
+                tries: None,
+            },
+            access,
+            &mut asked,
+        );
+        drop(transport);
+        drop(alone);
+        state.link = Some(link);
+        state.ready = true;
+        *lock(&connection.reader) = reader.into();
+        *lock(&connection.state) = state;
+        let logged_in = logged_in.map_err(|fault| fault.into_error(connection.id()));
+        connection.end_login(logged_in, access, asked)?;
+        let connection = Arc::new(connection);
+        place.connection = Arc::downgrade(&connection);
+        Ok(Some(connection))
+    }
+
+    pub(crate) fn id(&self) -> &TokenId {
         &self.identity.id
+    }
+
+    /// Notes the public half of a key that a failed generation left, by the name of its slot:
+    /// whoever is to remove it got no answer.
+    pub(crate) fn remember_unfinished(&self, slot: &SlotId, key: PublicKey) {
+        let name = (self.id().clone(), slot.as_str().to_owned());
+        lock(&self.field.unfinished).insert(name, key);
+    }
+
+    /// See [`Connection::remember_unfinished`].
+    pub(crate) fn unfinished(&self, slot: &SlotId) -> Option<PublicKey> {
+        let name = (self.id().clone(), slot.as_str().to_owned());
+        lock(&self.field.unfinished).get(&name).cloned()
+    }
+
+    /// What was left is gone.
+    pub(crate) fn forget_unfinished(&self, slot: &SlotId) {
+        let name = (self.id().clone(), slot.as_str().to_owned());
+        lock(&self.field.unfinished).remove(&name);
+    }
+
+    /// What the card is, as far as it is known by now.
+    pub(crate) fn make(&self) -> Make {
+        self.field.known(&self.identity)
+    }
+
+    /// What the card is, with a look at who made it.
+    pub(crate) fn proven_make(&self, card: &mut Card<'_>) -> Result<Make, Fault> {
+        self.field.prove(card, &self.identity)
     }
 
     /// Where management keys may come from as well.
@@ -310,35 +272,116 @@ impl Connection {
     }
 
     /// Asks for the PIN and gives it to the card, if that risks nothing.
-    ///
-    /// The PIN is asked for outside of a transaction: a person may take their time.
     pub(crate) fn log_in(&self, access: &Access) -> Result<(), Error> {
+        let mut asked = Asked::default();
+        let begun = self.run(&Call::unlimited(), How::ONCE, |session| {
+            self.begin_login(session, access, &mut asked)
+        });
+        self.end_login(begun, access, asked)
+    }
+
+    /// Begins to ask for the PIN once it is known that the card may take one, and gives it
+    /// to the card if it is there at once. A person may take their time; they are waited for
+    /// outside of the transaction. `true`: it is done.
+    fn begin_login(
+        &self,
+        session: &mut Session<'_>,
+        access: &Access,
+        asked: &mut Asked,
+    ) -> Result<bool, Fault> {
+        let tries = session.check_tries(access.last_try)?;
+        if access.factory_defaults && asked.asking.is_none() {
+            asked.default = session.card.pin_metadata()?.and_then(|pin| pin.default);
+        }
+        let asking = asked
+            .asking
+            .get_or_insert_with(|| Asking::begin(&access.pins, self.id()));
+        let Some(answer) = asking.within(AT_ONCE) else {
+            return Ok(false);
+        };
+        let pin = self.checked(answer, access, asked.default)?;
+        session.tries = Some(tries);
+        session.give_pin(&pin, access)?;
+        Ok(true)
+    }
+
+    /// Ends what [`Connection::begin_login`] began: waits for the PIN where it was not there
+    /// at once, and asks a person where they have to decide.
+    fn end_login(
+        &self,
+        begun: Result<bool, Error>,
+        access: &Access,
+        asked: Asked,
+    ) -> Result<(), Error> {
         let call = Call::unlimited();
-        let default = self.run(&call, How::FRESH, |session| {
-            session.check_tries(access.last_try)?;
-            match self.identity.make.has(Feature::Metadata) {
-                true => Ok(session.card.pin_metadata()?.and_then(|pin| pin.default)),
-                false => Ok(None),
+        let Asked {
+            asking: Some(mut asking),
+            default,
+        } = asked
+        else {
+            return begun.map(drop);
+        };
+        let mut done = match begun {
+            Ok(false) => {
+                let pin = self.checked(asking.answer(), access, default);
+                pin.and_then(|pin| {
+                    self.run(&call, How::ONCE, |session| session.give_pin(&pin, access))
+                })
             }
-        })?;
-        let pin = match access.pins.pin(self.id(), "") {
+            begun => begun.map(drop),
+        };
+        if let Err(Error::PinUnsettled { token }) = &done
+            && access.pins.sends_unsettled(token, "")?
+        {
+            let pin = self.checked(asking.answer(), access, default)?;
+            done = self.run(&call, How::ONCE, |s| s.give_pin_anyway(&pin, access));
+        }
+        match done {
+            // Some keys want no PIN.
+            Err(Error::PinNeeded { .. }) if self.has_keys_without_pin()? => Ok(()),
+            done => done,
+        }
+    }
+
+    /// The PIN that is to be sent: the one that was given, or the published default where
+    /// that may be tried.
+    fn checked(
+        &self,
+        answer: Result<SecretString, Error>,
+        access: &Access,
+        default: Option<bool>,
+    ) -> Result<SecretString, Error> {
+        let pin = match answer {
             Err(Error::PinNeeded { .. }) if access.factory_defaults && default != Some(false) => {
                 SecretString::from(DEFAULT_PIN)
             }
             pin => pin?,
         };
-        if !PIN_LENGTH.contains(&pin.expose_secret().len()) {
-            return Err(Error::PinLength {
+        let (length, most) = (pin.expose_secret().len(), *PIN_LENGTH.end());
+        let fits =
+            PIN_LENGTH.contains(&length) || (access.any_pin_length && (1..=most).contains(&length));
+        match fits {
+            true => Ok(pin),
+            false => Err(Error::PinLength {
                 token: self.id().clone(),
                 min: *PIN_LENGTH.start(),
-                max: *PIN_LENGTH.end(),
-            });
+                max: most,
+            }),
         }
-        self.run(&call, How::ONCE, |session| {
-            session.give_pin(&pin, access.last_try, &*access.refused_pins)
-        })?;
-        lock(&self.state).pin = Some(pin);
-        Ok(())
+    }
+
+    /// Whether there is a key that works without a PIN.
+    fn has_keys_without_pin(&self) -> Result<bool, Error> {
+        let make = self.make();
+        self.run(&Call::unlimited(), How::REPEAT, |session| {
+            for slot in Slot::all() {
+                let content = inspect(&mut session.card, &make, slot)?;
+                if content.public_key().is_some() && content.policies(slot).0 == PinPolicy::Never {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
     }
 
     /// Runs `operation` in a transaction; see the table above.
@@ -414,6 +457,7 @@ impl Connection {
             // Nobody administers a card with one command.
             administered: &mut false,
             fresh: false,
+            tries: None,
         }))
     }
 
@@ -443,9 +487,9 @@ impl Connection {
         let fresh = fresh || !*ready;
         if fresh {
             (*ready, *verified) = (false, false);
-            match identify(&mut card)? {
-                Some(found) if found.id == *self.id() => *ready = true,
-                _ => return Err(Fault::Lost(Lost::new("another card is in its reader"))),
+            match card.select()? {
+                Some(_) => *ready = true,
+                None => return Err(Fault::Lost(Lost::new("another card is in its reader"))),
             }
         }
         *began = true;
@@ -458,11 +502,12 @@ impl Connection {
             changes,
             administered: &mut administered,
             fresh,
+            tries: None,
         });
-        if administered && !self.identity.make.select_ends_rights() {
+        if administered {
             match transport.reset() {
                 Ok(()) => state.let_go(),
-                Err(Lost { reason }) => {
+                Err(Lost { reason, .. }) => {
                     *ready = false;
                     tracing::warn!(token = %self.id(), reason, "the management session was not ended");
                 }
@@ -471,12 +516,14 @@ impl Connection {
         done
     }
 
-    /// Looks for the card in all readers, in the one where it was last first.
+    /// Looks for the card in all readers. Of two that look like it neither is used: the
+    /// PIN of the one is not the other's.
     fn locate(&self, state: &mut State, call: &Call) -> Result<(), Fault> {
         let readers = self.field.readers.list();
         let mut readers = readers.map_err(|e| Fault::Lost(Lost::new(e.reason)))?;
         let last = lock(&self.reader).clone();
         readers.sort_by_key(|reader| *reader != last);
+        let mut found: Option<(String, Box<dyn Link>)> = None;
         for reader in readers {
             call.check()?;
             let looking = self.field.looking_at(&reader);
@@ -484,28 +531,33 @@ impl Connection {
             let Ok(mut link) = self.field.readers.connect(&reader) else {
                 continue;
             };
-            let found = link
+            let answer = link
                 .begin()
                 .map_err(Fault::Lost)
                 .and_then(|mut transport| identify(&mut Card::new(&mut *transport, call)));
-            match found {
-                Ok(Some(found)) if found.id == *self.id() => {
-                    *lock(&self.reader) = reader;
-                    *state = State {
-                        link: Some(link),
-                        ready: true,
-                        verified: false,
-                        pin: state.pin.take(),
-                        // Others may have had it.
-                        changes: state.changes + 1,
-                    };
-                    return Ok(());
+            match answer {
+                Ok(Answer::Card(card)) if card.id == *self.id() => {
+                    if found.replace((reader, link)).is_some() {
+                        return Err(Fault::Lost(Lost::new("two cards have its serial")));
+                    }
                 }
                 Err(fault @ Fault::Ours(_)) => return Err(fault),
                 _ => {}
             }
         }
-        Err(Fault::Lost(Lost::new("it is not in any reader")))
+        let Some((reader, link)) = found else {
+            return Err(Fault::Lost(Lost::new("it is not in any reader")));
+        };
+        *lock(&self.reader) = reader;
+        *state = State {
+            link: Some(link),
+            ready: true,
+            verified: false,
+            pin: state.pin.take(),
+            // Others may have had it.
+            changes: state.changes + 1,
+        };
+        Ok(())
     }
 
     /// The management key that the operator gives, if they do. Asked for outside of a
@@ -518,9 +570,8 @@ impl Connection {
         for access in accesses {
             match access.management_keys.pin(self.id(), "") {
                 Ok(text) => {
-                    let key = claviger_token::key::from_hex(text.expose_secret().trim());
-                    return match key {
-                        Some(key) => Ok(Some(Zeroizing::new(key))),
+                    return match management::parse_key(text.expose_secret()) {
+                        Some(key) => Ok(Some(key)),
                         None => Err(Error::ManagementKeyWrong {
                             token: self.id().clone(),
                             reason: "it is not hexadecimal".into(),
@@ -534,7 +585,7 @@ impl Connection {
         Ok(None)
     }
 
-    fn may_try_defaults(&self) -> bool {
+    pub(crate) fn may_try_defaults(&self) -> bool {
         lock(&self.accesses).iter().any(|a| a.factory_defaults)
     }
 }
@@ -547,8 +598,9 @@ impl Drop for Connection {
         let Some(link) = &mut state.link else {
             return;
         };
+        let ends = self.field.known(&self.identity).select_ends_rights();
         // Where a SELECT ends nothing, a PIN may count of which we do not know any more.
-        if !state.verified && self.identity.make.select_ends_rights() {
+        if !state.verified && ends != Some(false) {
             return;
         }
         let call = Call::unlimited();
@@ -572,235 +624,4 @@ fn log_out(card: &mut Card<'_>) -> Result<bool, Fault> {
         return Ok(card.tries()? != Tries::Verified);
     }
     Ok(true)
-}
-
-impl Session<'_> {
-    /// Counts how often keys may have changed.
-    pub(crate) fn changes(&self) -> u64 {
-        *self.changes
-    }
-
-    /// Whether the PIN counts, as far as we know.
-    pub(crate) fn is_verified(&self) -> bool {
-        *self.verified
-    }
-
-    pub(crate) fn note_change(&mut self) {
-        *self.changes += 1;
-    }
-
-    /// How many tries are left; refuses where a wrong PIN would lock the card.
-    fn check_tries(&mut self, last_try: bool) -> Result<TriesLeft, Fault> {
-        let token = self.connection.id().clone();
-        let mut tries = self.card.tries()?;
-        if tries == Tries::Verified {
-            self.card.forget_pin()?;
-            tries = self.card.tries()?;
-        }
-        match tries {
-            Tries::Left(0) => Err(Error::PinLocked { token }.into()),
-            Tries::Left(1) if !last_try => Err(Error::PinFinalTry { token }.into()),
-            Tries::Left(left) => Ok(TriesLeft::Exactly(left)),
-            // A card that does not forget; it does not tell either.
-            Tries::Verified => Ok(TriesLeft::Unknown),
-        }
-    }
-
-    /// Gives a PIN to the card, unless it was refused before or would be the last.
-    fn give_pin(
-        &mut self,
-        pin: &SecretString,
-        last_try: bool,
-        refused: &dyn RefusedPins,
-    ) -> Result<(), Fault> {
-        let mut turn = refused.turn(self.connection.id())?;
-        let tries = self.check_tries(last_try)?;
-        turn.begin(pin, tries)?;
-        self.send_pin(pin, turn)
-    }
-
-    fn send_pin(&mut self, pin: &SecretString, turn: Box<dyn PinTurn + '_>) -> Result<(), Fault> {
-        let token = self.connection.id().clone();
-        let left = match self.card.verify(pin) {
-            Ok(Verdict::Accepted) => {
-                turn.end(pin, PinVerdict::Accepted);
-                *self.verified = true;
-                return Ok(());
-            }
-            Ok(Verdict::Refused(left)) => left,
-            Err(fault) => {
-                // The deadline passed before it was sent. Else no answer came, and how many
-                // tries are left says next time whether that cost one.
-                if let Fault::Ours(_) = fault {
-                    turn.end(pin, PinVerdict::NotJudged);
-                }
-                return Err(fault);
-            }
-        };
-        turn.end(pin, PinVerdict::Refused);
-        (*self.verified, *self.pin) = (false, None);
-        Err(Fault::Ours(match left {
-            Some(0) => Error::PinLocked { token },
-            left => Error::PinWrong {
-                token,
-                tries: left.map_or(TriesLeft::Unknown, TriesLeft::Exactly),
-            },
-        }))
-    }
-
-    /// Makes the PIN count, and says whether that took anything.
-    pub(crate) fn verify(&mut self) -> Result<bool, Fault> {
-        if *self.verified {
-            return Ok(false);
-        }
-        let pin = self.retained()?;
-        self.give_pin(&pin, false, &*self.connection.refused)?;
-        Ok(true)
-    }
-
-    /// Makes the PIN count for just the next operation.
-    pub(crate) fn verify_for_one(&mut self) -> Result<(), Fault> {
-        if !self.verify()? {
-            // The card accepted it in this session, so a try is not at risk; but
-            // another application may be selected, which must not see it.
-            match self.card.tries()? {
-                Tries::Verified => {}
-                Tries::Left(_) => {
-                    *self.verified = false;
-                    return self.verify().map(drop);
-                }
-            }
-            let pin = self.retained()?;
-            // It counts at this moment, and the tries are not shown meanwhile: to write
-            // down before that it is sent would say nothing.
-            let connection = self.connection;
-            self.send_pin(&pin, connection.refused.turn(connection.id())?)?;
-        }
-        Ok(())
-    }
-
-    fn retained(&self) -> Result<SecretString, Fault> {
-        self.pin.clone().ok_or_else(|| {
-            Fault::Ours(Error::PinNeeded {
-                token: self.connection.id().clone(),
-            })
-        })
-    }
-
-    /// Does `work` with the rights of the card administrator. They end with a SELECT, or,
-    /// where that ends nothing, with the transaction.
-    pub(crate) fn administer<T>(
-        &mut self,
-        given: Option<&Zeroizing<Vec<u8>>>,
-        work: impl FnOnce(&mut Self) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
-        let done = self.authenticate(given).and_then(|()| work(self));
-        if !self.connection.identity.make.select_ends_rights() {
-            return done;
-        }
-        // And with them the PIN's.
-        *self.verified = false;
-        let ended = self.card.in_any_case(|card| card.select());
-        match (done, ended) {
-            (Ok(done), Ok(_)) => Ok(done),
-            // It is done, whatever becomes of the card now.
-            (Ok(done), Err(fault)) => {
-                tracing::debug!(?fault, "the management session was not ended");
-                Ok(done)
-            }
-            (Err(fault), _) => Err(fault),
-        }
-    }
-
-    fn authenticate(&mut self, given: Option<&Zeroizing<Vec<u8>>>) -> Result<(), Fault> {
-        let connection = self.connection;
-        let token = connection.id();
-        let metadata = match connection.identity.make.has(Feature::Metadata) {
-            true => self.card.metadata(MANAGEMENT)?,
-            false => None,
-        };
-        let cipher = match &metadata {
-            None => Cipher::Tdes,
-            Some(metadata) => Cipher::from_id(metadata.algorithm)
-                .ok_or_else(|| Fault::malformed("GET METADATA", "an unknown management key"))?,
-        };
-        let is_default = metadata.and_then(|metadata| metadata.default);
-        let protected = given.is_none() && self.card.management_key_is_protected()?;
-        let key = match given {
-            Some(key) => Some(key.clone()),
-            None if protected => {
-                self.verify()?;
-                self.card.protected_management_key()?
-            }
-            None => None,
-        };
-        let key = match key {
-            Some(key) => key,
-            None if connection.may_try_defaults() && is_default != Some(false) => {
-                Zeroizing::new(management::FACTORY_DEFAULT.to_vec())
-            }
-            None => {
-                return Err(Fault::Ours(Error::ManagementKeyNeeded {
-                    token: token.clone(),
-                }));
-            }
-        };
-        *self.administered = true;
-        let done = management::authenticate(&mut self.card, cipher, &key, token);
-        *lock(&connection.management_key) = done.is_ok().then_some(key);
-        done
-    }
-}
-
-/// What an operator wants to know of a card, as far as it tells without a PIN.
-pub(crate) fn notes(card: &mut Card<'_>, make: &Make) -> Result<Vec<(String, String)>, Fault> {
-    let mut notes: Vec<(String, String)> = Vec::new();
-    let mut note = |name: &str, value: String| notes.push((name.into(), value));
-    if let Some(version) = make.version() {
-        note("firmware", version.to_string());
-    }
-    let metadata = make.has(Feature::Metadata);
-    let pin = match metadata {
-        true => card.pin_metadata()?,
-        false => None,
-    };
-    let counted = pin.as_ref().and_then(|pin| pin.tries).map(|(_, left)| left);
-    let left = match counted {
-        Some(left) => Some(left),
-        None => match card.tries() {
-            Ok(Tries::Left(left)) => Some(left),
-            // It does not count while the PIN is given.
-            Ok(Tries::Verified) | Err(Fault::Status { .. }) => None,
-            Err(fault) => return Err(fault),
-        },
-    };
-    if let Some(left) = left {
-        note("pin_tries", left.to_string());
-    }
-    if left == Some(0) {
-        note("pin_locked", "true".into());
-    }
-    if pin.and_then(|pin| pin.default) == Some(true) {
-        note("pin_is_default", "true".into());
-    }
-    if metadata {
-        if let Some(left) = card.puk_tries()? {
-            note("puk_tries", left.to_string());
-        }
-        if let Some(key) = card.metadata(MANAGEMENT)? {
-            let cipher = Cipher::from_id(key.algorithm);
-            note(
-                "management_key",
-                cipher.map_or("unknown", Cipher::name).into(),
-            );
-            if key.default == Some(true) {
-                note("management_key_is_default", "true".into());
-            }
-        }
-    }
-    if make.version().is_some() {
-        let protected = card.management_key_is_protected()?;
-        note("management_key_protected", protected.to_string());
-    }
-    Ok(notes)
 }

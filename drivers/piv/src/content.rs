@@ -1,23 +1,24 @@
 //! What is in a slot, from all that a card tells of it.
 
+use claviger_token::possession::Challenge;
 use claviger_token::{KeyUse, PublicKey, Signature, SignatureScheme, SlotInfo, SlotState};
 use zeroize::Zeroizing;
 
 use crate::apdu::Status;
 use crate::attestation;
-use crate::card::{Card, Metadata, Operation};
-use crate::connection::Session;
+use crate::card::{Card, Metadata, Operation, Shown};
 use crate::error::Fault;
 use crate::firmware::{Feature, Make, algorithm, algorithm_id};
+use crate::key::to_be_signed;
 use crate::marker::Object;
 use crate::policy::{PinPolicy, TouchPolicy};
+use crate::session::Session;
 use crate::slot::{Mark, Slot};
-use crate::token::to_be_signed;
 
 /// What is in a slot.
 pub(crate) struct Content {
-    /// The key, on cards with metadata.
-    pub(crate) metadata: Option<Metadata>,
+    /// What the card itself says of the key.
+    pub(crate) shown: Shown,
     /// What the certificate object is.
     pub(crate) object: Option<Object>,
     /// The certificate object as it is; empty where there is none.
@@ -29,6 +30,8 @@ pub(crate) struct Content {
     /// What fills the slot in place of a key that was destroyed. Then all else is as in
     /// an empty slot.
     pub(crate) filler: Option<Filler>,
+    /// Whether nobody can know before a generation that there is such a slot.
+    untried: bool,
 }
 
 /// The key that overwrote one of ours.
@@ -40,15 +43,14 @@ pub(crate) struct Filler {
 
 /// Looks into a slot. Needs no PIN.
 pub(crate) fn inspect(card: &mut Card<'_>, make: &Make, slot: Slot) -> Result<Content, Fault> {
-    let knows = make.has(Feature::Metadata);
-    let metadata = match knows {
-        true => card.metadata(slot.reference())?,
-        false => None,
+    let shown = match make.has(Feature::Metadata) {
+        true => card.shown(slot)?,
+        false => Shown::Silent,
     };
     let certificate = card.object(slot.certificate())?;
     let object = certificate.as_ref().map(|content| Object::parse(content));
     let certificate = certificate.unwrap_or_default();
-    let attestation = match !knows && make.has(Feature::Attestation) {
+    let attestation = match shown == Shown::Silent && make.has(Feature::Attestation) {
         true => card.attest(slot)?,
         false => None,
     };
@@ -57,66 +59,74 @@ pub(crate) fn inspect(card: &mut Card<'_>, make: &Make, slot: Slot) -> Result<Co
         Some(Object::Certificate { public_key, .. }) => public_key.clone(),
         Some(Object::Void(_) | Object::Other) | None => None,
     };
-    let public_key = match (&metadata, &attestation) {
-        (Some(metadata), _) => metadata.public_key.clone(),
-        (None, Some(leaf)) => attestation::key_of(leaf),
+    let public_key = match (&shown, &attestation) {
+        (Shown::Key(metadata), _) => metadata.public_key.clone().or(certified),
         // A certificate says nothing where the card says that there is no key.
-        (None, None) if knows => None,
-        (None, None) => certified,
+        (Shown::Nothing, _) => None,
+        (Shown::Silent, Some(leaf)) => attestation::key_of(leaf),
+        (Shown::Silent, None) => certified,
     };
-    if let Some(Object::Void(filler)) = &object {
-        let has_key = metadata.is_some() || attestation.is_some();
-        // Else somebody made a key there without a look at the certificate.
-        if !has_key || public_key.as_ref() == Some(filler) {
-            return Ok(Content {
-                metadata: None,
-                object: None,
-                certificate,
-                attestation: None,
-                public_key: None,
-                filler: Some(Filler {
-                    public_key: filler.clone(),
-                    shown: has_key || knows,
-                }),
-            });
-        }
-    }
-    Ok(Content {
-        metadata,
+    let content = Content {
+        shown,
         object,
         certificate,
         attestation,
         public_key,
         filler: None,
+        untried: slot.is_retired() && !make.is_yubicos(),
+    };
+    Ok(match &content.object {
+        // Else somebody made a key there without a look at the certificate.
+        Some(Object::Void(filler))
+            if !content.has_key() || content.public_key.as_ref() == Some(filler) =>
+        {
+            let filler = Filler {
+                public_key: filler.clone(),
+                shown: content.is_certain(),
+            };
+            Content {
+                shown: Shown::Nothing,
+                object: None,
+                attestation: None,
+                public_key: None,
+                filler: Some(filler),
+                untried: false,
+                ..content
+            }
+        }
+        _ => content,
     })
 }
 
-/// Whether a slot of a card that does not show its keys holds the private half of `key`,
-/// by a signature. Of keys that cannot sign it is believed. Needs the PIN.
+/// Whether a slot of a card that does not show its keys holds the private half of `key`:
+/// by a signature, or by an agreement where it does not sign. Needs the PIN.
 pub(crate) fn holds(session: &mut Session<'_>, slot: Slot, key: &PublicKey) -> Result<bool, Fault> {
     let algorithm = key.algorithm();
     let mark = Mark::random();
-    let challenge = mark.as_bytes();
-    let (Some(id), Some(scheme), Some(input)) = (
-        algorithm_id(algorithm),
-        SignatureScheme::of(algorithm),
-        to_be_signed(algorithm, challenge),
-    ) else {
-        return Ok(true);
+    let text = mark.as_bytes();
+    let challenge = Challenge::new(key);
+    let (operation, input) = match (to_be_signed(algorithm, text), &challenge) {
+        (Some(input), _) => (Operation::Sign, input),
+        (None, Some(challenge)) => (Operation::Agree, challenge.sent().into()),
+        (None, None) => return Ok(false),
+    };
+    let Some(id) = algorithm_id(algorithm) else {
+        return Ok(false);
     };
     // Whatever its policy is.
     session.verify_for_one()?;
-    match session.card.operate(slot, id, Operation::Sign, &input) {
-        Ok(bytes) => {
-            let signature = Signature::from_der(scheme, &bytes).ok();
-            Ok(signature.is_some_and(|s| key.verify(challenge, &s).is_ok()))
-        }
-        Err(Fault::Status { status, .. }) if says_no_such_key(status) => Ok(false),
-        Err(fault) => Err(fault),
-    }
+    let answer = match session.card.operate(slot, id, operation, &input) {
+        Err(Fault::Status { status, .. }) if says_no_such_key(status) => return Ok(false),
+        answer => answer?,
+    };
+    Ok(match (SignatureScheme::of(algorithm), challenge) {
+        (Some(scheme), _) => Signature::from_der(scheme, &answer)
+            .is_ok_and(|signature| key.verify(text, &signature).is_ok()),
+        (None, challenge) => challenge.is_some_and(|c| c.is_answered_by(&answer)),
+    })
 }
 
-fn says_no_such_key(status: Status) -> bool {
+pub(crate) fn says_no_such_key(status: Status) -> bool {
     matches!(
         status,
         Status::WRONG_DATA
@@ -130,10 +140,10 @@ fn says_no_such_key(status: Status) -> bool {
 /// Whether there may be a key in a slot that shows nothing.
 ///
 /// Cards without metadata do not tell of keys that were imported, or that nobody wrote a
-/// certificate for. So each kind of key is asked for a signature: of an empty slot the
-/// card says that it has no such key, of any other it says something else. Some cards
-/// say of an empty slot that the conditions are not satisfied, whatever the kind; said of
-/// some kinds only, it is about a key. Needs the PIN.
+/// certificate for. So each kind of key is asked for a signature or an agreement: of an
+/// empty slot the card says that it has no such key, of any other it says something else.
+/// Some cards say of an empty slot that the conditions are not satisfied, whatever the
+/// kind; said of some kinds only, it is about a key. Needs the PIN.
 pub(crate) fn key_may_be_there(
     session: &mut Session<'_>,
     make: &Make,
@@ -141,14 +151,16 @@ pub(crate) fn key_may_be_there(
 ) -> Result<bool, Fault> {
     // RSA-1024, RSA-2048, P-256, P-384, with a block of the right length.
     const KINDS: [(u8, usize); 4] = [(0x06, 128), (0x07, 256), (0x11, 32), (0x14, 48)];
-    // RSA-3072 and RSA-4096, which few cards have.
-    const NAMED: [(u8, usize); 2] = [(0x05, 384), (0x16, 512)];
-    if make.has(Feature::Metadata) {
-        return Ok(false);
-    }
-    let (plain, named) = match make {
-        Make::Plain { named } => (true, &named[..]),
-        Make::Yubico(_) => (false, &[][..]),
+    // RSA-3072, RSA-4096, Ed25519 and X25519, which few cards have.
+    const NAMED: [(u8, usize); 4] = [(0x05, 384), (0x16, 512), (0xe0, 32), (0xe1, 32)];
+    let (others, named) = match make {
+        Make::Plain { named } => (true, named.clone()),
+        Make::Stated { .. } => {
+            let stated = make.supports().into_iter();
+            let ids = stated.filter_map(|spec| algorithm_id(spec.algorithm));
+            (true, ids.collect())
+        }
+        Make::Yubico(_) => (false, Vec::new()),
     };
     session.verify()?;
     // What was said of kinds that the card has.
@@ -157,12 +169,16 @@ pub(crate) fn key_may_be_there(
     for (id, length) in KINDS.into_iter().chain(also) {
         let mut block = vec![0xff; length];
         block[0] = 0;
-        let answer = session.card.operate(slot, id, Operation::Sign, &block);
+        let operation = match id {
+            0xe1 => Operation::Agree,
+            _ => Operation::Sign,
+        };
+        let answer = session.card.operate(slot, id, operation, &block);
         match answer {
             Err(Fault::Status { status, .. }) if says_no_such_key(status) => {
                 no_such_key |= named.is_empty() || named.contains(&id);
             }
-            Err(Fault::Status { status, .. }) if plain && status == Status::CONDITIONS => {
+            Err(Fault::Status { status, .. }) if others && status == Status::CONDITIONS => {
                 conditions = true;
             }
             Ok(_) | Err(Fault::Status { .. } | Fault::Malformed { .. }) => return Ok(true),
@@ -173,15 +189,31 @@ pub(crate) fn key_may_be_there(
 }
 
 impl Content {
+    fn metadata(&self) -> Option<&Metadata> {
+        match &self.shown {
+            Shown::Key(metadata) => Some(metadata),
+            Shown::Nothing | Shown::Silent => None,
+        }
+    }
+
     /// Whether the card shows a key here.
     pub(crate) fn has_key(&self) -> bool {
-        self.metadata.is_some() || self.attestation.is_some()
+        self.metadata().is_some() || self.attestation.is_some()
+    }
+
+    /// Whether the card itself says what is here, or that nothing is. What a certificate
+    /// says may be stale: the key that it is about may have gone, or be another.
+    pub(crate) fn is_certain(&self) -> bool {
+        match &self.shown {
+            Shown::Key(metadata) => metadata.public_key.is_some() || self.public_key.is_none(),
+            Shown::Nothing => true,
+            Shown::Silent => self.attestation.is_some(),
+        }
     }
 
     /// Whether the card shows that the key was brought from elsewhere.
     pub(crate) fn is_imported(&self) -> bool {
-        let generated = self.metadata.as_ref().and_then(|m| m.generated);
-        generated == Some(false)
+        self.metadata().and_then(|m| m.generated) == Some(false)
     }
 
     /// Whether there is anything here that a new key would be in the way of.
@@ -193,14 +225,41 @@ impl Content {
         self.public_key.as_ref()
     }
 
+    /// Whether the certificate is Claviger's.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self.object, Some(Object::Ours(_)))
+    }
+
+    /// Whether the certificate says that an identity has this key.
+    pub(crate) fn is_named(&self, key: &PublicKey) -> bool {
+        match &self.object {
+            Some(Object::Ours(marker)) => marker.named && marker.public_key.as_ref() == Some(key),
+            _ => false,
+        }
+    }
+
     /// What the key is for: what its certificate says, if it is about this key, else
     /// what is customary for the slot.
     pub(crate) fn uses(&self, slot: Slot) -> Vec<KeyUse> {
         let Some(key) = &self.public_key else {
             return Vec::new();
         };
-        let said = match &self.object {
-            Some(Object::Ours(marker)) if marker.public_key.as_ref() == Some(key) => {
+        let mut uses = match self.certified_uses() {
+            Some(uses) => uses,
+            None => slot.customary_uses().to_vec(),
+        };
+        uses.retain(|usage| key.algorithm().can(*usage));
+        uses
+    }
+
+    /// What the certificate says that the key is for, if it is about this key and says so.
+    pub(crate) fn certified_uses(&self) -> Option<Vec<KeyUse>> {
+        let key = self.public_key.as_ref()?;
+        match &self.object {
+            // While it is being made its certificate does not name it.
+            Some(Object::Ours(marker))
+                if marker.public_key.as_ref().is_none_or(|named| named == key) =>
+            {
                 Some(vec![marker.usage])
             }
             Some(Object::Certificate {
@@ -209,16 +268,13 @@ impl Content {
                 ..
             }) if certified == key => Some(uses.clone()),
             _ => None,
-        };
-        let mut uses = said.unwrap_or_else(|| slot.customary_uses().to_vec());
-        uses.retain(|usage| key.algorithm().can(*usage));
-        uses
+        }
     }
 
     /// When the key wants the PIN and a touch. Of a key that may want a touch and does
     /// not say so nobody is told that it waits.
     pub(crate) fn policies(&self, slot: Slot) -> (PinPolicy, TouchPolicy) {
-        let (pin, touch) = match (&self.metadata, &self.attestation) {
+        let (pin, touch) = match (self.metadata(), &self.attestation) {
             (Some(metadata), _) => (metadata.pin, metadata.touch),
             (None, Some(leaf)) => attestation::policies_of(leaf),
             (None, None) => (None, None),
@@ -240,7 +296,7 @@ impl Content {
     /// What is shown of the slot.
     pub(crate) fn info(&self, slot: Slot) -> SlotInfo {
         let key = self.public_key.as_ref();
-        let known = self.metadata.as_ref().and_then(|m| algorithm(m.algorithm));
+        let known = self.metadata().and_then(|m| algorithm(m.algorithm?));
         SlotInfo {
             slot: slot.unmarked(),
             state: match self.is_occupied() {
@@ -264,14 +320,20 @@ impl Content {
             note("pin_policy", pin.name());
             note("touch_policy", touch.name());
         }
-        if let Some(generated) = self.metadata.as_ref().and_then(|m| m.generated) {
+        if let Some(generated) = self.metadata().and_then(|m| m.generated) {
             note("origin", if generated { "generated" } else { "imported" });
         }
         if self.filler.is_some() {
             note("claviger", "emptied");
         }
+        if self.public_key.is_some() && !self.is_certain() {
+            note("public_key", "as its certificate says, not proven");
+        }
+        if self.untried && !self.is_occupied() {
+            note("slot", "not tried");
+        }
         match &self.object {
-            Some(Object::Ours(marker)) if marker.public_key.is_none() => {
+            Some(Object::Ours(marker)) if !marker.named => {
                 note("claviger", "unfinished");
             }
             Some(Object::Ours(_)) => note("claviger", "made"),

@@ -37,7 +37,7 @@ impl Fault {
     pub(crate) fn into_error(self, token: &TokenId) -> Error {
         let token = token.clone();
         match self {
-            Fault::Lost(Lost { reason }) => Error::TokenUnavailable { token, reason },
+            Fault::Lost(Lost { reason, .. }) => Error::TokenUnavailable { token, reason },
             Fault::Status {
                 status: Status::BLOCKED,
                 call: "VERIFY",

@@ -1,12 +1,12 @@
-//! What cards can do, as data: by firmware for those that speak Yubico's extensions, by
-//! their own word for all others.
+//! What cards can do, as data: by firmware for Yubico's own; for all others it is what they
+//! state, and not known before it was tried.
 
 use std::fmt;
 
 use claviger_token::{Algorithm, KeySpec};
 
 /// The version that GET VERSION gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Version(pub(crate) u8, pub(crate) u8, pub(crate) u8);
 
 impl fmt::Display for Version {
@@ -123,30 +123,56 @@ pub(crate) fn algorithm(id: u8) -> Option<Algorithm> {
 /// What a card is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Make {
-    /// A card with Yubico's extensions.
+    /// Yubico's: the chain of its attestation key ends at Yubico's root.
     Yubico(Version),
-    /// Any other card, with the algorithms that it names when selected, if it does.
-    Plain { named: Vec<u8> },
+    /// One that answers GET VERSION with this, and is not known to be Yubico's. Several
+    /// cards of others do, and do not have what such a firmware has.
+    Stated {
+        version: Version,
+        /// The algorithms that it names when selected, if it does.
+        named: Vec<u8>,
+    },
+    /// Any other card.
+    Plain {
+        /// As of [`Make::Stated`].
+        named: Vec<u8>,
+    },
 }
 
 impl Make {
+    /// What a card is as far as it says.
     pub(crate) fn new(version: Option<Version>, named: Vec<u8>) -> Self {
         match version {
-            Some(version) if version != NOT_A_YUBIKEY => Make::Yubico(version),
+            Some(version) if version != NOT_A_YUBIKEY => Make::Stated { version, named },
             _ => Make::Plain { named },
         }
     }
 
+    /// The same card when it is known that Yubico made it.
+    pub(crate) fn proven(self) -> Self {
+        match self {
+            Make::Stated { version, .. } => Make::Yubico(version),
+            other => other,
+        }
+    }
+
+    /// Whether it is known that Yubico made it.
+    pub(crate) fn is_yubicos(&self) -> bool {
+        matches!(self, Make::Yubico(_))
+    }
+
     pub(crate) fn version(&self) -> Option<Version> {
         match self {
-            Make::Yubico(version) => Some(*version),
+            Make::Yubico(version) | Make::Stated { version, .. } => Some(*version),
             Make::Plain { .. } => None,
         }
     }
 
+    /// Whose numbers its serial is one of. A card with Yubico's extensions has a serial of
+    /// that kind, whoever made it; so its name stays what it is when more is known of it.
     pub(crate) fn manufacturer(&self) -> &'static str {
         match self {
-            Make::Yubico(_) => "Yubico",
+            Make::Yubico(_) | Make::Stated { .. } => "Yubico",
             Make::Plain { .. } => "PIV",
         }
     }
@@ -154,31 +180,46 @@ impl Make {
     pub(crate) fn model(&self) -> String {
         match self {
             Make::Yubico(version) => format!("YubiKey {version}"),
+            Make::Stated { version, .. } => format!("PIV card (states firmware {version})"),
             Make::Plain { .. } => "PIV card".into(),
         }
     }
 
+    /// Whether the card has it, or, where it is not known to be Yubico's, may have it, so
+    /// that it is worth asking. What a card is asked to do without being asked for it
+    /// (policies) only Yubico's are.
     pub(crate) fn has(&self, feature: Feature) -> bool {
-        let since = FEATURES.iter().find(|(f, _)| *f == feature);
-        match (self.version(), since) {
-            (Some(version), Some((_, since))) => version >= *since,
-            _ => false,
+        match (self, feature) {
+            (Make::Plain { .. }, _) | (Make::Stated { .. }, Feature::Policies) => false,
+            (Make::Stated { .. }, _) => true,
+            (Make::Yubico(version), _) => {
+                let since = FEATURES.iter().find(|(f, _)| *f == feature);
+                since.is_some_and(|(_, since)| version >= since)
+            }
         }
     }
 
     /// Whether a SELECT takes away what rights PINs and keys gave, also where the
-    /// application is selected already.
-    pub(crate) fn select_ends_rights(&self) -> bool {
-        matches!(self, Make::Yubico(_))
+    /// application is selected already. `None`: that has to be seen.
+    pub(crate) fn select_ends_rights(&self) -> Option<bool> {
+        match self {
+            Make::Yubico(_) => Some(true),
+            Make::Stated { .. } => None,
+            Make::Plain { .. } => Some(false),
+        }
     }
 
-    /// The kinds of key that Claviger makes on such a card and works with.
+    /// The kinds of key that such a card states that it has. See [`Make::untried`].
     pub(crate) fn supports(&self) -> Vec<KeySpec> {
+        let by_version = |offer: &Offer, version: &Version| {
+            let weak =
+                offer.algorithm.rsa_bits().is_some() && (WEAK_RSA.0..WEAK_RSA.1).contains(version);
+            *version >= offer.since && !weak
+        };
         let offered = |offer: &&Offer| match self {
-            Make::Yubico(version) => {
-                let weak = offer.algorithm.rsa_bits().is_some()
-                    && (WEAK_RSA.0..WEAK_RSA.1).contains(version);
-                *version >= offer.since && !weak
+            Make::Yubico(version) => by_version(offer, version),
+            Make::Stated { version, named } => {
+                by_version(offer, version) || named.contains(&offer.id)
             }
             Make::Plain { named } if named.is_empty() => {
                 // What SP 800-78-4 lets every card have.
@@ -192,6 +233,14 @@ impl Make {
             .flat_map(|offer| offer.spec.iter().copied())
             .collect()
     }
+
+    /// Those of them that nobody can know to work before they were tried.
+    pub(crate) fn untried(&self) -> Vec<KeySpec> {
+        match self {
+            Make::Yubico(_) => Vec::new(),
+            Make::Stated { .. } | Make::Plain { .. } => self.supports(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +248,7 @@ mod tests {
     use super::*;
 
     fn yubikey(a: u8, b: u8, c: u8) -> Make {
-        Make::new(Some(Version(a, b, c)), Vec::new())
+        Make::new(Some(Version(a, b, c)), Vec::new()).proven()
     }
 
     #[test]
@@ -212,6 +261,19 @@ mod tests {
         assert!(old.has(Feature::Metadata) && !old.has(Feature::Delete));
         assert!(!yubikey(4, 3, 5).has(Feature::Metadata));
         assert!(yubikey(6, 0, 0).has(Feature::Delete));
+    }
+
+    #[test]
+    fn what_a_card_states_is_not_believed_before_it_was_tried() {
+        let stated = Make::new(Some(Version(5, 7, 0)), Vec::new());
+        assert_eq!(stated.supports(), yubikey(5, 7, 0).supports());
+        assert_eq!(stated.untried(), stated.supports());
+        assert_eq!(yubikey(5, 7, 0).untried(), []);
+        assert!(!stated.has(Feature::Policies) && !stated.is_yubicos());
+        assert!(!stated.model().contains("YubiKey"));
+        let of_others = Make::new(None, vec![0x11]);
+        assert_eq!(of_others.clone().proven(), of_others);
+        assert_eq!(of_others.untried(), of_others.supports());
     }
 
     #[test]

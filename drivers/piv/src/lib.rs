@@ -99,35 +99,51 @@ use claviger_token::{
     Access, Call, Driver, Error, Listing, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
 };
 
+use crate::attestation::Makers;
 use crate::backend::Backend;
-use crate::connection::{Connection, Field, Identity, Place, lock, notes};
+use crate::connection::{Connection, lock};
 use crate::content::inspect;
-use crate::firmware::Feature;
+use crate::error::Fault;
+use crate::field::{Field, Identity, Place, Seen, Visit};
+use crate::firmware::Make;
+use crate::notes::notes;
 use crate::policy::Policies;
 use crate::reader::{PcscReaders, Readers, Unreachable};
 use crate::slot::{Slot, new_name};
 use crate::token::PivToken;
 
 pub mod apdu;
+mod asking;
 pub mod attestation;
 mod backend;
 mod card;
 mod connection;
 mod content;
+mod destroying;
 mod error;
+mod field;
 mod firmware;
+mod key;
+mod making;
 mod management;
 mod marker;
+mod notes;
 mod policy;
 pub mod reader;
 #[cfg(test)]
 mod script;
+mod seek;
+mod session;
 mod slot;
 mod tlv;
 mod token;
 
-pub use attestation::{check_roots, verify_chain};
-pub use token::LONGEST_ED25519_MESSAGE;
+pub use attestation::{BadAttestation, check_roots, verify_chain};
+pub use key::LONGEST_ED25519_MESSAGE;
+
+/// The environment variable that names a file with certificates (PEM) of makers whose cards
+/// are believed to do what their firmware does, beside Yubico's. Read by [`PivDriver::new`].
+pub const ROOTS_VARIABLE: &str = "CLAVIGER_PIV_ROOTS";
 
 /// Lists and opens PIV cards.
 #[derive(Clone)]
@@ -138,19 +154,57 @@ pub struct PivDriver {
 impl PivDriver {
     /// A driver for the readers of this system's PC/SC service. In one process all of
     /// these are one: a card is opened once.
+    ///
+    /// Trusts Yubico's roots, and those in the file that [`ROOTS_VARIABLE`] names, if it
+    /// does. A file that cannot be read adds none, which the log says.
     pub fn new() -> Self {
-        static SYSTEM: LazyLock<Arc<Field>> = LazyLock::new(|| Field::new(PcscReaders));
+        static SYSTEM: LazyLock<Arc<Field>> =
+            LazyLock::new(|| Field::new(PcscReaders, makers_of_this_system()));
         PivDriver {
             field: Arc::clone(&SYSTEM),
         }
     }
 
-    /// A driver for other readers.
+    /// A driver for other readers, which trusts Yubico's roots.
     pub fn with_readers(readers: impl Readers + 'static) -> Self {
         PivDriver {
-            field: Field::new(readers),
+            field: Field::new(readers, yubico()),
         }
     }
+
+    /// A driver for other readers that trusts `roots` (one or more certificates, PEM) beside
+    /// Yubico's: what their makers' cards state of their firmware is believed.
+    ///
+    /// # Errors
+    /// [`BadAttestation::NotACertificate`].
+    pub fn with_readers_and_roots(
+        readers: impl Readers + 'static,
+        roots: &str,
+    ) -> Result<Self, BadAttestation> {
+        let mut makers = yubico();
+        makers.also(Makers::parse(roots)?);
+        Ok(PivDriver {
+            field: Field::new(readers, makers),
+        })
+    }
+}
+
+/// Yubico's own certificates, which a test reads.
+fn yubico() -> Makers {
+    Makers::parse(attestation::YUBICO).unwrap_or_default()
+}
+
+fn makers_of_this_system() -> Makers {
+    let mut makers = yubico();
+    let Some(file) = std::env::var_os(ROOTS_VARIABLE) else {
+        return makers;
+    };
+    let read = std::fs::read_to_string(&file).map_err(|error| error.to_string());
+    match read.and_then(|text| Makers::parse(&text).map_err(|error| error.to_string())) {
+        Ok(others) => makers.also(others),
+        Err(reason) => tracing::warn!(?file, reason, "no roots of other makers"),
+    }
+    makers
 }
 
 impl Default for PivDriver {
@@ -166,23 +220,30 @@ impl Driver for PivDriver {
 
     fn look(&self, backend: &str) -> Result<Listing, Error> {
         let backend = Backend::parse(backend)?;
-        let found = self
-            .field
-            .visit(|card, identity| notes(card, &identity.make));
-        match found {
-            Ok(found) => Ok(Listing {
-                tokens: found
-                    .into_iter()
-                    .filter(|(identity, _)| fits(&backend, identity))
-                    .map(|(identity, notes)| info(&identity, notes))
-                    .collect(),
-                unreadable: Vec::new(),
-            }),
+        let visit = self.field.visit(|card, identity| {
+            let make = self.field.prove(card, identity)?;
+            notes(card, &make)
+        });
+        let Visit { seen, unreadable } = match visit {
+            Ok(visit) => visit,
             Err(Unreachable { what, reason }) => {
                 tracing::debug!(what, reason, "no cards");
-                Ok(Listing::default())
+                return Ok(Listing::default());
             }
+        };
+        let mut tokens = Vec::new();
+        for card in seen.iter().filter(|card| fits(&backend, &card.identity)) {
+            let mut notes = card.done.clone();
+            let alike = seen
+                .iter()
+                .filter(|other| other.identity.id == card.identity.id);
+            if alike.count() > 1 {
+                // Nothing else tells them apart.
+                notes.push(("reader".into(), card.reader.clone()));
+            }
+            tokens.push(self.info(&card.identity, notes));
         }
+        Ok(Listing { tokens, unreadable })
     }
 
     fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
@@ -190,19 +251,22 @@ impl Driver for PivDriver {
             token: token.id.clone(),
             reason,
         };
-        let found = self.field.visit(|card, identity| {
+        let visit = self.field.visit(|card, identity| {
             if identity.id != token.id {
                 return Ok(None);
             }
+            let make = self.field.prove(card, identity)?;
             let slots = Slot::all();
-            let slots = slots.map(|slot| Ok(inspect(card, &identity.make, slot)?.info(slot)));
-            slots.collect::<Result<Vec<_>, error::Fault>>().map(Some)
+            let slots = slots.map(|slot| Ok(inspect(card, &make, slot)?.info(slot)));
+            slots.collect::<Result<Vec<_>, Fault>>().map(Some)
         });
-        found
-            .map_err(|e| unavailable(format!("{}: {}", e.what, e.reason)))?
-            .into_iter()
-            .find_map(|(_, slots)| slots)
-            .ok_or_else(|| unavailable("it is not in any reader".into()))
+        let visit = visit.map_err(|e| unavailable(format!("{}: {}", e.what, e.reason)))?;
+        let mut found = visit.seen.into_iter().filter_map(|seen| seen.done);
+        match (found.next(), found.next()) {
+            (Some(slots), None) => Ok(slots),
+            (None, _) => Err(unavailable("it is not in any reader".into())),
+            (Some(_), Some(_)) => Err(unavailable("two cards have its serial".into())),
+        }
     }
 
     fn watch(&self) -> Box<dyn Watch> {
@@ -210,78 +274,172 @@ impl Driver for PivDriver {
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
-        Ok(Backend::parse(backend)?.slot.map(new_name))
+        let slot = Backend::parse(backend)?.slot;
+        Ok(slot.map(|slot| new_name(slot, None)))
     }
 
     fn open(&self, backend: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
         let wanted = Backend::parse(backend)?;
-        let present = self
-            .field
-            .visit(|card, identity| notes(card, &identity.make))
-            .map_err(|Unreachable { what, reason }| Error::System { what, reason })?;
-        let name = |(identity, _): &(Identity, _)| Backend::for_serial(&identity.id.serial);
-        let all: Vec<String> = present.iter().map(name).collect();
-        let mut fitting = present;
-        fitting.retain(|(identity, _)| fits(&wanted, identity));
-        match &fitting[..] {
-            [(identity, notes)] => {
-                if wanted.policies != Policies::default() && !identity.make.has(Feature::Policies) {
-                    return Err(Error::BadBackend {
-                        backend: backend.chars().take(80).collect(),
-                        reason: "this card has no policies for PIN and touch".into(),
-                    });
-                }
-                Ok(self.open_card(identity, notes, wanted.policies, access)?)
+        if let Some(connection) = self.open_at_once(&wanted, access)? {
+            return Ok(self.token(connection, wanted.policies, backend)?);
+        }
+        let visit = self.field.visit(|_, _| Ok(()));
+        let Visit { seen, unreadable } =
+            visit.map_err(|Unreachable { what, reason }| Error::System { what, reason })?;
+        let name = |seen: &Seen<()>| Backend::for_serial(&seen.identity.id.serial);
+        let all: Vec<String> = seen.iter().map(name).collect();
+        let mut fitting = seen;
+        fitting.retain(|seen| fits(&wanted, &seen.identity));
+        match fitting.pop() {
+            Some(seen) if fitting.is_empty() => {
+                let connection = self.connect(seen, access)?;
+                Ok(self.token(connection, wanted.policies, backend)?)
             }
-            [] => Err(Error::NoToken {
-                wanted: backend.into(),
-                present: all,
-            }),
-            several => Err(Error::AmbiguousToken {
-                wanted: backend.into(),
-                candidates: several.iter().map(name).collect(),
-            }),
+            None => {
+                let unreadable = unreadable.into_iter().map(|u| u.error.to_string());
+                Err(Error::NoToken {
+                    wanted: backend.into(),
+                    present: all.into_iter().chain(unreadable).collect(),
+                })
+            }
+            Some(last) => {
+                fitting.push(last);
+                Err(Error::AmbiguousToken {
+                    wanted: backend.into(),
+                    candidates: candidates(&fitting),
+                })
+            }
         }
     }
 }
 
+/// The names of cards that fit, with their readers where nothing else tells them apart.
+fn candidates(fitting: &[Seen<()>]) -> Vec<String> {
+    let named = |seen: &Seen<()>| {
+        let Seen {
+            identity, reader, ..
+        } = seen;
+        let alike = fitting
+            .iter()
+            .filter(|other| other.identity.id == identity.id);
+        let name = Backend::for_serial(&identity.id.serial);
+        match alike.count() {
+            1 => name,
+            _ => format!("{name} in {reader}"),
+        }
+    };
+    fitting.iter().map(named).collect()
+}
+
 impl PivDriver {
-    fn open_card(
+    /// Opens the card in the only reader that there is, in one transaction. `None` where
+    /// there is more than one, or something else is to be done first.
+    fn open_at_once(
         &self,
-        identity: &Identity,
-        notes: &[(String, String)],
-        policies: Policies,
+        wanted: &Backend,
         access: &Access,
-    ) -> Result<Arc<PivToken>, Error> {
+    ) -> Result<Option<Arc<Connection>>, Error> {
+        let Ok(readers) = self.field.readers.list() else {
+            return Ok(None);
+        };
+        let [reader] = &readers[..] else {
+            return Ok(None);
+        };
+        if self.field.open_in(reader).is_some() {
+            return Ok(None);
+        }
+        let place = |id: &TokenId| self.field.place(id);
+        Connection::open_the_only_one(&self.field, reader, access, place, |identity| {
+            fits(wanted, identity)
+        })
+    }
+
+    /// Opens a card that was found, or gives the one that is open.
+    fn connect(&self, seen: Seen<()>, access: &Access) -> Result<Arc<Connection>, Error> {
+        let Seen {
+            reader,
+            identity,
+            link,
+            ..
+        } = seen;
         let place = self.field.place(&identity.id);
         // Held through the login, so that a PIN is given once.
         let mut place = lock(&place);
-        let connection = match place.connection.upgrade() {
-            Some(connection) => {
-                if !connection.is_logged_in() {
-                    connection.log_in(access)?;
-                }
-                connection.remember(access);
-                connection
+        if let Some(connection) = place.connection.upgrade() {
+            if !connection.is_logged_in() {
+                connection.log_in(access)?;
             }
-            None => Connection::open(&self.field, identity, access)?,
-        };
+            connection.remember(access);
+            return Ok(connection);
+        }
+        let connection = Connection::open(&self.field, &identity, &reader, link, access)?;
+        place.connection = Arc::downgrade(&connection);
+        Ok(connection)
+    }
+
+    fn token(
+        &self,
+        connection: Arc<Connection>,
+        policies: Policies,
+        backend: &str,
+    ) -> Result<Arc<PivToken>, Error> {
+        let make = connection.make();
+        if policies != Policies::default() && matches!(make, Make::Plain { .. }) {
+            return Err(Error::BadBackend {
+                backend: backend.chars().take(80).collect(),
+                reason: "this card has no policies for PIN and touch".into(),
+            });
+        }
+        let place = self.field.place(&connection.identity.id);
+        let mut place = lock(&place);
         let Place { tokens, .. } = &mut *place;
         tokens.retain(|token| token.strong_count() > 0);
         let known = tokens.iter().filter_map(std::sync::Weak::upgrade);
-        let known = known.into_iter().find(|token| token.policies == policies);
-        let token = known.unwrap_or_else(|| {
-            let token = Arc::new_cyclic(|me| PivToken {
-                me: me.clone(),
-                info: info(identity, notes.to_vec()),
-                connection: Arc::clone(&connection),
-                policies,
-            });
-            tokens.push(Arc::downgrade(&token));
-            token
-        });
-        place.connection = Arc::downgrade(&connection);
-        Ok(token)
+        let mut known = known.filter(|token| Arc::ptr_eq(&token.connection, &connection));
+        Ok(known
+            .find(|token| token.policies == policies)
+            .unwrap_or_else(|| {
+                let token = Arc::new_cyclic(|me| PivToken {
+                    me: me.clone(),
+                    info: self.info(&connection.identity, Vec::new()),
+                    connection,
+                    policies,
+                });
+                tokens.push(Arc::downgrade(&token));
+                token
+            }))
+    }
+
+    /// What is known of a card at this moment.
+    fn info(&self, identity: &Identity, notes: Vec<(String, String)>) -> TokenInfo {
+        let make = self.field.known(identity);
+        let TokenId { serial, .. } = &identity.id;
+        TokenInfo {
+            id: identity.id.clone(),
+            model: make.model(),
+            label: String::new(),
+            backend: Backend::for_serial(serial),
+            makes: make.supports(),
+            uses: make.supports(),
+            untried: make.untried(),
+            remembered_as: remembered_as(identity, &make),
+            formerly: Vec::new(),
+            durable: true,
+            derives: false,
+            pace: Pace::Slow { workers: 1 },
+            login_required: true,
+            notes,
+        }
+    }
+}
+
+/// The name under which it is remembered what was tried on a card: the card and the firmware
+/// that it states. Of Yubico's nothing has to be.
+fn remembered_as(identity: &Identity, make: &Make) -> String {
+    match make {
+        Make::Yubico(_) => String::new(),
+        Make::Stated { version, .. } => format!("{} {version}", identity.id),
+        Make::Plain { .. } => identity.id.to_string(),
     }
 }
 
@@ -290,26 +448,6 @@ fn fits(backend: &Backend, identity: &Identity) -> bool {
         .serial
         .as_ref()
         .is_none_or(|serial| *serial == identity.id.serial)
-}
-
-fn info(identity: &Identity, notes: Vec<(String, String)>) -> TokenInfo {
-    let TokenId { serial, .. } = &identity.id;
-    TokenInfo {
-        id: identity.id.clone(),
-        model: identity.make.model(),
-        label: String::new(),
-        backend: Backend::for_serial(serial),
-        makes: identity.make.supports(),
-        uses: identity.make.supports(),
-        untried: Vec::new(),
-        remembered_as: String::new(),
-        formerly: Vec::new(),
-        durable: true,
-        derives: false,
-        pace: Pace::Slow { workers: 1 },
-        login_required: true,
-        notes,
-    }
 }
 
 /// Fails to compile where tokens and keys could not be shared by threads.

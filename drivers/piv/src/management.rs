@@ -6,6 +6,7 @@
 //! challenge.
 
 use aes::{Aes128, Aes192, Aes256};
+use claviger_token::key::from_hex;
 use claviger_token::{Error, TokenId};
 use des::TdesEde3;
 use des::cipher::generic_array::GenericArray;
@@ -108,6 +109,22 @@ pub(crate) const FACTORY_DEFAULT: [u8; 24] = [
     1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8,
 ];
 
+/// A management key as people write it: hexadecimal, with or without `0x` before it, and
+/// with colons, hyphens or blanks between digits.
+pub(crate) fn parse_key(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let text = text.trim();
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let digits: Zeroizing<String> = Zeroizing::new(
+        digits
+            .unwrap_or(text)
+            .chars()
+            .filter(|c| !matches!(c, ':' | '-') && !c.is_whitespace())
+            .map(|c| c.to_ascii_lowercase())
+            .collect(),
+    );
+    from_hex(&digits).map(Zeroizing::new)
+}
+
 /// Shows the card that we have its management key, and makes the card show the same.
 ///
 /// # Errors
@@ -176,7 +193,6 @@ mod tests {
     use crate::apdu::{Lost, Transport};
     use crate::script::Script;
     use claviger_token::Call;
-    use claviger_token::key::from_hex;
     use proptest::prelude::*;
 
     fn token() -> TokenId {
@@ -233,6 +249,26 @@ mod tests {
                     .apply(Direction::Encrypt, &[0; 5], &mut block)
                     .is_none()
             );
+        }
+    }
+
+    #[test]
+    fn a_key_is_read_as_people_write_it() {
+        let key = Some(vec![0x01, 0xab, 0xcd]);
+        for text in [
+            "01abcd",
+            "01ABCD",
+            "0x01abcd",
+            "0X01ABCD",
+            "01:ab:cd",
+            "01 AB CD\n",
+            "0x01-ab-cd",
+            " 01ab\tcd ",
+        ] {
+            assert_eq!(parse_key(text).map(|key| key.to_vec()), key, "{text:?}");
+        }
+        for text in ["01abc", "xx", "0y01", "01,ab", "0x0x01"] {
+            assert!(parse_key(text).is_none(), "{text:?}");
         }
     }
 

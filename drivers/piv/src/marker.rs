@@ -6,8 +6,10 @@
 //! (RFC 5280) that describes it to everybody: issuer `CN=Claviger`, subject the label,
 //! the public key, the key usage, and as serial number the [`Mark`] of the generation.
 //! It lies there from before the key is made, then with an issuer that says so and a
-//! public key that nobody needs. Its signature is by a key that is thrown away: the
-//! certificate vouches for nothing.
+//! public key that nobody needs; where the card shows no public keys, that of the new key
+//! comes into it as soon as there is one. When the key is named, the certificate becomes
+//! final. Its signature is by a key that is thrown away: the certificate vouches for
+//! nothing.
 //!
 //! Where a card cannot delete, a slot that is emptied holds a *filler* instead: a key
 //! that is nobody's and took the place of the one that was destroyed. Its certificate
@@ -17,6 +19,10 @@
 //! `ykman piv info` and OpenSC's tools list such a slot with this certificate, and so
 //! as used; through PKCS#11 modules that go by certificates the key can be found.
 
+use std::borrow::Cow;
+use std::io::Read;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use claviger_token::key::to_hex;
 use claviger_token::{KeyUse, PublicKey};
 use p256::ecdsa::signature::Signer;
@@ -25,7 +31,9 @@ use rand_core::OsRng;
 use spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicKeyInfoOwned};
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::certificate::{Certificate, TbsCertificate, Version};
-use x509_cert::der::asn1::{Any, BitString, OctetString, SetOfVec, UtcTime, Utf8StringRef};
+use x509_cert::der::asn1::{
+    Any, BitString, GeneralizedTime, OctetString, SetOfVec, UtcTime, Utf8StringRef,
+};
 use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::KeyUsage;
@@ -44,6 +52,9 @@ const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.84
 const ISSUER: &str = "Claviger";
 /// The issuer while the key is being made.
 const UNFINISHED: &str = "Claviger: unfinished";
+/// The issuer when the key is made and not named yet, on cards that do not show its public
+/// half.
+const UNNAMED: &str = "Claviger: unnamed";
 /// The issuer where the key is a filler.
 const VOID: &str = "Claviger: empty";
 /// The subject there, for those who look at the slot with other tools.
@@ -79,18 +90,37 @@ pub(crate) struct Marker {
     pub(crate) usage: KeyUse,
     /// `None` while the key is being made, or overwritten.
     pub(crate) public_key: Option<PublicKey>,
+    /// Whether the key was named: then it belongs to an identity.
+    pub(crate) named: bool,
 }
 
 impl Object {
     /// Reads a certificate object (SP 800-73-4 part 1, table 9 and following).
     pub(crate) fn parse(content: &[u8]) -> Object {
-        let compressed = matches!(tlv::find(content, 0x71), Some(&[info]) if info & 1 != 0);
-        let certificate = tlv::find(content, 0x70).filter(|_| !compressed);
-        match certificate.and_then(|der| Certificate::from_der(der).ok()) {
+        match certificate(content).and_then(|der| Certificate::from_der(&der).ok()) {
             None => Object::Other,
             Some(certificate) => of_certificate(&certificate),
         }
     }
+}
+
+/// The certificate in a certificate object, in DER. `CertInfo` (SP 800-73-4 part 1, table 9)
+/// says whether it is compressed, with gzip (RFC 1952).
+pub(crate) fn certificate(content: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let stored = tlv::find(content, 0x70)?;
+    match tlv::find(content, 0x71) {
+        Some(&[info]) if info & 1 != 0 => decompressed(stored).map(Cow::Owned),
+        _ => Some(Cow::Borrowed(stored)),
+    }
+}
+
+/// `None` also where it grows beyond all certificates.
+fn decompressed(stored: &[u8]) -> Option<Vec<u8>> {
+    const LONGEST: u64 = 1 << 16;
+    let mut plain = Vec::new();
+    let mut reader = flate2::read::GzDecoder::new(stored).take(LONGEST);
+    reader.read_to_end(&mut plain).ok()?;
+    Some(plain)
 }
 
 fn of_certificate(certificate: &Certificate) -> Object {
@@ -108,24 +138,27 @@ fn of_certificate(certificate: &Certificate) -> Object {
     });
     let label = common_name(&tbs.subject).unwrap_or_default();
     let issuer = common_name(&tbs.issuer);
-    let finished = match issuer.as_deref() {
-        Some(ISSUER) => Some(true),
-        Some(UNFINISHED) => Some(false),
+    // Whether the public key is that of the key, and whether it is named.
+    let ours = match issuer.as_deref() {
+        Some(ISSUER) => Some((true, true)),
+        Some(UNNAMED) => Some((true, false)),
+        Some(UNFINISHED) => Some((false, false)),
         _ => None,
     };
     let mark = match tbs.serial_number.as_bytes() {
         [SERIAL_PREFIX, mark @ ..] => Mark::from_bytes(mark),
         _ => None,
     };
-    match (finished, mark, &uses) {
+    match (ours, mark, &uses) {
         (None, Some(_), _) if issuer.as_deref() == Some(VOID) && public_key.is_some() => {
             public_key.map_or(Object::Other, Object::Void)
         }
-        (Some(finished), Some(mark), Some(uses)) if uses.len() == 1 => Object::Ours(Marker {
+        (Some((made, named)), Some(mark), Some(uses)) if uses.len() == 1 => Object::Ours(Marker {
             mark,
             label,
             usage: uses[0],
-            public_key: public_key.filter(|_| finished),
+            public_key: public_key.filter(|_| made),
+            named,
         }),
         _ => Object::Certificate {
             public_key,
@@ -164,7 +197,17 @@ pub(crate) fn unfinished(mark: &Mark, usage: KeyUse, label: &str) -> Option<Vec<
     object(UNFINISHED, mark, usage, label, None)
 }
 
-/// The content of the certificate object for a key that has been made.
+/// The content of the certificate object for a key that has been made and has no name yet.
+pub(crate) fn unnamed(
+    mark: &Mark,
+    usage: KeyUse,
+    label: &str,
+    public_key: &PublicKey,
+) -> Option<Vec<u8>> {
+    object(UNNAMED, mark, usage, label, Some(public_key))
+}
+
+/// The content of the certificate object for a key that has been made and named.
 pub(crate) fn finished(
     mark: &Mark,
     usage: KeyUse,
@@ -193,9 +236,7 @@ fn object(
         Some(key) => SubjectPublicKeyInfoOwned::from_der(&key.to_der()?).ok()?,
         None => SubjectPublicKeyInfoOwned::from_key(*signer.verifying_key()).ok()?,
     };
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .ok()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     // Bits 0 and 4 of KeyUsage (RFC 5280 §4.2.1.3).
     let bits: &[u8] = match usage {
         KeyUse::Sign => &[0x03, 0x02, 0x07, 0x80],
@@ -211,7 +252,7 @@ fn object(
         signature: algorithm.clone(),
         issuer: name(issuer)?,
         validity: Validity {
-            not_before: Time::UtcTime(UtcTime::from_unix_duration(now).ok()?),
+            not_before: time(now)?,
             not_after: Time::INFINITY,
         },
         subject: name(label)?,
@@ -235,6 +276,16 @@ fn object(
     // Not compressed, and no error detection code.
     content.extend_from_slice(&[0x71, 0x01, 0x00, 0xfe, 0x00]);
     Some(content)
+}
+
+/// UTCTime up to 2049, GeneralizedTime from 2050 (RFC 5280 §4.1.2.5).
+fn time(since_1970: Duration) -> Option<Time> {
+    match UtcTime::from_unix_duration(since_1970) {
+        Ok(time) => Some(Time::UtcTime(time)),
+        Err(_) => GeneralizedTime::from_unix_duration(since_1970)
+            .ok()
+            .map(Time::GeneralTime),
+    }
 }
 
 impl std::fmt::Display for Mark {
@@ -264,8 +315,15 @@ mod tests {
                     label: label.into(),
                     usage,
                     public_key: Some(key()),
+                    named: true,
                 };
                 assert_eq!(Object::parse(&done), Object::Ours(marker.clone()));
+                let marker = Marker {
+                    named: false,
+                    ..marker
+                };
+                let made = unnamed(&mark, usage, label, &key()).unwrap();
+                assert_eq!(Object::parse(&made), Object::Ours(marker.clone()));
                 let begun = unfinished(&mark, usage, label).unwrap();
                 let public_key = None;
                 assert_eq!(
@@ -298,10 +356,45 @@ mod tests {
         for content in [&[][..], &[0x70, 0], &[0x70, 2, 0x30, 0], &[0x53], b"hello"] {
             assert_eq!(Object::parse(content), Object::Other);
         }
-        let mut compressed = finished(&Mark::random(), KeyUse::Sign, "", &key()).unwrap();
-        let flag = compressed.len() - 3;
-        compressed[flag] = 1;
-        assert_eq!(Object::parse(&compressed), Object::Other);
+        let mut mislabelled = finished(&Mark::random(), KeyUse::Sign, "", &key()).unwrap();
+        let flag = mislabelled.len() - 3;
+        mislabelled[flag] = 1;
+        assert_eq!(Object::parse(&mislabelled), Object::Other);
+    }
+
+    fn compressed(plain: &[u8]) -> Vec<u8> {
+        let level = flate2::Compression::best();
+        let mut gzip = flate2::read::GzEncoder::new(plain, level);
+        let mut content = Vec::new();
+        gzip.read_to_end(&mut content).unwrap();
+        let content = tlv::encode(0x70, &content);
+        [&content[..], &[0x71, 1, 1, 0xfe, 0]].concat()
+    }
+
+    #[test]
+    fn a_compressed_certificate_is_read() {
+        let plain = finished(&Mark::random(), KeyUse::Decrypt, "alice", &key()).unwrap();
+        let packed = compressed(&certificate(&plain).unwrap());
+        assert_ne!(packed, plain);
+        assert_eq!(Object::parse(&packed), Object::parse(&plain));
+        assert!(matches!(Object::parse(&packed), Object::Ours(_)));
+        // A megabyte of zeros in a kilobyte.
+        let bomb = compressed(&vec![0; 1 << 20]);
+        assert!(bomb.len() < 2000);
+        assert!(certificate(&bomb).unwrap().len() <= 1 << 16);
+        assert_eq!(Object::parse(&bomb), Object::Other);
+    }
+
+    #[test]
+    fn dates_from_2050_on_have_four_digits_of_a_year() {
+        let at = |seconds| time(Duration::from_secs(seconds)).unwrap();
+        assert!(matches!(at(1_800_000_000), Time::UtcTime(_)));
+        // 2049-12-31 23:59:59 and the second after it.
+        assert!(matches!(at(2_524_607_999), Time::UtcTime(_)));
+        let later = at(2_524_608_000);
+        assert!(matches!(later, Time::GeneralTime(_)));
+        let der = later.to_der().unwrap();
+        assert_eq!(der, b"\x18\x0f20500101000000Z");
     }
 
     proptest! {
@@ -313,6 +406,7 @@ mod tests {
             ours[at] = value;
             let _ = Object::parse(&ours);
             let _ = Object::parse(&ours[..at]);
+            let _ = Object::parse(&[tlv::encode(0x70, &content).as_slice(), &[0x71, 1, 1]].concat());
         }
     }
 }

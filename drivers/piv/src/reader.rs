@@ -91,12 +91,26 @@ impl Readers for PcscReaders {
         let context = pcsc::Context::establish(pcsc::Scope::User).map_err(Lost::new)?;
         let card = context
             .connect(&name, pcsc::ShareMode::Shared, pcsc::Protocols::ANY)
-            .map_err(Lost::new)?;
+            .map_err(not_connected)?;
         let protocol = card.status2_owned().map_err(Lost::new)?.protocol2();
         Ok(Box::new(PcscLink {
             card: Some(card),
             without_le: protocol == Some(pcsc::Protocol::T0),
         }))
+    }
+}
+
+/// Whether there is no card, or one that cannot be used.
+fn not_connected(error: pcsc::Error) -> Lost {
+    match error {
+        pcsc::Error::UnresponsiveCard
+        | pcsc::Error::UnpoweredCard
+        | pcsc::Error::UnsupportedCard
+        | pcsc::Error::SharingViolation
+        | pcsc::Error::ProtoMismatch
+        | pcsc::Error::CommError
+        | pcsc::Error::CardUnsupported => Lost::unusable(error),
+        other => Lost::new(other),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use claviger_token::key::{from_hex, to_hex};
+use claviger_token::key::from_hex;
 use claviger_token::{Error, KeyUse, SlotId};
 use rand_core::{OsRng, RngCore};
 
@@ -70,6 +70,13 @@ impl Slot {
     }
 }
 
+impl Slot {
+    /// Whether a new key goes here though nobody named the slot.
+    pub(crate) fn is_retired(self) -> bool {
+        (RETIRED..=RETIRED_END).contains(&self.0)
+    }
+}
+
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:02x}", self.0)
@@ -102,29 +109,81 @@ impl Mark {
     }
 }
 
-/// A name for the key that is going to be made in `slot`.
-pub(crate) fn new_name(slot: Slot) -> SlotId {
-    SlotId::new(format!("{slot}#{}", to_hex(Mark::random().as_bytes())))
+/// What a name says of a key: `82`, `82#5f0c…` or `82#5f0c…:sign`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyName {
+    pub(crate) slot: Slot,
+    /// Of keys that Claviger made.
+    pub(crate) mark: Option<Mark>,
+    /// What the key was made for, where that was known when it was named: then nobody has to
+    /// read its certificate to find out.
+    pub(crate) usage: Option<KeyUse>,
 }
 
-/// The slot that a name stands for, and the mark in it.
+const USES: [(KeyUse, &str); 2] = [(KeyUse::Sign, "sign"), (KeyUse::Decrypt, "decrypt")];
+
+/// A name for the key that is going to be made in `slot`.
+pub(crate) fn new_name(slot: Slot, usage: Option<KeyUse>) -> SlotId {
+    KeyName {
+        slot,
+        mark: Some(Mark::random()),
+        usage,
+    }
+    .to_id()
+}
+
+impl KeyName {
+    /// The mark that its certificate has.
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark.unwrap_or(Mark::UNNAMED)
+    }
+
+    /// The same key in another slot.
+    pub(crate) fn in_slot(self, slot: Slot) -> Self {
+        KeyName { slot, ..self }
+    }
+
+    pub(crate) fn to_id(self) -> SlotId {
+        let KeyName { slot, mark, usage } = self;
+        let usage = USES.iter().find(|(of, _)| Some(*of) == usage);
+        match (mark, usage) {
+            (None, _) => slot.unmarked(),
+            (Some(mark), None) => SlotId::new(format!("{slot}#{mark}")),
+            (Some(mark), Some((_, usage))) => SlotId::new(format!("{slot}#{mark}:{usage}")),
+        }
+    }
+}
+
+/// What a name stands for.
 ///
 /// # Errors
 /// [`Error::BadBackend`] where it is no name of a slot.
-pub(crate) fn parse_name(name: &SlotId) -> Result<(Slot, Option<Mark>), Error> {
+pub(crate) fn parse_name(name: &SlotId) -> Result<KeyName, Error> {
     let bad = || Error::BadBackend {
         backend: name.name().chars().take(80).collect(),
         reason: "a PIV card has the slots 9a, 9c, 9d, 9e and 82 to 95".into(),
     };
     let slot = Slot::parse(name.name()).ok_or_else(bad)?;
-    let mark = match name.mark() {
-        None => None,
-        Some(mark) => {
-            let mark = from_hex(mark).and_then(|mark| Mark::from_bytes(&mark));
-            Some(mark.ok_or_else(bad)?)
+    let Some(mark) = name.mark() else {
+        return Ok(KeyName {
+            slot,
+            mark: None,
+            usage: None,
+        });
+    };
+    let (mark, usage) = match mark.split_once(':') {
+        None => (mark, None),
+        Some((mark, usage)) => {
+            let known = USES.iter().find(|(_, name)| *name == usage);
+            (mark, Some(known.ok_or_else(bad)?.0))
         }
     };
-    Ok((slot, mark))
+    let mark = from_hex(mark).and_then(|mark| Mark::from_bytes(&mark));
+    Ok(KeyName {
+        slot,
+        mark: Some(mark.ok_or_else(bad)?),
+        usage,
+    })
 }
 
 #[cfg(test)]
@@ -147,14 +206,27 @@ mod tests {
     #[test]
     fn a_new_name_is_the_slot_to_people_and_carries_its_mark() {
         let slot = Slot::parse("82").unwrap();
-        let (one, other) = (new_name(slot), new_name(slot));
-        assert_eq!(one, slot.unmarked());
-        assert_eq!(one.to_string(), "82");
-        let (found, mark) = parse_name(&one).unwrap();
-        assert_eq!(found, slot);
-        assert!(mark.is_some());
-        assert_ne!(parse_name(&other).unwrap().1, mark);
-        for name in ["82#", "82#00", "zz", "82##"] {
+        for usage in [None, Some(KeyUse::Sign), Some(KeyUse::Decrypt)] {
+            let (one, other) = (new_name(slot, usage), new_name(slot, usage));
+            assert_eq!(one, slot.unmarked());
+            assert_eq!(one.to_string(), "82");
+            let found = parse_name(&one).unwrap();
+            assert_eq!((found.slot, found.usage), (slot, usage));
+            assert!(found.mark.is_some());
+            assert_ne!(parse_name(&other).unwrap().mark, found.mark);
+            assert_eq!(found.to_id().as_str(), one.as_str());
+            let moved = found.in_slot(Slot::parse("95").unwrap());
+            assert_eq!(parse_name(&moved.to_id()).unwrap(), moved);
+        }
+        let of_old = SlotId::new("82#00112233445566778899aabb");
+        assert_eq!(parse_name(&of_old).unwrap().usage, None);
+        for name in [
+            "82#",
+            "82#00",
+            "zz",
+            "82##",
+            "82#00112233445566778899aabb:x",
+        ] {
             assert!(parse_name(&SlotId::new(name)).is_err(), "{name}");
         }
     }

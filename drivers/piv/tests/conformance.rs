@@ -8,9 +8,11 @@ mod common;
 use std::sync::{Arc, OnceLock};
 
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
-use claviger_token::conformance::{CHECKS, Outcome, Plug, Subject};
-use claviger_token::{Access, Driver, FixedPin};
-use claviger_virtual_yubikey::{Card, Device, Firmware};
+use claviger_token::conformance::{CHECKS, Others, Outcome, Plug, Subject};
+use claviger_token::{Access, Algorithm, Driver, FixedPin, KeyRef, KeySpec, PublicKey, SlotId};
+use claviger_virtual_yubikey::{
+    Algorithm as CardAlgorithm, Card, Device, Firmware, Origin, PrivateKey, Slot, object,
+};
 use common::{Desk, PIN, access, plain_card};
 
 struct Virtual {
@@ -69,7 +71,119 @@ impl Subject for Virtual {
     fn plug(&self) -> Result<&dyn Plug, &'static str> {
         Ok(self)
     }
+
+    fn others(&self) -> Result<&dyn Others, &'static str> {
+        Ok(self)
+    }
 }
+
+fn slot(name: &SlotId) -> Slot {
+    Slot::new(u8::from_str_radix(name.name(), 16).unwrap()).unwrap()
+}
+
+fn public(key: &PrivateKey) -> PublicKey {
+    PublicKey::from_der(&key.spki()).unwrap()
+}
+
+fn generate(algorithm: Algorithm) -> PrivateKey {
+    PrivateKey::generate(match algorithm {
+        Algorithm::P256 => CardAlgorithm::P256,
+        Algorithm::X25519 => CardAlgorithm::X25519,
+        other => panic!("{other} is not asked for"),
+    })
+}
+
+impl Virtual {
+    fn shows_keys(&self) -> bool {
+        self.device.card().object(object::CHUID).is_none()
+    }
+}
+
+/// Another tool, that works on the card as such.
+impl Others for Virtual {
+    fn add_beside(&self, _: &KeyRef) -> Result<PublicKey, &'static str> {
+        Err("a slot holds one key")
+    }
+
+    fn replace(&self, key: &KeyRef) -> Result<PublicKey, &'static str> {
+        let private = generate(key.public_key.algorithm());
+        let public = public(&private);
+        let mut card = self.device.card();
+        card.put_key(slot(&key.slot), private, Origin::Generated);
+        Ok(public)
+    }
+
+    fn move_key(&self, key: &KeyRef) -> Result<(), &'static str> {
+        if !self.shows_keys() {
+            return Err("this card moves no keys");
+        }
+        let to = Slot::new(0x95).unwrap();
+        self.device.card().relocate_key(slot(&key.slot), to);
+        Ok(())
+    }
+
+    fn unname(&self, key: &KeyRef) -> Result<(), &'static str> {
+        if !self.shows_keys() {
+            return Err("this card shows keys by their certificates only");
+        }
+        let certificate = object::certificate(slot(&key.slot));
+        let written = self.device.card().put_object(certificate, &[]);
+        written.map_err(|_| "the card does not take it")
+    }
+
+    fn mismatch(&self, spec: KeySpec) -> Result<KeyRef, &'static str> {
+        let [shown, there] = [0, 1].map(|_| generate(spec.algorithm));
+        let mut card = self.device.card();
+        let slot = Slot::new(0x90).unwrap();
+        let certificate = shown.certificate_object().unwrap();
+        let written = card.put_object(object::certificate(slot), &certificate);
+        written.map_err(|_| "the card does not take it")?;
+        card.put_key(slot, there, Origin::Imported);
+        Ok(KeyRef {
+            slot: SlotId::new("90"),
+            public_key: public(&shown),
+        })
+    }
+
+    fn has(&self, key: &PublicKey) -> bool {
+        let card = self.device.card();
+        Slot::all().any(|slot| {
+            card.key(slot)
+                .is_some_and(|k| k.spki() == key.to_der().unwrap())
+        })
+    }
+
+    fn remove(&self, key: &PublicKey) {
+        let mut card = self.device.card();
+        let certified = |card: &Card, slot| {
+            let object = card.object(object::certificate(slot)).unwrap_or_default();
+            let der = key.to_der().unwrap();
+            object.windows(der.len()).any(|part| part == der)
+        };
+        for slot in Slot::all().filter(|slot| *slot != Slot::ATTESTATION) {
+            let is_it = card
+                .key(slot)
+                .is_some_and(|k| k.spki() == key.to_der().unwrap());
+            if is_it || certified(&card, slot) {
+                card.remove_key(slot);
+                card.put_object(object::certificate(slot), &[]).unwrap();
+            }
+        }
+    }
+}
+
+/// What cannot be shown on any smartcard.
+const NOWHERE: [&str; 4] = [
+    "a_deletion_leaves_a_foreign_key_in_the_same_place",
+    "an_unfinished_key_is_discarded_and_a_foreign_one_beside_it_is_not",
+    "a_key_is_used_on_a_token_that_generates_none",
+    "what_stands_behind_the_token_may_restart",
+];
+/// And what cannot on one that does not show its keys.
+const NOT_HIDDEN: [&str; 2] = [
+    "a_key_that_was_moved_is_found_and_deleted",
+    "a_key_without_a_name_is_found_and_deleted",
+];
 
 impl Plug for Virtual {
     fn remove(&self) {
@@ -81,11 +195,18 @@ impl Plug for Virtual {
     }
 }
 
-/// Runs every check, each on a card of its own. None is skipped.
+/// Runs every check, each on a card of its own. None but those that are named is skipped.
 fn conforms(make: impl Fn() -> Virtual) {
     for check in CHECKS {
         println!("{}", check.name);
-        assert_eq!(check.run(&make()), Outcome::Passed, "{}", check.name);
+        let subject = make();
+        let skipped = NOWHERE.contains(&check.name)
+            || (!subject.shows_keys() && NOT_HIDDEN.contains(&check.name));
+        match (check.run(&subject), skipped) {
+            (Outcome::Passed, false) => {}
+            (Outcome::Skipped(why), true) => eprintln!("SKIPPED {}: {why}", check.name),
+            (outcome, _) => panic!("{}: {outcome:?}", check.name),
+        }
     }
 }
 

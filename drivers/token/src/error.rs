@@ -242,6 +242,14 @@ pub enum Error {
         /// The slot.
         slot: String,
     },
+    /// The slots that are left have a purpose of their own and are taken only by name.
+    #[error("{token} has only slots left that are used when they are named: {}", left.join(", "))]
+    OnlyNamedSlots {
+        /// The token.
+        token: TokenId,
+        /// Their names, such as `9a`.
+        left: Vec<String>,
+    },
     /// The token has no room for another key.
     #[error("the token {token} is full")]
     TokenFull {
@@ -426,6 +434,7 @@ impl Error {
             | Error::NotUsable { token, .. }
             | Error::NoPossession { token, .. }
             | Error::NoSuchSlot { token, .. }
+            | Error::OnlyNamedSlots { token, .. }
             | Error::TokenFull { token }
             | Error::TokenReadOnly { token }
             | Error::SlotOccupied { token, .. }
@@ -480,6 +489,7 @@ impl Error {
             | Error::NotUsable { .. }
             | Error::NoPossession { .. }
             | Error::NoSuchSlot { .. }
+            | Error::OnlyNamedSlots { .. }
             | Error::SlotOccupied { .. }
             | Error::BadMessage { .. }
             | Error::KeyMismatch { .. } => Advice::ChangeRequest,
@@ -597,6 +607,11 @@ impl Error {
                 "the identity is kept, and its key still works; only the vendor's tool can destroy it, by \
                  resetting the whole token".into()
             }
+            Error::OnlyNamedSlots { left, .. } => format!(
+                "name one in the backend, such as piv:slot={}, or delete identities that are no \
+                 longer needed",
+                left.first().map_or("9a", String::as_str)
+            ),
             Error::TokenFull { .. } => "delete identities that are no longer needed".into(),
             Error::TokenReadOnly { .. } => "remove the write protection".into(),
             Error::NotUsable { .. } => {

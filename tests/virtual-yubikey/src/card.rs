@@ -945,6 +945,14 @@ fn own_certificate(key: &PrivateKey) -> Outcome {
     .concat())
 }
 
+impl PrivateKey {
+    /// The content of a certificate object that names this key, as other tools write it.
+    /// `None` where this system's source of randomness fails.
+    pub fn certificate_object(&self) -> Option<Vec<u8>> {
+        own_certificate(self).ok()
+    }
+}
+
 /// Two padded values, one after the other.
 fn halves(data: &[u8]) -> Result<(&[u8], &[u8]), Status> {
     if data.len() != 16 {

@@ -10,7 +10,7 @@ use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{Access, FixedPin};
 use claviger_virtual_yubikey::{
-    Answer, Builder, Card, Device, Fault, Firmware, Rule, Status, ins, object,
+    Answer, Builder, Card, Device, Fault, Firmware, ROOT, Rule, Status, ins, object,
 };
 
 pub(crate) const PIN: &str = "246802";
@@ -42,6 +42,11 @@ impl Desk {
     }
 
     pub(crate) fn driver(&self) -> PivDriver {
+        PivDriver::with_readers_and_roots(self.clone(), ROOT).unwrap()
+    }
+
+    /// A driver that knows no maker of virtual cards.
+    pub(crate) fn driver_that_trusts_nobody(&self) -> PivDriver {
         PivDriver::with_readers(self.clone())
     }
 

@@ -1,0 +1,58 @@
+//! Asking for a PIN without knowing how long the answer takes.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use claviger_token::{Error, PinSource, TokenId};
+use secrecy::SecretString;
+
+/// A PIN that somebody was asked for, once.
+pub(crate) struct Asking {
+    answers: Receiver<Result<SecretString, Error>>,
+    /// The PIN, once it is there.
+    pin: Option<SecretString>,
+}
+
+impl Asking {
+    /// Asks, on a thread of its own: whoever answers may be a person.
+    pub(crate) fn begin(pins: &Arc<dyn PinSource>, token: &TokenId) -> Self {
+        let (sender, answers) = channel();
+        let (pins, token) = (Arc::clone(pins), token.clone());
+        std::thread::spawn(move || {
+            // Nobody may be listening any more.
+            let _ = sender.send(pins.pin(&token, ""));
+        });
+        Asking { answers, pin: None }
+    }
+
+    /// The answer, if it comes within `limit`.
+    pub(crate) fn within(&mut self, limit: Duration) -> Option<Result<SecretString, Error>> {
+        match &self.pin {
+            Some(pin) => Some(Ok(pin.clone())),
+            None => Some(self.keep(self.answers.recv_timeout(limit).ok()?)),
+        }
+    }
+
+    /// The answer, whenever it comes.
+    pub(crate) fn answer(&mut self) -> Result<SecretString, Error> {
+        match &self.pin {
+            Some(pin) => Ok(pin.clone()),
+            None => {
+                // Its thread panicked, or what it said was heard already.
+                let nothing = Err(Error::PinSource {
+                    origin: "the PIN's source".into(),
+                    reason: "it gave no answer".into(),
+                });
+                self.keep(self.answers.recv().unwrap_or(nothing))
+            }
+        }
+    }
+
+    fn keep(&mut self, answer: Result<SecretString, Error>) -> Result<SecretString, Error> {
+        if let Ok(pin) = &answer {
+            self.pin = Some(pin.clone());
+        }
+        answer
+    }
+}

@@ -1,0 +1,531 @@
+//! The keys of an open token, at work.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex};
+
+use claviger_token::possession::Challenge;
+use claviger_token::{
+    Algorithm, Call, Decryptor, Error, Event, KeyRef, KeySpec, KeyUse, PublicKey, Secret,
+    Signature, SignatureScheme, Signer, SlotId, Unwrap,
+};
+use sha2::{Digest, Sha256, Sha384};
+use zeroize::Zeroizing;
+
+use crate::apdu::Status;
+use crate::card::{Operation, Shown, Tries};
+use crate::connection::{How, lock};
+use crate::content::{Content, says_no_such_key};
+use crate::error::Fault;
+use crate::firmware::{Feature, algorithm_id};
+use crate::policy::{PinPolicy, TouchPolicy};
+use crate::seek::{Match, Sought, seek};
+use crate::session::Session;
+use crate::slot::{KeyName, Slot, parse_name};
+use crate::token::PivToken;
+
+/// A key on a token.
+pub(crate) struct Key {
+    token: Arc<PivToken>,
+    /// Where it was seen last.
+    name: Mutex<KeyName>,
+    public_key: PublicKey,
+    spec: KeySpec,
+    id: u8,
+    /// What was seen when the slot was looked at last.
+    checked: Mutex<Option<Checked>>,
+}
+
+#[derive(Clone, Copy)]
+struct Checked {
+    /// At which count of changes.
+    at: u64,
+    pin: PinPolicy,
+    touch: TouchPolicy,
+    /// Whether the card itself shows that this key is there.
+    shown: bool,
+}
+
+impl Key {
+    /// Finds the key.
+    pub(crate) fn open(token: &Arc<PivToken>, key: &KeyRef, usage: KeyUse) -> Result<Self, Error> {
+        let algorithm = key.public_key.algorithm();
+        let spec = KeySpec { algorithm, usage };
+        token.info.check_uses(spec)?;
+        let name = parse_name(&key.slot)?;
+        if name.usage.is_some_and(|made_for| made_for != usage) {
+            return Err(token.does_not_use(spec));
+        }
+        let key = Key {
+            token: Arc::clone(token),
+            name: Mutex::new(name),
+            public_key: key.public_key.clone(),
+            spec,
+            id: algorithm_id(algorithm).ok_or_else(|| token.does_not_use(spec))?,
+            checked: Mutex::default(),
+        };
+        let connection = &token.connection;
+        connection.run(&Call::unlimited(), How::REPEAT, |s| key.check(s))?;
+        Ok(key)
+    }
+
+    fn slot(&self) -> Slot {
+        lock(&self.name).slot
+    }
+
+    fn slot_id(&self) -> SlotId {
+        lock(&self.name).to_id()
+    }
+
+    /// What the key wants before it works. Looks at the card if something may have changed
+    /// since that was done last.
+    fn check(&self, session: &mut Session<'_>) -> Result<Checked, Fault> {
+        let at = session.changes();
+        let known = *lock(&self.checked);
+        match known {
+            Some(checked) if checked.at == at => Ok(checked),
+            _ => self.examine(session),
+        }
+    }
+
+    /// Makes sure that the key is on the card and may be used like this, and notes where it
+    /// is.
+    fn examine(&self, session: &mut Session<'_>) -> Result<Checked, Fault> {
+        let token = &self.token;
+        let make = token.connection.make();
+        let name = *lock(&self.name);
+        let quick = self.glance(session, name)?;
+        let (slot, checked) = match quick {
+            Some(checked) => (name.slot, checked),
+            None => match seek(session, &make, &name, &self.public_key, false)? {
+                Sought::At(slot, content, found) => {
+                    self.check_use(slot, &content)?;
+                    let (pin, touch) = content.policies(slot);
+                    let checked = Checked {
+                        at: session.changes(),
+                        pin,
+                        touch,
+                        shown: found == Match::Yes && content.is_certain(),
+                    };
+                    (slot, checked)
+                }
+                Sought::Gone(content, found) => {
+                    return Err(self.is_gone(&content, found, name.slot));
+                }
+            },
+        };
+        *lock(&self.name) = name.in_slot(slot);
+        *lock(&self.checked) = Some(checked);
+        Ok(checked)
+    }
+
+    /// Where the card shows its keys, and the name says what this one is for, one command
+    /// tells all.
+    fn glance(&self, session: &mut Session<'_>, name: KeyName) -> Result<Option<Checked>, Fault> {
+        let connection = &self.token.connection;
+        if name.usage.is_none() || !connection.make().has(Feature::Metadata) {
+            return Ok(None);
+        }
+        Ok(match session.card.shown(name.slot)? {
+            Shown::Key(metadata) if metadata.public_key.as_ref() == Some(&self.public_key) => {
+                Some(Checked {
+                    at: session.changes(),
+                    pin: metadata.pin.unwrap_or(PinPolicy::customary(name.slot)),
+                    touch: metadata.touch.unwrap_or(TouchPolicy::Never),
+                    shown: true,
+                })
+            }
+            _ => None,
+        })
+    }
+
+    fn check_use(&self, slot: Slot, content: &Content) -> Result<(), Fault> {
+        let usage = self.spec.usage;
+        let by_name = lock(&self.name).usage;
+        if by_name == Some(usage) {
+            return Ok(());
+        }
+        match content.certified_uses() {
+            Some(uses) if !uses.contains(&usage) => Err(match content.is_ours() {
+                // One of Claviger's keys has one use.
+                true => self.token.does_not_use(self.spec),
+                false => Error::NotUsable {
+                    token: self.token.info.id.clone(),
+                    wanted: self.spec,
+                    reason: format!("the certificate in slot {slot} has another key usage"),
+                },
+            }
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_gone(&self, content: &Content, found: Match, slot: Slot) -> Fault {
+        let token = self.token.info.id.clone();
+        let expected = self.public_key.fingerprint().to_string();
+        Fault::Ours(match found {
+            Match::Another => Error::KeyMismatch {
+                token,
+                slot: slot.to_string(),
+                expected,
+                found: content
+                    .public_key()
+                    .filter(|k| **k != self.public_key)
+                    .map_or("a key without a readable public half".into(), |key| {
+                        key.fingerprint().to_string()
+                    }),
+            },
+            _ => Error::KeyNotFound {
+                token,
+                key: expected,
+            },
+        })
+    }
+
+    /// What it means that another key is in the slot than its certificate says: one of ours
+    /// was replaced; of others it is not known that it ever was there.
+    fn is_another(&self, slot: Slot) -> Error {
+        match lock(&self.name).mark {
+            Some(_) => Error::KeyMismatch {
+                token: self.token.info.id.clone(),
+                slot: slot.to_string(),
+                expected: self.public_key.fingerprint().to_string(),
+                found: "another key".into(),
+            },
+            None => self.no_possession(format!(
+                "the certificate in slot {slot} is of another key than the one in it"
+            )),
+        }
+    }
+
+    /// What it means that the card does not have the private half.
+    fn no_possession(&self, reason: String) -> Error {
+        Error::NoPossession {
+            token: self.token.info.id.clone(),
+            key: self.public_key.fingerprint().to_string(),
+            reason,
+        }
+    }
+
+    /// GENERAL AUTHENTICATE alone, where nothing else is missing and it is one command.
+    fn operate_alone(
+        &self,
+        session: &mut Session<'_>,
+        operation: Operation,
+        input: &[u8],
+    ) -> Option<Zeroizing<Vec<u8>>> {
+        let Checked { at, pin, touch, .. } = (*lock(&self.checked))?;
+        let settled = at == session.changes()
+            && input.len() <= LONGEST_IN_ONE_COMMAND
+            && touch == TouchPolicy::Never
+            && match pin {
+                PinPolicy::Never => true,
+                PinPolicy::Once => session.is_verified(),
+                PinPolicy::Always => false,
+            };
+        settled
+            .then(|| session.card.operate(self.slot(), self.id, operation, input))?
+            .ok()
+    }
+
+    /// One GENERAL AUTHENTICATE, and before it only what is missing.
+    fn operate(
+        &self,
+        operation: Operation,
+        input: &[u8],
+        call: &Call,
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let connection = &self.token.connection;
+        let done = connection.run_alone(call, |s| self.operate_alone(s, operation, input))?;
+        if let Some(done) = done {
+            return Ok(done);
+        }
+        connection.run(call, How::REPEAT, |session| {
+            let checked = self.check(session)?;
+            let before = self.slot();
+            let done = self.ask(session, &checked, operation, input, call);
+            // It may have been moved while nobody looked.
+            match done {
+                Err(fault) if fault.status().is_some() && session.fresh => {
+                    let found = self.examine(session);
+                    match found {
+                        Ok(checked) if self.slot() != before => {
+                            self.ask(session, &checked, operation, input, call)
+                        }
+                        Err(Fault::Ours(reason)) => Err(Fault::Ours(reason)),
+                        _ => Err(self.explain(session, fault, operation, &checked)),
+                    }
+                }
+                Err(fault) => Err(self.explain(session, fault, operation, &checked)),
+                done => done,
+            }
+        })
+    }
+
+    /// Gives what is missing, and asks for the operation.
+    fn ask(
+        &self,
+        session: &mut Session<'_>,
+        checked: &Checked,
+        operation: Operation,
+        input: &[u8],
+        call: &Call,
+    ) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        match checked.pin {
+            PinPolicy::Never => {}
+            PinPolicy::Once => drop(session.verify()?),
+            PinPolicy::Always => session.verify_for_one()?,
+        }
+        let touched = checked.touch != TouchPolicy::Never;
+        let token = || self.token.info.id.clone();
+        if touched {
+            call.tell(&Event::TouchNeeded { token: token() });
+        }
+        let done = session.card.operate(self.slot(), self.id, operation, input);
+        if touched {
+            call.tell(&Event::PersonDone { token: token() });
+        }
+        done
+    }
+
+    /// What a refusal means.
+    fn explain(
+        &self,
+        session: &mut Session<'_>,
+        fault: Fault,
+        operation: Operation,
+        checked: &Checked,
+    ) -> Fault {
+        let Some(status) = fault.status() else {
+            return fault;
+        };
+        let touched = checked.touch != TouchPolicy::Never;
+        // With the PIN given, or not needed, only the touch can have been missing.
+        if touched
+            && matches!(status, Status::SECURITY | Status::CONDITIONS)
+            && (checked.pin == PinPolicy::Never
+                || matches!(
+                    session.card.in_any_case(|card| card.tries()),
+                    Ok(Tries::Verified)
+                ))
+        {
+            // Unless it is another key by now, which wants more.
+            return match self.examine(session) {
+                Err(Fault::Ours(
+                    reason @ (Error::KeyNotFound { .. } | Error::KeyMismatch { .. }),
+                )) => Fault::Ours(reason),
+                _ => Fault::Ours(Error::NotTouched {
+                    token: self.token.info.id.clone(),
+                }),
+            };
+        }
+        if operation == Operation::Sign && status == Status::WRONG_LENGTH {
+            return Fault::Ours(Error::BadMessage {
+                reason: "it is too long for the card".into(),
+            });
+        }
+        // Otherwise it is tried again after a SELECT.
+        if session.fresh && says_no_such_key(status) {
+            let slot = self.slot();
+            let is_ours = lock(&self.name).mark.is_some();
+            return Fault::Ours(match checked.shown {
+                false if is_ours => Error::KeyNotFound {
+                    token: self.token.info.id.clone(),
+                    key: self.public_key.fingerprint().to_string(),
+                },
+                false => self.no_possession(format!(
+                    "slot {slot} has a certificate of it and no such key ({status})"
+                )),
+                // It has the key, and not the operation.
+                true => Error::NotUsable {
+                    token: self.token.info.id.clone(),
+                    wanted: self.spec,
+                    reason: format!("the card refuses the operation: {status}"),
+                },
+            });
+        }
+        fault
+    }
+}
+
+/// Neither the command nor its reply is cut into pieces up to here.
+const LONGEST_IN_ONE_COMMAND: usize = 128;
+
+pub(crate) struct PivSigner(pub(crate) Key);
+
+/// `DigestInfo` of SHA-256, without the digest (RFC 8017 §9.2, note 1).
+const SHA256_DIGEST_INFO: [u8; 19] = [
+    0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05,
+    0x00, 0x04, 0x20,
+];
+
+/// Ed25519 signs the message itself (RFC 8032 §5.1.6), so it has to fit into the card:
+/// YubiKeys take about 3 KiB in one command, chained or not.
+pub const LONGEST_ED25519_MESSAGE: usize = 3000;
+
+/// EMSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §9.2): cards take the block as it is.
+fn padded(message: &[u8], length: usize) -> Option<Vec<u8>> {
+    let info = [&SHA256_DIGEST_INFO[..], &Sha256::digest(message)].concat();
+    let padding = length.checked_sub(info.len() + 3).filter(|n| *n >= 8)?;
+    Some([&[0, 1][..], &vec![0xff; padding], &[0], &info].concat())
+}
+
+/// What the card is given for a signature of `message`; `None` where its keys of this
+/// kind make none.
+pub(crate) fn to_be_signed(algorithm: Algorithm, message: &[u8]) -> Option<Cow<'_, [u8]>> {
+    Some(match SignatureScheme::of(algorithm)? {
+        SignatureScheme::Ed25519 => message.into(),
+        SignatureScheme::EcdsaP256Sha256 => Sha256::digest(message).to_vec().into(),
+        SignatureScheme::EcdsaP384Sha384 => Sha384::digest(message).to_vec().into(),
+        SignatureScheme::RsaPkcs1Sha256 => padded(message, algorithm.rsa_bits()? / 8)?.into(),
+        _ => return None,
+    })
+}
+
+impl Signer for PivSigner {
+    fn public_key(&self) -> &PublicKey {
+        &self.0.public_key
+    }
+
+    fn slot(&self) -> SlotId {
+        self.0.slot_id()
+    }
+
+    /// Ed25519: messages of at most [`LONGEST_ED25519_MESSAGE`] bytes.
+    fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
+        call.check()?;
+        let key = &self.0;
+        let unsupported = || key.token.does_not_use(key.spec);
+        let scheme = SignatureScheme::of(key.spec.algorithm).ok_or_else(unsupported)?;
+        if scheme == SignatureScheme::Ed25519 && message.len() > LONGEST_ED25519_MESSAGE {
+            return Err(Error::BadMessage {
+                reason: format!(
+                    "with Ed25519 this token signs at most {LONGEST_ED25519_MESSAGE} bytes"
+                ),
+            });
+        }
+        let input = to_be_signed(key.spec.algorithm, message).ok_or_else(unsupported)?;
+        // It is checked here since nothing else would show that somebody else made a
+        // new key in the slot.
+        let verified = |bytes: &[u8]| {
+            let signature = Signature::from_der(scheme, bytes).ok();
+            signature.filter(|s| key.public_key.verify(message, s).is_ok())
+        };
+        if let Some(signature) = verified(&key.operate(Operation::Sign, &input, call)?) {
+            return Ok(signature);
+        }
+        let before = key.slot();
+        let connection = &key.token.connection;
+        let checked = connection.run(call, How::FRESH, |session| key.examine(session))?;
+        if key.slot() != before
+            && let Some(signature) = verified(&key.operate(Operation::Sign, &input, call)?)
+        {
+            return Ok(signature);
+        }
+        Err(match checked.shown {
+            true => {
+                key.no_possession("the card shows it, and what it signs does not verify".into())
+            }
+            false => key.is_another(before),
+        })
+    }
+}
+
+pub(crate) struct PivDecryptor(pub(crate) Key);
+
+impl Decryptor for PivDecryptor {
+    fn public_key(&self) -> &PublicKey {
+        &self.0.public_key
+    }
+
+    fn slot(&self) -> SlotId {
+        self.0.slot_id()
+    }
+
+    /// Where the card shows its keys, it is asked for the public half; else the key agrees
+    /// with a peer of which this side knows the answer.
+    fn confirm(&self, call: &Call) -> Result<(), Error> {
+        let key = &self.0;
+        let connection = &key.token.connection;
+        let gone = || Error::KeyNotFound {
+            token: key.token.info.id.clone(),
+            key: key.public_key.fingerprint().to_string(),
+        };
+        let checked = connection.run(call, How::FRESH, |session| key.examine(session));
+        let checked = checked.map_err(|error| match error {
+            Error::KeyMismatch { .. } => gone(),
+            other => other,
+        })?;
+        if checked.shown {
+            return Ok(());
+        }
+        let challenge = Challenge::new(&key.public_key).ok_or_else(gone)?;
+        match key.operate(Operation::Agree, challenge.sent(), call) {
+            Ok(answer) if challenge.is_answered_by(&answer) => Ok(()),
+            Ok(_) | Err(Error::NoPossession { .. } | Error::KeyMismatch { .. }) => Err(gone()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
+        call.check()?;
+        let key = &self.0;
+        let Unwrap::Agree { peer } = request else {
+            return Err(Error::DecryptionFailed);
+        };
+        if !is_sound_peer(key.spec.algorithm, peer) {
+            return Err(Error::DecryptionFailed);
+        }
+        let secret = key.operate(Operation::Agree, peer, call)?;
+        if secret.len() != 32 {
+            return Err(Error::MalformedReply {
+                token: key.token.info.id.clone(),
+                call: "GENERAL AUTHENTICATE".into(),
+                reason: "the secret is not 32 bytes long".into(),
+            });
+        }
+        // Every byte is looked at, whatever it is.
+        match secret.iter().fold(0, |all, byte| all | byte) {
+            0 => Err(Error::DecryptionFailed),
+            _ => Ok(secret),
+        }
+    }
+}
+
+/// Whether the peer's key is one that the card may see: on the curve, in the one form
+/// that is agreed, and not of small order.
+fn is_sound_peer(algorithm: Algorithm, peer: &[u8]) -> bool {
+    match algorithm {
+        Algorithm::P256 => {
+            peer.len() == 65 && peer[0] == 4 && PublicKey::from_bytes(algorithm, peer).is_ok()
+        }
+        Algorithm::X25519 => <[u8; 32]>::try_from(peer).is_ok_and(|peer| {
+            // Any scalar tells: all are multiples of eight.
+            let scalar = x25519_dalek::StaticSecret::from([0x55; 32]);
+            scalar.diffie_hellman(&peer.into()).was_contributory()
+        }),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_padded_to_the_length_of_the_modulus() {
+        let block = padded(b"abc", 256).unwrap();
+        assert_eq!(block.len(), 256);
+        assert_eq!(block[..3], [0, 1, 0xff]);
+        assert_eq!(block[256 - 52], 0);
+        assert!(padded(b"abc", 60).is_none());
+    }
+
+    #[test]
+    fn a_peer_that_gives_a_known_secret_is_not_sound() {
+        assert!(is_sound_peer(Algorithm::X25519, &[9; 32]));
+        assert!(!is_sound_peer(Algorithm::X25519, &[0; 32]));
+        assert!(!is_sound_peer(Algorithm::X25519, &[9; 31]));
+        assert!(!is_sound_peer(Algorithm::P256, &[4; 65]));
+        assert!(!is_sound_peer(Algorithm::P384, &[4; 97]));
+    }
+}

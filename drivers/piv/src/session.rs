@@ -1,0 +1,246 @@
+//! The card during one transaction: the PIN, and the rights of the card administrator.
+
+use claviger_token::{Access, Error, PinTurn, PinVerdict, RefusedPins, TriesLeft};
+use secrecy::SecretString;
+use zeroize::Zeroizing;
+
+use crate::card::{Card, MANAGEMENT, Metadata, Tries, Verdict};
+use crate::connection::{Connection, lock};
+use crate::error::Fault;
+use crate::firmware::{Feature, Make};
+use crate::management::{self, Cipher};
+
+/// The card during one transaction, and what is known of it.
+pub(crate) struct Session<'a> {
+    pub(crate) card: Card<'a>,
+    pub(crate) connection: &'a Connection,
+    pub(crate) verified: &'a mut bool,
+    pub(crate) pin: &'a mut Option<SecretString>,
+    pub(crate) changes: &'a mut u64,
+    /// Whether the management key was given.
+    pub(crate) administered: &'a mut bool,
+    /// Whether the application was selected in this transaction: then a refusal is
+    /// meant.
+    pub(crate) fresh: bool,
+    /// How many tries the PIN has, if that was just looked at in this transaction.
+    pub(crate) tries: Option<TriesLeft>,
+}
+
+impl Session<'_> {
+    /// Counts how often keys may have changed.
+    pub(crate) fn changes(&self) -> u64 {
+        *self.changes
+    }
+
+    /// Whether the PIN counts, as far as we know.
+    pub(crate) fn is_verified(&self) -> bool {
+        *self.verified
+    }
+
+    /// What the card is, with a look at who made it.
+    pub(crate) fn proven_make(&mut self) -> Result<Make, Fault> {
+        self.connection.proven_make(&mut self.card)
+    }
+
+    pub(crate) fn note_change(&mut self) {
+        *self.changes += 1;
+    }
+
+    /// How many tries are left; refuses where a wrong PIN would lock the card.
+    pub(crate) fn check_tries(&mut self, last_try: bool) -> Result<TriesLeft, Fault> {
+        let token = self.connection.id().clone();
+        let mut tries = self.card.tries()?;
+        if tries == Tries::Verified {
+            self.card.forget_pin()?;
+            tries = self.card.tries()?;
+        }
+        match tries {
+            Tries::Left(0) => Err(Error::PinLocked { token }.into()),
+            Tries::Left(1) if !last_try => Err(Error::PinFinalTry { token }.into()),
+            Tries::Left(left) => Ok(TriesLeft::Exactly(left)),
+            // A card that does not forget; it does not tell either.
+            Tries::Verified => Ok(TriesLeft::Unknown),
+        }
+    }
+
+    /// Gives a PIN to the card, unless it was refused before or would be the last.
+    pub(crate) fn give_pin(&mut self, pin: &SecretString, access: &Access) -> Result<(), Fault> {
+        self.give(pin, access.last_try, &*access.refused_pins)
+    }
+
+    /// [`Session::give_pin`] for a person who decided to send it though it is not known what
+    /// became of the last one.
+    pub(crate) fn give_pin_anyway(
+        &mut self,
+        pin: &SecretString,
+        access: &Access,
+    ) -> Result<(), Fault> {
+        let mut turn = access.refused_pins.turn(self.connection.id())?;
+        let tries = self.check_tries(access.last_try)?;
+        turn.begin_anyway(pin, tries)?;
+        self.send_pin(pin, turn)
+    }
+
+    fn give(
+        &mut self,
+        pin: &SecretString,
+        last_try: bool,
+        refused: &dyn RefusedPins,
+    ) -> Result<(), Fault> {
+        let mut turn = refused.turn(self.connection.id())?;
+        let tries = match self.tries.take() {
+            Some(tries) => tries,
+            None => self.check_tries(last_try)?,
+        };
+        turn.begin(pin, tries)?;
+        self.send_pin(pin, turn)
+    }
+
+    fn send_pin(&mut self, pin: &SecretString, turn: Box<dyn PinTurn + '_>) -> Result<(), Fault> {
+        let token = self.connection.id().clone();
+        let left = match self.card.verify(pin) {
+            Ok(Verdict::Accepted) => {
+                turn.end(pin, PinVerdict::Accepted);
+                *self.verified = true;
+                *self.pin = Some(pin.clone());
+                return Ok(());
+            }
+            Ok(Verdict::Refused(left)) => left,
+            Err(fault) => {
+                // The deadline passed before it was sent. Else no answer came, and how many
+                // tries are left says next time whether that cost one.
+                if let Fault::Ours(_) = fault {
+                    turn.end(pin, PinVerdict::NotJudged);
+                }
+                return Err(fault);
+            }
+        };
+        turn.end(pin, PinVerdict::Refused);
+        (*self.verified, *self.pin) = (false, None);
+        Err(Fault::Ours(match left {
+            Some(0) => Error::PinLocked { token },
+            left => Error::PinWrong {
+                token,
+                tries: left.map_or(TriesLeft::Unknown, TriesLeft::Exactly),
+            },
+        }))
+    }
+
+    /// Makes the PIN count, and says whether that took anything.
+    pub(crate) fn verify(&mut self) -> Result<bool, Fault> {
+        if *self.verified {
+            return Ok(false);
+        }
+        let pin = self.retained()?;
+        self.give(&pin, false, &*self.connection.refused)?;
+        Ok(true)
+    }
+
+    /// Makes the PIN count for just the next operation.
+    pub(crate) fn verify_for_one(&mut self) -> Result<(), Fault> {
+        if !self.verify()? {
+            // The card accepted it in this session, so a try is not at risk; but
+            // another application may be selected, which must not see it.
+            match self.card.tries()? {
+                Tries::Verified => {}
+                Tries::Left(_) => {
+                    *self.verified = false;
+                    return self.verify().map(drop);
+                }
+            }
+            let pin = self.retained()?;
+            // It counts at this moment, and the tries are not shown meanwhile: to write
+            // down before that it is sent would say nothing.
+            let connection = self.connection;
+            self.send_pin(&pin, connection.refused.turn(connection.id())?)?;
+        }
+        Ok(())
+    }
+
+    fn retained(&self) -> Result<SecretString, Fault> {
+        self.pin.clone().ok_or_else(|| {
+            Fault::Ours(Error::PinNeeded {
+                token: self.connection.id().clone(),
+            })
+        })
+    }
+
+    /// Does `work` with the rights of the card administrator. They end with a SELECT, or,
+    /// where that ends nothing, with the transaction.
+    pub(crate) fn administer<T>(
+        &mut self,
+        given: Option<&Zeroizing<Vec<u8>>>,
+        work: impl FnOnce(&mut Self) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let done = self.authenticate(given).and_then(|()| work(self));
+        let ends = self.connection.make().select_ends_rights();
+        if ends == Some(false) {
+            return done;
+        }
+        let card = &mut self.card;
+        let pin_counted = ends.is_none() && counts(card);
+        // And with them the PIN's.
+        *self.verified = false;
+        match card.in_any_case(|card| card.select()) {
+            // Of what the PIN showed to end, the administrator's rights are a part.
+            Ok(_) if ends == Some(true) || (pin_counted && !counts(card)) => {
+                *self.administered = false;
+            }
+            Ok(_) => {}
+            // It is done, whatever becomes of the card now.
+            Err(fault) => tracing::debug!(?fault, "the management session was not ended"),
+        }
+        done
+    }
+
+    fn authenticate(&mut self, given: Option<&Zeroizing<Vec<u8>>>) -> Result<(), Fault> {
+        let connection = self.connection;
+        let token = connection.id();
+        let metadata = match connection.make().has(Feature::Metadata) {
+            true => self.card.metadata(MANAGEMENT)?,
+            false => None,
+        };
+        let cipher = match &metadata {
+            None => Cipher::Tdes,
+            Some(Metadata {
+                algorithm: None, ..
+            }) => Cipher::Tdes,
+            Some(Metadata {
+                algorithm: Some(id),
+                ..
+            }) => Cipher::from_id(*id)
+                .ok_or_else(|| Fault::malformed("GET METADATA", "an unknown management key"))?,
+        };
+        let is_default = metadata.and_then(|metadata| metadata.default);
+        let protected = given.is_none() && self.card.management_key_is_protected()?;
+        let key = match given {
+            Some(key) => Some(key.clone()),
+            None if protected => {
+                self.verify()?;
+                self.card.protected_management_key()?
+            }
+            None => None,
+        };
+        let key = match key {
+            Some(key) => key,
+            None if connection.may_try_defaults() && is_default != Some(false) => {
+                Zeroizing::new(management::FACTORY_DEFAULT.to_vec())
+            }
+            None => {
+                return Err(Fault::Ours(Error::ManagementKeyNeeded {
+                    token: token.clone(),
+                }));
+            }
+        };
+        *self.administered = true;
+        let done = management::authenticate(&mut self.card, cipher, &key, token);
+        *lock(&connection.management_key) = done.is_ok().then_some(key);
+        done
+    }
+}
+
+/// Whether the PIN counts at this moment, as far as the card says.
+fn counts(card: &mut Card<'_>) -> bool {
+    card.in_any_case(|card| card.tries())
+        .is_ok_and(|tries| tries == Tries::Verified)
+}
