@@ -431,10 +431,10 @@ impl Session<'_> {
         let patience = left_behind.map_or(patience, |end| {
             patience.min(end.saturating_duration_since(Instant::now()))
         });
-        let id = self.link.known.as_ref().map(|known| known.id.clone());
-        let id = id.unwrap_or_else(nobody);
+        // Not the token: that is who is asked to approve, and this may as well be rejected.
+        let nobody = nobody();
         let mut approval = Approval {
-            token: &id,
+            token: &nobody,
             told: false,
         };
         let late = self.receive("an earlier request", Some(patience), Some(&mut approval));

@@ -452,8 +452,10 @@ fn a_late_answer_is_not_taken_for_the_answer_to_the_next_request() {
     // The device still shows it: whoever comes next is told.
     let told = Told::default();
     refused!(bench.agree(&told.within(700)), Error::DeadlineExceeded);
-    let token = bench.token.info().id.clone();
-    assert_eq!(told.events(), [Event::ApprovalNeeded { token }]);
+    assert!(matches!(
+        &told.events()[..],
+        [Event::ApprovalNeeded { token }] if token.serial.is_empty()
+    ));
     thread::scope(|scope| {
         let refused = scope.spawn(|| bench.sign(&given_up));
         thread::sleep(Duration::from_millis(100));
