@@ -26,7 +26,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use self::intents::{UnderWay, entered, intents_of};
 use self::rows::{engine_id, json, key_of, key_record, origin_name, parsed};
-use self::schema::{BUSY_TIMEOUT, create_private_folder, make_private, prepare};
+use self::schema::{BUSY_TIMEOUT, check_private, create_private_folder, make_new, prepare};
 use crate::lease::Lease;
 use crate::refused::RefusedPinRecords;
 use crate::types::{KeyInfo, engine_name};
@@ -96,12 +96,13 @@ impl Registry {
             }
             _ => RegistryError::io(&e),
         })?;
+        check_private(home)?;
         let path = home.join("registry.sqlite");
-        let is_new = !path.exists();
-        let connection = Connection::open(&path)?;
-        if is_new {
-            make_private(&path).map_err(|e| RegistryError::io(&e))?;
+        if !path.exists() {
+            make_new(&path)?;
         }
+        check_private(&path)?;
+        let connection = Connection::open(&path)?;
         prepare(&connection).map_err(|e| match e {
             RegistryError::Damaged { .. } => RegistryError::NotARegistry { path: path.clone() },
             other => other,

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger_engine::message::{RequestDeleteIdentity, RequestEncrypt, RequestGenerateIdentity};
-use claviger_engine::{Capabilities, EngineError, EngineId, IdParams, Node, NodeId, Registry};
+use claviger_engine::{
+    Capabilities, EngineError, EngineId, IdParams, Node, NodeId, Registry, RegistryError,
+};
 use claviger_token::{Algorithm, Call, Deletion, Error, KeySpec, Pace, Secret};
 use common::*;
 
@@ -269,4 +271,64 @@ async fn a_decryption_ends_at_its_deadline_on_a_key_that_has_turned_slow() {
     ));
     assert!(begun.elapsed() < Duration::from_secs(10));
     device.decrypts_in(Duration::ZERO);
+}
+
+#[tokio::test]
+async fn an_empty_file_where_the_registry_was_is_no_fresh_start() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("registry.sqlite");
+    std::fs::write(&path, b"").unwrap();
+    make_private(&path, 0o600);
+    assert!(matches!(
+        Registry::open(home.path()),
+        Err(RegistryError::Empty { .. })
+    ));
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+    std::fs::remove_file(&path).unwrap();
+    Registry::open(home.path()).unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_home_that_others_can_write_to_is_not_used() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("registry.sqlite");
+    drop(Registry::open(home.path()).unwrap());
+    for (what, mode, usual) in [
+        (home.path(), 0o777, 0o700),
+        (home.path(), 0o720, 0o755),
+        (path.as_path(), 0o666, 0o600),
+        (path.as_path(), 0o620, 0o644),
+    ] {
+        make_private(what, mode);
+        let refused = Registry::open(home.path()).err().unwrap();
+        assert!(matches!(refused, RegistryError::NotPrivate { .. }));
+        assert!(refused.hint().contains("chmod go-w"));
+        make_private(what, usual);
+        drop(Registry::open(home.path()).unwrap());
+    }
+}
+
+fn make_private(path: &std::path::Path, mode: u32) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+#[test]
+fn of_eight_who_make_the_registry_at_once_each_has_it() {
+    let home = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| Registry::open(home.path()).unwrap());
+        }
+    });
+    let left = std::fs::read_dir(home.path()).unwrap();
+    let left = left.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().contains(".new")
+    });
+    assert_eq!(left.count(), 0);
 }

@@ -18,6 +18,21 @@ pub enum RegistryError {
         /// The path.
         path: PathBuf,
     },
+    /// The file is there and empty: what was in it is lost, or it was cut off.
+    #[error("`{}` is empty: the registry that was there is lost", path.display())]
+    Empty {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Somebody else owns the home folder or the registry, or can write to it. Whoever can do
+    /// that names a PKCS#11 module, whose code then runs.
+    #[error("`{}` is not private: {reason}", path.display())]
+    NotPrivate {
+        /// The path.
+        path: PathBuf,
+        /// Who else has a hand in it.
+        reason: String,
+    },
     /// The registry was written by a newer program.
     #[error("the registry has version {found}; this program knows version {known}")]
     Newer {
@@ -56,6 +71,14 @@ impl RegistryError {
             RegistryError::NotAFolder { .. } | RegistryError::NotARegistry { .. } => {
                 "name another folder with --home or CLAVIGER_HOME".into()
             }
+            RegistryError::Empty { .. } => {
+                "put a backup of registry.sqlite in its place; if nothing is to be kept, remove it"
+                    .into()
+            }
+            RegistryError::NotPrivate { path, .. } => format!(
+                "chown and chmod it: chmod go-w '{}'",
+                path.display().to_string().replace('\'', "'\\''")
+            ),
             RegistryError::Newer { .. } => "use the newer program; nothing was changed".into(),
             RegistryError::DiskFull => "free some space; nothing is lost".into(),
             RegistryError::ReadOnly => "check the permissions of the home folder".into(),

@@ -22,16 +22,50 @@ pub(super) fn create_private_folder(path: &Path) -> std::io::Result<()> {
     builder.create(path)
 }
 
-/// SQLite gives the files that it puts beside it the same permissions. The file is not
-/// opened here: closing it would take the locks away that SQLite has on it.
-#[cfg(unix)]
-pub(super) fn make_private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+/// Makes an empty registry at `path`, where there is nothing: beside it first, so that an empty
+/// file is never there, and of two processes that come here one is first.
+pub(super) fn make_new(path: &Path) -> Result<()> {
+    let io = |error: std::io::Error| RegistryError::io(&error);
+    let beside = tempfile::Builder::new()
+        .prefix("registry.")
+        .suffix(".new")
+        // SQLite gives the files that it puts beside it the same permissions.
+        .tempfile_in(path.parent().unwrap_or(Path::new(".")))
+        .map_err(io)?
+        .into_temp_path();
+    let db = Connection::open(&beside)?;
+    prepare(&db)?;
+    // With the last connection what is in the write-ahead log comes into the file.
+    db.close().map_err(|(_, error)| error)?;
+    match beside.persist_noclobber(path) {
+        Ok(()) => Ok(()),
+        Err(failed) if failed.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(failed) => Err(io(failed.error)),
+    }
 }
 
-#[cfg(not(unix))]
-pub(super) fn make_private(_: &Path) -> std::io::Result<()> {
+/// Refuses a folder or a file that somebody else owns, or can write to, and a file that is
+/// empty. It is not opened: closing a registry would take the locks away that SQLite has on it.
+pub(super) fn check_private(path: &Path) -> Result<()> {
+    let found = path.metadata().map_err(|e| RegistryError::io(&e))?;
+    if found.is_file() && found.len() == 0 {
+        return Err(RegistryError::Empty { path: path.into() });
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let us = rustix::process::geteuid().as_raw();
+        let reason = match (found.uid() == us, found.mode() & 0o022) {
+            (true, 0) => return Ok(()),
+            (false, _) => format!("it belongs to the user {}, and this is {us}", found.uid()),
+            (true, _) => format!("others can write to it (mode {:o})", found.mode() & 0o777),
+        };
+        return Err(RegistryError::NotPrivate {
+            path: path.into(),
+            reason,
+        });
+    }
+    #[cfg(not(unix))]
     Ok(())
 }
 
