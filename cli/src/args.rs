@@ -44,6 +44,13 @@ pub(crate) struct Args {
     )]
     pub(crate) pin_source: Option<std::ffi::OsString>,
 
+    /// Take what the PIN source holds as it is, but for one line break at its end
+    ///
+    /// Otherwise the first line is the PIN, and what cannot be one is refused unsent: a second
+    /// line, a byte order mark, a zero byte, blanks at the ends.
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub(crate) pin_verbatim: bool,
+
     /// Where a smartcard's management key comes from, in hexadecimal: env:VAR, file:PATH,
     /// fd:N or prompt
     ///

@@ -21,6 +21,8 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // Before anything of our own is open.
+    claviger_token::pin::note_inherited_descriptors();
     keep_no_core();
     let args = args::Args::parse();
     start_log();

@@ -3,9 +3,10 @@
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Instant;
 
+use claviger_token::pin::Verbatim;
 use claviger_token::{Error, PinSource, StoredPin, TokenId};
 use secrecy::SecretString;
 
@@ -76,6 +77,10 @@ impl Choice {
 pub(crate) struct Pins {
     wanted: Wanted,
     choice: Choice,
+    /// Whether what is stored is taken as it is.
+    verbatim: bool,
+    /// That others can read the file with the PIN is said once.
+    warned: Once,
     /// The only tokens that get one, if set.
     only: Mutex<Option<Vec<TokenId>>>,
     /// When a person is waited for no longer.
@@ -88,6 +93,7 @@ impl Pins {
     pub(crate) fn new(
         wanted: Wanted,
         source: Option<&OsStr>,
+        verbatim: bool,
         deadline: Option<Instant>,
         screen: Screen,
         interrupt: Arc<Interrupt>,
@@ -95,6 +101,8 @@ impl Pins {
         Ok(Arc::new(Pins {
             wanted,
             choice: Choice::parse(wanted, source)?,
+            verbatim,
+            warned: Once::new(),
             only: Mutex::default(),
             deadline,
             screen,
@@ -105,6 +113,25 @@ impl Pins {
     /// Whether the same PIN would go to whichever token asks.
     pub(crate) fn is_one_for_all(&self) -> bool {
         matches!(self.choice, Choice::Stored(_))
+    }
+
+    /// Says that others can read the file, if they can.
+    fn warn_of_readers(&self, source: &StoredPin) {
+        #[cfg(unix)]
+        if let StoredPin::File(path) = source
+            && let Ok(found) = path.metadata()
+            && found.is_file()
+            && std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o077 != 0
+        {
+            let path = path.display().to_string();
+            crate::output::warn(
+                &format!(
+                    "other users can read the {} in `{path}`",
+                    self.wanted.name()
+                ),
+                &format!("chmod 600 '{}'", path.replace('\'', "'\\''")),
+            );
+        }
     }
 
     /// Whether it is read from standard input, and so nothing else can be.
@@ -191,7 +218,13 @@ impl PinSource for Handle {
             return Err(needed());
         }
         match &pins.choice {
-            Choice::Stored(source) => source.pin(token, label),
+            Choice::Stored(source) => {
+                pins.warned.call_once(|| pins.warn_of_readers(source));
+                match pins.verbatim {
+                    true => Verbatim(source.clone()).pin(token, label),
+                    false => source.pin(token, label),
+                }
+            }
             Choice::Prompt | Choice::Unsaid if pins.asks_a_person() => pins.ask(token, label),
             Choice::Prompt | Choice::Unsaid => Err(needed()),
         }

@@ -46,6 +46,7 @@ impl Session {
             Pins::new(
                 wanted,
                 text.as_deref(),
+                args.pin_verbatim,
                 deadline,
                 screen.clone(),
                 Arc::clone(&interrupt),

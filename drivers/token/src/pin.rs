@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::{Zeroize, Zeroizing};
@@ -124,8 +124,9 @@ impl PinSource for FixedPin {
 
 /// A PIN that lies where the operator said: `env:VAR`, `file:PATH` or `fd:N`.
 ///
-/// One trailing line break is not part of the PIN. A file holds one PIN and is at
-/// most 4 KiB long.
+/// The PIN is the first line, without its line break (LF or CRLF). What cannot be a PIN is
+/// refused before anything is sent: more than one line, a byte order mark, a zero byte, blanks
+/// at the ends, nothing at all. [`Verbatim`] takes it as it is. A file is at most 4 KiB long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredPin {
     /// The value of an environment variable.
@@ -156,6 +157,10 @@ impl StoredPin {
     /// What an open descriptor gives. Where it is open on a file it stays where it is in it,
     /// so that it gives the same when it is read again.
     fn read_descriptor(&self, number: u32) -> Result<SecretString, Error> {
+        let inherited = INHERITED.get();
+        if inherited.is_some_and(|inherited| !inherited.contains(&number)) {
+            return Err(self.failed("the descriptor is not open: nobody passed it on"));
+        }
         let mut file = descriptor(number).map_err(|e| self.failed(e))?;
         let before = file.stream_position();
         let pin = self.read(&file)?;
@@ -180,7 +185,67 @@ impl StoredPin {
         if text.len() as u64 > LONGEST_SOURCE {
             return Err(self.failed("it is longer than a PIN can be"));
         }
-        Ok(trimmed(&text))
+        Ok(SecretString::from(text.as_str()))
+    }
+
+    /// What lies there, as it is.
+    fn content(&self) -> Result<SecretString, Error> {
+        match self {
+            StoredPin::Env(name) => {
+                let mut value = std::env::var(name).map_err(|e| match e {
+                    std::env::VarError::NotPresent => self.failed("the variable is not set"),
+                    // The error's own text would show the value.
+                    std::env::VarError::NotUnicode(_) => self.failed("the value is not UTF-8"),
+                })?;
+                let content = SecretString::from(value.as_str());
+                value.zeroize();
+                Ok(content)
+            }
+            StoredPin::File(path) => self.read_file(path),
+            StoredPin::Fd(number) => self.read_descriptor(*number),
+        }
+    }
+}
+
+/// Takes what lies somewhere as the PIN, but for one line break at its end: for PINs that
+/// [`StoredPin`] refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verbatim(pub StoredPin);
+
+impl PinSource for Verbatim {
+    fn pin(&self, _token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+        let content = self.0.content()?;
+        let text = content.expose_secret();
+        let pin = text.strip_suffix('\n').unwrap_or(text);
+        Ok(SecretString::from(pin.strip_suffix('\r').unwrap_or(pin)))
+    }
+}
+
+/// The descriptors that the process was started with, once that was noted.
+static INHERITED: OnceLock<Vec<u32>> = OnceLock::new();
+
+/// Notes which descriptors the process was started with. From now on a PIN is read from no
+/// other: one that the process opened by itself, such as that of a database, has no PIN.
+///
+/// To be called before anything is opened. Without `/proc/self/fd` or `/dev/fd` nothing is
+/// noted.
+pub fn note_inherited_descriptors() {
+    let list = |folder: &str| -> Option<Vec<u32>> {
+        let numbers: Vec<u32> = std::fs::read_dir(folder)
+            .ok()?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        // Among them was the one that the folder was read with.
+        let is_open = |number: &u32| {
+            std::path::Path::new(folder)
+                .join(number.to_string())
+                .symlink_metadata()
+                .is_ok()
+        };
+        Some(numbers.into_iter().filter(is_open).collect())
+    };
+    if let Some(numbers) = list("/proc/self/fd").or_else(|| list("/dev/fd")) {
+        let _ = INHERITED.set(numbers);
     }
 }
 
@@ -218,26 +283,29 @@ fn descriptor(number: u32) -> std::io::Result<File> {
     File::open(format!("/dev/fd/{number}"))
 }
 
-fn trimmed(text: &str) -> SecretString {
-    let pin = text.strip_suffix('\n').unwrap_or(text);
-    SecretString::from(pin.strip_suffix('\r').unwrap_or(pin))
+/// The first line, where it can be a PIN and nothing follows it.
+///
+/// # Errors
+/// What is odd, as the end of a sentence.
+fn first_line(text: &str) -> Result<&str, &'static str> {
+    let (line, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    match line {
+        _ if !rest.is_empty() => Err("something follows the first line"),
+        _ if line.starts_with('\u{feff}') => Err("it begins with a byte order mark"),
+        _ if line.contains('\0') => Err("there is a zero byte in it"),
+        _ if line.trim() != line => Err("it begins or ends with a blank"),
+        "" => Err("it is empty"),
+        _ => Ok(line),
+    }
 }
 
 impl PinSource for StoredPin {
     fn pin(&self, _token: &TokenId, _label: &str) -> Result<SecretString, Error> {
-        match self {
-            StoredPin::Env(name) => {
-                let mut value = std::env::var(name).map_err(|e| match e {
-                    std::env::VarError::NotPresent => self.failed("the variable is not set"),
-                    // The error's own text would show the value.
-                    std::env::VarError::NotUnicode(_) => self.failed("the value is not UTF-8"),
-                })?;
-                let pin = trimmed(&value);
-                value.zeroize();
-                Ok(pin)
-            }
-            StoredPin::File(path) => self.read_file(path),
-            StoredPin::Fd(number) => self.read_descriptor(*number),
+        let content = self.content()?;
+        match first_line(content.expose_secret()) {
+            Ok(line) => Ok(SecretString::from(line)),
+            Err(odd) => Err(self.failed(format!("what is there cannot be a PIN: {odd}"))),
         }
     }
 }
@@ -284,11 +352,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_break_at_the_end_is_not_part_of_the_pin() {
+    fn the_first_line_is_the_pin_and_what_cannot_be_one_is_refused() {
         for text in ["1234", "1234\n", "1234\r\n"] {
-            assert_eq!(trimmed(text).expose_secret(), "1234");
+            assert_eq!(first_line(text), Ok("1234"));
         }
-        assert_eq!(trimmed("1234\n\n").expose_secret(), "1234\n");
+        for (text, odd) in [
+            ("1234\n\n", "follows"),
+            ("1234\n# the PIN\n", "follows"),
+            ("\u{feff}1234\n", "byte order mark"),
+            ("12\x0034\n", "zero byte"),
+            ("1234 \n", "blank"),
+            ("\t1234", "blank"),
+            ("1234\r\r\n", "blank"),
+            ("", "empty"),
+            ("\r\n", "empty"),
+        ] {
+            let refused = first_line(text).unwrap_err();
+            assert!(refused.contains(odd), "{text:?}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_pin_is_taken_as_it_is_where_that_is_asked_for() {
+        let token = TokenId {
+            kind: "k".into(),
+            manufacturer: "m".into(),
+            serial: "s".into(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pin");
+        std::fs::write(&path, " 12\n34 \n").unwrap();
+        let source = StoredPin::File(path);
+        let refused = source.pin(&token, "").unwrap_err().to_string();
+        assert!(refused.contains("follows") && !refused.contains("34"));
+        let pin = Verbatim(source).pin(&token, "").unwrap();
+        assert_eq!(pin.expose_secret(), " 12\n34 ");
     }
 
     #[test]
