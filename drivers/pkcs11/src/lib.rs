@@ -105,7 +105,7 @@ impl Driver for Pkcs11Driver {
             usable,
             mut unreadable,
         } = self.sources(&uri, Patience::Slower)?;
-        let found = find(&usable, &uri, Patience::Slower)?;
+        let found = look_again(&usable, &uri)?;
         unreadable.extend(found.unreadable);
         let mut tokens = Vec::new();
         for candidate in &found.candidates {
@@ -265,6 +265,25 @@ fn is_not_there(error: &Error) -> bool {
     )
 }
 
+/// The tokens in the modules that fit. One that is named may be just away when its module is
+/// loaded, and is then looked for again; later whoever looks around comes again anyway.
+fn look_again(sources: &[Source], uri: &Uri) -> Result<Found, Error> {
+    let mut looks = 1;
+    loop {
+        let found = find(sources, uri, Patience::Slower)?;
+        let is_fresh = |source: &Source| source.module.is_fresh();
+        let is_done = !found.candidates.is_empty() || !names_a_token(uri);
+        if is_done || looks == MOST_LOOKS || !sources.iter().all(is_fresh) || !reset(sources) {
+            return Ok(found);
+        }
+        looks += 1;
+    }
+}
+
+fn names_a_token(uri: &Uri) -> bool {
+    uri.serial.is_some() || uri.token.is_some()
+}
+
 /// Opens the one token in the modules that fits.
 fn open_in(
     sources: &[Source],
@@ -272,14 +291,13 @@ fn open_in(
     backend: &str,
     access: &Access,
 ) -> Result<Arc<Pkcs11Token>, Error> {
-    let is_named = uri.serial.is_some() || uri.token.is_some();
     let mut looks = 1;
     loop {
         match open_fitting(sources, uri, backend, access) {
             // A token that was there before may be just away.
             Err(
                 Error::NoToken { .. } | Error::NotReady { .. } | Error::TokenUnavailable { .. },
-            ) if is_named && looks < MOST_LOOKS && reset(sources) => {
+            ) if names_a_token(uri) && looks < MOST_LOOKS && reset(sources) => {
                 looks += 1;
             }
             other => return other,

@@ -26,6 +26,9 @@ use crate::session::Connection;
 /// too early waits: not for long, since it may be on a task that others need.
 const RESET_INTERVAL: Duration = Duration::from_millis(20);
 
+/// So long is a module new to its process.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// How long a module that cannot be used is left alone by those who only look around, at
 /// first and at most. It doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -51,6 +54,7 @@ pub(crate) struct Module {
     gate: RwLock<()>,
     connections: Mutex<Vec<Weak<Connection>>>,
     last_reset: Mutex<Option<Instant>>,
+    loaded: Instant,
     /// When it failed to show its slots, where it did the last time.
     trouble: Mutex<Option<Trouble>>,
     /// What the tokens said of their mechanisms.
@@ -191,6 +195,7 @@ impl Module {
             gate: RwLock::default(),
             connections: Mutex::default(),
             last_reset: Mutex::default(),
+            loaded: Instant::now(),
             trouble: Mutex::default(),
             mechanisms: MechanismCache::default(),
             seen: Mutex::default(),
@@ -327,6 +332,14 @@ impl Module {
         let _entered = self.enter();
         let slots = self.pkcs11.get_all_slots();
         slots.is_ok_and(|slots| slots.is_empty())
+    }
+
+    /// Whether it was loaded a moment ago and nobody has sessions with its tokens yet, so that
+    /// a [reset](Module::reset) is felt by nobody.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let mut connections = lock(&self.connections);
+        connections.retain(|c| c.strong_count() > 0);
+        connections.is_empty() && self.loaded.elapsed() < FRESH
     }
 
     /// Finalises and initialises the module, so that it looks for its tokens again, and

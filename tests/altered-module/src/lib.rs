@@ -16,6 +16,7 @@
 //! | line | what it does |
 //! | --- | --- |
 //! | `answer FUNCTION 0xRV` | the function does nothing but answer this |
+//! | `die FUNCTION` | the process dies in the function, before anything was done |
 //! | `only LABEL` | there are no tokens but those with this label; several lines add up |
 //! | `token serial TEXT` | so says every token; likewise `manufacturer`, `model`, `label` |
 //! | `token set 0xFLAGS`, `token clear 0xFLAGS` | flags of every token |
