@@ -48,6 +48,9 @@ pub struct Listed {
     pub removal: Removal,
     /// The most keys that the bench makes on it at a time.
     pub max_keys: Option<usize>,
+    /// The longest message in bytes that it signs, where that is another than its model is
+    /// known for.
+    pub longest_message: Option<usize>,
 }
 
 /// Where a secret is: `env:VAR`, `file:PATH`, or `prompt`.

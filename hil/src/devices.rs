@@ -368,10 +368,10 @@ fn bench(
         plug: plug(&listed.removal, name, &common.interrupt, is_there),
         protection: Protection::FULL,
         room: Mutex::new(Err("it has no bound that could be seen")),
-        longest_message: if is_ledger {
-            claviger_ledger::LONGEST_MESSAGE
-        } else {
-            usize::MAX
+        longest_message: match listed.longest_message {
+            Some(length) => length,
+            None if is_ledger => claviger_ledger::longest_message(&info.model),
+            None => usize::MAX,
         },
         longest_ed25519_message: match &*info.id.kind {
             "piv" => LONGEST_ED25519_MESSAGE,
@@ -438,6 +438,10 @@ impl Devices for TappedDevices {
         self.inner.watch()
     }
 
+    fn shared_name(&self, path: &str) -> Option<String> {
+        self.inner.shared_name(path)
+    }
+
     fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {
         Ok(Box::new(TappedTransport {
             inner: self.inner.connect(path)?,
@@ -477,6 +481,7 @@ impl Transport for TappedTransport {
                 command: to_hex(&self.sent),
                 reply: Some(to_hex(&shown)),
                 lost: None,
+                present: false,
                 command_hidden: false,
                 reply_hidden: hidden,
             });

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
-use claviger_ledger::{LONGEST_MESSAGE, LedgerDriver, Tcp};
+use claviger_ledger::{LedgerDriver, Tcp};
 use claviger_ledger_emulator::{App, Approver, Ethereum};
 use claviger_piv::apdu::{Lost, Transport as CardTransport};
 use claviger_piv::reader::{Link, Readers, Unreachable as NoReaders};
@@ -144,6 +144,7 @@ struct Kind {
     plug: Possible<BoxedPlug>,
     tap: Arc<Tap>,
     max_keys: Option<usize>,
+    longest_message: usize,
     home: Box<dyn Send>,
 }
 
@@ -178,11 +179,7 @@ fn device(parts: &Parts<'_>, kind: Kind) -> Device {
             "ledger" => "a Ledger has two thousand million accounts",
             _ => "the token has no bound that a test could reach",
         })),
-        longest_message: if scheme == "ledger" {
-            LONGEST_MESSAGE
-        } else {
-            usize::MAX
-        },
+        longest_message: kind.longest_message,
         longest_ed25519_message: match parts.name {
             "yubikey-5.7.1" => LONGEST_ED25519_MESSAGE,
             _ => usize::MAX,
@@ -221,6 +218,7 @@ macro_rules! pkcs11 {
             plug: $plug(&token),
             tap: Arc::default(),
             max_keys: $max_keys,
+            longest_message: usize::MAX,
             home: Box::new(token),
         };
         device($parts, kind)
@@ -296,6 +294,7 @@ fn card<C: Smartcard>(parts: &Parts<'_>, tray: Tray<C>, serial: &str, pin: &str)
         plug: switch(move || off.take_out(), move || on.put_in()),
         tap,
         max_keys: None,
+        longest_message: usize::MAX,
         home: Box::new(tray),
     };
     device(parts, kind)
@@ -308,7 +307,8 @@ fn ledger_model(parts: &Parts<'_>) -> Device {
         move || *lock(&off.out) = true,
         move || *lock(&on.out) = false,
     );
-    ledger(parts, model.clone(), plug, Box::new(model))
+    let longest_message = model.app.configuration().longest_message;
+    ledger(parts, model.clone(), plug, longest_message, Box::new(model))
 }
 
 #[expect(
@@ -322,13 +322,15 @@ fn ledger_emulator(parts: &Parts<'_>) -> Device {
         address: approver.apdu_address().to_string(),
     };
     let plug = Err("an emulator cannot be pulled out");
-    ledger(parts, way, plug, Box::new(approver))
+    let longest_message = approver.longest_message();
+    ledger(parts, way, plug, longest_message, Box::new(approver))
 }
 
 fn ledger(
     parts: &Parts<'_>,
     way: impl Devices + 'static,
     plug: Possible<BoxedPlug>,
+    longest_message: usize,
     home: Box<dyn Send>,
 ) -> Device {
     let tap = Arc::<Tap>::default();
@@ -345,6 +347,7 @@ fn ledger(
         plug,
         tap,
         max_keys: Some(10),
+        longest_message,
         home,
     };
     device(parts, kind)
