@@ -299,6 +299,7 @@ pub(crate) fn full(name: &EngineId, info: &IdentityInfo, roots: Option<&[String]
 
 fn origin(key: &KeyInfo, name: &EngineId) -> String {
     let mut text = String::from(match key.origin {
+        Origin::Generated if is_derived(key) => "derived on the token",
         Origin::Generated => "generated on the token",
         Origin::Adopted => "found on the token",
     });
@@ -306,6 +307,10 @@ fn origin(key: &KeyInfo, name: &EngineId) -> String {
         text.push_str(&format!(", belongs to `{}`", key.owner));
     }
     match key.protection {
+        // It is the seed that counts, and whoever set the device up was told to write it down.
+        Some(Protection::FULL) if is_derived(key) => {
+            text.push_str(", from its seed, which may be on paper");
+        }
         Some(Protection::FULL) => text.push_str(", cannot leave it"),
         Some(protection) => {
             if let Some(missing) = protection.missing() {
@@ -315,4 +320,9 @@ fn origin(key: &KeyInfo, name: &EngineId) -> String {
         None => {}
     }
     text
+}
+
+/// Whether the token derives its keys from a seed.
+fn is_derived(key: &KeyInfo) -> bool {
+    key.token.kind == "ledger"
 }
