@@ -22,14 +22,14 @@ pub const MOST_RECIPIENTS: usize = claviger_token::envelope::MOST_ATTEMPTS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Preference {
-    /// The identity itself where it has a key for that; else the cheapest of those that it
-    /// provably reads for.
+    /// The identity itself, and nobody else.
     #[default]
     Itself,
-    /// The cheapest of the identity and those that it provably reads for.
+    /// The cheapest of the identity and those that it provably reads for. The sender does not
+    /// name them, and so says that the data may be disclosed to any of them.
     Cheapest,
-    /// As [`Preference::Itself`], and beside it everyone who provably reads for the one
-    /// that was chosen: each of them opens the ciphertext with a key of their own.
+    /// The identity itself, and beside it everyone who provably reads for it: each of them
+    /// opens the ciphertext with a key of their own.
     WithReaders,
 }
 
@@ -119,6 +119,9 @@ impl<T> Pending<T> {
 /// The keys that a plaintext for `identity` is to be encrypted to. Of the evidence only
 /// what verifies counts.
 ///
+/// An identity without a key that decrypts reads for nobody, whatever evidence says: who grants
+/// it to read for them would else become the recipient of what is meant for it.
+///
 /// # Errors
 /// [`EngineError::NoEncryptionKey`] where there is none, [`EngineError::TooManyRecipients`].
 pub(crate) fn choose(
@@ -127,26 +130,27 @@ pub(crate) fn choose(
     evidence: &[Evidence],
     preference: Preference,
 ) -> Result<Vec<PublicKey>, EngineError> {
-    let itself = rank(identity).is_some().then(|| identity.clone());
-    let chosen = match (itself, preference) {
-        (Some(itself), Preference::Itself | Preference::WithReaders) => Some(itself),
-        (itself, _) => {
+    if rank(identity).is_none() {
+        return Err(EngineError::NoEncryptionKey {
+            identity: who.clone(),
+        });
+    }
+    let itself = identity.clone();
+    let chosen = match preference {
+        Preference::Itself | Preference::WithReaders => itself,
+        Preference::Cheapest => {
             let others = reach(
                 as_reader(identity),
                 evidence,
                 Direction::ReadFor,
                 usize::MAX,
             );
-            let able = itself.into_iter().chain(others);
+            let able = std::iter::once(itself.clone()).chain(others);
             let able = able.filter_map(|keys| Some((rank(&keys)?, keys)));
             // The first of the cheapest: the nearest.
-            able.min_by_key(|(rank, _)| *rank).map(|(_, keys)| keys)
+            able.min_by_key(|(rank, _)| *rank)
+                .map_or(itself, |(_, keys)| keys)
         }
-    };
-    let Some(chosen) = chosen else {
-        return Err(EngineError::NoEncryptionKey {
-            identity: who.clone(),
-        });
     };
     let mut recipients: Vec<PublicKey> = chosen.decrypt.iter().cloned().collect();
     if preference == Preference::WithReaders {

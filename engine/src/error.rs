@@ -98,8 +98,7 @@ pub enum EngineError {
     /// A contact has the name.
     #[error("a contact has this name")]
     NameIsContact,
-    /// The identity has no key that one can encrypt to, and no evidence that was to be used
-    /// leads to one.
+    /// The identity has no key that one can encrypt to.
     #[error("one cannot encrypt to `{identity}`: it has no key that decrypts")]
     NoEncryptionKey {
         /// The identity.
@@ -174,8 +173,8 @@ impl EngineError {
             }
             EngineError::NameIsContact => "choose another name, or remove the contact first".into(),
             EngineError::NoEncryptionKey { .. } => {
-                "--reads-for encrypts to one whom it reads for, where there is evidence of that"
-                    .into()
+                "encrypt to somebody who has a key that decrypts; `claviger identities` and \
+                 `claviger contact list` show who does".into()
             }
             EngineError::InvalidEvidence { reason } => reason.to_string(),
             EngineError::EvidenceExists => "nothing needs to be done".into(),

@@ -176,38 +176,40 @@ async fn the_default_is_the_identity_itself_where_it_has_a_key() {
 }
 
 #[tokio::test]
-async fn an_identity_without_a_key_is_reached_through_whom_it_reads_for() {
+async fn nobody_becomes_a_recipient_in_place_of_an_identity_without_a_key() {
     let node = memory_node();
     make_with(&node, "team", IdParams::P384, Commit).await;
-    make_with(&node, "middle", IdParams::Ed25519, Commit).await;
-    make_with(&node, "p256", IdParams::P256, CommitAndDecrypt).await;
-    make_with(&node, "x25519", IdParams::Ed25519, CommitAndDecrypt).await;
-
-    // No usable key: an error, never a silent fallback.
+    make_with(&node, "mallory", IdParams::P256, CommitAndDecrypt).await;
+    // Whoever wants to be read for says so, and nobody else has to agree.
+    grant(&node, "team", "mallory").await;
     for use_reads_for in [false, true] {
-        let error = seal(&node, "team", use_reads_for).await.unwrap_err();
-        assert!(
-            matches!(error, EngineError::NoEncryptionKey { .. }),
-            "{error}"
-        );
+        for preference in [
+            Preference::Itself,
+            Preference::Cheapest,
+            Preference::WithReaders,
+        ] {
+            let request = request("team", use_reads_for, preference);
+            let error = node.encrypt(request, &call()).await.unwrap_err();
+            assert!(
+                matches!(error, EngineError::NoEncryptionKey { .. }),
+                "{preference:?}: {error}"
+            );
+        }
     }
-    grant(&node, "team", "middle").await;
-    assert!(seal(&node, "team", true).await.is_err());
-    // Transitively.
-    grant(&node, "middle", "p256").await;
-    let file = seal(&node, "team", true).await.unwrap();
-    assert!(opens(&node, "p256", &file).await);
-    // The cheapest first, be it further away.
-    grant(&node, "p256", "x25519").await;
-    let file = seal(&node, "team", true).await.unwrap();
-    assert!(opens(&node, "x25519", &file).await);
-    assert!(!opens(&node, "p256", &file).await);
-    // Evidence is used only where that was asked for.
-    assert!(seal(&node, "team", false).await.is_err());
-    // The other way round it proves nothing.
-    make_with(&node, "lone", IdParams::P384, Commit).await;
-    grant(&node, "x25519", "lone").await;
-    assert!(seal(&node, "lone", true).await.is_err());
+}
+
+#[tokio::test]
+async fn the_cheapest_is_found_transitively() {
+    let node = memory_node();
+    make_with(&node, "start", IdParams::P256, CommitAndDecrypt).await;
+    make_with(&node, "middle", IdParams::Ed25519, Commit).await;
+    make_with(&node, "end", IdParams::Ed25519, CommitAndDecrypt).await;
+    grant(&node, "start", "middle").await;
+    grant(&node, "middle", "end").await;
+    let cheapest = request("start", true, Preference::Cheapest);
+    let file = node.encrypt(cheapest, &call()).await.unwrap();
+    assert!(opens(&node, "end", &file).await);
+    assert!(!opens(&node, "start", &file).await);
 }
 
 #[tokio::test]
