@@ -58,6 +58,7 @@ pub(super) async fn with_named<R: Read>(
 /// A PIN goes to a token only to use a key that opens the file or may. One PIN that was
 /// given for whichever token asks goes to the one token of which the file says that its
 /// key opens it, or to the only one whose key may; where there are several it goes to none.
+/// A token that is not attached counts: it may be the one whose PIN was given.
 pub(super) async fn with_any<R: Read>(
     session: &Session,
     node: &Node,
@@ -72,7 +73,7 @@ pub(super) async fn with_any<R: Read>(
     for candidate in &here {
         if candidate.needs_pin
             && session.pins.is_one_for_all()
-            && *one_token(&here)? != candidate.key.token
+            && *one_token(&here, &away)? != candidate.key.token
         {
             continue;
         }
@@ -102,12 +103,19 @@ pub(super) async fn with_any<R: Read>(
     }))
 }
 
+/// An identity that may open the file and whose token is not attached.
+struct Away {
+    who: EngineId,
+    token: TokenId,
+    fit: Fit,
+}
+
 /// The identities that may open the file and whose token is here, and those whose is not.
 async fn candidates<R: Read>(
     session: &Session,
     node: &Node,
     file: &Sealed<R>,
-) -> Result<(Vec<Candidate>, Vec<(EngineId, TokenId)>), Failure> {
+) -> Result<(Vec<Candidate>, Vec<Away>), Failure> {
     let _busy = session.screen.spin("looking for a key");
     let (mut here, mut away): (Vec<Candidate>, Vec<_>) = Default::default();
     let mut tokens: HashMap<TokenId, Option<Listed>> = HashMap::new();
@@ -137,7 +145,8 @@ async fn candidates<R: Read>(
             tokens.insert(key.token.clone(), it);
         }
         let Some(Some((token, slots))) = tokens.get(&key.token) else {
-            away.push((who, key.token.clone()));
+            let token = key.token.clone();
+            away.push(Away { who, token, fit });
             continue;
         };
         here.push(Candidate {
@@ -166,20 +175,29 @@ fn needs_person(key: &KeyInfo, slots: &[SlotInfo]) -> bool {
 
 /// The token that a PIN is for which was given for whichever token asks; to guess among
 /// several is refused.
-fn one_token(candidates: &[Candidate]) -> Result<&TokenId, Failure> {
-    let with_pin = || candidates.iter().filter(|candidate| candidate.needs_pin);
-    let is_sure = with_pin().any(|candidate| candidate.fit == Fit::Yes);
-    let mut asked = with_pin().filter(|candidate| !is_sure || candidate.fit == Fit::Yes);
-    let first = asked.next().map(|candidate| &candidate.key.token);
+fn one_token<'a>(here: &'a [Candidate], away: &'a [Away]) -> Result<&'a TokenId, Failure> {
+    let with_pin = || {
+        let here = here.iter().filter(|candidate| candidate.needs_pin);
+        let here = here.map(|candidate| (&candidate.key.token, candidate.fit));
+        // Whether it wants one shows only when it is attached.
+        here.chain(away.iter().map(|away| (&away.token, away.fit)))
+    };
+    let is_sure = with_pin().any(|(_, fit)| fit == Fit::Yes);
+    let mut asked = with_pin().filter(|(_, fit)| !is_sure || *fit == Fit::Yes);
+    let first = asked.next().map(|(token, _)| token);
     if let Some(token) = first
-        && asked.all(|candidate| candidate.key.token == *token)
+        && asked.all(|(other, _)| other == token)
     {
         return Ok(token);
     }
-    let names = candidates.iter().map(|candidate| {
+    let here = here.iter().map(|candidate| {
         let Candidate { who, key, .. } = candidate;
         format!("\n  {who} on {}", key.token)
     });
+    let away = away
+        .iter()
+        .map(|Away { who, token, .. }| format!("\n  {who} on {token} (not attached)"));
+    let names = here.chain(away);
     Err(Failure::new(
         "keys on several tokens may open this, and the PIN that was given is that of one",
     )
@@ -205,14 +223,14 @@ fn may_go_on(error: &EngineError) -> bool {
     )
 }
 
-fn nobody(away: &[(EngineId, TokenId)]) -> Failure {
+fn nobody(away: &[Away]) -> Failure {
     if away.is_empty() {
         return Failure::new("no identity here can open this")
             .hint("it was encrypted to others; `claviger identities` lists who is here");
     }
     let names = away
         .iter()
-        .map(|(who, token)| format!("\n  {who} on {token}"));
+        .map(|Away { who, token, .. }| format!("\n  {who} on {token}"));
     Failure::new("no token that is attached can open this").hint(format!(
         "attach one of those that may:{}",
         names.collect::<String>()
