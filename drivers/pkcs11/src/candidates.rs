@@ -428,6 +428,7 @@ impl Candidate {
         }
         // Before a PIN is sent: a token that cannot even say that is not ready.
         let info = self.info(uri)?;
+        let hashes = self.offers()?.hashes;
         let at = (self.slot, only_in);
         let connection =
             Connection::open(&self.source.module, at, &self.token, &id, self.quirks, &how)?;
@@ -437,6 +438,7 @@ impl Candidate {
             me: me.clone(),
             info,
             quirks: self.quirks,
+            hashes,
             write_protected: self.token.write_protected(),
             connection,
             one_call: OneCall::default(),

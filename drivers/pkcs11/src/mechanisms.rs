@@ -14,6 +14,8 @@ const WEIERSTRASS: [Algorithm; 3] = [Algorithm::P256, Algorithm::P384, Algorithm
 struct Mechanisms {
     generate: Mechanism<'static>,
     operate: MechanismType,
+    /// Where the token does not have that one: it hashes by itself what is signed.
+    hashing: Option<MechanismType>,
     /// The size of the keys, in the mechanism's unit (bits).
     bits: usize,
 }
@@ -31,13 +33,18 @@ fn mechanisms(spec: KeySpec, quirks: &Quirks) -> Option<Mechanisms> {
         _ => return None,
     };
     let rsa = spec.algorithm.rsa_bits();
-    let operate = match (spec.usage, spec.algorithm) {
-        (KeyUse::Sign, Algorithm::Ed25519) => MechanismType::EDDSA,
-        (KeyUse::Sign, _) if rsa.is_some() && quirks.rsa_hashes => MechanismType::SHA256_RSA_PKCS,
-        (KeyUse::Sign, _) if rsa.is_some() => MechanismType::RSA_PKCS,
-        (KeyUse::Sign, _) => MechanismType::ECDSA,
-        (KeyUse::Decrypt, _) if rsa.is_some() => MechanismType::RSA_PKCS_OAEP,
-        (KeyUse::Decrypt, _) => MechanismType::ECDH1_DERIVE,
+    let (operate, hashing) = match (spec.usage, spec.algorithm) {
+        (KeyUse::Sign, Algorithm::Ed25519) => (MechanismType::EDDSA, None),
+        (KeyUse::Sign, Algorithm::P384) => {
+            (MechanismType::ECDSA, Some(MechanismType::ECDSA_SHA384))
+        }
+        (KeyUse::Sign, _) if rsa.is_some() => (
+            MechanismType::RSA_PKCS,
+            Some(MechanismType::SHA256_RSA_PKCS),
+        ),
+        (KeyUse::Sign, _) => (MechanismType::ECDSA, Some(MechanismType::ECDSA_SHA256)),
+        (KeyUse::Decrypt, _) if rsa.is_some() => (MechanismType::RSA_PKCS_OAEP, None),
+        (KeyUse::Decrypt, _) => (MechanismType::ECDH1_DERIVE, None),
     };
     let bits = match spec.algorithm {
         Algorithm::P384 => 384,
@@ -46,6 +53,7 @@ fn mechanisms(spec: KeySpec, quirks: &Quirks) -> Option<Mechanisms> {
     Some(Mechanisms {
         generate,
         operate,
+        hashing,
         bits,
     })
 }
@@ -64,6 +72,8 @@ pub(crate) struct Offers {
     pub(crate) uses: Vec<KeySpec>,
     /// Those of them of which it is not known whether they work.
     pub(crate) untried: Vec<KeySpec>,
+    /// The algorithms for whose signatures the token hashes, and is to be given the message.
+    pub(crate) hashes: Vec<Algorithm>,
 }
 
 /// What a token offers whose mechanisms are as `info` says.
@@ -83,11 +93,17 @@ pub(crate) fn offers(
         let Some(tried) = is_tried(spec, quirks, generate.is_some()) else {
             continue;
         };
-        let operates = info(wanted.operate).is_some_and(|operate| {
-            is_allowed(spec.usage, wanted.operate, &operate) && fits(spec, &operate, wanted.bits)
-        });
-        if !operates {
-            continue;
+        let operates = |mechanism| {
+            info(mechanism).is_some_and(|operate| {
+                is_allowed(spec.usage, mechanism, &operate) && fits(spec, &operate, wanted.bits)
+            })
+        };
+        let must_hash = quirks.rsa_hashes && spec.algorithm.rsa_bits().is_some();
+        if must_hash && spec.usage == KeyUse::Sign || !operates(wanted.operate) {
+            if !wanted.hashing.is_some_and(operates) {
+                continue;
+            }
+            offers.hashes.push(spec.algorithm);
         }
         offers.uses.push(spec);
         if !tried {

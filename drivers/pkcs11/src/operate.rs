@@ -55,14 +55,14 @@ impl Pkcs11Token {
                 let pure = EddsaParams::new(EddsaSignatureScheme::Pure);
                 (Mechanism::Eddsa(pure), message.to_vec())
             }
+            scheme if self.hashes.contains(&algorithm) => {
+                (hashing(scheme).ok_or_else(unsupported)?, message.to_vec())
+            }
             SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaSecp256k1Sha256 => {
                 (Mechanism::Ecdsa, Sha256::digest(message).to_vec())
             }
             SignatureScheme::EcdsaP384Sha384 => {
                 (Mechanism::Ecdsa, Sha384::digest(message).to_vec())
-            }
-            SignatureScheme::RsaPkcs1Sha256 if self.quirks.rsa_hashes => {
-                (Mechanism::Sha256RsaPkcs, message.to_vec())
             }
             SignatureScheme::RsaPkcs1Sha256 => {
                 let info = [&SHA256_DIGEST_INFO[..], &Sha256::digest(message)].concat();
@@ -208,6 +208,18 @@ impl Pkcs11Token {
             tracing::debug!(token = %self.info.id, "every result takes two calls");
         }
         self.one_call.0.get_or_init(|| once).as_ref()
+    }
+}
+
+/// The mechanism that hashes what is signed.
+fn hashing(scheme: SignatureScheme) -> Option<Mechanism<'static>> {
+    match scheme {
+        SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaSecp256k1Sha256 => {
+            Some(Mechanism::EcdsaSha256)
+        }
+        SignatureScheme::EcdsaP384Sha384 => Some(Mechanism::EcdsaSha384),
+        SignatureScheme::RsaPkcs1Sha256 => Some(Mechanism::Sha256RsaPkcs),
+        _ => None,
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use claviger_token::key::to_hex;
 use claviger_token::{
-    Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, NewKey, Signer, SlotId,
-    SlotInfo, Token, TokenInfo, Unfinished,
+    Algorithm, Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, NewKey, Signer,
+    SlotId, SlotInfo, Token, TokenInfo, Unfinished,
 };
 use rand_core::{OsRng, RngCore};
 
@@ -23,6 +23,8 @@ pub(crate) struct Pkcs11Token {
     pub(crate) me: Weak<Pkcs11Token>,
     pub(crate) info: TokenInfo,
     pub(crate) quirks: &'static Quirks,
+    /// The algorithms for whose signatures the token is given the message, not its hash.
+    pub(crate) hashes: Vec<Algorithm>,
     pub(crate) write_protected: bool,
     pub(crate) connection: Arc<Connection>,
     pub(crate) one_call: OneCall,

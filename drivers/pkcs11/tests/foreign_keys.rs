@@ -203,7 +203,7 @@ fn what_an_earlier_version_began_is_discarded_by_its_public_key_or_not_at_all() 
     };
     assert_eq!(bench.discard(&left).unwrap(), Deletion::Foreign);
     bench.signs(&ours);
-    left.public_key = Some(ours.public_key.clone());
+    left.public_key = Some(ours.public_key);
     assert_eq!(bench.discard(&left).unwrap(), Deletion::Destroyed);
 }
 

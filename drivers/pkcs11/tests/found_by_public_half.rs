@@ -256,13 +256,12 @@ fn a_public_key_may_be_encoded_as_others_do() {
     let octets = |point: &[u8]| [&[4, 65], point].concat();
     let bits = |point: &[u8]| [&[3, 66, 0], point].concat();
     let bare = |point: &[u8]| point.to_vec();
-    let encodings: [(&[u8], &dyn Fn(&[u8]) -> Vec<u8>); 4] = [
-        (&explicit, &octets),
-        (&explicit, &bits),
-        (&P256_PARAMS, &bits),
-        (&P256_PARAMS, &bare),
-    ];
-    for (params, encode) in encodings {
+    for (params, encode) in [
+        (&explicit[..], octets as fn(&[u8]) -> Vec<u8>),
+        (&explicit, bits),
+        (&P256_PARAMS, bits),
+        (&P256_PARAMS, bare),
+    ] {
         let bench = Bench::new();
         let key = bench.others(|session| {
             let (public, _, key) = Theirs::p256(&[1]).make(session);

@@ -69,10 +69,13 @@ tests! {
         keys_live_from_generate_to_delete, a_handle_that_became_another_keys_signs_nothing;
     kryoptic unless Kryoptic:
         keys_live_from_generate_to_delete, an_unfinished_key_is_discarded,
+        a_key_that_wants_the_pin_each_time_gets_it,
         the_handle_of_a_destroyed_object_is_never_given_to_another;
     p11_kit_client unless P11KitClient: keys_live_from_generate_to_delete;
     p11_kit_proxy unless P11KitProxy: keys_live_from_generate_to_delete;
-    tpm unless Tpm: keys_live_from_generate_to_delete, an_unfinished_key_is_discarded;
+    tpm unless Tpm:
+        keys_live_from_generate_to_delete, an_unfinished_key_is_discarded,
+        what_is_not_said_of_a_public_key_is_inferred_from_the_mechanisms;
 }
 
 /// Makes a key that carries a mark.
@@ -208,6 +211,43 @@ mod kryoptic {
         discards(&*open(&Kryoptic::new()), EC[0]);
     }
 
+    pub(super) fn a_key_that_wants_the_pin_each_time_gets_it() {
+        let kryoptic = Kryoptic::new();
+        let token = open(&kryoptic);
+        let backend = kryoptic.backend();
+        let (_, module) = backend.split_once("module-path=").unwrap();
+        for usage in [KeyUse::Sign, KeyUse::Decrypt] {
+            others(Path::new(module), kryoptic.slot(), |session| {
+                let common = [Attribute::Token(true), Attribute::Id(vec![1])];
+                let kind = [
+                    Attribute::ModulusBits(2048.into()),
+                    Attribute::PublicExponent(vec![1, 0, 1]),
+                ];
+                let private = [
+                    Attribute::Private(true),
+                    Attribute::AlwaysAuthenticate(true),
+                    Attribute::Sign(usage == KeyUse::Sign),
+                    Attribute::Decrypt(usage == KeyUse::Decrypt),
+                ];
+                let public = [&common[..], &kind].concat();
+                let private = [&common[..], &private].concat();
+                session
+                    .generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private)
+                    .unwrap();
+            });
+            let call = Call::unlimited();
+            let shown = token.slots(&call).unwrap().remove(0);
+            let key = KeyRef {
+                slot: shown.slot,
+                public_key: shown.public_key.unwrap(),
+            };
+            for _ in 0..2 {
+                proves(&*token, &key, usage).unwrap();
+            }
+            assert_eq!(token.delete(&key, &call).unwrap(), Deletion::Destroyed);
+        }
+    }
+
     pub(super) fn the_handle_of_a_destroyed_object_is_never_given_to_another() {
         let kryoptic = Kryoptic::new();
         let token = open(&kryoptic);
@@ -338,5 +378,15 @@ mod tpm {
 
     pub(super) fn an_unfinished_key_is_discarded() {
         discards(&*open(&Tpm::new()), EC[0]);
+    }
+
+    pub(super) fn what_is_not_said_of_a_public_key_is_inferred_from_the_mechanisms() {
+        let tpm = Tpm::new();
+        let token = open(&tpm);
+        let (key, ..) = unfinished(&*token, KeySpec::sign(Algorithm::P256));
+        // Without a PIN.
+        let seen = Pkcs11Driver::new().slots(token.info()).unwrap();
+        assert_eq!(seen[0].public_key.as_ref(), Some(&key.public_key));
+        assert_eq!(seen[0].uses, [KeyUse::Sign]);
     }
 }

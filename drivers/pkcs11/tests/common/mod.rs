@@ -1,5 +1,6 @@
 //! A token of SoftHSM, the driver's view of it, and what others do to it.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::path::Path;
 use std::sync::Arc;
