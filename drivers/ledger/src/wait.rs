@@ -6,7 +6,7 @@ use claviger_token::{Call, Error, Event, TokenId};
 
 use crate::error::Fault;
 use crate::ethereum;
-use crate::port::{PATIENCE, slice};
+use crate::port::{PATIENCE, nobody, slice};
 
 /// Waits for a person to unlock a device or to open the app, by asking again and again.
 pub(crate) struct Wait<'a> {
@@ -67,9 +67,8 @@ impl<'a> Wait<'a> {
                 device: device.clone(),
                 app: ethereum::APP.into(),
             },
-            _ => Event::ApprovalNeeded {
-                token: token.clone(),
-            },
+            // Nobody knows of which token it is, and it may as well be rejected.
+            _ => Event::ApprovalNeeded { token: nobody() },
         };
         let out_of_time = match self.call.deadline() {
             Some(deadline) => deadline <= self.seen + GENTLY,
