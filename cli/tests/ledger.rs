@@ -197,6 +197,119 @@ fn a_person_is_told_what_to_do() {
     );
 }
 
+/// Whether a text was sent to the device.
+fn was_sent(app: &Ethereum, text: &str) -> bool {
+    let sent = app.exchanges();
+    let has = |apdu: &Vec<u8>| apdu.windows(text.len()).any(|part| part == text.as_bytes());
+    sent.iter().any(has)
+}
+
+#[test]
+fn a_key_proves_itself_before_it_is_entered_and_the_person_knows_why() {
+    let bench = Bench::new();
+    let backend = bench.backend();
+    let words = [
+        "generate",
+        "alice",
+        "--backend",
+        &backend,
+        "--params",
+        "secp256k1",
+    ];
+    bench.app.set_approval(Approval::Hang);
+    let generated = bench.with_person(&words, || bench.app.set_approval(Approval::Approve));
+    let line =
+        format!("look at your Ledger ({SERIAL}) and approve (to prove that the key can sign)");
+    let said = generated.succeeds().err();
+    assert!(said.contains(&line), "{said}");
+    assert_eq!(bench.app.prompts(), 2);
+    // In letters that the device shows.
+    assert!(was_sent(&bench.app, "Claviger: proof of possession "));
+
+    let tokens = bench.run(&["--json", "tokens", "--backend", &backend]);
+    let tokens = tokens.succeeds().json();
+    let slots = tokens[0]["slots"].as_array().unwrap();
+    let occupied = slots.iter().filter(|slot| slot["state"] == "occupied");
+    let names: Vec<&str> = occupied
+        .map(|slot| slot["slot"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["0/secp256k1", "0/x25519"]);
+    let shown = bench.run(&["show", "alice"]).succeeds().out();
+    assert!(shown.contains("may be on paper"), "{shown}");
+    assert!(!shown.contains("cannot leave it"), "{shown}");
+
+    let fingerprint = slots[2]["fingerprint"].as_str().unwrap();
+    let adopt = ["connect", "bob", "--to", fingerprint, "--backend", &backend];
+    bench.app.set_approval(Approval::Reject);
+    bench.run(&adopt).fails(1, "rejected");
+    bench.run(&["show", "bob"]).fails(1, "bob");
+    bench.app.set_approval(Approval::Approve);
+    bench.run(&adopt).succeeds();
+    assert_eq!(bench.app.prompts(), 4);
+}
+
+#[test]
+fn who_declines_gets_no_identity() {
+    let bench = Bench::new();
+    let backend = bench.backend();
+    for approvals in [
+        &[Approval::Reject][..],
+        &[Approval::Approve, Approval::Reject],
+    ] {
+        for approval in approvals {
+            bench.app.approve_next(*approval);
+        }
+        bench.generate("alice", &backend).fails(1, "rejected");
+        bench.run(&["show", "alice"]).fails(1, "alice");
+        let doctor = bench.run(&["--json", "doctor"]).out();
+        assert!(!doctor.contains("\"intent\""), "{doctor}");
+    }
+    assert_eq!(bench.app.prompts(), 3);
+    bench.generate("alice", &backend).succeeds();
+    let shown = bench.run(&["--json", "show", "alice"]).succeeds().json();
+    assert_eq!(shown["keys"][0]["slot"], "0/secp256k1");
+}
+
+#[test]
+fn a_device_that_shows_a_review_is_listed_as_busy_and_left_alone() {
+    let bench = Bench::new();
+    let backend = bench.backend();
+    bench.generate("alice", &backend).succeeds();
+    let sign = [
+        "sign",
+        "alice",
+        "letter",
+        "--format",
+        "raw",
+        "-o",
+        "letter.sig",
+    ];
+    let tokens = || {
+        let listed = bench.run(&["tokens", "--backend", &backend]);
+        listed.succeeds().out()
+    };
+    bench.app.set_approval(Approval::Hang);
+    let signed = bench.with_person(&sign, || {
+        let listed = tokens();
+        assert!(listed.contains("busy with a review"), "{listed}");
+        assert_eq!(bench.app.interruptions(), 0);
+        bench.app.set_approval(Approval::Approve);
+    });
+    signed.succeeds();
+    assert!(!tokens().contains("busy"));
+
+    // A review that its command no longer waits for.
+    bench.app.set_approval(Approval::Hang);
+    let in_time = [&["--timeout", "1"], &sign[..]].concat();
+    bench.run(&in_time).fails(1, "");
+    let listed = tokens();
+    assert!(listed.contains("busy with a review"), "{listed}");
+    let signed = bench.with_person(&sign, || bench.app.set_approval(Approval::Approve));
+    let said = signed.succeeds().err();
+    assert!(said.contains("approve or reject what it shows"), "{said}");
+    assert_eq!(bench.app.interruptions(), 0);
+}
+
 #[test]
 fn on_usb_a_bad_frame_is_an_error_and_the_next_command_works() {
     let bench = Bench::new();
