@@ -295,9 +295,9 @@ fn open_in(
     loop {
         match open_fitting(sources, uri, backend, access) {
             // A token that was there before may be just away.
-            Err(
-                Error::NoToken { .. } | Error::NotReady { .. } | Error::TokenUnavailable { .. },
-            ) if names_a_token(uri) && looks < MOST_LOOKS && reset(sources) => {
+            Err(Error::NoToken { .. } | Error::TokenUnavailable { .. })
+                if names_a_token(uri) && looks < MOST_LOOKS && reset(sources) =>
+            {
                 looks += 1;
             }
             other => return other,

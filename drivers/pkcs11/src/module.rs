@@ -121,7 +121,8 @@ struct Failed {
 /// What was wrong with a module when it was asked last, and how long it is left alone for it.
 #[derive(Clone)]
 struct Trouble {
-    said: String,
+    /// The error, where it gave one.
+    said: Option<String>,
     at: Instant,
     pause: Duration,
 }
@@ -168,7 +169,7 @@ impl Module {
             Ok(module) => Ok(cell.module.insert(Arc::new(module)).clone()),
             Err(error) => {
                 let before = failed.as_ref().map(|f| &f.trouble);
-                let trouble = Trouble::after(before, describe(&error));
+                let trouble = Trouble::after(before, Some(describe(&error)));
                 let error = absence::of_module(path, &real, &error);
                 cell.failed = Some(Failed {
                     argument,
@@ -239,16 +240,30 @@ impl Module {
     /// What the module says.
     pub(crate) fn look(&self, patience: Patience) -> Result<(Entered<'_>, Sight), String> {
         let trouble = lock(&self.trouble).clone();
-        if let Some(early) = trouble.as_ref().filter(|t| t.is_too_early(patience)) {
-            return Err(early.said.clone());
+        let early = trouble.as_ref().filter(|t| t.is_too_early(patience));
+        if let Some(error) = early.and_then(|early| early.said.clone()) {
+            return Err(error);
         }
-        let looked = self.look_or_restart();
+        let mut looked = self.look_or_restart();
+        // It does not look for its server by itself.
+        if early.is_none() && looked.is_ok() && self.has_nothing_behind() {
+            drop(looked);
+            self.restart();
+            looked = self.look_or_restart();
+        }
         let looked = looked.map_err(|error| describe(&error));
-        *lock(&self.trouble) = match &looked {
-            Ok(_) => None,
-            Err(said) => Some(Trouble::after(trouble.as_ref(), said.clone())),
-        };
+        if early.is_none() {
+            let said = looked.as_ref().err().cloned();
+            let is_troubled = said.is_some() || self.has_nothing_behind();
+            let after = || Trouble::after(trouble.as_ref(), said);
+            *lock(&self.trouble) = is_troubled.then(after);
+        }
         looked
+    }
+
+    /// Whether it says that there is no server behind it.
+    fn has_nothing_behind(&self) -> bool {
+        absence::stated(&self.path, &self.library()).is_some()
     }
 
     fn look_or_restart(&self) -> Result<(Entered<'_>, Sight), Ck> {
@@ -406,7 +421,7 @@ impl Library {
 }
 
 impl Trouble {
-    fn after(before: Option<&Trouble>, said: String) -> Self {
+    fn after(before: Option<&Trouble>, said: Option<String>) -> Self {
         Trouble {
             said,
             at: Instant::now(),

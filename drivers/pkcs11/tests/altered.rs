@@ -108,10 +108,13 @@ fn sign(signer: &Arc<dyn Signer>) -> Result<(), Error> {
 
 /// Notes whose PINs were sent and what became of them.
 #[derive(Clone, Default)]
-struct Noted(Arc<Mutex<Vec<(TokenId, Option<PinVerdict>)>>>);
+struct Noted(Arc<Mutex<Vec<Sent>>>);
+
+/// To whom a PIN was sent, and what became of it.
+type Sent = (TokenId, Option<PinVerdict>);
 
 impl Noted {
-    fn all(&self) -> Vec<(TokenId, Option<PinVerdict>)> {
+    fn all(&self) -> Vec<Sent> {
         self.0.lock().unwrap().clone()
     }
 
@@ -173,7 +176,7 @@ fn tokens_that_a_maker_gives_one_serial_go_by_their_labels() {
     };
     for (token, number) in tokens.iter().zip(0..) {
         assert_eq!(token.id.serial, format!("123/{}", stage.label(number)));
-        assert_eq!(token.formerly, [former.clone()]);
+        assert_eq!(token.formerly, std::slice::from_ref(&former));
     }
     // What the one refuses, the other may be sent.
     let memory = Arc::new(RefusedInProcess::default());
@@ -596,9 +599,10 @@ fn the_pin_of_a_card_that_another_driver_reaches_too_is_remembered_under_one_nam
 
 #[test]
 fn a_token_that_is_just_away_is_looked_for_again_also_by_its_label() {
-    let looks: [&dyn Fn(&Stage, &str) -> bool; 2] = [
-        &|stage, backend| open(backend, &stage.access()).is_ok(),
-        &|_, backend| Pkcs11Driver::new().tokens(backend).unwrap().len() == 1,
+    type Look = fn(&Stage, &str) -> bool;
+    let looks: [Look; 2] = [
+        |stage, backend| open(backend, &stage.access()).is_ok(),
+        |_, backend| Pkcs11Driver::new().tokens(backend).unwrap().len() == 1,
     ];
     for look in looks {
         let stage = Stage::new(&[]);

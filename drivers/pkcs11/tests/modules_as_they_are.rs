@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     if is_asked_for("opencryptoki") || is_asked_for("p11_kit_proxy") {
         private::enter();
     }
-    let prepared: [(&str, fn() -> Option<&'static str>, fn()); 4] = [
+    let prepared: [Test; 4] = [
         ("p11_kit_proxy", P11KitProxy::skipped, P11KitProxy::prepare),
         (
             "p11_kit_client",
@@ -255,8 +255,9 @@ mod p11_kit_client {
         assert!(matches!(away, Error::NotReady { .. }), "{away:?}");
         assert!(away.hint().contains("p11-kit server"), "{}", away.hint());
         token.insert();
-        sign(&signer(&open(&backend, &token.access()).unwrap(), P256)).unwrap();
+        // Also by who only looks.
         wait_for(|| !driver.tokens(&backend).unwrap().is_empty());
+        sign(&signer(&open(&backend, &token.access()).unwrap(), P256)).unwrap();
     }
 }
 
