@@ -424,7 +424,7 @@ mod tests {
         }
         let virtual_root = include_str!("../../../tests/virtual-yubikey/root.pem");
         assert!(!makers.made(&der(virtual_root)));
-        let mut more = makers.clone();
+        let mut more = makers;
         more.also(Makers::parse(virtual_root).unwrap());
         assert!(more.made(&der(virtual_root)));
         for broken in ["", "x", &YUBICO[1..], &YUBICO[..400]] {

@@ -536,11 +536,10 @@ impl Connection {
                 .map_err(Fault::Lost)
                 .and_then(|mut transport| identify(&mut Card::new(&mut *transport, call)));
             match answer {
-                Ok(Answer::Card(card)) if card.id == *self.id() => {
-                    if found.replace((reader, link)).is_some() {
-                        return Err(Fault::Lost(Lost::new("two cards have its serial")));
-                    }
+                Ok(Answer::Card(card)) if card.id == *self.id() && found.is_some() => {
+                    return Err(Fault::Lost(Lost::new("two cards have its serial")));
                 }
+                Ok(Answer::Card(card)) if card.id == *self.id() => found = Some((reader, link)),
                 Err(fault @ Fault::Ours(_)) => return Err(fault),
                 _ => {}
             }

@@ -10,7 +10,7 @@ use crate::card::{Card, Metadata, Operation, Shown};
 use crate::error::Fault;
 use crate::firmware::{Feature, Make, algorithm, algorithm_id};
 use crate::key::to_be_signed;
-use crate::marker::Object;
+use crate::marker::{Object, Stage};
 use crate::policy::{PinPolicy, TouchPolicy};
 use crate::session::Session;
 use crate::slot::{Mark, Slot};
@@ -114,7 +114,9 @@ pub(crate) fn holds(session: &mut Session<'_>, slot: Slot, key: &PublicKey) -> R
         return Ok(false);
     };
     // Whatever its policy is.
-    session.verify_for_one()?;
+    if PinPolicy::customary(slot) != PinPolicy::Never {
+        session.verify_for_one()?;
+    }
     let answer = match session.card.operate(slot, id, operation, &input) {
         Err(Fault::Status { status, .. }) if says_no_such_key(status) => return Ok(false),
         answer => answer?,
@@ -225,6 +227,11 @@ impl Content {
         self.public_key.as_ref()
     }
 
+    /// Whether the certificate is about this key, and the card does not say that it has it.
+    pub(crate) fn names(&self, key: &PublicKey) -> bool {
+        !self.is_certain() && self.public_key.as_ref() == Some(key)
+    }
+
     /// Whether the certificate is Claviger's.
     pub(crate) fn is_ours(&self) -> bool {
         matches!(self.object, Some(Object::Ours(_)))
@@ -233,7 +240,9 @@ impl Content {
     /// Whether the certificate says that an identity has this key.
     pub(crate) fn is_named(&self, key: &PublicKey) -> bool {
         match &self.object {
-            Some(Object::Ours(marker)) => marker.named && marker.public_key.as_ref() == Some(key),
+            Some(Object::Ours(marker)) => {
+                marker.stage == Stage::Named && marker.public_key.as_ref() == Some(key)
+            }
             _ => false,
         }
     }
@@ -333,10 +342,13 @@ impl Content {
             note("slot", "not tried");
         }
         match &self.object {
-            Some(Object::Ours(marker)) if !marker.named => {
-                note("claviger", "unfinished");
-            }
-            Some(Object::Ours(_)) => note("claviger", "made"),
+            Some(Object::Ours(marker)) => note(
+                "claviger",
+                match marker.stage {
+                    Stage::Named => "made",
+                    Stage::Unfinished | Stage::Doomed => "unfinished",
+                },
+            ),
             Some(_) if !self.has_key() && self.public_key.is_none() => {
                 note("certificate", "without a key");
             }

@@ -12,9 +12,9 @@ use crate::content::{Content, holds, inspect, key_may_be_there};
 use crate::error::Fault;
 use crate::firmware::{Feature, Make, algorithm_id};
 use crate::making::{customary, not_encoded, remove_mark};
-use crate::marker::{self, Marker, Object};
+use crate::marker::{self, Marker, Object, Stage};
 use crate::policy::{PinPolicy, Policies, TouchPolicy};
-use crate::seek::{Match, Sought, prove, seek};
+use crate::seek::{Match, Sought, seek};
 use crate::session::Session;
 use crate::slot::{KeyName, Slot, parse_name};
 use crate::token::PivToken;
@@ -41,7 +41,7 @@ struct Doomed {
 }
 
 impl Doomed {
-    fn new(slot: Slot, content: &Content, marker: Marker) -> Found {
+    fn found(slot: Slot, content: &Content, marker: Marker) -> Found {
         Found::Key(Doomed {
             slot,
             marker,
@@ -57,9 +57,9 @@ impl Doomed {
             label: content.label().into(),
             usage,
             public_key: Some(key.clone()),
-            named: false,
+            stage: Stage::Named,
         };
-        Doomed::new(slot, content, marker)
+        Doomed::found(slot, content, marker)
     }
 }
 
@@ -157,10 +157,10 @@ impl PivToken {
         };
         Ok(match &content.object {
             Some(Object::Ours(marker)) if marker.mark == name.mark() => match found {
-                // Begun to be overwritten: it is not known whether by now. What is there is
-                // the key or its filler.
-                Match::Another if marker.public_key.is_none() && !content.is_imported() => {
-                    Doomed::new(name.slot, &content, marker.clone())
+                // It is not known whether it was overwritten by now. What is there is the key
+                // or its filler.
+                Match::Another if marker.stage == Stage::Doomed && !content.is_imported() => {
+                    Doomed::found(name.slot, &content, marker.clone())
                 }
                 Match::Another => Found::Foreign,
                 _ => Found::Mark,
@@ -181,29 +181,35 @@ impl PivToken {
         noted_no_mark: bool,
     ) -> Result<Found, Fault> {
         let content = inspect(&mut session.card, make, name.slot)?;
-        match &content.object {
-            Some(Object::Ours(marker)) if marker.mark == name.mark() => {
-                // It was named, so an identity has it. Earlier versions named keys before
-                // they entered them.
-                if marker.named && !noted_no_mark {
-                    return Ok(Found::Foreign);
-                }
-                return self.find_marked(session, make, name, &content, marker);
-            }
+        let marker = match &content.object {
+            Some(Object::Ours(marker)) if marker.mark == name.mark() => Some(marker),
+            _ => None,
+        };
+        match marker.map(|marker| marker.stage) {
+            // An identity has it. Earlier versions named keys before they entered them.
+            Some(Stage::Named) if !noted_no_mark => return Ok(Found::Foreign),
             _ => {}
         }
-        if let Some(key) = known {
-            match seek(session, make, name, key, true)? {
+        let known = known.or(marker.and_then(|marker| marker.public_key.as_ref()));
+        match (marker, known) {
+            (Some(marker), known) if marker.stage == Stage::Doomed || known.is_none() => {
+                return self.find_marked(session, make, name, &content, marker);
+            }
+            (_, Some(key)) => match seek(session, make, name, key, true)? {
                 Sought::At(_, content, _)
-                    if is_of_others(name, &content) || content.is_named(key) =>
+                    if is_of_others(name, &content)
+                        || (content.is_named(key) && !noted_no_mark) =>
                 {
                     return Ok(Found::Foreign);
                 }
                 Sought::At(slot, content, _) => {
                     return Ok(Doomed::by_key(slot, &content, name, key));
                 }
+                Sought::Gone(_, Match::Another) => return Ok(Found::Foreign),
+                Sought::Gone(..) if marker.is_some() => return Ok(Found::Mark),
                 Sought::Gone(..) => {}
-            }
+            },
+            (_, None) => {}
         }
         let may_be_there = content.has_key()
             || (content.filler.is_none()
@@ -215,7 +221,8 @@ impl PivToken {
         })
     }
 
-    /// What is in a slot that has the mark of the generation.
+    /// What is in a slot that has the mark of the generation, where no more is known of its
+    /// key.
     fn find_marked(
         &self,
         session: &mut Session<'_>,
@@ -224,22 +231,18 @@ impl PivToken {
         content: &Content,
         marker: &Marker,
     ) -> Result<Found, Fault> {
-        // Another key: then the slot was used again without a look at its certificate.
-        let found = match &marker.public_key {
-            Some(ours) => {
-                let found = crate::seek::matches(content, name, ours);
-                prove(session, make, name.slot, found, ours)?
-            }
-            None if content.is_imported() => Match::Another,
-            None if content.has_key() => Match::Yes,
-            None if content.is_certain() => Match::Nothing,
-            None => match key_may_be_there(session, make, name.slot)? {
+        // Imported: then the slot was used again without a look at its certificate.
+        let found = match () {
+            () if content.is_imported() => Match::Another,
+            () if content.has_key() => Match::Yes,
+            () if content.is_certain() => Match::Nothing,
+            () => match key_may_be_there(session, make, name.slot)? {
                 true => Match::Yes,
                 false => Match::Nothing,
             },
         };
         Ok(match found {
-            Match::Yes => Doomed::new(name.slot, content, marker.clone()),
+            Match::Yes => Doomed::found(name.slot, content, marker.clone()),
             Match::Another => Found::Foreign,
             Match::Nothing | Match::Perhaps | Match::Hidden => Found::Mark,
         })
@@ -290,7 +293,7 @@ impl PivToken {
                     mark,
                     label,
                     usage,
-                    public_key,
+                    stage,
                     ..
                 },
             certificate: was,
@@ -307,9 +310,10 @@ impl PivToken {
         let kind = kinds.find(|spec| spec.usage == claviger_token::KeyUse::Sign);
         let id = kind.and_then(|spec| algorithm_id(spec.algorithm));
         let id = id.ok_or_else(cannot)?;
-        if public_key.is_some() {
-            let begun = marker::unfinished(mark, *usage, label).ok_or_else(not_encoded)?;
-            session.card.put_object(slot.certificate(), &begun)?;
+        let begun = *stage == Stage::Doomed;
+        if !begun {
+            let doomed = marker::doomed(mark, *usage, label).ok_or_else(not_encoded)?;
+            session.card.put_object(slot.certificate(), &doomed)?;
         }
         let policies = match make.has(Feature::Policies) {
             true => Policies {
@@ -328,7 +332,7 @@ impl PivToken {
                     | Status::WRONG_P1_P2,
                 ..
             }) => {
-                if public_key.is_some() {
+                if !begun {
                     session.card.put_object(slot.certificate(), was)?;
                 }
                 return Err(cannot());

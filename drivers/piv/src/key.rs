@@ -64,7 +64,7 @@ impl Key {
             checked: Mutex::default(),
         };
         let connection = &token.connection;
-        connection.run(&Call::unlimited(), How::REPEAT, |s| key.check(s))?;
+        connection.run(&Call::unlimited(), How::REPEAT, |s| key.examine(s, true))?;
         Ok(key)
     }
 
@@ -83,20 +83,20 @@ impl Key {
         let known = *lock(&self.checked);
         match known {
             Some(checked) if checked.at == at => Ok(checked),
-            _ => self.examine(session),
+            _ => self.examine(session, false),
         }
     }
 
     /// Makes sure that the key is on the card and may be used like this, and notes where it
-    /// is.
-    fn examine(&self, session: &mut Session<'_>) -> Result<Checked, Fault> {
+    /// is. With `proof` a certificate does not do: it may be stale.
+    fn examine(&self, session: &mut Session<'_>, proof: bool) -> Result<Checked, Fault> {
         let token = &self.token;
         let make = token.connection.make();
         let name = *lock(&self.name);
         let quick = self.glance(session, name)?;
         let (slot, checked) = match quick {
             Some(checked) => (name.slot, checked),
-            None => match seek(session, &make, &name, &self.public_key, false)? {
+            None => match seek(session, &make, &name, &self.public_key, proof)? {
                 Sought::At(slot, content, found) => {
                     self.check_use(slot, &content)?;
                     let (pin, touch) = content.policies(slot);
@@ -107,6 +107,11 @@ impl Key {
                         shown: found == Match::Yes && content.is_certain(),
                     };
                     (slot, checked)
+                }
+                Sought::Gone(content, _)
+                    if content.names(&self.public_key) && name.mark.is_none() =>
+                {
+                    return Err(self.is_another(name.slot).into());
                 }
                 Sought::Gone(content, found) => {
                     return Err(self.is_gone(&content, found, name.slot));
@@ -246,7 +251,7 @@ impl Key {
             // It may have been moved while nobody looked.
             match done {
                 Err(fault) if fault.status().is_some() && session.fresh => {
-                    let found = self.examine(session);
+                    let found = self.examine(session, true);
                     match found {
                         Ok(checked) if self.slot() != before => {
                             self.ask(session, &checked, operation, input, call)
@@ -309,7 +314,7 @@ impl Key {
                 ))
         {
             // Unless it is another key by now, which wants more.
-            return match self.examine(session) {
+            return match self.examine(session, false) {
                 Err(Fault::Ours(
                     reason @ (Error::KeyNotFound { .. } | Error::KeyMismatch { .. }),
                 )) => Fault::Ours(reason),
@@ -415,7 +420,7 @@ impl Signer for PivSigner {
         }
         let before = key.slot();
         let connection = &key.token.connection;
-        let checked = connection.run(call, How::FRESH, |session| key.examine(session))?;
+        let checked = connection.run(call, How::FRESH, |session| key.examine(session, true))?;
         if key.slot() != before
             && let Some(signature) = verified(&key.operate(Operation::Sign, &input, call)?)
         {
@@ -450,7 +455,7 @@ impl Decryptor for PivDecryptor {
             token: key.token.info.id.clone(),
             key: key.public_key.fingerprint().to_string(),
         };
-        let checked = connection.run(call, How::FRESH, |session| key.examine(session));
+        let checked = connection.run(call, How::FRESH, |session| key.examine(session, false));
         let checked = checked.map_err(|error| match error {
             Error::KeyMismatch { .. } => gone(),
             other => other,

@@ -14,7 +14,7 @@ use crate::connection::How;
 use crate::content::inspect;
 use crate::error::Fault;
 use crate::firmware::{Feature, Make, algorithm_id};
-use crate::marker::{self, Object};
+use crate::marker::{self, Object, Stage};
 use crate::policy::{PinPolicy, Policies};
 use crate::seek::{Sought, seek};
 use crate::session::Session;
@@ -232,7 +232,9 @@ impl PivToken {
             let make = session.proven_make()?;
             let (slot, content) = find(session, &make)?;
             let usage = match &content.object {
-                Some(Object::Ours(marker)) if marker.named && marker.label == label => {
+                Some(Object::Ours(marker))
+                    if marker.stage == Stage::Named && marker.label == label =>
+                {
                     return Ok(());
                 }
                 Some(Object::Ours(marker)) => marker.usage,

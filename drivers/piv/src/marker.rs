@@ -55,6 +55,8 @@ const UNFINISHED: &str = "Claviger: unfinished";
 /// The issuer when the key is made and not named yet, on cards that do not show its public
 /// half.
 const UNNAMED: &str = "Claviger: unnamed";
+/// The issuer while the key is being overwritten.
+const DOOMED: &str = "Claviger: being destroyed";
 /// The issuer where the key is a filler.
 const VOID: &str = "Claviger: empty";
 /// The subject there, for those who look at the slot with other tools.
@@ -90,8 +92,18 @@ pub(crate) struct Marker {
     pub(crate) usage: KeyUse,
     /// `None` while the key is being made, or overwritten.
     pub(crate) public_key: Option<PublicKey>,
-    /// Whether the key was named: then it belongs to an identity.
-    pub(crate) named: bool,
+    pub(crate) stage: Stage,
+}
+
+/// How far Claviger has come with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It is being made, or is made and has no name yet.
+    Unfinished,
+    /// It was named: it belongs to an identity.
+    Named,
+    /// It is being overwritten: what is there is the key, or the filler in its place.
+    Doomed,
 }
 
 impl Object {
@@ -138,11 +150,12 @@ fn of_certificate(certificate: &Certificate) -> Object {
     });
     let label = common_name(&tbs.subject).unwrap_or_default();
     let issuer = common_name(&tbs.issuer);
-    // Whether the public key is that of the key, and whether it is named.
+    // Whether the public key is that of the key, and how far it is.
     let ours = match issuer.as_deref() {
-        Some(ISSUER) => Some((true, true)),
-        Some(UNNAMED) => Some((true, false)),
-        Some(UNFINISHED) => Some((false, false)),
+        Some(ISSUER) => Some((true, Stage::Named)),
+        Some(UNNAMED) => Some((true, Stage::Unfinished)),
+        Some(UNFINISHED) => Some((false, Stage::Unfinished)),
+        Some(DOOMED) => Some((false, Stage::Doomed)),
         _ => None,
     };
     let mark = match tbs.serial_number.as_bytes() {
@@ -153,12 +166,12 @@ fn of_certificate(certificate: &Certificate) -> Object {
         (None, Some(_), _) if issuer.as_deref() == Some(VOID) && public_key.is_some() => {
             public_key.map_or(Object::Other, Object::Void)
         }
-        (Some((made, named)), Some(mark), Some(uses)) if uses.len() == 1 => Object::Ours(Marker {
+        (Some((made, stage)), Some(mark), Some(uses)) if uses.len() == 1 => Object::Ours(Marker {
             mark,
             label,
             usage: uses[0],
             public_key: public_key.filter(|_| made),
-            named,
+            stage,
         }),
         _ => Object::Certificate {
             public_key,
@@ -191,8 +204,12 @@ fn name(common_name: &str) -> Option<Name> {
     ]))
 }
 
-/// The content of the certificate object for a key that is going to be made, or
-/// overwritten.
+/// The content of the certificate object for a key that is going to be overwritten.
+pub(crate) fn doomed(mark: &Mark, usage: KeyUse, label: &str) -> Option<Vec<u8>> {
+    object(DOOMED, mark, usage, label, None)
+}
+
+/// The content of the certificate object for a key that is going to be made.
 pub(crate) fn unfinished(mark: &Mark, usage: KeyUse, label: &str) -> Option<Vec<u8>> {
     object(UNFINISHED, mark, usage, label, None)
 }
@@ -315,24 +332,27 @@ mod tests {
                     label: label.into(),
                     usage,
                     public_key: Some(key()),
-                    named: true,
+                    stage: Stage::Named,
                 };
                 assert_eq!(Object::parse(&done), Object::Ours(marker.clone()));
                 let marker = Marker {
-                    named: false,
+                    stage: Stage::Unfinished,
                     ..marker
                 };
                 let made = unnamed(&mark, usage, label, &key()).unwrap();
                 assert_eq!(Object::parse(&made), Object::Ours(marker.clone()));
                 let begun = unfinished(&mark, usage, label).unwrap();
-                let public_key = None;
-                assert_eq!(
-                    Object::parse(&begun),
-                    Object::Ours(Marker {
-                        public_key,
-                        ..marker
-                    })
-                );
+                let marker = Marker {
+                    public_key: None,
+                    ..marker
+                };
+                assert_eq!(Object::parse(&begun), Object::Ours(marker.clone()));
+                let ending = doomed(&mark, usage, label).unwrap();
+                let marker = Marker {
+                    stage: Stage::Doomed,
+                    ..marker
+                };
+                assert_eq!(Object::parse(&ending), Object::Ours(marker));
             }
         }
         let long = finished(&mark, KeyUse::Sign, &"long ".repeat(200), &key()).unwrap();
