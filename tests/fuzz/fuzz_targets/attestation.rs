@@ -5,7 +5,9 @@ use std::sync::LazyLock;
 
 use claviger_fuzz::{Input, access, driver, from_pem, to_pem};
 use claviger_piv::verify_chain;
-use claviger_token::{Algorithm, Attestation, Call, Driver as _, KeySpec, PublicKey};
+use claviger_token::{
+    Algorithm, Attestation, Call, Driver as _, KeySpec, NewKey, PublicKey, unfinished_mark,
+};
 use claviger_virtual_yubikey::Card;
 use libfuzzer_sys::fuzz_target;
 
@@ -22,7 +24,12 @@ static SUBJECT: LazyLock<Subject> = LazyLock::new(|| {
     let token = driver.open("piv:", &access(), &Call::unlimited()).unwrap();
     let (spec, call) = (KeySpec::sign(Algorithm::P256), Call::unlimited());
     let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
-    let made = token.generate(&slot, spec, "", &call).unwrap();
+    let new = NewKey {
+        slot: &slot,
+        spec,
+        mark: &unfinished_mark(),
+    };
+    let made = token.generate(&new, &call).unwrap();
     let attestation = made.attestation.unwrap();
     let key = made.public_key;
     let roots = [&root];

@@ -10,7 +10,10 @@ use claviger_ledger::LedgerDriver;
 use claviger_ledger::frame::{Assembler, FRAME, frames};
 use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
 use claviger_ledger_emulator::{Exchange, Recording};
-use claviger_token::{Access, Algorithm, Call, Driver as _, KeyRef, KeySpec, Unwrap};
+use claviger_token::{
+    Access, Algorithm, Call, Driver as _, KeyRef, KeySpec, NewKey, Unfinished, Unwrap, possession,
+    unfinished_mark,
+};
 use libfuzzer_sys::fuzz_target;
 use zeroize::Zeroizing;
 
@@ -113,20 +116,37 @@ fuzz_target!(|data: &[u8]| {
     ];
     let slots = token.free_slots(&specs, &[], &call()).unwrap_or_default();
     for (slot, spec) in slots.into_iter().zip(specs) {
-        let Ok(made) = token.generate(&slot, spec, "", &call()) else {
+        let mark = unfinished_mark();
+        let new = NewKey {
+            slot: &slot,
+            spec,
+            mark: &mark,
+        };
+        let Ok(made) = token.generate(&new, &call()) else {
             continue;
         };
         let public_key = made.public_key;
         let key = KeyRef { slot, public_key };
+        let id = &token.info().id;
         if let Ok(signer) = token.signer(&key) {
+            let _ = possession::of_signer(&*signer, id, &call());
             let message = b"identity challenge";
             if let Ok(signature) = signer.sign(message, &call()) {
                 assert_eq!(key.public_key.verify(message, &signature), Ok(()));
             }
         }
         if let Ok(decryptor) = token.decryptor(&key) {
+            let _ = possession::of_decryptor(&*decryptor, id, &call());
             let _ = decryptor.unwrap(Unwrap::Agree { peer: &[9; 32] }, &call());
+            let _ = decryptor.confirm(&call());
         }
-        let _ = token.delete(&key.slot, &call());
+        let _ = token.name(&key, "fuzz", &call());
+        let _ = token.delete(&key, &call());
+        let left = Unfinished {
+            slot: key.slot,
+            mark,
+            public_key: Some(key.public_key),
+        };
+        let _ = token.discard(&left, &call());
     }
 });

@@ -14,8 +14,8 @@ use claviger_piv::PivDriver;
 use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{
-    Access, Algorithm, Call, Driver as _, FixedPin, KeyRef, KeySpec, RefusedInProcess, SlotState,
-    Unwrap,
+    Access, Algorithm, Call, Driver as _, FixedPin, GeneratedKey, KeyRef, KeySpec, NewKey,
+    RefusedInProcess, SlotState, Unfinished, Unwrap, unfinished_mark,
 };
 
 /// The fuzzer's bytes, taken one after another.
@@ -185,8 +185,24 @@ pub fn make_keys(driver: &PivDriver) {
     let _ = token.free_slots(&[spec], &[], &call);
     for backend in ["piv:slot=9c", "piv:slot=82"] {
         if let Ok(Some(slot)) = driver.named_slot(backend) {
-            let _ = token.generate(&slot, spec, "label", &call);
-            let _ = token.delete(&slot, &call);
+            let mark = unfinished_mark();
+            let new = NewKey {
+                slot: &slot,
+                spec,
+                mark: &mark,
+            };
+            if let Ok(GeneratedKey { public_key, .. }) = token.generate(&new, &call) {
+                let slot = slot.clone();
+                let key = KeyRef { slot, public_key };
+                let _ = token.name(&key, "label", &call);
+                let _ = token.delete(&key, &call);
+            }
+            let left = Unfinished {
+                slot,
+                mark,
+                public_key: None,
+            };
+            let _ = token.discard(&left, &call);
         }
     }
 }
