@@ -12,7 +12,7 @@ use crate::transcript::Line;
 use crate::{failure_of, lock};
 
 /// What the checks are about, in the order in which reports show it.
-pub const CAPABILITIES: [&str; 8] = [
+pub const CAPABILITIES: [&str; 9] = [
     "finding",
     "PIN",
     "keys",
@@ -21,6 +21,7 @@ pub const CAPABILITIES: [&str; 8] = [
     "deadlines",
     "full",
     "removal",
+    "other tools",
 ];
 
 /// What a check is about. One that is new here is about keys, as most are.
@@ -40,7 +41,15 @@ pub fn capability(check: &str) -> &'static str {
         | "an_envelope_opens_for_its_recipient_alone" => "decryption",
         "a_call_that_is_late_or_given_up_changes_nothing" => "deadlines",
         "a_full_token_says_so" => "full",
-        "a_token_that_went_away_works_again_when_it_is_back" => "removal",
+        "a_token_that_went_away_works_again_when_it_is_back"
+        | "what_stands_behind_the_token_may_restart" => "removal",
+        "a_deletion_leaves_a_foreign_key_in_the_same_place"
+        | "what_replaced_a_key_is_neither_used_nor_deleted"
+        | "an_unfinished_key_is_discarded_and_a_foreign_one_beside_it_is_not"
+        | "a_pair_that_is_no_pair_proves_nothing"
+        | "a_key_that_was_moved_is_found_and_deleted"
+        | "a_key_without_a_name_is_found_and_deleted"
+        | "a_key_is_used_on_a_token_that_generates_none" => "other tools",
         _ => "keys",
     }
 }
@@ -130,7 +139,7 @@ mod tests {
         let keys = CHECKS
             .iter()
             .filter(|check| capability(check.name) == "keys");
-        assert_eq!(keys.count(), CHECKS.len() - 15);
+        assert_eq!(keys.count(), CHECKS.len() - 23);
     }
 
     #[test]

@@ -475,7 +475,11 @@ impl<'a> Meter<'a> {
             }
             match stopped {
                 None => {}
-                Some(Error::TokenFull { .. }) if !keys.is_empty() => break,
+                Some(Error::TokenFull { .. } | Error::OnlyNamedSlots { .. })
+                    if !keys.is_empty() =>
+                {
+                    break;
+                }
                 Some(error) => return Ok(Err(error)),
             }
         }

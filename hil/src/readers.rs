@@ -60,6 +60,7 @@ impl Readers for Tapped {
         self.tap.write(|| Line::Connect {
             to: reader.into(),
             lost: link.as_ref().err().map(|lost| lost.reason.clone()),
+            present: link.as_ref().is_err_and(|lost| lost.present),
         });
         Ok(Box::new(TappedLink {
             inner: link?,
@@ -102,6 +103,7 @@ impl TappedLink {
             Err(lost) => {
                 tap.write(|| Line::NotBegun {
                     lost: lost.reason.clone(),
+                    present: lost.present,
                 });
                 Err(lost)
             }
@@ -129,7 +131,7 @@ struct TappedTransport<'a> {
 impl Transport for TappedTransport<'_> {
     fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
         if !self.gate.lets(apdu) {
-            return Err(Lost::new("the bench only reads this card"));
+            return Err(Lost::unusable("the bench only reads this card"));
         }
         self.tap.count();
         let answer = self.inner.transmit(apdu);
@@ -140,6 +142,7 @@ impl Transport for TappedTransport<'_> {
                 command: to_hex(&command),
                 reply: reply.as_ref().map(|(reply, _)| to_hex(reply)),
                 lost: answer.as_ref().err().map(|lost| lost.reason.clone()),
+                present: answer.as_ref().is_err_and(|lost| lost.present),
                 command_hidden,
                 reply_hidden: reply.is_some_and(|(_, hidden)| hidden),
             });

@@ -173,6 +173,33 @@ impl Player {
         Err(Lost::new("this is not in the transcript"))
     }
 
+    /// What the card said to the same command before the PIN was asked for that was given
+    /// just now.
+    ///
+    /// The driver lets the card go where a PIN comes late, and then begins again. A PIN that
+    /// came in time then may come late now, on a machine that has other things to do.
+    fn said_before_the_pin(&self, apdu: &[u8], asked: &str) -> Option<Vec<u8>> {
+        // It selects the application, and looks how many tries are left.
+        if !matches!(
+            apdu,
+            [0x00, 0xa4, ..] | [0x00, 0x20, _, _] | [0x00, 0x20, _, _, 0]
+        ) {
+            return None;
+        }
+        let tape = lock(&self.0);
+        let said = |line: &Line| match line {
+            Line::Command { command, reply, .. } if command == asked => reply.clone(),
+            _ => None,
+        };
+        if tape.lines.get(tape.at).and_then(said).is_some() {
+            return None;
+        }
+        match tape.lines.get(..tape.at)? {
+            [before @ .., Line::Pin { .. }] => from_hex(&before.iter().rev().find_map(said)?),
+            _ => None,
+        }
+    }
+
     fn is_next(&self, fits: impl Fn(&Line) -> bool) -> bool {
         let tape = lock(&self.0);
         tape.lines.get(tape.at).is_some_and(fits)
@@ -193,12 +220,16 @@ impl Player {
             }
             _ => {}
         }
+        if let Some(said) = self.said_before_the_pin(apdu, &asked) {
+            return Ok(said);
+        }
         let is_written = matches!(apdu, [_, 0xdb, ..]);
         let (recorded, hidden) = self.expect(&asked, |line| match line {
             Line::Command {
                 command,
                 reply,
                 lost,
+                present,
                 command_hidden,
                 reply_hidden,
             } => {
@@ -211,7 +242,7 @@ impl Player {
                     == asked.get(..compared.min(asked.len()));
                 let answer = match reply {
                     Some(reply) => from_hex(reply).ok_or_else(|| Lost::new("not hexadecimal")),
-                    None => Err(Lost::new(lost.as_deref().unwrap_or_default())),
+                    None => Err(gone(lost.as_deref().unwrap_or_default(), *present)),
                 };
                 same.then_some((answer, *reply_hidden))
             }
@@ -224,6 +255,14 @@ impl Player {
             }
             _ => Ok(recorded),
         }
+    }
+}
+
+/// What was lost then is lost now.
+fn gone(reason: &str, present: bool) -> Lost {
+    match present {
+        true => Lost::unusable(reason),
+        false => Lost::new(reason),
     }
 }
 
@@ -241,12 +280,14 @@ impl Readers for Player {
 
     fn connect(&self, reader: &str) -> Result<Box<dyn Link>, Lost> {
         let lost = self.expect(reader, |line| match line {
-            Line::Connect { to, lost } if to == reader => Some(lost.clone()),
+            Line::Connect { to, lost, present } if to == reader => {
+                Some(lost.as_ref().map(|reason| gone(reason, *present)))
+            }
             _ => None,
         })?;
         match lost {
             None => Ok(Box::new(self.clone())),
-            Some(reason) => Err(Lost { reason }),
+            Some(lost) => Err(lost),
         }
     }
 }
@@ -255,7 +296,7 @@ impl Link for Player {
     fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
         if self.is_next(|line| matches!(line, Line::NotBegun { .. })) {
             return match self.next() {
-                Some(Line::NotBegun { lost }) => Err(Lost { reason: lost }),
+                Some(Line::NotBegun { lost, present }) => Err(gone(&lost, present)),
                 _ => Err(Lost::new("nothing")),
             };
         }
@@ -274,6 +315,9 @@ impl Transport for Player {
     }
 }
 
+/// For longer than this the driver does not wait for a PIN while it holds the card.
+const LATE: Duration = Duration::from_millis(200);
+
 /// Gives what the transcript says was given.
 struct Given {
     player: Player,
@@ -290,6 +334,11 @@ impl PinSource for Given {
             Line::ManagementKey { given } if !is_pin => Some(given.then(String::new)),
             _ => None,
         });
+        // A person gave it then, and the driver did not hold the card for so long.
+        let selects = |line: &Line| matches!(line, Line::Command { command, .. } if command.starts_with("00a4"));
+        if is_pin && self.player.is_next(selects) {
+            std::thread::sleep(LATE);
+        }
         match given {
             Ok(Some(pin)) if is_pin => Ok(pin.into()),
             Ok(Some(_)) => Ok(lock(&self.player.0).management_key.clone().into()),

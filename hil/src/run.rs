@@ -500,7 +500,7 @@ fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
         .collect();
     match token.free_slots(&specs, &[], &call) {
         Ok(_) => Ok(sorted(slots)),
-        Err(Error::TokenFull { .. }) => Err(format!(
+        Err(Error::TokenFull { .. } | Error::OnlyNamedSlots { .. }) => Err(format!(
             "it is too full: the suite needs room for {} keys; delete some, or say \
              `wipe = true` in hil.toml",
             specs.len()

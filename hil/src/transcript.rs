@@ -59,16 +59,28 @@ pub enum Line {
     ManagementKey { given: bool },
     /// The driver asks which devices there are.
     List { found: Vec<String> },
-    /// The driver opens one, and cannot where something is lost.
-    Connect { to: String, lost: Option<String> },
+    /// The driver opens one, and cannot where something is lost. It is `present` where
+    /// there is a card all the same.
+    Connect {
+        to: String,
+        lost: Option<String>,
+        #[serde(default, skip_serializing_if = "is_false")]
+        present: bool,
+    },
     /// A transaction that could not be begun.
-    NotBegun { lost: String },
+    NotBegun {
+        lost: String,
+        #[serde(default, skip_serializing_if = "is_false")]
+        present: bool,
+    },
     /// A command and its reply, in hexadecimal.
     Command {
         command: String,
         reply: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lost: Option<String>,
+        #[serde(default, skip_serializing_if = "is_false")]
+        present: bool,
         #[serde(default, skip_serializing_if = "is_false")]
         command_hidden: bool,
         #[serde(default, skip_serializing_if = "is_false")]

@@ -373,7 +373,7 @@ fn a_note_that_names_a_place_alone_deletes_nothing_and_says_who_has_to_look() {
     let card = Device::new(
         Card::builder()
             .serial(13)
-            .firmware(Firmware::V5_7_1)
+            .firmware(Firmware::V5_4_3)
             .pin(PIN)
             .generated(place, Algorithm::P256)
             .build(),

@@ -136,6 +136,40 @@ fn a_transcript_of_a_failure_replays_as_the_failure_and_shows_when_it_is_another
     }
 }
 
+/// The driver lets the card go while a person looks for the PIN.
+#[test]
+fn a_pin_that_came_late_then_or_comes_late_now_makes_no_difference() {
+    let card = Card::builder().serial(59).firmware(Firmware::V5_4_3);
+    let device = Device::new(card.pin(PIN).build());
+    let mut desk = Desk::with(&[&device]).only_checks(&["a_key_lives_from_generate_to_delete"]);
+    desk.record = true;
+    let results = desk.run("[[device]]\nserial = \"59\"\n");
+    assert_eq!(failures(&results), [""; 0]);
+    let recorded = files(&desk.out().join("transcripts"));
+    let (head, lines) = transcript::read(&recorded[0]).unwrap();
+    let is_select =
+        |line: &Line| matches!(line, Line::Command { command, .. } if command.starts_with("00a4"));
+    let asks_tries =
+        |line: &Line| matches!(line, Line::Command { command, .. } if command == "0020008000");
+    let pin = lines
+        .iter()
+        .position(|line| matches!(line, Line::Pin { .. }));
+    let pin = pin.unwrap();
+    let before = |fits: &dyn Fn(&Line) -> bool| lines[..pin].iter().rposition(fits).unwrap();
+    let again = [before(&is_select), before(&asks_tries)].map(|at| lines[at].clone());
+    // Whichever of the two was recorded, the other is made of it.
+    let mut other = lines.clone();
+    match lines[pin + 1..].starts_with(&again) {
+        true => drop(other.drain(pin + 1..pin + 3)),
+        false => drop(other.splice(pin + 1..pin + 1, again)),
+    }
+    let path = desk.out().join("other.jsonl");
+    transcript::write(&path, &head, &other).unwrap();
+    for path in [&recorded[0], &path] {
+        assert!(replay(path).unwrap().to_the_end);
+    }
+}
+
 #[test]
 fn what_is_no_transcript_of_a_card_is_refused() {
     let folder = tempfile::tempdir().unwrap();
