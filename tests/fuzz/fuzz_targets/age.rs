@@ -5,7 +5,10 @@ use std::sync::{Arc, LazyLock};
 
 use claviger_fuzz::Input;
 use claviger_memory::MemoryDriver;
-use claviger_token::{Access, Algorithm, Call, Decryptor, Driver as _, KeyRef, KeySpec, envelope};
+use claviger_token::{
+    Access, Algorithm, Call, Decryptor, Driver as _, KeyRef, KeySpec, NewKey, envelope,
+    unfinished_mark,
+};
 use libfuzzer_sys::fuzz_target;
 
 const TEXT: &[u8] = b"Meet me where the keys are kept.";
@@ -18,12 +21,17 @@ struct Subject {
 static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
     let token = MemoryDriver::new().open("memory:", &Access::without_pin(), &Call::unlimited());
     let (token, call) = (token.unwrap(), Call::unlimited());
-    let supported = token.info().supports.clone();
+    let supported = token.info().makes.clone();
     let candidates = [Algorithm::P256, Algorithm::X25519, Algorithm::Secp256k1];
     let specs = candidates.map(KeySpec::decrypt).into_iter();
     let subjects = specs.filter(|spec| supported.contains(spec)).map(|spec| {
         let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
-        let public_key = token.generate(&slot, spec, "", &call).unwrap().public_key;
+        let new = NewKey {
+            slot: &slot,
+            spec,
+            mark: &unfinished_mark(),
+        };
+        let public_key = token.generate(&new, &call).unwrap().public_key;
         let file = envelope::encrypt(&[&public_key], TEXT).unwrap();
         let key = KeyRef { slot, public_key };
         let decryptor = token.decryptor(&key).unwrap();

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use claviger_fuzz::Input;
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    Access, Algorithm, Call, Driver as _, KeyRef, KeySpec, PublicKey, Signature, SignatureScheme,
-    sshsig,
+    Access, Algorithm, Call, Driver as _, KeyRef, KeySpec, NewKey, PublicKey, Signature,
+    SignatureScheme, sshsig, unfinished_mark,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -20,7 +20,12 @@ static SUBJECTS: LazyLock<Vec<(PublicKey, String)>> = LazyLock::new(|| {
     let specs = [Algorithm::P256, Algorithm::Ed25519].map(KeySpec::sign);
     let subjects = specs.into_iter().map(|spec| {
         let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
-        let public_key = token.generate(&slot, spec, "", &call).unwrap().public_key;
+        let new = NewKey {
+            slot: &slot,
+            spec,
+            mark: &unfinished_mark(),
+        };
+        let public_key = token.generate(&new, &call).unwrap().public_key;
         let key = KeyRef { slot, public_key };
         let signature = token.signer(&key).unwrap().sign(&data, &call).unwrap();
         let pem = sshsig::to_pem(&key.public_key, sshsig::FILE_NAMESPACE, &signature);
