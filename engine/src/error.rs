@@ -140,6 +140,37 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// A name for the variant that does not change, for programs; that of the token's or the
+    /// registry's error, where it is one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            EngineError::IdentityExists => "identity-exists",
+            EngineError::ExternalIdentityNotFound => "external-identity-not-found",
+            EngineError::CapabilitiesNotAvailable => "capabilities-not-available",
+            EngineError::KeyNotUsable { .. } => "key-not-usable",
+            EngineError::IdentityDoesNotExist => "identity-does-not-exist",
+            EngineError::IdentityDeleted { .. } => "identity-deleted",
+            EngineError::NoSuchEngine { .. } => "no-such-engine",
+            EngineError::NotAllowed { .. } => "not-allowed",
+            EngineError::BadName { .. } => "bad-name",
+            EngineError::CannotDecrypt { .. } => "cannot-decrypt",
+            EngineError::NoDriver { .. } => "no-driver",
+            EngineError::OneSlotForTwoKeys { .. } => "one-slot-for-two-keys",
+            EngineError::KeyHasOwner { .. } => "key-has-owner",
+            EngineError::InProgress { .. } => "in-progress",
+            EngineError::DeletionUnfinished { .. } => "deletion-unfinished",
+            EngineError::NameIsContact => "name-is-contact",
+            EngineError::NoEncryptionKey { .. } => "no-encryption-key",
+            EngineError::TooManyRecipients => "too-many-recipients",
+            EngineError::CannotEncrypt { .. } => "cannot-encrypt",
+            EngineError::ReadsForSilent { .. } => "reads-for-silent",
+            EngineError::EvidenceExists => "evidence-exists",
+            EngineError::InvalidEvidence { .. } => "invalid-evidence",
+            EngineError::Token(error) => error.code(),
+            EngineError::Registry(error) => error.code(),
+        }
+    }
+
     /// One sentence for a person: what to do next. Empty where nothing is to be said.
     pub fn hint(&self) -> String {
         match self {

@@ -11,6 +11,7 @@
 mod contacts;
 mod error;
 mod evidence;
+mod home;
 mod intents;
 mod moves;
 mod rows;
@@ -18,12 +19,13 @@ mod schema;
 mod tried;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use claviger_token::{Fingerprint, KeyUse};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use self::home::Place;
 use self::intents::{UnderWay, entered, intents_of};
 use self::rows::{engine_id, json, key_of, key_record, origin_name, parsed};
 use self::schema::{BUSY_TIMEOUT, check_private, create_private_folder, make_new, prepare};
@@ -52,6 +54,10 @@ pub struct Registry {
     under_way: UnderWay,
     /// How often this process has written.
     writes: AtomicU64,
+    /// Where it is; `None` in memory.
+    place: Option<Place>,
+    /// Whether that is not where it was.
+    is_copy: AtomicBool,
 }
 
 /// A panic elsewhere leaves nothing half done: a transaction is rolled back when it is
@@ -114,7 +120,9 @@ impl Registry {
         reader.busy_timeout(BUSY_TIMEOUT)?;
         let reader = Arc::new(Mutex::new(reader));
         let writer = Arc::new(Mutex::new(connection));
-        let registry = Registry::with(writer, reader, lease, Some(run));
+        let mut registry = Registry::with(writer, reader, lease, Some(run));
+        registry.place = Some(Place::of(home)?);
+        registry.recognise_home()?;
         registry.forget_volatile()?;
         Ok(registry)
     }
@@ -144,6 +152,8 @@ impl Registry {
             lease,
             under_way: UnderWay::default(),
             writes: AtomicU64::default(),
+            place: None,
+            is_copy: AtomicBool::default(),
         }
     }
 

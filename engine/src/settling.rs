@@ -11,7 +11,7 @@ use claviger_token::{Call, Deletion, Error, KeyRef, Unfinished};
 use crate::lane::StillAtIt;
 use crate::lifecycle::PATIENCE;
 use crate::node::Inner;
-use crate::registry::{Action, Claim, Intent};
+use crate::registry::{Action, Claim, Intent, RegistryError};
 use crate::tokens::OpenToken;
 use crate::{EngineError, KeyInfo};
 
@@ -256,6 +256,9 @@ pub(crate) fn settle_one(
     token: &OpenToken,
     intent: &Intent,
 ) -> Result<Option<Vec<Deletion>>, EngineError> {
+    if node.registry.is_copy() {
+        return Err(RegistryError::Copy.into());
+    }
     let Some(claim) = node.registry.claim(intent)? else {
         return Ok(None);
     };

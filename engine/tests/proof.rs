@@ -6,7 +6,7 @@ mod common;
 
 use claviger_engine::Capabilities::{Commit, CommitAndDecrypt, Decrypt};
 use claviger_engine::registry::Action;
-use claviger_engine::{EngineError, IdParams, Registry};
+use claviger_engine::{EngineError, IdParams, Registry, RegistryError};
 use claviger_token::{Algorithm, Error, Event, KeySpec, KeyUse, possession};
 use common::*;
 
@@ -151,8 +151,18 @@ async fn a_copy_of_the_home_destroys_no_key_that_was_entered() {
     };
     let second = node(copy.path(), &device);
     assert_eq!(second.registry().open_intents().unwrap().len(), 1);
-    second.settle().await.unwrap();
+    // It is known as a copy, and settles nothing.
+    assert!(second.registry().is_copy() && !first.registry().is_copy());
+    let left = second.settle().await.unwrap();
+    assert!(matches!(
+        left[..],
+        [(_, EngineError::Registry(RegistryError::Copy))]
+    ));
+    // Where somebody says that it is the home, the key's name keeps it.
+    second.registry().claim_home().unwrap();
+    assert!(second.settle().await.unwrap().is_empty());
     assert_eq!(device.keys(), 2);
+    assert!(!node(copy.path(), &device).registry().is_copy());
     let engine = made.commitment_engine.unwrap();
     (first.commit(&id("alice"), &engine, vec![1], &call()).await).unwrap();
 }

@@ -29,6 +29,17 @@ pub enum ContactError {
     Registry(#[from] RegistryError),
 }
 
+impl ContactError {
+    /// A name for the variant that does not change, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            ContactError::IsIdentity { .. } => "name-is-identity",
+            ContactError::Exists { .. } => "contact-exists",
+            ContactError::Registry(error) => error.code(),
+        }
+    }
+}
+
 impl From<rusqlite::Error> for ContactError {
     fn from(error: rusqlite::Error) -> Self {
         ContactError::Registry(error.into())

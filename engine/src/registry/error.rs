@@ -33,6 +33,12 @@ pub enum RegistryError {
         /// Who else has a hand in it.
         reason: String,
     },
+    /// The home is a copy, or was restored or moved: what was interrupted may be finished
+    /// elsewhere since, and is not settled here.
+    #[error(
+        "this home is a copy of another one, or was restored: what was interrupted is not settled here"
+    )]
+    Copy,
     /// The registry was written by a newer program.
     #[error("the registry has version {found}; this program knows version {known}")]
     Newer {
@@ -65,6 +71,25 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// A name for the variant that does not change, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            RegistryError::NotAFolder { .. } => "home-not-a-folder",
+            RegistryError::NotARegistry { .. } => "not-a-registry",
+            RegistryError::Empty { .. } => "registry-empty",
+            RegistryError::NotPrivate { .. } => "registry-not-private",
+            RegistryError::Copy => {
+                "if no other copy is in use: claviger doctor --this-is-the-home".into()
+            }
+            RegistryError::Newer { .. } => "registry-newer",
+            RegistryError::DiskFull => "registry-disk-full",
+            RegistryError::ReadOnly => "registry-read-only",
+            RegistryError::Busy => "registry-busy",
+            RegistryError::Damaged { .. } => "registry-damaged",
+            RegistryError::Other { .. } => "registry-other",
+        }
+    }
+
     /// One sentence for a person: what to do next. Empty where nothing is to be said.
     pub fn hint(&self) -> String {
         match self {
@@ -79,6 +104,9 @@ impl RegistryError {
                 "chown and chmod it: chmod go-w '{}'",
                 path.display().to_string().replace('\'', "'\\''")
             ),
+            RegistryError::Copy => {
+                "if no other copy is in use: claviger doctor --this-is-the-home".into()
+            }
             RegistryError::Newer { .. } => "use the newer program; nothing was changed".into(),
             RegistryError::DiskFull => "free some space; nothing is lost".into(),
             RegistryError::ReadOnly => "check the permissions of the home folder".into(),

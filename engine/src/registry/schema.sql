@@ -50,6 +50,13 @@ CREATE TABLE IF NOT EXISTS intent (
     keys         TEXT               -- JSON: slot, mark and public key of each
 ) STRICT;
 
+-- Which home this is, in one row, to tell it from a copy.
+CREATE TABLE IF NOT EXISTS home (
+    id           TEXT NOT NULL,     -- random
+    inode        INTEGER NOT NULL,  -- of the folder
+    machine      TEXT NOT NULL      -- a digest of the machine's id; empty where it has none
+) STRICT;
+
 -- What was tried on a token, or on tokens of one model and version.
 CREATE TABLE IF NOT EXISTS tried (
     model        TEXT NOT NULL,     -- as the driver names what it is true of
