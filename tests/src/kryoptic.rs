@@ -44,7 +44,7 @@ impl Kryoptic {
     /// Why tests that need it are to be skipped, if they are.
     pub fn skipped() -> Option<&'static str> {
         let quick = std::env::var_os("CLAVIGER_TEST_QUICK").is_some_and(|value| value == "1");
-        match (quick, Kryoptic::file().is_file()) {
+        match (quick, Kryoptic::module().is_file()) {
             (true, _) => Some("CLAVIGER_TEST_QUICK is 1, and Kryoptic takes long to build"),
             (false, false) => Some("Kryoptic has not been built: `cargo xtask setup` does"),
             (false, true) => None,
@@ -63,7 +63,7 @@ impl Kryoptic {
         assert!(number < MOST, "the process has {MOST} tokens already");
         // Through the driver's instance of the module, which is not to be initialised anew
         // meanwhile.
-        claviger_pkcs11::with_module(&Kryoptic::file(), |module| {
+        claviger_pkcs11::with_module(&Kryoptic::module(), |module| {
             let slots = module.get_slots_with_token().unwrap();
             let slot = slots.iter().find(|slot| slot.id() == number as u64);
             token::initialise(module, *slot.unwrap(), &label);
@@ -89,7 +89,7 @@ impl Kryoptic {
         let number = store.made.fetch_add(1, Ordering::Relaxed);
         assert!(number < MOST, "the process has {MOST} tokens already");
         let file = store.token(number);
-        claviger_pkcs11::with_module(&Kryoptic::file(), |module| {
+        claviger_pkcs11::with_module(&Kryoptic::module(), |module| {
             module.clone().finalize().unwrap();
             fs::copy(&self.file, &file).unwrap();
         })
@@ -116,7 +116,7 @@ impl Kryoptic {
 
     /// The backend string of a token with `label`, whether it exists or not.
     pub fn backend_for(label: &str) -> String {
-        let module = Kryoptic::file();
+        let module = Kryoptic::module();
         format!("pkcs11:token={label}?module-path={}", module.display())
     }
 
@@ -152,7 +152,7 @@ impl Kryoptic {
     }
 
     /// The PKCS#11 module, where `cargo xtask setup` puts it.
-    fn file() -> PathBuf {
+    pub fn module() -> PathBuf {
         let target = folder::target().unwrap_or_default();
         let name = format!("libkryoptic{}", std::env::consts::DLL_SUFFIX);
         target.join("kryoptic/debug").join(name)
@@ -169,7 +169,7 @@ impl Store {
     fn of_this_process() -> &'static Store {
         static STORE: OnceLock<Store> = OnceLock::new();
         STORE.get_or_init(|| {
-            let module = Kryoptic::file();
+            let module = Kryoptic::module();
             assert!(
                 module.is_file(),
                 "Kryoptic has not been built: run `cargo xtask setup`"

@@ -10,6 +10,7 @@
 
 mod folder;
 mod kryoptic;
+mod neighbour;
 #[cfg(unix)]
 mod nss;
 #[cfg(unix)]
@@ -27,6 +28,7 @@ mod tpm;
 mod unpacked;
 
 pub use kryoptic::Kryoptic;
+pub use neighbour::Neighbour;
 #[cfg(unix)]
 pub use nss::Nss;
 #[cfg(unix)]

@@ -15,7 +15,7 @@ use cryptoki::session::UserType;
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
 
-use crate::unpacked::library;
+use crate::unpacked::place;
 use crate::{folder, private, token};
 
 /// What is not installed but unpacked.
@@ -148,10 +148,9 @@ impl OpenCryptoki {
         Access::with(FixedPin::new(OpenCryptoki::PIN))
     }
 
-    /// The PKCS#11 module, where the process has a view of its own.
+    /// The PKCS#11 module. It is there where the process has a view of its own.
     pub fn module() -> PathBuf {
-        library(Path::new("/"), "opencryptoki/libopencryptoki.so.0")
-            .unwrap_or_else(|| panic!("this process has no view of its own: `private::enter`"))
+        place("opencryptoki/libopencryptoki.so.0")
     }
 }
 

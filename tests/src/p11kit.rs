@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use claviger_token::{Access, FixedPin};
 
 use crate::softhsm::{self, SoftHsm};
-use crate::unpacked::library;
+use crate::unpacked::{library, place};
 use crate::{folder, private, token};
 
 /// What is not installed but unpacked.
@@ -188,10 +188,9 @@ impl P11KitProxy {
         Access::with(FixedPin::new(P11KitProxy::PIN))
     }
 
-    /// The PKCS#11 module, where the process has a view of its own.
+    /// The PKCS#11 module. It is there where the process has a view of its own.
     pub fn module() -> PathBuf {
-        library(Path::new("/"), "p11-kit-proxy.so")
-            .unwrap_or_else(|| panic!("this process has no view of its own: `private::enter`"))
+        place("p11-kit-proxy.so")
     }
 }
 

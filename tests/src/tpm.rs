@@ -89,6 +89,11 @@ impl Tpm {
         Emulator::of_this_process();
     }
 
+    /// The token's label, which no other token has.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
     /// The backend string of the token.
     pub fn backend(&self) -> String {
         Tpm::backend_for(&self.label)
@@ -107,7 +112,8 @@ impl Tpm {
         Access::with(FixedPin::new(Tpm::PIN))
     }
 
-    fn module() -> &'static Path {
+    /// The PKCS#11 module.
+    pub fn module() -> &'static Path {
         &Unpacked::once().module
     }
 }

@@ -37,6 +37,11 @@ pub(crate) fn library(root: &Path, name: &str) -> Option<PathBuf> {
         .find(|file| file.exists())
 }
 
+/// Where Debian's packages have the library `name`, whether it is there or not.
+pub(crate) fn place(name: &str) -> PathBuf {
+    format!("/usr/lib/{}-linux-gnu/{name}", std::env::consts::ARCH).into()
+}
+
 fn unpack(packages: &[&str], into: &Path) {
     fs::create_dir_all(into).unwrap();
     let run = |command: &mut Command| {

@@ -5,44 +5,54 @@
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use claviger_ledger::{LONGEST_MESSAGE, LedgerDriver};
-use claviger_ledger_emulator::{App, Approver, Ethereum, Server};
+use claviger_ledger::LedgerDriver;
+use claviger_ledger_emulator::{App, Approver, Configuration, Ethereum, Server};
 use claviger_memory::MemoryDriver;
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
-use claviger_pkcs11::Pkcs11Driver;
-use claviger_tests::{Kryoptic, SoftHsm, Tpm};
+use claviger_tests::{
+    Kryoptic, Nss, OpenCryptoki, P11KitClient, P11KitProxy, SoftHsm, Tpm, private,
+};
 use claviger_token::conformance::{CHECKS, Outcome, Plug, Subject};
 use claviger_token::{Access, Driver, FixedPin, Protection};
 use claviger_virtual_yubikey::{Card, Inserted, Pcscd};
 use libtest_mimic::{Arguments, Completion, Trial};
 
+use crate::pkcs11::Module;
+
+#[path = "conformance/pkcs11.rs"]
+mod pkcs11;
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    if !arguments.list {
-        SoftHsm::prepare();
-        if Kryoptic::skipped().is_none() {
-            Kryoptic::prepare();
-        }
-        // It takes a while, and cargo-nextest starts this program for each check.
-        let others = |name: &String| arguments.exact && !name.starts_with("tpm");
-        if Tpm::skipped().is_none() && !arguments.filter.as_ref().is_some_and(others) {
-            Tpm::prepare();
-        }
-        Pcscd::prepare();
-    }
+    prepare(&arguments);
     let mut trials = Vec::new();
     trials.extend(checks("memory", || Memory(Arc::new(MemoryDriver::new()))));
-    trials.extend(checks("softhsm", Soft::default));
-    match Kryoptic::skipped() {
-        None => trials.extend(checks("kryoptic", Kry::default)),
-        Some(why) => eprintln!("SKIPPED kryoptic: {why}"),
-    }
-    match Tpm::skipped() {
-        None => trials.extend(checks("tpm", Tpm2::default)),
-        Some(why) => eprintln!("SKIPPED tpm: {why}"),
-    }
+    trials.extend(checks("softhsm", Module::<SoftHsm>::default));
+    trials.extend(unless(
+        Kryoptic::skipped(),
+        "kryoptic",
+        Module::<Kryoptic>::default,
+    ));
+    trials.extend(unless(Tpm::skipped(), "tpm", Module::<Tpm>::default));
+    trials.extend(unless(Nss::skipped(), "nss", Module::<Nss>::default));
+    trials.extend(unless(
+        OpenCryptoki::skipped(),
+        "opencryptoki",
+        Module::<OpenCryptoki>::default,
+    ));
+    trials.extend(unless(
+        P11KitClient::skipped(),
+        "p11-kit-client",
+        Module::<P11KitClient>::default,
+    ));
+    trials.extend(unless(
+        P11KitProxy::skipped(),
+        "p11-kit-proxy",
+        Module::<P11KitProxy>::default,
+    ));
     trials.extend(checks("virtual-yubikey", YubiKey::default));
     trials.extend(checks("ledger-simulator", Simulator::default));
+    trials.extend(checks("ledger-simulator-flex", Simulator::flex));
     match App::ethereum() {
         Ok(_) => trials.extend(checks("ledger", Speculos::default)),
         Err(why) => eprintln!("SKIPPED ledger: {why}"),
@@ -57,13 +67,65 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+/// Starts what sets variables of the environment.
+fn prepare(arguments: &Arguments) {
+    // It takes a while, and cargo-nextest starts this program for each check.
+    let is_asked_for = |token: &str| {
+        let filter = arguments.filter.as_ref().filter(|_| arguments.exact);
+        !arguments.list && filter.is_none_or(|name| name.starts_with(&format!("{token}::")))
+    };
+    if is_asked_for("opencryptoki") || is_asked_for("p11-kit-proxy") {
+        private::enter();
+    }
+    if arguments.list {
+        return;
+    }
+    SoftHsm::prepare();
+    if is_asked_for("kryoptic") && Kryoptic::skipped().is_none() {
+        Kryoptic::prepare();
+    }
+    if is_asked_for("tpm") && Tpm::skipped().is_none() {
+        Tpm::prepare();
+    }
+    if is_asked_for("opencryptoki") && OpenCryptoki::skipped().is_none() {
+        OpenCryptoki::prepare();
+    }
+    if is_asked_for("p11-kit-client") && P11KitClient::skipped().is_none() {
+        P11KitClient::prepare();
+    }
+    if is_asked_for("p11-kit-proxy") && P11KitProxy::skipped().is_none() {
+        P11KitProxy::prepare();
+    }
+    Pcscd::prepare();
+}
+
+/// The checks, unless the token cannot be had, which is said.
+fn unless<S: Subject + 'static>(
+    skipped: Option<&'static str>,
+    token: &'static str,
+    make: fn() -> S,
+) -> Vec<Trial> {
+    match skipped {
+        None => checks(token, make),
+        Some(why) => {
+            eprintln!("SKIPPED {token}: {why}");
+            Vec::new()
+        }
+    }
+}
+
 /// Checks in which the driver initialises the module anew, to find a token that went
 /// away. That ends every session of the process, the fixtures' own too, so these
 /// checks run alone.
-const ALONE: [&str; 2] = [
+const ALONE: [&str; 3] = [
     "a_backend_that_fits_nothing_finds_no_token",
+    "what_stands_behind_the_token_may_restart",
     "a_token_that_went_away_works_again_when_it_is_back",
 ];
+
+/// Tokens that are alone always: the driver initialises tpm2-pkcs11 anew after each
+/// deletion.
+const LONERS: [&str; 1] = ["tpm"];
 
 /// Each check gets a token of its own.
 fn checks<S: Subject + 'static>(token: &'static str, make: fn() -> S) -> Vec<Trial> {
@@ -80,8 +142,7 @@ fn checks<S: Subject + 'static>(token: &'static str, make: fn() -> S) -> Vec<Tri
                 eprintln!("SKIPPED {name}: {why}");
             }
             let run = move || {
-                // The driver initialises tpm2-pkcs11 anew after each deletion.
-                let alone = ALONE.contains(&check.name) || token == "tpm";
+                let alone = ALONE.contains(&check.name) || LONERS.contains(&token);
                 let _alone = alone.then(|| TURN.write().unwrap_or_else(PoisonError::into_inner));
                 let _beside = (!alone).then(|| TURN.read().unwrap_or_else(PoisonError::into_inner));
                 Ok(match check.run(&make()) {
@@ -119,149 +180,6 @@ impl Subject for Memory {
 
     fn protection(&self) -> Protection {
         Protection::NONE
-    }
-}
-
-/// A SoftHSM2 token, made when it is first asked for.
-#[derive(Default)]
-struct Soft {
-    token: OnceLock<SoftHsm>,
-    driver: OnceLock<Arc<Pkcs11Driver>>,
-}
-
-impl Soft {
-    fn token(&self) -> &SoftHsm {
-        self.token.get_or_init(SoftHsm::new)
-    }
-}
-
-impl Subject for Soft {
-    fn driver(&self) -> Arc<dyn Driver> {
-        self.driver
-            .get_or_init(|| Arc::new(Pkcs11Driver::new()))
-            .clone()
-    }
-
-    fn backend(&self) -> String {
-        self.token().backend()
-    }
-
-    fn access(&self) -> Access {
-        self.token().access()
-    }
-
-    fn wrong_access(&self) -> Result<Access, &'static str> {
-        Ok(Access::with(FixedPin::new("tr0mb0ni")))
-    }
-
-    fn absent_backend(&self) -> Result<String, &'static str> {
-        Ok(SoftHsm::backend_for("nowhere"))
-    }
-
-    fn plug(&self) -> Result<&dyn Plug, &'static str> {
-        Ok(self)
-    }
-}
-
-impl Plug for Soft {
-    fn remove(&self) {
-        self.token().remove();
-    }
-
-    fn insert(&self) {
-        self.token().insert();
-    }
-}
-
-/// A Kryoptic token, made when it is first asked for.
-#[derive(Default)]
-struct Kry {
-    token: OnceLock<Kryoptic>,
-    driver: OnceLock<Arc<Pkcs11Driver>>,
-}
-
-impl Kry {
-    fn token(&self) -> &Kryoptic {
-        self.token.get_or_init(Kryoptic::new)
-    }
-}
-
-impl Subject for Kry {
-    fn driver(&self) -> Arc<dyn Driver> {
-        self.driver
-            .get_or_init(|| Arc::new(Pkcs11Driver::new()))
-            .clone()
-    }
-
-    fn backend(&self) -> String {
-        self.token().backend()
-    }
-
-    fn access(&self) -> Access {
-        self.token().access()
-    }
-
-    fn wrong_access(&self) -> Result<Access, &'static str> {
-        Ok(Access::with(FixedPin::new("tr0mb0ni")))
-    }
-
-    fn absent_backend(&self) -> Result<String, &'static str> {
-        Ok(Kryoptic::backend_for("nowhere"))
-    }
-
-    fn plug(&self) -> Result<&dyn Plug, &'static str> {
-        Ok(self)
-    }
-}
-
-impl Plug for Kry {
-    fn remove(&self) {
-        self.token().remove();
-    }
-
-    fn insert(&self) {
-        self.token().insert();
-    }
-}
-
-/// A token kept by a TPM, made when it is first asked for.
-#[derive(Default)]
-struct Tpm2 {
-    token: OnceLock<Tpm>,
-    driver: OnceLock<Arc<Pkcs11Driver>>,
-}
-
-impl Tpm2 {
-    fn token(&self) -> &Tpm {
-        self.token.get_or_init(Tpm::new)
-    }
-}
-
-impl Subject for Tpm2 {
-    fn driver(&self) -> Arc<dyn Driver> {
-        self.driver
-            .get_or_init(|| Arc::new(Pkcs11Driver::new()))
-            .clone()
-    }
-
-    fn backend(&self) -> String {
-        self.token().backend()
-    }
-
-    fn access(&self) -> Access {
-        self.token().access()
-    }
-
-    fn wrong_access(&self) -> Result<Access, &'static str> {
-        Ok(Access::with(FixedPin::new("tr0mb0ni")))
-    }
-
-    fn absent_backend(&self) -> Result<String, &'static str> {
-        Ok(Tpm::backend_for("nowhere"))
-    }
-
-    fn plug(&self) -> Result<&dyn Plug, &'static str> {
-        Err("a TPM cannot be pulled out")
     }
 }
 
@@ -331,11 +249,30 @@ impl Plug for YubiKey {
 
 /// A Ledger with a model of the Ethereum app, whose user approves everything.
 #[derive(Default)]
-struct Simulator(OnceLock<Server>);
+struct Simulator {
+    configuration: Option<Configuration>,
+    app: OnceLock<(Ethereum, Server)>,
+}
 
 impl Simulator {
+    fn flex() -> Self {
+        Simulator {
+            configuration: Some(Configuration::flex()),
+            ..Simulator::default()
+        }
+    }
+
+    fn app(&self) -> &(Ethereum, Server) {
+        self.app.get_or_init(|| {
+            let configuration = self.configuration.clone();
+            let app = configuration.map_or_else(Ethereum::new, Ethereum::configured);
+            let server = app.serve();
+            (app, server)
+        })
+    }
+
     fn server(&self) -> &Server {
-        self.0.get_or_init(|| Ethereum::new().serve())
+        &self.app().1
     }
 }
 
@@ -367,7 +304,7 @@ impl Subject for Simulator {
     }
 
     fn longest_message(&self) -> usize {
-        LONGEST_MESSAGE
+        self.app().0.configuration().longest_message
     }
 
     fn plug(&self) -> Result<&dyn Plug, &'static str> {
@@ -389,14 +326,20 @@ impl Plug for Simulator {
 #[derive(Default)]
 struct Speculos(OnceLock<Approver>);
 
+impl Speculos {
+    fn approver(&self) -> &Approver {
+        let start = || Approver::start(App::ethereum().expect("without it nothing is run"));
+        self.0.get_or_init(start)
+    }
+}
+
 impl Subject for Speculos {
     fn driver(&self) -> Arc<dyn Driver> {
         Arc::new(LedgerDriver::new())
     }
 
     fn backend(&self) -> String {
-        let start = || Approver::start(App::ethereum().expect("without it nothing is run"));
-        let address = self.0.get_or_init(start).apdu_address();
+        let address = self.approver().apdu_address();
         format!("ledger:tcp={address}")
     }
 
@@ -413,7 +356,7 @@ impl Subject for Speculos {
     }
 
     fn longest_message(&self) -> usize {
-        LONGEST_MESSAGE
+        self.approver().longest_message()
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::SoftHsm;
-use claviger_token::{Algorithm, Call, Driver, Error, KeyRef, KeySpec, Signer};
+use claviger_token::{
+    Algorithm, Call, Driver, Error, KeyRef, KeySpec, NewKey, Signer, unfinished_mark,
+};
 
 fn signer(token: &SoftHsm) -> Arc<dyn Signer> {
     let call = Call::unlimited();
@@ -15,7 +17,13 @@ fn signer(token: &SoftHsm) -> Arc<dyn Signer> {
         .open(&token.backend(), &token.access(), &Call::unlimited())
         .unwrap();
     let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
-    let public_key = token.generate(&slot, spec, "", &call).unwrap().public_key;
+    let mark = &unfinished_mark();
+    let new = NewKey {
+        slot: &slot,
+        spec: spec,
+        mark,
+    };
+    let public_key = token.generate(&new, &call).unwrap().public_key;
     token.signer(&KeyRef { slot, public_key }).unwrap()
 }
 

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use claviger_piv::PivDriver;
 use claviger_token::{
-    Access, Algorithm, Call, Deletion, Driver, Error, FixedPin, KeyRef, KeySpec, Signer, Token,
+    Access, Algorithm, Call, Deletion, Driver, Error, FixedPin, KeyRef, KeySpec, NewKey, Signer,
+    Token, Unfinished, unfinished_mark,
 };
 use claviger_virtual_yubikey::{Card, Fault, Inserted, Pcscd, Rule, ins};
 
@@ -38,7 +39,13 @@ fn bench() -> Bench {
         .unwrap();
     let call = Call::unlimited();
     let slot = token.free_slots(&[SPEC], &[], &call).unwrap().remove(0);
-    let public_key = token.generate(&slot, SPEC, "", &call).unwrap().public_key;
+    let mark = &unfinished_mark();
+    let new = NewKey {
+        slot: &slot,
+        spec: SPEC,
+        mark,
+    };
+    let public_key = token.generate(&new, &call).unwrap().public_key;
     let key = KeyRef { slot, public_key };
     let signer = token.signer(&key).unwrap();
     signer.sign(b"message", &call).unwrap();
@@ -118,15 +125,25 @@ fn a_card_that_is_pulled_out_while_it_makes_a_key_keeps_nothing_of_it() {
                 .unwrap()
                 .remove(0);
             bench.yubikey.faults().add(Rule::new(fault).on(instruction));
-            let made = bench.token.generate(&slot, SPEC, "", &call);
+            let left = Unfinished {
+                slot,
+                mark: unfinished_mark(),
+                public_key: None,
+            };
+            let new = NewKey {
+                slot: &left.slot,
+                spec: SPEC,
+                mark: &left.mark,
+            };
+            let made = bench.token.generate(&new, &call);
             assert!(matches!(made, Err(Error::TokenUnavailable { .. })));
             bench.yubikey.insert();
-            bench.token.delete(&slot, &call).unwrap();
+            bench.token.discard(&left, &call).unwrap();
             assert_eq!(slots(), before);
         }
     }
     bench.sign().unwrap();
-    let deleted = bench.token.delete(&bench.key.slot, &call).unwrap();
+    let deleted = bench.token.delete(&bench.key, &call).unwrap();
     assert_eq!(deleted, Deletion::Destroyed);
 }
 

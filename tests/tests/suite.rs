@@ -8,7 +8,8 @@ use claviger_memory::MemoryDriver;
 use claviger_token::conformance::{CHECKS, Subject};
 use claviger_token::{
     Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec,
-    Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo, Token, TokenInfo, Unwrap,
+    Listing, NewKey, Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo, Token,
+    TokenInfo, Unfinished, Unwrap,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -131,9 +132,13 @@ impl<T> Faulty<T> {
     fn info(&self, mut info: TokenInfo) -> TokenInfo {
         match self.fault {
             Fault::OffersMoreThanItDoes => {
-                info.supports.push(KeySpec::sign(Algorithm::Rsa2048));
+                info.makes.push(KeySpec::sign(Algorithm::Rsa2048));
+                info.uses.push(KeySpec::sign(Algorithm::Rsa2048));
             }
-            Fault::DoesMoreThanItOffers => info.supports.truncate(2),
+            Fault::DoesMoreThanItOffers => {
+                info.makes.truncate(2);
+                info.uses.truncate(2);
+            }
             _ => {}
         }
         info
@@ -163,9 +168,12 @@ impl Driver for Faulty<Arc<MemoryDriver>> {
         self.inner.scheme()
     }
 
-    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
-        let tokens = self.inner.tokens(backend)?;
-        Ok(tokens.into_iter().map(|info| self.info(info)).collect())
+    fn look(&self, backend: &str) -> Result<Listing, Error> {
+        let Listing { tokens, unreadable } = self.inner.look(backend)?;
+        Ok(Listing {
+            tokens: tokens.into_iter().map(|info| self.info(info)).collect(),
+            unreadable,
+        })
     }
 
     fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
@@ -203,25 +211,31 @@ impl Token for Faulty<(Arc<dyn Token>, TokenInfo)> {
         self.inner.0.free_slots(specs, taken, call)
     }
 
-    fn generate(
-        &self,
-        slot: &SlotId,
-        spec: KeySpec,
-        label: &str,
-        call: &Call,
-    ) -> Result<GeneratedKey, Error> {
-        let made = self.inner.0.generate(slot, spec, label, call);
+    fn generate(&self, new: &NewKey<'_>, call: &Call) -> Result<GeneratedKey, Error> {
+        let made = self.inner.0.generate(new, call);
         if self.fault == Fault::ChangesThingsBeforeItRefuses && made.is_err() {
-            self.inner.0.delete(slot, call)?;
+            let slots = self.inner.0.slots(call)?;
+            let there = slots.into_iter().find(|slot| slot.slot == *new.slot);
+            if let Some((slot, public_key)) = there.and_then(|s| Some((s.slot, s.public_key?))) {
+                self.inner.0.delete(&KeyRef { slot, public_key }, call)?;
+            }
         }
         made
     }
 
-    fn delete(&self, slot: &SlotId, call: &Call) -> Result<Deletion, Error> {
+    fn name(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error> {
+        self.inner.0.name(key, label, call)
+    }
+
+    fn delete(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
         match self.fault {
             Fault::OnlySaysThatItDeleted => Ok(Deletion::Destroyed),
-            _ => self.inner.0.delete(slot, call),
+            _ => self.inner.0.delete(key, call),
         }
+    }
+
+    fn discard(&self, left: &Unfinished, call: &Call) -> Result<Deletion, Error> {
+        self.inner.0.discard(left, call)
     }
 
     fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
@@ -246,6 +260,10 @@ impl Signer for Faulty<Arc<dyn Signer>> {
         self.inner.public_key()
     }
 
+    fn slot(&self) -> SlotId {
+        self.inner.slot()
+    }
+
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
         match self.fault {
             Fault::SignsAnotherMessage => self.inner.sign(&[message, b"."].concat(), call),
@@ -258,6 +276,14 @@ impl Signer for Faulty<Arc<dyn Signer>> {
 impl Decryptor for Faulty<Arc<dyn Decryptor>> {
     fn public_key(&self) -> &PublicKey {
         self.inner.public_key()
+    }
+
+    fn slot(&self) -> SlotId {
+        self.inner.slot()
+    }
+
+    fn confirm(&self, call: &Call) -> Result<(), Error> {
+        self.inner.confirm(call)
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
