@@ -26,6 +26,8 @@ mod token;
 mod tpm;
 #[cfg(unix)]
 mod unpacked;
+#[cfg(unix)]
+mod user;
 
 pub use kryoptic::Kryoptic;
 pub use neighbour::Neighbour;
@@ -38,6 +40,8 @@ pub use p11kit::{P11KitClient, P11KitProxy};
 pub use softhsm::SoftHsm;
 #[cfg(unix)]
 pub use tpm::Tpm;
+#[cfg(unix)]
+pub use user::{as_root, as_user};
 
 /// The example in the README compiles.
 #[cfg(doctest)]
