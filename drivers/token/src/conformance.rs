@@ -872,7 +872,7 @@ fn a_handle_is_a_key_of_the_signature_crate(subject: &dyn Subject) -> Result<(),
                 signs::<rsa::pkcs1v15::Signature>(made.signer(), call);
             }
             // The crate knows no type for these.
-            Some(SignatureScheme::Bls12381G2Basic) => {
+            Some(SignatureScheme::Bls12381G2Basic | SignatureScheme::RsaPkcs1Sha512) => {
                 let key =
                     interop::SigningKey::<p256::ecdsa::Signature>::new(made.signer(), call.clone());
                 assert!(key.is_err());

@@ -1,6 +1,6 @@
 //! What can go wrong between a caller and a token, one variant per cause.
 
-use crate::{KeySpec, KeyUse, TokenId};
+use crate::{KeySpec, KeyUse, TokenId, shell};
 
 /// A failed operation on a token.
 ///
@@ -349,6 +349,14 @@ pub enum Error {
     },
 }
 
+/// Backends, each as a word of a shell and on a line of its own.
+fn on_lines(backends: &[String]) -> String {
+    let lines = backends
+        .iter()
+        .map(|text| format!("\n  {}", shell::quoted(text)));
+    lines.collect()
+}
+
 fn running_app(running: &Option<String>) -> String {
     match running {
         Some(app) => format!(", but {app}"),
@@ -412,6 +420,55 @@ pub enum Advice {
 }
 
 impl Error {
+    /// A name for the variant that does not change, for programs: `pin-wrong`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::BadBackend { .. } => "bad-backend",
+            Error::BadModule { .. } => "bad-module",
+            Error::NotReady { .. } => "not-ready",
+            Error::NoToken { .. } => "no-token",
+            Error::AmbiguousToken { .. } => "ambiguous-token",
+            Error::TokenUnavailable { .. } => "token-unavailable",
+            Error::PinNeeded { .. } => "pin-needed",
+            Error::PinSource { .. } => "pin-source",
+            Error::PinLength { .. } => "pin-length",
+            Error::PinWrong { .. } => "pin-wrong",
+            Error::PinRefusedBefore { .. } => "pin-refused-before",
+            Error::PinUnsettled { .. } => "pin-unsettled",
+            Error::PinNotNoted { .. } => "pin-not-noted",
+            Error::PinFinalTry { .. } => "pin-final-try",
+            Error::PinLocked { .. } => "pin-locked",
+            Error::PinNotSet { .. } => "pin-not-set",
+            Error::ManagementKeyNeeded { .. } => "management-key-needed",
+            Error::ManagementKeyWrong { .. } => "management-key-wrong",
+            Error::NotTouched { .. } => "not-touched",
+            Error::DeviceLocked { .. } => "device-locked",
+            Error::AppNotOpen { .. } => "app-not-open",
+            Error::AppTooOld { .. } => "app-too-old",
+            Error::Rejected { .. } => "rejected",
+            Error::CannotDestroy { .. } => "cannot-destroy",
+            Error::Unsupported { .. } => "unsupported",
+            Error::NotUsable { .. } => "not-usable",
+            Error::NoPossession { .. } => "no-possession",
+            Error::NoSuchSlot { .. } => "no-such-slot",
+            Error::OnlyNamedSlots { .. } => "only-named-slots",
+            Error::TokenFull { .. } => "token-full",
+            Error::TokenReadOnly { .. } => "token-read-only",
+            Error::SlotOccupied { .. } => "slot-occupied",
+            Error::KeyNotFound { .. } => "key-not-found",
+            Error::KeyMismatch { .. } => "key-mismatch",
+            Error::NotProtected { .. } => "not-protected",
+            Error::BadMessage { .. } => "bad-message",
+            Error::DecryptionFailed => "decryption-failed",
+            Error::DeadlineExceeded => "deadline-exceeded",
+            Error::Cancelled => "cancelled",
+            Error::Busy { .. } => "busy",
+            Error::Device { .. } => "device",
+            Error::MalformedReply { .. } => "malformed-reply",
+            Error::System { .. } => "system",
+        }
+    }
+
     /// The token that it is about, where that is known.
     pub fn token(&self) -> Option<&TokenId> {
         match self {
@@ -547,10 +604,10 @@ impl Error {
                     .into()
             }
             Error::NoToken { present, .. } => {
-                format!("attached are:\n  {}", present.join("\n  "))
+                format!("attached are:{}", on_lines(present))
             }
             Error::AmbiguousToken { candidates, .. } => {
-                format!("name one of them:\n  {}", candidates.join("\n  "))
+                format!("name one of them:{}", on_lines(candidates))
             }
             Error::TokenUnavailable { .. } => "insert the token and try again".into(),
             Error::PinNeeded { .. } => {
@@ -567,11 +624,13 @@ impl Error {
             }
             Error::PinRefusedBefore { token } => format!(
                 "give another PIN; if it is the right one by now: \
-                 claviger doctor --forget-refused-pin '{token}'"
+                 claviger doctor --forget-refused-pin {}",
+                shell::quoted(&token.to_string())
             ),
             Error::PinUnsettled { token } => format!(
                 "type the PIN (--pin-source prompt) and confirm that it is to be sent, or: \
-                 claviger doctor --forget-refused-pin '{token}'"
+                 claviger doctor --forget-refused-pin {}",
+                shell::quoted(&token.to_string())
             ),
             Error::PinNotSet { .. } => {
                 "set one as the security officer: pkcs11-tool --module MODULE --login \
@@ -642,5 +701,33 @@ impl Error {
             | Error::Rejected { .. }
             | Error::System { .. } => String::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_pasted_is_one_word_whatever_a_device_calls_itself() {
+        let token = TokenId {
+            kind: "pkcs11".into(),
+            manufacturer: "x'; rm -rf ~; '".into(),
+            serial: "1".into(),
+        };
+        let hint = Error::PinRefusedBefore { token }.hint();
+        let word = r"'pkcs11:x'\''; rm -rf ~; '\''/1'";
+        assert!(hint.ends_with(word), "{hint}");
+        let several = Error::AmbiguousToken {
+            wanted: "pkcs11:".into(),
+            candidates: vec![
+                "pkcs11:token=a;serial=1".into(),
+                "pkcs11:token=$(id)".into(),
+            ],
+        };
+        assert_eq!(
+            several.hint(),
+            "name one of them:\n  'pkcs11:token=a;serial=1'\n  'pkcs11:token=$(id)'"
+        );
     }
 }

@@ -7,8 +7,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use ring::signature::UnparsedPublicKey;
 use rsa::pkcs1::{DecodeRsaPublicKey, EncodeRsaPublicKey};
 use rsa::traits::PublicKeyParts;
-use sha2::{Digest, Sha256};
-use signature::Verifier;
+use sha2::{Digest, Sha256, Sha512};
 use signature::hazmat::PrehashVerifier;
 use spki::der::asn1::{AnyRef, BitString, Null, ObjectIdentifier};
 use spki::der::{Decode, Encode, EncodePem};
@@ -34,8 +33,10 @@ const BLS_PREFIX: &str = "bls12-381:";
 
 /// A public key that has been checked to be one.
 ///
-/// Elliptic-curve points are on their curve, RSA moduli have the length that the
-/// algorithm names and the exponent 65537, BLS points are in the right subgroup.
+/// Elliptic-curve points are on their curve and not the identity (SEC 1 §3.2.2), and those of
+/// Curve25519 are encoded as themselves and of no small order, so that an X25519 agreement
+/// never gives zero (RFC 7748 §6.1). RSA moduli are odd and have the length that the algorithm
+/// names, the exponent is 65537. BLS points are in the right subgroup.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PublicKey {
     algorithm: Algorithm,
@@ -68,13 +69,22 @@ impl PublicKey {
                 .to_sec1_uncompressed(),
             Algorithm::Ed25519 => {
                 let bytes: [u8; 32] = bytes.try_into().map_err(|_| BadPublicKey)?;
-                ed25519_dalek::VerifyingKey::from_bytes(&bytes).map_err(|_| BadPublicKey)?;
+                let key =
+                    ed25519_dalek::VerifyingKey::from_bytes(&bytes).map_err(|_| BadPublicKey)?;
+                // The sign of x is the highest bit.
+                let [.., last] = bytes;
+                if key.is_weak() || !is_reduced(&[&bytes[..31], &[last & 0x7f]].concat()) {
+                    return Err(BadPublicKey);
+                }
                 bytes.to_vec()
             }
-            // Every string of 32 bytes is an X25519 public key.
-            Algorithm::X25519 => <[u8; 32]>::try_from(bytes)
-                .map_err(|_| BadPublicKey)?
-                .to_vec(),
+            Algorithm::X25519 => {
+                let bytes: [u8; 32] = bytes.try_into().map_err(|_| BadPublicKey)?;
+                if !is_reduced(&bytes) || is_of_small_order(&bytes) {
+                    return Err(BadPublicKey);
+                }
+                bytes.to_vec()
+            }
             Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
                 let key = rsa::RsaPublicKey::from_pkcs1_der(bytes).map_err(|_| BadPublicKey)?;
                 if rsa_algorithm(&key) != Some(algorithm) {
@@ -274,7 +284,57 @@ impl PublicKey {
         rsa::RsaPublicKey::from_pkcs1_der(&self.bytes).ok()
     }
 
+    /// Checks that `signature` is one of this key over the message with this digest: the
+    /// hash that the signature's scheme names, of as many bytes as it gives.
+    ///
+    /// # Errors
+    /// [`BadSignature`], without a reason; for schemes that sign no digest (Ed25519, BLS), too.
+    pub fn verify_digest(&self, digest: &[u8], signature: &Signature) -> Result<(), BadSignature> {
+        use rsa::Pkcs1v15Sign;
+        let scheme = signature.scheme();
+        if !SignatureScheme::all_of(self.algorithm).any(|known| known == scheme) {
+            return Err(BadSignature);
+        }
+        let (point, bytes) = (self.bytes.as_slice(), signature.as_bytes());
+        let bad = |_: signature::Error| BadSignature;
+        let with_rsa = |padding: Pkcs1v15Sign| {
+            let key = self.rsa().ok_or(BadSignature)?;
+            key.verify(padding, digest, bytes).map_err(|_| BadSignature)
+        };
+        match scheme {
+            SignatureScheme::EcdsaP256Sha256 => p256::ecdsa::VerifyingKey::from_sec1_bytes(point)
+                .and_then(|key| {
+                    key.verify_prehash(digest, &p256::ecdsa::Signature::from_slice(bytes)?)
+                })
+                .map_err(bad),
+            SignatureScheme::EcdsaP384Sha384 => p384::ecdsa::VerifyingKey::from_sec1_bytes(point)
+                .and_then(|key| {
+                    key.verify_prehash(digest, &p384::ecdsa::Signature::from_slice(bytes)?)
+                })
+                .map_err(bad),
+            SignatureScheme::EcdsaSecp256k1Sha256 | SignatureScheme::Eip191Secp256k1 => {
+                k256::ecdsa::VerifyingKey::from_sec1_bytes(point)
+                    .and_then(|key| {
+                        let signature = k256::ecdsa::Signature::from_slice(bytes)?;
+                        // Both s and -s verify; other people's signers do not always give
+                        // the low one.
+                        let signature = signature.normalize_s().unwrap_or(signature);
+                        key.verify_prehash(digest, &signature)
+                    })
+                    .map_err(bad)
+            }
+            SignatureScheme::RsaPkcs1Sha256 => with_rsa(Pkcs1v15Sign::new::<Sha256>()),
+            SignatureScheme::RsaPkcs1Sha512 => with_rsa(Pkcs1v15Sign::new::<Sha512>()),
+            SignatureScheme::Ed25519 | SignatureScheme::Bls12381G2Basic => Err(BadSignature),
+        }
+    }
+
     /// Checks that `signature` is one of this key over `message`.
+    ///
+    /// What is malleable: with ECDSA whoever has r and s has r and -s, which verifies as well.
+    /// Of the other schemes nobody without the private key makes a second signature over the
+    /// same message.
+    ///
     ///
     /// # Errors
     /// [`BadSignature`], without a reason.
@@ -303,25 +363,19 @@ impl PublicKey {
                     .verify(message, bytes)
                     .map_err(|_| BadSignature)
             }
-            Algorithm::Secp256k1 => k256::ecdsa::VerifyingKey::from_sec1_bytes(&self.bytes)
-                .and_then(|key| {
-                    let signature = k256::ecdsa::Signature::from_slice(bytes)?;
-                    // Both s and -s verify; other people's signers do not always give the low one.
-                    let signature = signature.normalize_s().unwrap_or(signature);
-                    match scheme {
-                        SignatureScheme::Eip191Secp256k1 => {
-                            key.verify_prehash(&eip191_digest(message), &signature)
-                        }
-                        _ => key.verify(message, &signature),
-                    }
-                })
-                .map_err(bad),
+            Algorithm::Secp256k1 => {
+                let digest = match scheme {
+                    SignatureScheme::Eip191Secp256k1 => eip191_digest(message),
+                    _ => Sha256::digest(message).into(),
+                };
+                self.verify_digest(&digest, signature)
+            }
             Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
-                let key = self.rsa().ok_or(BadSignature)?;
-                let signature = rsa::pkcs1v15::Signature::try_from(bytes).map_err(bad)?;
-                rsa::pkcs1v15::VerifyingKey::<Sha256>::new(key)
-                    .verify(message, &signature)
-                    .map_err(bad)
+                let digest = match scheme {
+                    SignatureScheme::RsaPkcs1Sha512 => Sha512::digest(message).to_vec(),
+                    _ => Sha256::digest(message).to_vec(),
+                };
+                self.verify_digest(&digest, signature)
             }
             Algorithm::Bls12381 => {
                 let key =
@@ -336,6 +390,38 @@ impl PublicKey {
             Algorithm::X25519 => Err(BadSignature),
         }
     }
+}
+
+/// Whether a number in little-endian bytes is below 2^255 - 19: each element of the field
+/// has one such name.
+fn is_reduced(number: &[u8]) -> bool {
+    match number {
+        [low, middle @ .., 0x7f] => *low < 0xed || middle.iter().any(|byte| *byte != 0xff),
+        [.., high] => *high < 0x80,
+        [] => false,
+    }
+}
+
+/// Whether every agreement with this point gives zero (RFC 7748 §6.1): the u-coordinates of
+/// the points of order 1, 2, 4 and 8 on Curve25519 and on its twist. One is zero, the next
+/// one, the last -1.
+fn is_of_small_order(u: &[u8; 32]) -> bool {
+    const ORDER_8: [[u8; 32]; 2] = [
+        [
+            0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f,
+            0xc4, 0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16,
+            0x5f, 0x49, 0xb8, 0x00,
+        ],
+        [
+            0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83,
+            0xef, 0x5b, 0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd,
+            0xd0, 0x9f, 0x11, 0x57,
+        ],
+    ];
+    let [low, rest @ ..] = u;
+    let is_small = *low < 2 && rest.iter().all(|byte| *byte == 0);
+    let is_minus_one = matches!(u, [0xec, middle @ .., 0x7f] if middle.iter().all(|b| *b == 0xff));
+    is_small || is_minus_one || ORDER_8.contains(u)
 }
 
 trait Uncompressed {
@@ -495,6 +581,73 @@ mod tests {
         }
         assert_eq!(PublicKey::from_text("bls12-381:zz"), Err(BadPublicKey));
         assert_eq!(PublicKey::from_text(""), Err(BadPublicKey));
+    }
+
+    #[test]
+    fn an_x25519_key_with_which_every_agreement_gives_zero_is_refused() {
+        let last = |low: u8| {
+            let mut u = [0xff; 32];
+            (u[0], u[31]) = (low, 0x7f);
+            u
+        };
+        let of_order_8 = [
+            "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+            "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        ];
+        let bytes = |hex| <[u8; 32]>::try_from(from_hex(hex).unwrap()).unwrap();
+        let of_order_8 = of_order_8.map(bytes);
+        let mut small = vec![[0; 32], last(0xec), last(0xed), last(0xee)];
+        small.extend(of_order_8);
+        small.push(std::array::from_fn(|i| u8::from(i == 0)));
+        for u in small.clone() {
+            for high in [0, 0x80] {
+                let mut u = u;
+                u[31] |= high;
+                // RFC 7748 §6.1: this is what must not be taken for a secret.
+                assert_eq!(x25519_dalek::x25519([7; 32], u), [0; 32], "{u:02x?}");
+                let refused = PublicKey::from_bytes(Algorithm::X25519, &u);
+                assert_eq!(refused, Err(BadPublicKey), "{u:02x?}");
+            }
+        }
+        // Two names for one key are one too many.
+        assert!(PublicKey::from_bytes(Algorithm::X25519, &last(0xf0)).is_err());
+        let base = std::array::from_fn::<u8, 32, _>(|i| if i == 0 { 9 } else { 0 });
+        assert!(PublicKey::from_bytes(Algorithm::X25519, &base).is_ok());
+    }
+
+    #[test]
+    fn an_ed25519_key_that_signs_anything_is_refused() {
+        let identity = std::array::from_fn::<u8, 32, _>(|i| u8::from(i == 0));
+        let minus_one = std::array::from_fn::<u8, 32, _>(|i| match i {
+            0 => 0xec,
+            31 => 0x7f,
+            _ => 0xff,
+        });
+        // y = p + 1: the identity again, by another name.
+        let mut unreduced = minus_one;
+        unreduced[0] = 0xee;
+        for key in [identity, minus_one, unreduced, [0; 32]] {
+            let refused = PublicKey::from_bytes(Algorithm::Ed25519, &key);
+            assert_eq!(refused, Err(BadPublicKey), "{key:02x?}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_checked_as_the_message_is() {
+        let secret = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+        let public = secret.verifying_key().to_encoded_point(false);
+        let key = PublicKey::from_bytes(Algorithm::P256, public.as_bytes()).unwrap();
+        let signature: p256::ecdsa::Signature = signature::Signer::sign(&secret, b"hello");
+        let bytes = signature.to_bytes().to_vec();
+        let signature = Signature::new(SignatureScheme::EcdsaP256Sha256, bytes).unwrap();
+        assert_eq!(key.verify(b"hello", &signature), Ok(()));
+        let digest = Sha256::digest(b"hello");
+        assert_eq!(key.verify_digest(&digest, &signature), Ok(()));
+        assert!(
+            key.verify_digest(&Sha256::digest(b"hell"), &signature)
+                .is_err()
+        );
+        assert!(key.verify_digest(&digest[..8], &signature).is_err());
     }
 
     #[test]

@@ -14,6 +14,8 @@
 //! | [`signing`] | signatures: schemes and encodings |
 //! | [`envelope`] | ciphertexts: age files, opened with a device's key agreement |
 //! | [`sshsig`] | signatures as SSH knows them |
+//! | [`verdict`] | whether a signature is valid, of messages however long |
+//! | [`shell`] | words for a shell: what people are told to paste |
 //! | [`pin`] | where PINs come from |
 //! | [`refused`] | which PINs were refused and are not sent again |
 //! | [`call`] | deadlines, cancellation, waiting for a person |
@@ -37,9 +39,11 @@ pub mod key;
 pub mod pin;
 pub mod possession;
 pub mod refused;
+pub mod shell;
 pub mod signing;
 pub mod sshsig;
 pub mod token;
+pub mod verdict;
 
 pub use algorithm::{Algorithm, KeySpec, KeyUse};
 pub use call::{Call, Event};

@@ -26,19 +26,23 @@ pub enum SignatureScheme {
     Eip191Secp256k1,
     /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §8.2). As long as the modulus.
     RsaPkcs1Sha256,
+    /// The same with SHA-512: OpenSSH signs so where nothing else is said (`rsa-sha2-512`,
+    /// RFC 8332). Checked, but made by no token here.
+    RsaPkcs1Sha512,
     /// The basic BLS scheme, signatures in G2, compressed, 96 bytes
     /// (draft-irtf-cfrg-bls-signature, `BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_NUL_`).
     Bls12381G2Basic,
 }
 
 impl SignatureScheme {
-    const ALL: [SignatureScheme; 7] = [
+    const ALL: [SignatureScheme; 8] = [
         SignatureScheme::Ed25519,
         SignatureScheme::EcdsaP256Sha256,
         SignatureScheme::EcdsaP384Sha384,
         SignatureScheme::EcdsaSecp256k1Sha256,
         SignatureScheme::Eip191Secp256k1,
         SignatureScheme::RsaPkcs1Sha256,
+        SignatureScheme::RsaPkcs1Sha512,
         SignatureScheme::Bls12381G2Basic,
     ];
 
@@ -51,6 +55,7 @@ impl SignatureScheme {
             SignatureScheme::EcdsaSecp256k1Sha256 => "ecdsa-secp256k1-sha256",
             SignatureScheme::Eip191Secp256k1 => "eip191-secp256k1",
             SignatureScheme::RsaPkcs1Sha256 => "rsa-pkcs1-sha256",
+            SignatureScheme::RsaPkcs1Sha512 => "rsa-pkcs1-sha512",
             SignatureScheme::Bls12381G2Basic => "bls12-381-g2-basic",
         }
     }
@@ -70,14 +75,17 @@ impl SignatureScheme {
         }
     }
 
-    /// Every scheme with which there are tokens that sign for keys of `algorithm`, the
-    /// one [of](SignatureScheme::of) most tokens first.
+    /// Every scheme in which signatures of keys of `algorithm` are checked, the one
+    /// [of](SignatureScheme::of) most tokens first.
     ///
     /// A signature that says nothing of its scheme may be checked with each of them: they
     /// hash differently, so that a signature of one is none of another.
     pub fn all_of(algorithm: Algorithm) -> impl Iterator<Item = Self> {
         let other = match algorithm {
             Algorithm::Secp256k1 => Some(SignatureScheme::Eip191Secp256k1),
+            Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
+                Some(SignatureScheme::RsaPkcs1Sha512)
+            }
             _ => None,
         };
         SignatureScheme::of(algorithm).into_iter().chain(other)
@@ -89,11 +97,15 @@ impl SignatureScheme {
 /// digits, and the message.
 pub fn eip191_digest(message: &[u8]) -> [u8; 32] {
     Keccak256::new()
-        .chain_update("\x19Ethereum Signed Message:\n")
-        .chain_update(message.len().to_string())
+        .chain_update(eip191_prefix(message.len() as u64))
         .chain_update(message)
         .finalize()
         .into()
+}
+
+/// What stands before an Ethereum personal message of this length, in bytes.
+pub(crate) fn eip191_prefix(length: u64) -> String {
+    format!("\x19Ethereum Signed Message:\n{length}")
 }
 
 impl fmt::Display for SignatureScheme {
@@ -135,7 +147,9 @@ impl Signature {
             SignatureScheme::EcdsaP384Sha384 | SignatureScheme::Bls12381G2Basic => {
                 bytes.len() == 96
             }
-            SignatureScheme::RsaPkcs1Sha256 => matches!(bytes.len(), 256 | 384 | 512),
+            SignatureScheme::RsaPkcs1Sha256 | SignatureScheme::RsaPkcs1Sha512 => {
+                matches!(bytes.len(), 256 | 384 | 512)
+            }
         };
         if fits {
             Ok(Signature { scheme, bytes })

@@ -1,7 +1,19 @@
 //! SSH signatures (OpenSSH `PROTOCOL.sshsig`): the armored files that
 //! `ssh-keygen -Y verify` reads.
+//!
+//! What `ssh-keygen -Y sign` of OpenSSH 9 makes for a key that Claviger can hold is read:
+//! Ed25519, ECDSA over P-256 and P-384, `rsa-sha2-512` and `rsa-sha2-256`, over messages
+//! hashed with SHA-512 or SHA-256, in armor of any width.
+//!
+//! A signature file is malleable where it says nothing: white space in the armor, what stands
+//! behind it, and (ECDSA) the sign of s. So a file is no name for what it signs.
 
-use ssh_encoding::Encode;
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use sha2::{Digest, Sha256, Sha512};
+use ssh_encoding::{Decode, Encode};
+use ssh_key::public::KeyData;
 use ssh_key::{HashAlg, LineEnding, Mpint, SshSig};
 
 use crate::signing::BadSignature;
@@ -10,12 +22,70 @@ use crate::{PublicKey, Signature, SignatureScheme};
 /// The namespace that `ssh-keygen -Y sign` and `git` know for plain files.
 pub const FILE_NAMESPACE: &str = "file";
 
+const BEGIN: &[u8] = b"-----BEGIN SSH SIGNATURE-----";
+const END: &[u8] = b"-----END SSH SIGNATURE-----";
+const MAGIC: &[u8] = b"SSHSIG";
+const VERSION: u32 = 1;
+
+/// `ssh-keygen` takes base64 with and without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// What a message is hashed with before an SSH signature is made over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hash {
+    /// SHA-256.
+    Sha256,
+    /// SHA-512, which is what is made.
+    Sha512,
+}
+
+impl Hash {
+    /// The name in a signature (`PROTOCOL.sshsig`).
+    pub fn name(self) -> &'static str {
+        match self {
+            Hash::Sha256 => "sha256",
+            Hash::Sha512 => "sha512",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Hash::Sha256, Hash::Sha512]
+            .into_iter()
+            .find(|hash| hash.name() == name)
+    }
+
+    fn digest(self, message: &[u8]) -> Vec<u8> {
+        match self {
+            Hash::Sha256 => Sha256::digest(message).to_vec(),
+            Hash::Sha512 => Sha512::digest(message).to_vec(),
+        }
+    }
+}
+
 /// What has to be signed so that [`to_pem`] makes an SSH signature over `message`.
 ///
 /// # Errors
 /// [`BadSignature`] where the namespace is empty.
 pub fn signed_data(namespace: &str, message: &[u8]) -> Result<Vec<u8>, BadSignature> {
-    SshSig::signed_data(namespace, HashAlg::Sha512, message).map_err(|_| BadSignature)
+    signed_data_of(namespace, Hash::Sha512, &Hash::Sha512.digest(message))
+}
+
+/// The same of a message whose digest is known: the message itself need not be at hand.
+///
+/// # Errors
+/// [`BadSignature`] where the namespace is empty.
+pub fn signed_data_of(namespace: &str, hash: Hash, digest: &[u8]) -> Result<Vec<u8>, BadSignature> {
+    if namespace.is_empty() {
+        return Err(BadSignature);
+    }
+    let mut data = MAGIC.to_vec();
+    for part in [namespace.as_bytes(), b"", hash.name().as_bytes(), digest] {
+        part.encode(&mut data).map_err(|_| BadSignature)?;
+    }
+    Ok(data)
 }
 
 /// The armored file for a `signature` over [`signed_data`].
@@ -36,26 +106,192 @@ pub fn to_pem(
 
 /// Whether `file` looks like an armored SSH signature.
 pub fn is_sshsig(file: &[u8]) -> bool {
-    file.trim_ascii_start()
-        .starts_with(b"-----BEGIN SSH SIGNATURE-----")
+    file.trim_ascii_start().starts_with(BEGIN)
 }
 
 /// Checks that `pem` is an SSH signature of `key` over `message` in `namespace`.
 ///
 /// # Errors
-/// [`BadSignature`], without a reason.
+/// [`BadSignature`], without a reason; [`SshSignature`] has them.
 pub fn verify(
     key: &PublicKey,
     namespace: &str,
     message: &[u8],
     pem: &[u8],
 ) -> Result<(), BadSignature> {
-    let sig = SshSig::from_pem(pem).map_err(|_| BadSignature)?;
-    if sig.namespace() != namespace || Some(sig.public_key()) != key.to_ssh().as_ref() {
+    let signature = SshSignature::parse(pem).map_err(|_| BadSignature)?;
+    if signature.namespace() != namespace || !signature.names(key) {
         return Err(BadSignature);
     }
-    let data = SshSig::signed_data(namespace, sig.hash_alg(), message).map_err(|_| BadSignature)?;
-    key.verify(&data, &from_ssh(key, sig.signature())?)
+    signature
+        .verify(key, &signature.hash().digest(message))
+        .map(drop)
+}
+
+/// An SSH signature as it was read. That it is well-formed says nothing of its being valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshSignature {
+    /// The public key as SSH encodes it.
+    key: Vec<u8>,
+    namespace: String,
+    hash: Hash,
+    algorithm: String,
+    blob: Vec<u8>,
+}
+
+/// Why an SSH signature cannot be judged: not whose it is, but what it is, is in question.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unreadable {
+    /// The armor or what is in it is damaged.
+    #[error("the SSH signature is malformed: {0}")]
+    Malformed(&'static str),
+    /// It is of a version that is not known.
+    #[error("the SSH signature has version {0}; version 1 is known")]
+    Version(u32),
+    /// The message was hashed with something else.
+    #[error(
+        "the SSH signature says that the message was hashed with `{0}`; sha256 and sha512 are known"
+    )]
+    Hash(String),
+    /// It was made with an algorithm that is not taken for secure, or not known.
+    #[error("the SSH signature was made with `{0}`, which is not taken")]
+    Algorithm(String),
+}
+
+impl SshSignature {
+    /// Reads an armored signature: any white space in it, and anything behind it, is skipped,
+    /// as `ssh-keygen` does.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn parse(file: &[u8]) -> Result<Self, Unreadable> {
+        let malformed = Unreadable::Malformed;
+        let armored = file
+            .trim_ascii_start()
+            .strip_prefix(BEGIN)
+            .ok_or(malformed("it has no first line"))?;
+        let end = armored
+            .windows(END.len())
+            .position(|part| part == END)
+            .ok_or(malformed("it has no last line"))?;
+        let text: Vec<u8> = armored[..end]
+            .iter()
+            .copied()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .collect();
+        let bytes = BASE64
+            .decode(text)
+            .map_err(|_| malformed("it is not in base64"))?;
+        SshSignature::from_bytes(&bytes)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, Unreadable> {
+        let cut = |_| Unreadable::Malformed("it is cut short, or too long");
+        let mut rest = bytes
+            .strip_prefix(MAGIC)
+            .ok_or(Unreadable::Malformed("it does not begin with SSHSIG"))?;
+        let version = u32::decode(&mut rest).map_err(cut)?;
+        if version != VERSION {
+            return Err(Unreadable::Version(version));
+        }
+        let key = Vec::decode(&mut rest).map_err(cut)?;
+        let namespace = String::decode(&mut rest).map_err(cut)?;
+        let _reserved = Vec::<u8>::decode(&mut rest).map_err(cut)?;
+        let hash = String::decode(&mut rest).map_err(cut)?;
+        let signature = Vec::<u8>::decode(&mut rest).map_err(cut)?;
+        let mut inner = signature.as_slice();
+        let algorithm = String::decode(&mut inner).map_err(cut)?;
+        let blob = Vec::decode(&mut inner).map_err(cut)?;
+        if namespace.is_empty() {
+            return Err(Unreadable::Malformed("its namespace is empty"));
+        }
+        // What follows the signature of a security key is for such keys only.
+        if !rest.is_empty() || (!inner.is_empty() && !algorithm.starts_with("sk-")) {
+            return Err(Unreadable::Malformed("it is cut short, or too long"));
+        }
+        Ok(SshSignature {
+            key,
+            namespace,
+            hash: Hash::named(&hash).ok_or(Unreadable::Hash(hash))?,
+            algorithm,
+            blob,
+        })
+    }
+
+    /// What it says that it is for. It is signed, too.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// What it says that the message was hashed with. It is signed, too.
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// The public key that it says that it is of, as SSH encodes it (RFC 4253 §6.6).
+    pub fn key_blob(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Whether it says that it is of this key.
+    pub fn names(&self, key: &PublicKey) -> bool {
+        let blob = |key: KeyData| {
+            let mut blob = Vec::new();
+            key.encode(&mut blob).ok()?;
+            Some(blob)
+        };
+        key.to_ssh().and_then(blob).as_deref() == Some(&self.key)
+    }
+
+    /// The algorithm of the key that it names, as SSH names it: `ssh-ed25519`.
+    pub fn key_type(&self) -> String {
+        String::decode(&mut self.key.as_slice()).unwrap_or_default()
+    }
+
+    /// The scheme, where it is one in which signatures of `key` are checked.
+    ///
+    /// # Errors
+    /// [`Unreadable::Algorithm`] for others, such as `ssh-rsa`, which is SHA-1.
+    pub fn scheme(&self, key: &PublicKey) -> Result<SignatureScheme, Unreadable> {
+        let scheme = match self.algorithm.as_str() {
+            "ssh-ed25519" => Some(SignatureScheme::Ed25519),
+            "ecdsa-sha2-nistp256" => Some(SignatureScheme::EcdsaP256Sha256),
+            "ecdsa-sha2-nistp384" => Some(SignatureScheme::EcdsaP384Sha384),
+            "rsa-sha2-256" => Some(SignatureScheme::RsaPkcs1Sha256),
+            "rsa-sha2-512" => Some(SignatureScheme::RsaPkcs1Sha512),
+            _ => None,
+        };
+        scheme
+            .filter(|scheme| SignatureScheme::all_of(key.algorithm()).any(|s| s == *scheme))
+            .ok_or_else(|| Unreadable::Algorithm(self.algorithm.clone()))
+    }
+
+    /// Checks that it is a signature of `key` over the message with this digest (of
+    /// [hash](SshSignature::hash)), and says in which scheme.
+    ///
+    /// Whether the key is the one that it names, and its namespace the one that is wanted, is
+    /// for the caller to see: [names](SshSignature::names), [namespace](SshSignature::namespace).
+    ///
+    /// # Errors
+    /// [`BadSignature`].
+    pub fn verify(&self, key: &PublicKey, digest: &[u8]) -> Result<SignatureScheme, BadSignature> {
+        let scheme = self.scheme(key).map_err(|_| BadSignature)?;
+        let bytes = match scheme {
+            SignatureScheme::EcdsaP256Sha256 => fixed_width(&self.blob, 32)?,
+            SignatureScheme::EcdsaP384Sha384 => fixed_width(&self.blob, 48)?,
+            // OpenSSH takes those whose zeros at the beginning were left away.
+            SignatureScheme::RsaPkcs1Sha256 | SignatureScheme::RsaPkcs1Sha512 => {
+                let width = key.algorithm().rsa_bits().unwrap_or_default() / 8;
+                let padding = width.checked_sub(self.blob.len()).ok_or(BadSignature)?;
+                [vec![0; padding], self.blob.clone()].concat()
+            }
+            _ => self.blob.clone(),
+        };
+        let data = signed_data_of(&self.namespace, self.hash, digest)?;
+        key.verify(&data, &Signature::new(scheme, bytes)?)?;
+        Ok(scheme)
+    }
 }
 
 /// The signature as the blob that SSH puts into its messages (RFC 4253 §6.6,
@@ -64,6 +300,7 @@ fn to_ssh(signature: &Signature) -> Result<ssh_key::Signature, BadSignature> {
     let (name, blob) = match signature.scheme() {
         SignatureScheme::Ed25519 => ("ssh-ed25519", signature.as_bytes().to_vec()),
         SignatureScheme::RsaPkcs1Sha256 => ("rsa-sha2-256", signature.as_bytes().to_vec()),
+        SignatureScheme::RsaPkcs1Sha512 => ("rsa-sha2-512", signature.as_bytes().to_vec()),
         SignatureScheme::EcdsaP256Sha256 => {
             ("ecdsa-sha2-nistp256", two_integers(signature.as_bytes())?)
         }
@@ -76,25 +313,6 @@ fn to_ssh(signature: &Signature) -> Result<ssh_key::Signature, BadSignature> {
     };
     let algorithm = ssh_key::Algorithm::new(name).map_err(|_| BadSignature)?;
     ssh_key::Signature::new(algorithm, blob).map_err(|_| BadSignature)
-}
-
-fn from_ssh(key: &PublicKey, signature: &ssh_key::Signature) -> Result<Signature, BadSignature> {
-    let scheme = SignatureScheme::of(key.algorithm()).ok_or(BadSignature)?;
-    let blob = signature.as_bytes();
-    let name = signature.algorithm();
-    match (scheme, name.as_str()) {
-        (SignatureScheme::EcdsaP256Sha256, "ecdsa-sha2-nistp256") => {
-            Signature::new(scheme, fixed_width(blob, 32)?)
-        }
-        (SignatureScheme::EcdsaP384Sha384, "ecdsa-sha2-nistp384") => {
-            Signature::new(scheme, fixed_width(blob, 48)?)
-        }
-        (SignatureScheme::Ed25519, "ssh-ed25519")
-        | (SignatureScheme::RsaPkcs1Sha256, "rsa-sha2-256") => {
-            Signature::new(scheme, blob.to_vec())
-        }
-        _ => Err(BadSignature),
-    }
 }
 
 /// r and s as two SSH integers.
@@ -112,7 +330,6 @@ fn two_integers(bytes: &[u8]) -> Result<Vec<u8>, BadSignature> {
 
 /// Two SSH integers as r and s of `width` bytes each.
 fn fixed_width(mut blob: &[u8], width: usize) -> Result<Vec<u8>, BadSignature> {
-    use ssh_encoding::Decode;
     let mut out = Vec::with_capacity(2 * width);
     for _ in 0..2 {
         let number = Mpint::decode(&mut blob).map_err(|_| BadSignature)?;
@@ -125,5 +342,113 @@ fn fixed_width(mut blob: &[u8], width: usize) -> Result<Vec<u8>, BadSignature> {
         Ok(out)
     } else {
         Err(BadSignature)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Algorithm;
+
+    fn file(message: &[u8]) -> (PublicKey, String) {
+        use ed25519_dalek::Signer;
+        let secret = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+        let public = secret.verifying_key();
+        let key = PublicKey::from_bytes(Algorithm::Ed25519, public.as_bytes()).unwrap();
+        let data = signed_data(FILE_NAMESPACE, message).unwrap();
+        let signature = secret.sign(&data).to_bytes().to_vec();
+        let signature = Signature::new(SignatureScheme::Ed25519, signature).unwrap();
+        let pem = to_pem(&key, FILE_NAMESPACE, &signature).unwrap();
+        (key, pem)
+    }
+
+    /// A signature file by hand: to have it say what `ssh-keygen` would not.
+    fn armored(key: &PublicKey, hash: &str, algorithm: &str, blob: &[u8]) -> String {
+        let (mut key_blob, mut signature, mut bytes) = (Vec::new(), Vec::new(), MAGIC.to_vec());
+        key.to_ssh().unwrap().encode(&mut key_blob).unwrap();
+        for part in [algorithm.as_bytes(), blob] {
+            part.encode(&mut signature).unwrap();
+        }
+        VERSION.encode(&mut bytes).unwrap();
+        for part in [&key_blob[..], b"file", b"", hash.as_bytes(), &signature] {
+            part.encode(&mut bytes).unwrap();
+        }
+        let text = BASE64.encode(bytes);
+        format!("-----BEGIN SSH SIGNATURE-----\n{text}\n-----END SSH SIGNATURE-----\n")
+    }
+
+    #[test]
+    fn a_message_whose_digest_is_known_is_signed_like_one_that_is_at_hand() {
+        let whole = SshSig::signed_data("git", HashAlg::Sha512, b"hello").unwrap();
+        assert_eq!(signed_data("git", b"hello").unwrap(), whole);
+        let whole = SshSig::signed_data("git", HashAlg::Sha256, b"hello").unwrap();
+        let digest = Hash::Sha256.digest(b"hello");
+        assert_eq!(signed_data_of("git", Hash::Sha256, &digest).unwrap(), whole);
+        assert_eq!(signed_data("", b"hello"), Err(BadSignature));
+    }
+
+    #[test]
+    fn armor_may_be_of_any_width_and_have_anything_behind_it() {
+        let (key, pem) = file(b"hello");
+        let lines: Vec<&str> = pem.lines().collect();
+        let (first, last) = (lines[0], lines[lines.len() - 1]);
+        let body = lines[1..lines.len() - 1].concat();
+        for width in [1, 64, 70, 76, 1000] {
+            for end in ["\n", "\r\n"] {
+                let text: Vec<&str> = (0..body.len())
+                    .step_by(width)
+                    .map(|i| &body[i..body.len().min(i + width)])
+                    .collect();
+                let text = text.join(end);
+                let wide = format!("\n{first}{end}{end}{text}{end}{last}{end}{end}behind it");
+                let verdict = verify(&key, FILE_NAMESPACE, b"hello", wide.as_bytes());
+                assert_eq!(verdict, Ok(()), "{width} {end:?}");
+                assert!(verify(&key, FILE_NAMESPACE, b"hell", wide.as_bytes()).is_err());
+                assert!(verify(&key, "git", b"hello", wide.as_bytes()).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn rsa_signs_with_sha_512_and_with_sha_256_and_sha_1_is_not_taken() {
+        use rsa::traits::PublicKeyParts;
+        use rsa::{Pkcs1v15Sign, sha2 as hashes};
+        let secret = rsa::RsaPrivateKey::new(&mut rand_core::OsRng, 2048).unwrap();
+        let numbers = (secret.n().to_bytes_be(), secret.e().to_bytes_be());
+        let key = PublicKey::from_rsa(&numbers.0, &numbers.1).unwrap();
+        for hash in [Hash::Sha256, Hash::Sha512] {
+            let data = signed_data_of("file", hash, &hash.digest(b"hello")).unwrap();
+            let sha256 = Pkcs1v15Sign::new::<hashes::Sha256>();
+            let sha512 = Pkcs1v15Sign::new::<hashes::Sha512>();
+            let with_256 = secret.sign(sha256, &Sha256::digest(&data)).unwrap();
+            let with_512 = secret.sign(sha512, &Sha512::digest(&data)).unwrap();
+            for (algorithm, blob) in [("rsa-sha2-256", &with_256), ("rsa-sha2-512", &with_512)] {
+                let pem = armored(&key, hash.name(), algorithm, blob);
+                assert_eq!(verify(&key, "file", b"hello", pem.as_bytes()), Ok(()));
+                assert!(verify(&key, "file", b"hell", pem.as_bytes()).is_err());
+            }
+            let swapped = armored(&key, hash.name(), "rsa-sha2-256", &with_512);
+            assert!(verify(&key, "file", b"hello", swapped.as_bytes()).is_err());
+            let old = armored(&key, hash.name(), "ssh-rsa", &with_256);
+            let old = SshSignature::parse(old.as_bytes()).unwrap();
+            let refused = old.scheme(&key);
+            assert_eq!(refused, Err(Unreadable::Algorithm("ssh-rsa".into())));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_judged_has_a_reason() {
+        let (key, pem) = file(b"hello");
+        let unknown = armored(&key, "sha384", "ssh-ed25519", &[0; 64]);
+        let refused = SshSignature::parse(unknown.as_bytes());
+        assert_eq!(refused, Err(Unreadable::Hash("sha384".into())));
+        for end in 0..pem.trim_end().len() {
+            let cut = SshSignature::parse(&pem.as_bytes()[..end]);
+            assert!(matches!(cut, Err(Unreadable::Malformed(_))), "{end}");
+        }
+        let read = SshSignature::parse(pem.as_bytes()).unwrap();
+        assert!(read.names(&key));
+        assert_eq!((read.namespace(), read.hash()), ("file", Hash::Sha512));
+        assert_eq!(read.key_type(), "ssh-ed25519");
     }
 }

@@ -78,9 +78,7 @@ impl RegistryError {
             RegistryError::NotARegistry { .. } => "not-a-registry",
             RegistryError::Empty { .. } => "registry-empty",
             RegistryError::NotPrivate { .. } => "registry-not-private",
-            RegistryError::Copy => {
-                "if no other copy is in use: claviger doctor --this-is-the-home".into()
-            }
+            RegistryError::Copy => "registry-copy",
             RegistryError::Newer { .. } => "registry-newer",
             RegistryError::DiskFull => "registry-disk-full",
             RegistryError::ReadOnly => "registry-read-only",

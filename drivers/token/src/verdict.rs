@@ -1,0 +1,511 @@
+//! Whether a signature is valid: three verdicts, of messages however long.
+//!
+//! A message is read once and hashed on the way, in a buffer of memory. Two schemes need all
+//! of it at once, and so as much memory: Ed25519 and BLS12-381, unless they stand in an SSH
+//! signature, which is over a digest.
+
+use std::io::{self, Read};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use sha3::Keccak256;
+
+use crate::key::from_hex;
+use crate::signing::{BadSignature, eip191_digest, eip191_prefix};
+use crate::sshsig::{self, Hash, SshSignature};
+use crate::{Algorithm, PublicKey, Signature, SignatureScheme, shell};
+
+/// How much is read at once, in bytes.
+const BUFFER: usize = 1 << 16;
+
+/// How long an Ethereum personal message may be whose length is known only at its end, in
+/// bytes. Ledgers sign up to 32,766.
+const LONGEST_EIP191: usize = 1 << 20;
+
+/// The form of a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Form {
+    /// The bytes as the scheme defines them.
+    Raw,
+    /// ECDSA in DER.
+    Der,
+    /// An SSH signature.
+    Ssh,
+}
+
+impl Form {
+    /// The name on the command line and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Raw => "raw",
+            Form::Der => "der",
+            Form::Ssh => "sshsig",
+        }
+    }
+}
+
+/// What is to be said of a signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The key made it over this message.
+    Valid {
+        /// The form that it turned out to have.
+        form: Form,
+        /// The scheme with which it is valid.
+        scheme: SignatureScheme,
+    },
+    /// It is a well-formed signature, and not one of this key over this message.
+    NotValid(NotValid),
+    /// Whether it is valid is not known.
+    CannotJudge(CannotJudge),
+}
+
+/// Why a signature is not valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotValid {
+    /// The message is another, or who signed it is.
+    #[error("the key did not make this signature over this message")]
+    Mismatch,
+    /// The SSH signature says that it is of another key.
+    #[error("the SSH signature is of another key")]
+    AnotherKey,
+}
+
+/// Why a signature cannot be judged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CannotJudge {
+    /// The file is of no form that is known for signatures of such keys.
+    #[error("the file is no signature of a key of {algorithm}{}", guess(*looks))]
+    UnknownForm {
+        /// What the key is.
+        algorithm: Algorithm,
+        /// What it looks like.
+        looks: Option<Looks>,
+    },
+    /// The SSH signature is damaged, or of a kind that is not taken.
+    #[error(transparent)]
+    Ssh(#[from] sshsig::Unreadable),
+    /// The SSH signature says that it is for something else.
+    #[error("the SSH signature is for the namespace `{found}`, not `{wanted}`")]
+    Namespace {
+        /// What it is for.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// Whether it is one over an Ethereum personal message depends on a length that is not
+    /// known when the message begins.
+    #[error("a message of more than 1 MiB that is no file is not checked as an Ethereum message")]
+    LengthUnknown,
+    /// The message grew or shrank while it was read.
+    #[error("the message changed while it was read")]
+    Changed,
+}
+
+/// What a file that is no signature looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looks {
+    /// Nothing is in it.
+    Empty,
+    /// A signature, encoded as base64.
+    Base64,
+    /// A signature, encoded in hexadecimal.
+    Hex,
+    /// PEM, but no SSH signature: an OpenPGP one perhaps.
+    Armor,
+}
+
+fn guess(looks: Option<Looks>) -> &'static str {
+    match looks {
+        Some(Looks::Empty) => ": it is empty",
+        Some(Looks::Base64) => ": it is one in base64",
+        Some(Looks::Hex) => ": it is one in hexadecimal",
+        Some(Looks::Armor) => ": it is in the armor of another program",
+        None => "",
+    }
+}
+
+impl CannotJudge {
+    /// One sentence for a person: what to do next. Empty where nothing is to be said.
+    pub fn hint(&self) -> String {
+        match self {
+            CannotJudge::UnknownForm { looks, .. } => match looks {
+                Some(Looks::Base64) => "decode it first: base64 -d".into(),
+                Some(Looks::Hex) => "decode it first: xxd -r -p".into(),
+                _ => "give a raw signature (of ECDSA, r and s), DER, or an SSH signature".into(),
+            },
+            CannotJudge::Namespace { found, .. } => format!(
+                "ask for it, if that is what is wanted: --namespace {}",
+                shell::quoted(found)
+            ),
+            CannotJudge::LengthUnknown => "name the file that holds the message".into(),
+            CannotJudge::Changed => "try again".into(),
+            CannotJudge::Ssh(_) => String::new(),
+        }
+    }
+}
+
+/// A signature that was read from a file.
+#[derive(Debug, Clone)]
+pub enum Presented {
+    /// An SSH signature.
+    Ssh(SshSignature),
+    /// Anything else.
+    Bytes(Vec<u8>),
+}
+
+impl Presented {
+    /// Takes what a file holds.
+    ///
+    /// # Errors
+    /// Where it is an SSH signature that cannot be read.
+    pub fn read(file: &[u8]) -> Result<Self, CannotJudge> {
+        match sshsig::is_sshsig(file) {
+            true => Ok(Presented::Ssh(SshSignature::parse(file)?)),
+            false => Ok(Presented::Bytes(file.to_vec())),
+        }
+    }
+
+    /// Judges whether it is a signature of `key` over what `message` gives, and, where it is
+    /// an SSH signature, for `namespace`. `length` is that of the message in bytes, where it
+    /// is known.
+    ///
+    /// # Errors
+    /// Where the message cannot be read.
+    pub fn judge(
+        &self,
+        key: &PublicKey,
+        namespace: &str,
+        message: impl Read,
+        length: Option<u64>,
+    ) -> io::Result<Verdict> {
+        match self {
+            Presented::Ssh(signature) => ssh(signature, key, namespace, message),
+            Presented::Bytes(bytes) => plain(bytes, key, message, length),
+        }
+    }
+}
+
+fn ssh(
+    signature: &SshSignature,
+    key: &PublicKey,
+    namespace: &str,
+    message: impl Read,
+) -> io::Result<Verdict> {
+    if !signature.names(key) {
+        return Ok(Verdict::NotValid(NotValid::AnotherKey));
+    }
+    if let Err(reason) = signature.scheme(key) {
+        return Ok(Verdict::CannotJudge(reason.into()));
+    }
+    if signature.namespace() != namespace {
+        return Ok(Verdict::CannotJudge(CannotJudge::Namespace {
+            found: signature.namespace().into(),
+            wanted: namespace.into(),
+        }));
+    }
+    let digest = match signature.hash() {
+        Hash::Sha256 => hashed::<Sha256>(message)?,
+        Hash::Sha512 => hashed::<Sha512>(message)?,
+    };
+    Ok(match signature.verify(key, &digest) {
+        Ok(scheme) => Verdict::Valid {
+            form: Form::Ssh,
+            scheme,
+        },
+        Err(BadSignature) => Verdict::NotValid(NotValid::Mismatch),
+    })
+}
+
+fn plain(
+    bytes: &[u8],
+    key: &PublicKey,
+    message: impl Read,
+    length: Option<u64>,
+) -> io::Result<Verdict> {
+    let candidates = candidates(bytes, key);
+    if candidates.is_empty() {
+        return Ok(Verdict::CannotJudge(CannotJudge::UnknownForm {
+            algorithm: key.algorithm(),
+            looks: looks(bytes, key),
+        }));
+    }
+    let schemes: Vec<_> = candidates.iter().map(|(_, s)| s.scheme()).collect();
+    let message = match Message::read(&schemes, message, length)? {
+        Ok(message) => message,
+        Err(reason) => return Ok(Verdict::CannotJudge(reason)),
+    };
+    let valid = candidates
+        .iter()
+        .find(|(_, signature)| message.is_signed(key, signature));
+    Ok(match valid {
+        Some((form, signature)) => Verdict::Valid {
+            form: *form,
+            scheme: signature.scheme(),
+        },
+        None if message.is_too_long_for_eip191 => Verdict::CannotJudge(CannotJudge::LengthUnknown),
+        None => Verdict::NotValid(NotValid::Mismatch),
+    })
+}
+
+/// What the bytes may be, as a signature of the key.
+fn candidates(bytes: &[u8], key: &PublicKey) -> Vec<(Form, Signature)> {
+    let algorithm = key.algorithm();
+    let width = algorithm.rsa_bits().map(|bits| bits / 8);
+    SignatureScheme::all_of(algorithm)
+        .flat_map(|scheme| {
+            [
+                (Form::Raw, Signature::new(scheme, bytes.to_vec())),
+                (Form::Der, Signature::from_der(scheme, bytes)),
+            ]
+        })
+        .filter_map(|(form, signature)| Some((form, signature.ok()?)))
+        .filter(|(_, signature)| width.is_none_or(|width| signature.as_bytes().len() == width))
+        .collect()
+}
+
+/// What a file looks like that is no signature of the key.
+fn looks(bytes: &[u8], key: &PublicKey) -> Option<Looks> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let text: String = text.split_ascii_whitespace().collect();
+    let is_signature = |bytes: Vec<u8>| !candidates(&bytes, key).is_empty();
+    if text.is_empty() {
+        Some(Looks::Empty)
+    } else if text.starts_with("-----BEGIN") {
+        Some(Looks::Armor)
+    } else if from_hex(text.trim_start_matches("0x")).is_some_and(is_signature) {
+        Some(Looks::Hex)
+    } else if BASE64_STANDARD.decode(&text).is_ok_and(is_signature) {
+        Some(Looks::Base64)
+    } else {
+        None
+    }
+}
+
+/// A message as far as signatures need it.
+#[derive(Default)]
+struct Message {
+    sha256: Option<Vec<u8>>,
+    sha384: Option<Vec<u8>>,
+    sha512: Option<Vec<u8>>,
+    eip191: Option<Vec<u8>>,
+    /// All of it, where a scheme signs no digest.
+    whole: Option<Vec<u8>>,
+    is_too_long_for_eip191: bool,
+}
+
+impl Message {
+    fn read(
+        schemes: &[SignatureScheme],
+        mut message: impl Read,
+        length: Option<u64>,
+    ) -> io::Result<Result<Self, CannotJudge>> {
+        use SignatureScheme as Scheme;
+        let any = |wanted: &[Scheme]| schemes.iter().any(|scheme| wanted.contains(scheme));
+        if any(&[Scheme::Ed25519, Scheme::Bls12381G2Basic]) {
+            let mut whole = Vec::new();
+            message.read_to_end(&mut whole)?;
+            return Ok(Ok(Message {
+                whole: Some(whole),
+                ..Message::default()
+            }));
+        }
+        let mut sha256 = any(&[
+            Scheme::EcdsaP256Sha256,
+            Scheme::EcdsaSecp256k1Sha256,
+            Scheme::RsaPkcs1Sha256,
+        ])
+        .then(Sha256::new);
+        let mut sha384 = any(&[Scheme::EcdsaP384Sha384]).then(Sha384::new);
+        let mut sha512 = any(&[Scheme::RsaPkcs1Sha512]).then(Sha512::new);
+        let mut eip191 = any(&[Scheme::Eip191Secp256k1]).then(|| Eip191::new(length));
+        let mut total = 0_u64;
+        each_part(&mut message, |part| {
+            total += part.len() as u64;
+            feed(&mut sha256, part);
+            feed(&mut sha384, part);
+            feed(&mut sha512, part);
+            if let Some(hash) = &mut eip191 {
+                hash.update(part);
+            }
+        })?;
+        if length.is_some_and(|length| length != total) {
+            return Ok(Err(CannotJudge::Changed));
+        }
+        Ok(Ok(Message {
+            sha256: finished(sha256),
+            sha384: finished(sha384),
+            sha512: finished(sha512),
+            is_too_long_for_eip191: matches!(eip191, Some(Eip191::TooLong)),
+            eip191: eip191.and_then(Eip191::finish),
+            whole: None,
+        }))
+    }
+
+    fn is_signed(&self, key: &PublicKey, signature: &Signature) -> bool {
+        if let Some(whole) = &self.whole {
+            return key.verify(whole, signature).is_ok();
+        }
+        let digest = match signature.scheme() {
+            SignatureScheme::EcdsaP256Sha256
+            | SignatureScheme::EcdsaSecp256k1Sha256
+            | SignatureScheme::RsaPkcs1Sha256 => &self.sha256,
+            SignatureScheme::EcdsaP384Sha384 => &self.sha384,
+            SignatureScheme::RsaPkcs1Sha512 => &self.sha512,
+            SignatureScheme::Eip191Secp256k1 => &self.eip191,
+            SignatureScheme::Ed25519 | SignatureScheme::Bls12381G2Basic => &None,
+        };
+        let digest = digest.as_ref();
+        digest.is_some_and(|digest| key.verify_digest(digest, signature).is_ok())
+    }
+}
+
+fn feed<D: Digest>(hash: &mut Option<D>, part: &[u8]) {
+    if let Some(hash) = hash {
+        hash.update(part);
+    }
+}
+
+fn finished<D: Digest>(hash: Option<D>) -> Option<Vec<u8>> {
+    hash.map(|hash| hash.finalize().to_vec())
+}
+
+/// The digest of an Ethereum personal message, which begins with the length.
+enum Eip191 {
+    Begun(Box<Keccak256>),
+    /// The length is known only at the end: what came so far.
+    Kept(Vec<u8>),
+    TooLong,
+}
+
+impl Eip191 {
+    fn new(length: Option<u64>) -> Self {
+        match length {
+            Some(length) => {
+                let begun = Keccak256::new().chain_update(eip191_prefix(length));
+                Eip191::Begun(Box::new(begun))
+            }
+            None => Eip191::Kept(Vec::new()),
+        }
+    }
+
+    fn update(&mut self, part: &[u8]) {
+        match self {
+            Eip191::Begun(hash) => hash.update(part),
+            Eip191::Kept(kept) if kept.len() + part.len() <= LONGEST_EIP191 => {
+                kept.extend_from_slice(part);
+            }
+            Eip191::Kept(_) | Eip191::TooLong => *self = Eip191::TooLong,
+        }
+    }
+
+    fn finish(self) -> Option<Vec<u8>> {
+        match self {
+            Eip191::Begun(hash) => Some(hash.finalize().to_vec()),
+            Eip191::Kept(kept) => Some(eip191_digest(&kept).to_vec()),
+            Eip191::TooLong => None,
+        }
+    }
+}
+
+/// The digest of all that `message` gives, in a buffer of memory.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn hashed<D: Digest>(mut message: impl Read) -> io::Result<Vec<u8>> {
+    let mut hash = D::new();
+    each_part(&mut message, |part| hash.update(part))?;
+    Ok(hash.finalize().to_vec())
+}
+
+fn each_part(message: &mut impl Read, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match message.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => take(&buffer[..count]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn p256() -> (p256::ecdsa::SigningKey, PublicKey) {
+        let secret = p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+        let public = secret.verifying_key().to_encoded_point(false);
+        let key = PublicKey::from_bytes(Algorithm::P256, public.as_bytes()).unwrap();
+        (secret, key)
+    }
+
+    fn judge(key: &PublicKey, signature: &[u8], message: &[u8], is_known: bool) -> Verdict {
+        let length = is_known.then_some(message.len() as u64);
+        let presented = Presented::read(signature).unwrap();
+        presented.judge(key, "file", message, length).unwrap()
+    }
+
+    #[test]
+    fn a_signature_in_another_encoding_is_no_forgery() {
+        let (secret, key) = p256();
+        let signature: p256::ecdsa::Signature = signature::Signer::sign(&secret, b"hello");
+        let der = signature.to_der().as_bytes().to_vec();
+        let raw = signature.to_bytes().to_vec();
+        for (form, bytes) in [(Form::Raw, &raw), (Form::Der, &der)] {
+            let scheme = SignatureScheme::EcdsaP256Sha256;
+            let valid = Verdict::Valid { form, scheme };
+            assert_eq!(judge(&key, bytes, b"hello", true), valid);
+            let mismatch = Verdict::NotValid(NotValid::Mismatch);
+            assert_eq!(judge(&key, bytes, b"hell", true), mismatch);
+            let unknown = |looks| {
+                Verdict::CannotJudge(CannotJudge::UnknownForm {
+                    algorithm: Algorithm::P256,
+                    looks,
+                })
+            };
+            let base64 = BASE64_STANDARD.encode(bytes);
+            let (one, other) = base64.split_at(40);
+            let base64 = format!("{one}\n{other}\n");
+            let hex = crate::key::to_hex(bytes).to_uppercase();
+            for (text, looks) in [(base64, Some(Looks::Base64)), (hex, Some(Looks::Hex))] {
+                assert_eq!(judge(&key, text.as_bytes(), b"hello", true), unknown(looks));
+            }
+            assert_eq!(judge(&key, b"\n", b"", true), unknown(Some(Looks::Empty)));
+            assert_eq!(judge(&key, &bytes[1..], b"", true), unknown(None));
+        }
+    }
+
+    #[test]
+    fn a_message_of_unknown_length_is_checked_as_an_ethereum_message_up_to_a_bound() {
+        use signature::hazmat::PrehashSigner;
+        let secret = k256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap();
+        let public = secret.verifying_key().to_encoded_point(false);
+        let key = PublicKey::from_bytes(Algorithm::Secp256k1, public.as_bytes()).unwrap();
+        let (short, long) = (vec![7; 5], vec![7; LONGEST_EIP191 + 1]);
+        for (message, is_known) in [(&short, false), (&short, true), (&long, true)] {
+            let signature: k256::ecdsa::Signature =
+                secret.sign_prehash(&eip191_digest(message)).unwrap();
+            let valid = Verdict::Valid {
+                form: Form::Raw,
+                scheme: SignatureScheme::Eip191Secp256k1,
+            };
+            assert_eq!(judge(&key, &signature.to_bytes(), message, is_known), valid);
+        }
+        let unknown = Verdict::CannotJudge(CannotJudge::LengthUnknown);
+        assert_eq!(judge(&key, &[1; 64], &long, false), unknown);
+    }
+
+    #[test]
+    fn a_message_that_changes_while_it_is_read_is_not_judged() {
+        let (_, key) = p256();
+        let presented = Presented::read(&[1; 64]).unwrap();
+        let verdict = presented.judge(&key, "file", &b"hello"[..], Some(4));
+        assert_eq!(verdict.unwrap(), Verdict::CannotJudge(CannotJudge::Changed));
+    }
+}
