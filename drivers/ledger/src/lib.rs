@@ -97,7 +97,7 @@ use std::time::{Duration, Instant};
 
 use claviger_token::{
     Access, Call, Driver, Error, Interval, KeySpec, Listing, Pace, SlotId, SlotInfo, Token,
-    TokenInfo, Watch,
+    TokenInfo, Unreadable, Watch,
 };
 
 use crate::backend::Backend;
@@ -106,7 +106,7 @@ use crate::ethereum::{App, Known};
 use crate::field::{Field, Seen};
 use crate::port::{Port, Shown, lock, nobody};
 use crate::slot::Kind;
-use crate::transport::{Devices, Unreachable};
+use crate::transport::Devices;
 
 mod apdu;
 mod backend;
@@ -206,9 +206,15 @@ impl Driver for LedgerDriver {
         let field = self.field(&backend);
         let seen = match field.look(&Call::within(LISTING)) {
             Ok(seen) => seen,
-            Err(Unreachable { what, reason }) => {
-                tracing::debug!(what, reason, "no devices");
-                return Ok(Listing::default());
+            Err(unreachable) => {
+                let unreadable = Unreadable {
+                    place: "USB".into(),
+                    error: field::unreachable(unreachable),
+                };
+                return Ok(Listing {
+                    unreadable: vec![unreadable],
+                    ..Listing::default()
+                });
             }
         };
         let mut found: Vec<TokenInfo> = Vec::new();

@@ -700,6 +700,33 @@ fn a_malformed_backend_is_refused_before_a_device_is_touched() {
     assert!(device.take_sent().is_empty());
 }
 
+/// A USB that cannot be listed.
+struct NoUsb;
+
+impl Devices for NoUsb {
+    fn list(&self) -> Result<Vec<Attached>, Unreachable> {
+        Err(Unreachable {
+            what: "USB devices cannot be listed".into(),
+            reason: "no udev".into(),
+        })
+    }
+
+    fn connect(&self, _: &str) -> Result<Box<dyn Transport>, Broken> {
+        Err(Broken::Lost("there is nothing".into()))
+    }
+}
+
+#[test]
+fn that_devices_cannot_be_listed_is_said() {
+    let driver = LedgerDriver::with_devices(NoUsb);
+    let listing = driver.look("ledger:").unwrap();
+    assert!(listing.tokens.is_empty());
+    let [unreadable] = &listing.unreadable[..] else {
+        panic!("{listing:?}");
+    };
+    assert!(unreadable.error.to_string().contains("no udev"));
+}
+
 /// Devices whose coming and going nobody tells.
 struct Untold(Bus);
 
