@@ -98,8 +98,10 @@ Examples:
   claviger encrypt alice letter.txt -o letter.age
   claviger decrypt alice letter.age
 
-Exit status: 0 success, 1 failure (or a signature that is not valid), 2 usage,
+Exit status: 0 success, 1 failure (of verify: a signature that is not valid), 2 usage,
+3 verify cannot say whether the signature is valid,
 128 and the number of the signal that ended it: 130 after Ctrl-C.
+With --json a failure is one line on standard error: {\"error\":{\"code\":…,\"message\":…,\"hint\":…}}.
 CLAVIGER_LOG=debug logs to standard error; no PIN is ever logged.";
 
 const BACKENDS: &str = "\
@@ -135,6 +137,17 @@ Examples:
       openssl dgst -sha256 -verify alice.pem -signature letter.sig letter.txt
   claviger sign alice letter.txt --format sshsig -o letter.txt.sig
       ssh-keygen -Y verify -f allowed_signers -I alice -n file -s letter.txt.sig < letter.txt";
+
+const VERIFY: &str = "\
+A signature is not a name for what it signs: of one with ECDSA anybody can make a second that
+is valid, too, and an SSH signature stays one however its lines are broken and whatever stands
+behind it. Raw Ed25519 and BLS signatures take as much memory as the message; all other forms
+take messages of any length.
+
+Examples:
+  claviger verify alice --signature letter.sig letter.txt
+  claviger verify alice@example.org --allowed-signers ~/.ssh/allowed_signers \\
+      --signature letter.txt.sig letter.txt";
 
 const ENCRYPT: &str = "\
 The result is an age file: whoever has the recipient that `claviger show NAME` prints can
@@ -252,8 +265,14 @@ pub(crate) enum Command {
         output: Option<PathBuf>,
     },
     /// Check a signature (any of the forms; no token needed)
+    ///
+    /// Exit status 0: valid. 1: not valid, since the key did not make this signature over
+    /// this message. 3: it cannot be said, since a file is missing, or the signature is of a
+    /// form, a hash or a namespace that was not asked for. Standard output says `valid` with
+    /// 0 only.
+    #[command(after_long_help = VERIFY)]
     Verify {
-        /// The identity
+        /// The identity or contact; with --allowed-signers, the principal
         name: String,
         /// The signature
         #[arg(long, value_name = "FILE")]
@@ -263,6 +282,10 @@ pub(crate) enum Command {
         /// What an SSH signature must be for
         #[arg(long, default_value = FILE_NAMESPACE)]
         namespace: String,
+        /// Take the keys of NAME from this file, which is one of `ssh-keygen -Y verify`, and
+        /// not from the registry
+        #[arg(long, value_name = "FILE")]
+        allowed_signers: Option<PathBuf>,
     },
     /// Encrypt to identities and contacts (no token needed)
     #[command(after_long_help = ENCRYPT)]

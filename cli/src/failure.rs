@@ -1,49 +1,77 @@
-//! Why a command failed: one cause, one hint, one exit status.
+//! Why a command failed: one cause, one hint, one code for programs, one exit status.
 
 use std::io;
 
 use claviger_engine::registry::ContactError;
 use claviger_engine::{EngineError, RegistryError};
-use claviger_token::Error as TokenError;
+use claviger_token::{Error as TokenError, TokenId};
+use serde::Serialize;
 
 use crate::output;
 
-/// Failure of what was asked for.
+/// Failure of what was asked for; of `verify`, a signature that is not valid.
 pub(crate) const FAILED: u8 = 1;
 /// The command line makes no sense.
 pub(crate) const USAGE: u8 = 2;
+/// `verify` cannot say whether the signature is valid.
+pub(crate) const UNJUDGED: u8 = 3;
 /// A signal came, such as that of Ctrl-C: 128 and its number, as shells have it.
 const INTERRUPTED: u8 = 130;
 
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
+    /// What programs know it by: one for each cause, listed in `ERRORS.md`.
+    code: &'static str,
     what: String,
     hint: String,
-    code: u8,
+    status: u8,
+    token: Option<TokenId>,
+    /// A person is told nothing.
+    quiet: bool,
+}
+
+/// What `--json` says of a failure.
+#[derive(Serialize)]
+struct View<'a> {
+    error: ErrorView<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorView<'a> {
+    code: &'a str,
+    message: &'a str,
+    hint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
 }
 
 impl Failure {
     /// A failure of what was asked for.
     pub(crate) fn new(what: impl Into<String>) -> Self {
         Failure {
+            code: "failed",
             what: what.into(),
             hint: String::new(),
-            code: FAILED,
+            status: FAILED,
+            token: None,
+            quiet: false,
         }
     }
 
     /// A command line that makes no sense.
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Failure {
-            code: USAGE,
+            code: "usage",
+            status: USAGE,
             ..Failure::new(what)
         }
     }
 
-    /// Nobody is there any more to read what we write.
-    pub(crate) fn unheard() -> Self {
-        Failure::new("")
+    /// What programs know it by.
+    pub(crate) fn coded(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
     }
 
     /// What to do next.
@@ -60,41 +88,61 @@ impl Failure {
 
     /// Where it is that the command was interrupted, it was by this signal.
     pub(crate) fn after(mut self, signal: Option<u8>) -> Self {
-        if let (INTERRUPTED, Some(signal)) = (self.code, signal) {
-            self.code = 128 + signal;
+        if let (INTERRUPTED, Some(signal)) = (self.status, signal) {
+            self.status = 128 + signal;
+        }
+        self
+    }
+
+    /// Of `verify`: nothing failed of which a forgery's exit status could be said.
+    pub(crate) fn unjudged(mut self) -> Self {
+        if self.status == FAILED {
+            self.status = UNJUDGED;
         }
         self
     }
 
     /// The exit status.
-    pub(crate) fn code(&self) -> u8 {
-        self.code
+    pub(crate) fn status(&self) -> u8 {
+        self.status
     }
 
     /// Something on this machine could not be read or written.
     pub(crate) fn io(what: impl Into<String>, error: &io::Error) -> Self {
-        Failure::new(format!("{}: {error}", what.into()))
+        Failure::new(format!("{}: {error}", what.into())).coded("io")
     }
 
-    /// Writing went wrong.
+    /// Writing went wrong: what was asked for is lost. Whoever stopped reading, as `head`
+    /// does, knows it.
     pub(crate) fn writing(what: &str, error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::unheard(),
-            _ => Failure::io(format!("{what} cannot be written"), error),
+        Failure {
+            quiet: error.kind() == io::ErrorKind::BrokenPipe,
+            ..Failure::io(format!("{what} cannot be written"), error).coded("output-lost")
         }
     }
 
-    /// Says it on standard error.
+    /// Says it on standard error: as one JSON object on one line where JSON was asked for.
     pub(crate) fn print(&self) {
-        if !self.what.is_empty() {
-            output::complain("error", &self.what, &self.hint);
+        if !output::is_json() {
+            if !self.quiet {
+                output::complain("error", &self.what, &self.hint);
+            }
+            return;
         }
+        output::complain_in_json(&View {
+            error: ErrorView {
+                code: self.code,
+                message: &self.what,
+                hint: &self.hint,
+                token: self.token.as_ref().map(TokenId::to_string),
+            },
+        });
     }
 }
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        let code = match &error {
+        let status = match &error {
             EngineError::BadName { .. }
             | EngineError::NoDriver { .. }
             | EngineError::Token(TokenError::BadBackend { .. }) => USAGE,
@@ -107,10 +155,19 @@ impl From<EngineError> for Failure {
             }
             _ => error.hint(),
         };
+        let token = match &error {
+            EngineError::Token(error)
+            | EngineError::KeyNotUsable { reason: error }
+            | EngineError::DeletionUnfinished { reason: error, .. } => error.token().cloned(),
+            _ => None,
+        };
         Failure {
+            code: error.code(),
             what: error.to_string(),
             hint,
-            code,
+            status,
+            token,
+            quiet: false,
         }
     }
 }
@@ -129,11 +186,12 @@ impl From<RegistryError> for Failure {
 
 impl From<ContactError> for Failure {
     fn from(error: ContactError) -> Self {
+        let code = error.code();
         match error {
             ContactError::Registry(error) => error.into(),
-            other => {
-                Failure::new(other.to_string()).hint("choose another name, or remove it first")
-            }
+            other => Failure::new(other.to_string())
+                .coded(code)
+                .hint("choose another name, or remove it first"),
         }
     }
 }
@@ -146,7 +204,7 @@ mod tests {
     fn what_depends_on_the_ciphertext_has_no_hint() {
         let failure = Failure::from(TokenError::DecryptionFailed);
         assert_eq!(
-            (&*failure.what, &*failure.hint, failure.code),
+            (&*failure.what, &*failure.hint, failure.status),
             ("Decryption Failed", "", FAILED)
         );
     }
@@ -157,12 +215,18 @@ mod tests {
             backend: "x".into(),
             reason: "y".into(),
         });
-        assert_eq!(failure.code, USAGE);
+        assert_eq!((failure.status, failure.code), (USAGE, "bad-backend"));
     }
 
     #[test]
     fn a_reader_who_has_gone_is_told_nothing() {
         let gone = io::Error::from(io::ErrorKind::BrokenPipe);
-        assert_eq!(Failure::writing("x", &gone).what, "");
+        assert!(Failure::writing("x", &gone).quiet);
+    }
+
+    #[test]
+    fn a_failure_to_verify_has_not_the_status_of_a_forgery() {
+        assert_eq!(Failure::new("x").unjudged().status, UNJUDGED);
+        assert_eq!(Failure::usage("x").unjudged().status, USAGE);
     }
 }

@@ -5,11 +5,14 @@ use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use claviger_streams::Stream;
 use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
+use crate::output;
 use crate::screen::Screen;
+use crate::session::Session;
 
 const BUFFER: usize = 1 << 16;
 
@@ -84,6 +87,24 @@ pub(crate) fn is_stdin(path: Option<&Path>) -> bool {
     }
 }
 
+/// The file that a backend names as the source of its PIN (RFC 7512 §2.4, `pin-source`).
+pub(crate) fn pin_file_of(backend: &str) -> Option<PathBuf> {
+    let mut attributes = backend.split(['?', '&', ';']);
+    let source = attributes.find_map(|text| text.strip_prefix("pin-source="))?;
+    let mut bytes = Vec::new();
+    let mut rest = source.bytes();
+    while let Some(byte) = rest.next() {
+        let hex = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        bytes.push(match byte {
+            b'%' => u8::try_from(hex(rest.next())? << 4 | hex(rest.next())?).ok()?,
+            byte => byte,
+        });
+    }
+    let path = String::from_utf8(bytes).ok()?;
+    let path = path.strip_prefix("file:").unwrap_or(&path);
+    Some(path.strip_prefix("//").unwrap_or(path).into())
+}
+
 /// What is read.
 pub(crate) struct Input {
     from: Box<dyn Read>,
@@ -96,6 +117,9 @@ impl Input {
     /// Opens the file, or standard input.
     pub(crate) fn open(path: Option<&Path>, screen: &Screen) -> Result<Self, Failure> {
         let Some(path) = path.filter(|_| !is_standard(path)) else {
+            if claviger_streams::was_closed(Stream::Input) {
+                return Err(Failure::new("standard input is closed").coded("io"));
+            }
             let stdin = io::stdin();
             if stdin.is_terminal() && screen.is_terminal() {
                 screen.line("reading from the terminal; Ctrl-D on a line of its own ends it");
@@ -111,7 +135,7 @@ impl Input {
         let file = File::open(path).map_err(|e| unreadable(&e))?;
         let metadata = file.metadata().map_err(|e| unreadable(&e))?;
         if metadata.is_dir() {
-            return Err(Failure::new(format!("{name} is a folder")));
+            return Err(Failure::new(format!("{name} is a folder")).coded("io"));
         }
         Ok(Input {
             from: Box::new(file),
@@ -125,6 +149,20 @@ impl Input {
         let mut bytes = Vec::new();
         let read = self.from.read_to_end(&mut bytes);
         read.map_err(|e| self.failed(&e))?;
+        Ok(bytes)
+    }
+
+    /// All of it, where it is no longer than `most` bytes.
+    pub(crate) fn read_up_to(mut self, most: usize) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        let read = (&mut self.from)
+            .take(most as u64 + 1)
+            .read_to_end(&mut bytes);
+        read.map_err(|e| self.failed(&e))?;
+        if bytes.len() > most {
+            let what = format!("{} is longer than {} KiB", self.name, most >> 10);
+            return Err(Failure::new(what).coded("too-long"));
+        }
         Ok(bytes)
     }
 
@@ -149,6 +187,150 @@ pub(crate) enum Privacy {
     Private,
 }
 
+/// What no output replaces: what the command reads, and everything in the home folder.
+#[derive(Default)]
+pub(crate) struct Kept {
+    inputs: Vec<Identity>,
+    home: Option<PathBuf>,
+}
+
+/// What a file is, whatever it is called.
+#[cfg(unix)]
+type Identity = (u64, u64);
+#[cfg(not(unix))]
+type Identity = PathBuf;
+
+#[cfg(unix)]
+fn identity(metadata: &fs::Metadata, _: &Path) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &fs::Metadata, path: &Path) -> Option<Identity> {
+    fs::canonicalize(path).ok()
+}
+
+/// What the path leads to, whatever it is.
+fn identity_of(path: &Path) -> Option<Identity> {
+    identity(&fs::metadata(path).ok()?, path)
+}
+
+/// The file that a path leads to; devices and pipes are not replaced.
+fn file_of(path: &Path) -> Option<Identity> {
+    let metadata = fs::metadata(path).ok()?;
+    metadata.is_file().then(|| identity(&metadata, path))?
+}
+
+const STDIN: &str = "/dev/fd/0";
+const STDOUT: &str = "/dev/fd/1";
+
+impl Kept {
+    pub(crate) fn new<'a>(
+        home: Option<PathBuf>,
+        inputs: impl IntoIterator<Item = Option<&'a Path>>,
+    ) -> Self {
+        let mut kept = Kept {
+            inputs: Vec::new(),
+            home,
+        };
+        kept.add(inputs);
+        kept
+    }
+
+    /// Keeps these, too; `None` is standard input.
+    fn add<'a>(&mut self, inputs: impl IntoIterator<Item = Option<&'a Path>>) {
+        let inputs = inputs.into_iter().filter_map(|path| match path {
+            Some(path) if !is_standard(Some(path)) => file_of(path),
+            _ => file_of(Path::new(STDIN)),
+        });
+        self.inputs.extend(inputs);
+    }
+
+    fn check(&self, place: &Place, path: Option<&Path>, name: &str) -> Result<(), Failure> {
+        let is_read = || {
+            Failure::new(format!(
+                "{name} is what this command reads, and is left as it is"
+            ))
+            .coded("output-is-input")
+            .hint("write to another file")
+        };
+        let is_home = || {
+            Failure::new(format!(
+                "{name} is in the home folder, and is left as it is"
+            ))
+            .coded("output-in-home")
+            .hint("write to another folder")
+        };
+        let there = match place {
+            Place::Path(target) => {
+                if self.is_within_home(target) {
+                    return Err(is_home());
+                }
+                file_of(target)
+            }
+            Place::Descriptor(Some(1)) => file_of(Path::new(STDOUT)),
+            Place::Descriptor(_) => path.and_then(file_of),
+        };
+        let Some(there) = there else {
+            return Ok(());
+        };
+        if self.inputs.contains(&there) {
+            return Err(is_read());
+        }
+        match self.is_of_home(&there) {
+            true => Err(is_home()),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the path, which is behind all links, leads into the home folder.
+    fn is_within_home(&self, target: &Path) -> bool {
+        let Some(home) = self.home.as_deref().and_then(identity_of) else {
+            return false;
+        };
+        let mut folders = target.ancestors();
+        folders.any(|folder| identity_of(folder).as_ref() == Some(&home))
+    }
+
+    /// Whether a file of the home folder has another name outside, and this is it.
+    fn is_of_home(&self, file: &Identity) -> bool {
+        let mut folders: Vec<PathBuf> = self.home.clone().into_iter().collect();
+        while let Some(folder) = folders.pop() {
+            let Ok(entries) = fs::read_dir(folder) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                let path = entry.path();
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => folders.push(path),
+                    Ok(kind) if kind.is_file() && file_of(&path).as_ref() == Some(file) => {
+                        return true;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        false
+    }
+}
+
+impl Session {
+    /// Opens what a command writes to, which must not be what it reads: `inputs`, and where
+    /// PINs come from.
+    pub(crate) fn output<'a>(
+        &self,
+        path: Option<&Path>,
+        privacy: Privacy,
+        inputs: impl IntoIterator<Item = Option<&'a Path>>,
+    ) -> Result<Output, Failure> {
+        let mut kept = Kept::new(self.home().ok(), inputs);
+        let secrets = self.secret_files();
+        kept.add(secrets.iter().map(|path| Some(path.as_path())));
+        Output::open(path, privacy, &kept, &self.interrupt)
+    }
+}
+
 /// What is written. A file appears whole, when [`Output::finish`] is called, or not at
 /// all; what stands in its place stays until then.
 pub(crate) struct Output {
@@ -169,22 +351,29 @@ enum To {
 
 impl Output {
     /// Opens standard output, or gets ready to write the file.
+    ///
+    /// What the same command reads, and what is in the home folder, is not replaced: not by
+    /// any of its names.
     pub(crate) fn open(
         path: Option<&Path>,
         privacy: Privacy,
+        kept: &Kept,
         interrupt: &Arc<Interrupt>,
     ) -> Result<Self, Failure> {
-        let (to, name) = match path.filter(|_| !is_standard(path)) {
-            None => (
-                To::Stdout(BufWriter::with_capacity(BUFFER, io::stdout())),
-                "standard output".to_owned(),
-            ),
-            Some(path) => {
-                let name = format!("`{}`", path.display());
-                let to = To::open(path, privacy).map_err(|e| Failure::writing(&name, &e))?;
-                (to, name)
-            }
+        let name = match path.filter(|_| !is_standard(path)) {
+            None => "standard output".to_owned(),
+            Some(path) => format!("`{}`", path.display()),
         };
+        let failed = |e: &io::Error| Failure::writing(&name, e);
+        let place = match path.filter(|_| !is_standard(path)) {
+            None => Place::Descriptor(Some(1)),
+            Some(path) => Place::of(path).map_err(|e| failed(&e))?,
+        };
+        if place == Place::Descriptor(Some(1)) {
+            output::check_stdout()?;
+        }
+        kept.check(&place, path, &name)?;
+        let to = To::open(&place, path, privacy).map_err(|e| failed(&e))?;
         if let To::New { file, .. } = &to {
             interrupt.remember_unfinished(file.get_ref().path());
         }
@@ -230,18 +419,18 @@ fn put_in_place(file: BufWriter<NamedTempFile>, target: &Path) -> io::Result<()>
 }
 
 impl To {
-    fn open(path: &Path, privacy: Privacy) -> io::Result<To> {
+    fn open(place: &Place, path: Option<&Path>, privacy: Privacy) -> io::Result<To> {
         // What a link leads to is replaced, not the link.
-        let target = match Place::of(path)? {
-            Place::Descriptor(Some(1)) => {
-                return Ok(To::Stdout(BufWriter::with_capacity(BUFFER, io::stdout())));
-            }
+        let target = match (place, path) {
+            (Place::Path(target), _) => target.clone(),
             // Others may have written to it: what is there stays.
-            Place::Descriptor(_) => {
+            (Place::Descriptor(number), Some(path)) if *number != Some(1) => {
                 let file = fs::OpenOptions::new().append(true).open(path)?;
                 return Ok(To::Special(BufWriter::with_capacity(BUFFER, file)));
             }
-            Place::Path(target) => target,
+            (Place::Descriptor(_), _) => {
+                return Ok(To::Stdout(BufWriter::with_capacity(BUFFER, io::stdout())));
+            }
         };
         let there = fs::metadata(&target).ok();
         match &there {
@@ -315,7 +504,7 @@ mod tests {
 
     fn open(path: &Path, privacy: Privacy) -> Output {
         let interrupt = Interrupt::listen(Screen::new());
-        Output::open(Some(path), privacy, &interrupt).unwrap()
+        Output::open(Some(path), privacy, &Kept::default(), &interrupt).unwrap()
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -438,6 +627,20 @@ mod tests {
         assert!(!matches!(of_another, Ok(Place::Path(_))));
         assert!(is_stdin(None) && is_stdin(Some(Path::new("/dev/stdin"))));
         assert!(!is_stdin(Some(Path::new("stdin"))));
+    }
+
+    #[test]
+    fn a_backend_says_which_file_its_pin_is_in() {
+        let file = |backend| pin_file_of(backend).map(|path| path.display().to_string());
+        for backend in [
+            "pkcs11:token=a?module-path=/m.so&pin-source=file:/a%20b",
+            "pkcs11:token=a?pin-source=/a b",
+            "piv:serial=1;pin-source=file:///a%20b;slot=9c",
+        ] {
+            assert_eq!(file(backend).as_deref(), Some("/a b"), "{backend}");
+        }
+        assert_eq!(file("pkcs11:token=a"), None);
+        assert_eq!(file("pkcs11:token=a?pin-source=%f"), None);
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Interrupt {
                 false => failure,
             };
             failure.print();
-            interrupt.end(failure.code().into());
+            interrupt.end(failure.status().into());
         });
     }
 

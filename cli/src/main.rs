@@ -1,6 +1,7 @@
 //! The operator's command; `claviger --help` says what it does.
 #![forbid(unsafe_code)]
 
+mod allowed_signers;
 mod args;
 mod commands;
 mod contact_file;
@@ -20,17 +21,55 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+use crate::failure::Failure;
+
 fn main() -> ExitCode {
     // Before anything of our own is open.
     claviger_token::pin::note_inherited_descriptors();
     keep_no_core();
-    let args = args::Args::parse();
-    start_log();
-    let code = commands::run(args).unwrap_or_else(|failure| {
+    let status = run().unwrap_or_else(|failure| {
         failure.print();
-        failure.code()
+        failure.status()
     });
-    end(code)
+    end(status)
+}
+
+/// Runs what the command line says; the result is the exit status.
+fn run() -> Result<u8, Failure> {
+    // What cannot be parsed may want its failure in JSON, too.
+    if std::env::args_os()
+        .skip(1)
+        .take_while(|word| word != "--")
+        .any(|word| word == "--json")
+    {
+        output::speak_json();
+    }
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return misunderstood(&error),
+    };
+    start_log();
+    commands::run(args)
+}
+
+/// What clap has to say: help, the version, or what is wrong with the command line.
+fn misunderstood(error: &clap::Error) -> Result<u8, Failure> {
+    if !error.use_stderr() {
+        output::check_stdout()?;
+        error
+            .print()
+            .and_then(|()| std::io::Write::flush(&mut std::io::stdout()))
+            .map_err(|e| Failure::writing("standard output", &e))?;
+        return Ok(0);
+    }
+    if output::is_json() {
+        let text = error.to_string();
+        let what = text.trim().trim_start_matches("error: ");
+        return Err(Failure::usage(what).hint("`claviger --help` shows what can be said"));
+    }
+    // Where nobody listens there is nobody to tell that nobody listens.
+    let _ = error.print();
+    Ok(failure::USAGE)
 }
 
 /// Lets no crash, a vendor's module's perhaps, write a PIN to the disk.

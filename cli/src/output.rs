@@ -2,10 +2,25 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use claviger_streams::Stream;
 use serde::Serialize;
 
 use crate::failure::Failure;
+
+/// Whether failures are said in JSON: it is known before there is a session.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Has failures said in JSON.
+pub(crate) fn speak_json() {
+    JSON.store(true, Ordering::Relaxed);
+}
+
+/// Whether failures are said in JSON.
+pub(crate) fn is_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
 
 /// Writes `text`, which ends in a line break, to standard output.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
@@ -15,7 +30,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// Writes `value` to standard output as JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(value)
-        .map_err(|e| Failure::new(format!("the answer is no JSON: {e}")))?;
+        .map_err(|e| Failure::new(format!("the answer is no JSON: {e}")).coded("no-json"))?;
     text.push('\n');
     write(text.as_bytes())
 }
@@ -23,12 +38,22 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 /// Writes `value` to standard output as JSON on one line.
 pub(crate) fn print_json_line(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string(value)
-        .map_err(|e| Failure::new(format!("the answer is no JSON: {e}")))?;
+        .map_err(|e| Failure::new(format!("the answer is no JSON: {e}")).coded("no-json"))?;
     text.push('\n');
     write(text.as_bytes())
 }
 
+/// Refuses to go on where standard output was closed from the start: what is written to it
+/// would be lost, and nothing would say so.
+pub(crate) fn check_stdout() -> Result<(), Failure> {
+    match claviger_streams::was_closed(Stream::Output) {
+        true => Err(Failure::new("standard output is closed").coded("output-lost")),
+        false => Ok(()),
+    }
+}
+
 fn write(bytes: &[u8]) -> Result<(), Failure> {
+    check_stdout()?;
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(bytes)
@@ -46,6 +71,14 @@ pub(crate) fn complain(kind: &str, what: &str, hint: &str) {
     }
     // Where nobody listens there is nobody to tell that nobody listens.
     let _ = io::stderr().write_all(printable(&text).as_bytes());
+}
+
+/// One failure as one line of JSON, on standard error.
+pub(crate) fn complain_in_json(failure: &impl Serialize) {
+    // The text of a device is escaped as JSON escapes it.
+    if let Ok(text) = serde_json::to_string(failure) {
+        let _ = writeln!(io::stderr(), "{text}");
+    }
 }
 
 /// Something that a person should know, but no failure.

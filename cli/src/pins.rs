@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Instant;
 
@@ -134,6 +135,15 @@ impl Pins {
         }
     }
 
+    /// What it is read from, where that is a file.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        match &self.choice {
+            Choice::Stored(StoredPin::File(path)) => Some(path.clone()),
+            Choice::Stored(StoredPin::Fd(number)) => Some(format!("/dev/fd/{number}").into()),
+            _ => None,
+        }
+    }
+
     /// Whether it is read from standard input, and so nothing else can be.
     pub(crate) fn reads_stdin(&self) -> bool {
         match &self.choice {
@@ -254,7 +264,7 @@ mod tests {
         );
         let failure = parse("tr0mb0ne").unwrap_err();
         assert!(!format!("{failure:?}").contains("tr0mb0ne"));
-        assert_eq!(failure.code(), crate::failure::USAGE);
+        assert_eq!(failure.status(), crate::failure::USAGE);
     }
 
     #[test]

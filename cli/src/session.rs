@@ -87,6 +87,12 @@ impl Session {
         Ok(())
     }
 
+    /// The files that PINs and management keys come from, as far as the command line says.
+    pub(crate) fn secret_files(&self) -> Vec<PathBuf> {
+        let sources = [&self.pins, &self.management_keys];
+        sources.iter().filter_map(|source| source.file()).collect()
+    }
+
     pub(crate) fn home(&self) -> Result<PathBuf, Failure> {
         home::folder(self.home.as_deref())
     }

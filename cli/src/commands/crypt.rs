@@ -60,7 +60,7 @@ pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Want
     if keys.len() > MOST_RECIPIENTS {
         return Err(EngineError::TooManyRecipients.into());
     }
-    let mut output = Output::open(wanted.output, Privacy::Public, &session.interrupt)?;
+    let mut output = session.output(wanted.output, Privacy::Public, [file])?;
     if wanted.output.is_none() && output.is_terminal() {
         return Err(Failure::usage("a ciphertext is not for terminals to show")
             .hint("name a file with -o (-o - insists)"));
@@ -125,7 +125,7 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
         let (who, info) = session::identity(node.registry(), name)?;
         session::key(&who, &info, KeyUse::Decrypt)?;
     }
-    let mut output = Output::open(to, Privacy::Private, &session.interrupt)?;
+    let mut output = session.output(to, Privacy::Private, [file])?;
     let mut input = Input::open(file, &session.screen)?;
     let length = input.length;
     let busy = OnceCell::new();

@@ -15,6 +15,7 @@ use claviger_token::Error;
 
 use crate::args::{Args, Command, ContactCommand, ReadsForCommand};
 use crate::failure::Failure;
+use crate::output;
 use crate::session::Session;
 
 /// What a command answers: the exit status where it did not fail.
@@ -46,7 +47,25 @@ async fn in_time(session: &Session, command: impl Future<Output = Answer>) -> An
     }
 }
 
+/// Whether there is nothing to be done where standard output is closed: what the command
+/// answers would be lost. Those that write to a file, or are asked to, look for themselves.
+fn answers(session: &Session, command: &Command) -> bool {
+    match command {
+        Command::Sign { .. }
+        | Command::Encrypt { .. }
+        | Command::Decrypt { .. }
+        | Command::ReadsFor {
+            command: ReadsForCommand::Export { .. },
+        } => session.json,
+        Command::Verify { .. } => false,
+        _ => true,
+    }
+}
+
 async fn dispatch(session: &Session, command: Command) -> Answer {
+    if answers(session, &command) {
+        output::check_stdout()?;
+    }
     match command {
         Command::Tokens {
             backend,
@@ -93,7 +112,17 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             signature,
             file,
             namespace,
-        } => sign::verify(session, &name, &signature, file.as_deref(), &namespace),
+            allowed_signers,
+        } => {
+            let claim = sign::Claim {
+                name: &name,
+                signature: &signature,
+                file: file.as_deref(),
+                namespace: &namespace,
+                allowed_signers: allowed_signers.as_deref(),
+            };
+            sign::verify(session, &claim)
+        }
         Command::Encrypt {
             name,
             file,

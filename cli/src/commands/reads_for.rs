@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Answer, FINE};
 use crate::failure::{FAILED, Failure};
-use crate::files::{Input, Output, Privacy};
+use crate::files::{Input, Privacy};
 use crate::output;
 use crate::session::{self, Session};
 use crate::views::PartyView;
@@ -176,7 +176,7 @@ struct ExportView<'a> {
 pub(crate) fn export(session: &Session, file: &Path) -> Answer {
     let evidence = session.registry()?.all_evidence()?;
     let text = to_text(&evidence).map_err(|e| Failure::new(format!("no evidence: {e}")))?;
-    let mut output = Output::open(Some(file), Privacy::Public, &session.interrupt)?;
+    let mut output = session.output(Some(file), Privacy::Public, [])?;
     output
         .write_all(text.as_bytes())
         .map_err(|e| output.failed(&e))?;

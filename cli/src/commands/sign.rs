@@ -4,17 +4,23 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
-use claviger_engine::EngineId;
+use claviger_engine::{EngineId, KeyInfo};
 use claviger_token::signing::BadSignature;
-use claviger_token::{KeyUse, PublicKey, Signature, SignatureScheme, sshsig};
+use claviger_token::verdict::{self, CannotJudge, NotValid, Presented, Verdict};
+use claviger_token::{Algorithm, KeyUse, PublicKey, Signature, SignatureScheme, sshsig};
 use serde::Serialize;
+use sha2::Sha512;
 
 use super::{Answer, FINE};
+use crate::allowed_signers;
 use crate::args::Format;
-use crate::failure::{FAILED, Failure};
-use crate::files::{self, Input, Output, Privacy};
+use crate::failure::Failure;
+use crate::files::{self, Input, Privacy};
 use crate::output;
 use crate::session::{self, Session};
+
+/// No signature is longer, in bytes: an SSH signature of a long RSA key takes about 3 KiB.
+const LONGEST_SIGNATURE: usize = 64 << 10;
 
 /// What the signature is to look like, and where it goes.
 pub(crate) struct Wanted<'a> {
@@ -45,29 +51,29 @@ pub(crate) async fn sign(
     let (who, info) = session::identity(node.registry(), name)?;
     let key = session::key(&who, &info, KeyUse::Sign)?;
     let Some(engine) = &info.commitment_engine else {
-        return Err(Failure::new(format!("`{who}` has no engine that signs")));
+        let what = format!("`{who}` has no engine that signs");
+        return Err(Failure::new(what).coded("cannot-sign"));
     };
     check_format(&key.public_key, wanted.format, wanted.namespace)?;
-    let mut output = Output::open(wanted.output, Privacy::Public, &session.interrupt)?;
+    let pin_file = files::pin_file_of(&info.backend.to_string());
+    let inputs = [file].into_iter().chain(pin_file.as_deref().map(Some));
+    let mut output = session.output(wanted.output, Privacy::Public, inputs)?;
     if wanted.output.is_none() && wanted.format != Format::Sshsig && output.is_terminal() {
         return Err(Failure::usage("a signature is not for terminals to show")
             .hint("name a file with -o, or take --format sshsig, which is text (-o - insists)"));
     }
-    let message = Input::open(file, &session.screen)?.read_all()?;
+    let message = Input::open(file, &session.screen)?;
+    let data = to_be_signed(message, &wanted)?;
 
     session
         .settle(&node, std::slice::from_ref(&key.token))
         .await?;
-    let data = match wanted.format {
-        Format::Sshsig => sshsig::signed_data(wanted.namespace, &message).map_err(no_ssh)?,
-        Format::Raw | Format::Der => message,
-    };
     let signature = {
         let _busy = session.screen.spin("signing");
         node.commit(&who, engine, data, &session.call()).await?
     };
     let bytes = encode(&key.public_key, &signature, &wanted)
-        .map_err(|e| Failure::new(format!("the token's answer is {e}")))?;
+        .map_err(|e| Failure::new(format!("the token's answer is {e}")).coded("malformed-reply"))?;
     output.write_all(&bytes).map_err(|e| output.failed(&e))?;
     let apart = wanted.output.filter(|_| !output.is_stdout());
     output.finish()?;
@@ -83,6 +89,20 @@ pub(crate) async fn sign(
     Ok(FINE)
 }
 
+/// What the key signs. Of an SSH signature that is a digest of the message, which may be
+/// longer than memory; else it is the message.
+fn to_be_signed(mut message: Input, wanted: &Wanted<'_>) -> Result<Vec<u8>, Failure> {
+    match wanted.format {
+        Format::Raw | Format::Der => message.read_all(),
+        Format::Sshsig => {
+            let digest = verdict::hashed::<Sha512>(&mut message);
+            let digest = digest.map_err(|e| message.failed(&e))?;
+            let hash = sshsig::Hash::Sha512;
+            sshsig::signed_data_of(wanted.namespace, hash, &digest).map_err(no_ssh)
+        }
+    }
+}
+
 /// Refuses what the key or the format cannot do, before the token is asked.
 fn check_format(key: &PublicKey, format: Format, namespace: &str) -> Result<(), Failure> {
     if format != Format::Sshsig {
@@ -96,6 +116,7 @@ fn check_format(key: &PublicKey, format: Format, namespace: &str) -> Result<(), 
     if key.to_ssh().is_none() {
         return Err(
             Failure::new(format!("SSH knows no signatures of {}", key.algorithm()))
+                .coded("no-ssh-signature")
                 .hint("take --format raw or --format der"),
         );
     }
@@ -118,92 +139,131 @@ fn encode(
     }
 }
 
-/// The verdict in JSON.
+/// What is to be verified, and by what.
+pub(crate) struct Claim<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) signature: &'a Path,
+    pub(crate) file: Option<&'a Path>,
+    pub(crate) namespace: &'a str,
+    /// A file of who may sign with which key, instead of what is known here.
+    pub(crate) allowed_signers: Option<&'a Path>,
+}
+
+/// The verdict in JSON, where the signature is valid; else there is an error.
 #[derive(Serialize)]
-struct Verdict {
+struct ValidView {
     name: String,
     valid: bool,
-    /// The form that the signature turned out to have, if it is valid.
-    format: Option<&'static str>,
-    /// The scheme with which it is valid, likewise.
-    scheme: Option<SignatureScheme>,
+    /// The form that the signature turned out to have.
+    format: &'static str,
+    /// The scheme with which it is valid.
+    scheme: SignatureScheme,
     fingerprint: String,
 }
 
-pub(crate) fn verify(
-    session: &Session,
-    name: &str,
-    signature: &Path,
-    file: Option<&Path>,
-    namespace: &str,
-) -> Answer {
-    if files::is_standard(Some(signature)) && files::is_standard(file) {
+/// Three verdicts: valid, not valid, or that it cannot be said; the last is also what every
+/// failure comes to. Standard output says something where it is valid only.
+pub(crate) fn verify(session: &Session, claim: &Claim<'_>) -> Answer {
+    judge(session, claim)
+        .map_err(Failure::unjudged)?
+        .map_err(not_valid)
+}
+
+fn judge(session: &Session, claim: &Claim<'_>) -> Result<Result<u8, NotValid>, Failure> {
+    output::check_stdout()?;
+    let sources = [Some(claim.signature), claim.file];
+    let sources = sources.into_iter().chain(claim.allowed_signers.map(Some));
+    if sources.filter(|path| files::is_stdin(*path)).count() > 1 {
         return Err(Failure::usage(
             "the signature and what was signed cannot both come from standard input",
         ));
     }
-    let registry = session.registry()?;
-    let (who, key) = match registry.contact(name)? {
-        Some(contact) => {
-            let key = contact.keys.sign.ok_or_else(|| {
-                Failure::new(format!(
-                    "no key of the contact `{name}` that signs is known"
-                ))
-                .hint("remove the contact, and add it with a file that has one")
-            })?;
-            (EngineId::local(name), key)
-        }
-        None => {
-            let (who, info) = session::identity(&registry, name)?;
-            let key = session::key(&who, &info, KeyUse::Sign)?;
-            (who, key.public_key.clone())
+    let file = Input::open(Some(claim.signature), &session.screen)?;
+    let signature = Presented::read(&file.read_up_to(LONGEST_SIGNATURE)?).map_err(unjudged)?;
+    let (who, key) = match claim.allowed_signers {
+        None => known(session, claim.name)?,
+        Some(list) => {
+            let Presented::Ssh(signature) = &signature else {
+                return Err(
+                    Failure::new("only SSH signatures name the key that made them")
+                        .coded("cannot-judge-unknown-form")
+                        .hint("leave --allowed-signers away, and name an identity or a contact"),
+                );
+            };
+            let list = Input::open(Some(list), &session.screen)?.read_all()?;
+            match allowed_signers::find(&list, claim.name, signature)? {
+                Some(key) => (EngineId::local(claim.name), key),
+                None => return Ok(Err(NotValid::AnotherKey)),
+            }
         }
     };
-    let key = &key;
-    let signature = Input::open(Some(signature), &session.screen)?.read_all()?;
-    let message = Input::open(file, &session.screen)?.read_all()?;
-    let found = check(key, namespace, &message, &signature);
+    let mut message = Input::open(claim.file, &session.screen)?;
+    let length = message.length;
+    let verdict = signature.judge(&key, claim.namespace, &mut message, length);
+    let (format, scheme) = match verdict.map_err(|e| message.failed(&e))? {
+        Verdict::Valid { form, scheme } => (form.name(), scheme),
+        Verdict::NotValid(reason) => return Ok(Err(reason)),
+        Verdict::CannotJudge(reason) => return Err(unjudged(reason)),
+    };
     if session.json {
-        output::print_json(&Verdict {
+        output::print_json(&ValidView {
             name: who.to_string(),
-            valid: found.is_some(),
-            format: found.map(|(format, _)| format.name()),
-            scheme: found.map(|(_, scheme)| scheme),
+            valid: true,
+            format,
+            scheme,
             fingerprint: key.fingerprint().to_string(),
         })?;
     } else {
-        let several = SignatureScheme::all_of(key.algorithm()).count() > 1;
-        output::print(&match found {
-            Some((_, scheme)) if several => format!("valid ({scheme})\n"),
-            Some(_) => "valid\n".into(),
-            None => "not valid\n".to_owned(),
+        output::print(&match is_said(key.algorithm(), scheme) {
+            true => format!("valid ({scheme})\n"),
+            false => "valid\n".into(),
         })?;
     }
-    Ok(match found {
-        Some(_) => FINE,
-        None => FAILED,
-    })
+    Ok(Ok(FINE))
 }
 
-/// The form and the scheme in which `signature` is a valid one, if any.
-fn check(
-    key: &PublicKey,
-    namespace: &str,
-    message: &[u8],
-    signature: &[u8],
-) -> Option<(Format, SignatureScheme)> {
-    if sshsig::is_sshsig(signature) {
-        sshsig::verify(key, namespace, message, signature).ok()?;
-        return Some((Format::Sshsig, SignatureScheme::of(key.algorithm())?));
-    }
-    SignatureScheme::all_of(key.algorithm()).find_map(|scheme| {
-        let forms = [
-            (Format::Raw, Signature::new(scheme, signature.to_vec())),
-            (Format::Der, Signature::from_der(scheme, signature)),
-        ];
-        forms.into_iter().find_map(|(format, signature)| {
-            key.verify(message, &signature.ok()?).ok()?;
-            Some((format, scheme))
-        })
-    })
+/// Whether a scheme is worth mentioning: there are others, and it is not the usual one.
+fn is_said(algorithm: Algorithm, scheme: SignatureScheme) -> bool {
+    algorithm == Algorithm::Secp256k1 || SignatureScheme::of(algorithm) != Some(scheme)
+}
+
+fn not_valid(reason: NotValid) -> Failure {
+    let code = match reason {
+        NotValid::AnotherKey => "not-valid-another-key",
+        _ => "not-valid",
+    };
+    Failure::new(format!("not valid: {reason}")).coded(code)
+}
+
+fn unjudged(reason: CannotJudge) -> Failure {
+    let code = match &reason {
+        CannotJudge::UnknownForm { .. } => "cannot-judge-unknown-form",
+        CannotJudge::Ssh(_) => "cannot-judge-ssh-signature",
+        CannotJudge::Namespace { .. } => "cannot-judge-namespace",
+        CannotJudge::LengthUnknown => "cannot-judge-length-unknown",
+        CannotJudge::Changed => "cannot-judge-changed",
+        _ => "cannot-judge",
+    };
+    let hint = reason.hint();
+    Failure::new(format!("this cannot be judged: {reason}"))
+        .coded(code)
+        .hint(hint)
+}
+
+/// The identity or contact of this name, and its key that signs.
+fn known(session: &Session, name: &str) -> Result<(EngineId, PublicKey), Failure> {
+    let registry = session.registry()?;
+    let Some(contact) = registry.contact(name)? else {
+        let (who, info) = session::identity(&registry, name)?;
+        let KeyInfo { public_key, .. } = session::key(&who, &info, KeyUse::Sign)?;
+        return Ok((who, public_key.clone()));
+    };
+    let key = contact.keys.sign.ok_or_else(|| {
+        Failure::new(format!(
+            "no key of the contact `{name}` that signs is known"
+        ))
+        .coded("cannot-sign")
+        .hint("remove the contact, and add it with a file that has one")
+    })?;
+    Ok((EngineId::local(name), key))
 }
