@@ -1193,7 +1193,7 @@ fn old_firmware_does_all_that_it_offers() {
         }
         let slots = token.slots(&call()).unwrap();
         for (key, spec) in &made {
-            let deleted = token.delete(&key, &call()).unwrap();
+            let deleted = token.delete(key, &call()).unwrap();
             assert_eq!(deleted, Deletion::Destroyed);
             let listed = slots.iter().find(|s| s.slot == key.slot).unwrap();
             assert_eq!(listed.public_key.as_ref(), Some(&key.public_key));

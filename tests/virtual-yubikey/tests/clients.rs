@@ -14,12 +14,15 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use claviger_piv::PivDriver;
+use claviger_piv::reader::PcscReaders;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::{
-    Access, Algorithm as KeyAlgorithm, Call, Driver as _, FixedPin, KeyRef, KeySpec, PublicKey,
+    Access, Algorithm as KeyAlgorithm, Call, Driver as _, Error, FixedPin, KeyRef, KeySpec, NewKey,
+    PublicKey, RefusedInProcess, SlotState, unfinished_mark,
 };
 use claviger_virtual_yubikey::{
-    Algorithm, Builder, Card, Firmware, Inserted, ManagementAlgorithm, Pcscd, Slot, object,
+    Algorithm, Builder, Card, Firmware, Inserted, ManagementAlgorithm, Pcscd, PrivateKey, ROOT,
+    Slot, object,
 };
 use common::OpenSsl;
 
@@ -337,13 +340,24 @@ fn made_by_claviger(yubikey: &Inserted, spec: KeySpec) -> (String, PublicKey) {
         management_keys: std::sync::Arc::new(FixedPin::new(MANAGEMENT_KEY)),
         ..Access::with(FixedPin::new(PIN))
     };
-    let driver = PivDriver::new();
+    let driver = driver();
     let backend = format!("piv:serial={}", yubikey.card().serial());
     let token = driver.open(&backend, &access, &Call::unlimited()).unwrap();
     let call = Call::unlimited();
     let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
-    let made = token.generate(&slot, spec, "of Claviger", &call).unwrap();
-    (slot.as_str()[..2].to_owned(), made.public_key)
+    let new = NewKey {
+        slot: &slot,
+        spec,
+        mark: &unfinished_mark(),
+    };
+    let public_key = token.generate(&new, &call).unwrap().public_key;
+    let key = KeyRef { slot, public_key };
+    token.name(&key, "of Claviger", &call).unwrap();
+    (key.slot.name().to_owned(), key.public_key)
+}
+
+fn driver() -> PivDriver {
+    PivDriver::with_readers_and_roots(PcscReaders, ROOT).unwrap()
 }
 
 #[test]
@@ -401,4 +415,130 @@ fn ykcs11_under_claviger_has_the_keys_that_claviger_makes() {
     });
     let signature = signer.unwrap().sign(b"message", &Call::unlimited());
     key.verify(b"message", &signature.unwrap()).unwrap();
+}
+
+#[test]
+fn a_pin_that_the_card_refused_is_not_sent_to_it_through_ykcs11_either() {
+    let _alone = alone();
+    let module = module("libykcs11.so.2");
+    let yubikey = Pcscd::insert(yubikey(Firmware::V5_4_3).serial(7_654_329).build());
+    let backends = [
+        "piv:serial=7654329".to_owned(),
+        format!("pkcs11:serial=7654329?module-path={}", module.display()),
+    ];
+    let wrong = Access {
+        refused_pins: std::sync::Arc::new(RefusedInProcess::default()),
+        ..Access::with(FixedPin::new("135791"))
+    };
+    let call = Call::unlimited();
+    let refused = PivDriver::new().open(&backends[0], &wrong, &call).map(drop);
+    assert!(
+        matches!(refused, Err(Error::PinWrong { .. })),
+        "{refused:?}"
+    );
+    let again = Pkcs11Driver::new()
+        .open(&backends[1], &wrong, &call)
+        .map(drop);
+    assert!(
+        matches!(again, Err(Error::PinRefusedBefore { .. })),
+        "{again:?}"
+    );
+    assert_eq!(yubikey.card().pin_tries(), 2);
+}
+
+// --- The crate `yubikey` -----------------------------------------------------------
+
+/// Reads one card through the driver and through the crate, and compares what both say.
+#[test]
+fn claviger_and_the_crate_yubikey_read_the_same_card_alike() {
+    use yubikey::piv::{Key, ManagementAlgorithmId, Origin, metadata};
+    use yubikey::{PinPolicy, TouchPolicy};
+
+    let _alone = alone();
+    let mut card = yubikey(Firmware::V5_4_3).serial(7_654_324);
+    for (reference, algorithm) in [
+        (0x9a, Algorithm::P256),
+        (0x9c, Algorithm::Rsa2048),
+        (0x9e, Algorithm::P384),
+        (0x95, Algorithm::P256),
+    ] {
+        let slot = Slot::new(reference).unwrap();
+        let key = PrivateKey::generate(algorithm);
+        let certificate = key.certificate_object().unwrap();
+        card = card
+            .imported(slot, key)
+            .object(object::certificate(slot), &certificate);
+    }
+    let card = Pcscd::insert(card.build());
+    made_by_claviger(&card, KeySpec::sign(KeyAlgorithm::P256));
+
+    let found = driver().tokens("piv:serial=7654324").unwrap().remove(0);
+    let slots = driver().slots(&found).unwrap();
+    let ours: Vec<_> = slots
+        .iter()
+        .filter(|slot| slot.state == SlotState::Occupied)
+        .collect();
+    assert_eq!(ours.len(), 5);
+
+    let mut readers = yubikey::reader::Context::open().unwrap();
+    let reader = readers.iter().unwrap();
+    let mut reader = reader.filter(|reader| reader.name() == card.reader());
+    let mut theirs = reader.next().unwrap().open().unwrap();
+    let note = |notes: &[(String, String)], name: &str| {
+        let mut named = notes.iter().filter(|(n, _)| n == name);
+        named.next().map(|(_, value)| value.clone()).unwrap()
+    };
+    assert_eq!(theirs.serial().to_string(), found.id.serial);
+    assert_eq!(theirs.version().to_string(), note(&found.notes, "firmware"));
+    let tries = theirs.get_pin_retries().unwrap().to_string();
+    assert_eq!(tries, note(&found.notes, "pin_tries"));
+
+    let mut keys = Key::list(&mut theirs).unwrap();
+    // The key that attests others is none of Claviger's business.
+    keys.retain(|key| u8::from(key.slot()) != Slot::ATTESTATION.reference());
+    assert_eq!(keys.len(), ours.len());
+    for key in keys {
+        let reference = u8::from(key.slot());
+        let ours = ours
+            .iter()
+            .find(|slot| slot.slot.name() == format!("{reference:02x}"))
+            .unwrap();
+        let said = metadata(&mut theirs, key.slot()).unwrap();
+        let spki = der(&said.public.unwrap());
+        assert_eq!(ours.public_key.as_ref().unwrap().to_der().unwrap(), spki);
+        let certified = key
+            .certificate()
+            .cert
+            .tbs_certificate
+            .subject_public_key_info
+            .clone();
+        assert_eq!(spki, der(&certified));
+        let subject = key.certificate().subject();
+        assert_eq!(subject, format!("CN={}", ours.label));
+        let ManagementAlgorithmId::Asymmetric(algorithm) = said.algorithm else {
+            panic!("{:?}", said.algorithm);
+        };
+        let expected = match ours.algorithm.unwrap() {
+            KeyAlgorithm::P256 => "EccP256",
+            KeyAlgorithm::P384 => "EccP384",
+            KeyAlgorithm::Rsa2048 => "Rsa2048",
+            other => panic!("{other}"),
+        };
+        assert_eq!(format!("{algorithm:?}"), expected);
+        let pin = match note(&ours.notes, "pin_policy").as_str() {
+            "never" => PinPolicy::Never,
+            "once" => PinPolicy::Once,
+            _ => PinPolicy::Always,
+        };
+        assert_eq!(said.policy, Some((pin, TouchPolicy::Never)));
+        let origin = match note(&ours.notes, "origin").as_str() {
+            "generated" => Origin::Generated,
+            _ => Origin::Imported,
+        };
+        assert_eq!(said.origin, Some(origin));
+    }
+}
+
+fn der(key: &spki::SubjectPublicKeyInfoOwned) -> Vec<u8> {
+    spki::der::Encode::to_der(key).unwrap()
 }
