@@ -226,6 +226,26 @@ async fn a_slot_that_is_not_there_is_not_tried_again() {
 }
 
 #[tokio::test]
+async fn the_keys_of_identities_are_listed_as_theirs() {
+    let (device, home) = (Device::deriving(), tempfile::tempdir().unwrap());
+    let node = node(home.path(), &device);
+    make(&node, "alice", &device.backend()).await;
+    let backend = device.backend().to_string();
+    let listed = || async { node.tokens(Some(&backend)).await.unwrap().remove(0).1 };
+    let alice = |slot: &claviger_token::SlotInfo| {
+        slot.notes
+            .contains(&("identity".into(), "alice".to_owned()))
+    };
+    assert!(listed().await.iter().all(alice));
+    // A token that derives its keys does not list all of them.
+    device.wipe();
+    assert_eq!(device.keys(), 0);
+    let slots = listed().await;
+    assert_eq!(slots.len(), 2);
+    assert!(slots.iter().all(alice));
+}
+
+#[tokio::test]
 async fn the_registry_is_corrected_where_a_key_has_another_place() {
     let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
     let engine = make(&node(home.path(), &device), "alice", &device.backend()).await;

@@ -4,41 +4,54 @@
 use claviger_token::{SlotId, SlotInfo, SlotState, TokenId, TokenInfo};
 use rusqlite::params;
 
-use super::rows::engine_id;
-use super::{Registry, RegistryError, Result};
+use super::rows::key_record;
+use super::{KeyRecord, Registry, RegistryError, Result};
 
 /// The tables that name tokens.
 const TABLES: [&str; 5] = ["key", "intent", "refused_pin", "sent_pin", "spent_slot"];
 
 impl Registry {
-    /// Notes with each slot which identity uses the key in it.
-    pub(crate) fn note_owners(&self, token: &TokenInfo, slots: &mut [SlotInfo]) -> Result<()> {
+    /// Notes with each slot which identity uses the key in it. A token that derives its keys
+    /// does not know which are in use: those that are, and that it does not list, are added.
+    pub(crate) fn note_owners(&self, token: &TokenInfo, slots: &mut Vec<SlotInfo>) -> Result<()> {
         let of_token = params![token.id.kind, token.id.manufacturer, token.id.serial];
-        let owners: Vec<(SlotId, String, String)> = self.read(|db| {
+        let ours: Vec<KeyRecord> = self.read(|db| {
             Ok(db
                 .prepare_cached(
-                    "SELECT slot, fingerprint, owner_node, owner_name FROM key \
+                    "SELECT * FROM key \
                      WHERE kind = ? AND manufacturer = ? AND serial = ? AND NOT deleted",
                 )?
-                .query_map(of_token, |row| {
-                    let owner = engine_id(row, "owner_node", "owner_name")?;
-                    let slot = SlotId::new(row.get::<_, String>("slot")?);
-                    Ok((slot, row.get("fingerprint")?, owner.to_string()))
-                })?
+                .query_map(of_token, key_record)?
                 .collect::<rusqlite::Result<_>>()?)
         })?;
-        for (place, fingerprint, owner) in owners {
-            let is_it = |slot: &&mut SlotInfo| match &slot.fingerprint {
+        for KeyRecord { info: key, .. } in ours {
+            let fingerprint = key.public_key.fingerprint().to_string();
+            let is_it = |slot: &SlotInfo| match &slot.fingerprint {
                 Some(found) => *found == fingerprint,
-                None => slot.slot == place,
+                None => slot.slot == key.slot,
             };
-            if let Some(slot) = slots.iter_mut().find(is_it) {
-                // Where keys are derived the token does not know which are in use.
-                if token.derives {
-                    slot.state = SlotState::Occupied;
+            let at = match slots.iter().position(is_it) {
+                Some(at) => at,
+                None if token.derives => {
+                    slots.push(SlotInfo {
+                        slot: key.slot.clone(),
+                        state: SlotState::Occupied,
+                        algorithm: Some(key.public_key.algorithm()),
+                        fingerprint: Some(fingerprint),
+                        public_key: Some(key.public_key.clone()),
+                        uses: vec![key.usage],
+                        label: String::new(),
+                        notes: Vec::new(),
+                    });
+                    slots.len() - 1
                 }
-                slot.notes.push(("identity".into(), owner));
+                None => continue,
+            };
+            if token.derives {
+                slots[at].state = SlotState::Occupied;
             }
+            let owner = ("identity".into(), key.owner.to_string());
+            slots[at].notes.push(owner);
         }
         Ok(())
     }
