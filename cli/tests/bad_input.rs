@@ -10,6 +10,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 
 use claviger_tests::SoftHsm;
 use common::{Outcome, Stage, spy};
@@ -179,7 +180,12 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
 fn a_pin_that_cannot_be_right_is_not_sent() {
     let stage = Stage::new();
     let backend = backend_with_module(&stage, spy().to_str().unwrap());
-    for pin in ["", "\n", "1", &"1".repeat(300)] {
+    for (pin, why) in [
+        ("", "it is empty"),
+        ("\n", "it is empty"),
+        ("1", "length"),
+        (&"1".repeat(300), "length"),
+    ] {
         stage.write("odd", pin);
         let words = [
             "--pin-source",
@@ -190,7 +196,7 @@ fn a_pin_that_cannot_be_right_is_not_sent() {
             &backend,
         ];
         let (refused, sent) = logins(&stage, &words);
-        refused.fails(1, "length");
+        refused.fails(1, why);
         assert_eq!(sent, 0, "{pin:?}");
     }
     stage.write("huge", "1".repeat(5000));
@@ -205,6 +211,21 @@ fn a_pin_that_cannot_be_right_is_not_sent() {
     let (refused, sent) = logins(&stage, &words);
     refused.fails(1, "longer than a PIN can be");
     assert_eq!(sent, 0);
+}
+
+#[test]
+fn a_pin_file_that_others_can_read_is_said_once() {
+    let stage = Stage::with_alice();
+    stage.write("letter", "x");
+    let sign = ["sign", "alice", "letter", "-o", "sig"];
+    assert_eq!(stage.run_with_pin(&sign).succeeds().err(), "");
+    let open = fs::Permissions::from_mode(0o640);
+    fs::set_permissions(stage.path("pin"), open).unwrap();
+    let said = stage.run_with_pin(&sign).succeeds().err();
+    assert_eq!(
+        said,
+        "warning: other users can read the PIN in `pin`\nhint: chmod 600 'pin'\n"
+    );
 }
 
 #[test]

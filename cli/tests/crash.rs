@@ -161,7 +161,7 @@ fn on_a_full_disk_nothing_is_made_and_nothing_is_lost() {
     let before = (stage.objects(), slots(&stage));
     let script = r#"
         mkdir copy && cp -r "$HOME_FOLDER/." copy
-        mount -t tmpfs -o size=1m none "$HOME_FOLDER"
+        mount -t tmpfs -o size=1m,mode=700 none "$HOME_FOLDER"
         cp -r copy/. "$HOME_FOLDER" && rm -r copy
         dd if=/dev/zero of="$HOME_FOLDER/filler" bs=4k 2>/dev/null || true
         "$@"

@@ -9,10 +9,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use claviger_tests::SoftHsm;
+use claviger_tests::{SoftHsm, as_user};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -70,9 +71,12 @@ impl Stage {
         self.folder.path().join(name)
     }
 
+    /// Writes a file that nobody else can read: some of them hold PINs.
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-        fs::write(self.path(name), content).unwrap();
-        self.path(name)
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
     }
 
     pub(crate) fn read(&self, name: &str) -> Vec<u8> {
@@ -96,7 +100,7 @@ impl Stage {
 
     /// The command without a PIN source, in the folder.
     pub(crate) fn claviger<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = as_user(env!("CARGO_BIN_EXE_claviger"));
         let (variable, value) = self.token.environment();
         command
             .args(words)
