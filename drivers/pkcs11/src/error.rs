@@ -43,16 +43,21 @@ impl Fault {
         }
     }
 
-    /// Whether the session was said to be at work already when an operation was to begin.
-    /// We never leave one so; tpm2-pkcs11 1.9.0 says it now and then when several threads
-    /// sign. Nothing was done, and the session is closed.
+    /// Whether the session was said to be at work already when an operation was to begin, or
+    /// not to be when one was to end. We never leave one so; tpm2-pkcs11 1.9.0 says it now
+    /// and then when several threads sign. Nothing was done, and the session is closed.
     pub(crate) fn is_leftover(&self) -> bool {
         matches!(
             self,
-            Fault::Module(Ck::Pkcs11(
-                RvError::OperationActive,
-                Function::SignInit | Function::DecryptInit | Function::FindObjectsInit
-            ))
+            Fault::Module(
+                Ck::Pkcs11(
+                    RvError::OperationActive,
+                    Function::SignInit | Function::DecryptInit | Function::FindObjectsInit
+                ) | Ck::Pkcs11(
+                    RvError::OperationNotInitialized,
+                    Function::Sign | Function::Decrypt
+                )
+            )
         )
     }
 
@@ -174,6 +179,17 @@ pub(crate) fn blames_input(error: &Ck) -> bool {
                 | RvError::FunctionFailed
                 | RvError::BufferTooSmall,
             Function::Decrypt | Function::DeriveKey
+        )
+    )
+}
+
+/// Whether it says that the key is not to be used like this.
+pub(crate) fn refuses_use(error: &Ck) -> bool {
+    matches!(
+        error,
+        Ck::Pkcs11(
+            RvError::KeyFunctionNotPermitted | RvError::KeyTypeInconsistent | RvError::KeySizeRange,
+            Function::SignInit | Function::DecryptInit | Function::DeriveKey
         )
     )
 }

@@ -16,7 +16,7 @@ use cryptoki::session::Session;
 use sha2::{Digest, Sha256, Sha384};
 use zeroize::Zeroizing;
 
-use crate::error::{Fault, blames_input};
+use crate::error::{Fault, blames_input, describe, refuses_use};
 use crate::token::Pkcs11Token;
 
 /// `DigestInfo` of SHA-256, without the digest (RFC 8017 §9.2, note 1).
@@ -42,6 +42,27 @@ impl Pkcs11Token {
     /// Signs `message` as the scheme of `algorithm` wants it. Whether the signature is by the
     /// right key is not looked at.
     pub(crate) fn sign_with(
+        &self,
+        session: &Session,
+        key: Handle,
+        algorithm: Algorithm,
+        message: &[u8],
+    ) -> Result<Signature, Fault> {
+        let signed = self.sign_at_once(session, key, algorithm, message);
+        signed.map_err(|fault| self.name_refusal(fault, KeySpec::sign(algorithm)))
+    }
+
+    /// A key that does not show what it is for may say so only when it is used.
+    fn name_refusal(&self, fault: Fault, spec: KeySpec) -> Fault {
+        match fault {
+            Fault::Module(error) if refuses_use(&error) => {
+                Fault::Ours(self.not_usable(spec, &describe(&error)))
+            }
+            other => other,
+        }
+    }
+
+    fn sign_at_once(
         &self,
         session: &Session,
         key: Handle,
@@ -97,12 +118,13 @@ impl Pkcs11Token {
         algorithm: Algorithm,
         request: Unwrap<'_>,
     ) -> Result<Secret, Fault> {
-        match request {
+        let opened = match request {
             Unwrap::Agree { peer } => self.agree_with(session, key, peer),
             Unwrap::Oaep { ciphertext, label } => {
                 self.open_with(session, key, algorithm, ciphertext, label)
             }
-        }
+        };
+        opened.map_err(|fault| self.name_refusal(fault, KeySpec::decrypt(algorithm)))
     }
 
     /// Agrees with `peer`, which is [sound](crate::mechanisms::is_sound_peer), on 32 bytes.

@@ -131,3 +131,38 @@ fn what_an_unknown_token_states_is_not_tried_yet() {
     assert_eq!(token.info().untried, []);
     assert!(!token.info().uses.contains(&oaep));
 }
+
+#[test]
+fn a_key_that_the_token_refuses_to_use_says_how() {
+    let stage = Stage::new(&[]);
+    let token = stage.open();
+    let signer = token
+        .signer(&key(&token, KeySpec::sign(Algorithm::P256)))
+        .unwrap();
+    // CKR_KEY_FUNCTION_NOT_PERMITTED
+    stage.alter(&["answer C_SignInit 0x68"]);
+    let refused = sign(&signer);
+    let Err(Error::NotUsable { reason, .. }) = &refused else {
+        panic!("it was refused, but: {refused:?}");
+    };
+    assert_eq!(reason, "C_SignInit: CKR_KEY_FUNCTION_NOT_PERMITTED");
+    stage.alter(&[]);
+    sign(&signer).unwrap();
+}
+
+#[test]
+fn an_operation_that_is_lost_in_the_module_is_begun_again() {
+    let stage = Stage::new(&[]);
+    let token = stage.open();
+    let signer = token
+        .signer(&key(&token, KeySpec::sign(Algorithm::P256)))
+        .unwrap();
+    sign(&signer).unwrap();
+    stage.module.forget_calls();
+    // CKR_OPERATION_NOT_INITIALIZED
+    stage.alter(&["answer C_Sign 0x91"]);
+    sign(&signer).unwrap_err();
+    assert_eq!(stage.module.calls("C_Sign"), 11);
+    stage.alter(&[]);
+    sign(&signer).unwrap();
+}
