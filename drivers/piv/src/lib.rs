@@ -13,37 +13,59 @@
 //! | `card` | the commands of a PIV card |
 //! | `firmware` | what cards can do, as data |
 //! | `management` | the management key |
-//! | `connection` | an open card: transactions, the PIN, recovery |
+//! | `field`, `notes` | which card is in which reader, who made it, and what it tells |
+//! | `connection`, `session`, `asking` | an open card: transactions, the PIN, recovery |
 //! | `slot`, `marker`, `content` | slots, what is in them, and which keys are ours |
-//! | `token` | the token's keys |
-//! | [`attestation`] | a card's certificate that it made a key |
+//! | `token`, `seek`, `key` | finding the token's keys, and using them |
+//! | `making`, `destroying` | making, naming and destroying them |
+//! | [`attestation`] | a card's certificate that it made a key, and whose card it is |
 //! | `error` | from status words to errors |
+//!
+//! # Whose card it is
+//! Cards of several makers answer GET VERSION with a version of Yubico's firmware, and lack
+//! slots, commands or algorithms that it has. A card is taken for Yubico's if the certificate
+//! of its attestation key (slot F9) leads to Yubico's roots, or to others that are given:
+//! [`PivDriver::with_readers_and_roots`], [`ROOTS_VARIABLE`]. That is read when a card is
+//! listed, and before a key is made or destroyed, not when a key is used: nothing about using
+//! a key depends on it.
+//!
+//! Of every other card nothing is known before it was tried. It is asked for metadata and for
+//! attestations; what it answers counts, and what it does not know it does not have. What it
+//! states that it makes is listed as [untried](TokenInfo::untried), and its free retired slots
+//! as *not tried*. Only a generation shows more: a refused reference is
+//! [`Error::NoSuchSlot`], a refused algorithm [`Error::Unsupported`]. Policies are asked for
+//! only where the operator does. MOVE KEY that a card does not have is no error: the key is
+//! overwritten.
 //!
 //! # Keys and slots
 //! New keys go into free retired slots (82 to 95), unless the backend names a slot. A slot
-//! that holds anything is never overwritten. Each key that is made gets a certificate in
-//! the slot's certificate object that names the generation; by it a key is recognised as
-//! ours when it is to be deleted. What happens when the process dies:
+//! that holds anything is never overwritten. A key is used and deleted by its public half. It
+//! is looked for in its slot first and then in every other, since other tools move keys. On
+//! cards with metadata, or by an attestation, the card itself says which key is where. On
+//! others a certificate says where to look, and a signature or an agreement proves it: a
+//! certificate may outlive its key.
 //!
-//! | it dies | the slot holds | deleting later |
+//! Each key that is made gets a certificate in the slot's certificate object that names the
+//! generation. It is *unfinished* until the key is [named](Token::name). By an unfinished mark
+//! alone a key is destroyed that nobody entered ([`Token::discard`]); a named key is destroyed
+//! by its public half only ([`Token::delete`]). What happens when the process dies:
+//!
+//! | it dies | the slot holds | discarding later |
 //! | --- | --- | --- |
-//! | before the certificate is written | what it held | changes nothing |
-//! | before the key is made | our certificate | removes the certificate |
-//! | before the certificate is final | our key and certificate | removes both |
-//! | while a key is deleted | our certificate, perhaps our key | removes what is left |
+//! | before the mark is written | what it held | changes nothing |
+//! | before the key is made | the mark | removes the mark |
+//! | before the key is named | the key and the mark | removes both |
+//! | while a key is deleted | our certificate, perhaps our key | deleting again removes what is left |
 //!
-//! If somebody else makes a key in the slot after that and leaves our unfinished
-//! certificate there, their key cannot be told from ours; other tools show the slot as
-//! used, and whoever writes a certificate for the new key replaces ours.
+//! If somebody else makes a key in the slot after that and leaves our unfinished mark there,
+//! and the public half was not written down, their key cannot be told from ours; other tools
+//! show the slot as used, and whoever writes a certificate for the new key replaces the mark.
 //!
-//! Others may delete our certificate, or put another in its place, such as one that an
-//! authority issued for the key. The key is still deleted then, and whatever certificate
-//! is in its slot, if its public half is given as well ([`Token::delete`]) and is that
-//! of the key in the slot. If it is not given, a key that may be ours or somebody else's is
-//! left as it is, with [`Error::KeyMismatch`] for an answer. To get out of that, remove it
-//! with the vendor's tool, such as `ykman piv keys delete 82`, or, where the card shows the
-//! origin of its keys, import another in its place: there is nothing of ours in a slot that
-//! is empty or whose key was imported.
+//! Some cards write a certificate of their own over the mark when they make a key. The mark is
+//! written again at once. If the process dies in between, the key is destroyed if its public
+//! half is known, and else left, with [`Deletion::Foreign`](claviger_token::Deletion::Foreign)
+//! for an answer: nothing shows whose it is. To remove it use the vendor's tool, such as
+//! `ykman piv keys delete 82`.
 //!
 //! Before firmware 5.7, and on cards of others, there is no command that deletes a key.
 //! There it is destroyed by a new one in its place, the *filler*: a P-256 key, where the
@@ -53,13 +75,10 @@
 //!
 //! | it dies | the slot holds | deleting later |
 //! | --- | --- | --- |
-//! | before the key is made in an emptied slot | our unfinished certificate, the filler | makes a new filler |
-//! | while a key is deleted, before it is overwritten | our unfinished certificate, our key | overwrites it |
-//! | before the slot is said to be empty | our unfinished certificate, a filler | makes a new filler |
+//! | before the key is made in an emptied slot | our unfinished mark, the filler | makes a new filler |
+//! | while a key is deleted, before it is overwritten | a certificate that says so, our key | overwrites it |
+//! | before the slot is said to be empty | a certificate that says so, a filler | makes a new filler |
 //! | after that | the certificate of an empty slot, the filler | changes nothing |
-//!
-//! Whether a key is ours, or the filler, is seen by its public key where the card shows
-//! it (metadata, attestation), and else by a signature that it makes.
 //!
 //! A card that refuses to overwrite as well has [`Error::CannotDestroy`] for an answer,
 //! and the key is as it was.
@@ -70,7 +89,8 @@
 //! is stated by the card (metadata, attestation) or known because we asked for it.
 //!
 //! # PINs
-//! The PIN is given once after a card was selected, and for each operation of a key whose
+//! A card is opened without a PIN if none is to be had and one of its keys wants none. Else
+//! the PIN is given once after a card was selected, and for each operation of a key whose
 //! policy says so. It is checked first that a wrong PIN would not lock the card, and that
 //! the card did not refuse this one before ([`claviger_token::refused`]). When a
 //! token is closed the rights that the PIN gave are taken back, and those of the management
@@ -86,11 +106,13 @@
 //! begun, a touch included, comes to its end.
 //!
 //! # Why not the crate `yubikey`
-//! It resets the card when it is dropped, writes PINs to the log at the level trace,
-//! panics on malformed replies, gives most status words the same error, refuses other
-//! PIV cards and firmware from 6 on, does not delete keys, and takes a card for itself
-//! where here several programs share it. What is left of it, encodings of a dozen
-//! commands, is shorter written than guarded.
+//! Release 0.8 resets the card when it is dropped, indexes into replies that may be empty,
+//! gives most status words the same error, writes PINs to the log at the level trace, refuses
+//! other PIV cards and firmware from 6 on, knows no key management beyond triple DES, does not
+//! delete keys, and takes a card for itself where here several programs share it. Its types
+//! for slots do not give the object ids that the driver needs, its `CertInfo` is not read by
+//! anything, and its policies lack those for fingerprints. So none of it is used here; a test
+//! of the virtual card reads one card through both and compares.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, LazyLock};

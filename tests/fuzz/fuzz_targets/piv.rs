@@ -1,21 +1,31 @@
-//! A YubiKey with keys in it, some of whose replies are not what they should be.
+//! A YubiKey, or a card of others, with keys in it, some of whose replies are not what they
+//! should be.
 #![no_main]
 
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use claviger_fuzz::{Input, driver, look, make_keys, use_keys};
-use claviger_virtual_yubikey::{Algorithm, Builder, Card, Firmware, PrivateKey, Slot};
+use claviger_virtual_yubikey::{Algorithm, Builder, Card, Firmware, Nature, PrivateKey, Slot};
 use libfuzzer_sys::fuzz_target;
 
 /// Cards are made again only when something was changed on them: that takes longer than
 /// all the rest.
-static CARDS: LazyLock<[(Builder, Arc<Mutex<Card>>); 3]> = LazyLock::new(|| {
-    [Firmware::V5_7_1, Firmware::V5_2_4, Firmware::V4_3_5].map(|firmware| {
+static CARDS: LazyLock<[(Builder, Arc<Mutex<Card>>); 6]> = LazyLock::new(|| {
+    [
+        (Firmware::V5_7_1, Nature::YUBIKEY),
+        (Firmware::V5_2_4, Nature::YUBIKEY),
+        (Firmware::V4_3_5, Nature::YUBIKEY),
+        (Firmware::CANOKEY, Nature::CANOKEY),
+        (Firmware::PIVAPPLET, Nature::PIVAPPLET),
+        (Firmware::PICO, Nature::PICO),
+    ]
+    .map(|(firmware, nature)| {
         let key = PrivateKey::generate(Algorithm::P256);
         let builder = Card::builder()
             .serial(12_345_678)
             .firmware(firmware)
+            .nature(nature)
             .imported(Slot::KEY_MANAGEMENT, key)
             .generated(Slot::AUTHENTICATION, Algorithm::P256);
         let card = Arc::new(Mutex::new(builder.clone().build()));
@@ -26,7 +36,7 @@ static CARDS: LazyLock<[(Builder, Arc<Mutex<Card>>); 3]> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
     let which = usize::from(input.byte().unwrap_or(0));
-    let (builder, card) = &CARDS[which % 3];
+    let (builder, card) = &CARDS[which % CARDS.len()];
     // How many replies are left alone, and what is done to the one after them.
     let mut patches = VecDeque::new();
     while let Some(skip) = input.byte() {
@@ -55,7 +65,7 @@ fuzz_target!(|data: &[u8]| {
     };
     card.lock().unwrap().reset();
     let driver = driver(answer);
-    match which / 3 % 3 {
+    match which / CARDS.len() % 3 {
         0 => look(&driver),
         1 => use_keys(&driver),
         _ => {

@@ -129,9 +129,11 @@ impl Transport for Transaction<'_> {
     }
 }
 
-/// A driver for one card.
+/// A driver for one card, which takes the virtual ones for YubiKeys.
 pub fn driver(card: impl Answers + 'static) -> PivDriver {
-    PivDriver::with_readers(Reader(Arc::new(Mutex::new(card))))
+    let readers = Reader(Arc::new(Mutex::new(card)));
+    PivDriver::with_readers_and_roots(readers, claviger_virtual_yubikey::ROOT)
+        .expect("the root is a certificate")
 }
 
 /// The PIN and the management key of a card as it is delivered. What a card refused is
@@ -170,6 +172,7 @@ pub fn use_keys(driver: &PivDriver) {
             let _ = signer.sign(b"message", &call);
         }
         if let Ok(decryptor) = token.decryptor(&key) {
+            let _ = decryptor.confirm(&call);
             let peer = key.public_key.as_bytes();
             let _ = decryptor.unwrap(Unwrap::Agree { peer }, &call);
         }
