@@ -15,6 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use claviger_ledger_emulator::{Approval, Ethereum, Fault, Running, Server, Usb};
+use claviger_tests::as_user;
 use claviger_token::signing::eip191_digest;
 use common::{Outcome, program};
 use tempfile::TempDir;
@@ -47,7 +48,7 @@ impl Bench {
     }
 
     fn claviger(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = as_user(env!("CARGO_BIN_EXE_claviger"));
         command
             .args(words)
             .current_dir(self.folder.path())

@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use claviger_tests::as_user;
 use claviger_token::PublicKey;
 use claviger_virtual_yubikey::{
     Algorithm, Builder, Card, Fault, Firmware, Inserted, ManagementAlgorithm, ObjectId, Pcscd,
@@ -132,7 +133,7 @@ impl Bench {
 
     fn claviger(&self, words: &[&str]) -> Command {
         let (variable, socket) = Pcscd::environment();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = as_user(env!("CARGO_BIN_EXE_claviger"));
         command
             .args(words)
             .current_dir(self.folder.path())
@@ -253,7 +254,13 @@ fn an_identity_lives_on_a_yubikey_from_generation_to_deletion() {
 
     let root = pem(bench.yubikey.card().root_certificate());
     bench.write("root.pem", root);
-    bench.write("other.pem", pem(Card::builder().of_another_maker().build().root_certificate()));
+    bench.write(
+        "other.pem",
+        pem(Card::builder()
+            .of_another_maker()
+            .build()
+            .root_certificate()),
+    );
     for (roots, believed) in [("root.pem", true), ("other.pem", false)] {
         let shown = bench.json(&["show", "alice", "--attestation-root", roots]);
         for key in shown["keys"].as_array().unwrap() {

@@ -9,8 +9,9 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
-use claviger_tests::SoftHsm;
+use claviger_tests::{SoftHsm, as_root};
 use common::{Outcome, Stage};
 use serde_json::Value;
 
@@ -20,6 +21,20 @@ fn configure(stage: &Stage, name: &str, module: &str) {
     fs::create_dir_all(&folder).unwrap();
     let file = folder.join(format!("{name}.module"));
     fs::write(file, format!("module: {module}\n")).unwrap();
+}
+
+/// Runs the command as root, or so that it cannot tell the difference.
+fn run_as_root(stage: &Stage, words: &[&str]) -> Outcome {
+    let as_user = stage.claviger([""; 0]);
+    let variables = as_user.get_envs();
+    let mut command = as_root(env!("CARGO_BIN_EXE_claviger"));
+    command
+        .args(words)
+        .envs(variables.filter_map(|(name, value)| Some((name, value?))))
+        .env_remove("CLAVIGER_LOG")
+        .current_dir(stage.folder())
+        .stdin(Stdio::null());
+    Outcome::of(&mut command)
 }
 
 /// Without a smartcard service.
@@ -100,7 +115,7 @@ fn modules_that_were_not_asked_are_named() {
     let labels = list.as_array().unwrap().iter().map(|token| &token["label"]);
     assert!(labels.into_iter().any(|label| label == stage.token.label()));
     let said = tokens.err();
-    assert!(said.starts_with("warning: `/nonexistent.so`"), "{said}");
+    assert!(said.starts_with("warning: `/nonexistent.so` "), "{said}");
     assert!(
         said.contains("hint: p11-kit is configured for it"),
         "{said}"
@@ -110,6 +125,15 @@ fn modules_that_were_not_asked_are_named() {
     let named = |token: &str| stage.run(["tokens", "--backend", &format!("pkcs11:token={token}")]);
     assert!(named("nobody").succeeds().err().contains("/nonexistent.so"));
     assert_eq!(named(stage.token.label()).succeeds().err(), "");
+}
+
+#[test]
+fn root_loads_no_modules_of_a_user() {
+    let stage = Stage::new();
+    configure(&stage, "gone", "/nonexistent.so");
+    let says_so = |tokens: Outcome| tokens.succeeds().err().contains("/nonexistent.so");
+    assert!(says_so(stage.run(["tokens"])));
+    assert!(!says_so(run_as_root(&stage, &["tokens"])));
 }
 
 #[test]

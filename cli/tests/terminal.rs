@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use claviger_altered_module::AlteredModule;
 use claviger_tests::SoftHsm;
 use common::Stage;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -126,6 +127,45 @@ fn with_letter() -> Stage {
     let stage = Stage::with_alice();
     stage.write("letter", "x");
     stage
+}
+
+#[test]
+fn who_types_the_pin_decides_where_the_answer_to_the_last_one_never_came() {
+    let stage = Stage::new();
+    stage.write("letter", "x");
+    // A token that does not tell how many wrong PINs there were.
+    let module = AlteredModule::of(SoftHsm::module().as_ref());
+    let only = format!("only {}", stage.token.label());
+    let lines = [&*only, "token manufacturer Somebody", "library Somebody"];
+    module.alter(&lines);
+    let backend = format!("pkcs11:?module-path={}", module.path().display());
+    stage
+        .run_with_pin(&["generate", "alice", "--backend", &backend])
+        .succeeds();
+    let sign = ["sign", "alice", "letter", "-o", "sig"];
+    module.alter(&[&lines[..], &["die C_Login"]].concat());
+    assert_eq!(stage.run_with_pin(&sign).code(), None);
+    module.alter(&lines);
+    let logins = module.calls("C_Login");
+    let said = stage
+        .run_with_pin(&sign)
+        .fails(1, "it is not known whether")
+        .err();
+    assert!(said.contains("--pin-source prompt"), "{said}");
+    assert_eq!(module.calls("C_Login"), logins);
+
+    let answer = |answer: &str| {
+        let mut terminal = asked(&stage, &[]);
+        terminal.type_in(&format!("{}\n", SoftHsm::PIN));
+        terminal.wait_for("Type yes to send it");
+        terminal.type_in(&format!("{answer}\n"));
+        terminal.ends().code()
+    };
+    assert_eq!(answer("y"), Some(1));
+    assert_eq!(module.calls("C_Login"), logins);
+    assert_eq!(answer("yes"), Some(0));
+    assert_eq!(module.calls("C_Login"), logins + 1);
+    stage.run_with_pin(&sign).succeeds();
 }
 
 #[test]

@@ -327,8 +327,19 @@ async fn check_modules(node: &Node, findings: &mut Findings) {
     }
 }
 
-fn unreadable(Unreadable { place, error }: &Unreadable, findings: &mut Findings) {
-    findings.warning(format!("{place} cannot be read: {error}"), error.hint());
+fn unreadable(place: &Unreadable, findings: &mut Findings) {
+    let (what, hint) = of_unreadable(place);
+    findings.warning(what, hint);
+}
+
+/// What to say of a place that cannot be read.
+pub(super) fn of_unreadable(Unreadable { place, error }: &Unreadable) -> (String, String) {
+    let reason = error.to_string();
+    let what = match reason.contains(place.as_str()) {
+        true => reason,
+        false => format!("{} cannot be read: {reason}", output::one_line(place)),
+    };
+    (what, hint_of_module(&error.clone().into()))
 }
 
 /// Looks whether there are cards that cannot be read.

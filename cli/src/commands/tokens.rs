@@ -1,9 +1,7 @@
 //! `tokens`: what is attached, as far as it shows itself without a PIN.
 
 use claviger_engine::{Found, Registry, TokenChange, TokenState};
-use claviger_token::{
-    Algorithm, Error, KeySpec, KeyUse, SlotInfo, SlotState, TokenInfo, Unreadable,
-};
+use claviger_token::{Algorithm, Error, KeySpec, KeyUse, SlotInfo, SlotState, TokenInfo};
 use serde::Serialize;
 use tokio::time::timeout_at;
 
@@ -52,6 +50,7 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
     } = looked?;
     let no_service = no_smartcard_service(backend, &found).await?;
     found.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
+    let is_any = !found.is_empty();
     if session.json {
         let views: Vec<TokenView> = found.into_iter().map(view).collect();
         output::print_json(&views)?;
@@ -67,16 +66,24 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
             .collect();
         output::print(&text.join("\n"))?;
     }
-    for Unreadable { place, error } in unreadable {
-        output::warn(
-            &format!("{} cannot be read: {error}", output::one_line(&place)),
-            &error.hint(),
-        );
+    // Who finds the token that was named does not want to know of other places.
+    let is_found = is_any && backend.is_some_and(names_a_token);
+    for place in unreadable.iter().filter(|_| !is_found) {
+        let (what, hint) = doctor::of_unreadable(place);
+        output::warn(&what, &hint);
     }
     if let Some(error) = no_service {
         output::warn(&error.to_string(), doctor::SMARTCARDS);
     }
     Ok(FINE)
+}
+
+/// Whether a backend tells one token from others, and not only where to look.
+fn names_a_token(backend: &str) -> bool {
+    let place = backend.split('?').next().unwrap_or_default();
+    ["serial=", "token="]
+        .iter()
+        .any(|name| place.contains(name))
 }
 
 /// The registry, for what was tried on the tokens and which keys identities use; tokens can be

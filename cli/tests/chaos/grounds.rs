@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use claviger_tests::as_user;
 use claviger_token::key::from_hex;
 use claviger_token::{Algorithm as Kind, PublicKey};
 use claviger_virtual_yubikey::{
@@ -228,7 +229,7 @@ impl YubiKey {
 
     fn command(&self, words: &[&str]) -> Command {
         let (variable, socket) = Pcscd::environment();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
+        let mut command = as_user(env!("CARGO_BIN_EXE_claviger"));
         command
             .args(words)
             .current_dir(self.folder.path())
