@@ -141,7 +141,7 @@ fn is_kind(word: &str) -> bool {
 }
 
 /// The words of a line: what is in quotes is not cut.
-fn fields(text: &str) -> Vec<String> {
+pub(crate) fn fields(text: &str) -> Vec<String> {
     let words = split(&text.replace('\t', " "), ' ');
     words.into_iter().filter(|word| !word.is_empty()).collect()
 }

@@ -235,6 +235,9 @@ pub(crate) enum Command {
     Delete {
         /// The identity
         name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// List the identities
     Identities,

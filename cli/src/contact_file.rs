@@ -1,12 +1,23 @@
-//! The public keys in a file that somebody handed over: PEM, SSH lines, age recipients, or
-//! what another machine's `claviger show --json` printed.
+//! The public keys in a file that somebody handed over: PEM, certificates, SSH keys, age
+//! recipients, or what another machine's `claviger show --json` printed.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use claviger_engine::PublicKeys;
-use claviger_token::{Algorithm, KeyUse, PublicKey, envelope};
+use claviger_token::foreign::{ForeignKey, Useless};
+use claviger_token::{KeyUse, PublicKey, envelope};
 use serde::Deserialize;
 
+use crate::allowed_signers::fields;
+
+/// The longest file that is read, in bytes: a page of keys is a hundredth of it.
+pub(crate) const LONGEST: usize = 64 << 10;
+
 const BEGIN: &str = "-----BEGIN ";
-const END: &str = "-----END ";
+const DASHES: &str = "-----";
+/// RFC 4716.
+const BEGIN_SSH2: &str = "---- BEGIN SSH2 PUBLIC KEY ----";
+const END_SSH2: &str = "---- END SSH2 PUBLIC KEY ----";
 
 /// What `show --json` prints, as far as it matters here.
 #[derive(Deserialize)]
@@ -22,6 +33,15 @@ struct ShownKey {
     deleted: bool,
 }
 
+/// The keys in a file.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    /// Those that are taken, each for what it is for.
+    pub(crate) keys: PublicKeys,
+    /// What is in the file besides and is not taken, each as the beginning of a sentence.
+    pub(crate) left: Vec<String>,
+}
+
 /// The keys in the file, each with what it is for.
 ///
 /// A key that could serve both uses (P-256, RSA in PEM) takes the ones that no other key in
@@ -29,25 +49,29 @@ struct ShownKey {
 ///
 /// # Errors
 /// What is wrong with it, as a sentence that begins in lower case.
-pub(crate) fn parse(bytes: &[u8]) -> Result<PublicKeys, String> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not text")?;
     let text = text.trim_start_matches('\u{feff}').trim();
     if text.contains("PRIVATE KEY-----") || text.to_ascii_uppercase().contains("AGE-SECRET-KEY-") {
         return Err("it is a private key, which nobody but its owner should have".into());
     }
-    let keys = match text.starts_with('{') {
-        true => shown(text)?,
+    let parsed = match text.starts_with('{') {
+        true => Parsed {
+            keys: shown(text)?,
+            left: Vec::new(),
+        },
         false => in_any_order(text)?,
     };
-    if let Some(key) = &keys.decrypt
+    if let Some(key) = &parsed.keys.decrypt
         && envelope::recipient_text(key).is_none()
     {
         let algorithm = key.algorithm();
         return Err(format!("one cannot encrypt to a key of {algorithm}"));
     }
-    match keys.is_empty() {
-        true => Err("there is no public key in it".into()),
-        false => Ok(keys),
+    match (parsed.keys.is_empty(), parsed.left.is_empty()) {
+        (false, _) => Ok(parsed),
+        (true, true) => Err("there is no public key in it".into()),
+        (true, false) => Err(parsed.left.join("; ")),
     }
 }
 
@@ -63,19 +87,22 @@ fn shown(text: &str) -> Result<PublicKeys, String> {
     Ok(keys)
 }
 
-/// What a key in a text may be used for.
-enum Found {
-    For(KeyUse, PublicKey),
-    Either(PublicKey),
-}
-
-fn in_any_order(text: &str) -> Result<PublicKeys, String> {
+fn in_any_order(text: &str) -> Result<Parsed, String> {
+    let (found, mut left) = find(text)?;
+    let mut found = distinct(found);
+    // An authority's certificate comes along with the one that it certifies.
+    let is_authority = |found: &ForeignKey| found.is_authority;
+    if !found.iter().all(is_authority) && found.iter().any(is_authority) {
+        found.retain(|found| !found.is_authority);
+        left.push("the certificate of an authority is not taken".into());
+    }
     let mut keys = PublicKeys::default();
     let mut either = Vec::new();
-    for found in find(text)? {
-        match found {
-            Found::For(usage, key) => put(&mut keys, usage, key)?,
-            Found::Either(key) => either.push(key),
+    for found in found {
+        match (found.signs, found.decrypts) {
+            (true, true) => either.push(found.key),
+            (true, false) => put(&mut keys, KeyUse::Sign, found.key)?,
+            (false, _) => put(&mut keys, KeyUse::Decrypt, found.key)?,
         }
     }
     let alone = either.len() == 1 && keys.is_empty();
@@ -89,7 +116,23 @@ fn in_any_order(text: &str) -> Result<PublicKeys, String> {
         }
         put(&mut keys, usage, key)?;
     }
-    Ok(keys)
+    Ok(Parsed { keys, left })
+}
+
+/// Each key once, with all that it is for: one may stand in a file in several forms.
+fn distinct(found: Vec<ForeignKey>) -> Vec<ForeignKey> {
+    let mut distinct: Vec<ForeignKey> = Vec::new();
+    for found in found {
+        match distinct.iter_mut().find(|known| known.key == found.key) {
+            Some(known) => {
+                known.signs |= found.signs;
+                known.decrypts |= found.decrypts;
+                known.is_authority &= found.is_authority;
+            }
+            None => distinct.push(found),
+        }
+    }
+    distinct
 }
 
 fn put(keys: &mut PublicKeys, usage: KeyUse, key: PublicKey) -> Result<(), String> {
@@ -97,68 +140,140 @@ fn put(keys: &mut PublicKeys, usage: KeyUse, key: PublicKey) -> Result<(), Strin
         KeyUse::Sign => (&mut keys.sign, "signs"),
         KeyUse::Decrypt => (&mut keys.decrypt, "decrypts"),
     };
+    let new = key.fingerprint();
     match place.replace(key) {
-        Some(_) => Err(format!("there is more than one key in it that {what}")),
+        Some(old) => Err(format!(
+            "there is more than one key in it that {what}: {} and {new}",
+            old.fingerprint()
+        )),
         None => Ok(()),
     }
 }
 
-fn find(text: &str) -> Result<Vec<Found>, String> {
-    let mut found = Vec::new();
+/// The keys, and what else there is that looks like one and is of no use.
+fn find(text: &str) -> Result<(Vec<ForeignKey>, Vec<String>), String> {
+    let has_pem = text.contains(BEGIN);
+    let (mut found, mut left) = (Vec::new(), Vec::new());
     let mut lines = text.lines().map(str::trim);
     while let Some(line) = lines.next() {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        found.push(if line.starts_with(BEGIN) {
-            let mut pem = format!("{line}\n");
-            for line in lines.by_ref() {
-                pem.push_str(line);
-                pem.push('\n');
-                if line.starts_with(END) {
-                    break;
-                }
+        let key = if let Some(label) = line.strip_prefix(BEGIN) {
+            let label = label.trim_end_matches(DASHES);
+            match pem(label, &mut lines)? {
+                Some(key) => key,
+                None => continue,
             }
-            of_either_use(&pem)?
-        } else if line.starts_with("age1") {
-            let key = envelope::parse_recipient(line).map_err(|_| {
-                "an age recipient in it is not one of an X25519 or a P-256 key (age1…, age1tag1…)"
-            })?;
-            Found::For(KeyUse::Decrypt, key)
-        } else if line.starts_with("ssh-") || line.starts_with("ecdsa-") {
-            let key = PublicKey::from_ssh_line(line)
-                .map_err(|_| "an SSH key in it is malformed, or of a kind that is not known")?;
-            match key.algorithm().rsa_bits() {
-                // age encrypts to such keys, too.
-                Some(_) => Found::Either(key),
-                None => Found::For(KeyUse::Sign, key),
-            }
+        } else if line == BEGIN_SSH2 {
+            ssh2(&mut lines)?
+        } else if line
+            .get(..4)
+            .is_some_and(|begin| begin.eq_ignore_ascii_case("age1"))
+        {
+            ForeignKey::from_age(line)
+        } else if let Some(key) = ssh_line(line) {
+            key
+        } else if let Ok(key) = PublicKey::from_text(line) {
+            Ok(ForeignKey {
+                signs: key.algorithm().can(KeyUse::Sign),
+                decrypts: key.algorithm().can(KeyUse::Decrypt),
+                is_authority: false,
+                key,
+            })
+        } else if has_pem {
+            // Other programs say in words what the PEM beside them is.
+            continue;
         } else {
-            of_either_use(line)?
-        });
+            return Err(
+                "it holds something that is neither a public key in PEM, nor a certificate, an \
+                 SSH public key, an age recipient or what `claviger show --json` prints"
+                    .into(),
+            );
+        };
+        match key {
+            Ok(key) => found.push(key),
+            Err(useless @ Useless::Malformed(_)) => return Err(useless.to_string()),
+            Err(useless) => left.push(useless.to_string()),
+        }
     }
-    Ok(found)
+    Ok((found, left))
 }
 
-/// A key in the form that says nothing of its use.
-fn of_either_use(text: &str) -> Result<Found, String> {
-    let key = PublicKey::from_text(text).map_err(|_| {
-        "it holds something that is neither a public key in PEM, nor an SSH public key, an age \
-         recipient or what `claviger show --json` prints"
-    })?;
-    let algorithm: Algorithm = key.algorithm();
-    Ok(
-        match (algorithm.can(KeyUse::Sign), algorithm.can(KeyUse::Decrypt)) {
-            (true, true) => Found::Either(key),
-            (false, _) => Found::For(KeyUse::Decrypt, key),
-            (true, false) => Found::For(KeyUse::Sign, key),
+/// What stands between here and the end of a PEM block, with lines of any width; `None` where
+/// it is nothing that could be a key.
+fn pem<'a>(
+    label: &str,
+    lines: &mut impl Iterator<Item = &'a str>,
+) -> Result<Option<Result<ForeignKey, Useless>>, String> {
+    let end = format!("-----END {label}-----");
+    let mut text = String::new();
+    loop {
+        match lines.next() {
+            Some(line) if line == end => break,
+            // A header, as RFC 1421 has them: a colon is no base64.
+            Some(line) if line.contains(':') => {}
+            // The checksum of OpenPGP.
+            Some(line) if line.starts_with('=') && line.len() == 5 => {}
+            Some(line) => text.extend(line.split_ascii_whitespace()),
+            None => return Err(format!("the PEM of `{label}` in it has no end")),
+        }
+    }
+    let malformed = || format!("the PEM of `{label}` in it is malformed");
+    match BASE64_STANDARD.decode(text) {
+        Ok(der) => Ok(ForeignKey::from_pem(label, &der)),
+        // What is of no use may be malformed.
+        Err(_) => match ForeignKey::from_pem(label, &[]) {
+            Some(Err(useless @ Useless::Kind(_))) => Ok(Some(Err(useless))),
+            _ => Err(malformed()),
         },
-    )
+    }
+}
+
+/// The rest of a key as RFC 4716 has it.
+fn ssh2<'a>(
+    lines: &mut impl Iterator<Item = &'a str>,
+) -> Result<Result<ForeignKey, Useless>, String> {
+    let mut text = String::new();
+    let mut is_header = false;
+    loop {
+        match lines.next() {
+            Some(END_SSH2) => return Ok(ForeignKey::from_ssh(&text)),
+            // A header goes on behind a backslash.
+            Some(line) if is_header || line.contains(':') => is_header = line.ends_with('\\'),
+            Some(line) => text.push_str(line),
+            None => return Err("the SSH2 public key in it has no end".into()),
+        }
+    }
+}
+
+/// A line of a `.pub` file or of `authorized_keys`, with or without options; `None` where it
+/// is none.
+fn ssh_line(line: &str) -> Option<Result<ForeignKey, Useless>> {
+    let is_kind = |word: &str| {
+        let begins = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"];
+        begins.iter().any(|begin| word.starts_with(begin))
+    };
+    let fields = fields(line);
+    let at = fields.iter().take(2).position(|word| is_kind(word))?;
+    let options = fields[..at].concat();
+    if options.starts_with("@revoked") {
+        return Some(Err(Useless::Kind("a revoked SSH key".into())));
+    }
+    if options.contains("cert-authority") {
+        let name = "the SSH key of an authority".to_owned();
+        return Some(Err(Useless::Kind(name)));
+    }
+    let key = fields
+        .get(at + 1)
+        .map(|base64| ForeignKey::from_ssh(base64));
+    Some(key.unwrap_or(Err(Useless::Malformed("an SSH key"))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use claviger_token::Algorithm;
 
     // Points on P-256 from RFC 6979 A.2.5 and RFC 5903 8.1.
     const P256: [&str; 2] = [
@@ -176,7 +291,7 @@ mod tests {
     }
 
     fn keys(text: &str) -> (Option<PublicKey>, Option<PublicKey>) {
-        let keys = parse(text.as_bytes()).unwrap();
+        let keys = parse(text.as_bytes()).unwrap().keys;
         (keys.sign, keys.decrypt)
     }
 
@@ -195,6 +310,53 @@ mod tests {
         let age = envelope::recipient_text(&x25519()).unwrap();
         assert_eq!(keys(&format!("{pem}{age}")), (Some(key), Some(x25519())));
         assert_eq!(keys(&x25519().to_text()), (None, Some(x25519())));
+    }
+
+    #[test]
+    fn pem_may_be_of_any_width_and_have_words_around_it() {
+        let pem = p256(0).to_text();
+        let lines: Vec<&str> = pem.lines().collect();
+        let body = lines[1..lines.len() - 1].concat();
+        for width in [1, 30, 64, 76, 1000] {
+            let text: Vec<&str> = (0..body.len())
+                .step_by(width)
+                .map(|i| &body[i..body.len().min(i + width)])
+                .collect();
+            let (first, last) = (lines[0], lines[lines.len() - 1]);
+            let text = format!(
+                "Bag Attributes\n    friendlyName: x\n{first}\r\n{}\r\n{last}\nbye",
+                text.join("\r\n")
+            );
+            assert_eq!(keys(&text), (Some(p256(0)), Some(p256(0))), "{width}");
+        }
+    }
+
+    #[test]
+    fn ssh_keys_have_options_and_other_forms() {
+        let line = p256(0).to_ssh_line("me").unwrap();
+        let base64 = line.split(' ').nth(1).unwrap();
+        let signs = (Some(p256(0)), None);
+        assert_eq!(keys(&format!("from=\"a b,c\",no-pty {line}")), signs);
+        let (one, other) = base64.split_at(70);
+        let ssh2 = format!(
+            "{BEGIN_SSH2}\nComment: \"a \\\nssh-rsa b\"\nx-y: z\n{one}\n{other}\n{END_SSH2}\n"
+        );
+        assert_eq!(keys(&ssh2), signs);
+        // The same key in two forms is one key, of all the uses that the forms allow.
+        let pem = p256(0).to_text();
+        let both = (Some(p256(0)), Some(p256(0)));
+        assert_eq!(keys(&format!("{line}\n{pem}")), both);
+        let age = envelope::recipient_text(&x25519()).unwrap().to_uppercase();
+        assert_eq!(keys(&age), (None, Some(x25519())));
+    }
+
+    #[test]
+    fn what_is_beside_the_keys_is_said() {
+        let line = p256(0).to_ssh_line("me").unwrap();
+        let other = "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAA";
+        let parsed = parse(format!("{line}\n{other}\n").as_bytes()).unwrap();
+        assert_eq!(parsed.keys.sign, Some(p256(0)));
+        assert!(parsed.left[0].contains("security key"), "{:?}", parsed.left);
     }
 
     #[test]
@@ -219,15 +381,19 @@ mod tests {
                 r#"{"keys":[{"use":"sign","public_key":"x"}]}"#,
                 "not a valid",
             ),
-            (&format!("{age}\n{age}"), "more than one"),
+            (
+                &format!("{age}\n{}", envelope::recipient_text(&p256(0)).unwrap()),
+                "more than one",
+            ),
             ("age1yubikey1qqqq", "age recipient"),
             ("ssh-ed25519 AAAA", "SSH key"),
+            ("age1pq1qqqq", "age1pq"),
             ("AGE-SECRET-KEY-1QQQ", "private key"),
             (
                 "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----",
                 "private key",
             ),
-            ("-----BEGIN PUBLIC KEY-----\nAA==", "neither"),
+            ("-----BEGIN PUBLIC KEY-----\nAA==", "no end"),
         ] {
             let refused = parse(text.as_bytes()).unwrap_err();
             assert!(refused.contains(words), "{text}: {refused}");

@@ -38,6 +38,7 @@ fn choose(
             .or_else(|| Some(absolute("HOME")?.join(".local/share/claviger")))
             .ok_or_else(|| {
                 Failure::new("there is no home folder")
+                    .coded("no-home")
                     .hint("name one with --home or CLAVIGER_HOME")
             }),
     }

@@ -9,6 +9,7 @@ mod failure;
 mod files;
 mod home;
 mod interrupt;
+mod names;
 mod output;
 mod pins;
 mod prompt;

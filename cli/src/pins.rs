@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Instant;
 
 use claviger_token::pin::Verbatim;
-use claviger_token::{Error, PinSource, StoredPin, TokenId};
+use claviger_token::{Error, PinSource, StoredPin, TokenId, shell};
 use secrecy::SecretString;
 
 use crate::failure::Failure;
@@ -130,7 +130,7 @@ impl Pins {
                     "other users can read the {} in `{path}`",
                     self.wanted.name()
                 ),
-                &format!("chmod 600 '{}'", path.replace('\'', "'\\''")),
+                &format!("chmod 600 {}", shell::quoted(&path)),
             );
         }
     }
@@ -278,7 +278,7 @@ mod tests {
         let interrupt = Interrupt::listen(screen.clone());
         // Always set, and no secret.
         let path = Some(OsStr::new("env:PATH"));
-        let pins = Pins::new(Wanted::Pin, path, None, screen, interrupt).unwrap();
+        let pins = Pins::new(Wanted::Pin, path, false, None, screen, interrupt).unwrap();
         let source = Handle(Arc::clone(&pins));
         assert!(source.pin(&token("1"), "").is_ok());
         pins.only_for(Some(&[token("2")]));

@@ -107,10 +107,12 @@ impl Session {
         let home = self.home()?;
         if !home::has_registry(&home) {
             return Err(
-                Failure::new(format!("there is no registry in `{}`", home.display())).hint(
-                    "the first `claviger generate` makes it; is this the folder that --home or \
+                Failure::new(format!("there is no registry in `{}`", home.display()))
+                    .coded("no-registry")
+                    .hint(
+                        "the first `claviger generate` makes it; is this the folder that --home or \
                      CLAVIGER_HOME is to name?",
-                ),
+                    ),
             );
         }
         Ok(Registry::open(&home)?)
@@ -269,6 +271,7 @@ pub(crate) fn device(backend: &str) -> Result<Backend, Failure> {
             "the backend `memory:` is of no use here: its keys die with the process, \
              and this command ends as soon as it has answered",
         )
+        .coded("backend-not-served")
         .hint("name a token; SoftHSM2 makes one without hardware"));
     }
     match Backend::from(backend) {
@@ -276,6 +279,7 @@ pub(crate) fn device(backend: &str) -> Result<Backend, Failure> {
             "the backend `remote:` is of no use here: this command only works with tokens \
              that are attached to this machine",
         )
+        .coded("backend-not-served")
         .hint("name a token of this machine")),
         backend => Ok(backend),
     }
@@ -294,6 +298,7 @@ pub(crate) fn identity(
             let ellipsis = if shown.len() < name.len() { "…" } else { "" };
             Err(
                 Failure::new(format!("there is no identity `{shown}{ellipsis}`"))
+                    .coded("no-identity")
                     .hint("`claviger identities` lists them"),
             )
         }
@@ -309,6 +314,7 @@ pub(crate) fn somebody(node: &Node, name: &str) -> Result<EngineId, Failure> {
             let shown: String = name.chars().take(80).collect();
             Err(
                 Failure::new(format!("there is no identity `{shown}`, and no contact"))
+                    .coded("no-identity")
                     .hint("`claviger identities` and `claviger contact list` list them"),
             )
         }
@@ -322,11 +328,12 @@ pub(crate) fn key<'a>(
     usage: KeyUse,
 ) -> Result<&'a KeyInfo, Failure> {
     info.key(usage).ok_or_else(|| {
-        let what = match usage {
-            KeyUse::Sign => "sign: it has no key that signs",
-            KeyUse::Decrypt => "decrypt: it has no key that decrypts",
+        let (code, what) = match usage {
+            KeyUse::Sign => ("cannot-sign", "sign: it has no key that signs"),
+            KeyUse::Decrypt => ("cannot-decrypt", "decrypt: it has no key that decrypts"),
         };
         Failure::new(format!("`{who}` cannot {what}"))
+            .coded(code)
             .hint(format!("it was given `{}` only", info.capabilities))
     })
 }

@@ -9,6 +9,7 @@ use claviger_token::{
     TokenId, Unfinished,
 };
 use serde::{Deserialize, Serialize};
+use unicode_normalization::is_nfc;
 
 /// A node, named by its public key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -54,8 +55,10 @@ impl fmt::Display for EngineId {
 /// The longest name of an identity, in bytes of UTF-8.
 pub const LONGEST_NAME: usize = 128;
 
-/// Checks that `name` can be the name of an identity: 1 to [`LONGEST_NAME`] bytes,
-/// no control characters, no white space at its ends.
+/// Checks that `name` can be the name of an identity: 1 to [`LONGEST_NAME`] bytes in Unicode's
+/// normalization form C (UAX #15), so that what is the same to people is the same here; no
+/// character that is not seen (control and format characters, those that change the direction
+/// of what follows, what no version of Unicode assigns), no white space at its ends.
 ///
 /// # Errors
 /// What is wrong with it, as the end of a sentence.
@@ -64,12 +67,32 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
         "" => Err("it is empty"),
         _ if name.len() > LONGEST_NAME => Err("it is longer than 128 bytes"),
         _ if name.chars().any(char::is_control) => Err("it has control characters"),
+        _ if name.chars().any(is_unseen) => {
+            Err("it has characters that are not seen, or change how others are shown")
+        }
+        _ if !is_nfc(name) => Err("it is not in Unicode's normalization form C (NFC)"),
         _ if name.trim() != name => Err("it begins or ends with white space"),
         _ if name.starts_with(claviger_token::Fingerprint::PREFIX) => {
             Err("it looks like a key's fingerprint")
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a character is not seen by itself: it formats or separates others, or means nothing
+/// to anybody but those who agreed on it.
+fn is_unseen(c: char) -> bool {
+    use unicode_properties::{GeneralCategory as Category, UnicodeGeneralCategory};
+    matches!(
+        c.general_category(),
+        Category::Control
+            | Category::Format
+            | Category::LineSeparator
+            | Category::ParagraphSeparator
+            | Category::PrivateUse
+            | Category::Surrogate
+            | Category::Unassigned
+    )
 }
 
 /// The name of an engine that works for an identity:
@@ -412,7 +435,21 @@ mod tests {
         for name in ["", " a", "a\n", &"x".repeat(129), "SHA256:abc"] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
-        for name in ["a", "Ελένη", "build bot 7", &"x".repeat(128)] {
+        for unseen in [
+            '\u{200b}', '\u{202e}', '\u{2066}', '\u{ad}', '\u{feff}', '\u{e000}',
+        ] {
+            assert!(check_name(&format!("a{unseen}b")).is_err(), "{unseen:?}");
+        }
+        // An e and an accent are not the letter with the accent.
+        assert!(check_name("Rene\u{301}e").is_err());
+        for name in [
+            "a",
+            "Ελένη",
+            "Ren\u{e9}e",
+            "李雷",
+            "build bot 7",
+            &"x".repeat(128),
+        ] {
             assert!(check_name(name).is_ok(), "{name:?}");
         }
     }

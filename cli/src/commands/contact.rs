@@ -9,6 +9,7 @@ use super::{Answer, FINE};
 use crate::contact_file;
 use crate::failure::Failure;
 use crate::files::Input;
+use crate::names;
 use crate::output;
 use crate::session::Session;
 use crate::views::PartyView;
@@ -16,16 +17,23 @@ use crate::views::PartyView;
 pub(crate) fn add(session: &Session, name: &str, file: &Path) -> Answer {
     check_name(name).map_err(|reason| Failure::from(EngineError::BadName { reason }))?;
     let registry = session.new_registry()?;
-    let bytes = Input::open(Some(file), &session.screen)?.read_all()?;
-    let keys = contact_file::parse(&bytes).map_err(|reason| {
-        Failure::new(format!("`{}` is of no use: {reason}", file.display())).hint(
-            "it is a public key in PEM, an SSH public key, an age recipient, or what \
-             `claviger show NAME --json` prints",
-        )
+    let input = Input::open(Some(file), &session.screen)?;
+    let bytes = input.read_up_to(contact_file::LONGEST)?;
+    let parsed = contact_file::parse(&bytes).map_err(|reason| {
+        Failure::new(format!("`{}` is of no use: {reason}", file.display()))
+            .coded("bad-contact-file")
+            .hint(
+                "give a public key in PEM, a certificate, an SSH public key, an age recipient, or \
+                 what `claviger show NAME --json` prints",
+            )
     })?;
+    for what in &parsed.left {
+        output::warn(&format!("in `{}`, {what}", file.display()), "");
+    }
+    names::warn_of_lookalikes(&registry, name)?;
     let contact = Party {
         name: name.into(),
-        keys,
+        keys: parsed.keys,
     };
     registry.add_contact(&contact)?;
     if session.json {
@@ -60,6 +68,7 @@ pub(crate) fn remove(session: &Session, name: &str) -> Answer {
     if !session.registry()?.remove_contact(name)? {
         let shown: String = name.chars().take(80).collect();
         return Err(Failure::new(format!("there is no contact `{shown}`"))
+            .coded("no-contact")
             .hint("`claviger contact list` lists them"));
     }
     if session.json {

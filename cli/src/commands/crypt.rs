@@ -71,7 +71,7 @@ pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Want
     let mut writer = match envelope::encrypt_stream(&recipients, &mut output) {
         Ok(writer) => writer,
         Err(EncryptError::Output(e)) => return Err(output.failed(&e)),
-        Err(e) => return Err(Failure::new(e.to_string())),
+        Err(e) => return Err(Failure::new(e.to_string()).coded("cannot-encrypt")),
     };
     let copied = copy(&mut input, &mut writer, busy.as_ref());
     let copied = copied.and_then(|()| writer.finish().map(drop).map_err(CopyError::Write));
@@ -109,7 +109,8 @@ async fn recipients(
             "the key of `{who}` that decrypts was deleted with `{}`: nobody could read \
              what is encrypted to it",
             key.owner
-        )));
+        ))
+        .coded("identity-deleted"));
     }
     // Whoever reads for the recipient is to be able to read this, too.
     let preference = Preference::WithReaders;
@@ -125,7 +126,9 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
         let (who, info) = session::identity(node.registry(), name)?;
         session::key(&who, &info, KeyUse::Decrypt)?;
     }
-    let mut output = session.output(to, Privacy::Private, [file])?;
+    let pin_file = named_pin_file(&node, name.as_deref())?;
+    let inputs = [file].into_iter().chain(pin_file.as_deref().map(Some));
+    let mut output = session.output(to, Privacy::Private, inputs)?;
     let mut input = Input::open(file, &session.screen)?;
     let length = input.length;
     let busy = OnceCell::new();
@@ -177,6 +180,15 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
     Ok(FINE)
 }
 
+/// The file that the PIN of an identity's token comes from, where its backend says so.
+fn named_pin_file(node: &Node, name: Option<&str>) -> Result<Option<PathBuf>, Failure> {
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    let info = node.registry().identity(&EngineId::local(name))?;
+    Ok(info.and_then(|info| files::pin_file_of(&info.backend.to_string())))
+}
+
 /// With whose key, where that is said, and which file: `[NAME] [FILE]`. One word is the name
 /// of an identity here, if there is one of that name, and else a file.
 fn whom_and_what<'a>(
@@ -196,7 +208,8 @@ fn whom_and_what<'a>(
                 if node.registry().contact(name)?.is_some() && !word.exists() {
                     return Err(Failure::new(format!(
                         "`{name}` is a contact: only its owner can decrypt what is for it"
-                    )));
+                    ))
+                    .coded("is-contact"));
                 }
             }
             if files::is_standard(Some(word)) || word.exists() {
@@ -205,6 +218,7 @@ fn whom_and_what<'a>(
             let shown: String = word.to_string_lossy().chars().take(80).collect();
             Err(
                 Failure::new(format!("there is no identity `{shown}`, and no such file"))
+                    .coded("no-identity")
                     .hint("`claviger identities` lists the identities"),
             )
         }

@@ -1,12 +1,16 @@
 //! `delete`: keys that were made for an identity are destroyed, others released.
 
+use std::io::{self, IsTerminal};
+
 use claviger_engine::message::RequestDeleteIdentity;
-use claviger_engine::{EngineId, KeyInfo, Origin};
-use claviger_token::{Deletion, KeyUse};
+use claviger_engine::{EngineId, IdentityInfo, KeyInfo, Origin};
+use claviger_token::{Deletion, Error, KeyUse};
 use serde::Serialize;
 
 use super::{Answer, FINE};
+use crate::failure::Failure;
 use crate::output;
+use crate::prompt::{self, NoAnswer};
 use crate::session::{self, Session};
 
 /// The answer in JSON.
@@ -28,9 +32,12 @@ struct Outcome {
     text: String,
 }
 
-pub(crate) async fn run(session: &Session, name: &str) -> Answer {
+pub(crate) async fn run(session: &Session, name: &str, is_sure: bool) -> Answer {
     let node = session.node(session.registry()?);
     let (who, info) = session::identity(node.registry(), name)?;
+    if !is_sure {
+        ask(session, &who, &info)?;
+    }
     let request = RequestDeleteIdentity {
         external_identity: who.clone(),
         backend: info.backend.clone(),
@@ -63,6 +70,45 @@ pub(crate) async fn run(session: &Session, name: &str) -> Answer {
         output::print(&format!("deleted {who}\n{}", output::table("  ", &rows)))?;
     }
     Ok(FINE)
+}
+
+/// Asks a person who is there; a script goes on.
+fn ask(session: &Session, who: &EngineId, info: &IdentityInfo) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() || !session.screen.is_terminal() {
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = info.keys.iter().map(|key| fate(who, key)).collect();
+    let question = format!(
+        "Delete `{}`?\n{}Type yes to delete it: ",
+        output::one_line(&who.name),
+        output::table("  ", &rows)
+    );
+    let _phase = session.interrupt.prompting();
+    let answer = prompt::confirm(&question, &session.interrupt, session.deadline);
+    match answer {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(NoAnswer::Nothing) => {
+            Err(Failure::new("nothing was deleted").coded("not-confirmed"))
+        }
+        Err(NoAnswer::Interrupted) => Err(Error::Cancelled.into()),
+        Err(NoAnswer::TooLate) => Err(Error::DeadlineExceeded.into()),
+        Err(NoAnswer::Failed(e)) => Err(Failure::io("the terminal cannot be asked", &e)
+            .hint("say --yes to delete without being asked")),
+    }
+}
+
+/// What is to become of a key.
+fn fate(who: &EngineId, key: &KeyInfo) -> Vec<String> {
+    let is_lost = key.owner == *who && key.origin == Origin::Generated && !key.deleted;
+    let fate = match is_lost {
+        true if key.token.kind == "ledger" => {
+            "is no longer used; it can be derived again from the seed".into()
+        }
+        true => format!("is destroyed on {}, for good", key.token),
+        false => "is released; it is not destroyed".into(),
+    };
+    let fingerprint = key.public_key.fingerprint().to_string();
+    vec![key.usage.name().into(), fingerprint, fate]
 }
 
 impl Outcome {

@@ -16,7 +16,7 @@ use claviger_piv::PivDriver;
 use claviger_pkcs11::modules::Places;
 use claviger_pkcs11::uri::Uri;
 use claviger_token::{
-    Access, Call, Driver as _, Error, NoPin, SlotInfo, TokenId, TokenInfo, Unreadable,
+    Access, Call, Driver as _, Error, NoPin, SlotInfo, TokenId, TokenInfo, Unreadable, shell,
 };
 use serde::Serialize;
 
@@ -228,7 +228,7 @@ fn check_permissions(home: &Path, findings: &mut Findings) {
                  who can write to it can pass off keys as somebody else's",
                 home.display()
             ),
-            format!("chmod 700 '{}'", home.display()),
+            format!("chmod 700 {}", shell::quoted(&home.display().to_string())),
         );
     }
 }
@@ -413,7 +413,7 @@ async fn check_identities(node: &Node, findings: &mut Findings) -> Result<(), En
                     "`{name}` is of no use: `{}`, which it was connected to, was deleted",
                     key.owner
                 ),
-                format!("claviger delete '{name}'"),
+                format!("claviger delete {}", shell::quoted(&name.name)),
             );
             continue;
         }
@@ -466,6 +466,7 @@ fn check_identity(
 /// Whether the key is where it should be, as far as can be seen without a PIN.
 fn check_key(name: &EngineId, key: &KeyInfo, slots: &[SlotInfo], findings: &mut Findings) -> bool {
     let what = format!("the key of `{name}` that is to {} ", key.usage);
+    let delete = format!("claviger delete {}", shell::quoted(&name.name));
     let there = slots.iter().find(|slot| slot.slot == key.slot);
     match there.map(|slot| &slot.public_key) {
         Some(Some(found)) if *found != key.public_key => {

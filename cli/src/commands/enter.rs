@@ -4,10 +4,11 @@ use claviger_engine::message::{RequestConnectIdentity, RequestGenerateIdentity};
 use claviger_engine::{
     Backend, Capabilities, EngineError, EngineId, IdParams, IdentityInfo, KeyInfo, Node,
 };
-use claviger_token::{Error, Fingerprint, KeySpec, KeyUse, SlotInfo, TokenInfo};
+use claviger_token::{Error, Fingerprint, KeySpec, KeyUse, SlotInfo, TokenInfo, shell};
 
 use super::{Answer, FINE};
 use crate::failure::Failure;
+use crate::names;
 use crate::output;
 use crate::session::{self, Session};
 use crate::views::{self, IdentityView};
@@ -27,6 +28,7 @@ pub(crate) async fn generate(
     });
     let node = session.node(session.new_registry()?);
     no_contact(&node, &who)?;
+    names::warn_of_lookalikes(node.registry(), name)?;
     let request = RequestGenerateIdentity {
         backend,
         params,
@@ -94,6 +96,7 @@ pub(crate) async fn connect(
     let given = backend.map(session::device).transpose()?;
     let node = session.node(session.new_registry()?);
     no_contact(&node, &who)?;
+    names::warn_of_lookalikes(node.registry(), name)?;
     let request = if to.starts_with(Fingerprint::PREFIX) {
         let fingerprint: Fingerprint = to
             .parse()
@@ -169,25 +172,29 @@ async fn adoption(
         .iter()
         .filter_map(|(token, slots)| Some((token, slot_of(slots, fingerprint)?)))
         .collect();
-    let backend =
-        match (given, holders.as_slice()) {
-            (Some(given), _) => given,
-            (None, [(token, _)]) => Backend::from(token.backend.clone()),
-            (None, []) => {
-                return Err(Failure::new(format!("no token shows the key {fingerprint}")).hint(
+    let backend = match (given, holders.as_slice()) {
+        (Some(given), _) => given,
+        (None, [(token, _)]) => Backend::from(token.backend.clone()),
+        (None, []) => {
+            return Err(Failure::new(format!("no token shows the key {fingerprint}")).coded("key-not-found").hint(
                 "if its public half is hidden behind the PIN, name the token with --backend",
             ));
-            }
-            (None, several) => {
-                let backends: Vec<&str> = several.iter().map(|(t, _)| t.backend.as_str()).collect();
-                return Err(
-                    Failure::new(format!("{} tokens hold this key", several.len())).hint(format!(
+        }
+        (None, several) => {
+            let backends = several
+                .iter()
+                .map(|(token, _)| shell::quoted(&token.backend));
+            let backends: Vec<_> = backends.collect();
+            return Err(
+                Failure::new(format!("{} tokens hold this key", several.len()))
+                    .coded("ambiguous-token")
+                    .hint(format!(
                         "name one of them with --backend:\n  {}",
                         backends.join("\n  ")
                     )),
-                );
-            }
-        };
+            );
+        }
+    };
     // A key that an interrupted generation left behind is not there to be adopted.
     let tokens: Vec<_> = found.iter().map(|(token, _)| token.id.clone()).collect();
     if let [_] = tokens.as_slice() {
@@ -218,8 +225,9 @@ fn report(session: &Session, node: &Node, who: &EngineId, how: &str) -> Answer {
         output::print_json(&IdentityView::full(who, &info, None))?;
     } else {
         output::print(&format!(
-            "{how} {}next: claviger show '{who}'\n",
-            views::summary(who, &info)
+            "{how} {}next: claviger show {}\n",
+            views::summary(who, &info),
+            shell::quoted(&who.name)
         ))?;
     }
     Ok(FINE)

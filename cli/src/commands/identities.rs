@@ -55,6 +55,7 @@ fn read_roots(session: &Session, file: &Path) -> Result<Vec<String>, Failure> {
         Ok(()) if !roots.is_empty() => Ok(roots),
         _ => Err(
             Failure::new(format!("`{}` holds no certificates", file.display()))
+                .coded("no-certificates")
                 .hint("--attestation-root is a file of X.509 certificates in PEM"),
         ),
     }

@@ -87,7 +87,7 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             backend,
             capabilities,
         } => enter::connect(session, &name, &to, backend.as_deref(), capabilities).await,
-        Command::Delete { name } => delete::run(session, &name).await,
+        Command::Delete { name, yes } => delete::run(session, &name, yes).await,
         Command::Identities => identities::list(session),
         Command::Show {
             name,

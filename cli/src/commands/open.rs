@@ -201,6 +201,7 @@ fn one_token<'a>(here: &'a [Candidate], away: &'a [Away]) -> Result<&'a TokenId,
     Err(Failure::new(
         "keys on several tokens may open this, and the PIN that was given is that of one",
     )
+    .coded("pin-for-several-tokens")
     .hint(format!(
         "say with whose key: claviger decrypt NAME FILE, where NAME is one of{}",
         names.collect::<String>()
@@ -226,15 +227,18 @@ fn may_go_on(error: &EngineError) -> bool {
 fn nobody(away: &[Away]) -> Failure {
     if away.is_empty() {
         return Failure::new("no identity here can open this")
+            .coded("nobody-opens")
             .hint("it was encrypted to others; `claviger identities` lists who is here");
     }
     let names = away
         .iter()
         .map(|Away { who, token, .. }| format!("\n  {who} on {token}"));
-    Failure::new("no token that is attached can open this").hint(format!(
-        "attach one of those that may:{}",
-        names.collect::<String>()
-    ))
+    Failure::new("no token that is attached can open this")
+        .coded("token-away")
+        .hint(format!(
+            "attach one of those that may:{}",
+            names.collect::<String>()
+        ))
 }
 
 /// Lets an identity's key unwrap what may be for it.

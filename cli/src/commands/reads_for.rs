@@ -6,7 +6,7 @@ use std::path::Path;
 
 use claviger_engine::evidence::{from_text, to_text};
 use claviger_engine::{EngineError, EngineId, Evidence, Node};
-use claviger_token::{KeyUse, SignatureScheme};
+use claviger_token::{KeyUse, SignatureScheme, shell};
 use serde::Serialize;
 
 use super::{Answer, FINE};
@@ -55,7 +55,8 @@ pub(crate) async fn grant(session: &Session, reader: &str, by: &str) -> Answer {
     {
         return Err(Failure::new(format!(
             "`{from}` has the same keys as `{who}`: it reads for it anyway"
-        )));
+        ))
+        .coded("same-keys"));
     }
     session
         .settle(&node, std::slice::from_ref(&key.token))
@@ -68,7 +69,8 @@ pub(crate) async fn grant(session: &Session, reader: &str, by: &str) -> Answer {
         output::print_json(&EvidenceView::of(&node, &evidence)?)?;
     } else {
         output::print(&format!(
-            "{from} reads for {who}\nnext: claviger encrypt '{who}' --reads-for\n"
+            "{from} reads for {who}\nnext: claviger encrypt {} --reads-for\n",
+            shell::quoted(&who.name)
         ))?;
     }
     Ok(FINE)
@@ -133,7 +135,8 @@ pub(crate) fn check(session: &Session, reader: &str, identity: &str) -> Answer {
         return Err(Failure::new(format!(
             "the evidence that `{}` reads for `{}` was altered in the registry",
             piece.from_identity.name, piece.to_identity.name
-        )));
+        ))
+        .coded("evidence-altered"));
     }
     let chain = evidence.map(|pieces| {
         let names = pieces
@@ -204,6 +207,7 @@ pub(crate) async fn import(session: &Session, file: &Path) -> Answer {
     let name = file.display();
     let evidence = from_text(&text).map_err(|_| {
         Failure::new(format!("`{name}` is not a file of evidence"))
+            .coded("bad-evidence-file")
             .hint("`claviger reads-for export FILE` makes one; nothing was imported")
     })?;
     let names: Vec<_> = evidence.iter().map(names).collect();

@@ -11,6 +11,7 @@
 //! | [`algorithm`] | key algorithms, and what a key is for |
 //! | [`token`] | the four traits, and how tokens, slots and keys are named |
 //! | [`key`] | public keys: encodings, fingerprints, verification |
+//! | [`foreign`] | public keys as other programs write them |
 //! | [`signing`] | signatures: schemes and encodings |
 //! | [`envelope`] | ciphertexts: age files, opened with a device's key agreement |
 //! | [`sshsig`] | signatures as SSH knows them |
@@ -34,6 +35,7 @@ pub mod call;
 pub mod conformance;
 pub mod envelope;
 pub mod error;
+pub mod foreign;
 pub mod interop;
 pub mod key;
 pub mod pin;

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 /// Labels, serials and names come from devices and files: one that holds a quote and a
 /// semicolon is not to end the word that it stands in.
 pub fn quoted(text: &str) -> Cow<'_, str> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "%+,-./:=@_".contains(c);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "%+,-./=@_".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return Cow::Borrowed(text);
     }
@@ -24,7 +24,8 @@ mod tests {
         for (text, word) in [
             ("alice", "alice"),
             ("", "''"),
-            ("pkcs11:token=bench", "pkcs11:token=bench"),
+            ("/usr/lib/a.so", "/usr/lib/a.so"),
+            ("pkcs11:token=bench", "'pkcs11:token=bench'"),
             ("piv:serial=1;slot=9c", "'piv:serial=1;slot=9c'"),
             ("x'; rm -rf ~; '", r"'x'\''; rm -rf ~; '\'''"),
             ("$(id)", "'$(id)'"),

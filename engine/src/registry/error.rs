@@ -99,8 +99,8 @@ impl RegistryError {
                     .into()
             }
             RegistryError::NotPrivate { path, .. } => format!(
-                "chown and chmod it: chmod go-w '{}'",
-                path.display().to_string().replace('\'', "'\\''")
+                "chown and chmod it: chmod go-w {}",
+                claviger_token::shell::quoted(&path.display().to_string())
             ),
             RegistryError::Copy => {
                 "if no other copy is in use: claviger doctor --this-is-the-home".into()

@@ -2,6 +2,7 @@
 
 use claviger_engine::refused::RefusedPinRecord;
 use claviger_engine::{Registry, RegistryError};
+use claviger_token::shell;
 use serde::Serialize;
 
 use super::Findings;
@@ -22,7 +23,11 @@ struct Forgotten {
 pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), RegistryError> {
     for record in registry.refused_pins().all()? {
         let token = &record.token;
-        let forget = format!("claviger doctor --forget-refused-pin '{token}'");
+        let name = token.to_string();
+        let forget = format!(
+            "claviger doctor --forget-refused-pin {}",
+            shell::quoted(&name)
+        );
         if record.refused > 0 {
             findings.note(
                 format!("{token} {}; none is sent to it again", refused(&record)),
@@ -70,6 +75,7 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
         [] => {
             return Err(
                 Failure::new(format!("no refused PIN of `{name}` is on record"))
+                    .coded("no-refused-pin")
                     .hint(on_record("on record are", &all)),
             );
         }
