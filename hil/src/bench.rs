@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use claviger_token::conformance::{Plug, Subject};
+use claviger_token::conformance::{Others, Plug, Subject};
 use claviger_token::{Access, Driver, Protection, SlotInfo, SlotState};
 
 use crate::config::Removal;
@@ -19,6 +19,9 @@ pub(crate) type MakeDriver = Box<dyn Fn() -> Arc<dyn Driver> + Send + Sync>;
 /// What takes a device away and brings it back.
 pub(crate) type BoxedPlug = Box<dyn Plug + Send + Sync>;
 
+/// Another program that works on a device.
+pub(crate) type BoxedOthers = Box<dyn Others + Send + Sync>;
+
 /// Whether something can be done to a device, or why not.
 pub(crate) type Possible<T> = Result<T, &'static str>;
 
@@ -32,6 +35,8 @@ pub(crate) struct Bench {
     pub(crate) wrong: Possible<Access>,
     pub(crate) absent: Possible<String>,
     pub(crate) plug: Possible<BoxedPlug>,
+    /// Another program that works on it, where nobody loses anything by that.
+    pub(crate) others: Possible<BoxedOthers>,
     pub(crate) protection: Protection,
     /// How many more keys fill it; found when it is opened.
     pub(crate) room: Mutex<Possible<usize>>,
@@ -125,6 +130,13 @@ impl Subject for Bench {
 
     fn longest_message(&self) -> usize {
         self.longest_message
+    }
+
+    fn others(&self) -> Result<&dyn Others, &'static str> {
+        match &self.others {
+            Ok(others) => Ok(&**others),
+            Err(why) => Err(why),
+        }
     }
 
     fn plug(&self) -> Result<&dyn Plug, &'static str> {

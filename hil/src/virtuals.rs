@@ -9,11 +9,11 @@ use claviger_piv::apdu::{Lost, Transport as CardTransport};
 use claviger_piv::reader::{Link, Readers, Unreachable as NoReaders};
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
-use claviger_tests::{Kryoptic, SoftHsm, Tpm};
+use claviger_tests::{Kryoptic, Neighbour, SoftHsm, Tpm};
 use claviger_token::{Access, FixedPin, Protection};
 use claviger_virtual_yubikey::{Answer, Card, Device as CardDevice, Firmware, Smartcard};
 
-use crate::bench::{Bench, BoxedPlug, MakeDriver, Possible, Switch};
+use crate::bench::{Bench, BoxedOthers, BoxedPlug, MakeDriver, Possible, Switch};
 use crate::conformance::quietly;
 use crate::devices::{Common, Device, TappedDevices, elsewhere, subject};
 use crate::lock;
@@ -142,6 +142,7 @@ struct Kind {
     wrong: Possible<Access>,
     absent: String,
     plug: Possible<BoxedPlug>,
+    others: Possible<BoxedOthers>,
     tap: Arc<Tap>,
     max_keys: Option<usize>,
     longest_message: usize,
@@ -174,6 +175,7 @@ fn device(parts: &Parts<'_>, kind: Kind) -> Device {
         wrong: kind.wrong,
         absent: Ok(kind.absent),
         plug: kind.plug,
+        others: kind.others,
         protection: Protection::FULL,
         room: Mutex::new(Err(match scheme {
             "ledger" => "a Ledger has two thousand million accounts",
@@ -216,6 +218,11 @@ macro_rules! pkcs11 {
             wrong: Ok(Access::with(FixedPin::new("tr0mb0ni"))),
             absent: <$fixture>::backend_for("nowhere"),
             plug: $plug(&token),
+            others: Ok(Box::new(Neighbour::with_label(
+                <$fixture>::module(),
+                token.label(),
+                <$fixture>::PIN,
+            ))),
             tap: Arc::default(),
             max_keys: $max_keys,
             longest_message: usize::MAX,
@@ -292,6 +299,7 @@ fn card<C: Smartcard>(parts: &Parts<'_>, tray: Tray<C>, serial: &str, pin: &str)
         wrong: Ok(Access::with(FixedPin::new("135791"))),
         absent: "piv:serial=4294967295".into(),
         plug: switch(move || off.take_out(), move || on.put_in()),
+        others: Err("no other program works on this card here"),
         tap,
         max_keys: None,
         longest_message: usize::MAX,
@@ -345,6 +353,7 @@ fn ledger(
         wrong: Err("a Ledger's PIN is given on the device"),
         absent: "ledger:serial=0123456789abcdef".into(),
         plug,
+        others: Err("a Ledger derives its keys: no other program makes any"),
         tap,
         max_keys: Some(10),
         longest_message,
