@@ -466,8 +466,11 @@ impl Node {
         tokio::task::spawn_blocking(move || {
             let mut found = node.tokens.list(backend.as_deref())?;
             for (token, slots) in &mut found.tokens {
-                node.registry.take_account(token)?;
-                node.registry.note_owners(token, slots)?;
+                let noted = node.registry.take_account(token);
+                // Tokens can be seen also where the registry cannot.
+                if let Err(error) = noted.and_then(|()| node.registry.note_owners(token, slots)) {
+                    tracing::warn!(%error, token = %token.id, "what is noted of it is not shown");
+                }
             }
             Ok(found)
         })
