@@ -148,9 +148,10 @@ pub(crate) fn fields(text: &str) -> Vec<String> {
 
 fn split(text: &str, separator: char) -> Vec<String> {
     let mut parts = vec![String::new()];
-    let mut is_quoted = false;
+    let (mut is_quoted, mut is_escaped) = (false, false);
     for c in text.chars() {
-        is_quoted ^= c == '"';
+        is_quoted ^= c == '"' && !is_escaped;
+        is_escaped = c == '\\' && is_quoted && !is_escaped;
         match parts.last_mut() {
             Some(part) if c != separator || is_quoted => part.push(c),
             _ => parts.push(String::new()),

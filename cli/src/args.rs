@@ -232,6 +232,8 @@ pub(crate) enum Command {
         capabilities: Option<Capabilities>,
     },
     /// Delete an identity; the keys that were made for it are destroyed
+    ///
+    /// A person at a terminal is asked first; a script is not.
     Delete {
         /// The identity
         name: String,
@@ -355,8 +357,11 @@ pub(crate) enum ContactCommand {
     Add {
         /// What to call them
         name: String,
-        /// Public keys: PEM, SSH, an age recipient, or what `claviger show --json` printed
-        /// on another machine; - is standard input
+        /// Public keys: PEM, a certificate, SSH, an age recipient, or what `claviger show
+        /// --json` printed on another machine; - is standard input
+        ///
+        /// A key is taken for what it can do: to sign, to decrypt, or both. Of a certificate
+        /// neither the issuer nor the date is checked.
         file: PathBuf,
     },
     /// List the contacts

@@ -353,6 +353,8 @@ impl Hash {
         if memory.saturating_mul(p.into()) > HIGHEST_COST {
             return Err(damaged());
         }
+        // Beside it there are a few small buffers.
+        check_memory(memory.saturating_add(memory / 16))?;
         let mut hash = vec![0; 32];
         let params = scrypt::Params::new(log_n, r, p, hash.len()).map_err(|_| damaged())?;
         scrypt::scrypt(pin.expose_secret().as_bytes(), &salt, &params, &mut hash)
@@ -361,9 +363,33 @@ impl Hash {
     }
 }
 
+/// Fails where so many bytes are not to be had: `scrypt` would take the process down with it.
+/// They are taken and given back; another thread that takes them in between is not ruled out.
+fn check_memory(bytes: u64) -> Result<(), RegistryError> {
+    let too_much = || RegistryError::Other {
+        reason: format!(
+            "{} MiB of memory are not to be had, which it takes to tell refused PINs",
+            bytes >> 20
+        ),
+    };
+    let bytes = usize::try_from(bytes).map_err(|_| too_much())?;
+    // The compiler may not leave out what fails.
+    let mut trial: Vec<u8> = Vec::new();
+    trial.try_reserve_exact(bytes).map_err(|_| too_much())?;
+    std::hint::black_box(&mut trial);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_is_not_to_be_had_is_an_error() {
+        assert!(check_memory(1 << 20).is_ok());
+        let refused = check_memory(u64::MAX / 4);
+        assert!(matches!(refused, Err(RegistryError::Other { .. })));
+    }
 
     #[test]
     fn the_hash_is_the_one_of_rfc_7914() {
