@@ -461,6 +461,9 @@ impl Connection {
         let Ok((entered, sight)) = self.module.look(Patience::Now) else {
             return Err(self.unavailable());
         };
+        // To look, the module may have been initialised anew: then the new session has the
+        // handle of the old one, which is not to be closed after it.
+        let old = old.filter(|old| old.get_session_info().is_ok());
         let attached = self.attach_to_one(sight.tokens, how);
         drop(old);
         drop(entered);
