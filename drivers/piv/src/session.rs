@@ -173,6 +173,11 @@ impl Session<'_> {
         work: impl FnOnce(&mut Self) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let done = self.authenticate(given).and_then(|()| work(self));
+        if let Err(Fault::Lost(_)) = done {
+            // What the card knew went with its power; there is nobody to be reset.
+            *self.administered = false;
+            return done;
+        }
         let ends = self.connection.make().select_ends_rights();
         if ends == Some(false) {
             return done;
