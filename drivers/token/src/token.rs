@@ -401,7 +401,8 @@ pub enum Pace {
 
 /// The place of a key on its token, in the token's own terms.
 ///
-/// PKCS#11: the `CKA_ID`, in lower-case hexadecimal. PIV: the slot, such as `9a`.
+/// PKCS#11: the `CKA_ID`, in lower-case hexadecimal; for a key without one its
+/// fingerprint. PIV: the slot, such as `9a`.
 ///
 /// Where one slot holds one key after another, the token may append `#` and a mark that
 /// names the generation: `82#5f0c…`. The mark is stored with the name, so that what is
@@ -569,7 +570,10 @@ impl Protection {
     /// own keys that they are (NSS softokn 3.87).
     #[must_use]
     pub fn made_here(self) -> Protection {
-        Protection { local: true, ..self }
+        Protection {
+            local: true,
+            ..self
+        }
     }
 
     /// The name of the first promise that is missing.
