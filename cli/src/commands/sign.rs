@@ -179,7 +179,8 @@ fn judge(session: &Session, claim: &Claim<'_>) -> Result<Result<u8, NotValid>, F
         ));
     }
     let file = Input::open(Some(claim.signature), &session.screen)?;
-    let signature = Presented::read(&file.read_up_to(LONGEST_SIGNATURE)?).map_err(unjudged)?;
+    let signature = Presented::read(&file.read_up_to(LONGEST_SIGNATURE)?)
+        .map_err(|reason| unjudged(&reason))?;
     let (who, key) = match claim.allowed_signers {
         None => known(session, claim.name)?,
         Some(list) => {
@@ -203,7 +204,7 @@ fn judge(session: &Session, claim: &Claim<'_>) -> Result<Result<u8, NotValid>, F
     let (format, scheme) = match verdict.map_err(|e| message.failed(&e))? {
         Verdict::Valid { form, scheme } => (form.name(), scheme),
         Verdict::NotValid(reason) => return Ok(Err(reason)),
-        Verdict::CannotJudge(reason) => return Err(unjudged(reason)),
+        Verdict::CannotJudge(reason) => return Err(unjudged(&reason)),
     };
     if session.json {
         output::print_json(&ValidView {
@@ -235,8 +236,8 @@ fn not_valid(reason: NotValid) -> Failure {
     Failure::new(format!("not valid: {reason}")).coded(code)
 }
 
-fn unjudged(reason: CannotJudge) -> Failure {
-    let code = match &reason {
+fn unjudged(reason: &CannotJudge) -> Failure {
+    let code = match reason {
         CannotJudge::UnknownForm { .. } => "cannot-judge-unknown-form",
         CannotJudge::Ssh(_) => "cannot-judge-ssh-signature",
         CannotJudge::Namespace { .. } => "cannot-judge-namespace",

@@ -507,6 +507,20 @@ mod tests {
     }
 
     #[test]
+    fn a_share_that_makes_every_secret_zero_is_for_nobody() {
+        let key = PublicKey::from_bytes(Algorithm::X25519, &[9; 32]).unwrap();
+        let fit = |share: [u8; 32]| {
+            let share = BASE64_STANDARD_NO_PAD.encode(share);
+            let body = "A".repeat(43);
+            let text = format!("age-encryption.org/v1\n-> X25519 {share}\n{body}\n--- {body}\n");
+            let file = [text.as_bytes(), &[0; 16]].concat();
+            Sealed::read(file.as_slice()).unwrap().fits(&key)
+        };
+        assert_eq!(fit([9; 32]), Fit::Maybe);
+        assert_eq!(fit([0; 32]), Fit::No);
+    }
+
+    #[test]
     fn keys_that_only_sign_have_no_recipient() {
         let key = k256::SecretKey::from_slice(&[1; 32]).unwrap().public_key();
         let key = PublicKey::from_bytes(Algorithm::Secp256k1, &key.to_sec1_bytes()).unwrap();

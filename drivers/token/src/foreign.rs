@@ -335,3 +335,109 @@ fn elements(sequence: AnyRef<'_>) -> Option<Vec<AnyRef<'_>>> {
     }
     Some(elements)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Algorithm;
+
+    /// Made by `openssl req -x509 -addext keyUsage=digitalSignature,keyAgreement`.
+    const CERTIFICATE: &str = "\
+        MIIBeTCCASCgAwIBAgIUFTOSyir3WhJ1qWXsYOWR8duVDeMwCgYIKoZIzj0EAwIwDDEKMAgGA1UEAwwB\
+        eDAeFw0yNjExMzAwNzAwNDlaFw0zNjExMjcwNzAwNDlaMAwxCjAIBgNVBAMMAXgwWTATBgcqhkjOPQIB\
+        BggqhkjOPQMBBwNCAASA2PS98eTOYbrcHE3dB4wpSXtgA4vWNt8OB+jZ7U8uRyycTmzrIEYuD3LgO1WZ\
+        9U9PhLOCV/eYiJflMm1OsMn8o2AwXjAdBgNVHQ4EFgQUOtbgXxINm/ajXBPjkMGFeVzPclYwHwYDVR0j\
+        BBgwFoAUOtbgXxINm/ajXBPjkMGFeVzPclYwDwYDVR0TAQH/BAUwAwEB/zALBgNVHQ8EBAMCA4gwCgYI\
+        KoZIzj0EAwIDRwAwRAIgNAJAZTyrKCwASraOyuuCZRhiYHjuOIYkO85PQdxpiusCIEBiDMbHkQcFUEHs\
+        aWGjZ/9PhCCi4LTXCJibpmcWYtqR";
+
+    fn der() -> Vec<u8> {
+        BASE64_STANDARD.decode(CERTIFICATE).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_says_what_its_key_is_for() {
+        let found = ForeignKey::from_pem("CERTIFICATE", &der())
+            .unwrap()
+            .unwrap();
+        assert_eq!(found.key.algorithm(), Algorithm::P256);
+        assert!(found.signs && found.decrypts && found.is_authority);
+    }
+
+    #[test]
+    fn whatever_is_altered_in_a_key_nothing_panics() {
+        let (der, mut keys) = (der(), 0);
+        let info = Certificate::parse(&der).unwrap().info;
+        let pkcs1 = {
+            let n = [&[0x02, 0x82, 1, 1, 0][..], &[0xff; 256]].concat();
+            let numbers = [&n[..], &[2, 3, 1, 0, 1]].concat();
+            [&[0x30, 0x82, 1, 10][..], &numbers].concat()
+        };
+        for (label, der) in [
+            ("CERTIFICATE", &der),
+            ("PUBLIC KEY", &info),
+            ("RSA PUBLIC KEY", &pkcs1),
+        ] {
+            let mut check = |bytes: &[u8]| {
+                let found = ForeignKey::from_pem(label, bytes).unwrap();
+                keys += usize::from(found.is_ok());
+            };
+            for at in 0..der.len() {
+                check(&der[..at]);
+                for bit in 0..8 {
+                    let mut altered = der.clone();
+                    altered[at] ^= 1 << bit;
+                    check(&altered);
+                }
+                for value in [0, 0x7f, 0x80, 0xff] {
+                    let mut altered = der.clone();
+                    altered[at] = value;
+                    check(&altered);
+                }
+            }
+        }
+        // What was altered beside the key leaves it as it is.
+        assert!(keys > 0);
+    }
+
+    #[test]
+    fn whatever_is_altered_in_an_ssh_key_nothing_panics() {
+        let secret = p256::SecretKey::from_slice(&[7; 32]).unwrap();
+        let key = secret.public_key().to_sec1_bytes();
+        let key = PublicKey::from_bytes(Algorithm::P256, &key).unwrap();
+        let line = key.to_ssh_line("").unwrap();
+        let blob = BASE64_STANDARD
+            .decode(line.split(' ').nth(1).unwrap())
+            .unwrap();
+        let found = ForeignKey::from_ssh(&BASE64_STANDARD.encode(&blob)).unwrap();
+        assert_eq!((found.key, found.decrypts), (key, false));
+        for at in 0..blob.len() {
+            let cut = BASE64_STANDARD.encode(&blob[..at]);
+            assert!(ForeignKey::from_ssh(&cut).is_err());
+            for value in 0..=u8::MAX {
+                let mut altered = blob.clone();
+                altered[at] = value;
+                let _ = ForeignKey::from_ssh(&BASE64_STANDARD.encode(altered));
+            }
+        }
+    }
+
+    #[test]
+    fn a_kind_is_named() {
+        for (text, name) in [
+            (
+                "age1pq1qqqq",
+                "an age recipient of the kind age1pq cannot be used",
+            ),
+            (
+                "AGE1QQQQ",
+                "an age recipient is malformed or not safe to use",
+            ),
+        ] {
+            assert_eq!(ForeignKey::from_age(text).unwrap_err().to_string(), name);
+        }
+        let sk = [&[0, 0, 0, 26][..], b"sk-ssh-ed25519@openssh.com"].concat();
+        let refused = ForeignKey::from_ssh(&BASE64_STANDARD.encode(sk)).unwrap_err();
+        assert!(refused.to_string().contains("security key"), "{refused}");
+    }
+}

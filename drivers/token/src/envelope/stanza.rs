@@ -54,8 +54,11 @@ impl Wrapped {
                 (tag == p256_tag(key, &enc)?).then(|| Wrapped::P256Tag { enc, body: body() })
             }
             (Algorithm::X25519, X25519, [share]) if stanza.body.len() == BODY => {
+                let share: [u8; 32] = decoded(share)?;
+                // Also checks that the secret is not zero whatever the key (C2SP age, X25519).
+                PublicKey::from_bytes(Algorithm::X25519, &share).ok()?;
                 Some(Wrapped::X25519 {
-                    share: decoded(share)?,
+                    share,
                     body: body(),
                 })
             }
