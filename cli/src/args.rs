@@ -347,6 +347,12 @@ pub(crate) enum Command {
         /// done.
         #[arg(long, value_name = "TOKEN", conflicts_with = "repair")]
         forget_refused_pin: Option<String>,
+        /// Settle in this home what was interrupted, though it is a copy or was restored
+        ///
+        /// Say so only where no other copy of it is in use: what the other has finished since
+        /// could be undone here.
+        #[arg(long, conflicts_with = "forget_refused_pin")]
+        this_is_the_home: bool,
     },
 }
 

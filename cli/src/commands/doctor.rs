@@ -244,6 +244,13 @@ async fn check_intents(
     findings: &mut Findings,
 ) -> Result<(), EngineError> {
     let open = node.registry().open_intents()?;
+    if node.registry().is_copy() {
+        let error = RegistryError::Copy;
+        match open.is_empty() {
+            true => findings.note(error.to_string(), error.hint()),
+            false => findings.warning(error.to_string(), error.hint()),
+        }
+    }
     if open.is_empty() {
         findings.info("nothing was interrupted");
         return Ok(());
@@ -472,7 +479,7 @@ fn check_key(name: &EngineId, key: &KeyInfo, slots: &[SlotInfo], findings: &mut 
         Some(Some(found)) if *found != key.public_key => {
             findings.error(
                 format!("{what}is not in slot {}: another key is there", key.slot),
-                format!("if it is lost for good: claviger delete '{name}'"),
+                format!("if it is lost for good: {delete}"),
             );
             false
         }
@@ -480,9 +487,7 @@ fn check_key(name: &EngineId, key: &KeyInfo, slots: &[SlotInfo], findings: &mut 
         None if key.origin == Origin::Generated => {
             findings.error(
                 format!("{what}is not on the token any more (slot {})", key.slot),
-                format!(
-                    "somebody else deleted it; if it is lost for good: claviger delete '{name}'"
-                ),
+                format!("somebody else deleted it; if it is lost for good: {delete}"),
             );
             false
         }

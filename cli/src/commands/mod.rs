@@ -158,9 +158,18 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             forget_refused_pin: Some(token),
             ..
         } => in_time(session, doctor::pins::forget(session, &token)).await,
-        Command::Doctor { repair: true, .. } => doctor::run(session, true).await,
-        Command::Doctor { repair: false, .. } => {
-            in_time(session, doctor::run(session, false)).await
+        Command::Doctor {
+            repair,
+            this_is_the_home,
+            ..
+        } => {
+            if this_is_the_home {
+                session.registry()?.claim_home()?;
+            }
+            match repair {
+                true => doctor::run(session, true).await,
+                false => in_time(session, doctor::run(session, false)).await,
+            }
         }
     }
 }
