@@ -538,7 +538,7 @@ fn a_card_that_is_pulled_out_before_it_has_answered_is_asked_when_it_is_back() {
     bench.generate(&[]).succeeds();
     for (pin, tries) in [(PIN, 3), ("135791", 2)] {
         bench.write("pin", pin);
-        let rule = Rule::new(Fault::RemoveAfter).on(ins::VERIFY).after(2);
+        let rule = Rule::new(Fault::RemoveAfter).on(ins::VERIFY).after(1);
         bench.yubikey.faults().add(rule);
         let words = ["sign", "alice", "letter", "-o", "sig"];
         bench.run_as_owner(&words).fails(1, "is not available");
@@ -640,7 +640,7 @@ fn a_full_card_is_said_to_be_full() {
     }
     let bench = Bench::new(card);
     let before = bench.content();
-    bench.generate(&[]).fails(1, "is full");
+    bench.generate(&[]).fails(1, "only slots left");
     let taken = bench.backend_with("slot=83");
     let commit = |backend: &str| {
         let words = ["--capabilities", "commit", "--backend", backend];
