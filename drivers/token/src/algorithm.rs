@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The cryptosystem of one key.
 ///
 /// A key signs or agrees, never both; [`Algorithm::can`] tells what the algorithm
-/// allows, a token's [`supports`](crate::TokenInfo::supports) what the token offers.
+/// allows, a token's [`uses`](crate::TokenInfo::uses) what the token offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

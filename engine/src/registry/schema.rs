@@ -51,22 +51,36 @@ pub(super) fn check_private(path: &Path) -> Result<()> {
     if found.is_file() && found.len() == 0 {
         return Err(RegistryError::Empty { path: path.into() });
     }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let us = rustix::process::geteuid().as_raw();
-        let reason = match (found.uid() == us, found.mode() & 0o022) {
-            (true, 0) => return Ok(()),
-            (false, _) => format!("it belongs to the user {}, and this is {us}", found.uid()),
-            (true, _) => format!("others can write to it (mode {:o})", found.mode() & 0o777),
-        };
-        return Err(RegistryError::NotPrivate {
+    match who_else(&found) {
+        None => Ok(()),
+        Some(reason) => Err(RegistryError::NotPrivate {
             path: path.into(),
             reason,
-        });
+        }),
     }
-    #[cfg(not(unix))]
-    Ok(())
+}
+
+/// Who else has a hand in it, if anybody.
+#[cfg(unix)]
+fn who_else(found: &std::fs::Metadata) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let us = rustix::process::geteuid().as_raw();
+    match (found.uid() == us, found.mode() & 0o022) {
+        (true, 0) => None,
+        (false, _) => Some(format!(
+            "it belongs to the user {}, and this is {us}",
+            found.uid()
+        )),
+        (true, _) => Some(format!(
+            "others can write to it (mode {:o})",
+            found.mode() & 0o777
+        )),
+    }
+}
+
+#[cfg(not(unix))]
+fn who_else(_: &std::fs::Metadata) -> Option<String> {
+    None
 }
 
 pub(super) fn prepare(db: &Connection) -> Result<()> {
