@@ -224,7 +224,7 @@ fn a_pin_file_that_others_can_read_is_said_once() {
     let said = stage.run_with_pin(&sign).succeeds().err();
     assert_eq!(
         said,
-        "warning: other users can read the PIN in `pin`\nhint: chmod 600 'pin'\n"
+        "warning: other users can read the PIN in `pin`\nhint: chmod 600 pin\n"
     );
 }
 
@@ -396,7 +396,6 @@ fn there_is_nothing_to_do_with_an_identity_that_does_not_exist() {
     for words in [
         &["show", "bob"][..],
         &["sign", "bob", "letter"],
-        &["verify", "bob", "--signature", "letter", "letter"],
         &["encrypt", "bob", "letter", "-o", "out"],
         &["decrypt", "bob", "letter", "-o", "out"],
         &["delete", "bob"],
@@ -404,6 +403,8 @@ fn there_is_nothing_to_do_with_an_identity_that_does_not_exist() {
     ] {
         stage.run(words).fails(1, "there is no identity `bob`");
     }
+    let words = ["verify", "bob", "--signature", "letter", "letter"];
+    stage.run(words).fails(3, "there is no identity `bob`");
     let unknown = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let backend = stage.token.backend();
     stage
@@ -514,10 +515,11 @@ fn files_that_cannot_be_read_or_written_are_named_before_the_token_is_asked() {
         &["sign", "alice", "nothing"][..],
         &["encrypt", "alice", "nothing"],
         &["decrypt", "alice", "nothing"],
-        &["verify", "alice", "--signature", "nothing", "letter"],
     ] {
         stage.run(words).fails(1, "`nothing` cannot be read");
     }
+    let words = ["verify", "alice", "--signature", "nothing", "letter"];
+    stage.run(words).fails(3, "`nothing` cannot be read");
     for words in [
         &["sign", "alice", "letter", "-o", "no/such/file"][..],
         &["encrypt", "alice", "letter", "-o", "no/such/file"],
@@ -529,8 +531,11 @@ fn files_that_cannot_be_read_or_written_are_named_before_the_token_is_asked() {
     }
     stage.run(["sign", "alice", "home"]).fails(1, "is a folder");
     stage
+        .run(["encrypt", "alice", "letter", "-o", "config"])
+        .fails(1, "`config` cannot be written");
+    stage
         .run(["encrypt", "alice", "letter", "-o", "home"])
-        .fails(1, "`home` cannot be written");
+        .fails(1, "`home` is in the home folder");
     stage
         .run(["encrypt", "alice", "letter", "-o", "/dev/full"])
         .fails(1, "`/dev/full` cannot be written");

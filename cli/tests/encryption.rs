@@ -157,7 +157,7 @@ fn what_is_no_contact_is_refused_and_nothing_is_lost() {
     }
     stage.write("sig", "x");
     let words = ["verify", "bob", "--signature", "sig", "letter"];
-    stage.run(words).fails(1, "no key of the contact");
+    stage.run(words).fails(3, "no key of the contact");
     stage.run(["decrypt", "bob"]).fails(1, "is a contact");
 }
 

@@ -187,7 +187,6 @@ fn only_who_enters_something_makes_a_home_folder() {
         &["show", "alice"],
         &["delete", "alice"],
         &["sign", "alice", "letter", "-o", "out"],
-        &["verify", "alice", "--signature", "letter", "letter"],
         &["encrypt", "alice", "letter", "-o", "out"],
         &["decrypt", "letter"],
         &["contact", "list"],
@@ -199,6 +198,8 @@ fn only_who_enters_something_makes_a_home_folder() {
         let refused = stage.run(words).fails(1, "there is no registry in");
         assert!(refused.err().contains("--home"), "{}", refused.err());
     }
+    let verify = ["verify", "alice", "--signature", "letter", "letter"];
+    stage.run(verify).fails(3, "there is no registry in");
     let backend = stage.token.backend();
     stage.run(["tokens", "--backend", &backend]).succeeds();
     stage.run(["doctor"]).succeeds();

@@ -1,6 +1,7 @@
 //! Public keys, in every form in which they come.
 #![no_main]
 
+use claviger_token::foreign::ForeignKey;
 use claviger_token::{Algorithm, Fingerprint, PublicKey, envelope};
 use libfuzzer_sys::fuzz_target;
 
@@ -13,6 +14,15 @@ fuzz_target!(|data: &[u8]| {
         keys.extend(envelope::parse_recipient(text));
         let _ = text.parse::<Fingerprint>();
     }
+    let mut foreign: Vec<ForeignKey> = Vec::new();
+    for label in ["PUBLIC KEY", "RSA PUBLIC KEY", "CERTIFICATE"] {
+        foreign.extend(ForeignKey::from_pem(label, data).and_then(Result::ok));
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        foreign.extend(ForeignKey::from_ssh(text));
+        foreign.extend(ForeignKey::from_age(text));
+    }
+    keys.extend(foreign.into_iter().map(|found| found.key));
     for algorithm in Algorithm::ALL {
         keys.extend(PublicKey::from_bytes(algorithm, data));
     }
@@ -31,6 +41,8 @@ fuzz_target!(|data: &[u8]| {
         }
         if let Some(text) = envelope::recipient_text(&key) {
             assert_eq!(envelope::parse_recipient(&text).as_ref(), Ok(&key));
+            // Whatever was taken for a recipient is one.
+            assert!(envelope::encrypt(&[&key], b"").is_ok());
         }
     }
 });
