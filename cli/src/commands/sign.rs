@@ -22,6 +22,9 @@ use crate::session::{self, Session};
 /// No signature is longer, in bytes: an SSH signature of a long RSA key takes about 3 KiB.
 const LONGEST_SIGNATURE: usize = 64 << 10;
 
+/// The longest list of allowed signers that is read, in bytes.
+const LONGEST_LIST: usize = 16 << 20;
+
 /// What the signature is to look like, and where it goes.
 pub(crate) struct Wanted<'a> {
     pub(crate) format: Format,
@@ -191,7 +194,7 @@ fn judge(session: &Session, claim: &Claim<'_>) -> Result<Result<u8, NotValid>, F
                         .hint("leave --allowed-signers away, and name an identity or a contact"),
                 );
             };
-            let list = Input::open(Some(list), &session.screen)?.read_all()?;
+            let list = Input::open(Some(list), &session.screen)?.read_up_to(LONGEST_LIST)?;
             match allowed_signers::find(&list, claim.name, signature)? {
                 Some(key) => (EngineId::local(claim.name), key),
                 None => return Ok(Err(NotValid::AnotherKey)),
