@@ -118,8 +118,11 @@ impl Bench {
         self.folder.path().join(name)
     }
 
+    /// Readable for its owner alone: it may be a PIN.
     fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        use std::os::unix::fs::PermissionsExt;
         fs::write(self.path(name), content).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     fn backend(&self) -> String {
@@ -560,6 +563,14 @@ fn a_blocked_pin_is_said() {
     assert!(refused.err().contains("PUK"), "{}", refused.err());
     bench.generate(&["--last-try"]).fails(1, "is locked");
     assert_eq!(bench.pin_tries(), 0);
+}
+
+#[test]
+fn doctor_says_that_a_puk_is_blocked() {
+    let bench = Bench::new(ours().tries(3, 0));
+    let doctor = bench.run(&["doctor"]);
+    assert!(doctor.out().contains("PUK of"), "{}", doctor.out());
+    assert_eq!(doctor.code(), Some(1));
 }
 
 #[test]

@@ -349,9 +349,18 @@ pub(super) fn of_unreadable(Unreadable { place, error }: &Unreadable) -> (String
     (what, hint_of_module(&error.clone().into()))
 }
 
-/// Looks whether there are cards that cannot be read.
+/// Looks whether there are cards that cannot be read, or whose PUK is blocked.
 async fn check_readers(node: &Node, findings: &mut Findings) {
     if let Ok(found) = node.look(Some("piv:")).await {
+        let is_blocked =
+            |token: &&TokenInfo| token.notes.contains(&("puk_locked".into(), "true".into()));
+        let tokens = found.tokens.iter().map(|(token, _)| token);
+        for token in tokens.filter(is_blocked) {
+            findings.warning(
+                format!("the PUK of {} is blocked: a blocked PIN could not be reset", token.id),
+                "if its PIN is blocked too, only resetting the PIV application helps, which destroys its keys",
+            );
+        }
         found
             .unreadable
             .iter()
@@ -474,6 +483,11 @@ fn check_identity(
 fn check_key(name: &EngineId, key: &KeyInfo, slots: &[SlotInfo], findings: &mut Findings) -> bool {
     let what = format!("the key of `{name}` that is to {} ", key.usage);
     let delete = format!("claviger delete {}", shell::quoted(&name.name));
+    // Others may have moved it, or put a key of theirs beside it.
+    let is_it = |slot: &SlotInfo| slot.public_key.as_ref() == Some(&key.public_key);
+    if slots.iter().any(is_it) {
+        return true;
+    }
     let there = slots.iter().find(|slot| slot.slot == key.slot);
     match there.map(|slot| &slot.public_key) {
         Some(Some(found)) if *found != key.public_key => {
