@@ -11,7 +11,7 @@ use crate::delete::refuses_change;
 use crate::error::{Fault, is_stale_handle, made_nothing};
 use crate::find::{Search, parse_id};
 use crate::mechanisms::{Names, generation, templates};
-use crate::object::{KeyObject, find};
+use crate::object::{KeyObject, Read, find};
 use crate::quirks::Generate;
 use crate::token::Pkcs11Token;
 
@@ -67,7 +67,6 @@ impl Pkcs11Token {
 
     /// Gives a key its label, both halves of it.
     pub(crate) fn name_key(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error> {
-        let label = [Attribute::Label(label.as_bytes().to_vec())];
         self.connection.run(call, |session, _| {
             let search = Search::new(self, session, &key.public_key, false);
             let findings = search.run(&key.slot)?;
@@ -78,7 +77,7 @@ impl Pkcs11Token {
             }
             let private = findings.found.into_iter().map(|found| found.read);
             for read in private.chain(search.public_halves()?) {
-                match session.update_attributes(read.handle, &label) {
+                match self.relabel(session, &read, label) {
                     Err(error) if refuses_change(&error) => {
                         let token = &self.info.id;
                         tracing::debug!(%token, %error, "the label cannot be changed");
@@ -88,6 +87,21 @@ impl Pkcs11Token {
             }
             Ok(())
         })
+    }
+
+    /// Changes a label. SoftHSM2 writes the file of the object anew for that: killed in the
+    /// middle, or on a full disk, it would lose a key that an identity has by now. There the
+    /// object is copied first.
+    fn relabel(&self, session: &Session, read: &Read, label: &str) -> Result<(), Ck> {
+        let new = Attribute::Label(label.as_bytes().to_vec());
+        match self.quirks.generate {
+            Generate::Direct => session.update_attributes(read.handle, &[new]),
+            Generate::ViaSession if read.key.label == label => Ok(()),
+            Generate::ViaSession => {
+                session.copy_object(read.handle, &[new, Attribute::Token(true)])?;
+                session.destroy_object(read.handle)
+            }
+        }
     }
 
     /// Removes what a failed generation left, and says whether that worked.
