@@ -20,7 +20,7 @@ fn signer(token: &SoftHsm) -> Arc<dyn Signer> {
     let mark = &unfinished_mark();
     let new = NewKey {
         slot: &slot,
-        spec: spec,
+        spec,
         mark,
     };
     let public_key = token.generate(&new, &call).unwrap().public_key;
