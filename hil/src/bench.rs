@@ -22,6 +22,9 @@ pub(crate) type BoxedPlug = Box<dyn Plug + Send + Sync>;
 /// Another program that works on a device.
 pub(crate) type BoxedOthers = Box<dyn Others + Send + Sync>;
 
+/// What restarts what stands behind a device.
+pub(crate) type BoxedRestart = Box<dyn Fn() + Send + Sync>;
+
 /// Whether something can be done to a device, or why not.
 pub(crate) type Possible<T> = Result<T, &'static str>;
 
@@ -37,6 +40,7 @@ pub(crate) struct Bench {
     pub(crate) plug: Possible<BoxedPlug>,
     /// Another program that works on it, where nobody loses anything by that.
     pub(crate) others: Possible<BoxedOthers>,
+    pub(crate) restart: Possible<BoxedRestart>,
     pub(crate) protection: Protection,
     /// How many more keys fill it; found when it is opened.
     pub(crate) room: Mutex<Possible<usize>>,
@@ -137,6 +141,15 @@ impl Subject for Bench {
             Ok(others) => Ok(&**others),
             Err(why) => Err(why),
         }
+    }
+
+    fn can_restart(&self) -> Result<(), &'static str> {
+        self.restart.as_ref().map(drop).map_err(|why| *why)
+    }
+
+    fn restart(&self) -> Result<(), &'static str> {
+        let restart = self.restart.as_ref();
+        restart.map(|restart| restart()).map_err(|why| *why)
     }
 
     fn plug(&self) -> Result<&dyn Plug, &'static str> {

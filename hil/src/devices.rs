@@ -367,6 +367,7 @@ fn bench(
         }),
         plug: plug(&listed.removal, name, &common.interrupt, is_there),
         others: Err("no other program works on a device that is somebody's"),
+        restart: Err("nothing behind a device is restarted that is somebody's"),
         protection: Protection::FULL,
         room: Mutex::new(Err("it has no bound that could be seen")),
         longest_message: match listed.longest_message {

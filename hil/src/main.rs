@@ -184,6 +184,9 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
     let started: Vec<_> = (virtuals.iter().copied())
         .filter(|one| wanted(one.name) && !is_left_out(one.name))
         .collect();
+    if args.only_virtual {
+        virtuals::enter(&started);
+    }
     virtuals::prepare(&started);
     let interrupt = Interrupt::listen();
     let options = Options {

@@ -9,11 +9,13 @@ use claviger_piv::apdu::{Lost, Transport as CardTransport};
 use claviger_piv::reader::{Link, Readers, Unreachable as NoReaders};
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
-use claviger_tests::{Kryoptic, Neighbour, SoftHsm, Tpm};
-use claviger_token::{Access, FixedPin, Protection};
+use claviger_tests::{
+    Kryoptic, Neighbour, Nss, OpenCryptoki, P11KitClient, P11KitProxy, SoftHsm, Tpm, private,
+};
+use claviger_token::{Access, Driver, FixedPin, Protection};
 use claviger_virtual_yubikey::{Answer, Card, Device as CardDevice, Firmware, Smartcard};
 
-use crate::bench::{Bench, BoxedOthers, BoxedPlug, MakeDriver, Possible, Switch};
+use crate::bench::{Bench, BoxedOthers, BoxedPlug, BoxedRestart, MakeDriver, Possible, Switch};
 use crate::conformance::quietly;
 use crate::devices::{Common, Device, TappedDevices, elsewhere, subject};
 use crate::lock;
@@ -55,6 +57,26 @@ pub const VIRTUALS: &[Virtual] = &[
         start: tpm,
     },
     Virtual {
+        name: "nss",
+        missing: Nss::skipped,
+        start: nss,
+    },
+    Virtual {
+        name: "opencryptoki",
+        missing: || inside().or_else(OpenCryptoki::skipped),
+        start: opencryptoki,
+    },
+    Virtual {
+        name: "p11-kit-client",
+        missing: P11KitClient::skipped,
+        start: p11_kit_client,
+    },
+    Virtual {
+        name: "p11-kit-proxy",
+        missing: || inside().or_else(P11KitProxy::skipped),
+        start: p11_kit_proxy,
+    },
+    Virtual {
         name: "yubikey-4.3.5",
         missing: || None,
         start: |parts| yubikey(parts, Firmware::V4_3_5, 4_350_001),
@@ -90,10 +112,14 @@ pub const VIRTUALS: &[Virtual] = &[
 
 /// The names of those that every machine can start, also of those that this build does not
 /// have.
-pub const ORDER: [&str; 8] = [
+pub const ORDER: [&str; 12] = [
     "softhsm",
     "kryoptic",
     "tpm2-pkcs11",
+    "nss",
+    "opencryptoki",
+    "p11-kit-client",
+    "p11-kit-proxy",
     "yubikey-4.3.5",
     "yubikey-5.4.3",
     "yubikey-5.7.1",
@@ -121,6 +147,24 @@ impl Virtual {
     }
 }
 
+/// Those that want a view of the system that only this process has.
+const INSIDE: [&str; 2] = ["opencryptoki", "p11-kit-proxy"];
+
+/// Starts the program anew with a view of the system of its own, where one of `virtuals` wants
+/// that. It hides devices that are attached: where these are wanted, too, such devices are
+/// left out.
+pub fn enter(virtuals: &[Virtual]) {
+    if virtuals.iter().any(|one| INSIDE.contains(&one.name)) {
+        // What is wrong is said when the device is started.
+        let _ = quietly(private::enter);
+    }
+}
+
+fn inside() -> Option<&'static str> {
+    let why = "it hides what is attached: `--virtual` starts it";
+    (!private::is_inside() && private::skipped().is_none()).then_some(why)
+}
+
 /// Starts what sets variables of the environment. To be called before threads are started.
 pub fn prepare(virtuals: &[Virtual]) {
     for one in virtuals.iter().filter(|one| one.missing().is_none()) {
@@ -129,6 +173,9 @@ pub fn prepare(virtuals: &[Virtual]) {
             "softhsm" => SoftHsm::prepare(),
             "kryoptic" => Kryoptic::prepare(),
             "tpm2-pkcs11" => Tpm::prepare(),
+            "opencryptoki" => OpenCryptoki::prepare(),
+            "p11-kit-client" => P11KitClient::prepare(),
+            "p11-kit-proxy" => P11KitProxy::prepare(),
             _ => {}
         });
     }
@@ -143,6 +190,7 @@ struct Kind {
     absent: String,
     plug: Possible<BoxedPlug>,
     others: Possible<BoxedOthers>,
+    restart: Possible<BoxedRestart>,
     tap: Arc<Tap>,
     max_keys: Option<usize>,
     longest_message: usize,
@@ -176,7 +224,15 @@ fn device(parts: &Parts<'_>, kind: Kind) -> Device {
         absent: Ok(kind.absent),
         plug: kind.plug,
         others: kind.others,
-        protection: Protection::FULL,
+        restart: kind.restart,
+        protection: match parts.name {
+            // It says of no key that it was made there.
+            "nss" => Protection {
+                local: false,
+                ..Protection::FULL
+            },
+            _ => Protection::FULL,
+        },
         room: Mutex::new(Err(match scheme {
             "ledger" => "a Ledger has two thousand million accounts",
             _ => "the token has no bound that a test could reach",
@@ -207,29 +263,37 @@ fn device(parts: &Parts<'_>, kind: Kind) -> Device {
     }
 }
 
+/// What restarts behind a token.
+const ALL_THERE_IS: &str = "nothing stands behind the token that could restart";
+
 /// A PKCS#11 token in software, from the parts that the fixtures have in common.
 macro_rules! pkcs11 {
     ($parts:expr, $fixture:ty, $max_keys:expr, $plug:expr) => {{
         let token = Arc::new(<$fixture>::new());
-        let kind = Kind {
-            make: Box::new(|| Arc::new(Pkcs11Driver::new())),
-            backend: token.backend(),
-            access: token.access(),
+        let others = Neighbour::with_label(<$fixture>::module(), token.label(), <$fixture>::PIN);
+        let plug = $plug(&token);
+        let make = Box::new(|| Arc::new(Pkcs11Driver::new()) as Arc<dyn Driver>);
+        device(
+            $parts,
+            pkcs11!(kind, $fixture, token, $max_keys, make, plug, others),
+        )
+    }};
+    (kind, $fixture:ty, $token:ident, $max_keys:expr, $make:expr, $plug:expr, $others:expr) => {
+        Kind {
+            make: $make,
+            backend: $token.backend(),
+            access: $token.access(),
             wrong: Ok(Access::with(FixedPin::new("tr0mb0ni"))),
             absent: <$fixture>::backend_for("nowhere"),
-            plug: $plug(&token),
-            others: Ok(Box::new(Neighbour::with_label(
-                <$fixture>::module(),
-                token.label(),
-                <$fixture>::PIN,
-            ))),
+            plug: $plug,
+            others: Ok(Box::new($others)),
+            restart: Err(ALL_THERE_IS),
             tap: Arc::default(),
             max_keys: $max_keys,
             longest_message: usize::MAX,
-            home: Box::new(token),
-        };
-        device($parts, kind)
-    }};
+            home: Box::new($token),
+        }
+    };
 }
 
 fn softhsm(parts: &Parts<'_>) -> Device {
@@ -251,6 +315,50 @@ fn kryoptic(parts: &Parts<'_>) -> Device {
 fn tpm(parts: &Parts<'_>) -> Device {
     let plug = |_: &Arc<Tpm>| Err("a TPM cannot be pulled out");
     pkcs11!(parts, Tpm, Some(20), plug)
+}
+
+fn nss(parts: &Parts<'_>) -> Device {
+    let token = Arc::new(Nss::new());
+    let others = Neighbour::with_label(Nss::module(), token.label(), Nss::PIN);
+    let make = Box::new(|| Arc::new(Pkcs11Driver::with_places(Nss::places())) as Arc<dyn Driver>);
+    let plug = Err("it keeps its databases open, and does not notice that one is away");
+    device(
+        parts,
+        pkcs11!(kind, Nss, token, Some(100), make, plug, others),
+    )
+}
+
+fn opencryptoki(parts: &Parts<'_>) -> Device {
+    let token = Arc::new(OpenCryptoki::new());
+    let (module, pin) = (OpenCryptoki::module(), OpenCryptoki::PIN);
+    let others = Neighbour::in_slot(module, token.slot(), pin);
+    let make = Box::new(|| Arc::new(Pkcs11Driver::new()) as Arc<dyn Driver>);
+    let plug = Err("it keeps its objects in memory, and does not notice that they are away");
+    let kind = pkcs11!(kind, OpenCryptoki, token, Some(100), make, plug, others);
+    let restart: BoxedRestart = Box::new(OpenCryptoki::restart_daemon);
+    let restart = Ok(restart);
+    device(parts, Kind { restart, ..kind })
+}
+
+fn p11_kit_client(parts: &Parts<'_>) -> Device {
+    let token = Arc::new(P11KitClient::new());
+    let (module, pin) = (P11KitClient::module(), P11KitClient::PIN);
+    let others = Neighbour::with_label(module, token.label(), pin);
+    let make = Box::new(|| Arc::new(Pkcs11Driver::new()) as Arc<dyn Driver>);
+    let (off, on, again) = (Arc::clone(&token), Arc::clone(&token), Arc::clone(&token));
+    let plug = switch(move || off.remove(), move || on.insert());
+    let kind = pkcs11!(kind, P11KitClient, token, Some(100), make, plug, others);
+    let restart: BoxedRestart = Box::new(move || {
+        again.remove();
+        again.insert();
+    });
+    let restart = Ok(restart);
+    device(parts, Kind { restart, ..kind })
+}
+
+fn p11_kit_proxy(parts: &Parts<'_>) -> Device {
+    let plug = |_: &Arc<P11KitProxy>| Err("what is behind the proxy is pulled out without it");
+    pkcs11!(parts, P11KitProxy, Some(100), plug)
 }
 
 fn switch(
@@ -300,6 +408,7 @@ fn card<C: Smartcard>(parts: &Parts<'_>, tray: Tray<C>, serial: &str, pin: &str)
         absent: "piv:serial=4294967295".into(),
         plug: switch(move || off.take_out(), move || on.put_in()),
         others: Err("no other program works on this card here"),
+        restart: Err(ALL_THERE_IS),
         tap,
         max_keys: None,
         longest_message: usize::MAX,
@@ -354,6 +463,7 @@ fn ledger(
         absent: "ledger:serial=0123456789abcdef".into(),
         plug,
         others: Err("a Ledger derives its keys: no other program makes any"),
+        restart: Err(ALL_THERE_IS),
         tap,
         max_keys: Some(10),
         longest_message,
