@@ -68,7 +68,9 @@ impl Pkcs11Token {
     /// Gives a key its label, both halves of it.
     pub(crate) fn name_key(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error> {
         self.connection.run(call, |session, _| {
-            let search = Search::new(self, session, &key.public_key, false);
+            // What is copied is destroyed.
+            let wants_proof = self.quirks.generate == Generate::ViaSession;
+            let search = Search::new(self, session, &key.public_key, wants_proof);
             let findings = search.run(&key.slot)?;
             if findings.found.is_empty() {
                 self.connection.confirm(session)?;
@@ -76,8 +78,8 @@ impl Pkcs11Token {
                 return Err(Fault::Ours(missing));
             }
             let private = findings.found.into_iter().map(|found| found.read);
-            for read in private.chain(search.public_halves()?) {
-                match self.relabel(session, &read, label) {
+            for half in [private.collect(), search.public_halves()?] {
+                match self.relabel(session, &half, label) {
                     Err(error) if refuses_change(&error) => {
                         let token = &self.info.id;
                         tracing::debug!(%token, %error, "the label cannot be changed");
@@ -89,19 +91,25 @@ impl Pkcs11Token {
         })
     }
 
-    /// Changes a label. SoftHSM2 writes the file of the object anew for that: killed in the
-    /// middle, or on a full disk, it would lose a key that an identity has by now. There the
-    /// object is copied first.
-    fn relabel(&self, session: &Session, read: &Read, label: &str) -> Result<(), Ck> {
+    /// Changes the label of half a key, of which there may be several copies.
+    ///
+    /// SoftHSM2 writes the file of an object anew for that: killed in the middle, or on a full
+    /// disk, it would lose a key that an identity has by now. There the half is copied first;
+    /// who is killed in between leaves both, of which the next one keeps the copy.
+    fn relabel(&self, session: &Session, half: &[Read], label: &str) -> Result<(), Ck> {
         let new = Attribute::Label(label.as_bytes().to_vec());
-        match self.quirks.generate {
-            Generate::Direct => session.update_attributes(read.handle, &[new]),
-            Generate::ViaSession if read.key.label == label => Ok(()),
-            Generate::ViaSession => {
-                session.copy_object(read.handle, &[new, Attribute::Token(true)])?;
-                session.destroy_object(read.handle)
-            }
+        if self.quirks.generate == Generate::Direct {
+            let change =
+                |read: &Read| session.update_attributes(read.handle, std::slice::from_ref(&new));
+            return half.iter().try_for_each(change);
         }
+        let kept = half.iter().find(|read| read.key.label == label);
+        if let (None, Some(read)) = (kept, half.first()) {
+            session.copy_object(read.handle, &[new, Attribute::Token(true)])?;
+        }
+        let kept = kept.map(|read| read.handle);
+        let mut others = half.iter().filter(|read| Some(read.handle) != kept);
+        others.try_for_each(|read| session.destroy_object(read.handle))
     }
 
     /// Removes what a failed generation left, and says whether that worked.
