@@ -118,7 +118,12 @@ pub(crate) fn holds(session: &mut Session<'_>, slot: Slot, key: &PublicKey) -> R
         session.verify_for_one()?;
     }
     let answer = match session.card.operate(slot, id, operation, &input) {
-        Err(Fault::Status { status, .. }) if says_no_such_key(status) => return Ok(false),
+        // For an empty slot piv-authenticator 0.7.0 says that the conditions of use are not met.
+        Err(Fault::Status { status, .. })
+            if says_no_such_key(status) || status == Status::CONDITIONS =>
+        {
+            return Ok(false);
+        }
         answer => answer?,
     };
     Ok(match (SignatureScheme::of(algorithm), challenge) {
