@@ -341,6 +341,18 @@ fn what_is_connected_to_a_deleted_identity_says_so() {
 }
 
 #[test]
+fn doctor_finds_a_key_beside_which_another_program_has_put_its_own() {
+    let stage = Stage::with_alice();
+    let keys = stage.json(&["show", "alice"])["keys"].clone();
+    for key in keys.as_array().unwrap() {
+        let pair = ["--keypairgen", "--key-type", "EC:prime256v1", "--id"];
+        stage.pkcs11_tool(&[&pair[..], &[key["slot"].as_str().unwrap()]].concat());
+    }
+    let doctor = stage.run(["doctor"]);
+    assert_eq!(doctor.code(), Some(0), "{}", doctor.out());
+}
+
+#[test]
 fn the_json_has_the_fields_that_scripts_rely_on() {
     let stage = Stage::with_alice();
     let backend = stage.token.backend();

@@ -1,5 +1,7 @@
 //! The tokens that processes are killed on, and what others see of them.
 
+use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,8 @@ use claviger_tests::as_user;
 use claviger_token::key::from_hex;
 use claviger_token::{Algorithm as Kind, PublicKey};
 use claviger_virtual_yubikey::{
-    Algorithm, Card, Fault, Inserted, ManagementAlgorithm, Pcscd, PrivateKey, Rule, Slot, object,
+    Algorithm, Card, Fault, Inserted, ManagementAlgorithm, Origin, Pcscd, PrivateKey, Rule, Slot,
+    object,
 };
 use tempfile::TempDir;
 
@@ -39,8 +42,16 @@ pub(crate) trait Ground {
     /// Puts right what the token itself loses when a process that uses it is killed.
     fn heal(&self) {}
 
-    /// The keys on the token by their slots, as others see them: their fingerprints.
-    fn keys(&self) -> BTreeMap<String, String>;
+    /// The keys on the token, as others see them: their slots and fingerprints.
+    fn keys(&self) -> Keys;
+
+    /// Has another program put a key of its own where a key of ours is: beside it, where the
+    /// token has room for both, else in its place. The answer is its fingerprint; none where
+    /// there have been enough.
+    fn intrude(&self, slot: &str) -> Option<String>;
+
+    /// Whether such a key takes the place of ours.
+    fn has_room_for_one(&self) -> bool;
 
     /// All that is on the token and not ours.
     fn foreign(&self) -> BTreeMap<String, Vec<u8>>;
@@ -49,6 +60,15 @@ pub(crate) trait Ground {
     fn pin_tries_spent(&self) -> u64 {
         0
     }
+}
+
+/// Keys by slot and fingerprint. In place of what is missing of a pair it says that.
+pub(crate) type Keys = BTreeSet<(String, String)>;
+
+/// The fingerprint of the key in a slot where there is one only.
+fn only_in(keys: &Keys, slot: &str) -> String {
+    let mut found = keys.iter().filter(|(place, _)| place == slot);
+    found.next().map(|(_, key)| key.clone()).unwrap()
 }
 
 fn fingerprint(point: &[u8]) -> String {
@@ -68,13 +88,17 @@ fn no_modules(folder: &Path) -> PathBuf {
 pub(crate) struct Soft {
     stage: Stage,
     config: PathBuf,
-    /// The files of the objects that were there first.
-    foreign: Vec<PathBuf>,
+    /// The files of the objects of others.
+    foreign: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Soft {
     /// The `CKA_ID` of a key pair that others made.
     const FOREIGN: &str = "f0f0f0";
+    /// The label of what others put on the token.
+    const THEIRS: &str = "theirs";
+    /// So many objects at most others add meanwhile: the token becomes slower with each.
+    const MOST: usize = 60;
 
     pub(crate) fn new() -> Soft {
         let stage = Stage::new();
@@ -84,17 +108,69 @@ impl Soft {
         let data = stage.path("data");
         let write = ["--write-object", data.to_str().unwrap(), "--type", "data"];
         stage.pkcs11_tool(&[&write[..], &["--label", "theirs"]].concat());
-        let objects = fs::read_dir(stage.token_folder()).unwrap();
-        let foreign = { objects.map(|entry| entry.unwrap().path()) }
-            .filter(|path| path.extension().is_some_and(|end| end == "object"))
-            .filter(|path| path.file_name().is_some_and(|name| name != "token.object"))
-            .collect();
+        let foreign = objects(&stage);
         Soft {
             config: no_modules(&stage.path("")),
             stage,
-            foreign,
+            foreign: RefCell::new(foreign),
         }
     }
+}
+
+/// Half of a key pair on a SoftHSM2 token.
+struct Object {
+    is_private: bool,
+    id: String,
+    label: String,
+    point: String,
+}
+
+impl Object {
+    /// Whether it has the label of a key that is not finished. Beside one of the same key that
+    /// has its name it is a copy: killed while it names a key, Claviger leaves both.
+    fn is_marked(&self) -> bool {
+        self.label.starts_with("claviger-unfinished-")
+    }
+}
+
+/// What `pkcs11-tool --list-objects` says.
+fn listed(text: &str) -> Vec<Object> {
+    let mut objects: Vec<Object> = Vec::new();
+    let mut is_key = false;
+    for line in text.lines() {
+        if line.contains(" Object;") || line.contains(" object ") {
+            let is_private = line.starts_with("Private Key");
+            is_key = is_private || line.starts_with("Public Key");
+            if is_key {
+                objects.push(Object {
+                    is_private,
+                    id: String::new(),
+                    label: String::new(),
+                    point: String::new(),
+                });
+            }
+        } else if let (true, Some(object), Some((name, value))) =
+            (is_key, objects.last_mut(), line.trim().split_once(':'))
+        {
+            let value = value.trim().to_owned();
+            match name {
+                "EC_POINT" => object.point = value,
+                "ID" => object.id = value,
+                "label" => object.label = value,
+                _ => {}
+            }
+        }
+    }
+    objects
+}
+
+/// The files of the objects on the token.
+fn objects(stage: &Stage) -> BTreeSet<PathBuf> {
+    let files = fs::read_dir(stage.token_folder()).unwrap();
+    { files.map(|entry| entry.unwrap().path()) }
+        .filter(|path| path.extension().is_some_and(|end| end == "object"))
+        .filter(|path| path.file_name().is_some_and(|name| name != "token.object"))
+        .collect()
 }
 
 impl Ground for Soft {
@@ -118,7 +194,7 @@ impl Ground for Soft {
     }
 
     fn foreign_key(&self) -> String {
-        self.keys()[Self::FOREIGN].clone()
+        only_in(&self.keys(), Self::FOREIGN)
     }
 
     fn disk(&self) -> Option<PathBuf> {
@@ -129,44 +205,70 @@ impl Ground for Soft {
         self.stage.heal();
     }
 
-    /// A key whose other half is missing has no fingerprint.
-    fn keys(&self) -> BTreeMap<String, String> {
-        let listed = self.stage.pkcs11_tool(&["--list-objects"]);
-        let mut private = BTreeSet::new();
-        let mut public = BTreeMap::new();
-        let (mut class, mut point) = ("", String::new());
-        for line in listed.lines() {
-            let said = |what| line.trim().strip_prefix(what).map(str::trim);
-            if line.contains(" Object;") || line.contains(" object ") {
-                (class, point) = (line, String::new());
-            } else if let Some(value) = said("EC_POINT:") {
-                point = value.into();
-            } else if let Some(id) = said("ID:") {
-                // Without the tag and the length of an OCTET STRING.
-                let bytes = from_hex(&point).unwrap_or_default();
-                let key = fingerprint(bytes.get(2..).unwrap_or_default());
-                if class.starts_with("Private Key") {
-                    private.insert(id.to_owned());
-                } else if class.starts_with("Public Key") {
-                    public.insert(id.to_owned(), key);
+    fn intrude(&self, slot: &str) -> Option<String> {
+        if self.foreign.borrow().len() > Self::MOST {
+            return None;
+        }
+        let (before, files) = (self.keys(), objects(&self.stage));
+        let pair = ["--keypairgen", "--key-type", "EC:prime256v1"];
+        let named = ["--id", slot, "--label", Self::THEIRS];
+        self.stage.pkcs11_tool(&[&pair[..], &named].concat());
+        let new = objects(&self.stage);
+        self.foreign
+            .borrow_mut()
+            .extend(new.difference(&files).cloned());
+        let made = self.keys().difference(&before).next().cloned();
+        made.map(|(_, key)| key)
+    }
+
+    fn has_room_for_one(&self) -> bool {
+        false
+    }
+
+    fn keys(&self) -> Keys {
+        let mut halves: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        let mut keys = Keys::new();
+        let objects = listed(&self.stage.pkcs11_tool(&["--list-objects"]));
+        let is_copy = |object: &Object| {
+            let is_finished = |other: &&Object| {
+                (other.is_private, &other.id) == (object.is_private, &object.id)
+                    && !other.is_marked()
+                    && other.label != Self::THEIRS
+            };
+            object.is_marked() && objects.iter().any(|other| is_finished(&other))
+        };
+        for object in objects
+            .iter()
+            .filter(|object| !object.id.is_empty() && !is_copy(object))
+        {
+            let (private, public) = halves.entry(object.id.clone()).or_default();
+            match object.is_private {
+                true => *private += 1,
+                false => {
+                    *public += 1;
+                    // Without the tag and the length of an OCTET STRING.
+                    let bytes = from_hex(&object.point).unwrap_or_default();
+                    let key = fingerprint(bytes.get(2..).unwrap_or_default());
+                    keys.insert((object.id.clone(), key));
                 }
             }
         }
-        let mut keys = public.clone();
-        for (id, key) in &mut keys {
-            if !private.contains(id) {
-                *key = "no private half".into();
-            }
-        }
-        let without_public = private.into_iter().filter(|id| !public.contains_key(id));
-        keys.extend(without_public.map(|id| (id, "no public half".into())));
+        let missing = halves.into_iter().filter_map(|(id, (private, public))| {
+            let what = match private.cmp(&public) {
+                Ordering::Less => "no private half",
+                Ordering::Equal => return None,
+                Ordering::Greater => "no public half",
+            };
+            Some((id, what.to_owned()))
+        });
+        keys.extend(missing);
         keys
     }
 
     fn foreign(&self) -> BTreeMap<String, Vec<u8>> {
         let content = |path: &PathBuf| fs::read(path).unwrap_or_default();
-        let files = self.foreign.iter();
-        files
+        let files = self.foreign.borrow();
+        { files.iter() }
             .map(|path| (path.display().to_string(), content(path)))
             .collect()
     }
@@ -175,6 +277,8 @@ impl Ground for Soft {
 /// A virtual YubiKey, which shows what is in it.
 pub(crate) struct YubiKey {
     yubikey: Inserted,
+    /// Where others have put keys in place of ours.
+    taken: RefCell<BTreeSet<Slot>>,
     folder: TempDir,
     config: PathBuf,
 }
@@ -183,6 +287,8 @@ impl YubiKey {
     pub(crate) const PIN: &str = "246802";
     const MANAGEMENT_KEY: [u8; 24] = [0xa5; 24];
     const THEIRS: [Slot; 2] = [Slot::AUTHENTICATION, Slot::KEY_MANAGEMENT];
+    /// So many slots at most others take meanwhile.
+    const MOST: usize = 8;
     /// So long it takes for each command: a fast one of its kind.
     const PACE: Duration = Duration::from_millis(2);
 
@@ -207,6 +313,7 @@ impl YubiKey {
         yubikey.faults().add(pace.always());
         YubiKey {
             yubikey,
+            taken: RefCell::default(),
             config: no_modules(folder.path()),
             folder,
         }
@@ -262,10 +369,29 @@ impl Ground for YubiKey {
     }
 
     fn foreign_key(&self) -> String {
-        self.keys()["9a"].clone()
+        only_in(&self.keys(), "9a")
     }
 
-    fn keys(&self) -> BTreeMap<String, String> {
+    fn intrude(&self, slot: &str) -> Option<String> {
+        let reference = u8::from_str_radix(slot.get(..2)?, 16).ok()?;
+        let slot = Slot::new(reference)?;
+        let mut taken = self.taken.borrow_mut();
+        if taken.len() >= Self::MOST && !taken.contains(&slot) {
+            return None;
+        }
+        taken.insert(slot);
+        let key = PrivateKey::generate(Algorithm::P256);
+        let public = PublicKey::from_der(&key.spki()).ok()?;
+        let mut card = self.yubikey.card();
+        card.put_key(slot, key, Origin::Generated);
+        Some(public.fingerprint().to_string())
+    }
+
+    fn has_room_for_one(&self) -> bool {
+        true
+    }
+
+    fn keys(&self) -> Keys {
         self.yubikey.faults().clear_log();
         let card = self.yubikey.card();
         let key = |slot: Slot| {
@@ -280,7 +406,8 @@ impl Ground for YubiKey {
     fn foreign(&self) -> BTreeMap<String, Vec<u8>> {
         let card = self.yubikey.card();
         let mut found = BTreeMap::new();
-        for slot in Self::THEIRS {
+        let taken = self.taken.borrow();
+        for slot in Self::THEIRS.into_iter().chain(taken.iter().copied()) {
             let key = card.key(slot).map(|key| key.spki()).unwrap_or_default();
             found.insert(format!("key {}", name(slot)), key);
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::common::Outcome;
-use crate::grounds::{Ground, Soft, YubiKey};
+use crate::grounds::{Ground, Keys, Soft, YubiKey};
 use crate::report::{Choices, Report, progress};
 
 /// An identity that is made first and never touched.
@@ -24,6 +24,8 @@ const ADOPTER: &str = "adopter";
 const WEATHER: u64 = 25;
 /// Of so many kills one is followed by one of the process that puts things right.
 const RELAPSE: u64 = 8;
+/// Of so many chances another program takes one to put its key where one of ours is.
+const INTRUSION: u64 = 4;
 /// Of so many kills at least one strikes in the middle of something.
 const ENOUGH: u64 = 100;
 /// So often a process with a wrong PIN is started.
@@ -62,6 +64,8 @@ struct Tally {
     kills: u64,
     /// Kills that left something to be settled.
     interrupted: u64,
+    /// Keys of others that were put where keys of ours are.
+    intruders: u64,
     settled: u64,
     full_disks: u64,
     /// Those of them that the token was on, too.
@@ -85,11 +89,17 @@ pub(crate) fn run(report: &mut Report, kills: u64, seed: u64) {
         let name = ground.name();
         report.figure(format!("kills_{name}"), tally.kills);
         report.figure(format!("interrupted_{name}"), tally.interrupted);
+        report.figure(format!("intruders_{name}"), tally.intruders);
+        report.promise(
+            tally.intruders > 0 || tally.kills < ENOUGH,
+            format!("no key of others was put where one of ours is on {name}"),
+        );
         report.promise(
             tally.interrupted > 0 || tally.kills < ENOUGH,
             format!("no process was struck in the middle on {name}"),
         );
         all.kills += tally.kills;
+        all.intruders += tally.intruders;
         all.full_disks += tally.full_disks;
         all.full_token_disks += tally.full_token_disks;
         all.read_only += tally.read_only;
@@ -109,6 +119,7 @@ pub(crate) fn run(report: &mut Report, kills: u64, seed: u64) {
     report.figure("full_disks", all.full_disks);
     report.figure("full_token_disks", all.full_token_disks);
     report.figure("read_only", all.read_only);
+    report.figure("intruders", all.intruders);
     report.figure("orphans", all.orphans);
     report.figure("lost", all.lost);
     report.figure("foreign_touched", all.foreign_touched);
@@ -134,7 +145,9 @@ struct Battle<'a> {
     choices: Choices,
     tally: Tally,
     /// Keys that are not ours.
-    others: BTreeMap<String, String>,
+    others: Keys,
+    /// Keys of ours that others have put theirs in place of.
+    taken: Keys,
     foreign: BTreeMap<String, Vec<u8>>,
     foreign_key: String,
     bystander: Value,
@@ -149,6 +162,7 @@ impl<'a> Battle<'a> {
             choices,
             tally: Tally::default(),
             others: ground.keys(),
+            taken: Keys::new(),
             foreign: ground.foreign(),
             foreign_key: ground.foreign_key(),
             bystander: Value::Null,
@@ -196,7 +210,13 @@ impl<'a> Battle<'a> {
 
     /// The keys of those that are left still sign.
     fn use_what_is_left(&mut self) {
-        for name in self.identities().into_keys() {
+        for (name, identity) in self.identities() {
+            if keys_of(&identity)
+                .iter()
+                .any(|key| self.taken.contains(key))
+            {
+                continue;
+            }
             let sign = ["sign", &name, "pin", "--format", "sshsig", "-o", "left.sig"];
             let verify = ["verify", &name, "--signature", "left.sig", "pin"];
             for command in [&sign[..], &verify] {
@@ -213,6 +233,10 @@ impl<'a> Battle<'a> {
     fn round(&mut self) {
         let next = self.choose();
         let said = next.words.join(" ");
+        if !next.makes && VICTIMS.contains(&next.name) && self.choices.once_in(INTRUSION) {
+            let keys = keys_of(&self.identities()[next.name]);
+            self.intrude(keys.into_iter().collect());
+        }
         // 0: a full disk, 1: nothing may be written; else it is killed.
         let weather = self.choices.below(WEATHER);
         let ended = match weather {
@@ -224,6 +248,10 @@ impl<'a> Battle<'a> {
             _ => self.kill(&next.words),
         };
         self.ground.heal();
+        if !self.ground.has_room_for_one() && self.choices.once_in(INTRUSION) {
+            let unfinished = self.unfinished();
+            self.intrude(unfinished);
+        }
         self.settle(weather > 1, &said);
         self.check(&said);
         let there = self.identities().contains_key(next.name);
@@ -233,6 +261,35 @@ impl<'a> Battle<'a> {
             // Nothing can be begun that cannot be written down.
             Some(true) if weather == 1 => self.complain(&said, "done where nothing can be written"),
             _ => {}
+        }
+    }
+
+    /// Keys on the token that are nobody's, since what was killed had not come to its end.
+    fn unfinished(&self) -> Vec<(String, String)> {
+        let known: Keys = self.identities().values().flat_map(keys_of).collect();
+        let is_unknown =
+            |key: &(String, String)| !known.contains(key) && !self.others.contains(key);
+        self.ground.keys().into_iter().filter(is_unknown).collect()
+    }
+
+    /// Another program puts a key of its own where one of these is.
+    fn intrude(&mut self, mut ours: Vec<(String, String)>) {
+        ours.retain(|key| !self.taken.contains(key));
+        if ours.is_empty() {
+            return;
+        }
+        let ours = ours[self.choices.below(ours.len() as u64) as usize].clone();
+        let Some(theirs) = self.ground.intrude(&ours.0) else {
+            return;
+        };
+        self.tally.intruders += 1;
+        self.others.insert((ours.0.clone(), theirs));
+        if self.ground.has_room_for_one() {
+            self.others.remove(&ours);
+            self.taken.insert(ours);
+        }
+        for (name, content) in self.ground.foreign() {
+            self.foreign.entry(name).or_insert(content);
         }
     }
 
@@ -336,7 +393,11 @@ impl<'a> Battle<'a> {
         }
         let outcome = Outcome::of(&mut self.command(&repair));
         self.tally.settled += u64::from(outcome.out().contains("is settled"));
-        if outcome.code() != Some(0) {
+        // Of a key that another program has replaced doctor says that it is gone.
+        let identities = self.identities();
+        let mut keys = identities.values().flat_map(keys_of);
+        let is_taken = keys.any(|key| self.taken.contains(&key));
+        if outcome.code() != Some(i32::from(is_taken)) {
             let said_then = format!("{}{}", outcome.out(), outcome.err());
             self.complain(said, &format!("not put right: {said_then}"));
         }
@@ -359,26 +420,18 @@ impl<'a> Battle<'a> {
     fn check(&mut self, said: &str) {
         let identities = self.identities();
         let keys = self.ground.keys();
-        let mut expected = BTreeMap::new();
-        for key in identities
-            .values()
-            .flat_map(|i| i["keys"].as_array().unwrap())
-        {
-            let text = |name: &str| key[name].as_str().unwrap().to_owned();
-            if key["deleted"] == false {
-                expected.insert(text("slot"), text("fingerprint"));
-            }
-        }
-        let known = |slot: &String| expected.contains_key(slot) || self.others.contains_key(slot);
-        let orphans = keys.keys().filter(|slot| !known(slot)).count() as u64;
-        let mut lost = { expected.iter() }
-            .filter(|(slot, key)| keys.get(*slot) != Some(key))
-            .count() as u64;
+        let expected: Keys = identities.values().flat_map(keys_of).collect();
+        let is_known =
+            |key: &&(String, String)| expected.contains(*key) || self.others.contains(*key);
+        let orphans = keys.iter().filter(|key| !is_known(key)).count() as u64;
+        let gone = expected.difference(&keys);
+        let mut lost = gone.filter(|key| !self.taken.contains(*key)).count() as u64;
         lost += u64::from(identities.get(BYSTANDER) != Some(&self.bystander));
         let foreign = self.ground.foreign();
         let touched = { self.foreign.iter() }
             .filter(|(name, content)| foreign.get(*name) != Some(content))
             .count() as u64;
+        let touched = touched + self.others.difference(&keys).count() as u64;
         self.tally.orphans += orphans;
         self.tally.lost += lost;
         self.tally.foreign_touched += touched;
@@ -397,6 +450,15 @@ impl<'a> Battle<'a> {
         progress(&complaint);
         self.tally.complaints.push(complaint);
     }
+}
+
+/// The keys of an identity that are not deleted.
+fn keys_of(identity: &Value) -> Keys {
+    let keys = identity["keys"].as_array().unwrap().iter();
+    let text = |key: &Value, name: &str| key[name].as_str().unwrap().to_owned();
+    keys.filter(|key| key["deleted"] == false)
+        .map(|key| (text(key, "slot"), text(key, "fingerprint")))
+        .collect()
 }
 
 /// Whether something is to be settled, as `doctor` sees it.
