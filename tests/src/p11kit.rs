@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use claviger_token::{Access, FixedPin};
 
@@ -100,6 +101,11 @@ impl P11KitClient {
     /// Access with the right PIN.
     pub fn access(&self) -> Access {
         Access::with(FixedPin::new(P11KitClient::PIN))
+    }
+
+    /// Where the server of this process listens, as long as it runs.
+    pub fn socket() -> PathBuf {
+        Server::of_this_process().socket()
     }
 
     /// The PKCS#11 module.
@@ -270,6 +276,14 @@ impl Server {
         if let Some(mut child) = lock(&self.child).take() {
             drop(child.stdin.take());
             let _ = child.wait();
+            // The shell may be gone before those that it has killed, and one of them could
+            // still take a connection.
+            let group = rustix::process::Pid::from_child(&child);
+            let give_up = Instant::now() + Duration::from_secs(20);
+            while rustix::process::test_kill_process_group(group).is_ok() {
+                assert!(Instant::now() < give_up, "p11-kit server does not end");
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 }

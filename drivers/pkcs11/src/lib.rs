@@ -101,10 +101,17 @@ impl Driver for Pkcs11Driver {
     /// A module that cannot be used is asked again slower and slower.
     fn look(&self, backend: &str) -> Result<Listing, Error> {
         let uri = Uri::parse(backend)?;
+        let sources = self.sources(&uri, Patience::Slower);
         let Sources {
             usable,
             mut unreadable,
-        } = self.sources(&uri, Patience::Slower)?;
+        } = match (sources, &uri.module_path) {
+            // The same, whether it says so when it is initialised or when it is asked.
+            (Err(error @ Error::NotReady { .. }), Some(path)) => {
+                Sources::none_but(path.display().to_string(), error)
+            }
+            (sources, _) => sources?,
+        };
         let found = look_again(&usable, &uri)?;
         unreadable.extend(found.unreadable);
         let mut tokens = Vec::new();
@@ -249,6 +256,13 @@ impl Pkcs11Driver {
 }
 
 impl Sources {
+    fn none_but(place: String, error: Error) -> Sources {
+        Sources {
+            unreadable: vec![Unreadable { place, error }],
+            ..Sources::default()
+        }
+    }
+
     fn add(&mut self, source: Source) {
         let same = |known: &Source| Arc::ptr_eq(&known.module, &source.module);
         if !self.usable.iter().any(same) {

@@ -79,7 +79,8 @@ tests! {
         a_database_named_by_p11_kit_or_by_the_backend_is_reached;
     p11_kit_client unless P11KitClient:
         a_server_that_restarts_is_reached_by_the_running_process,
-        a_server_that_starts_later_is_reached_by_the_running_process;
+        a_server_that_starts_later_is_reached_by_the_running_process,
+        a_server_that_hangs_up_is_listed_with_the_reason;
     p11_kit_proxy unless P11KitProxy:
         a_token_behind_it_is_known_for_what_it_is;
     tpm unless Tpm:
@@ -258,6 +259,26 @@ mod p11_kit_client {
         // Also by who only looks.
         wait_for(|| !driver.tokens(&backend).unwrap().is_empty());
         sign(&signer(&open(&backend, &token.access()).unwrap(), P256)).unwrap();
+    }
+
+    pub(super) fn a_server_that_hangs_up_is_listed_with_the_reason() {
+        let token = P11KitClient::new();
+        let other = AlteredModule::of(&P11KitClient::module());
+        let module = other.folder().join("p11-kit-client.so");
+        std::fs::copy(P11KitClient::module(), &module).unwrap();
+        token.remove();
+        let socket = P11KitClient::socket();
+        let _ = std::fs::remove_file(&socket);
+        let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        let backend = format!("pkcs11:?module-path={}", module.display());
+        let listed = Pkcs11Driver::new().look(&backend).unwrap();
+        let [unreadable] = &listed.unreadable[..] else {
+            panic!("{listed:?}");
+        };
+        let error = &unreadable.error;
+        assert!(matches!(error, Error::NotReady { .. }), "{error:?}");
+        assert_eq!(unreadable.place, module.display().to_string());
     }
 }
 
