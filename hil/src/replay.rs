@@ -205,6 +205,17 @@ impl Player {
         tape.lines.get(tape.at).is_some_and(fits)
     }
 
+    /// Why no transaction could be begun then, if that is what comes next.
+    fn not_begun(&self) -> Option<Lost> {
+        let mut tape = lock(&self.0);
+        let lost = match tape.lines.get(tape.at) {
+            Some(Line::NotBegun { lost, present }) => gone(lost, *present),
+            _ => return None,
+        };
+        tape.at += 1;
+        Some(lost)
+    }
+
     fn transmit(&self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
         let asked = to_hex(apdu);
         let lost_part = |line: &Line| matches!(line, Line::Command { command, reply: None, .. } if command.starts_with("10db"));
@@ -222,6 +233,10 @@ impl Player {
         }
         if let Some(said) = self.said_before_the_pin(apdu, &asked) {
             return Ok(said);
+        }
+        // A transaction that went on then may be over now, and the other way round.
+        if let Some(lost) = self.not_begun() {
+            return Err(lost);
         }
         let is_written = matches!(apdu, [_, 0xdb, ..]);
         let (recorded, hidden) = self.expect(&asked, |line| match line {
@@ -294,13 +309,10 @@ impl Readers for Player {
 
 impl Link for Player {
     fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
-        if self.is_next(|line| matches!(line, Line::NotBegun { .. })) {
-            return match self.next() {
-                Some(Line::NotBegun { lost, present }) => Err(gone(&lost, present)),
-                _ => Err(Lost::new("nothing")),
-            };
+        match self.not_begun() {
+            Some(lost) => Err(lost),
+            None => Ok(Box::new(self.clone())),
         }
-        Ok(Box::new(self.clone()))
     }
 }
 

@@ -1,9 +1,10 @@
 //! An open card: transactions, the PIN, recovery.
 //!
-//! Each operation is one PC/SC transaction, or one single command. Between two of them
-//! other programs may use the card, select another application on it, or reset it; then
-//! the PIN that we gave does not count any more. So the state that is kept here is a
-//! guess that the card corrects:
+//! Each operation is one PC/SC transaction, or one single command; the first ones share the
+//! transaction in which the card was opened ([`held`](crate::held)). Between two of them other
+//! programs may use the card, select another application on it, or reset it; then the PIN
+//! that we gave does not count any more. So the state that is kept here is a guess that the
+//! card corrects:
 //!
 //! | what happens | what is done, once |
 //! | --- | --- |
@@ -38,11 +39,13 @@ use crate::content::inspect;
 use crate::error::Fault;
 use crate::field::{Answer, Field, Identity, Place, identify};
 use crate::firmware::Make;
+use crate::held::Held;
 use crate::management;
 use crate::policy::PinPolicy;
 use crate::reader::Link;
 use crate::session::Session;
 use crate::slot::Slot;
+use crate::state::{State, Way};
 
 /// The lengths of a PIN in bytes (SP 800-73-4 part 2, §2.4.3).
 const PIN_LENGTH: std::ops::RangeInclusive<usize> = 6..=8;
@@ -72,31 +75,6 @@ pub(crate) struct Connection {
     pub(crate) management_key: Mutex<Option<Zeroizing<Vec<u8>>>>,
 }
 
-/// What is known of an open card, as far as we know.
-#[derive(Default)]
-struct State {
-    link: Option<Box<dyn Link>>,
-    /// Whether the PIV application is selected, as far as we know.
-    ready: bool,
-    /// Whether the PIN counts, as far as we know.
-    verified: bool,
-    /// The PIN that the card accepted.
-    pin: Option<SecretString>,
-    /// How often keys may have changed.
-    changes: u64,
-}
-
-impl State {
-    /// The card has to be looked for, and the PIN given again.
-    fn let_go(&mut self) {
-        *self = State {
-            pin: self.pin.take(),
-            changes: self.changes,
-            ..State::default()
-        };
-    }
-}
-
 /// A PIN that is being asked for.
 #[derive(Default)]
 struct Asked {
@@ -112,6 +90,8 @@ pub(crate) struct How {
     fresh: bool,
     /// Repeat it after a recovery.
     repeat: bool,
+    /// Let its transaction go on for the next operations.
+    stays: bool,
 }
 
 impl How {
@@ -119,16 +99,24 @@ impl How {
     pub(crate) const REPEAT: How = How {
         fresh: false,
         repeat: true,
+        stays: false,
     };
     /// From a SELECT on, and once more after a recovery.
     pub(crate) const FRESH: How = How {
         fresh: true,
         repeat: true,
+        stays: false,
     };
     /// From a SELECT on, and at most once.
     pub(crate) const ONCE: How = How {
         fresh: true,
         repeat: false,
+        stays: false,
+    };
+    /// As [`How::ONCE`], and what comes next is part of the same transaction.
+    const LOGIN: How = How {
+        stays: true,
+        ..How::ONCE
     };
 }
 
@@ -143,7 +131,7 @@ impl Connection {
     ) -> Result<Arc<Self>, Error> {
         let connection = Connection::new(field, identity, access);
         *lock(&connection.reader) = reader.into();
-        lock(&connection.state).link = link;
+        *lock(&connection.state) = State::found(link);
         connection.log_in(access)?;
         Ok(Arc::new(connection))
     }
@@ -163,12 +151,14 @@ impl Connection {
     }
 
     /// Opens the card in `reader` if it is `wanted`, and logs in, all in one transaction
-    /// where the PIN is there at once. `None`: it is not the one, or not to be read.
+    /// where the PIN is there at once, which goes on. `None`: it is not the one, or not to be
+    /// read.
     ///
     /// Only where it is known that no other card can be meant.
     pub(crate) fn open_the_only_one(
         field: &Arc<Field>,
         reader: &str,
+        link: Box<dyn Link>,
         access: &Access,
         place: impl FnOnce(&TokenId) -> Arc<Mutex<Place>>,
         wanted: impl FnOnce(&Identity) -> bool,
@@ -176,13 +166,11 @@ impl Connection {
         let call = Call::unlimited();
         let looking = field.looking_at(reader);
         let alone = lock(&looking);
-        let Ok(mut link) = field.readers.connect(reader) else {
+        let Ok(mut held) = Held::begin(link) else {
             return Ok(None);
         };
-        let Ok(mut transport) = link.begin() else {
-            return Ok(None);
-        };
-        let mut card = Card::new(&mut *transport, &call);
+        let mut turn = held.turn();
+        let mut card = Card::new(&mut turn, &call);
         let Ok(Answer::Card(identity)) = identify(&mut card) else {
             return Ok(None);
         };
@@ -196,15 +184,15 @@ impl Connection {
             return Ok(None);
         }
         let connection = Connection::new(field, &identity, access);
-        let mut state = State::default();
+        let (mut verified, mut pin) = (false, None);
         let mut asked = Asked::default();
         let logged_in = connection.begin_login(
             &mut Session {
                 card,
                 connection: &connection,
-                verified: &mut state.verified,
-                pin: &mut state.pin,
-                changes: &mut state.changes,
+                verified: &mut verified,
+                pin: &mut pin,
+                changes: &mut 0,
                 administered: &mut false,
                 fresh: true,
                 tries: None,
@@ -212,12 +200,10 @@ impl Connection {
             access,
             &mut asked,
         );
-        drop(transport);
+        drop(turn);
         drop(alone);
-        state.link = Some(link);
-        state.ready = true;
         *lock(&connection.reader) = reader.into();
-        *lock(&connection.state) = state;
+        *lock(&connection.state) = State::opened(held, verified, pin);
         let logged_in = logged_in.map_err(|fault| fault.into_error(connection.id()));
         connection.end_login(logged_in, access, asked)?;
         let connection = Arc::new(connection);
@@ -274,7 +260,7 @@ impl Connection {
     /// Asks for the PIN and gives it to the card, if that risks nothing.
     pub(crate) fn log_in(&self, access: &Access) -> Result<(), Error> {
         let mut asked = Asked::default();
-        let begun = self.run(&Call::unlimited(), How::ONCE, |session| {
+        let begun = self.run(&Call::unlimited(), How::LOGIN, |session| {
             self.begin_login(session, access, &mut asked)
         });
         self.end_login(begun, access, asked)
@@ -321,11 +307,15 @@ impl Connection {
         else {
             return begun.map(drop);
         };
+        if let Ok(false) | Err(Error::PinUnsettled { .. }) = begun {
+            // A person is waited for, and others need the card meanwhile.
+            lock(&self.state).release();
+        }
         let mut done = match begun {
             Ok(false) => {
                 let pin = self.checked(asking.answer(), access, default);
                 pin.and_then(|pin| {
-                    self.run(&call, How::ONCE, |session| session.give_pin(&pin, access))
+                    self.run(&call, How::LOGIN, |session| session.give_pin(&pin, access))
                 })
             }
             begun => begun.map(drop),
@@ -334,7 +324,7 @@ impl Connection {
             && access.pins.sends_unsettled(token, "")?
         {
             let pin = self.checked(asking.answer(), access, default)?;
-            done = self.run(&call, How::ONCE, |s| s.give_pin_anyway(&pin, access));
+            done = self.run(&call, How::LOGIN, |s| s.give_pin_anyway(&pin, access));
         }
         match done {
             // Some keys want no PIN.
@@ -388,18 +378,17 @@ impl Connection {
     pub(crate) fn run<T>(
         &self,
         call: &Call,
-        how: How,
+        mut how: How,
         mut operation: impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
     ) -> Result<T, Error> {
         call.check()?;
         let mut state = lock(&self.state);
         call.check()?;
-        let mut fresh = how.fresh;
         let mut recovered = false;
         loop {
-            let was_ready = state.ready && !fresh;
+            let was_ready = state.ready && !how.fresh;
             let mut began = false;
-            let fault = match self.attempt(&mut state, call, fresh, &mut began, &mut operation) {
+            let fault = match self.attempt(&mut state, call, how, &mut began, &mut operation) {
                 Ok(done) => return Ok(done),
                 Err(fault) => fault,
             };
@@ -420,7 +409,7 @@ impl Connection {
             }
             tracing::debug!(token = %self.id(), ?fault, "recovering");
             recovered = true;
-            fresh = true;
+            how.fresh = true;
         }
     }
 
@@ -435,17 +424,14 @@ impl Connection {
         call.check()?;
         let mut state = lock(&self.state);
         call.check()?;
-        let State {
-            link: Some(link),
-            ready: true,
+        let Some(Way {
+            mut transport,
             verified,
             pin,
             changes,
-        } = &mut *state
+            ..
+        }) = state.alone()
         else {
-            return Ok(None);
-        };
-        let Ok(mut transport) = link.alone() else {
             return Ok(None);
         };
         Ok(operation(&mut Session {
@@ -465,26 +451,26 @@ impl Connection {
         &self,
         state: &mut State,
         call: &Call,
-        fresh: bool,
+        how: How,
         began: &mut bool,
         operation: &mut impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        if state.link.is_none() {
+        if !state.has_way() {
             self.locate(state, call)?;
         }
-        let State {
-            link: Some(link),
+        let fresh = how.fresh || !state.ready;
+        let way = state.begin(|held| !fresh && held.resumes(), how.stays);
+        let Some(Way {
+            mut transport,
             ready,
             verified,
             pin,
             changes,
-        } = state
+        }) = way.map_err(Fault::Lost)?
         else {
             return Err(Fault::Lost(Lost::new("it is not in any reader")));
         };
-        let mut transport = link.begin().map_err(Fault::Lost)?;
         let mut card = Card::new(&mut *transport, call);
-        let fresh = fresh || !*ready;
         if fresh {
             (*ready, *verified) = (false, false);
             match card.select()? {
@@ -548,14 +534,7 @@ impl Connection {
             return Err(Fault::Lost(Lost::new("it is not in any reader")));
         };
         *lock(&self.reader) = reader;
-        *state = State {
-            link: Some(link),
-            ready: true,
-            verified: false,
-            pin: state.pin.take(),
-            // Others may have had it.
-            changes: state.changes + 1,
-        };
+        state.found_again(link);
         Ok(())
     }
 
@@ -594,16 +573,13 @@ impl Drop for Connection {
     /// reach the card, until it is reset.
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let Some(link) = &mut state.link else {
-            return;
-        };
         let ends = self.field.known(&self.identity).select_ends_rights();
         // Where a SELECT ends nothing, a PIN may count of which we do not know any more.
         if !state.verified && ends != Some(false) {
             return;
         }
         let call = Call::unlimited();
-        if let Ok(mut transport) = link.begin() {
+        if let Ok(Some(Way { mut transport, .. })) = state.begin(Held::is_on, false) {
             let done = match log_out(&mut Card::new(&mut *transport, &call)) {
                 Ok(false) => transport.reset().map_err(Fault::Lost),
                 done => done.map(drop),

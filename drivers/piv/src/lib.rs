@@ -14,7 +14,7 @@
 //! | `firmware` | what cards can do, as data |
 //! | `management` | the management key |
 //! | `field`, `notes` | which card is in which reader, who made it, and what it tells |
-//! | `connection`, `session`, `asking` | an open card: transactions, the PIN, recovery |
+//! | `connection`, `state`, `held`, `session`, `asking` | an open card: transactions, the PIN, recovery |
 //! | `slot`, `marker`, `content` | slots, what is in them, and which keys are ours |
 //! | `token`, `seek`, `key` | finding the token's keys, and using them |
 //! | `making`, `destroying` | making, naming and destroying them |
@@ -100,6 +100,13 @@
 //! deleted, and when it is closed if it has no other way to forget a PIN; programs that
 //! share it have to connect again and to give the PIN again.
 //!
+//! # Other programs
+//! They use the card between two of our transactions. The one in which a card is opened goes
+//! on for what comes next: to find a key, to use it once, and to close the card. So a process
+//! that is started for one signature sends nine commands in one transaction (measured by
+//! `cargo xtask bench`); others wait for it 100 ms longer at most than it is at work. It ends
+//! before a person is asked for a PIN.
+//!
 //! # Deadlines
 //! PC/SC cannot cancel a command, nor the wait for another program's transaction. A
 //! deadline or a cancellation counts before each command; one that the card has
@@ -145,6 +152,7 @@ mod destroying;
 mod error;
 mod field;
 mod firmware;
+mod held;
 mod key;
 mod making;
 mod management;
@@ -157,6 +165,7 @@ mod script;
 mod seek;
 mod session;
 mod slot;
+mod state;
 mod tlv;
 mod token;
 
@@ -354,8 +363,8 @@ fn candidates(fitting: &[Seen<()>]) -> Vec<String> {
 }
 
 impl PivDriver {
-    /// Opens the card in the only reader that there is, in one transaction. `None` where
-    /// there is more than one, or something else is to be done first.
+    /// Opens the only card that there is, in one transaction. `None` where there is more than
+    /// one, or something else is to be done first.
     fn open_at_once(
         &self,
         wanted: &Backend,
@@ -364,14 +373,19 @@ impl PivDriver {
         let Ok(readers) = self.field.readers.list() else {
             return Ok(None);
         };
-        let [reader] = &readers[..] else {
-            return Ok(None);
-        };
-        if self.field.open_in(reader).is_some() {
+        let is_open = |reader: &String| self.field.open_in(reader).is_some();
+        if readers.iter().any(is_open) {
             return Ok(None);
         }
+        let mut cards = readers.iter().filter_map(|reader| {
+            let link = self.field.readers.connect(reader).ok()?;
+            Some((reader, link))
+        });
+        let (Some((reader, link)), None) = (cards.next(), cards.next()) else {
+            return Ok(None);
+        };
         let place = |id: &TokenId| self.field.place(id);
-        Connection::open_the_only_one(&self.field, reader, access, place, |identity| {
+        Connection::open_the_only_one(&self.field, reader, link, access, place, |identity| {
             fits(wanted, identity)
         })
     }

@@ -623,35 +623,3 @@ fn a_management_key_is_taken_as_people_write_it() {
         make(&*token, P256).unwrap();
     }
 }
-
-#[test]
-fn one_signature_from_nothing_takes_at_most_nine_commands() {
-    let yubikey = || Device::new(Card::builder().pin(PIN).build());
-    let cards: [fn() -> Device; 2] = [yubikey, canokey];
-    for device in cards {
-        let device = device();
-        let desk = Desk::with(&[&device]);
-        let (key, backend) = {
-            let token = open(&desk);
-            let key = make(&*token, P256).unwrap();
-            (key, token.info().backend.clone())
-        };
-        device.faults().clear_log();
-        let driver = desk.driver();
-        let token = driver.open(&backend, &access(), &call()).unwrap();
-        let signer = token.signer(&key).unwrap();
-        signer.sign(b"message", &call()).unwrap();
-        drop((signer, token));
-        let log = device.faults().log();
-        let sent: Vec<String> = log
-            .iter()
-            .map(|exchange| format!("{:02x}", exchange.instruction().unwrap()))
-            .collect();
-        println!("{} commands: {}", sent.len(), sent.join(" "));
-        assert!(sent.len() <= 9, "{sent:?}");
-        // And it left nothing to anybody.
-        let select = [0, 0xa4, 4, 0, 5, 0xa0, 0, 0, 3, 8];
-        device.transmit(&select);
-        assert_eq!(device.card().pin_tries(), 3);
-    }
-}

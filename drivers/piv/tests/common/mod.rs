@@ -30,7 +30,14 @@ struct Reader {
 
 /// Readers in this process.
 #[derive(Clone, Default)]
-pub(crate) struct Desk(Arc<Mutex<Vec<Reader>>>);
+pub(crate) struct Desk(Arc<Mutex<Vec<Reader>>>, Arc<Begun>);
+
+/// How often cards were reached.
+#[derive(Default)]
+struct Begun {
+    transactions: AtomicU64,
+    single_commands: AtomicU64,
+}
 
 impl Desk {
     pub(crate) fn with(devices: &[&Device]) -> Desk {
@@ -96,6 +103,36 @@ impl Desk {
         reader.epoch += 1;
     }
 
+    /// Puts a reader without a card beside the others.
+    pub(crate) fn add_an_empty_reader(&self) {
+        let device = Device::new(Card::builder().build());
+        self.insert(&device);
+        self.0.lock().unwrap().last_mut().unwrap().present = false;
+    }
+
+    /// How many transactions were begun so far, and how many commands were sent without one.
+    pub(crate) fn begun(&self) -> (u64, u64) {
+        let Begun {
+            transactions,
+            single_commands,
+        } = &*self.1;
+        (
+            transactions.load(Ordering::Relaxed),
+            single_commands.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Whether somebody has a transaction with the card.
+    pub(crate) fn is_busy(&self, device: &Device) -> bool {
+        let serial = device.card().serial();
+        let readers = self.0.lock().unwrap();
+        let mut readers = readers.iter();
+        let reader = readers
+            .find(|r| r.device.card().serial() == serial)
+            .unwrap();
+        reader.turn.try_lock().is_err()
+    }
+
     fn find<T>(&self, name: &str, work: impl FnOnce(&mut Reader) -> T) -> Result<T, Lost> {
         let mut readers = self.0.lock().unwrap();
         let reader = readers.iter_mut().find(|r| r.name == name && r.present);
@@ -139,14 +176,25 @@ impl InProcess {
     }
 }
 
-impl Link for InProcess {
-    fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+impl InProcess {
+    fn way(&self, counted: &AtomicU64) -> Result<Box<dyn Transport + '_>, Lost> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
+        counted.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(Transaction {
             link: self,
             _turn: turn,
         }))
+    }
+}
+
+impl Link for InProcess {
+    fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+        self.way(&self.desk.1.transactions)
+    }
+
+    fn alone(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
+        self.way(&self.desk.1.single_commands)
     }
 }
 

@@ -1,0 +1,180 @@
+//! A transaction that outlasts the operation in which it began.
+//!
+//! Whoever opens a card mostly wants one thing of it, and closes it. So the transaction in
+//! which a card is opened stays for what comes next: nobody comes in between, and nothing has
+//! to be looked at twice. Other programs wait for it no longer than they would for any other:
+//! it ends after [`OPERATIONS`] operations, and where none comes within [`IDLE`].
+//!
+//! A transaction borrows the way to its card. So both are kept by a thread, which passes
+//! commands on.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::apdu::{Lost, Transport};
+use crate::reader::Link;
+
+/// How long a transaction stays that nobody uses. libpcsclite looks every 100 ms whether
+/// another program's transaction is over, so a shorter one is not over sooner for others.
+pub(crate) const IDLE: Duration = Duration::from_millis(100);
+/// How many operations the transaction of an opening is good for: to find a key, to use it,
+/// and to use it again where the first try sent nothing. Closing is one more.
+pub(crate) const OPERATIONS: u8 = 3;
+
+/// What the thread is told.
+enum Ask {
+    /// An operation begins.
+    Begin,
+    Transmit(Zeroizing<Vec<u8>>),
+    /// The operation is over.
+    Pause,
+    /// The transaction ends with a reset.
+    Reset,
+}
+
+/// A reply may be a secret.
+type Answer = Result<Zeroizing<Vec<u8>>, Lost>;
+
+/// A card whose transaction goes on.
+pub(crate) struct Held {
+    /// None once it is over.
+    asks: Option<SyncSender<Ask>>,
+    answers: Receiver<Answer>,
+    thread: Option<JoinHandle<Box<dyn Link>>>,
+    operations: u8,
+}
+
+impl Held {
+    /// Begins a transaction. The first operation may begin at once: see [`Held::turn`].
+    ///
+    /// # Errors
+    /// As [`Link::begin`].
+    pub(crate) fn begin(mut link: Box<dyn Link>) -> Result<Held, Lost> {
+        let (asks, asked) = sync_channel(1);
+        let (answer, answers) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("card".into())
+            .spawn(move || {
+                keep(&mut *link, &asked, &answer);
+                link
+            })
+            .map_err(Lost::new)?;
+        let held = Held {
+            asks: Some(asks),
+            answers,
+            thread: Some(thread),
+            operations: 0,
+        };
+        held.answer().map(|_| held)
+    }
+
+    /// Whether the transaction is still there, and good for one more operation, which
+    /// begins.
+    pub(crate) fn resumes(&mut self) -> bool {
+        self.operations < OPERATIONS && {
+            self.operations += 1;
+            self.is_on()
+        }
+    }
+
+    /// Whether the transaction is still there: then its last operation begins.
+    pub(crate) fn is_on(&mut self) -> bool {
+        self.ask(Ask::Begin).is_ok()
+    }
+
+    /// The way for the operation that was begun.
+    pub(crate) fn turn(&mut self) -> Turn<'_> {
+        Turn(self)
+    }
+
+    /// Ends the transaction, and gives the way to the card back.
+    pub(crate) fn end(mut self) -> Option<Box<dyn Link>> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Option<Box<dyn Link>> {
+        // The thread ends when nobody can ask it any more.
+        self.asks = None;
+        // If it panicked, the way to the card is lost, and it is looked for.
+        self.thread.take()?.join().ok()
+    }
+
+    fn ask(&self, ask: Ask) -> Answer {
+        let over = || Lost::new("the transaction is over");
+        let asks = self.asks.as_ref().ok_or_else(over)?;
+        asks.send(ask).map_err(|_| over())?;
+        self.answer()
+    }
+
+    fn answer(&self) -> Answer {
+        let over = || Lost::new("the transaction is over");
+        self.answers.recv().map_err(|_| over())?
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// The way to a card during one operation of a transaction that goes on.
+pub(crate) struct Turn<'a>(&'a mut Held);
+
+impl Transport for Turn<'_> {
+    fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
+        let mut reply = self.0.ask(Ask::Transmit(Zeroizing::new(apdu.to_vec())))?;
+        Ok(std::mem::take(&mut *reply))
+    }
+
+    fn reset(self: Box<Self>) -> Result<(), Lost> {
+        self.0.ask(Ask::Reset).map(drop)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // It may be over by now.
+        let _ = self.0.ask(Ask::Pause);
+    }
+}
+
+/// Keeps a transaction, and passes commands on. Between operations it waits for [`IDLE`],
+/// within one as long as that lasts.
+fn keep(link: &mut dyn Link, asked: &Receiver<Ask>, answer: &SyncSender<Answer>) {
+    let mut transport = match link.begin() {
+        Ok(transport) => transport,
+        Err(lost) => {
+            // Who asked may have gone.
+            let _ = answer.send(Err(lost));
+            return;
+        }
+    };
+    let mut at_work = true;
+    let mut said = Ok(Zeroizing::default());
+    while answer.send(said).is_ok() {
+        let next = match at_work {
+            true => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => asked.recv_timeout(IDLE),
+        };
+        said = match next {
+            Ok(Ask::Begin) => {
+                at_work = true;
+                Ok(Zeroizing::default())
+            }
+            Ok(Ask::Pause) => {
+                at_work = false;
+                Ok(Zeroizing::default())
+            }
+            Ok(Ask::Transmit(apdu)) => transport.transmit(&apdu).map(Zeroizing::new),
+            Ok(Ask::Reset) => {
+                let _ = answer.send(transport.reset().map(|()| Zeroizing::default()));
+                return;
+            }
+            Err(_) => return,
+        };
+    }
+}
