@@ -13,7 +13,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
             arg.to_string_lossy()
         )));
     }
-    setup::run(setup::Voice::Quiet)?;
+    setup::run(setup::What::Tests, setup::Voice::Quiet)?;
     peers::install()?;
     // The command itself is measured, too.
     process::run(process::cargo().args(["build", "--release", "--package", "claviger"]))?;

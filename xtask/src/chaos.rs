@@ -11,7 +11,7 @@ const NUMBERS: [&str; 4] = ["--kills", "--removals", "--seconds", "--seed"];
 /// else on standard error. It fails where a promise is broken.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     check(args)?;
-    setup::run(setup::Voice::Quiet)?;
+    setup::run(setup::What::Tests, setup::Voice::Quiet)?;
     let mut chaos = process::cargo();
     // The command that is killed is built along with the tests of its package.
     chaos.args(["test", "--package", "claviger", "--test", "chaos", "--"]);

@@ -228,7 +228,7 @@ fn steps(module: &Path) -> Vec<Step> {
 
 /// Plays the whole demonstration.
 pub(crate) fn run() -> Result<()> {
-    setup::run(setup::Voice::Quiet)?;
+    setup::run(setup::What::Demo, setup::Voice::Quiet)?;
     let module = setup::softhsm_module()
         .ok_or_else(|| Failure::new("SoftHSM2's module libsofthsm2.so was not found"))?;
     let claviger = build()?;

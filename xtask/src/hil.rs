@@ -13,7 +13,7 @@ use crate::{Result, kryoptic, process, setup};
 pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     let (flags, args): (Vec<_>, Vec<_>) = args.into_iter().partition(|arg| arg == "--quick");
     let quick = !flags.is_empty();
-    setup::run(setup::Voice::Quiet)?;
+    setup::run(setup::What::Tests, setup::Voice::Quiet)?;
     if !quick {
         kryoptic::build()?;
     }

@@ -7,7 +7,7 @@ use crate::{Failure, Result, process, setup};
 
 /// Runs every check, also after one has failed, and says at the end which did.
 pub(crate) fn run() -> Result<()> {
-    setup::run(setup::Voice::Quiet)?;
+    setup::run(setup::What::Build, setup::Voice::Quiet)?;
     let mut failed = Vec::new();
     for (name, mut command) in checks() {
         if let Err(failure) = process::run(&mut command) {

@@ -1,4 +1,4 @@
-//! What one does with this repository: `cargo xtask setup | demo | test | bench | chaos | hil | lint`.
+//! What one does with this repository: `cargo xtask setup | demo | test | bench | chaos | hil | lint | man`.
 //!
 //! | module | idea |
 //! | --- | --- |
@@ -49,6 +49,7 @@ Usage: cargo xtask COMMAND
   hil [--quick] [ARGS...]    run the suite and measure, on attached devices and on virtual ones;
                              --quick as above, ARGS go to the bench (--help lists them)
   lint                       formatting, clippy, documentation, licences
+  man                        write the command's man pages to target/man
 
 The user's own tokens and configuration are left alone.
 ";
@@ -80,7 +81,7 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
     }
     match command.to_str() {
         Some("setup") => no_more(&args)
-            .and_then(|()| setup::run(setup::Voice::Talkative))
+            .and_then(|()| setup::run(setup::What::Tests, setup::Voice::Talkative))
             .and_then(|()| kryoptic::build())
             .and_then(|()| peers::install()),
         Some("demo") => no_more(&args).and_then(|()| demo::run()),
@@ -88,12 +89,28 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
         Some("bench") => bench::run(&args),
         Some("chaos") => chaos::run(&args),
         Some("hil") => hil::run(args),
+        Some("man") => no_more(&args).and_then(|()| man()),
         Some("lint") => no_more(&args).and_then(|()| lint::run()),
         _ => Err(Failure::usage(format!(
             "there is no command {:?}",
             command.to_string_lossy()
         ))),
     }
+}
+
+/// Writes the man pages, which the command makes from its own definition.
+fn man() -> Result<()> {
+    let folder = process::workspace().join("target/man");
+    std::fs::create_dir_all(&folder)
+        .map_err(|e| Failure::new(format!("`{}`: {e}", folder.display())))?;
+    let mut command = process::cargo();
+    command.args(["run", "--quiet", "--package", "claviger", "--", "man-pages"]);
+    process::run(command.arg(&folder))?;
+    screen::note(
+        screen::Style::Plain,
+        format!("Read one with: man -l {}/claviger.1", folder.display()),
+    );
+    Ok(())
 }
 
 /// Refuses arguments to a command that takes none.

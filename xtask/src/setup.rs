@@ -46,7 +46,18 @@ enum Proof {
     PythonModule(&'static str),
 }
 
-const NEEDS: &[Need] = &[
+/// What a command needs; each needs what those before it do, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum What {
+    /// To compile.
+    Build,
+    /// To show the main job.
+    Demo,
+    /// To run every test.
+    Tests,
+}
+
+const BUILD: &[Need] = &[
     Need {
         package: "gcc",
         purpose: "compiles SQLite and BLST",
@@ -72,6 +83,27 @@ const NEEDS: &[Need] = &[
         purpose: "USB devices",
         proof: Proof::PkgConfigFile("libudev.pc"),
     },
+];
+
+const DEMO: &[Need] = &[
+    Need {
+        package: "softhsm2",
+        purpose: "PKCS#11 tokens in software",
+        proof: Proof::SoftHsm("softhsm2-util"),
+    },
+    Need {
+        package: "opensc",
+        purpose: "pkcs11-tool: a second opinion on what a token holds",
+        proof: Proof::Program("pkcs11-tool"),
+    },
+    Need {
+        package: "openssl",
+        purpose: "a second opinion on signatures",
+        proof: Proof::Program("openssl"),
+    },
+];
+
+const TESTS: &[Need] = &[
     Need {
         package: "libssl-dev",
         purpose: "compiles Kryoptic, a PKCS#11 token",
@@ -81,11 +113,6 @@ const NEEDS: &[Need] = &[
         package: "libsqlite3-dev",
         purpose: "compiles Kryoptic",
         proof: Proof::PkgConfigFile("sqlite3.pc"),
-    },
-    Need {
-        package: "softhsm2",
-        purpose: "PKCS#11 tokens in software",
-        proof: Proof::SoftHsm("softhsm2-util"),
     },
     // tpm2-pkcs11 and tpm2-abrmd themselves are unpacked by the tests that use them: to
     // install them is to give every program here a module for PKCS#11, and a service.
@@ -130,16 +157,6 @@ const NEEDS: &[Need] = &[
         package: "libnss3-tools",
         purpose: "certutil: makes databases for NSS, a PKCS#11 token",
         proof: Proof::Program("certutil"),
-    },
-    Need {
-        package: "opensc",
-        purpose: "pkcs11-tool: a second opinion on what a token holds",
-        proof: Proof::Program("pkcs11-tool"),
-    },
-    Need {
-        package: "openssl",
-        purpose: "a second opinion on signatures",
-        proof: Proof::Program("openssl"),
     },
     Need {
         package: "openssh-client",
@@ -207,8 +224,34 @@ const NEEDS: &[Need] = &[
 ];
 
 /// Installs what is missing; does nothing, and quickly, when nothing is.
-pub(crate) fn run(voice: Voice) -> Result<()> {
-    let missing = missing();
+pub(crate) fn run(what: What, voice: Voice) -> Result<()> {
+    install_missing(what, voice)?;
+    match what {
+        What::Tests => make_folder_of_pcscd(),
+        What::Build | What::Demo => Ok(()),
+    }
+}
+
+/// No pcscd starts without its folder, which systemd makes, where it runs.
+fn make_folder_of_pcscd() -> Result<()> {
+    let folder = "/run/pcscd";
+    if Path::new(folder).is_dir() {
+        return Ok(());
+    }
+    let privilege = Privilege::of_this_user();
+    let mut mkdir = privilege.command("mkdir");
+    mkdir.arg(folder);
+    if privilege == Privilege::None {
+        return Err(Failure::new(format!(
+            "{folder} is missing, without which no pcscd starts"
+        ))
+        .hint(format!("have an administrator run: mkdir {folder}")));
+    }
+    process::run(&mut mkdir)
+}
+
+fn install_missing(what: What, voice: Voice) -> Result<()> {
+    let missing = missing(what);
     if missing.is_empty() {
         if voice == Voice::Talkative {
             screen::note(Style::Good, "Nothing was missing, nothing was installed.");
@@ -235,7 +278,10 @@ pub(crate) fn run(voice: Voice) -> Result<()> {
     }
     install(&packages)?;
 
-    let still: Vec<_> = self::missing().iter().map(|need| need.package).collect();
+    let still: Vec<_> = self::missing(what)
+        .iter()
+        .map(|need| need.package)
+        .collect();
     if still.is_empty() {
         screen::note(Style::Good, "Everything is in place now.");
         Ok(())
@@ -269,8 +315,18 @@ pub(crate) fn softhsm_module() -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-fn missing() -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| !need.proof.holds()).collect()
+fn missing(what: What) -> Vec<&'static Need> {
+    needs(what).filter(|need| !need.proof.holds()).collect()
+}
+
+fn needs(what: What) -> impl Iterator<Item = &'static Need> {
+    let all = [
+        (What::Build, BUILD),
+        (What::Demo, DEMO),
+        (What::Tests, TESTS),
+    ];
+    let wanted = all.into_iter().filter(move |(least, _)| what >= *least);
+    wanted.flat_map(|(_, needs)| needs)
 }
 
 impl Proof {
@@ -397,15 +453,21 @@ impl Privilege {
 
     /// `apt-get` that asks nothing, and whose output leaves our standard output alone.
     fn apt_get(self) -> Command {
+        let mut command = self.command("env");
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]);
+        command
+    }
+
+    /// A command with root's rights, whose output leaves our standard output alone.
+    fn command(self, program: &str) -> Command {
         let mut command = match self {
             Self::Sudo => {
                 let mut sudo = Command::new("sudo");
-                sudo.arg("env");
+                sudo.arg(program);
                 sudo
             }
-            Self::Root | Self::None => Command::new("env"),
+            Self::Root | Self::None => Command::new(program),
         };
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]);
         command.stdout(Stdio::from(io::stderr()));
         command
     }
@@ -425,6 +487,16 @@ mod tests {
         assert!(!Proof::AnyFile(&["/no/such/file"]).holds());
         assert!(!Proof::Library("libclaviger-no-such.so").holds());
         assert!(!Proof::PythonModule("claviger_no_such_module").holds());
+    }
+
+    #[test]
+    fn each_command_needs_no_more_than_it_uses() {
+        let packages = |what| -> Vec<_> { needs(what).map(|need| need.package).collect() };
+        let demo = packages(What::Demo);
+        assert_eq!(packages(What::Build), demo[..5]);
+        assert_eq!(demo[5..], ["softhsm2", "opensc", "openssl"]);
+        assert!(packages(What::Tests).starts_with(&demo));
+        assert!(packages(What::Tests).contains(&"chromium"));
     }
 
     #[test]

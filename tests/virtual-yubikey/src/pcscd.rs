@@ -7,16 +7,19 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rand_core::{OsRng, RngCore as _};
+use rustix::process::geteuid;
 
 use crate::card::Card;
 use crate::faults::{Device, Faults, Smartcard, lock};
@@ -39,21 +42,29 @@ const PORTS: u16 = READERS * SLOTS_PER_READER;
 /// How long pcscd may take for anything. It looks at each slot every 0.4 s.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What runs in the namespaces: pcscd, another one for each line of the standard input,
-/// until that ends, that is, until this process does, in whatever way. It is the first
-/// process there, so everything ends with it.
+/// Where pcscd puts its number, and where nothing else may be needed.
+const RUN: &str = "/run/pcscd";
+
+/// What runs beside this process: pcscd, another one for each line of the standard input,
+/// until that ends, that is, until this process does, in whatever way.
 ///
-/// The folder takes the place of pcscd's own, so its socket can be seen from outside. The
-/// folder of drivers is covered, so pcscd does not reach for readers that are real.
+/// pcscd gets its socket as from systemd (`sd_listen_fds(3)`): it comes as the standard
+/// output. It looks for the drivers of readers that are real in a folder that has none. As
+/// root it would take the place of the system's own pcscd, so it is nobody.
 const SCRIPT: &str = r#"
-mount -t tmpfs tmpfs /run && mkdir /run/pcscd && mount --bind . /run/pcscd || exit 1
-mount -t tmpfs tmpfs "${1%/serial/*}" || exit 1
-start() { pcscd --foreground --config /run/pcscd/reader.conf </dev/null & }
+exec 3<&1 1>&2
+nobody="setpriv --reuid 65534 --regid 65534 --clear-groups"
+test "$(id -u)" = 0 && $nobody true || nobody=
+start() {
+    LISTEN_FDS=1 PCSCLITE_HP_DROPDIR=/run/pcscd \
+    sh -c 'LISTEN_PID=$$ exec "$@"' sh $nobody pcscd --foreground --config "$PWD/reader.conf" \
+    </dev/null &
+}
 start
 while read -r _; do
     kill -KILL $! && wait $!
-    rm -f pcscd.comm pcscd.pid
     start
+    rm -f restarting
 done
 kill -KILL $!
 rm -rf ./*
@@ -62,9 +73,9 @@ rm -rf ./*
 /// The pcscd of this process. It starts when it is first asked for, and ends with the
 /// process.
 ///
-/// It is in namespaces of its own and needs no rights; only its socket can be seen, and
-/// the variable `PCSCLITE_CSOCK_NAME` leads there: this process and its children use it
-/// as they would the system's. Readers that are real are not seen.
+/// It has a socket of its own and needs no rights; the variable `PCSCLITE_CSOCK_NAME` leads
+/// there: this process and its children use it as they would the system's. Readers that are
+/// real are not seen.
 ///
 /// libpcsclite reads the variable once. Whatever else uses PC/SC in this process has to
 /// come later: a program with other users of it calls [`Pcscd::prepare`] first.
@@ -135,18 +146,15 @@ impl Pcscd {
     pub fn restart() {
         let pcscd = Pcscd::of_this_process();
         let mut child = lock(&pcscd.child);
-        let before = fs::metadata(&pcscd.socket).and_then(|socket| socket.created());
+        let restarting = pcscd.socket.with_file_name("restarting");
+        fs::write(&restarting, "").unwrap();
         child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
         let end = Instant::now() + PATIENCE;
-        let is_new = || {
-            let now = fs::metadata(&pcscd.socket).and_then(|socket| socket.created());
-            now.is_ok_and(|now| before.as_ref().is_ok_and(|before| now > *before))
-        };
-        while !is_new() {
-            assert!(Instant::now() < end, "pcscd does not come back");
+        while restarting.exists() {
+            assert!(Instant::now() < end, "pcscd does not end");
             thread::sleep(Duration::from_millis(5));
         }
-        let back = wait_for_readers(&mut child, &pcscd.socket, &pcscd.slots);
+        let back = offers(&pcscd.slots);
         assert!(back, "pcscd comes back without its readers");
         drop(child);
     }
@@ -169,8 +177,8 @@ impl Pcscd {
         for _ in 0..5 {
             let (first, lock) = free_ports();
             let slots = configure(&folder, driver, first);
-            let mut child = spawn(&folder, driver);
-            if wait_for_readers(&mut child, &socket, &slots) {
+            let mut child = spawn(&folder, &socket);
+            if offers(&slots) {
                 return Pcscd {
                     socket,
                     taken: Mutex::new(vec![false; slots.len()]),
@@ -184,7 +192,7 @@ impl Pcscd {
             let _ = child.wait();
         }
         let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
-        panic!("pcscd does not start. It takes user namespaces (unshare). It said:\n{log}");
+        panic!("pcscd does not start. It said:\n{log}");
     }
 
     fn take_slot(&self) -> usize {
@@ -317,6 +325,10 @@ fn driver() -> &'static Path {
     if !pcscd.into_iter().any(|path| Path::new(path).exists()) {
         missing("pcscd");
     }
+    // The package makes it where systemd runs; it need not be writable.
+    if !Path::new(RUN).is_dir() && fs::create_dir(RUN).is_err() {
+        panic!("{RUN} is not there, without which no pcscd starts: run `cargo xtask setup`");
+    }
     let found = DRIVERS
         .into_iter()
         .map(Path::new)
@@ -324,15 +336,15 @@ fn driver() -> &'static Path {
     found.unwrap_or_else(|| missing("vsmartcard-vpcd"))
 }
 
-/// `pcscd-PID`, empty, in the target folder, or where the path to its socket fits into
-/// what a socket's address has room for.
+/// `pcscd-PID`, empty, in the target folder, or where everybody can read, and where the path
+/// to its socket fits into what a socket's address has room for.
 fn folder() -> PathBuf {
     let program = std::env::current_exe().unwrap();
     let target = program
         .ancestors()
         .find(|folder| folder.join("CACHEDIR.TAG").exists())
         .map(|target| target.join("tmp"))
-        .filter(|folder| folder.as_os_str().len() < 80);
+        .filter(|folder| folder.as_os_str().len() < 80 && !geteuid().is_root());
     let parent = target.unwrap_or_else(std::env::temp_dir);
     fs::create_dir_all(&parent).unwrap();
     sweep(&parent);
@@ -340,6 +352,7 @@ fn folder() -> PathBuf {
     // A process with our number may have left one behind.
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     folder
 }
 
@@ -383,12 +396,13 @@ fn configure(folder: &Path, driver: &Path, first: u16) -> Vec<Slot> {
     let mut slots = Vec::new();
     for reader in 0..READERS {
         let name = format!("Yubico YubiKey CCID {}", char::from(b'A' + reader as u8));
-        let copy = format!("driver-{reader}.so");
+        let copy = folder.join(format!("driver-{reader}.so"));
         let port = first + reader * SLOTS_PER_READER;
-        fs::copy(driver, folder.join(&copy)).unwrap();
+        fs::copy(driver, &copy).unwrap();
         text += &format!(
             "FRIENDLYNAME \"{name}\"\nDEVICENAME /dev/null:{port}\n\
-             LIBPATH /run/pcscd/{copy}\nCHANNELID {port}\n\n"
+             LIBPATH {}\nCHANNELID {port}\n\n",
+            copy.display()
         );
         for slot in 0..SLOTS_PER_READER {
             slots.push(Slot {
@@ -401,46 +415,33 @@ fn configure(folder: &Path, driver: &Path, first: u16) -> Vec<Slot> {
     slots
 }
 
-fn spawn(folder: &Path, driver: &Path) -> Child {
+fn spawn(folder: &Path, socket: &Path) -> Child {
     let log = File::create(folder.join("log")).unwrap();
-    Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "--pid", "--fork"])
-        .args(["--propagation", "private", "--kill-child"])
-        .args(["sh", "-c", SCRIPT, "sh"])
-        .arg(driver)
+    let _ = fs::remove_file(socket);
+    let listener =
+        UnixListener::bind(socket).unwrap_or_else(|error| panic!("{}: {error}", socket.display()));
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o777)).unwrap();
+    Command::new("sh")
+        .args(["-c", SCRIPT])
         .current_dir(folder)
         .stdin(Stdio::piped())
-        .stdout(log.try_clone().unwrap())
+        .stdout(OwnedFd::from(listener))
         .stderr(log)
         .spawn()
-        .unwrap_or_else(|error| panic!("unshare does not start: {error}"))
+        .unwrap_or_else(|error| panic!("sh does not start: {error}"))
 }
 
-/// Waits until pcscd offers all readers; false if it does not.
-fn wait_for_readers(child: &mut Child, socket: &Path, slots: &[Slot]) -> bool {
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
-        if child.try_wait().unwrap().is_some() {
-            return false;
-        }
-        match UnixStream::connect(socket) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                panic!("{} is too long a path for a socket", socket.display())
-            }
-            Err(_) => {}
-            Ok(_) => {
-                let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
-                let names = context.list_readers_owned().unwrap_or_default();
-                let offered = |slot: &Slot| names.iter().any(|name| **name == *slot.reader);
-                if slots.iter().all(offered) {
-                    return true;
-                }
-                // pcscd listens after it has started its readers: what is not there now
-                // did not start.
-                return false;
-            }
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    false
+/// Whether pcscd offers all readers. It answers after it has started them: what is not there
+/// then did not start.
+fn offers(slots: &[Slot]) -> bool {
+    let (answer, names) = mpsc::channel();
+    // Where it does not start, its socket waits for it for ever.
+    thread::spawn(move || {
+        let context = pcsc::Context::establish(pcsc::Scope::User);
+        let names = context.and_then(|context| context.list_readers_owned());
+        let _ = answer.send(names.unwrap_or_default());
+    });
+    let names = names.recv_timeout(PATIENCE).unwrap_or_default();
+    let offered = |slot: &Slot| names.iter().any(|name| **name == *slot.reader);
+    slots.iter().all(offered)
 }
