@@ -32,9 +32,9 @@ use std::sync::{
 use claviger_token::key::to_hex;
 use claviger_token::token::split_backend;
 use claviger_token::{
-    Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, KeyUse,
-    Listing, NewKey, Pace, Protection, PublicKey, Secret, Signature, SignatureScheme, Signer,
-    SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unfinished, Unwrap,
+    Access, Call, Decryptor, Deletion, DigestSigner, Driver, Error, GeneratedKey, KeyRef, KeySpec,
+    KeyUse, Listing, NewKey, Pace, Protection, PublicKey, Secret, Signature, SignatureScheme,
+    Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unfinished, Unwrap,
 };
 use rand_core::{OsRng, RngCore};
 
@@ -338,6 +338,15 @@ impl Handle {
             key: self.public.fingerprint().to_string(),
         })
     }
+
+    fn finished(&self, signature: Option<Vec<u8>>) -> Result<Signature, Error> {
+        SignatureScheme::of(self.public.algorithm())
+            .zip(signature)
+            .and_then(|(scheme, bytes)| Signature::new(scheme, bytes).ok())
+            .ok_or_else(|| Error::BadMessage {
+                reason: "the key does not sign".into(),
+            })
+    }
 }
 
 impl Signer for Handle {
@@ -350,13 +359,19 @@ impl Signer for Handle {
     }
 
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
-        let signature = self.key(call)?.private.sign(message);
-        SignatureScheme::of(self.public.algorithm())
-            .zip(signature)
-            .and_then(|(scheme, bytes)| Signature::new(scheme, bytes).ok())
-            .ok_or_else(|| Error::BadMessage {
-                reason: "the key does not sign".into(),
-            })
+        self.finished(self.key(call)?.private.sign(message))
+    }
+
+    fn of_digests(&self) -> Option<&dyn DigestSigner> {
+        self.scheme()?.digest_length().map(|_| self as _)
+    }
+}
+
+impl DigestSigner for Handle {
+    fn sign_digest(&self, digest: &[u8], call: &Call) -> Result<Signature, Error> {
+        self.scheme()
+            .map_or(Ok(()), |scheme| scheme.check_digest(digest))?;
+        self.finished(self.key(call)?.private.sign_digest(digest))
     }
 }
 

@@ -6,6 +6,7 @@ use claviger_token::{Algorithm, KeySpec, KeyUse, Secret};
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use rand_core::{OsRng, RngCore};
 use signature::Signer;
+use signature::hazmat::PrehashSigner;
 use zeroize::Zeroizing;
 
 /// Every kind of key that can be made here.
@@ -96,6 +97,29 @@ impl PrivateKey {
             }
             PrivateKey::Bls(key) => Some(key.sign(message, BLS_DST, &[]).compress().to_vec()),
             PrivateKey::AgreeP256(_) | PrivateKey::AgreeX25519(_) => None,
+        }
+    }
+
+    /// The same over a digest of the message, as long as the scheme's; `None` where the key
+    /// signs the message itself.
+    pub(crate) fn sign_digest(&self, digest: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            PrivateKey::P256(key) => {
+                let signature: p256::ecdsa::Signature = key.sign_prehash(digest).ok()?;
+                Some(signature.to_vec())
+            }
+            PrivateKey::P384(key) => {
+                let signature: p384::ecdsa::Signature = key.sign_prehash(digest).ok()?;
+                Some(signature.to_vec())
+            }
+            PrivateKey::Secp256k1(key) => {
+                let signature: k256::ecdsa::Signature = key.sign_prehash(digest).ok()?;
+                Some(signature.normalize_s().unwrap_or(signature).to_vec())
+            }
+            PrivateKey::Ed25519(_)
+            | PrivateKey::Bls(_)
+            | PrivateKey::AgreeP256(_)
+            | PrivateKey::AgreeX25519(_) => None,
         }
     }
 

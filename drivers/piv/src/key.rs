@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use claviger_token::possession::Challenge;
 use claviger_token::{
-    Algorithm, Call, Decryptor, Error, Event, KeyRef, KeySpec, KeyUse, PublicKey, Secret,
-    Signature, SignatureScheme, Signer, SlotId, Unwrap,
+    Algorithm, Call, Decryptor, DigestSigner, Error, Event, KeyRef, KeySpec, KeyUse, PublicKey,
+    Secret, Signature, SignatureScheme, Signer, SlotId, Unwrap,
 };
 use sha2::{Digest, Sha256, Sha384};
 use zeroize::Zeroizing;
@@ -368,8 +368,8 @@ const SHA256_DIGEST_INFO: [u8; 19] = [
 pub const LONGEST_ED25519_MESSAGE: usize = 3000;
 
 /// EMSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §9.2): cards take the block as it is.
-fn padded(message: &[u8], length: usize) -> Option<Vec<u8>> {
-    let info = [&SHA256_DIGEST_INFO[..], &Sha256::digest(message)].concat();
+fn padded(digest: &[u8], length: usize) -> Option<Vec<u8>> {
+    let info = [&SHA256_DIGEST_INFO[..], digest].concat();
     let padding = length.checked_sub(info.len() + 3).filter(|n| *n >= 8)?;
     Some([&[0, 1][..], &vec![0xff; padding], &[0], &info].concat())
 }
@@ -377,13 +377,23 @@ fn padded(message: &[u8], length: usize) -> Option<Vec<u8>> {
 /// What the card is given for a signature of `message`; `None` where its keys of this
 /// kind make none.
 pub(crate) fn to_be_signed(algorithm: Algorithm, message: &[u8]) -> Option<Cow<'_, [u8]>> {
-    Some(match SignatureScheme::of(algorithm)? {
-        SignatureScheme::Ed25519 => message.into(),
-        SignatureScheme::EcdsaP256Sha256 => Sha256::digest(message).to_vec().into(),
-        SignatureScheme::EcdsaP384Sha384 => Sha384::digest(message).to_vec().into(),
-        SignatureScheme::RsaPkcs1Sha256 => padded(message, algorithm.rsa_bits()? / 8)?.into(),
-        _ => return None,
-    })
+    let digest = match SignatureScheme::of(algorithm)? {
+        SignatureScheme::Ed25519 => return Some(message.into()),
+        SignatureScheme::EcdsaP384Sha384 => Sha384::digest(message).to_vec(),
+        _ => Sha256::digest(message).to_vec(),
+    };
+    digest_to_be_signed(algorithm, &digest).map(Cow::from)
+}
+
+/// The same for the message with this digest.
+fn digest_to_be_signed(algorithm: Algorithm, digest: &[u8]) -> Option<Vec<u8>> {
+    match SignatureScheme::of(algorithm)? {
+        SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaP384Sha384 => {
+            Some(digest.to_vec())
+        }
+        SignatureScheme::RsaPkcs1Sha256 => padded(digest, algorithm.rsa_bits()? / 8),
+        _ => None,
+    }
 }
 
 impl Signer for PivSigner {
@@ -409,20 +419,54 @@ impl Signer for PivSigner {
             });
         }
         let input = to_be_signed(key.spec.algorithm, message).ok_or_else(unsupported)?;
+        self.signed(scheme, &input, call, |signature| {
+            key.public_key.verify(message, signature).is_ok()
+        })
+    }
+
+    fn of_digests(&self) -> Option<&dyn DigestSigner> {
+        self.scheme()?.digest_length().map(|_| self as _)
+    }
+}
+
+impl DigestSigner for PivSigner {
+    fn sign_digest(&self, digest: &[u8], call: &Call) -> Result<Signature, Error> {
+        call.check()?;
+        let key = &self.0;
+        let unsupported = || key.token.does_not_use(key.spec);
+        let scheme = SignatureScheme::of(key.spec.algorithm).ok_or_else(unsupported)?;
+        scheme.check_digest(digest)?;
+        let input = digest_to_be_signed(key.spec.algorithm, digest).ok_or_else(unsupported)?;
+        self.signed(scheme, &input, call, |signature| {
+            key.public_key.verify_digest(digest, signature).is_ok()
+        })
+    }
+}
+
+impl PivSigner {
+    /// Has the card sign, and checks what it gives.
+    fn signed(
+        &self,
+        scheme: SignatureScheme,
+        input: &[u8],
+        call: &Call,
+        is_ours: impl Fn(&Signature) -> bool,
+    ) -> Result<Signature, Error> {
+        let key = &self.0;
         // It is checked here since nothing else would show that somebody else made a
         // new key in the slot.
         let verified = |bytes: &[u8]| {
             let signature = Signature::from_der(scheme, bytes).ok();
-            signature.filter(|s| key.public_key.verify(message, s).is_ok())
+            signature.filter(|signature| is_ours(signature))
         };
-        if let Some(signature) = verified(&key.operate(Operation::Sign, &input, call)?) {
+        if let Some(signature) = verified(&key.operate(Operation::Sign, input, call)?) {
             return Ok(signature);
         }
         let before = key.slot();
         let connection = &key.token.connection;
         let checked = connection.run(call, How::FRESH, |session| key.examine(session, true))?;
         if key.slot() != before
-            && let Some(signature) = verified(&key.operate(Operation::Sign, &input, call)?)
+            && let Some(signature) = verified(&key.operate(Operation::Sign, input, call)?)
         {
             return Ok(signature);
         }

@@ -17,7 +17,7 @@ use rand_core::{OsRng, RngCore};
 use crate::encoding::public_templates;
 use crate::error::{Fault, is_stale_handle};
 use crate::object::{Read, read_certificates, read_keys, slot_name};
-use crate::operate::Handle;
+use crate::operate::{Handle, Text};
 use crate::token::Pkcs11Token;
 use claviger_token::key::{from_hex, to_hex};
 
@@ -344,9 +344,9 @@ impl<'a> Search<'a> {
         OsRng.fill_bytes(&mut random);
         let text = format!("{} {}", possession::PREFIX, to_hex(&random));
         let (key, algorithm) = (read.handle(), self.public_key.algorithm());
-        let signature = self
-            .token
-            .sign_with(self.session, key, algorithm, text.as_bytes())?;
+        let signature =
+            self.token
+                .sign_with(self.session, key, algorithm, Text::Message(text.as_bytes()))?;
         Ok(self.public_key.verify(text.as_bytes(), &signature).is_ok())
     }
 

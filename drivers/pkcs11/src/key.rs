@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use claviger_token::{
-    Call, Decryptor, Error, KeyRef, KeySpec, KeyUse, PublicKey, Secret, Signature, Signer, SlotId,
-    Unwrap,
+    Call, Decryptor, DigestSigner, Error, KeyRef, KeySpec, KeyUse, PublicKey, Secret, Signature,
+    Signer, SlotId, Unwrap,
 };
 use cryptoki::session::Session;
 
@@ -21,7 +21,7 @@ use crate::find::{Found, Proof, Search, Trial, place};
 use crate::mechanisms::is_sound_peer;
 use crate::module::lock;
 use crate::object::{KeyObject, Read, vanished};
-use crate::operate::Handle;
+use crate::operate::{Handle, Text};
 use crate::token::Pkcs11Token;
 
 /// A key on a token. Its handle counts for one epoch of the connection, and is found again
@@ -183,6 +183,28 @@ impl Signer for TokenSigner {
     }
 
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
+        self.sign_text(Text::Message(message), call)
+    }
+
+    fn of_digests(&self) -> Option<&dyn DigestSigner> {
+        let Key { token, spec, .. } = &self.0;
+        let scheme = self.scheme().filter(|s| s.digest_length().is_some());
+        scheme
+            .filter(|_| !token.hashes.contains(&spec.algorithm))
+            .map(|_| self as _)
+    }
+}
+
+impl DigestSigner for TokenSigner {
+    fn sign_digest(&self, digest: &[u8], call: &Call) -> Result<Signature, Error> {
+        self.scheme()
+            .map_or(Ok(()), |scheme| scheme.check_digest(digest))?;
+        self.sign_text(Text::Digest(digest), call)
+    }
+}
+
+impl TokenSigner {
+    fn sign_text(&self, text: Text<'_>, call: &Call) -> Result<Signature, Error> {
         let Key {
             token,
             spec,
@@ -193,12 +215,16 @@ impl Signer for TokenSigner {
         for _ in 0..2 {
             call.check()?;
             let (signature, used) = self.0.with(call, |session, handle| {
-                token.sign_with(session, handle, spec.algorithm, message)
+                token.sign_with(session, handle, spec.algorithm, text)
             })?;
             if self.0.is_certain(used) {
                 return Ok(signature);
             }
-            if public_key.verify(message, &signature).is_ok() {
+            let verified = match text {
+                Text::Message(message) => public_key.verify(message, &signature),
+                Text::Digest(digest) => public_key.verify_digest(digest, &signature),
+            };
+            if verified.is_ok() {
                 self.0.prove(used);
                 return Ok(signature);
             }

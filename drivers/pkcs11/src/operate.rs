@@ -38,17 +38,41 @@ pub(crate) struct Handle {
     pub(crate) always_authenticate: bool,
 }
 
+/// What is signed: a message, or one whose digest is known.
+#[derive(Clone, Copy)]
+pub(crate) enum Text<'a> {
+    Message(&'a [u8]),
+    Digest(&'a [u8]),
+}
+
+impl Text<'_> {
+    fn digest<D: Digest>(self) -> Vec<u8> {
+        match self {
+            Text::Message(message) => D::digest(message).to_vec(),
+            Text::Digest(digest) => digest.to_vec(),
+        }
+    }
+
+    /// The message itself, which some mechanisms and tokens want.
+    fn message(self) -> Option<Vec<u8>> {
+        match self {
+            Text::Message(message) => Some(message.to_vec()),
+            Text::Digest(_) => None,
+        }
+    }
+}
+
 impl Pkcs11Token {
-    /// Signs `message` as the scheme of `algorithm` wants it. Whether the signature is by the
+    /// Signs `text` as the scheme of `algorithm` wants it. Whether the signature is by the
     /// right key is not looked at.
     pub(crate) fn sign_with(
         &self,
         session: &Session,
         key: Handle,
         algorithm: Algorithm,
-        message: &[u8],
+        text: Text<'_>,
     ) -> Result<Signature, Fault> {
-        let signed = self.sign_at_once(session, key, algorithm, message);
+        let signed = self.sign_at_once(session, key, algorithm, text);
         signed.map_err(|fault| self.name_refusal(fault, KeySpec::sign(algorithm)))
     }
 
@@ -67,26 +91,28 @@ impl Pkcs11Token {
         session: &Session,
         key: Handle,
         algorithm: Algorithm,
-        message: &[u8],
+        text: Text<'_>,
     ) -> Result<Signature, Fault> {
         let unsupported = || Fault::Ours(self.unsupported(KeySpec::sign(algorithm)));
         let scheme = SignatureScheme::of(algorithm).ok_or_else(unsupported)?;
         let (mechanism, input) = match scheme {
             SignatureScheme::Ed25519 => {
                 let pure = EddsaParams::new(EddsaSignatureScheme::Pure);
-                (Mechanism::Eddsa(pure), message.to_vec())
+                (
+                    Mechanism::Eddsa(pure),
+                    text.message().ok_or_else(unsupported)?,
+                )
             }
-            scheme if self.hashes.contains(&algorithm) => {
-                (hashing(scheme).ok_or_else(unsupported)?, message.to_vec())
-            }
+            scheme if self.hashes.contains(&algorithm) => (
+                hashing(scheme).ok_or_else(unsupported)?,
+                text.message().ok_or_else(unsupported)?,
+            ),
             SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaSecp256k1Sha256 => {
-                (Mechanism::Ecdsa, Sha256::digest(message).to_vec())
+                (Mechanism::Ecdsa, text.digest::<Sha256>())
             }
-            SignatureScheme::EcdsaP384Sha384 => {
-                (Mechanism::Ecdsa, Sha384::digest(message).to_vec())
-            }
+            SignatureScheme::EcdsaP384Sha384 => (Mechanism::Ecdsa, text.digest::<Sha384>()),
             SignatureScheme::RsaPkcs1Sha256 => {
-                let info = [&SHA256_DIGEST_INFO[..], &Sha256::digest(message)].concat();
+                let info = [&SHA256_DIGEST_INFO[..], &text.digest::<Sha256>()].concat();
                 (Mechanism::RsaPkcs, info)
             }
             _ => return Err(unsupported()),

@@ -42,7 +42,7 @@ use crate::possession::Challenge;
 use crate::{
     Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec,
     KeyUse, NewKey, Protection, PublicKey, SignatureScheme, Signer, SlotId, SlotInfo, SlotState,
-    Token, TokenInfo, Unfinished, Unwrap, envelope, interop, unfinished_mark,
+    Token, TokenInfo, Unfinished, Unwrap, envelope, interop, unfinished_mark, verdict,
 };
 
 /// A token under test, and what can be done to it.
@@ -821,6 +821,16 @@ fn a_signature_verifies_and_an_altered_message_does_not(subject: &dyn Subject) -
             assert!(public.verify(&altered, &signature).is_err(), "{spec}");
             if let Some(earlier) = earlier.replace(signature) {
                 assert!(public.verify(message, &earlier).is_err(), "{spec}");
+            }
+            if let Some(digests) = signer.of_digests() {
+                let scheme = signer.scheme().unwrap();
+                let digest = verdict::digest_of(scheme, message).unwrap().unwrap();
+                let signature = digests.sign_digest(&digest, &bench.call).unwrap();
+                assert_eq!(public.verify(message, &signature), Ok(()), "{spec}");
+                refused!(
+                    digests.sign_digest(&digest[1..], &bench.call),
+                    Error::BadMessage { .. }
+                );
             }
         }
         if spec.algorithm == Algorithm::Secp256k1 {

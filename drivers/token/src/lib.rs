@@ -55,7 +55,7 @@ pub use pin::{Access, FixedPin, NoPin, PinSource, StoredPin};
 pub use refused::{PinTurn, PinVerdict, RefusedInProcess, RefusedPins};
 pub use signing::{Signature, SignatureScheme};
 pub use token::{
-    Attestation, Decryptor, Deletion, Driver, GeneratedKey, Interval, KeyRef, Listing, NewKey,
-    Pace, Protection, Secret, Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo,
-    Unfinished, Unreadable, Unwrap, Watch, unfinished_mark,
+    Attestation, Decryptor, Deletion, Derives, DigestSigner, Driver, GeneratedKey, Interval,
+    KeyRef, Listing, NewKey, Pace, Protection, Secret, Signer, SlotId, SlotInfo, SlotState, Token,
+    TokenId, TokenInfo, Unfinished, Unreadable, Unwrap, Watch, unfinished_mark,
 };

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha3::{Digest, Keccak256};
 
-use crate::Algorithm;
+use crate::{Algorithm, Error};
 
 /// How a message becomes a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,6 +72,39 @@ impl SignatureScheme {
             }
             Algorithm::Bls12381 => Some(SignatureScheme::Bls12381G2Basic),
             Algorithm::X25519 => None,
+        }
+    }
+
+    /// How long the digest is that is signed, in bytes; `None` where the message itself is
+    /// signed (Ed25519, BLS).
+    pub fn digest_length(self) -> Option<usize> {
+        match self {
+            SignatureScheme::EcdsaP256Sha256
+            | SignatureScheme::EcdsaSecp256k1Sha256
+            | SignatureScheme::Eip191Secp256k1
+            | SignatureScheme::RsaPkcs1Sha256 => Some(32),
+            SignatureScheme::EcdsaP384Sha384 => Some(48),
+            SignatureScheme::RsaPkcs1Sha512 => Some(64),
+            SignatureScheme::Ed25519 | SignatureScheme::Bls12381G2Basic => None,
+        }
+    }
+
+    /// Checks that `digest` is as long as the digests that are signed.
+    ///
+    /// # Errors
+    /// [`Error::BadMessage`].
+    pub fn check_digest(self, digest: &[u8]) -> Result<(), Error> {
+        match self.digest_length() {
+            Some(length) if length == digest.len() => Ok(()),
+            Some(length) => Err(Error::BadMessage {
+                reason: format!(
+                    "a digest for {self} has {length} bytes, not {}",
+                    digest.len()
+                ),
+            }),
+            None => Err(Error::BadMessage {
+                reason: format!("{self} signs no digests"),
+            }),
         }
     }
 

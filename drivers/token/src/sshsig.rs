@@ -24,7 +24,8 @@ pub const FILE_NAMESPACE: &str = "file";
 
 const BEGIN: &[u8] = b"-----BEGIN SSH SIGNATURE-----";
 const END: &[u8] = b"-----END SSH SIGNATURE-----";
-const MAGIC: &[u8] = b"SSHSIG";
+/// What the data that an SSH signature signs begins with, and what is in its armor.
+pub const MAGIC: &[u8] = b"SSHSIG";
 const VERSION: u32 = 1;
 
 /// `ssh-keygen` takes base64 with and without padding.
@@ -48,6 +49,14 @@ impl Hash {
         match self {
             Hash::Sha256 => "sha256",
             Hash::Sha512 => "sha512",
+        }
+    }
+
+    /// How long its digests are, in bytes.
+    pub fn length(self) -> usize {
+        match self {
+            Hash::Sha256 => 32,
+            Hash::Sha512 => 64,
         }
     }
 

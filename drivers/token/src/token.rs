@@ -193,6 +193,29 @@ pub trait Token: Send + Sync {
     /// # Errors
     /// As [`Token::signer`].
     fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error>;
+
+    /// The token as one that derives its keys from a seed, if it is one
+    /// ([`TokenInfo::derives`]).
+    fn derives(&self) -> Option<&dyn Derives> {
+        None
+    }
+}
+
+/// A token that derives its keys from a seed, by numbered accounts, and can be asked for the
+/// public half of any of them.
+pub trait Derives: Send + Sync {
+    /// The key for `spec` in `account`, and its slot. Nothing becomes of it: it is neither in
+    /// use from then on nor listed.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where no account has such a key, [`Error::TokenUnavailable`],
+    /// [`Error::DeadlineExceeded`], [`Error::Device`].
+    fn derived(
+        &self,
+        account: u32,
+        spec: KeySpec,
+        call: &Call,
+    ) -> Result<(SlotId, PublicKey), Error>;
 }
 
 /// A key that is to be made.
@@ -246,6 +269,24 @@ pub trait Signer: Send + Sync {
     /// [`Error::BadMessage`], [`Error::KeyNotFound`] if the key has gone,
     /// [`Error::TokenUnavailable`], [`Error::DeadlineExceeded`], [`Error::Device`].
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error>;
+
+    /// The key as one that signs digests, where the token lets the host hash: for messages
+    /// that are longer than memory. `None` where the token hashes, and where the scheme signs
+    /// the message itself (Ed25519, BLS).
+    fn of_digests(&self) -> Option<&dyn DigestSigner> {
+        None
+    }
+}
+
+/// Signs digests of messages. Who may hand in a digest can have anything signed, so this is
+/// for callers that have hashed a message themselves.
+pub trait DigestSigner: Send + Sync {
+    /// Signs the message with this digest: the hash that the [scheme](Signer::scheme) names,
+    /// whole ([`SignatureScheme::digest_length`]).
+    ///
+    /// # Errors
+    /// [`Error::BadMessage`] where it has another length; else as [`Signer::sign`].
+    fn sign_digest(&self, digest: &[u8], call: &Call) -> Result<Signature, Error>;
 }
 
 /// Opens with one key on a token what was wrapped for it.

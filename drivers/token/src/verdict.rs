@@ -412,6 +412,24 @@ impl Eip191 {
     }
 }
 
+/// The digest that `scheme` signs of all that `message` gives, in a buffer of memory. `None`
+/// where the scheme signs no digest, or one that begins with the length (EIP-191).
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn digest_of(scheme: SignatureScheme, message: impl Read) -> io::Result<Option<Vec<u8>>> {
+    Ok(Some(match scheme {
+        SignatureScheme::EcdsaP256Sha256
+        | SignatureScheme::EcdsaSecp256k1Sha256
+        | SignatureScheme::RsaPkcs1Sha256 => hashed::<Sha256>(message)?,
+        SignatureScheme::EcdsaP384Sha384 => hashed::<Sha384>(message)?,
+        SignatureScheme::RsaPkcs1Sha512 => hashed::<Sha512>(message)?,
+        SignatureScheme::Ed25519
+        | SignatureScheme::Bls12381G2Basic
+        | SignatureScheme::Eip191Secp256k1 => return Ok(None),
+    }))
+}
+
 /// The digest of all that `message` gives, in a buffer of memory.
 ///
 /// # Errors
