@@ -2,47 +2,83 @@
 
 use std::process::Command;
 
+use crate::advisories::{self, Wanted};
 use crate::screen::{self, Style};
 use crate::{Failure, Result, process, setup};
 
-/// Runs every check, also after one has failed, and says at the end which did.
-pub(crate) fn run() -> Result<()> {
+/// Runs every check, also after one has failed, and says at the end which did and which were
+/// not made.
+pub(crate) fn run(advisories: &Wanted) -> Result<()> {
     setup::run(setup::What::Build, setup::Voice::Quiet)?;
-    let mut failed = Vec::new();
+    let has_deny = process::succeeds(process::cargo().args(["deny", "--version"]));
+    let mut report = Report::default();
     for (name, mut command) in checks() {
-        if let Err(failure) = process::run(&mut command) {
-            screen::note(Style::Bad, failure);
-            failed.push(name);
+        report.run(name, &mut command);
+    }
+    match has_deny {
+        true => report.run("cargo-deny", &mut deny()),
+        false => report.skip(
+            "cargo-deny",
+            "licences, duplicate crates and sources were not checked, because cargo-deny is \
+             not installed (cargo install --locked cargo-deny)",
+        ),
+    }
+    if *advisories != Wanted::No {
+        match advisories::check(advisories, has_deny)? {
+            Ok(mut command) => report.run("advisories", &mut command),
+            Err(why) => report.skip("advisories", &why),
         }
     }
-    let deny_runs = process::succeeds(process::cargo().args(["deny", "--version"]));
-    if deny_runs {
-        let mut deny = process::cargo();
-        deny.args(["deny", "check", "--hide-inclusion-graph"]);
-        deny.args(["licenses", "bans", "sources"]);
-        if let Err(failure) = process::run(&mut deny) {
+    report.end()
+}
+
+/// What became of the checks.
+#[derive(Default)]
+struct Report {
+    failed: Vec<&'static str>,
+    skipped: Vec<&'static str>,
+}
+
+impl Report {
+    fn run(&mut self, name: &'static str, command: &mut Command) {
+        if let Err(failure) = process::run(command) {
             screen::note(Style::Bad, failure);
-            failed.push("cargo-deny");
+            self.failed.push(name);
         }
-    } else {
-        screen::note(
-            Style::Bad,
-            "SKIPPED: licences, duplicate crates and sources were not checked, because \
-             cargo-deny is not installed (cargo install --locked cargo-deny).",
-        );
     }
 
-    if !failed.is_empty() {
-        return Err(Failure::new(format!("not clean: {}", failed.join(", ")))
-            .hint("`cargo fmt --all` and `cargo clippy --fix` repair what can be repaired"));
+    fn skip(&mut self, name: &'static str, why: &str) {
+        screen::note(Style::Bad, format!("SKIPPED: {name}: {why}."));
+        self.skipped.push(name);
     }
-    let verdict = if deny_runs {
-        "lint: clean."
-    } else {
-        "lint: clean, as far as it was checked (cargo-deny was SKIPPED)."
-    };
-    screen::note(Style::Good, verdict);
-    Ok(())
+
+    fn end(&self) -> Result<()> {
+        let verdict = self.verdict()?;
+        screen::note(Style::Good, verdict);
+        Ok(())
+    }
+
+    fn verdict(&self) -> Result<String> {
+        let skipped = match self.skipped.as_slice() {
+            [] => String::new(),
+            names => format!(", {} SKIPPED ({})", names.len(), names.join(", ")),
+        };
+        match self.failed.as_slice() {
+            [] if skipped.is_empty() => Ok("lint: clean.".into()),
+            [] => Ok(format!("lint: clean, as far as it was checked{skipped}.")),
+            names => Err(
+                Failure::new(format!("not clean: {}{skipped}", names.join(", ")))
+                    .hint("`cargo fmt --all` and `cargo clippy --fix` repair what can be repaired"),
+            ),
+        }
+    }
+}
+
+fn deny() -> Command {
+    let mut deny = process::cargo();
+    deny.args(["deny", "check", "--hide-inclusion-graph"]);
+    deny.args(["licenses", "bans", "sources"]);
+    deny
 }
 
 fn checks() -> [(&'static str, Command); 3] {
@@ -62,4 +98,28 @@ fn checks() -> [(&'static str, Command); 3] {
         ("clippy", clippy),
         ("documentation", documentation),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_skipped_is_counted_and_named() {
+        let mut report = Report::default();
+        assert_eq!(report.verdict().unwrap(), "lint: clean.");
+        report.skip("cargo-deny", "it is not installed");
+        report.skip("advisories", "they are not here");
+        let verdict = report.verdict().unwrap();
+        assert!(
+            verdict.contains("2 SKIPPED (cargo-deny, advisories)"),
+            "{verdict}"
+        );
+        report.run("clippy", &mut Command::new("false"));
+        let failure = report.verdict().unwrap_err().to_string();
+        assert!(
+            failure.contains("not clean: clippy, 2 SKIPPED"),
+            "{failure}"
+        );
+    }
 }

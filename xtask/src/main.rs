@@ -8,6 +8,7 @@
 //! | [`chaos`] | whether promises hold when processes are killed and tokens go away |
 //! | [`hil`] | the bench for devices' conformance and speed |
 //! | [`lint`] | what must be clean before a change goes in |
+//! | [`advisories`] | known weaknesses of crates that are built in |
 //! | [`setup`] | installs what the others need |
 //! | [`kryoptic`] | builds a token in software |
 //! | [`peers`] | other people's programs for age files |
@@ -18,6 +19,7 @@
 //! No subcommand touches the user's own tokens or configuration.
 #![forbid(unsafe_code)]
 
+mod advisories;
 mod bench;
 mod chaos;
 mod demo;
@@ -48,7 +50,8 @@ Usage: cargo xtask COMMAND
                              the promises hold; --json as above
   hil [--quick] [ARGS...]    run the suite and measure, on attached devices and on virtual ones;
                              --quick as above, ARGS go to the bench (--help lists them)
-  lint                       formatting, clippy, documentation, licences
+  lint [--advisories [DB]]   formatting, clippy, documentation, licences; and RustSec's
+                             advisories, from a clone of its database or from the network
   man                        write the command's man pages to target/man
 
 The user's own tokens and configuration are left alone.
@@ -90,7 +93,7 @@ fn dispatch(mut args: Vec<OsString>) -> Result<()> {
         Some("chaos") => chaos::run(&args),
         Some("hil") => hil::run(args),
         Some("man") => no_more(&args).and_then(|()| man()),
-        Some("lint") => no_more(&args).and_then(|()| lint::run()),
+        Some("lint") => advisories::parse(&args).and_then(|wanted| lint::run(&wanted)),
         _ => Err(Failure::usage(format!(
             "there is no command {:?}",
             command.to_string_lossy()

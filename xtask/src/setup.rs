@@ -212,6 +212,11 @@ const TESTS: &[Need] = &[
         proof: Proof::AnyProgram(&["chromium", "chromium-browser"]),
     },
     Need {
+        package: "pinentry-curses",
+        purpose: "asks for PINs, as other programs have them asked for",
+        proof: Proof::Program("pinentry-curses"),
+    },
+    Need {
         package: "procps",
         purpose: "kill: ends programs as a user would",
         proof: Proof::Program("kill"),
