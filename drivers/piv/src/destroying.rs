@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use claviger_token::{Call, Deletion, Error, KeyRef, PublicKey, Unfinished};
+use claviger_token::{Call, Deletion, Error, KeyRef, PublicKey, Token, Unfinished};
 use zeroize::Zeroizing;
 
 use crate::apdu::Status;
@@ -306,7 +306,7 @@ impl PivToken {
             })
         };
         // P-256 is the first that cards offer, and every one has it.
-        let mut kinds = self.info.makes.iter();
+        let mut kinds = self.info().makes.iter();
         let kind = kinds.find(|spec| spec.usage == claviger_token::KeyUse::Sign);
         let id = kind.and_then(|spec| algorithm_id(spec.algorithm));
         let id = id.ok_or_else(cannot)?;

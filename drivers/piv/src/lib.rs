@@ -25,9 +25,11 @@
 //! Cards of several makers answer GET VERSION with a version of Yubico's firmware, and lack
 //! slots, commands or algorithms that it has. A card is taken for Yubico's if the certificate
 //! of its attestation key (slot F9) leads to Yubico's roots, or to others that are given:
-//! [`PivDriver::with_readers_and_roots`], [`ROOTS_VARIABLE`]. That is read when a card is
-//! listed, and before a key is made or destroyed, not when a key is used: nothing about using
-//! a key depends on it.
+//! [`PivDriver::with_readers_and_roots`], [`ROOTS_VARIABLE`]. That is read once per card and
+//! process: when a card or its slots are listed, and before a key is made or destroyed. It is
+//! not read when a key is used: nothing about using a key depends on it, and a process that is
+//! started for one signature would take half as many commands again. What an open token
+//! [says of itself](Token::info) is what is known by then.
 //!
 //! Of every other card nothing is known before it was tried. It is asked for metadata and for
 //! attestations; what it answers counts, and what it does not know it does not have. What it
@@ -122,7 +124,7 @@
 //! of the virtual card reads one card through both and compares.
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use claviger_token::{
     Access, Call, Driver, Error, Listing, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
@@ -272,7 +274,7 @@ impl Driver for PivDriver {
                 // Nothing else tells them apart.
                 notes.push(("reader".into(), card.reader.clone()));
             }
-            tokens.push(self.info(&card.identity, notes));
+            tokens.push(info(&card.identity, &self.field.known(&card.identity), notes));
         }
         Ok(Listing { tokens, unreadable })
     }
@@ -437,7 +439,8 @@ impl PivDriver {
             .unwrap_or_else(|| {
                 let token = Arc::new_cyclic(|me| PivToken {
                     me: me.clone(),
-                    info: self.info(&connection.identity, Vec::new()),
+                    info: info(&connection.identity, &connection.make(), Vec::new()),
+                    proven: OnceLock::new(),
                     connection,
                     policies,
                 });
@@ -446,26 +449,25 @@ impl PivDriver {
             }))
     }
 
-    /// What is known of a card at this moment.
-    fn info(&self, identity: &Identity, notes: Vec<(String, String)>) -> TokenInfo {
-        let make = self.field.known(identity);
-        let TokenId { serial, .. } = &identity.id;
-        TokenInfo {
-            id: identity.id.clone(),
-            model: make.model(),
-            label: String::new(),
-            backend: Backend::for_serial(serial),
-            makes: make.supports(),
-            uses: make.supports(),
-            untried: make.untried(),
-            remembered_as: remembered_as(identity, &make),
-            formerly: Vec::new(),
-            durable: true,
-            derives: false,
-            pace: Pace::Slow { workers: 1 },
-            login_required: true,
-            notes,
-        }
+}
+
+/// What is known of a card of this make.
+pub(crate) fn info(identity: &Identity, make: &Make, notes: Vec<(String, String)>) -> TokenInfo {
+    TokenInfo {
+        id: identity.id.clone(),
+        model: make.model(),
+        label: String::new(),
+        backend: Backend::for_serial(&identity.id.serial),
+        makes: make.supports(),
+        uses: make.supports(),
+        untried: make.untried(),
+        remembered_as: remembered_as(identity, make),
+        formerly: Vec::new(),
+        durable: true,
+        derives: false,
+        pace: Pace::Slow { workers: 1 },
+        login_required: true,
+        notes,
     }
 }
 

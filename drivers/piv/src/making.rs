@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use claviger_token::{
     Attestation, Call, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey, Protection, PublicKey,
-    SignatureScheme, Unfinished,
+    SignatureScheme, Token, Unfinished,
 };
 
 use crate::apdu::Status;
@@ -38,7 +38,7 @@ struct Plan<'a> {
 impl PivToken {
     /// Marks the slot and makes the key; all in one transaction, and at most once.
     pub(crate) fn make(&self, new: &NewKey<'_>, call: &Call) -> Result<GeneratedKey, Error> {
-        self.info.check_makes(new.spec)?;
+        self.info().check_makes(new.spec)?;
         let name = parse_name(new.slot)?;
         let plan = Plan {
             slot: name.slot,

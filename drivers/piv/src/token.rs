@@ -1,6 +1,6 @@
 //! An open token.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use claviger_token::{
     Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey, Signer,
@@ -10,6 +10,7 @@ use claviger_token::{
 use crate::connection::{Connection, How};
 use crate::content::{Filler, holds, inspect, key_may_be_there};
 use crate::error::Fault;
+use crate::info;
 use crate::key::{Key, PivDecryptor, PivSigner};
 use crate::policy::Policies;
 use crate::session::Session;
@@ -18,7 +19,10 @@ use crate::slot::{Slot, new_name};
 /// An open token.
 pub(crate) struct PivToken {
     pub(crate) me: Weak<PivToken>,
+    /// As it was when the token was opened.
     pub(crate) info: TokenInfo,
+    /// As it is since it is known that Yubico made the card.
+    pub(crate) proven: OnceLock<TokenInfo>,
     pub(crate) connection: Arc<Connection>,
     /// For the keys that are generated.
     pub(crate) policies: Policies,
@@ -26,7 +30,16 @@ pub(crate) struct PivToken {
 
 impl Token for PivToken {
     fn info(&self) -> &TokenInfo {
-        &self.info
+        if let Some(proven) = self.proven.get() {
+            return proven;
+        }
+        let make = self.connection.make();
+        match make.is_yubicos() {
+            true => {
+                (self.proven).get_or_init(|| info(&self.connection.identity, &make, Vec::new()))
+            }
+            false => &self.info,
+        }
     }
 
     fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
@@ -51,7 +64,7 @@ impl Token for PivToken {
     ) -> Result<Vec<SlotId>, Error> {
         call.check()?;
         for spec in specs {
-            self.info.check_makes(*spec)?;
+            self.info().check_makes(*spec)?;
         }
         let free = self.connection.run(call, How::REPEAT, |session| {
             let mut free = Vec::new();
@@ -151,7 +164,7 @@ impl PivToken {
         Error::Unsupported {
             token: self.info.id.clone(),
             wanted,
-            supported: self.info.makes.clone(),
+            supported: self.info().makes.clone(),
         }
     }
 
@@ -159,7 +172,7 @@ impl PivToken {
         Error::Unsupported {
             token: self.info.id.clone(),
             wanted,
-            supported: self.info.uses.clone(),
+            supported: self.info().uses.clone(),
         }
     }
 }

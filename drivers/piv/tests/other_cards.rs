@@ -128,6 +128,36 @@ fn a_card_is_yubicos_by_its_root_and_not_by_its_version() {
 }
 
 #[test]
+fn an_open_token_knows_what_it_is_before_a_key_is_tried_on_it_though_nobody_listed_it() {
+    let yubikey = Device::new(Card::builder().pin(PIN).build());
+    let attestation_certificate = |device: &Device| {
+        let log = device.faults().log();
+        let reads = |command: &[u8]| command.ends_with(&[0x5c, 0x03, 0x5f, 0xff, 0x01, 0x00]);
+        log.iter().filter(|e| reads(&e.command)).count()
+    };
+    let desk = Desk::with(&[&yubikey]);
+    let token = open(&desk);
+    let slot = free(&*token, P256);
+    assert_eq!(attestation_certificate(&yubikey), 0);
+    generate(&*token, &slot, P256).unwrap();
+    let info = token.info();
+    assert_eq!(info.model, "YubiKey 5.7.1");
+    assert_eq!((info.untried.len(), &*info.remembered_as), (0, ""));
+    // To see whose it is, and for the attestation of the key.
+    assert_eq!(attestation_certificate(&yubikey), 2);
+    token.slots(&call()).unwrap();
+    assert_eq!(attestation_certificate(&yubikey), 2);
+    drop(token);
+    // For an adoption the slots are listed.
+    let again = open(&Desk::with(&[&yubikey]));
+    again.slots(&call()).unwrap();
+    assert_eq!(again.info().untried, []);
+    let other = open(&Desk::with(&[&canokey()]));
+    other.slots(&call()).unwrap();
+    assert_eq!(other.info().untried, other.info().uses);
+}
+
+#[test]
 fn every_card_makes_uses_and_destroys_the_keys_that_it_can() {
     let cards: [fn() -> Device; 6] = [
         canokey,
