@@ -526,8 +526,12 @@ fn a_process_that_is_killed_before_the_card_has_answered_burns_one_try() {
         );
     }
     assert_eq!(bench.pin_tries(), 2);
-    let doctor = bench.run(&["doctor"]).succeeds().out();
-    assert!(doctor.contains("is not known whether"), "{doctor}");
+    // That comes before all else.
+    let doctor = bench.run(&["doctor"]);
+    assert_eq!(doctor.code(), Some(1));
+    let first = doctor.out().lines().next().unwrap().to_owned();
+    assert!(first.starts_with("warning  a PIN was sent to "), "{first}");
+    assert!(first.contains("is not known whether"), "{first}");
     bench
         .run(&["doctor", "--forget-refused-pin", &bench.backend()])
         .succeeds();
@@ -553,6 +557,19 @@ fn a_card_that_is_pulled_out_before_it_has_answered_is_asked_when_it_is_back() {
         }
         assert_eq!(bench.pin_tries(), tries);
     }
+}
+
+#[test]
+fn a_signature_takes_nine_commands_to_the_card() {
+    let bench = Bench::new(ours());
+    bench.generate(&["--capabilities", "commit"]).succeeds();
+    bench.yubikey.faults().clear_log();
+    let words = ["sign", "alice", "letter", "-o", "sig"];
+    bench.run_as_owner(&words).succeeds();
+    let sent: Vec<String> = (bench.yubikey.faults().log().iter())
+        .map(|exchange| format!("{:02x}", exchange.instruction().unwrap()))
+        .collect();
+    assert!(sent.len() <= 9, "{sent:?}");
 }
 
 #[test]

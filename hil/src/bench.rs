@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use claviger_token::conformance::{Others, Plug, Subject};
-use claviger_token::{Access, Driver, Protection, SlotInfo, SlotState};
+use claviger_token::{Access, Driver, KeyRef, KeyUse, Protection, SlotInfo, SlotState};
 
 use crate::config::Removal;
 use crate::guard::Guard;
@@ -25,6 +25,12 @@ pub(crate) type BoxedOthers = Box<dyn Others + Send + Sync>;
 /// What restarts what stands behind a device.
 pub(crate) type BoxedRestart = Box<dyn Fn() + Send + Sync>;
 
+/// The token as it is where it generates no keys, with one of its keys.
+pub(crate) type GeneratesNone = (Box<dyn Subject>, KeyRef, KeyUse);
+
+/// What makes one of these.
+pub(crate) type BoxedGeneratesNone = Box<dyn Fn() -> Possible<GeneratesNone> + Send + Sync>;
+
 /// Whether something can be done to a device, or why not.
 pub(crate) type Possible<T> = Result<T, &'static str>;
 
@@ -41,6 +47,7 @@ pub(crate) struct Bench {
     /// Another program that works on it, where nobody loses anything by that.
     pub(crate) others: Possible<BoxedOthers>,
     pub(crate) restart: Possible<BoxedRestart>,
+    pub(crate) generates_none: Possible<BoxedGeneratesNone>,
     pub(crate) protection: Protection,
     /// How many more keys fill it; found when it is opened.
     pub(crate) room: Mutex<Possible<usize>>,
@@ -76,9 +83,12 @@ impl Bench {
     pub(crate) fn survey(&self, slots: &[SlotInfo]) {
         // New keys go into the retired slots of a card; other tokens have no bound that
         // could be seen.
+        let missing = lock(&self.guard.missing);
         let free = slots.iter().filter(|slot| {
             let number = u8::from_str_radix(slot.slot.name(), 16);
-            slot.state == SlotState::Free && number.is_ok_and(|n| (0x82..=0x95).contains(&n))
+            slot.state == SlotState::Free
+                && number.is_ok_and(|n| (0x82..=0x95).contains(&n))
+                && !missing.contains(&slot.slot)
         });
         if self.backend.starts_with("piv:") {
             *lock(&self.room) = Ok(free.count());
@@ -150,6 +160,14 @@ impl Subject for Bench {
     fn restart(&self) -> Result<(), &'static str> {
         let restart = self.restart.as_ref();
         restart.map(|restart| restart()).map_err(|why| *why)
+    }
+
+    fn can_generate_none(&self) -> Result<(), &'static str> {
+        self.generates_none.as_ref().map(drop).map_err(|why| *why)
+    }
+
+    fn generates_none(&self) -> Result<GeneratesNone, &'static str> {
+        self.generates_none.as_ref().map_err(|why| *why)?()
     }
 
     fn plug(&self) -> Result<&dyn Plug, &'static str> {

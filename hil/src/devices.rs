@@ -51,6 +51,7 @@ impl Common {
             tap: Arc::clone(tap),
             journal: Arc::clone(&self.journal),
             interrupt: self.interrupt.clone(),
+            missing: Arc::default(),
         }
     }
 }
@@ -368,6 +369,7 @@ fn bench(
         plug: plug(&listed.removal, name, &common.interrupt, is_there),
         others: Err("no other program works on a device that is somebody's"),
         restart: Err("nothing behind a device is restarted that is somebody's"),
+        generates_none: Err("a device is taken as it is"),
         protection: Protection::FULL,
         room: Mutex::new(Err("it has no bound that could be seen")),
         longest_message: match listed.longest_message {

@@ -4,8 +4,8 @@
 //! person at the device what is waited for, writes down which keys the bench made and has
 //! not deleted yet, and records the calls while a tape is in.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use claviger_token::key::to_hex;
 use claviger_token::{
@@ -17,6 +17,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use crate::journal::Journal;
+use crate::lock;
 use crate::screen::{self, Interrupt};
 use crate::transcript::{Line, Tap, shown};
 
@@ -28,6 +29,8 @@ pub(crate) struct Guard {
     pub(crate) tap: Arc<Tap>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) interrupt: Interrupt,
+    /// The slots that the device turned out not to have.
+    pub(crate) missing: Arc<Mutex<Vec<SlotId>>>,
 }
 
 impl Guard {
@@ -277,7 +280,8 @@ impl Token for GuardedToken {
         call: &Call,
     ) -> Result<Vec<SlotId>, Error> {
         self.guard.check()?;
-        let taken = [taken, &self.guard.journal.taken(self.info())].concat();
+        let missing = lock(&self.guard.missing).clone();
+        let taken = [taken, &self.guard.journal.taken(self.info()), &missing].concat();
         self.call("free_slots", || {
             json!({
                 "specs": specs,

@@ -30,6 +30,7 @@ mod guard;
 mod journal;
 mod machine;
 mod measure;
+mod missing;
 mod readers;
 pub mod replay;
 pub mod report;

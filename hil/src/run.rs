@@ -16,8 +16,10 @@ use crate::devices::{self, Common, Device, Sources};
 use crate::error::{HilError, sentence};
 use crate::guard::is_gone;
 use crate::journal::{self, Journal};
+use crate::lock;
 use crate::measure;
 pub use crate::measure::Times;
+use crate::missing;
 use crate::report::brief;
 use crate::results::{Finding, Outcome, Results, Standing, Subject};
 use crate::screen::{Interrupt, Progress, line};
@@ -488,6 +490,8 @@ fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
         }
     }
     let slots = token.slots(&call).map_err(told)?;
+    let missing = missing::find(&*token, &slots).map_err(told)?;
+    *lock(&bench.guard.missing) = missing;
     bench.survey(&slots);
     // The suite makes a key of each kind at once, and two besides.
     let first = info.makes.first().copied();
@@ -500,11 +504,17 @@ fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
         .collect();
     match token.free_slots(&specs, &[], &call) {
         Ok(_) => Ok(sorted(slots)),
-        Err(Error::TokenFull { .. } | Error::OnlyNamedSlots { .. }) => Err(format!(
-            "it is too full: the suite needs room for {} keys; delete some, or say \
-             `wipe = true` in hil.toml",
-            specs.len()
-        )),
+        Err(Error::TokenFull { .. } | Error::OnlyNamedSlots { .. }) => {
+            let room = bench
+                .room()
+                .map(|room| format!(", and there is room for {room}"));
+            Err(format!(
+                "it is too full: the suite needs room for {} keys{}; delete some, or say \
+                 `wipe = true` in hil.toml",
+                specs.len(),
+                room.unwrap_or_default()
+            ))
+        }
         Err(error) => Err(told(error)),
     }
 }

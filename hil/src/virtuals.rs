@@ -10,12 +10,18 @@ use claviger_piv::reader::{Link, Readers, Unreachable as NoReaders};
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::{
-    Kryoptic, Neighbour, Nss, OpenCryptoki, P11KitClient, P11KitProxy, SoftHsm, Tpm, private,
+    Kryoptic, Neighbour, Nss, OpenCryptoki, OpenSc, P11KitClient, P11KitProxy, SoftHsm, Tpm,
+    private,
 };
+use claviger_token::conformance::Subject as _;
 use claviger_token::{Access, Driver, FixedPin, Protection};
-use claviger_virtual_yubikey::{Answer, Card, Device as CardDevice, Firmware, Smartcard};
+use claviger_virtual_yubikey::{
+    Answer, Card, Device as CardDevice, Firmware, Neighbour as CardNeighbour, Smartcard,
+};
 
-use crate::bench::{Bench, BoxedOthers, BoxedPlug, BoxedRestart, MakeDriver, Possible, Switch};
+use crate::bench::{
+    Bench, BoxedGeneratesNone, BoxedOthers, BoxedPlug, BoxedRestart, MakeDriver, Possible, Switch,
+};
 use crate::conformance::quietly;
 use crate::devices::{Common, Device, TappedDevices, elsewhere, subject};
 use crate::lock;
@@ -77,6 +83,11 @@ pub const VIRTUALS: &[Virtual] = &[
         start: p11_kit_proxy,
     },
     Virtual {
+        name: "opensc",
+        missing: || inside().or_else(OpenSc::skipped),
+        start: opensc,
+    },
+    Virtual {
         name: "yubikey-4.3.5",
         missing: || None,
         start: |parts| yubikey(parts, Firmware::V4_3_5, 4_350_001),
@@ -112,7 +123,7 @@ pub const VIRTUALS: &[Virtual] = &[
 
 /// The names of those that every machine can start, also of those that this build does not
 /// have.
-pub const ORDER: [&str; 12] = [
+pub const ORDER: [&str; 13] = [
     "softhsm",
     "kryoptic",
     "tpm2-pkcs11",
@@ -120,6 +131,7 @@ pub const ORDER: [&str; 12] = [
     "opencryptoki",
     "p11-kit-client",
     "p11-kit-proxy",
+    "opensc",
     "yubikey-4.3.5",
     "yubikey-5.4.3",
     "yubikey-5.7.1",
@@ -148,7 +160,7 @@ impl Virtual {
 }
 
 /// Those that want a view of the system that only this process has.
-const INSIDE: [&str; 2] = ["opencryptoki", "p11-kit-proxy"];
+const INSIDE: [&str; 3] = ["opencryptoki", "p11-kit-proxy", "opensc"];
 
 /// Starts the program anew with a view of the system of its own, where one of `virtuals` wants
 /// that. It hides devices that are attached: where these are wanted, too, such devices are
@@ -176,6 +188,8 @@ pub fn prepare(virtuals: &[Virtual]) {
             "opencryptoki" => OpenCryptoki::prepare(),
             "p11-kit-client" => P11KitClient::prepare(),
             "p11-kit-proxy" => P11KitProxy::prepare(),
+            // Its service takes the place of the system's in this process.
+            "opensc" => OpenSc::prepare(),
             _ => {}
         });
     }
@@ -191,6 +205,7 @@ struct Kind {
     plug: Possible<BoxedPlug>,
     others: Possible<BoxedOthers>,
     restart: Possible<BoxedRestart>,
+    generates_none: Possible<BoxedGeneratesNone>,
     tap: Arc<Tap>,
     max_keys: Option<usize>,
     longest_message: usize,
@@ -225,6 +240,7 @@ fn device(parts: &Parts<'_>, kind: Kind) -> Device {
         plug: kind.plug,
         others: kind.others,
         restart: kind.restart,
+        generates_none: kind.generates_none,
         protection: match parts.name {
             // It says of no key that it was made there.
             "nss" => Protection {
@@ -265,6 +281,8 @@ fn device(parts: &Parts<'_>, kind: Kind) -> Device {
 
 /// What restarts behind a token.
 const ALL_THERE_IS: &str = "nothing stands behind the token that could restart";
+/// What generates none.
+const GENERATES_ALWAYS: &str = "a token of this kind that generates no keys cannot be had";
 
 /// A PKCS#11 token in software, from the parts that the fixtures have in common.
 macro_rules! pkcs11 {
@@ -288,6 +306,7 @@ macro_rules! pkcs11 {
             plug: $plug,
             others: Ok(Box::new($others)),
             restart: Err(ALL_THERE_IS),
+            generates_none: Err(GENERATES_ALWAYS),
             tap: Arc::default(),
             max_keys: $max_keys,
             longest_message: usize::MAX,
@@ -361,6 +380,28 @@ fn p11_kit_proxy(parts: &Parts<'_>) -> Device {
     pkcs11!(parts, P11KitProxy, Some(100), plug)
 }
 
+/// OpenSC's module over a virtual YubiKey behind a pcscd: it uses keys and generates none.
+fn opensc(parts: &Parts<'_>) -> Device {
+    let module = OpenSc::default();
+    let generates_none: BoxedGeneratesNone = Box::new(|| OpenSc::default().generates_none());
+    let kind = Kind {
+        make: Box::new(|| Arc::new(Pkcs11Driver::new())),
+        backend: module.backend(),
+        access: module.access(),
+        wrong: module.wrong_access(),
+        absent: module.absent_backend().unwrap_or_default(),
+        plug: Err("it makes no key that could work again after that"),
+        others: Err("OpenSC's tools make no keys on this card"),
+        restart: Err(ALL_THERE_IS),
+        generates_none: Ok(generates_none),
+        tap: Arc::default(),
+        max_keys: None,
+        longest_message: usize::MAX,
+        home: Box::new(module),
+    };
+    device(parts, kind)
+}
+
 fn switch(
     off: impl Fn() + Send + Sync + 'static,
     on: impl Fn() + Send + Sync + 'static,
@@ -374,7 +415,9 @@ fn switch(
 fn yubikey(parts: &Parts<'_>, firmware: Firmware, serial: u32) -> Device {
     let card = Card::builder().firmware(firmware).serial(serial);
     let card = CardDevice::new(card.pin("246802").build());
-    self::card(parts, Tray::with(card), &serial.to_string(), "246802")
+    let others = Box::new(CardNeighbour::on(card.clone()));
+    let (tray, serial) = (Tray::with(card), serial.to_string());
+    self::card(parts, tray, &serial, "246802", Ok(others))
 }
 
 #[cfg(feature = "independent-card")]
@@ -382,13 +425,20 @@ fn independent(parts: &Parts<'_>) -> Device {
     let card = claviger_independent_card::Card::new();
     let serial = claviger_token::key::to_hex(&card.guid());
     let tray = Tray::with(CardDevice::new(card));
-    self::card(parts, tray, &serial, "123456")
+    let others = Err("no other program works on this card here");
+    self::card(parts, tray, &serial, "123456", others)
 }
 
 /// The management key with which cards are delivered. Public knowledge.
 pub(crate) const MANAGEMENT_KEY: &str = "010203040506070801020304050607080102030405060708";
 
-fn card<C: Smartcard>(parts: &Parts<'_>, tray: Tray<C>, serial: &str, pin: &str) -> Device {
+fn card<C: Smartcard>(
+    parts: &Parts<'_>,
+    tray: Tray<C>,
+    serial: &str,
+    pin: &str,
+    others: Possible<BoxedOthers>,
+) -> Device {
     let tap = Arc::<Tap>::default();
     let tapped = Tapped {
         inner: Arc::new(tray.clone()),
@@ -407,8 +457,9 @@ fn card<C: Smartcard>(parts: &Parts<'_>, tray: Tray<C>, serial: &str, pin: &str)
         wrong: Ok(Access::with(FixedPin::new("135791"))),
         absent: "piv:serial=4294967295".into(),
         plug: switch(move || off.take_out(), move || on.put_in()),
-        others: Err("no other program works on this card here"),
+        others,
         restart: Err(ALL_THERE_IS),
+        generates_none: Err(GENERATES_ALWAYS),
         tap,
         max_keys: None,
         longest_message: usize::MAX,
@@ -464,6 +515,7 @@ fn ledger(
         plug,
         others: Err("a Ledger derives its keys: no other program makes any"),
         restart: Err(ALL_THERE_IS),
+        generates_none: Err(GENERATES_ALWAYS),
         tap,
         max_keys: Some(10),
         longest_message,

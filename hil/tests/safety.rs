@@ -12,7 +12,7 @@ use claviger_hil::virtuals::Tray;
 use claviger_piv::PivDriver;
 use claviger_token::{Call, Driver as _, KeyRef, KeySpec, NewKey, SlotId, unfinished_mark};
 use claviger_virtual_yubikey::{
-    Algorithm, Card, Device, Fault, Firmware, PrivateKey, Rule, Slot, ins, object,
+    Algorithm, Card, Device, Fault, Firmware, Nature, PrivateKey, Rule, Slot, ins, object,
 };
 
 use common::{Desk, PIN, failures, outcome, outcomes};
@@ -100,6 +100,33 @@ fn an_unlisted_card_is_only_read_while_a_listed_one_beside_it_is_benched() {
         outcome(&results, "piv-22222222", "a_refused_pin_is_not_sent_twice"),
         Outcome::Skipped
     );
+}
+
+/// One that is nobody's YubiKey, and has slots up to this one.
+fn of_others(serial: u32, last_retired: u8) -> Device {
+    let nature = Nature {
+        last_retired,
+        ..Nature::CANOKEY
+    };
+    let card = Card::builder().firmware(Firmware::PIVAPPLET).nature(nature);
+    Device::new(card.serial(serial).pin(PIN).build())
+}
+
+#[test]
+fn a_card_with_fewer_slots_than_it_shows_is_benched_in_those_that_it_has() {
+    let card = of_others(33_333_333, 0x8b);
+    let desk = Desk::with(&[&card]).only_checks(&[LIVES, FULL]);
+    let results = desk.run("[[device]]\nserial = \"33333333\"\n");
+    assert_eq!(failures(&results), [""; 0]);
+    for check in [LIVES, FULL] {
+        assert_eq!(outcome(&results, "piv-33333333", check), Outcome::Passed);
+    }
+    // Where there is no room for the suite, how much there is.
+    let small = of_others(44_444_444, 0x83);
+    let desk = Desk::with(&[&small]).only_checks(&[LIVES]);
+    let results = desk.run("[[device]]\nserial = \"44444444\"\n");
+    let said = failures(&results).join("; ");
+    assert!(said.contains("there is room for 2;"), "{said}");
 }
 
 const FOUND: &str = "a_token_is_found_by_the_name_that_it_gives";
@@ -198,8 +225,9 @@ fn a_card_that_is_pulled_out_half_way_is_tidied_up_by_the_next_run() {
             .build(),
     );
     let desk = Desk::with(&[&card]).only_checks(&[LIVES, FULL]);
-    // While the second key is made; the first was overwritten when it was deleted.
-    let pull = Rule::new(Fault::RemoveAfter).on(ins::GENERATE).after(2);
+    // While the third key is made. The first showed that the card has a slot 95; it and the
+    // second were overwritten when they were deleted.
+    let pull = Rule::new(Fault::RemoveAfter).on(ins::GENERATE).after(4);
     card.faults().add(pull);
     let results = desk.run("[[device]]\nserial = \"5\"\n");
     let why = failures(&results).join("\n");
@@ -267,14 +295,14 @@ fn ctrl_c_leaves_the_card_clean_and_a_partial_report() {
     );
     let desk = Desk::with(&[&card]).only_checks(&[FOUND, LIVES, FULL]);
     let interrupt = Interrupt::default();
-    // While the second key is made.
+    // While the third key is made, as above.
     let pressed = interrupt.clone();
     let press = Fault::alter(move |reply| {
         pressed.set();
         reply
     });
     card.faults()
-        .add(Rule::new(press).on(ins::GENERATE).after(2));
+        .add(Rule::new(press).on(ins::GENERATE).after(4));
     let results = desk.run_with("[[device]]\nserial = \"6\"\n", &interrupt);
     assert_eq!(failures(&results), [""; 0]);
     let all = outcomes(&results, "piv-6");

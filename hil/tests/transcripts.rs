@@ -102,7 +102,7 @@ fn a_transcript_of_a_failure_replays_as_the_failure_and_shows_when_it_is_another
     // A card that says nonsense when it signs.
     let nonsense = Rule::new(Fault::Status(Status(0x6f00)))
         .on(ins::AUTHENTICATE)
-        .after(8);
+        .after(12);
     device.faults().add(nonsense);
     let mut desk = Desk::with(&[&device]).only_checks(&["a_key_lives_from_generate_to_delete"]);
     desk.record = true;

@@ -15,11 +15,13 @@ mod neighbour;
 mod nss;
 #[cfg(unix)]
 mod opencryptoki;
+mod opensc;
 #[cfg(unix)]
 mod p11kit;
 pub mod peers;
 #[cfg(unix)]
 pub mod private;
+mod readers;
 mod softhsm;
 mod token;
 #[cfg(unix)]
@@ -35,8 +37,10 @@ pub use neighbour::Neighbour;
 pub use nss::Nss;
 #[cfg(unix)]
 pub use opencryptoki::OpenCryptoki;
+pub use opensc::OpenSc;
 #[cfg(unix)]
 pub use p11kit::{P11KitClient, P11KitProxy};
+pub use readers::CountedReaders;
 pub use softhsm::SoftHsm;
 #[cfg(unix)]
 pub use tpm::Tpm;

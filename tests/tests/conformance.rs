@@ -9,19 +9,16 @@ use claviger_ledger::LedgerDriver;
 use claviger_ledger_emulator::{App, Approver, Configuration, Ethereum, Server};
 use claviger_memory::MemoryDriver;
 use claviger_tests::{
-    Kryoptic, Nss, OpenCryptoki, P11KitClient, P11KitProxy, SoftHsm, Tpm, private,
+    Kryoptic, Nss, OpenCryptoki, OpenSc, P11KitClient, P11KitProxy, SoftHsm, Tpm, private,
 };
 use claviger_token::conformance::{CHECKS, Outcome, Plug, Subject};
 use claviger_token::{Access, Driver, Protection};
 use claviger_virtual_yubikey::Pcscd;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::opensc::OpenSc;
 use crate::pkcs11::Module;
 use crate::yubikey::YubiKey;
 
-#[path = "conformance/opensc.rs"]
-mod opensc;
 #[path = "conformance/pkcs11.rs"]
 mod pkcs11;
 #[path = "conformance/yubikey.rs"]
@@ -56,7 +53,7 @@ fn main() -> ExitCode {
         Module::<P11KitProxy>::default,
     ));
     trials.extend(checks("virtual-yubikey", YubiKey::default));
-    trials.extend(checks("opensc", OpenSc::default));
+    trials.extend(unless(OpenSc::skipped(), "opensc", OpenSc::default));
     trials.extend(checks("ledger-simulator", Simulator::default));
     trials.extend(checks("ledger-simulator-flex", Simulator::flex));
     match App::ethereum() {

@@ -1,9 +1,13 @@
 //! A YubiKey behind PC/SC that others use, reset and pull out meanwhile.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use claviger_engine::message::RequestGenerateIdentity;
+use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry};
 use claviger_piv::PivDriver;
+use claviger_tests::CountedReaders;
 use claviger_token::{
     Access, Algorithm, Call, Deletion, Driver, Error, FixedPin, KeyRef, KeySpec, NewKey, Signer,
     Token, Unfinished, unfinished_mark,
@@ -70,6 +74,52 @@ impl Bench {
         assert_eq!(self.yubikey.faults().log().len() - before, 1);
         assert_eq!(self.yubikey.card().pin_tries(), 3);
     }
+}
+
+/// A node of a process of its own, with an identity in `home`.
+fn node(home: &Path, readers: &CountedReaders) -> Node {
+    Node::builder(Registry::open(home).unwrap())
+        .driver(PivDriver::with_readers(readers.clone()))
+        .access(access())
+        .build()
+}
+
+#[test]
+fn a_node_that_is_made_for_one_signature_takes_nine_commands_in_one_transaction() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
+    let home = tempfile::tempdir().unwrap();
+    let readers = CountedReaders::default();
+    let (alice, call) = (EngineId::local("alice"), Call::unlimited());
+    let request = RequestGenerateIdentity {
+        backend: Backend::from(format!("piv:serial={}", yubikey.card().serial())),
+        params: IdParams::P256,
+        capabilities: Capabilities::Commit,
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let made = node(home.path(), &readers);
+    let made = runtime.block_on(made.generate(&alice, request, &call));
+    let engine = made.commitment_engine.unwrap();
+    // A machine that is busy with other things may take longer than a transaction stays.
+    for _ in 0..5 {
+        let before = (readers.transactions(), readers.single_commands());
+        yubikey.faults().clear_log();
+        let node = node(home.path(), &readers);
+        let signed = node.commit(&alice, &engine, b"message".to_vec(), &call);
+        runtime.block_on(signed).unwrap();
+        drop(node);
+        let sent = yubikey.faults().log().len();
+        assert!(sent <= 9, "{sent} commands");
+        let begun = (
+            readers.transactions() - before.0,
+            readers.single_commands() - before.1,
+        );
+        println!("{sent} commands, {begun:?}");
+        if begun == (1, 0) {
+            return;
+        }
+    }
+    panic!("it took several transactions");
 }
 
 #[test]

@@ -276,13 +276,14 @@ impl Connection {
         asked: &mut Asked,
     ) -> Result<bool, Fault> {
         let tries = session.check_tries(access.last_try)?;
-        if access.factory_defaults && asked.asking.is_none() {
-            asked.default = session.card.pin_metadata()?.and_then(|pin| pin.default);
-        }
         let asking = asked
             .asking
             .get_or_insert_with(|| Asking::begin(&access.pins, self.id()));
-        let Some(answer) = asking.within(AT_ONCE) else {
+        let answer = asking.within(AT_ONCE);
+        if access.factory_defaults && matches!(answer, None | Some(Err(Error::PinNeeded { .. }))) {
+            asked.default = session.card.pin_metadata()?.and_then(|pin| pin.default);
+        }
+        let Some(answer) = answer else {
             return Ok(false);
         };
         let pin = self.checked(answer, access, asked.default)?;

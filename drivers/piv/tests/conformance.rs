@@ -9,15 +9,16 @@ use std::sync::{Arc, OnceLock};
 
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_token::conformance::{CHECKS, Others, Outcome, Plug, Subject};
-use claviger_token::{Access, Algorithm, Driver, FixedPin, KeyRef, KeySpec, PublicKey, SlotId};
-use claviger_virtual_yubikey::{
-    Algorithm as CardAlgorithm, Card, Device, Firmware, Origin, PrivateKey, Slot, object,
-};
+use claviger_token::{Access, Driver, FixedPin};
+use claviger_virtual_yubikey::{Card, Device, Firmware, Neighbour, object};
 use common::{Desk, PIN, access, plain_card};
 
 struct Virtual {
     desk: Desk,
     device: Device,
+    neighbour: Neighbour,
+    /// Whether the card itself does, and not only its certificates.
+    shows_keys: bool,
     driver: OnceLock<Arc<PivDriver>>,
 }
 
@@ -28,8 +29,14 @@ impl Virtual {
     }
 
     fn new(device: Device) -> Self {
+        let shows_keys = device.card().object(object::CHUID).is_none();
         Virtual {
             desk: Desk::with(&[&device]),
+            neighbour: match shows_keys {
+                true => Neighbour::on(device.clone()),
+                false => Neighbour::on_a_card_that_hides_keys(device.clone()),
+            },
+            shows_keys,
             device,
             driver: OnceLock::new(),
         }
@@ -73,102 +80,7 @@ impl Subject for Virtual {
     }
 
     fn others(&self) -> Result<&dyn Others, &'static str> {
-        Ok(self)
-    }
-}
-
-fn slot(name: &SlotId) -> Slot {
-    Slot::new(u8::from_str_radix(name.name(), 16).unwrap()).unwrap()
-}
-
-fn public(key: &PrivateKey) -> PublicKey {
-    PublicKey::from_der(&key.spki()).unwrap()
-}
-
-fn generate(algorithm: Algorithm) -> PrivateKey {
-    PrivateKey::generate(match algorithm {
-        Algorithm::P256 => CardAlgorithm::P256,
-        Algorithm::X25519 => CardAlgorithm::X25519,
-        other => panic!("{other} is not asked for"),
-    })
-}
-
-impl Virtual {
-    fn shows_keys(&self) -> bool {
-        self.device.card().object(object::CHUID).is_none()
-    }
-}
-
-/// Another tool, that works on the card as such.
-impl Others for Virtual {
-    fn add_beside(&self, _: &KeyRef) -> Result<PublicKey, &'static str> {
-        Err("a slot holds one key")
-    }
-
-    fn replace(&self, key: &KeyRef) -> Result<PublicKey, &'static str> {
-        let private = generate(key.public_key.algorithm());
-        let public = public(&private);
-        let mut card = self.device.card();
-        card.put_key(slot(&key.slot), private, Origin::Generated);
-        Ok(public)
-    }
-
-    fn move_key(&self, key: &KeyRef) -> Result<(), &'static str> {
-        if !self.shows_keys() {
-            return Err("this card moves no keys");
-        }
-        let to = Slot::new(0x95).unwrap();
-        self.device.card().relocate_key(slot(&key.slot), to);
-        Ok(())
-    }
-
-    fn unname(&self, key: &KeyRef) -> Result<(), &'static str> {
-        if !self.shows_keys() {
-            return Err("this card shows keys by their certificates only");
-        }
-        let certificate = object::certificate(slot(&key.slot));
-        let written = self.device.card().put_object(certificate, &[]);
-        written.map_err(|_| "the card does not take it")
-    }
-
-    fn mismatch(&self, spec: KeySpec) -> Result<KeyRef, &'static str> {
-        let [shown, there] = [0, 1].map(|_| generate(spec.algorithm));
-        let mut card = self.device.card();
-        let slot = Slot::new(0x90).unwrap();
-        let certificate = shown.certificate_object().unwrap();
-        let written = card.put_object(object::certificate(slot), &certificate);
-        written.map_err(|_| "the card does not take it")?;
-        card.put_key(slot, there, Origin::Imported);
-        Ok(KeyRef {
-            slot: SlotId::new("90"),
-            public_key: public(&shown),
-        })
-    }
-
-    fn has(&self, key: &PublicKey) -> bool {
-        let card = self.device.card();
-        Slot::all().any(|slot| {
-            card.key(slot)
-                .is_some_and(|k| k.spki() == key.to_der().unwrap())
-        })
-    }
-
-    fn remove(&self, key: &PublicKey) {
-        let mut card = self.device.card();
-        let certified = |card: &Card, slot| {
-            let object = card.object(object::certificate(slot)).unwrap_or_default();
-            let der = key.to_der().unwrap();
-            object.windows(der.len()).any(|part| part == der)
-        };
-        for slot in Slot::all().filter(|slot| *slot != Slot::ATTESTATION) {
-            let is_it = card
-                .key(slot)
-                .is_some_and(|k| k.spki() == key.to_der().unwrap());
-            if is_it || certified(&card, slot) {
-                card.remove_key(slot);
-                card.put_object(object::certificate(slot), &[]).unwrap();
-            }
-        }
+        Ok(&self.neighbour)
     }
 }
 
@@ -201,7 +113,7 @@ fn conforms(make: impl Fn() -> Virtual) {
         println!("{}", check.name);
         let subject = make();
         let skipped = NOWHERE.contains(&check.name)
-            || (!subject.shows_keys() && NOT_HIDDEN.contains(&check.name));
+            || (!subject.shows_keys && NOT_HIDDEN.contains(&check.name));
         match (check.run(&subject), skipped) {
             (Outcome::Passed, false) => {}
             (Outcome::Skipped(why), true) => eprintln!("SKIPPED {}: {why}", check.name),

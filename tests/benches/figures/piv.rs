@@ -9,6 +9,7 @@ use std::time::Instant;
 use claviger_engine::message::RequestGenerateIdentity;
 use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry};
 use claviger_piv::PivDriver;
+use claviger_tests::CountedReaders;
 use claviger_token::{Access, Call, FixedPin, KeyUse, envelope};
 use claviger_virtual_yubikey::{Card, Inserted, Pcscd};
 use sha2::{Digest, Sha256};
@@ -74,6 +75,8 @@ pub(crate) async fn figures() -> Vec<Figure> {
     }
     let decrypting = per_operation(&card);
 
+    let (once, transactions) = one_signature(&card).await;
+
     // The bare exchange as others do it, in a transaction, and no check of what comes
     // back; the commitment includes the check with the public key.
     let (mut exchange, mut engine) = (Vec::new(), Vec::new());
@@ -117,6 +120,18 @@ pub(crate) async fn figures() -> Vec<Figure> {
             signing,
             "= 1",
             "commands for a signature in the steady state",
+        ),
+        counted(
+            "piv_sign_once_apdus",
+            once as f64,
+            "≤ 9",
+            "commands of a process that is started for one signature",
+        ),
+        counted(
+            "piv_sign_once_transactions",
+            transactions as f64,
+            "= 1",
+            "PC/SC transactions that these take, single commands counted as one each",
         ),
         counted(
             "piv_decrypt_apdus",
@@ -167,6 +182,38 @@ fn counted(name: &'static str, value: f64, wanted: &'static str, what: &str) -> 
 fn per_operation(card: &Inserted) -> f64 {
     assert_eq!(card.faults().count(GENERAL_AUTHENTICATE), REPEATED);
     card.faults().log().len() as f64 / REPEATED as f64
+}
+
+/// Counts the commands and transactions of a node that is made for one signature, with its
+/// PIN; in as many commands the second time as the first.
+async fn one_signature(card: &Inserted) -> (usize, usize) {
+    let (home, readers) = (tempfile::tempdir().unwrap(), CountedReaders::default());
+    let (who, call) = (EngineId::local("once"), Call::unlimited());
+    let node = || {
+        let mut access = Access::with(FixedPin::new(PIN));
+        access.factory_defaults = true;
+        Node::builder(Registry::open(home.path()).unwrap())
+            .driver(PivDriver::with_readers(readers.clone()))
+            .access(access)
+            .build()
+    };
+    let request = RequestGenerateIdentity {
+        backend: Backend::from(format!("piv:serial={}", card.card().serial())),
+        params: IdParams::P256,
+        capabilities: Capabilities::Commit,
+    };
+    let made = node().generate(&who, request, &call).await;
+    let signer = made.commitment_engine.unwrap();
+    card.faults().clear_log();
+    let begun = || readers.transactions() + readers.single_commands();
+    let before = begun();
+    let node = node();
+    node.commit(&who, &signer, MESSAGE.to_vec(), &call)
+        .await
+        .map(drop)
+        .unwrap();
+    drop(node);
+    (card.faults().log().len(), begun() - before)
 }
 
 /// The command that signs a digest with the P-256 key in slot 82.

@@ -225,6 +225,11 @@ impl<C: Smartcard> Inserted<C> {
         self.device.card()
     }
 
+    /// The card and its switches.
+    pub fn device(&self) -> &Device<C> {
+        &self.device
+    }
+
     /// The switches, and the log of what was said.
     pub fn faults(&self) -> &Arc<Faults> {
         self.device.faults()

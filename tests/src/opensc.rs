@@ -1,6 +1,7 @@
 //! OpenSC's module over a virtual YubiKey: it generates no keys, and uses those that others
 //! have made.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use claviger_pkcs11::Pkcs11Driver;
@@ -20,15 +21,29 @@ fn module() -> String {
     )
 }
 
-/// A YubiKey with one key, plugged in when it is first asked for.
+/// OpenSC's module, and a YubiKey with one key, plugged in when it is first asked for.
 #[derive(Default)]
-pub(crate) struct OpenSc {
+pub struct OpenSc {
     card: OnceLock<(Inserted, String, PublicKey)>,
     driver: OnceLock<Arc<Pkcs11Driver>>,
 }
 
 impl OpenSc {
     const PIN: &str = "246802";
+
+    /// Why it cannot be had, if so.
+    pub fn skipped() -> Option<&'static str> {
+        let missing = "OpenSC is not installed: run `cargo xtask setup`";
+        (!Path::new(&module()).exists()).then_some(missing)
+    }
+
+    /// To be called before threads are started: it sets a variable of the environment.
+    ///
+    /// # Panics
+    /// Where there is no pcscd for it.
+    pub fn prepare() {
+        Pcscd::prepare();
+    }
 
     fn card(&self) -> &(Inserted, String, PublicKey) {
         self.card.get_or_init(|| {

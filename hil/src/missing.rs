@@ -1,0 +1,72 @@
+//! The slots that a card turns out not to have.
+//!
+//! A card that is not known to be its maker's says nothing of which slots there are, and
+//! refuses a key in one that is not there ([`Error::NoSuchSlot`]). So slots that nobody has
+//! tried are tried before the checks, which then keep to those that are there. The last comes
+//! first: those that are there follow one another, so the first that is there ends the search.
+
+use claviger_token::{
+    Call, Error, KeySpec, NewKey, SlotId, SlotInfo, SlotState, Token, Unfinished, unfinished_mark,
+};
+
+/// Tries free slots of which the token says that nobody has, and gives those that are not
+/// there. Nothing is left in the one that is.
+///
+/// # Errors
+/// What else the token says.
+pub(crate) fn find(token: &dyn Token, slots: &[SlotInfo]) -> Result<Vec<SlotId>, Error> {
+    let Some(spec) = token.info().makes.first().copied() else {
+        return Ok(Vec::new());
+    };
+    let mut missing = Vec::new();
+    for slot in slots.iter().rev().filter(|slot| is_untried(slot)) {
+        if is_there(token, slots, &slot.slot, spec)? {
+            break;
+        }
+        missing.push(slot.slot.clone());
+    }
+    Ok(missing)
+}
+
+fn is_untried(slot: &SlotInfo) -> bool {
+    let says_so = |(name, value): &(String, String)| name == "slot" && value == "not tried";
+    slot.state == SlotState::Free && slot.notes.iter().any(says_so)
+}
+
+fn is_there(
+    token: &dyn Token,
+    slots: &[SlotInfo],
+    slot: &SlotId,
+    spec: KeySpec,
+) -> Result<bool, Error> {
+    let call = Call::unlimited();
+    let others = slots.iter().map(|other| other.slot.clone());
+    let others: Vec<SlotId> = others.filter(|other| other != slot).collect();
+    let name = match token.free_slots(&[spec], &others, &call) {
+        Ok(free) => free.into_iter().next(),
+        Err(Error::TokenFull { .. } | Error::OnlyNamedSlots { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let Some(name) = name else {
+        // Somebody has taken it: it is there.
+        return Ok(true);
+    };
+    let mark = unfinished_mark();
+    let new = NewKey {
+        slot: &name,
+        spec,
+        mark: &mark,
+    };
+    let made = match token.generate(&new, &call) {
+        Ok(made) => made,
+        Err(Error::NoSuchSlot { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let left = Unfinished {
+        slot: name,
+        mark,
+        public_key: Some(made.public_key),
+    };
+    token.discard(&left, &call)?;
+    Ok(true)
+}
