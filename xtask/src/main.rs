@@ -182,6 +182,45 @@ mod tests {
     }
 
     #[test]
+    fn each_package_brings_its_readme_and_its_licences() {
+        let root = process::workspace();
+        let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+        let members = manifest.split_once("members = [").unwrap().1;
+        let members = members.split_once(']').unwrap().0.lines();
+        let members: Vec<_> = members
+            .map(|line| line.trim().trim_matches([',', '"']))
+            .filter(|member| !member.is_empty())
+            .collect();
+        assert!(members.contains(&"drivers/token"), "{members:?}");
+        let mut packages = 0;
+        for member in members {
+            let manifest = root.join(member).join("Cargo.toml");
+            let text = std::fs::read_to_string(&manifest).unwrap();
+            if text.contains("\npublish = false\n") {
+                continue;
+            }
+            packages += 1;
+            let mut list = process::cargo();
+            list.args([
+                "package",
+                "--list",
+                "--allow-dirty",
+                "--quiet",
+                "--manifest-path",
+            ]);
+            let listed = list.arg(&manifest).output().unwrap();
+            let listed = String::from_utf8(listed.stdout).unwrap();
+            for file in ["README.md", "LICENSE-APACHE", "LICENSE-MIT"] {
+                assert!(
+                    listed.lines().any(|line| line == file),
+                    "{member}: {listed}"
+                );
+            }
+        }
+        assert!(packages >= 9, "{packages}");
+    }
+
+    #[test]
     fn a_command_that_takes_no_arguments_refuses_them() {
         for command in ["setup", "demo", "lint"] {
             let failure = dispatch(vec![command.into(), "--fast".into()]).unwrap_err();
