@@ -10,6 +10,7 @@
 
 mod folder;
 mod kryoptic;
+mod mutated;
 mod neighbour;
 #[cfg(unix)]
 mod nss;
@@ -32,6 +33,7 @@ mod unpacked;
 mod user;
 
 pub use kryoptic::Kryoptic;
+pub use mutated::mutated;
 pub use neighbour::Neighbour;
 #[cfg(unix)]
 pub use nss::Nss;
@@ -45,7 +47,7 @@ pub use softhsm::SoftHsm;
 #[cfg(unix)]
 pub use tpm::Tpm;
 #[cfg(unix)]
-pub use user::{as_root, as_user};
+pub use user::{as_root, as_user, is_user};
 
 /// The example in the README compiles.
 #[cfg(doctest)]
