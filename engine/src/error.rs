@@ -1,8 +1,9 @@
 //! Why an engine did not do what it was asked.
 
-use claviger_token::{Error as TokenError, Fingerprint};
+use claviger_token::{Error as TokenError, Fingerprint, KeyUse, TokenId};
 
 use crate::evidence::BadEvidence;
+use crate::opener::Holder;
 use crate::registry::RegistryError;
 use crate::{EngineId, IdParams};
 
@@ -81,6 +82,18 @@ pub enum EngineError {
         /// Its identity.
         owner: EngineId,
     },
+    /// Accounts are looked for on a token that has none.
+    #[error("the token {token} does not derive its keys from a seed: it has no accounts")]
+    DerivesNothing {
+        /// The token.
+        token: TokenId,
+    },
+    /// Of two keys that are to be adopted as one identity neither is for this use.
+    #[error("these are not the two keys of an identity: neither can {missing}")]
+    NoPair {
+        /// The use.
+        missing: KeyUse,
+    },
     /// The identity is being made or deleted at this moment, here or by another process.
     #[error("`{identity}` is being generated or deleted at this moment")]
     InProgress {
@@ -131,12 +144,69 @@ pub enum EngineError {
         /// What is wrong with it.
         reason: BadEvidence,
     },
+    /// No identity here can open the file.
+    #[error("no identity here can open this")]
+    NobodyOpens,
+    /// No token that is attached can open the file; others may.
+    #[error("no token that is attached can open this")]
+    TokensAway {
+        /// Whose tokens they are.
+        holders: Vec<Holder>,
+    },
+    /// Several tokens would do, and one PIN was given for whichever asks. It is the PIN of one
+    /// of them, and was sent to none.
+    #[error("{}, and the PIN that was given is that of one", match holders.is_empty() {
+        true => "several tokens are concerned",
+        false => "keys on several tokens may open this",
+    })]
+    PinForSeveralTokens {
+        /// Who may open the file; nobody where it is not about a file.
+        holders: Vec<Holder>,
+    },
+    /// Nothing proves that the identity reads for one of those through whom it may be reached.
+    #[error("nothing proves that `{identity}` reads for {}", names(via))]
+    NotProven {
+        /// The identity.
+        identity: EngineId,
+        /// Those who were named.
+        via: Vec<EngineId>,
+    },
+    /// No grant of this identity lets the reader read, so there is none to revoke.
+    #[error("no grant of `{by}` lets `{reader}` read")]
+    NoSuchGrant {
+        /// Who was said to read.
+        reader: EngineId,
+        /// For whom.
+        by: EngineId,
+    },
+    /// A raw message begins like something that is signed for another purpose.
+    #[error("the message begins like {what}: it is not signed as a document")]
+    ReservedMessage {
+        /// What it begins like.
+        what: &'static str,
+        /// How that is signed, if somebody has it signed.
+        hint: &'static str,
+    },
+    /// The data is not what is signed for the purpose.
+    #[error("this is not signed for the purpose `{purpose}`: {reason}")]
+    NotForPurpose {
+        /// The [name](crate::Purpose::name) of the purpose.
+        purpose: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// The token refused, or was not to be had.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The registry could not be read or written.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+}
+
+/// Names, each in quotes.
+fn names(who: &[EngineId]) -> String {
+    let quoted: Vec<String> = who.iter().map(|id| format!("`{id}`")).collect();
+    quoted.join(" or ")
 }
 
 impl EngineError {
@@ -157,6 +227,8 @@ impl EngineError {
             EngineError::NoDriver { .. } => "no-driver",
             EngineError::OneSlotForTwoKeys { .. } => "one-slot-for-two-keys",
             EngineError::KeyHasOwner { .. } => "key-has-owner",
+            EngineError::DerivesNothing { .. } => "derives-nothing",
+            EngineError::NoPair { .. } => "no-pair",
             EngineError::InProgress { .. } => "in-progress",
             EngineError::DeletionUnfinished { .. } => "deletion-unfinished",
             EngineError::NameIsContact => "name-is-contact",
@@ -166,6 +238,13 @@ impl EngineError {
             EngineError::ReadsForSilent { .. } => "reads-for-silent",
             EngineError::EvidenceExists => "evidence-exists",
             EngineError::InvalidEvidence { .. } => "invalid-evidence",
+            EngineError::NotProven { .. } => "not-proven",
+            EngineError::NoSuchGrant { .. } => "no-such-grant",
+            EngineError::ReservedMessage { .. } => "reserved-message",
+            EngineError::NotForPurpose { .. } => "not-for-purpose",
+            EngineError::NobodyOpens => "nobody-opens",
+            EngineError::TokensAway { .. } => "token-away",
+            EngineError::PinForSeveralTokens { .. } => "pin-for-several-tokens",
             EngineError::Token(error) => error.code(),
             EngineError::Registry(error) => error.code(),
         }
@@ -198,6 +277,13 @@ impl EngineError {
                 "name no slot, or ask for one capability".into()
             }
             EngineError::KeyHasOwner { owner, .. } => format!("connect to `{owner}` instead"),
+            EngineError::DerivesNothing { .. } => {
+                "`claviger doctor` lists keys on other tokens that no identity here uses".into()
+            }
+            EngineError::NoPair { .. } => {
+                "name one key that signs and one that decrypts; `claviger tokens` shows which does what"
+                    .into()
+            }
             EngineError::InProgress { .. } => "try again in a moment".into(),
             EngineError::DeletionUnfinished { .. } => {
                 "insert the token and run the deletion again, or `claviger doctor --repair`".into()
@@ -209,14 +295,35 @@ impl EngineError {
             }
             EngineError::InvalidEvidence { reason } => reason.to_string(),
             EngineError::EvidenceExists => "nothing needs to be done".into(),
+            EngineError::NotProven { .. } | EngineError::NoSuchGrant { .. } => "`claviger reads-for list` lists the grants".into(),
+            EngineError::ReservedMessage { hint, .. } => (*hint).into(),
             EngineError::ReadsForSilent { .. } => "try again in a moment".into(),
+            EngineError::NobodyOpens => {
+                "it was encrypted to others; `claviger identities` lists who is here".into()
+            }
+            EngineError::TokensAway { holders } => {
+                format!("attach one of those that may:{}", listed(holders))
+            }
+            EngineError::PinForSeveralTokens { holders } if holders.is_empty() => {
+                "give each token its own PIN: --pin-source prompt".into()
+            }
+            EngineError::PinForSeveralTokens { holders } => format!(
+                "say with whose key: claviger decrypt NAME FILE, where NAME is one of{}",
+                listed(holders)
+            ),
             EngineError::Token(e) | EngineError::KeyNotUsable { reason: e } => e.hint(),
             EngineError::Registry(e) => e.hint(),
             EngineError::TooManyRecipients
             | EngineError::CannotEncrypt { .. }
             | EngineError::NotAllowed { .. }
+            | EngineError::NotForPurpose { .. }
             | EngineError::BadName { .. }
             | EngineError::NoSuchEngine { .. } => String::new(),
         }
     }
+}
+
+fn listed(holders: &[Holder]) -> String {
+    let lines = holders.iter().map(|holder| format!("\n  {holder}"));
+    lines.collect()
 }

@@ -30,12 +30,8 @@ pub(crate) enum Decision {
         original: EngineId,
         info: IdentityInfo,
     },
-    /// Enter an identity for a key that is on a token.
-    Adopt {
-        backend: Backend,
-        fingerprint: Fingerprint,
-        usage: KeyUse,
-    },
+    /// Enter an identity for keys that are on a token.
+    Adopt { backend: Backend, keys: Sought },
     /// Destroy an identity's keys and remove its entry.
     Destroy {
         identity: EngineId,
@@ -46,6 +42,25 @@ pub(crate) enum Decision {
         identity: EngineId,
         info: IdentityInfo,
     },
+}
+
+/// The keys that are to be adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sought {
+    /// One, for this use.
+    One(Fingerprint, KeyUse),
+    /// Both keys of an identity: one that signs and one that decrypts, in any order.
+    Both([Fingerprint; 2]),
+}
+
+impl Sought {
+    /// All of them.
+    pub(crate) fn fingerprints(&self) -> &[Fingerprint] {
+        match self {
+            Sought::One(fingerprint, _) => std::slice::from_ref(fingerprint),
+            Sought::Both(both) => both,
+        }
+    }
 }
 
 /// Decides on a message from `who_asked`. `None`: no guard accepts it.
@@ -142,22 +157,22 @@ fn adopt(
     capabilities: Capabilities,
     policy: &dyn Policy,
 ) -> Result<Decision, EngineError> {
-    let fingerprint: Fingerprint = match original.name.parse() {
-        Ok(fingerprint) if original.node.is_none() => fingerprint,
+    let named: Result<Vec<Fingerprint>, _> = original.name.split(',').map(str::parse).collect();
+    let fingerprints = match named {
+        Ok(fingerprints) if original.node.is_none() => fingerprints,
         _ => return Err(EngineError::ExternalIdentityNotFound),
     };
     policy.check(who_asked, Access::Adopt)?;
-    let usage = match capabilities {
-        Capabilities::Commit => KeyUse::Sign,
-        Capabilities::Decrypt => KeyUse::Decrypt,
-        // One key is never used for both.
-        Capabilities::CommitAndDecrypt => return Err(EngineError::CapabilitiesNotAvailable),
+    let keys = match (fingerprints.as_slice(), capabilities) {
+        ([one], Capabilities::Commit) => Sought::One(*one, KeyUse::Sign),
+        ([one], Capabilities::Decrypt) => Sought::One(*one, KeyUse::Decrypt),
+        ([one, other], Capabilities::CommitAndDecrypt) if one != other => {
+            Sought::Both([*one, *other])
+        }
+        ([_] | [_, _], _) => return Err(EngineError::CapabilitiesNotAvailable),
+        _ => return Err(EngineError::ExternalIdentityNotFound),
     };
-    Ok(Decision::Adopt {
-        backend,
-        fingerprint,
-        usage,
-    })
+    Ok(Decision::Adopt { backend, keys })
 }
 
 fn delete(

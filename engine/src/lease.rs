@@ -4,10 +4,15 @@
 //! releases it when the process ends, however it ends. A name in the registry whose
 //! file can be locked is the name of a dead one. Process numbers are not used: they
 //! come again.
+//!
+//! Beside the leases there is one file that everybody who has the registry open has locked
+//! for sharing. Whoever replaces the registry locks it for itself. What a process puts into
+//! the folder for a while bears the name of its lease, and is removed with it.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use claviger_token::key::to_hex;
 use rand_core::{OsRng, RngCore};
@@ -15,53 +20,147 @@ use rand_core::{OsRng, RngCore};
 /// How many hexadecimal digits a lease's name has.
 const NAME: usize = 24;
 
+/// The file that is locked by all who have the registry open.
+const IN_USE: &str = "in-use";
+
+/// What a lease's file is called until it is locked.
+const FRESH: &str = ".new";
+
+/// How long to wait for whoever replaces the registry.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So often it is tried.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
 /// The sign of life of one node.
 #[derive(Debug)]
 pub(crate) struct Lease {
     name: String,
-    file: Option<(PathBuf, File)>,
+    /// Where the leases of others are; `None` where no other process shares the registry.
+    folder: Option<PathBuf>,
+    /// The locked file; `None` where there is no room for one.
+    file: Option<File>,
+    _in_use: Option<File>,
 }
 
 impl Lease {
-    /// Takes a lease in `folder`.
+    /// Takes a lease in `folder`, as one of those who have the registry open.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`]: the registry is being replaced.
     pub(crate) fn hold(folder: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        let name = random_name();
-        let fresh = folder.join(format!("{name}.new"));
-        let path = folder.join(&name);
-        let file = File::create_new(&fresh)?;
-        file.lock()?;
-        // Under its own name the file is never seen unlocked.
-        fs::rename(&fresh, &path)?;
-        Ok(Lease {
-            name,
-            file: Some((path, file)),
-        })
-    }
-
-    /// Removes the files of the dead.
-    pub(crate) fn sweep(&self) {
-        let folder = self.file.as_ref().and_then(|(path, _)| path.parent());
-        let entries = folder.and_then(|folder| fs::read_dir(folder).ok());
-        for entry in entries.into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            // There are files of others here, too.
-            if let Some(name) = name.to_str().filter(|name| is_lease(name)) {
-                self.is_alive(name);
+        create_private(folder)?;
+        let in_use = in_use(folder)?;
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            match in_use.try_lock_shared() {
+                Ok(()) => return Lease::begin(folder, in_use),
+                Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
+                    std::thread::sleep(TRY_AGAIN);
+                }
+                Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Takes a lease in `folder` as the only one who uses the registry.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`]: another process has it open.
+    pub(crate) fn hold_alone(folder: &Path) -> io::Result<Self> {
+        create_private(folder)?;
+        let in_use = in_use(folder)?;
+        in_use.try_lock()?;
+        let lease = Lease::begin(folder, in_use)?;
+        // Those of earlier versions have a lease and nothing else.
+        match lease.sweep() {
+            0 => Ok(lease),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn begin(folder: &Path, in_use: File) -> io::Result<Self> {
+        loop {
+            let name = random_name();
+            let fresh = folder.join(format!("{name}{FRESH}"));
+            let locked = File::create_new(&fresh).and_then(|file| {
+                file.lock()?;
+                // Under its own name the file is never seen unlocked.
+                fs::rename(&fresh, folder.join(&name))?;
+                Ok(file)
+            });
+            match locked {
+                Ok(file) => {
+                    return Ok(Lease {
+                        name,
+                        folder: Some(folder.into()),
+                        file: Some(file),
+                        _in_use: Some(in_use),
+                    });
+                }
+                // Somebody swept it away before it was locked.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && folder.is_dir() => {}
+                Err(error) => {
+                    let _ = fs::remove_file(&fresh);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Looks at the leases in `folder`, and takes none.
+    pub(crate) fn observe(folder: &Path) -> Self {
+        let mut lease = Lease::unseen();
+        lease.folder = Some(folder.into());
+        lease
     }
 
     /// A lease that no other process can see.
     pub(crate) fn unseen() -> Self {
         Lease {
             name: random_name(),
+            folder: None,
             file: None,
+            _in_use: None,
         }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// A path for something that is removed when this process is dead and has not done so;
+    /// `None` where it has no folder of its own.
+    pub(crate) fn path_for(&self, what: &str) -> Option<PathBuf> {
+        let folder = self.folder.as_ref().filter(|_| self.file.is_some())?;
+        Some(folder.join(format!("{}-{what}", self.name)))
+    }
+
+    /// Removes the files of the dead, and says how many others live.
+    pub(crate) fn sweep(&self) -> usize {
+        let Some(folder) = &self.folder else {
+            return 0;
+        };
+        let mut others = 0;
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            // There are files of others here, too.
+            let Some((lease, rest)) = name.to_str().and_then(parts) else {
+                continue;
+            };
+            match rest {
+                "" if lease == self.name => {}
+                "" => others += usize::from(self.is_alive(lease)),
+                FRESH => {
+                    is_locked(&entry.path());
+                }
+                _ if !self.is_alive(lease) => {
+                    let _ = fs::remove_file(entry.path());
+                }
+                _ => {}
+            }
+        }
+        others
     }
 
     /// Whether the holder of the lease `name` lives. What cannot be found out is taken for
@@ -70,31 +169,65 @@ impl Lease {
         if name == self.name {
             return true;
         }
-        let Some(folder) = self.file.as_ref().and_then(|(path, _)| path.parent()) else {
-            return false;
-        };
-        let path = folder.join(name);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) => return error.kind() != io::ErrorKind::NotFound,
-        };
-        match file.try_lock() {
-            Ok(()) => {
-                // Nobody takes this name again, so the file is of no more use.
-                let _ = fs::remove_file(&path);
-                false
-            }
-            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
+        let path = self.folder.as_ref().map(|folder| folder.join(name));
+        path.is_some_and(|path| is_locked(&path))
+    }
+}
+
+/// Whether somebody has the file locked, or may have. Where nobody has, it is removed: nobody
+/// takes this name again.
+fn is_locked(path: &Path) -> bool {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) => return error.kind() != io::ErrorKind::NotFound,
+    };
+    match file.try_lock() {
+        Ok(()) => {
+            let _ = fs::remove_file(path);
+            false
         }
+        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some((path, _)) = &self.file {
-            let _ = fs::remove_file(path);
+        if let (Some(folder), Some(_)) = (&self.folder, &self.file) {
+            let _ = fs::remove_file(folder.join(&self.name));
         }
     }
+}
+
+/// The folder is its owner's alone: whoever can open a file can lock it, and would be taken
+/// for a process that lives.
+fn create_private(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let found = folder.symlink_metadata()?;
+        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+            let what = format!("`{}` is not a folder of this user", folder.display());
+            return Err(io::Error::other(what));
+        }
+        // Earlier versions left that to the umask.
+        if found.mode() & 0o077 != 0 {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+        }
+    }
+    Ok(())
+}
+
+fn in_use(folder: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).append(true);
+    options.open(folder.join(IN_USE))
 }
 
 fn random_name() -> String {
@@ -103,8 +236,12 @@ fn random_name() -> String {
     to_hex(&bytes)
 }
 
-fn is_lease(name: &str) -> bool {
-    name.len() == NAME && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+/// The lease's name that a file's name begins with, and what follows it.
+fn parts(name: &str) -> Option<(&str, &str)> {
+    let (lease, rest) = name.split_at_checked(NAME)?;
+    let is_hex = lease.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let follows = rest.is_empty() || rest == FRESH || rest.starts_with('-');
+    (is_hex && follows).then_some((lease, rest))
 }
 
 #[cfg(test)]
@@ -134,6 +271,56 @@ mod tests {
         here.sweep();
         assert!(!dead.exists() && other.exists());
         assert!(here.is_alive(there.name()) && here.is_alive(here.name()));
+    }
+
+    #[test]
+    fn what_the_dead_began_is_swept_and_what_the_living_began_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = Lease::hold(folder.path()).unwrap();
+        let there = Lease::hold(folder.path()).unwrap();
+        let living = there.path_for("registry").unwrap();
+        let of_the_dead = ["0123456789abcdef01234567.new", "0123456789abcdef01234567-x"];
+        let of_the_dead = of_the_dead.map(|name| folder.path().join(name));
+        let begun = folder.path().join("89abcdef0123456789abcdef.new");
+        for path in of_the_dead.iter().chain([&living, &begun]) {
+            fs::write(path, "").unwrap();
+        }
+        let at_it = File::open(&begun).unwrap();
+        at_it.lock().unwrap();
+        assert_eq!(here.sweep(), 1);
+        assert!(living.exists() && begun.exists());
+        assert!(!of_the_dead.iter().any(|path| path.exists()));
+    }
+
+    #[test]
+    fn who_wants_to_be_alone_waits_for_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = Lease::hold(folder.path()).unwrap();
+        let kind = Lease::hold_alone(folder.path()).unwrap_err().kind();
+        assert_eq!(kind, io::ErrorKind::WouldBlock);
+        drop(here);
+        let alone = Lease::hold_alone(folder.path()).unwrap();
+        drop(alone);
+        // One of a version that has a lease and nothing else.
+        let old = File::create(folder.path().join("0123456789abcdef01234567")).unwrap();
+        old.lock().unwrap();
+        let kind = Lease::hold_alone(folder.path()).unwrap_err().kind();
+        assert_eq!(kind, io::ErrorKind::WouldBlock);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_else_can_lock_what_is_in_the_folder() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("run");
+        fs::create_dir(&run).unwrap();
+        fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
+        let _lease = Lease::hold(&run).unwrap();
+        assert_eq!(run.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&run, &link).unwrap();
+        assert!(Lease::hold(&link).is_err());
     }
 
     #[test]

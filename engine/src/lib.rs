@@ -13,24 +13,33 @@
 //! | [`message`] | what engines say to each other |
 //! | [`node`] | routing, mailboxes, and what a program holds in its hand |
 //! | `identity_management` | what each message to it leads to, as a pure function |
-//! | `lifecycle` | doing it: between the token and the registry |
+//! | `accounts` | finding keys of a lost registry on a token that derives them |
+//! | `lifecycle`, `adoption` | doing it: between the token and the registry |
+//! | [`purpose`] | what a signature is for, and which bytes are signed |
+//! | `commitment` | having something signed, messages longer than memory included |
 //! | `key_engine` | the Commitment and Decryption engines |
+//! | [`opener`] | who opens a file, and with whose PIN |
 //! | [`encryption`] | the Encryption engine: to whom, and who waits for what; pure |
 //! | [`reads_for`] | the Reads For engine: who reads for whom, in memory |
 //! | [`evidence`] | what proves it, signed, and the text in which it travels |
 //! | `exchange` | carrying out what the two lead to |
+//! | `granting` | granting, revoking and taking in evidence |
 //! | [`registry`] | the identities, durable, with write-ahead intents |
-//! | [`refused`] | PINs that tokens refused, durable |
+//! | [`refused`], `unnoted` | PINs that tokens refused, durable; and where that cannot be |
 //! | [`policy`] | who may do what |
 //! | [`token_state`] | how a token stands, what changes that, what a request gets meanwhile |
 //! | `standings` | how the tokens stand, who is told, and waiting for one to come back |
 //! | `tokens`, `lane` | open tokens and the threads that work them |
 #![forbid(unsafe_code)]
 
+mod commitment;
+mod accounts;
+mod adoption;
 pub mod encryption;
 pub mod error;
 pub mod evidence;
 mod exchange;
+mod granting;
 mod identity_management;
 mod key_engine;
 mod lane;
@@ -38,7 +47,10 @@ mod lease;
 mod lifecycle;
 pub mod message;
 pub mod node;
+mod only_for;
+pub mod opener;
 pub mod policy;
+pub mod purpose;
 pub mod reads_for;
 pub mod refused;
 pub mod registry;
@@ -48,14 +60,19 @@ pub mod token_state;
 mod tokens;
 mod trial;
 pub mod types;
+mod unnoted;
 
-pub use encryption::Preference;
+pub use accounts::{FoundKey, Search, SoughtKey};
+pub use encryption::{Preference, Recipient, Via};
 pub use error::EngineError;
-pub use evidence::{BadEvidence, Evidence, Party, PublicKeys};
-pub use exchange::{Imported, NotImported, READS_FOR_DEADLINE};
+pub use commitment::CommitStreamError;
+pub use evidence::{BadEvidence, Evidence, EvidenceFile, Party, PublicKeys, Revocation, Terms};
+pub use exchange::READS_FOR_DEADLINE;
+pub use granting::{Imported, NotImported, Standing};
 pub use message::{EngineMsg, Msg};
 pub use node::{Node, Participant};
 pub use policy::{OwnersOnly, Policy};
+pub use purpose::Purpose;
 pub use registry::{Registry, RegistryError};
 pub use standings::TokenChanges;
 pub use token_state::{TokenChange, TokenState};

@@ -23,17 +23,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_token::{
-    Call, Deletion, Error, Fingerprint, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey, SlotId,
-    SlotState, TokenId, Unfinished, unfinished_mark,
+    Call, Deletion, Error, GeneratedKey, KeySpec, KeyUse, NewKey, SlotId, SlotState, TokenId,
+    TokenInfo, Unfinished, unfinished_mark,
 };
 
+use crate::adoption::adopt;
 use crate::identity_management::{
     Decision, decide, refuse_connect, refuse_delete, refuse_generate,
 };
 use crate::lane::StillAtIt;
 use crate::message::{Msg, ReplyConnectIdentity, ReplyDeleteIdentity, ReplyGenerateIdentity};
 use crate::node::Inner;
-use crate::registry::{Action, BeginError, Claim, Intent, NewIdentity, What};
+use crate::registry::{Action, BeginError, Claim, Intent, NewIdentity, RegistryError, What};
 use crate::settling::{NotDestroyed, Settled, destroy_keys, name_keys, settle, undo};
 use crate::tokens::OpenToken;
 use crate::trial::{Trial, prove};
@@ -60,11 +61,9 @@ pub(crate) fn handle(node: &Inner, who: &EngineId, msg: Msg, call: &Call) -> Opt
         Decision::Connect { original, info } => {
             connect(node, who, &original, info).unwrap_or_else(refuse_connect)
         }
-        Decision::Adopt {
-            backend,
-            fingerprint,
-            usage,
-        } => adopt(node, who, &backend, &fingerprint, usage, call).unwrap_or_else(refuse_connect),
+        Decision::Adopt { backend, keys } => {
+            adopt(node, who, &backend, &keys, call).unwrap_or_else(refuse_connect)
+        }
         Decision::Destroy { identity, info } => {
             destroy(node, &identity, &info, call).unwrap_or_else(refuse_delete)
         }
@@ -95,6 +94,7 @@ fn generate(
     for spec in specs {
         info.check_makes(*spec)?;
     }
+    check_accounts(node, &info, backend)?;
     let named_slot = named_slot
         .map(|slot| check_free(&token, slot, call))
         .transpose()?;
@@ -140,6 +140,7 @@ fn generate(
         let stopped = match entered {
             Ok(keys) => {
                 name_keys(node, &token, &intent, &keys, &claim);
+                note_slots(node, &token, &intent);
                 break;
             }
             Err(stopped) => stopped,
@@ -177,6 +178,28 @@ fn generate(
         external_identity: who.clone(),
         err: None,
     }))
+}
+
+/// Refuses to derive keys in a copy of a home: the other one may derive the same. An account
+/// that the backend names is taken as it is.
+fn check_accounts(node: &Inner, info: &TokenInfo, backend: &Backend) -> Result<(), EngineError> {
+    let is_named = backend.to_string().contains("account=");
+    match info.derives && node.registry.is_copy() && !is_named {
+        true => Err(RegistryError::Copy.into()),
+        false => Ok(()),
+    }
+}
+
+/// Notes that the slots of `intent` are there, where a slot has a name that outlives its key
+/// and the token does not say which it has. It is only for people to see.
+fn note_slots(node: &Inner, token: &OpenToken, intent: &Intent) {
+    let named = intent.keys.iter().map(|key| &key.slot);
+    for slot in named.filter(|slot| slot.mark().is_some()) {
+        let noted = (node.registry).note_tried(token.token.info(), What::Slot(slot), true);
+        if let Err(error) = noted {
+            tracing::warn!(%slot, %error, "that the slot is there is not noted");
+        }
+    }
 }
 
 /// A key that is about to be made in `slot`.
@@ -346,99 +369,6 @@ fn connect(
     }))
 }
 
-fn adopt(
-    node: &Inner,
-    who: &EngineId,
-    backend: &Backend,
-    fingerprint: &Fingerprint,
-    usage: KeyUse,
-    call: &Call,
-) -> Result<Msg, EngineError> {
-    if let Some(owner) = node.registry.owner_of(fingerprint)? {
-        return Err(EngineError::KeyHasOwner {
-            fingerprint: *fingerprint,
-            owner,
-        });
-    }
-    let (token, named_slot) = node.open(&backend.to_string(), call)?;
-    settle(node, &token)?;
-    let device = Arc::clone(&token.token);
-    let slots = token.work_blocking(call, move |call| device.slots(call))?;
-    let is_it = |key: &claviger_token::PublicKey| key.fingerprint() == *fingerprint;
-    let found = match &named_slot {
-        None => slots
-            .iter()
-            .find(|s| s.public_key.as_ref().is_some_and(is_it)),
-        Some(named) => match slots.iter().find(|s| s.slot == *named) {
-            Some(slot) if slot.public_key.as_ref().is_some_and(is_it) => Some(slot),
-            Some(slot) if slot.fingerprint.is_some() => {
-                return Err(EngineError::Token(Error::KeyMismatch {
-                    token: token.id().clone(),
-                    slot: named.to_string(),
-                    expected: fingerprint.to_string(),
-                    found: slot.fingerprint.clone().unwrap_or_default(),
-                }));
-            }
-            _ => None,
-        },
-    };
-    let Some((slot, public_key)) = found.and_then(|s| Some((s, s.public_key.clone()?))) else {
-        return Err(EngineError::ExternalIdentityNotFound);
-    };
-    let spec = KeySpec {
-        algorithm: public_key.algorithm(),
-        usage,
-    };
-    let mut info = token.token.info().clone();
-    node.registry.take_account(&mut info)?;
-    let not_usable = |reason| EngineError::KeyNotUsable { reason };
-    info.check_uses(spec).map_err(not_usable)?;
-    let key = KeyRef {
-        slot: slot.slot.clone(),
-        public_key: public_key.clone(),
-    };
-    let slot =
-        prove(node, &token, Trial { spec, key }, &(), call).map_err(|error| match error {
-            EngineError::Token(reason @ (Error::NotUsable { .. } | Error::Unsupported { .. })) => {
-                not_usable(reason)
-            }
-            other => other,
-        })?;
-
-    let reached_by = token.token.info().backend.clone();
-    let new = NewIdentity {
-        who,
-        backend: &Backend::from(reached_by.clone()),
-        capabilities: match usage {
-            KeyUse::Sign => Capabilities::Commit,
-            KeyUse::Decrypt => Capabilities::Decrypt,
-        },
-        volatile: !token.token.info().durable,
-        derived: token.token.info().derives,
-    };
-    let key = KeyInfo {
-        usage,
-        token: token.id().clone(),
-        slot,
-        public_key,
-        origin: Origin::Adopted,
-        protection: None,
-        attestation: None,
-        owner: who.clone(),
-        deleted: false,
-    };
-    node.registry
-        .insert_adopted(&new, &reached_by, &key)
-        .map_err(|e| refusal(e, who))?;
-    node.refresh(who);
-    let engine = |of| (of == usage).then(|| EngineId::local(engine_name(of, who)));
-    Ok(Msg::ReplyConnectIdentity(ReplyConnectIdentity {
-        commitment_engine: engine(KeyUse::Sign),
-        decryption_engine: engine(KeyUse::Decrypt),
-        err: None,
-    }))
-}
-
 fn destroy(
     node: &Inner,
     identity: &EngineId,
@@ -448,7 +378,10 @@ fn destroy(
     let Some(backend) = node.registry.reached_by(identity)? else {
         return Err(EngineError::IdentityDoesNotExist);
     };
-    let (token, _) = node.open(&backend, call)?;
+    let (token, _) = match info.keys.first() {
+        Some(key) => node.open_this(&key.token, &backend, call)?,
+        None => node.open(&backend, call)?,
+    };
     let is_it =
         |named: &TokenId| named == token.id() || token.token.info().formerly.contains(named);
     if let Some(key) = info.keys.iter().find(|key| !is_it(&key.token)) {
@@ -538,7 +471,7 @@ fn deleted(keys: Vec<Deletion>) -> Msg {
     Msg::ReplyDeleteIdentity(ReplyDeleteIdentity { keys, err: None })
 }
 
-fn refusal(error: BeginError, who: &EngineId) -> EngineError {
+pub(crate) fn refusal(error: BeginError, who: &EngineId) -> EngineError {
     match error {
         BeginError::Exists => EngineError::IdentityExists,
         BeginError::IsContact => EngineError::NameIsContact,

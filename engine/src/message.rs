@@ -6,7 +6,7 @@ use claviger_token::token::Secret;
 use crate::encryption::Preference;
 use crate::evidence::Evidence;
 use crate::reads_for::EvidenceAbout;
-use crate::{Backend, Capabilities, Commitment, EngineError, EngineId, IdParams};
+use crate::{Backend, Capabilities, Commitment, EngineError, EngineId, IdParams, Purpose};
 
 /// A message on its way.
 #[derive(Debug)]
@@ -90,7 +90,9 @@ pub struct ReplyGenerateIdentity {
 /// Let the sender use an existing identity, or adopt an existing key.
 #[derive(Debug, Clone)]
 pub struct RequestConnectIdentity {
-    /// The identity; or, as its name, the fingerprint of a key on the backend's token.
+    /// The identity; or, as its name, the fingerprint of a key on the backend's token; or those
+    /// of the two keys of an identity, one that signs and one that decrypts, with a comma
+    /// between them.
     pub external_identity: EngineId,
     /// Where the key to adopt is; of no account for an identity that is known.
     pub backend: Backend,
@@ -131,8 +133,20 @@ pub struct ReplyDeleteIdentity {
 /// Sign.
 #[derive(Debug, Clone)]
 pub struct RequestCommitment {
-    /// What to sign.
+    /// What to sign: a message, or what the purpose says.
     pub data: Vec<u8>,
+    /// What the signature is for.
+    pub purpose: Purpose,
+}
+
+impl RequestCommitment {
+    /// Sign a message, as the specification has it.
+    pub fn raw(data: Vec<u8>) -> Self {
+        RequestCommitment {
+            data,
+            purpose: Purpose::Raw,
+        }
+    }
 }
 
 /// The answer to [`RequestCommitment`].

@@ -9,20 +9,23 @@ use claviger_token::{
 };
 use tokio::sync::Notify;
 
+use crate::accounts::{self, FoundKey, Search, SoughtKey};
 use crate::exchange::{Exchange, READS_FOR_DEADLINE};
 use crate::identity_management::{refuse_connect, refuse_delete, refuse_generate};
 use crate::key_engine::KeyEngine;
 use crate::lifecycle;
 use crate::message::{
     EngineMsg, Msg, ReplyCommitment, ReplyConnectIdentity, ReplyDecryption, ReplyDeleteIdentity,
-    ReplyGenerateIdentity, RequestCommitment, RequestConnectIdentity, RequestDecryption,
-    RequestDeleteIdentity, RequestGenerateIdentity,
+    ReplyGenerateIdentity, RequestConnectIdentity, RequestDecryption, RequestDeleteIdentity,
+    RequestGenerateIdentity,
 };
-use crate::policy::{OwnersOnly, Policy};
+use crate::policy::{self, Operation, OwnersOnly, Policy};
+use crate::purpose::ToSign;
 use crate::registry::{Intent, KeyRecord, Registry, RegistryError};
-use crate::settling::settle_one;
+use crate::settling::settle_all;
 use crate::tokens::{Found, OpenToken, Tokens};
 use crate::types::engine_name;
+use crate::unnoted::Tell;
 use crate::{
     Commitment, EngineError, EngineId, EngineName, IdentityInfo, TokenChanges, TokenState,
 };
@@ -72,6 +75,7 @@ pub struct NodeBuilder {
     policy: Box<dyn Policy>,
     reads_for: EngineId,
     reads_for_deadline: Duration,
+    unnoted_pins: Option<Tell>,
 }
 
 impl NodeBuilder {
@@ -87,6 +91,15 @@ impl NodeBuilder {
     #[must_use]
     pub fn access(mut self, access: Access) -> Self {
         self.access = access;
+        self
+    }
+
+    /// Lets PINs be sent also where the registry cannot be written to, so that a refusal is
+    /// not remembered: `tell` hears of each token before. Without it no PIN is sent then. One
+    /// that was refused like this is the last in this process.
+    #[must_use]
+    pub fn unnoted_pins(mut self, tell: impl Fn(&TokenId) + Send + Sync + 'static) -> Self {
+        self.unnoted_pins = Some(Arc::new(tell));
         self
     }
 
@@ -113,8 +126,13 @@ impl NodeBuilder {
 
     /// The node.
     pub fn build(self) -> Node {
+        let mut refused_pins = self.registry.refused_pins().clone();
+        if let Some(tell) = self.unnoted_pins {
+            refused_pins = refused_pins.unnoted(tell);
+        }
         let access = Access {
-            refused_pins: Arc::new(self.registry.refused_pins().clone()),
+            refused_pins: Arc::new(refused_pins),
+            first_account: self.registry.first_account(),
             ..self.access
         };
         Node(Arc::new(Inner {
@@ -140,6 +158,7 @@ impl Node {
             policy: Box::new(OwnersOnly),
             reads_for: EngineId::local(READS_FOR),
             reads_for_deadline: READS_FOR_DEADLINE,
+            unnoted_pins: None,
         }
     }
 
@@ -236,34 +255,22 @@ impl Node {
         }
         match msg {
             Msg::RequestCommitment(request) => {
-                let result = self
-                    .use_engine(
-                        sender,
-                        &target.name,
-                        KeyUse::Sign,
-                        request.data,
-                        call,
-                        Op::Sign,
-                    )
-                    .await?;
+                let result = self.to_commitment(sender, target, request, call).await?;
                 let (commitment, err) = match result {
-                    Ok(Done::Signed(commitment)) => (Some(commitment), None),
-                    Ok(Done::Opened(_)) => return None,
+                    Ok(commitment) => (Some(commitment), None),
                     Err(err) => (None, Some(err)),
                 };
                 Some(Msg::ReplyCommitment(ReplyCommitment { commitment, err }))
             }
             Msg::RequestDecryption(request) => {
-                let result = self
-                    .use_engine(
-                        sender,
-                        &target.name,
-                        KeyUse::Decrypt,
-                        request.data,
-                        call,
-                        Op::Open,
-                    )
-                    .await?;
+                let engine = self.usable(sender, target, Operation::Decrypt, call).await;
+                let result = match engine.transpose()? {
+                    Ok(engine) => {
+                        let work = Work::Open(Arc::new(request.data));
+                        self.work(sender, target, engine, work, call).await
+                    }
+                    Err(err) => Err(err),
+                };
                 let (data, err) = match result {
                     Ok(Done::Opened(data)) => (data, None),
                     Ok(Done::Signed(_)) => return None,
@@ -357,30 +364,6 @@ impl Node {
         }
     }
 
-    /// Signs `data` with the Commitment engine `engine`.
-    ///
-    /// # Errors
-    /// What the engine answers; [`EngineError::NoSuchEngine`] where there is none.
-    pub async fn commit(
-        &self,
-        who: &EngineId,
-        engine: &EngineId,
-        data: Vec<u8>,
-        call: &Call,
-    ) -> Result<Commitment, EngineError> {
-        let msg = Msg::RequestCommitment(RequestCommitment { data });
-        match self.ask(who, engine, msg, call).await {
-            Some(Msg::ReplyCommitment(ReplyCommitment {
-                commitment: Some(commitment),
-                ..
-            })) => Ok(commitment),
-            Some(Msg::ReplyCommitment(ReplyCommitment { err: Some(err), .. })) => Err(err),
-            _ => Err(EngineError::NoSuchEngine {
-                engine: engine.clone(),
-            }),
-        }
-    }
-
     /// Opens the age file `data` with the Decryption engine `engine`.
     ///
     /// # Errors
@@ -414,15 +397,10 @@ impl Node {
         engine: &EngineId,
         call: &Call,
     ) -> Result<Arc<dyn Decryptor>, EngineError> {
-        let found = self.find_engine(who, &engine.name, call).await?;
-        let engine = match found {
-            Some(found) if found.usage() == KeyUse::Decrypt && engine.node.is_none() => found,
-            _ => {
-                return Err(EngineError::NoSuchEngine {
-                    engine: engine.clone(),
-                });
-            }
-        };
+        let found = self.usable(who, engine, Operation::Decrypt, call).await?;
+        let engine = found.ok_or_else(|| EngineError::NoSuchEngine {
+            engine: engine.clone(),
+        })?;
         engine.decryptor(&self.0.tokens, call).await
     }
 
@@ -468,7 +446,10 @@ impl Node {
             for (token, slots) in &mut found.tokens {
                 let noted = node.registry.take_account(token);
                 // Tokens can be seen also where the registry cannot.
-                if let Err(error) = noted.and_then(|()| node.registry.note_owners(token, slots)) {
+                let noted = noted
+                    .and_then(|()| node.registry.take_account_of_slots(token, slots))
+                    .and_then(|()| node.registry.note_owners(token, slots));
+                if let Err(error) = noted {
                     tracing::warn!(%error, token = %token.id, "what is noted of it is not shown");
                 }
             }
@@ -478,86 +459,124 @@ impl Node {
         .unwrap_or_else(|_| Err(interrupted()))
     }
 
+    /// Looks on the token that `backend` names, which derives its keys, for keys that some home
+    /// made there: in the first accounts of all places where homes begin. `tell` hears of each
+    /// account that was looked at; `call` ends the search at any of them.
+    ///
+    /// # Errors
+    /// [`EngineError::DerivesNothing`], and what the token says.
+    pub async fn find_accounts(
+        &self,
+        backend: &str,
+        sought: Vec<SoughtKey>,
+        call: &Call,
+        tell: impl Fn(Search<'_>) + Send + 'static,
+    ) -> Result<Vec<FoundKey>, EngineError> {
+        let (node, backend, call) = (Arc::clone(&self.0), backend.to_owned(), call.clone());
+        tokio::task::spawn_blocking(move || accounts::find(&node, &backend, &sought, &call, &tell))
+            .await
+            .unwrap_or_else(|_| Err(interrupted()))
+    }
+
     /// Settles what was left open when a process died or a token went away. It opens
-    /// the tokens concerned, and no others.
+    /// the tokens concerned, and no others. Where there are several, a PIN that was given for
+    /// whichever token asks goes to none.
     ///
     /// What could not be settled is handed back with the reason, and stays open.
     ///
     /// # Errors
     /// [`EngineError::Registry`].
     pub async fn settle(&self) -> Result<Vec<(Intent, EngineError)>, EngineError> {
+        self.settle_all(None).await
+    }
+
+    /// As [`Node::settle`], and PINs go to `tokens` only: one that nobody means to use must
+    /// not lose a try to another one's PIN.
+    ///
+    /// # Errors
+    /// As [`Node::settle`].
+    pub async fn settle_with_pins_for(
+        &self,
+        tokens: &[TokenId],
+    ) -> Result<Vec<(Intent, EngineError)>, EngineError> {
+        self.settle_all(Some(tokens.to_vec())).await
+    }
+
+    async fn settle_all(
+        &self,
+        with_pins: Option<Vec<TokenId>>,
+    ) -> Result<Vec<(Intent, EngineError)>, EngineError> {
         let turn = Arc::clone(&self.0.management).lock_owned().await;
         let node = Arc::clone(&self.0);
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let mut left = Vec::new();
-            for intent in node.registry.open_intents()? {
-                let settled =
-                    node.open(&intent.backend, &Call::unlimited())
-                        .and_then(|(token, _)| {
-                            if *token.id() == intent.token {
-                                settle_one(&node, &token, &intent)
-                            } else {
-                                Err(Error::TokenUnavailable {
-                                    token: intent.token.clone(),
-                                    reason: format!("{} is there instead", token.id()),
-                                }
-                                .into())
-                            }
-                        });
-                if let Err(error) = settled {
-                    left.push((intent, error));
-                }
-            }
-            Ok(left)
+            settle_all(&node, with_pins.as_deref())
         })
         .await
         .unwrap_or_else(|_| Err(interrupted()))
     }
 
-    /// Lets a Commitment or Decryption engine work, on this task.
-    async fn use_engine(
+    /// The Commitment or Decryption engine called `name`, if there is one that does this, and
+    /// if the policy lets `sender` have it done.
+    pub(crate) async fn usable(
         &self,
         sender: &EngineId,
-        name: &EngineName,
-        usage: KeyUse,
-        data: Vec<u8>,
+        name: &EngineId,
+        operation: Operation<'_>,
         call: &Call,
-        op: Op,
-    ) -> Option<Result<Done, EngineError>> {
-        let engine = match self.find_engine(sender, name, call).await {
-            Ok(Some(engine)) if engine.usage() == usage => engine,
-            Ok(_) => return None,
-            Err(err) => return Some(Err(err)),
+    ) -> Result<Option<Arc<KeyEngine>>, EngineError> {
+        if name.node.is_some() {
+            return Ok(None);
+        }
+        let usage = match operation {
+            Operation::Sign(_) => KeyUse::Sign,
+            Operation::Decrypt => KeyUse::Decrypt,
         };
-        let data = Arc::new(data);
-        let result = op
-            .run(&engine, &self.0.tokens, Arc::clone(&data), call)
-            .await;
+        let found = self.find_engine(sender, &name.name, call).await?;
+        let Some(engine) = found.filter(|engine| engine.usage() == usage) else {
+            return Ok(None);
+        };
+        let identity = &engine.key.info.owner;
+        let access = policy::Access::Use {
+            identity,
+            operation,
+        };
+        self.0.policy.check(sender, access)?;
+        Ok(Some(engine))
+    }
+
+    /// Lets a Commitment or Decryption engine work, on this task.
+    pub(crate) async fn work(
+        &self,
+        sender: &EngineId,
+        name: &EngineId,
+        engine: Arc<KeyEngine>,
+        work: Work,
+        call: &Call,
+    ) -> Result<Done, EngineError> {
+        let name = &name.name;
+        let result = work.clone().run(&engine, &self.0.tokens, call).await;
         self.0.note_move(&engine);
         let Err(EngineError::Token(error)) = &result else {
-            return Some(result);
+            return result;
         };
         let is_missing = matches!(error, Error::KeyNotFound { .. });
         if !is_missing && !matches!(error, Error::KeyMismatch { .. }) {
-            return Some(result);
+            return result;
         }
         // Another process may have deleted the identity, or made it anew since.
         write(&self.0.engines).remove(name);
-        match self.find_engine(sender, name, call).await {
-            Ok(Some(now)) if now.key.id != engine.key.id => {
-                Some(op.run(&now, &self.0.tokens, data, call).await)
-            }
-            Ok(Some(_)) => {
+        match self.find_engine(sender, name, call).await? {
+            Some(now) if now.key.id != engine.key.id => work.run(&now, &self.0.tokens, call).await,
+            Some(_) => {
                 if is_missing {
                     self.miss(&engine.key);
                 }
-                Some(result)
+                result
             }
-            Ok(None) => Some(Err(EngineError::IdentityDeleted {
+            None => Err(EngineError::IdentityDeleted {
                 identity: engine.key.info.owner.clone(),
-            })),
-            Err(err) => Some(Err(err)),
+            }),
         }
     }
 
@@ -574,7 +593,7 @@ impl Node {
     }
 
     /// The engine called `name`, alive for `sender`.
-    async fn find_engine(
+    pub(crate) async fn find_engine(
         &self,
         sender: &EngineId,
         name: &EngineName,
@@ -624,28 +643,27 @@ impl Node {
 }
 
 /// What a key engine is asked to do.
-#[derive(Clone, Copy)]
-enum Op {
-    Sign,
-    Open,
+#[derive(Clone)]
+pub(crate) enum Work {
+    Sign(Arc<ToSign>),
+    Open(Arc<Vec<u8>>),
 }
 
-enum Done {
+pub(crate) enum Done {
     Signed(Commitment),
     Opened(Secret),
 }
 
-impl Op {
+impl Work {
     async fn run(
         self,
         engine: &Arc<KeyEngine>,
         tokens: &Arc<Tokens>,
-        data: Arc<Vec<u8>>,
         call: &Call,
     ) -> Result<Done, EngineError> {
         match self {
-            Op::Sign => engine.sign(tokens, data, call).await.map(Done::Signed),
-            Op::Open => engine.decrypt(tokens, data, call).await.map(Done::Opened),
+            Work::Sign(text) => engine.sign(tokens, text, call).await.map(Done::Signed),
+            Work::Open(data) => engine.decrypt(tokens, data, call).await.map(Done::Opened),
         }
     }
 }
@@ -675,7 +693,23 @@ impl Inner {
         backend: &str,
         call: &Call,
     ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
-        let opened = self.tokens.open(backend, call)?;
+        self.rename(self.tokens.open(backend, call)?)
+    }
+
+    /// The same for a token that is known: another one that `backend` fits gets no PIN.
+    pub(crate) fn open_this(
+        &self,
+        token: &TokenId,
+        backend: &str,
+        call: &Call,
+    ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
+        self.rename(self.tokens.open_this(token, backend, call)?)
+    }
+
+    fn rename(
+        &self,
+        opened: (Arc<OpenToken>, Option<SlotId>),
+    ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
         let info = opened.0.token.info();
         for former in &info.formerly {
             if self.registry.knows_token(former)? && self.tokens.is_only_one(info, former) {
@@ -687,7 +721,7 @@ impl Inner {
     }
 
     /// Corrects the registry where another tool gave the engine's key another place.
-    fn note_move(&self, engine: &KeyEngine) {
+    pub(crate) fn note_move(&self, engine: &KeyEngine) {
         let Some(slot) = engine.moved_to() else {
             return;
         };

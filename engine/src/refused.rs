@@ -7,19 +7,22 @@
 //! [says so](claviger_token::PinSource::sends_unsettled).
 
 use std::fs::{File, TryLockError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_token::key::to_hex;
 use claviger_token::refused::nothing_was_lost;
-use claviger_token::{Error, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft};
+use claviger_token::{Error, Pin, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft};
 use rand_core::{OsRng, RngCore};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
+use crate::registry::digests::{self, REFUSED_PIN, SENT_PIN};
 use crate::registry::{RegistryError, token_id};
+use crate::unnoted::{Tell, Unnoted, is_unwritable};
 
 /// How long to wait for somebody else who is sending a PIN to the same token.
 const LONGEST_TURN: Duration = Duration::from_secs(30);
@@ -46,6 +49,10 @@ pub struct RefusedPinRecords {
     /// Where the files are that are locked while a PIN is sent; `None` where no other
     /// process shares the registry.
     locks: Option<PathBuf>,
+    /// Why nothing can be written down, where that is known from the start.
+    unwritable: Option<RegistryError>,
+    /// Whether PINs are sent all the same where nothing can be written down.
+    unnoted: Option<Unnoted>,
 }
 
 /// What is on record of one token.
@@ -61,7 +68,28 @@ pub struct RefusedPinRecord {
 
 impl RefusedPinRecords {
     pub(crate) fn new(db: Arc<Mutex<Connection>>, locks: Option<PathBuf>) -> Self {
-        RefusedPinRecords { db, locks }
+        RefusedPinRecords {
+            db,
+            locks,
+            unwritable: None,
+            unnoted: None,
+        }
+    }
+
+    /// The same, of which nothing can be changed.
+    pub(crate) fn read_only(self, why: RegistryError) -> Self {
+        RefusedPinRecords {
+            unwritable: Some(why),
+            ..self
+        }
+    }
+
+    /// The same, with which PINs are sent without a note where none can be made.
+    pub(crate) fn unnoted(self, tell: Tell) -> Self {
+        RefusedPinRecords {
+            unnoted: Some(Unnoted::new(tell)),
+            ..self
+        }
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {
@@ -110,7 +138,11 @@ impl RefusedPinRecords {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<(), RegistryError> {
+        if let Some(why) = &self.unwritable {
+            return Err(why.clone());
+        }
         let mut db = self.db();
+        digests::keep(&db)?;
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         work(&transaction)?;
         Ok(transaction.commit()?)
@@ -119,9 +151,7 @@ impl RefusedPinRecords {
     fn hashes(&self, token: &TokenId) -> Result<Vec<Hash>, RegistryError> {
         let hashes = self
             .db()
-            .prepare_cached(
-                "SELECT * FROM refused_pin WHERE kind = ? AND manufacturer = ? AND serial = ?",
-            )?
+            .prepare_cached(&REFUSED_PIN.select(OF_TOKEN))?
             .query_map(name(token), hash)?
             .collect::<Result<_, _>>()?;
         Ok(hashes)
@@ -132,10 +162,11 @@ impl RefusedPinRecords {
     fn unsettled(&self, token: &TokenId) -> Result<Option<Option<u8>>, RegistryError> {
         Ok(self
             .db()
-            .prepare_cached(
-                "SELECT tries FROM sent_pin WHERE kind = ? AND manufacturer = ? AND serial = ?",
-            )?
-            .query_row(name(token), |row| row.get(0))
+            .prepare_cached(&SENT_PIN.select(OF_TOKEN))?
+            .query_row(name(token), |row| {
+                SENT_PIN.check(row)?;
+                row.get("tries")
+            })
             .optional()?)
     }
 }
@@ -144,19 +175,36 @@ impl RefusedPins for RefusedPinRecords {
     fn turn(&self, token: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error> {
         let lock = match &self.locks {
             None => None,
-            Some(folder) => {
-                let path = folder.join(format!("pin-{}", file_name(token)));
-                let open = File::options().create(true).append(true).open(path);
-                let file = open.map_err(|e| not_noted(token, &RegistryError::io(&e)))?;
-                wait_for(&file, token)?;
-                Some(file)
-            }
+            Some(folder) => self.lock(folder, token)?,
         };
         Ok(Box::new(Turn {
             records: self,
             token: token.clone(),
+            is_noted: true,
             _lock: lock,
         }))
+    }
+}
+
+impl RefusedPinRecords {
+    /// Waits until nobody else sends a PIN to the token. None where no file can be made for
+    /// that, and it is sent all the same.
+    fn lock(&self, folder: &Path, token: &TokenId) -> Result<Option<File>, Error> {
+        let path = folder.join(format!("pin-{}", file_name(token)));
+        let open = File::options().create(true).append(true).open(&path);
+        let file = match open.map_err(|e| RegistryError::io(&e)) {
+            Ok(file) => file,
+            Err(error) if self.unnoted.is_some() && is_unwritable(&error) => {
+                // Others may have made it, who could write.
+                match File::open(&path) {
+                    Ok(file) => file,
+                    Err(_) => return Ok(None),
+                }
+            }
+            Err(error) => return Err(not_noted(token, &error)),
+        };
+        wait_for(&file, token)?;
+        Ok(Some(file))
     }
 }
 
@@ -198,12 +246,14 @@ fn not_noted(token: &TokenId, error: &RegistryError) -> Error {
 struct Turn<'a> {
     records: &'a RefusedPinRecords,
     token: TokenId,
+    /// Whether it is written down that the PIN is being sent.
+    is_noted: bool,
     /// Locked until the turn ends, and by the system until the process does.
     _lock: Option<File>,
 }
 
 impl PinTurn for Turn<'_> {
-    fn begin(&mut self, pin: &SecretString, tries: TriesLeft) -> Result<(), Error> {
+    fn begin(&mut self, pin: &Pin, tries: TriesLeft) -> Result<(), Error> {
         let failed = |error: RegistryError| not_noted(&self.token, &error);
         let token = self.token.clone();
         match self.records.unsettled(&token).map_err(failed)? {
@@ -212,14 +262,14 @@ impl PinTurn for Turn<'_> {
         }
     }
 
-    fn begin_anyway(&mut self, pin: &SecretString, tries: TriesLeft) -> Result<(), Error> {
+    fn begin_anyway(&mut self, pin: &Pin, tries: TriesLeft) -> Result<(), Error> {
         let failed = |error: RegistryError| not_noted(&self.token, &error);
         let (records, token) = (self.records, self.token.clone());
         let mut made: Option<Hash> = None;
         for hash in records.hashes(&token).map_err(failed)? {
-            let same = match made.take().filter(|made| made.salt == hash.salt) {
+            let same = match made.take().filter(|made| made.recipe == hash.recipe) {
                 Some(made) => made,
-                None => Hash::new(hash.salt.clone(), hash.cost, pin).map_err(failed)?,
+                None => Hash::new(hash.recipe, pin).map_err(failed)?,
             };
             if same.hash == hash.hash {
                 return Err(Error::PinRefusedBefore { token });
@@ -243,10 +293,22 @@ impl PinTurn for Turn<'_> {
             ])?;
             Ok(())
         });
-        done.map_err(failed)
+        match (done, &records.unnoted) {
+            (Err(error), Some(unnoted)) if is_unwritable(&error) => {
+                self.is_noted = false;
+                unnoted.begin(&token)
+            }
+            (done, _) => done.map_err(failed),
+        }
     }
 
-    fn end(self: Box<Self>, pin: &SecretString, verdict: PinVerdict) {
+    fn end(self: Box<Self>, pin: &Pin, verdict: PinVerdict) {
+        if let (false, Some(unnoted)) = (self.is_noted, &self.records.unnoted) {
+            if verdict == PinVerdict::Refused {
+                unnoted.note_refusal(&self.token);
+            }
+            return;
+        }
         let done = match verdict {
             PinVerdict::Accepted => self.records.forget(&self.token),
             PinVerdict::NotJudged => self.records.write(|db| forget_sent(db, &self.token)),
@@ -262,25 +324,20 @@ impl PinTurn for Turn<'_> {
 }
 
 impl Turn<'_> {
-    fn note(&self, pin: &SecretString) -> Result<(), RegistryError> {
+    fn note(&self, pin: &Pin) -> Result<(), RegistryError> {
         // All of a token have one salt, so that to look whether a PIN is among them costs
         // one hash.
-        let like = self.records.hashes(&self.token)?.pop();
-        let (salt, cost) = match like {
-            Some(like) => (like.salt, like.cost),
-            None => {
-                let mut salt = vec![0; 16];
-                OsRng.fill_bytes(&mut salt);
-                (salt, COST)
-            }
-        };
-        let Hash { salt, cost, hash } = Hash::new(salt, cost, pin)?;
+        let known = self.records.hashes(&self.token)?;
+        let like = known.into_iter().find(|like| like.recipe.with_length);
+        let recipe = like.map_or_else(Recipe::new, |like| like.recipe);
+        let Hash { recipe, hash } = Hash::new(recipe, pin)?;
+        let Recipe { salt, cost, .. } = recipe;
         let token = &self.token;
         self.records.write(|db| {
             db.prepare_cached(
                 "INSERT OR REPLACE INTO refused_pin \
-                 (kind, manufacturer, serial, salt, log_n, r, p, hash) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                 (kind, manufacturer, serial, salt, log_n, r, p, hash, length_in) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1)",
             )?
             .execute(params![
                 token.kind,
@@ -296,6 +353,9 @@ impl Turn<'_> {
         })
     }
 }
+
+/// The rows about one token.
+const OF_TOKEN: &str = "WHERE kind = ? AND manufacturer = ? AND serial = ?";
 
 fn name(token: &TokenId) -> [&str; 3] {
     [&token.kind, &token.manufacturer, &token.serial]
@@ -323,28 +383,55 @@ struct Cost {
     p: u32,
 }
 
-/// What is kept of a refused PIN.
-struct Hash {
+/// How a hash is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Recipe {
     salt: Vec<u8>,
     cost: Cost,
+    /// Whether the PIN's length is hashed, too. scrypt takes the PIN as a key of HMAC, which
+    /// fills it up with zeros (RFC 2104 §2): without its length `1234` has the hash of `1234`
+    /// and a zero byte. So it was up to version 0.1.
+    with_length: bool,
+}
+
+impl Recipe {
+    fn new() -> Self {
+        let mut salt = vec![0; 16];
+        OsRng.fill_bytes(&mut salt);
+        Recipe {
+            salt,
+            cost: COST,
+            with_length: true,
+        }
+    }
+}
+
+/// What is kept of a refused PIN.
+struct Hash {
+    recipe: Recipe,
     hash: Vec<u8>,
 }
 
+/// A row that [`REFUSED_PIN`] selects.
 fn hash(row: &Row<'_>) -> rusqlite::Result<Hash> {
+    REFUSED_PIN.check(row)?;
     Ok(Hash {
-        salt: row.get("salt")?,
-        cost: Cost {
-            log_n: row.get("log_n")?,
-            r: row.get("r")?,
-            p: row.get("p")?,
+        recipe: Recipe {
+            salt: row.get("salt")?,
+            cost: Cost {
+                log_n: row.get("log_n")?,
+                r: row.get("r")?,
+                p: row.get("p")?,
+            },
+            with_length: row.get::<_, Option<bool>>("length_in")?.unwrap_or(false),
         },
         hash: row.get("hash")?,
     })
 }
 
 impl Hash {
-    fn new(salt: Vec<u8>, cost: Cost, pin: &SecretString) -> Result<Self, RegistryError> {
-        let Cost { log_n, r, p } = cost;
+    fn new(recipe: Recipe, pin: &Pin) -> Result<Self, RegistryError> {
+        let Cost { log_n, r, p } = recipe.cost;
         let damaged = || RegistryError::Damaged {
             reason: "the cost of a hash makes no sense".into(),
         };
@@ -355,11 +442,16 @@ impl Hash {
         }
         // Beside it there are a few small buffers.
         check_memory(memory.saturating_add(memory / 16))?;
+        let pin = pin.expose_secret().as_bytes();
+        let mut hashed = Zeroizing::new(Vec::with_capacity(size_of::<u64>() + pin.len()));
+        if recipe.with_length {
+            hashed.extend_from_slice(&(pin.len() as u64).to_be_bytes());
+        }
+        hashed.extend_from_slice(pin);
         let mut hash = vec![0; 32];
         let params = scrypt::Params::new(log_n, r, p, hash.len()).map_err(|_| damaged())?;
-        scrypt::scrypt(pin.expose_secret().as_bytes(), &salt, &params, &mut hash)
-            .map_err(|_| damaged())?;
-        Ok(Hash { salt, cost, hash })
+        scrypt::scrypt(&hashed, &recipe.salt, &params, &mut hash).map_err(|_| damaged())?;
+        Ok(Hash { recipe, hash })
     }
 }
 
@@ -394,13 +486,18 @@ mod tests {
     #[test]
     fn the_hash_is_the_one_of_rfc_7914() {
         // §12, the third vector, as far as it is kept here.
-        let pin = SecretString::from("pleaseletmein");
+        let pin = Pin::from("pleaseletmein");
         let cost = Cost {
             log_n: 14,
             r: 8,
             p: 1,
         };
-        let hash = Hash::new(b"SodiumChloride".to_vec(), cost, &pin).unwrap();
+        let recipe = Recipe {
+            salt: b"SodiumChloride".to_vec(),
+            cost,
+            with_length: false,
+        };
+        let hash = Hash::new(recipe, &pin).unwrap();
         assert_eq!(
             to_hex(&hash.hash),
             "7023bdcb3afd7348461c06cd81fd38ebfda8fbba904f8e3ea9b543f6545da1f2"
@@ -409,7 +506,7 @@ mod tests {
 
     #[test]
     fn a_cost_that_nobody_can_pay_is_damage() {
-        let pin = SecretString::from("1");
+        let pin = Pin::from("1");
         for (log_n, r, p) in [
             (63, 8, 1),
             (64, 8, 1),
@@ -417,7 +514,11 @@ mod tests {
             (10, 0, 1),
             (10, 1, u32::MAX),
         ] {
-            let hash = Hash::new(vec![0; 16], Cost { log_n, r, p }, &pin);
+            let recipe = Recipe {
+                cost: Cost { log_n, r, p },
+                ..Recipe::new()
+            };
+            let hash = Hash::new(recipe, &pin);
             assert!(matches!(hash, Err(RegistryError::Damaged { .. })));
         }
     }

@@ -8,39 +8,58 @@
 //! The registry holds public keys and the names of tokens and slots, and no secret; of
 //! PINs that tokens refused it holds a [slow hash](crate::refused).
 
+mod backup;
+mod check;
 mod contacts;
+pub(crate) mod digests;
 mod error;
 mod evidence;
 mod home;
 mod intents;
 mod moves;
+mod revocations;
 mod rows;
 mod schema;
+mod snapshot;
 mod tried;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use claviger_token::{Fingerprint, KeyUse};
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    CachedStatement, Connection, OptionalExtension, Row, Statement, Transaction,
+    TransactionBehavior, params,
+};
 
+use self::check::check_rows;
+use self::digests::{IDENTITY, KEY, OF_DECRYPT_KEY, OF_SIGN_KEY, RowDigest, Unchecked};
 use self::home::Place;
 use self::intents::{UnderWay, entered, intents_of};
-use self::rows::{engine_id, json, key_of, key_record, origin_name, parsed};
-use self::schema::{BUSY_TIMEOUT, check_private, create_private_folder, make_new, prepare};
+use self::rows::{NotAsWritten, damaged, engine_id, json, key_of, key_record, origin_name, parsed};
+use self::schema::{
+    BUSY_TIMEOUT, check_pages, check_private, check_structure, create_private_folder, make_new,
+    prepare, prepare_new,
+};
 use crate::lease::Lease;
 use crate::refused::RefusedPinRecords;
 use crate::types::{KeyInfo, engine_name};
 use crate::{Backend, Capabilities, EngineId, IdentityInfo};
 
+pub use backup::{Backup, Content, Restored};
 pub use contacts::ContactError;
 pub(crate) use contacts::{Known, Revision};
 pub use error::RegistryError;
+pub(crate) use evidence::Edge;
+pub use home::{ACCOUNTS, STARTS};
 pub use intents::{Action, Intent};
 pub(crate) use intents::{BeginError, Claim};
 pub(crate) use rows::token_id;
 pub(crate) use tried::What;
+
+/// The file of it in the home folder.
+pub const FILE: &str = "registry.sqlite";
 
 /// The identities of one home folder, or of one process.
 pub struct Registry {
@@ -58,6 +77,10 @@ pub struct Registry {
     place: Option<Place>,
     /// Whether that is not where it was.
     is_copy: AtomicBool,
+    /// Of those that the home takes of a seed.
+    first_account: AtomicU32,
+    /// Why nothing can be written; then it is a copy in memory of what is in the file.
+    read_only: Option<RegistryError>,
 }
 
 /// A panic elsewhere leaves nothing half done: a transaction is rolled back when it is
@@ -87,12 +110,30 @@ pub(crate) struct NewIdentity<'a> {
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
+/// A registry of this size, in bytes, or a smaller one is looked through when it is opened;
+/// larger ones by [`Registry::check`] only.
+const LOOKED_THROUGH: u64 = 1 << 20;
+
 impl Registry {
     /// Opens the registry in `home`, or makes one there.
+    ///
+    /// One that cannot be written to, since its folder or file is read-only or the disk is
+    /// full, is read as it is at this moment: what wants to write fails, see
+    /// [`Registry::check_writable`].
     ///
     /// # Errors
     /// [`RegistryError`]. Nothing is changed in a folder or file that is not Claviger's.
     pub fn open(home: &Path) -> Result<Self> {
+        let path = home.join(FILE);
+        match Registry::open_to_write(home, &path) {
+            Err(why @ (RegistryError::ReadOnly | RegistryError::DiskFull)) if path.exists() => {
+                Registry::open_to_read(home, &path, why)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_to_write(home: &Path, path: &Path) -> Result<Self> {
         if home.exists() && !home.is_dir() {
             return Err(RegistryError::NotAFolder { path: home.into() });
         }
@@ -103,21 +144,31 @@ impl Registry {
             _ => RegistryError::io(&e),
         })?;
         check_private(home)?;
-        let path = home.join("registry.sqlite");
-        if !path.exists() {
-            make_new(&path)?;
+        if path.exists() {
+            check_private(path)?;
         }
-        check_private(&path)?;
-        let connection = Connection::open(&path)?;
-        prepare(&connection).map_err(|e| match e {
-            RegistryError::Damaged { .. } => RegistryError::NotARegistry { path: path.clone() },
-            other => other,
-        })?;
         let run = home.join("run");
-        let lease = Lease::hold(&run).map_err(|e| RegistryError::io(&e))?;
+        let lease = Lease::hold(&run).map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => RegistryError::Busy,
+            _ => RegistryError::io(&e),
+        })?;
         lease.sweep();
-        let reader = Connection::open(&path)?;
+        if !path.exists() {
+            make_new(path, &lease)?;
+        }
+        check_private(path)?;
+        let connection = Connection::open(path)?;
+        if connection.is_readonly(rusqlite::MAIN_DB)? {
+            return Err(RegistryError::ReadOnly);
+        }
+        prepare(&connection)?;
+        let size = path.metadata().map_err(|e| RegistryError::io(&e))?.len();
+        if size <= LOOKED_THROUGH {
+            check_structure(&connection)?;
+        }
+        let reader = Connection::open(path)?;
         reader.busy_timeout(BUSY_TIMEOUT)?;
+        check_pages(&reader)?;
         let reader = Arc::new(Mutex::new(reader));
         let writer = Arc::new(Mutex::new(connection));
         let mut registry = Registry::with(writer, reader, lease, Some(run));
@@ -127,13 +178,29 @@ impl Registry {
         Ok(registry)
     }
 
+    fn open_to_read(home: &Path, path: &Path, why: RegistryError) -> Result<Self> {
+        check_private(home)?;
+        check_private(path)?;
+        let copy = snapshot::of_file(path)?;
+        prepare(&copy)?;
+        let only = Arc::new(Mutex::new(copy));
+        let run = home.join("run");
+        let lease = Lease::observe(&run);
+        let mut registry = Registry::with(Arc::clone(&only), only, lease, Some(run));
+        registry.place = Some(Place::of(home)?);
+        registry.refused_pins = registry.refused_pins.read_only(why.clone());
+        registry.read_only = Some(why);
+        registry.recognise_home()?;
+        Ok(registry)
+    }
+
     /// A registry that lives as long as this process.
     ///
     /// # Errors
     /// [`RegistryError::Other`] where SQLite has no memory.
     pub fn in_memory() -> Result<Self> {
         let connection = Connection::open_in_memory()?;
-        prepare(&connection)?;
+        prepare_new(&connection)?;
         let only = Arc::new(Mutex::new(connection));
         let lease = Lease::unseen();
         Ok(Registry::with(Arc::clone(&only), only, lease, None))
@@ -154,6 +221,8 @@ impl Registry {
             writes: AtomicU64::default(),
             place: None,
             is_copy: AtomicBool::default(),
+            first_account: AtomicU32::default(),
+            read_only: None,
         }
     }
 
@@ -169,16 +238,35 @@ impl Registry {
         work(&moment)
     }
 
-    fn write<T, E: From<rusqlite::Error>>(
+    fn write<T, E: From<rusqlite::Error> + From<RegistryError>>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.check_writable()?;
+        self.write_here(work)
+    }
+
+    /// The same where what was read is in memory, too: then it is changed there and nowhere
+    /// else. For what is found out again by the next who looks.
+    fn write_here<T, E: From<rusqlite::Error>>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut db = locked(&self.writer);
+        digests::keep(&db)?;
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = work(&transaction)?;
         transaction.commit()?;
         self.writes.fetch_add(1, Ordering::Relaxed);
         Ok(value)
+    }
+
+    /// Refuses what wants to write where nothing can be written.
+    ///
+    /// # Errors
+    /// [`RegistryError::ReadOnly`], [`RegistryError::DiskFull`].
+    pub fn check_writable(&self) -> Result<()> {
+        self.read_only.clone().map_or(Ok(()), Err)
     }
 
     /// The PINs that tokens refused.
@@ -193,15 +281,16 @@ impl Registry {
     pub fn identities(&self) -> Result<Vec<(EngineId, IdentityInfo)>> {
         self.read(|db| {
             // What is volatile is of no use to any but its own process.
-            let ids: Vec<EngineId> = db
-                .prepare_cached(
-                    "SELECT node, name FROM identity WHERE lease IS NULL OR lease = ? \
-                     ORDER BY name, node",
-                )?
-                .query_map([self.lease.name()], |row| engine_id(row, "node", "name"))?
-                .collect::<Result<_, _>>()?;
-            ids.into_iter()
-                .filter_map(|id| identity(db, &id).transpose().map(|info| Ok((id, info?.1))))
+            let select = IDENTITY.select("WHERE lease IS NULL OR lease = ? ORDER BY name, node");
+            let mut entries = db.prepare_cached(&select)?;
+            let entries = entries.query_map([self.lease.name()], Entry::of)?;
+            let mut find = find_key(db)?;
+            entries
+                .map(|entry| {
+                    let entry = entry?;
+                    let who = entry.who.clone();
+                    Ok((who, entry.with_keys(&mut find)?.1))
+                })
                 .collect()
         })
     }
@@ -230,13 +319,15 @@ impl Registry {
     /// and those who are connected to an earlier key of the same engine.
     pub(crate) fn engine(&self, engine: &str) -> Result<Option<(KeyRecord, Vec<EngineId>)>> {
         self.read(|db| {
+            let select = KEY.select("WHERE engine = ? ORDER BY deleted, id DESC LIMIT 1");
             let key = db
-                .prepare_cached(
-                    "SELECT * FROM key WHERE engine = ? ORDER BY deleted, id DESC LIMIT 1",
-                )?
-                .query_row([engine], key_record)
+                .prepare_cached(&select)?
+                .query_row([engine], |row| Ok((key_record(row)?, row.get::<_, String>("engine")?)))
                 .optional()?;
-            let Some(key) = key else { return Ok(None) };
+            let Some((key, found)) = key else {
+                return Ok(None);
+            };
+            is_asked_for(engine, &found)?;
             let stale = db
                 .prepare_cached(
                     "SELECT node, name FROM identity JOIN key \
@@ -269,28 +360,30 @@ impl Registry {
         })
     }
 
-    /// Enters an identity that is bound to a key found on a token.
+    /// Enters an identity that is bound to keys found on a token.
     pub(crate) fn insert_adopted(
         &self,
         new: &NewIdentity<'_>,
         backend: &str,
-        key: &KeyInfo,
+        keys: &[KeyInfo],
     ) -> Result<(), BeginError> {
         self.write(|db| {
-            let fingerprint = key.public_key.fingerprint();
-            if let Some(owner) = owner_of(db, &fingerprint)? {
-                return Err(BeginError::HasOwner { fingerprint, owner });
+            for key in keys {
+                let fingerprint = key.public_key.fingerprint();
+                if let Some(owner) = owner_of(db, &fingerprint)? {
+                    return Err(BeginError::HasOwner { fingerprint, owner });
+                }
+                // A key that is being made, or is to be undone.
+                let intents = intents_of(db, &key.token)?;
+                let mut spoken_for = intents.iter().flat_map(|intent| &intent.keys);
+                if spoken_for.any(|other| {
+                    other.public_key.as_ref() == Some(&key.public_key)
+                        || (other.public_key.is_none() && other.slot.as_str() == key.slot.as_str())
+                }) {
+                    return Err(BeginError::InProgress);
+                }
             }
-            // A key that is being made, or is to be undone.
-            let intents = intents_of(db, &key.token)?;
-            let mut spoken_for = intents.iter().flat_map(|intent| &intent.keys);
-            if spoken_for.any(|other| {
-                other.public_key.as_ref() == Some(&key.public_key)
-                    || (other.public_key.is_none() && other.slot.as_str() == key.slot.as_str())
-            }) {
-                return Err(BeginError::InProgress);
-            }
-            self.insert_with_keys(db, new, backend, std::slice::from_ref(key))
+            self.insert_with_keys(db, new, backend, keys)
         })
     }
 
@@ -455,13 +548,92 @@ fn check_engines(db: &Connection, who: &EngineId, usages: &[KeyUse]) -> Result<(
 }
 
 fn owner_of(db: &Connection, fingerprint: &Fingerprint) -> rusqlite::Result<Option<EngineId>> {
-    db.prepare_cached(
-        "SELECT owner_node, owner_name FROM key WHERE fingerprint = ? AND NOT deleted",
-    )?
-    .query_row([fingerprint.to_string()], |row| {
-        engine_id(row, "owner_node", "owner_name")
-    })
-    .optional()
+    let asked = fingerprint.to_string();
+    db.prepare_cached(&KEY.select("WHERE fingerprint = ? AND NOT deleted"))?
+        .query_row([&asked], |row| {
+            KEY.check(row)?;
+            is_asked_for(&asked, &row.get::<_, String>("fingerprint")?)?;
+            engine_id(row, "owner_node", "owner_name")
+        })
+        .optional()
+}
+
+/// Refuses a row that a damaged index has led to.
+fn is_asked_for(asked: &str, found: &str) -> rusqlite::Result<()> {
+    match asked == found {
+        true => Ok(()),
+        false => Err(NotAsWritten::error("key", found)),
+    }
+}
+
+/// Finds a key by its number.
+fn find_key(db: &Connection) -> rusqlite::Result<CachedStatement<'_>> {
+    db.prepare_cached(&KEY.select("WHERE id = ?"))
+}
+
+/// An identity's row, whose digest is over its keys, too.
+struct Entry {
+    who: EngineId,
+    backend: Backend,
+    capabilities: Capabilities,
+    sign: Option<i64>,
+    decrypt: Option<i64>,
+    unchecked: Unchecked,
+}
+
+impl Entry {
+    /// A row that [`IDENTITY`] selects.
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Entry {
+            unchecked: IDENTITY.unchecked(row)?,
+            who: engine_id(row, "node", "name")?,
+            backend: Backend::from(row.get::<_, String>("backend")?),
+            capabilities: parsed(row, "capabilities")?,
+            sign: row.get("sign_key")?,
+            decrypt: row.get("decrypt_key")?,
+        })
+    }
+
+    /// `find` is what [`find_key`] gives.
+    fn with_keys(
+        mut self,
+        find: &mut Statement<'_>,
+    ) -> rusqlite::Result<(Vec<KeyRecord>, IdentityInfo)> {
+        let mut keys = Vec::with_capacity(2);
+        let (mut commitment_engine, mut decryption_engine) = (None, None);
+        for (id, of_key) in [(self.sign, OF_SIGN_KEY), (self.decrypt, OF_DECRYPT_KEY)] {
+            let Some(id) = id else {
+                self.unchecked.bind(of_key, None);
+                continue;
+            };
+            let found = find
+                .query_row([id], |row| {
+                    let (engine, digest) = (row.get::<_, String>("engine")?, row.get("digest")?);
+                    Ok((key_record(row)?, engine, digest))
+                })
+                .optional()?;
+            let Some((key, engine, digest)) = found else {
+                return Err(damaged(of_key.0));
+            };
+            self.unchecked.bind(of_key, Some::<&RowDigest>(&digest));
+            match key.info.usage {
+                KeyUse::Sign => commitment_engine = Some(EngineId::local(engine)),
+                KeyUse::Decrypt => decryption_engine = Some(EngineId::local(engine)),
+            }
+            keys.push(key);
+        }
+        if !self.unchecked.is_whole() {
+            return Err(NotAsWritten::error(IDENTITY.name, &self.who.name));
+        }
+        let info = IdentityInfo {
+            backend: self.backend,
+            capabilities: self.capabilities,
+            commitment_engine,
+            decryption_engine,
+            keys: keys.iter().map(|k| k.info.clone()).collect(),
+        };
+        Ok((keys, info))
+    }
 }
 
 fn identity(
@@ -470,41 +642,14 @@ fn identity(
 ) -> rusqlite::Result<Option<(Vec<KeyRecord>, IdentityInfo)>> {
     let (node, name) = key_of(who);
     let entry = db
-        .prepare_cached("SELECT * FROM identity WHERE node = ? AND name = ?")?
-        .query_row(params![node, name], |row| {
-            Ok((
-                Backend::from(row.get::<_, String>("backend")?),
-                parsed::<Capabilities>(row, "capabilities")?,
-                row.get::<_, Option<i64>>("sign_key")?,
-                row.get::<_, Option<i64>>("decrypt_key")?,
-            ))
-        })
+        .prepare_cached(&IDENTITY.select("WHERE node = ? AND name = ?"))?
+        .query_row(params![node, name], Entry::of)
         .optional()?;
-    let Some((backend, capabilities, sign, decrypt)) = entry else {
-        return Ok(None);
-    };
-    let mut keys = Vec::with_capacity(2);
-    let (mut commitment_engine, mut decryption_engine) = (None, None);
-    for id in [sign, decrypt].into_iter().flatten() {
-        let (key, engine) = db
-            .prepare_cached("SELECT * FROM key WHERE id = ?")?
-            .query_row([id], |row| {
-                Ok((key_record(row)?, row.get::<_, String>("engine")?))
-            })?;
-        match key.info.usage {
-            KeyUse::Sign => commitment_engine = Some(EngineId::local(engine)),
-            KeyUse::Decrypt => decryption_engine = Some(EngineId::local(engine)),
-        }
-        keys.push(key);
+    match entry {
+        None => Ok(None),
+        Some(entry) if entry.who != *who => Err(NotAsWritten::error("identity", &entry.who.name)),
+        Some(entry) => entry.with_keys(&mut *find_key(db)?).map(Some),
     }
-    let info = IdentityInfo {
-        backend,
-        capabilities,
-        commitment_engine,
-        decryption_engine,
-        keys: keys.iter().map(|k| k.info.clone()).collect(),
-    };
-    Ok(Some((keys, info)))
 }
 
 /// Removes an entry; its own keys are marked as deleted, and forgotten as soon as no

@@ -105,7 +105,7 @@ use crate::error::Fault;
 use crate::ethereum::{App, Known};
 use crate::field::{Field, Seen};
 use crate::port::{Port, Shown, lock, nobody};
-use crate::slot::Kind;
+use crate::slot::{Accounts, Kind};
 use crate::transport::Devices;
 
 mod apdu;
@@ -267,14 +267,14 @@ impl Driver for LedgerDriver {
         Ok(None)
     }
 
-    fn open(&self, backend: &str, _: &Access, call: &Call) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, access: &Access, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let wanted = Backend::parse(backend)?;
         let field = self.field(&wanted);
         let (port, known) = field.find(backend, &wanted, call)?;
         let info = info(&field, &port, Some(&known), Vec::new());
         Ok(field
             .wallet(&known)
-            .token(port, info, known, wanted.account))
+            .token(port, info, known, Accounts::of(&wanted, access)))
     }
 }
 

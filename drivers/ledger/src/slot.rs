@@ -1,13 +1,46 @@
 //! Slots: an account, and which of its two keys.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
-use claviger_token::{Algorithm, Error, KeySpec, SlotId};
+use claviger_token::{Access, Algorithm, Error, KeySpec, SlotId};
 
 use crate::backend;
 
 /// The last account: a hardened index has 31 bits (BIP 32).
 pub(crate) const LAST_ACCOUNT: u32 = (1 << 31) - 1;
+
+/// The accounts for the keys that are generated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accounts {
+    /// This one.
+    Named(u32),
+    /// This one, or the first behind it that is free.
+    From(u32),
+}
+
+impl Accounts {
+    pub(crate) fn of(backend: &backend::Backend, access: &Access) -> Self {
+        match backend.account {
+            Some(account) => Accounts::Named(account),
+            None => Accounts::From(access.first_account.min(LAST_ACCOUNT)),
+        }
+    }
+
+    pub(crate) fn named(self) -> Option<u32> {
+        match self {
+            Accounts::Named(account) => Some(account),
+            Accounts::From(_) => None,
+        }
+    }
+
+    pub(crate) fn range(self) -> RangeInclusive<u32> {
+        match self {
+            Accounts::Named(account) => account..=account,
+            Accounts::From(first) => first..=LAST_ACCOUNT,
+        }
+    }
+}
 
 /// Which of an account's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,6 +109,20 @@ impl fmt::Display for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn accounts_are_those_from_the_first_on_or_the_one_that_is_named() {
+        let mut access = Access::without_pin();
+        let of = |backend, access: &Access| {
+            Accounts::of(&backend::Backend::parse(backend).unwrap(), access)
+        };
+        assert_eq!(of("ledger:", &access).range(), 0..=LAST_ACCOUNT);
+        access.first_account = 7_000;
+        assert_eq!(of("ledger:", &access).range(), 7_000..=LAST_ACCOUNT);
+        assert_eq!(of("ledger:account=3", &access).range(), 3..=3);
+        access.first_account = u32::MAX;
+        assert_eq!(of("ledger:", &access).range().count(), 1);
+    }
 
     #[test]
     fn a_slot_reads_back() {

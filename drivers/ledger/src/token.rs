@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_token::{
-    Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey, Protection,
-    PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, Token, TokenId,
-    TokenInfo, Unfinished, Unwrap,
+    Call, Decryptor, Deletion, Derives, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey,
+    Protection, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, Token,
+    TokenId, TokenInfo, Unfinished, Unwrap,
 };
 
 use crate::ethereum::{self, Known, LONGEST_MESSAGE};
 use crate::port::{Session, lock};
-use crate::slot::{Kind, LAST_ACCOUNT, Slot};
+use crate::slot::{Accounts, Kind, Slot};
 use crate::wait::Wait;
 use crate::wallet::{Use, Wallet, read};
 
@@ -24,8 +24,8 @@ pub(crate) struct LedgerToken {
     info: TokenInfo,
     /// What the device showed of itself.
     known: Known,
-    /// The account for the keys that are generated.
-    account: Option<u32>,
+    /// Those for the keys that are generated.
+    accounts: Accounts,
 }
 
 impl Token for LedgerToken {
@@ -35,7 +35,7 @@ impl Token for LedgerToken {
 
     fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         call.check()?;
-        self.wallet.slots(&self.known, self.account, call)
+        self.wallet.slots(&self.known, self.accounts.named(), call)
     }
 
     /// The keys of one call are of one account where they are of different kinds: the
@@ -57,11 +57,7 @@ impl Token for LedgerToken {
                 !taken.contains(&slot.id()) && !used.get(slot).is_some_and(|used| used.live)
             })
         };
-        let range = match self.account {
-            Some(account) => account..=account,
-            None => 0..=LAST_ACCOUNT,
-        };
-        let mut accounts = range.filter(free);
+        let mut accounts = self.accounts.range().filter(free);
         let mut chosen: Vec<Slot> = Vec::with_capacity(kinds.len());
         for kind in kinds {
             let has_room = |slot: &&Slot| {
@@ -73,7 +69,7 @@ impl Token for LedgerToken {
             };
             let begun = chosen.iter().find(has_room).map(|slot| slot.account);
             let account = begun.or_else(|| accounts.next());
-            let account = account.ok_or_else(|| match self.account {
+            let account = account.ok_or_else(|| match self.accounts.named() {
                 Some(account) => self.wallet.occupied(Slot { account, kind }),
                 None => Error::TokenFull {
                     token: self.info.id.clone(),
@@ -156,6 +152,24 @@ impl Token for LedgerToken {
     fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
         Ok(Arc::new(self.key(key, KeyUse::Decrypt)?))
     }
+
+    fn derives(&self) -> Option<&dyn Derives> {
+        Some(self)
+    }
+}
+
+impl Derives for LedgerToken {
+    fn derived(
+        &self,
+        account: u32,
+        spec: KeySpec,
+        call: &Call,
+    ) -> Result<(SlotId, PublicKey), Error> {
+        let kind = self.kind(spec)?;
+        let slot = Slot { account, kind };
+        let key = self.wallet.run(call, |session| read(session, slot))?;
+        Ok((slot.id(), key))
+    }
 }
 
 impl LedgerToken {
@@ -163,18 +177,18 @@ impl LedgerToken {
         wallet: Arc<Wallet>,
         info: TokenInfo,
         known: Known,
-        account: Option<u32>,
+        accounts: Accounts,
     ) -> Self {
         LedgerToken {
             wallet,
             info,
             known,
-            account,
+            accounts,
         }
     }
 
-    pub(crate) fn is_for(&self, account: Option<u32>, info: &TokenInfo) -> bool {
-        self.account == account && self.info == *info
+    pub(crate) fn is_for(&self, accounts: Accounts, info: &TokenInfo) -> bool {
+        self.accounts == accounts && self.info == *info
     }
 
     fn kind(&self, spec: KeySpec) -> Result<Kind, Error> {

@@ -12,7 +12,7 @@ use crate::error::Fault;
 use crate::ethereum::{self, Known};
 use crate::field::{Field, unreachable};
 use crate::port::{Port, Session, lock};
-use crate::slot::{Kind, Slot};
+use crate::slot::{Accounts, Kind, Slot};
 use crate::token::LedgerToken;
 use crate::wait::Wait;
 
@@ -54,24 +54,24 @@ impl Wallet {
         }
     }
 
-    /// The token, for keys of `account` if one is given.
+    /// The token, for keys of these accounts.
     pub(crate) fn token(
         self: &Arc<Self>,
         port: Arc<Port>,
         info: TokenInfo,
         known: Known,
-        account: Option<u32>,
+        accounts: Accounts,
     ) -> Arc<LedgerToken> {
         *lock(&self.port) = Some(port);
         let mut tokens = lock(&self.tokens);
         tokens.retain(|token| token.strong_count() > 0);
         let mut open = tokens.iter().filter_map(Weak::upgrade);
         // With another app on it, it is another one.
-        let is_it = |token: &Arc<LedgerToken>| token.is_for(account, &info);
+        let is_it = |token: &Arc<LedgerToken>| token.is_for(accounts, &info);
         if let Some(token) = open.find(is_it) {
             return token;
         }
-        let token = Arc::new(LedgerToken::new(Arc::clone(self), info, known, account));
+        let token = Arc::new(LedgerToken::new(Arc::clone(self), info, known, accounts));
         tokens.push(Arc::downgrade(&token));
         token
     }

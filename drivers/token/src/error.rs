@@ -307,6 +307,13 @@ pub enum Error {
     /// The ciphertext does not open. On purpose it is not said why.
     #[error("Decryption Failed")]
     DecryptionFailed,
+    /// The file begins with a header that is longer than any that is read, whatever is in it;
+    /// only whoever reads headers apart is told ([`Sealed`](crate::envelope::Sealed)).
+    #[error("the header of the file is longer than {} KiB", longest >> 10)]
+    HeaderTooLong {
+        /// The longest that is read, in bytes.
+        longest: usize,
+    },
     /// The deadline passed before the operation was done.
     #[error("the deadline passed before the token answered")]
     DeadlineExceeded,
@@ -460,6 +467,7 @@ impl Error {
             Error::NotProtected { .. } => "not-protected",
             Error::BadMessage { .. } => "bad-message",
             Error::DecryptionFailed => "decryption-failed",
+            Error::HeaderTooLong { .. } => "header-too-long",
             Error::DeadlineExceeded => "deadline-exceeded",
             Error::Cancelled => "cancelled",
             Error::Busy { .. } => "busy",
@@ -512,6 +520,7 @@ impl Error {
             | Error::AppTooOld { .. }
             | Error::BadMessage { .. }
             | Error::DecryptionFailed
+            | Error::HeaderTooLong { .. }
             | Error::DeadlineExceeded
             | Error::Cancelled
             | Error::System { .. } => None,
@@ -561,6 +570,7 @@ impl Error {
             | Error::AppTooOld { .. }
             | Error::Rejected { .. }
             | Error::DecryptionFailed
+            | Error::HeaderTooLong { .. }
             | Error::Device { .. }
             | Error::MalformedReply { .. }
             | Error::System { .. } => Advice::GiveUp,
@@ -638,7 +648,9 @@ impl Error {
                     .into()
             }
             Error::PinNotNoted { .. } => {
-                "check the home folder: its permissions, and the space that is left".into()
+                "check the home folder: its permissions, and the space that is left; or send \
+                 it without a note, so that no refusal is remembered: --no-pin-ledger"
+                    .into()
             }
             Error::PinFinalTry { .. } => {
                 "if you are sure of the PIN, ask for the last try with --last-try".into()
@@ -697,6 +709,7 @@ impl Error {
             }
             Error::BadMessage { .. }
             | Error::DecryptionFailed
+            | Error::HeaderTooLong { .. }
             | Error::Cancelled
             | Error::Rejected { .. }
             | Error::System { .. } => String::new(),

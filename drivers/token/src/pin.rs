@@ -1,6 +1,6 @@
 //! Where a PIN comes from.
 //!
-//! A PIN is a [`SecretString`]: it is wiped when dropped and shows as `[REDACTED]`.
+//! A [`Pin`] is wiped when dropped and shows as `[REDACTED]`.
 //! It is asked for when a token needs it, sent to that token, and to no other.
 
 use std::fmt;
@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::{Error, RefusedInProcess, RefusedPins, TokenId};
+use crate::{Error, Pin, RefusedInProcess, RefusedPins, TokenId, TriesLeft};
 
 /// Gives the PIN of a token.
 pub trait PinSource: Send + Sync {
@@ -22,7 +22,17 @@ pub trait PinSource: Send + Sync {
     /// # Errors
     /// [`Error::PinNeeded`] where there is none to be had, [`Error::PinSource`] where
     /// the source failed. The caller asks again only when a person has changed something.
-    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error>;
+    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error>;
+
+    /// [`PinSource::pin`] for a token that says how many tries are left. Who asks a person
+    /// shows that.
+    ///
+    /// # Errors
+    /// As [`PinSource::pin`].
+    fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
+        let _ = tries;
+        self.pin(token, label)
+    }
 
     /// Whether to send the PIN that was just given for `token`, though it is not known what
     /// became of the last one: if that was wrong, a try is gone, and this may be it again.
@@ -35,6 +45,14 @@ pub trait PinSource: Send + Sync {
     fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
         let (_, _) = (token, label);
         Ok(false)
+    }
+
+    /// Whether it gives one PIN, whichever token asks. Such a PIN is the PIN of one token, and
+    /// nobody knows of which; so where several tokens would do it is sent to none.
+    ///
+    /// A source that knows for whom it is asked, as a person does, says no.
+    fn is_one_for_all(&self) -> bool {
+        true
     }
 }
 
@@ -56,6 +74,9 @@ pub struct Access {
     pub factory_defaults: bool,
     /// Which PINs were refused before and are not sent again.
     pub refused_pins: Arc<dyn RefusedPins>,
+    /// From which account on a token that derives its keys looks for free ones, where the
+    /// backend names none: who else uses the seed begins elsewhere.
+    pub first_account: u32,
 }
 
 impl Access {
@@ -70,6 +91,7 @@ impl Access {
             management_keys: Arc::new(NoPin),
             factory_defaults: false,
             refused_pins: RefusedInProcess::shared(),
+            first_account: 0,
         }
     }
 
@@ -92,21 +114,25 @@ impl fmt::Debug for Access {
 pub struct NoPin;
 
 impl PinSource for NoPin {
-    fn pin(&self, token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, token: &TokenId, _label: &str) -> Result<Pin, Error> {
         Err(Error::PinNeeded {
             token: token.clone(),
         })
+    }
+
+    fn is_one_for_all(&self) -> bool {
+        false
     }
 }
 
 /// The same PIN for every token: for tests and for programs that have it already.
 #[derive(Clone)]
-pub struct FixedPin(SecretString);
+pub struct FixedPin(Pin);
 
 impl FixedPin {
     /// Hands out `pin`.
     pub fn new(pin: impl Into<String>) -> Self {
-        FixedPin(SecretString::from(pin.into()))
+        FixedPin(Pin::from(pin.into()))
     }
 }
 
@@ -117,7 +143,7 @@ impl fmt::Debug for FixedPin {
 }
 
 impl PinSource for FixedPin {
-    fn pin(&self, _token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, _token: &TokenId, _label: &str) -> Result<Pin, Error> {
         Ok(self.0.clone())
     }
 }
@@ -150,13 +176,13 @@ impl StoredPin {
         }
     }
 
-    fn read_file(&self, path: &std::path::Path) -> Result<SecretString, Error> {
+    fn read_file(&self, path: &std::path::Path) -> Result<Pin, Error> {
         self.read(File::open(path).map_err(|e| self.failed(e))?)
     }
 
     /// What an open descriptor gives. Where it is open on a file it stays where it is in it,
     /// so that it gives the same when it is read again.
-    fn read_descriptor(&self, number: u32) -> Result<SecretString, Error> {
+    fn read_descriptor(&self, number: u32) -> Result<Pin, Error> {
         let inherited = INHERITED.get();
         if inherited.is_some_and(|inherited| !inherited.contains(&number)) {
             return Err(self.failed("the descriptor is not open: nobody passed it on"));
@@ -177,7 +203,7 @@ impl StoredPin {
         Ok(pin)
     }
 
-    fn read(&self, file: impl Read) -> Result<SecretString, Error> {
+    fn read(&self, file: impl Read) -> Result<Pin, Error> {
         let mut text = Zeroizing::new(String::with_capacity(LONGEST_SOURCE as usize + 1));
         file.take(LONGEST_SOURCE + 1)
             .read_to_string(&mut text)
@@ -185,11 +211,11 @@ impl StoredPin {
         if text.len() as u64 > LONGEST_SOURCE {
             return Err(self.failed("it is longer than a PIN can be"));
         }
-        Ok(SecretString::from(text.as_str()))
+        Ok(Pin::from(text.as_str()))
     }
 
     /// What lies there, as it is.
-    fn content(&self) -> Result<SecretString, Error> {
+    fn content(&self) -> Result<Pin, Error> {
         match self {
             StoredPin::Env(name) => {
                 let mut value = std::env::var(name).map_err(|e| match e {
@@ -197,7 +223,7 @@ impl StoredPin {
                     // The error's own text would show the value.
                     std::env::VarError::NotUnicode(_) => self.failed("the value is not UTF-8"),
                 })?;
-                let content = SecretString::from(value.as_str());
+                let content = Pin::from(value.as_str());
                 value.zeroize();
                 Ok(content)
             }
@@ -213,11 +239,11 @@ impl StoredPin {
 pub struct Verbatim(pub StoredPin);
 
 impl PinSource for Verbatim {
-    fn pin(&self, _token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, _token: &TokenId, _label: &str) -> Result<Pin, Error> {
         let content = self.0.content()?;
         let text = content.expose_secret();
         let pin = text.strip_suffix('\n').unwrap_or(text);
-        Ok(SecretString::from(pin.strip_suffix('\r').unwrap_or(pin)))
+        Ok(Pin::from(pin.strip_suffix('\r').unwrap_or(pin)))
     }
 }
 
@@ -301,10 +327,10 @@ fn first_line(text: &str) -> Result<&str, &'static str> {
 }
 
 impl PinSource for StoredPin {
-    fn pin(&self, _token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, _token: &TokenId, _label: &str) -> Result<Pin, Error> {
         let content = self.content()?;
         match first_line(content.expose_secret()) {
-            Ok(line) => Ok(SecretString::from(line)),
+            Ok(line) => Ok(Pin::from(line)),
             Err(odd) => Err(self.failed(format!("what is there cannot be a PIN: {odd}"))),
         }
     }

@@ -1,6 +1,8 @@
 //! Why the registry could not be read or written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use super::rows::NotAsWritten;
 
 /// Why the registry could not be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -56,11 +58,22 @@ pub enum RegistryError {
     /// Another process has been writing for too long.
     #[error("another process holds the registry")]
     Busy,
+    /// The registry cannot be replaced while another process has it open.
+    #[error("another process has the registry open")]
+    InUse,
     /// What is in it makes no sense.
     #[error("the registry is damaged: {reason}")]
     Damaged {
         /// What makes no sense.
         reason: String,
+    },
+    /// A row is not as it was written: something else has changed it. It is not used.
+    #[error("the registry is damaged: `{row}` of the table {table} is not as it was written")]
+    Altered {
+        /// The table.
+        table: String,
+        /// What the row is called; whatever stands there.
+        row: String,
     },
     /// Any other failure of the file system or of SQLite.
     #[error("the registry cannot be used: {reason}")]
@@ -69,6 +82,10 @@ pub enum RegistryError {
         reason: String,
     },
 }
+
+/// What to do where what was written is lost.
+const RESTORE: &str = "restore a backup: claviger restore FILE; without one, adopt each key that \
+     is still on a token: claviger connect NAME --to FINGERPRINT";
 
 impl RegistryError {
     /// A name for the variant that does not change, for programs.
@@ -83,7 +100,9 @@ impl RegistryError {
             RegistryError::DiskFull => "registry-disk-full",
             RegistryError::ReadOnly => "registry-read-only",
             RegistryError::Busy => "registry-busy",
+            RegistryError::InUse => "registry-in-use",
             RegistryError::Damaged { .. } => "registry-damaged",
+            RegistryError::Altered { .. } => "registry-row-altered",
             RegistryError::Other { .. } => "registry-other",
         }
     }
@@ -91,12 +110,14 @@ impl RegistryError {
     /// One sentence for a person: what to do next. Empty where nothing is to be said.
     pub fn hint(&self) -> String {
         match self {
-            RegistryError::NotAFolder { .. } | RegistryError::NotARegistry { .. } => {
+            RegistryError::NotAFolder { .. } => {
                 "name another folder with --home or CLAVIGER_HOME".into()
             }
+            RegistryError::NotARegistry { .. } => format!(
+                "name another folder with --home or CLAVIGER_HOME; if the registry was here, {RESTORE}"
+            ),
             RegistryError::Empty { .. } => {
-                "put a backup of registry.sqlite in its place; if nothing is to be kept, remove it"
-                    .into()
+                format!("{RESTORE}; to begin anew, remove the file")
             }
             RegistryError::NotPrivate { path, .. } => format!(
                 "chown and chmod it: chmod go-w {}",
@@ -109,12 +130,18 @@ impl RegistryError {
             RegistryError::DiskFull => "free some space; nothing is lost".into(),
             RegistryError::ReadOnly => "check the permissions of the home folder".into(),
             RegistryError::Busy => "try again in a moment".into(),
-            RegistryError::Damaged { .. } => {
-                "put registry.sqlite of a backup in its place; a key that is on a token can be \
-                 connected again: `claviger connect --to FINGERPRINT`"
-                    .into()
+            RegistryError::InUse => {
+                "end the other `claviger` processes of this home, and try again".into()
             }
+            RegistryError::Damaged { .. } | RegistryError::Altered { .. } => RESTORE.into(),
             RegistryError::Other { .. } => String::new(),
+        }
+    }
+
+    /// A file of the user's cannot be read.
+    pub(super) fn reading(path: &Path, error: &std::io::Error) -> Self {
+        RegistryError::Other {
+            reason: format!("`{}` cannot be read: {error}", path.display()),
         }
     }
 
@@ -133,6 +160,12 @@ impl RegistryError {
 impl From<rusqlite::Error> for RegistryError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
+        if let Some(NotAsWritten { table, row }) = NotAsWritten::of(&error) {
+            return RegistryError::Altered {
+                table: (*table).into(),
+                row: row.clone(),
+            };
+        }
         let extended = error.sqlite_error().map(|e| e.extended_code);
         match error.sqlite_error_code() {
             // The index of the write-ahead log could not grow.

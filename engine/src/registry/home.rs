@@ -5,6 +5,10 @@
 //! folder's inode and the machine's id (machine-id(5)); where one of them differs, what is open
 //! is shown and not settled until somebody says that this is the home. Device numbers and host
 //! names are not compared, since they change with containers and reboots.
+//!
+//! Each home also has a number from which on it derives keys on tokens that derive them from a
+//! seed (Ledger accounts): two homes that know nothing of each other do not give out the same
+//! keys, but where chance has it. One that was made before there were such numbers has 0.
 
 use std::path::Path;
 
@@ -13,6 +17,13 @@ use rand_core::{OsRng, RngCore};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
+/// How many starts there are for the accounts of homes.
+pub const STARTS: u32 = 2_000;
+
+/// How many accounts a home has before it comes to the next one's.
+pub const ACCOUNTS: u32 = 1_000;
+
+use super::digests::{self, HOME};
 use super::{Registry, RegistryError, Result};
 
 /// What tells a home from its copies.
@@ -48,7 +59,15 @@ impl Registry {
         self.is_copy.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// This is the home from now on: no other that is in use has the same identities.
+    /// The first of the accounts that this home takes for identities on tokens that derive
+    /// their keys: a multiple of [`ACCOUNTS`].
+    pub fn first_account(&self) -> u32 {
+        self.first_account
+            .load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// This is the home from now on: no other that is in use has the same identities. Its
+    /// accounts begin anew, since the other one may have given out those that come next.
     ///
     /// # Errors
     /// [`RegistryError`].
@@ -56,10 +75,19 @@ impl Registry {
         let Some(place) = &self.place else {
             return Ok(());
         };
-        self.write::<_, RegistryError>(|db| {
+        let was_copy = self.is_copy();
+        let first_account = self.write::<_, RegistryError>(|db| {
+            let kept = first_account(db)?;
             db.execute("DELETE FROM home", [])?;
-            Ok(enter(db, place)?)
+            let first = match was_copy {
+                true => random_start(),
+                false => kept,
+            };
+            enter(db, place, first)?;
+            Ok(first)
         })?;
+        self.first_account
+            .store(first_account, std::sync::atomic::Ordering::Relaxed);
         self.is_copy
             .store(false, std::sync::atomic::Ordering::Relaxed);
         Ok(())
@@ -71,38 +99,77 @@ impl Registry {
             return Ok(());
         };
         let noted = |db: &Connection| {
-            db.prepare_cached("SELECT inode, machine FROM home")?
+            db.prepare_cached(&HOME.select(""))?
                 .query_row([], |row| {
+                    HOME.check(row)?;
                     Ok(Place {
-                        inode: row.get(0)?,
-                        machine: row.get(1)?,
+                        inode: row.get("inode")?,
+                        machine: row.get("machine")?,
                     })
                 })
                 .optional()
         };
         let found = match noted(&self.db())? {
             Some(found) => found,
+            // It is entered when it can be.
+            None if self.check_writable().is_err() => place.clone(),
             // Another process may be entering it.
             None => self.write::<_, RegistryError>(|db| {
                 if let Some(found) = noted(db)? {
                     return Ok(found);
                 }
-                enter(db, place)?;
+                enter(db, place, 0)?;
                 Ok(place.clone())
             })?,
         };
+        let first = first_account(&self.db())?;
+        self.first_account
+            .store(first, std::sync::atomic::Ordering::Relaxed);
         self.is_copy
             .store(found != *place, std::sync::atomic::Ordering::Relaxed);
         Ok(())
     }
 }
 
-fn enter(db: &Connection, place: &Place) -> rusqlite::Result<()> {
+/// Enters the home of a registry that is just being made.
+pub(super) fn enter_new(db: &Connection, home: &Path) -> Result<()> {
+    digests::keep(db)?;
+    Ok(enter(db, &Place::of(home)?, random_start())?)
+}
+
+/// Notes in a registry that it was restored: it is in no place that it knows.
+pub(super) fn note_restored(db: &Connection) -> Result<()> {
+    let first = first_account(db)?;
+    db.execute("DELETE FROM home", [])?;
+    let nowhere = Place {
+        inode: NOWHERE,
+        machine: String::new(),
+    };
+    Ok(enter(db, &nowhere, first)?)
+}
+
+/// No file has this inode.
+const NOWHERE: i64 = 0;
+
+fn random_start() -> u32 {
+    // 2^32 is no multiple of it: a start may be likelier than another by one in two million.
+    OsRng.next_u32() % STARTS * ACCOUNTS
+}
+
+fn first_account(db: &Connection) -> rusqlite::Result<u32> {
+    let found: Option<Option<u32>> = db
+        .prepare_cached("SELECT first_account FROM home")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(found.flatten().unwrap_or_default())
+}
+
+fn enter(db: &Connection, place: &Place, first_account: u32) -> rusqlite::Result<()> {
     let mut id = [0; 16];
     OsRng.fill_bytes(&mut id);
     db.execute(
-        "INSERT INTO home (id, inode, machine) VALUES (?, ?, ?)",
-        params![to_hex(&id), place.inode, place.machine],
+        "INSERT INTO home (id, inode, machine, first_account) VALUES (?, ?, ?, ?)",
+        params![to_hex(&id), place.inode, place.machine, first_account],
     )?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 use claviger_token::{SlotId, SlotInfo, SlotState, TokenId, TokenInfo};
 use rusqlite::params;
 
+use super::digests::KEY;
 use super::rows::key_record;
 use super::{KeyRecord, Registry, RegistryError, Result};
 
@@ -15,15 +16,15 @@ impl Registry {
     /// does not know which are in use: those that are, and that it does not list, are added.
     pub(crate) fn note_owners(&self, token: &TokenInfo, slots: &mut Vec<SlotInfo>) -> Result<()> {
         let of_token = params![token.id.kind, token.id.manufacturer, token.id.serial];
-        let ours: Vec<KeyRecord> = self.read(|db| {
-            Ok(db
-                .prepare_cached(
-                    "SELECT * FROM key \
-                     WHERE kind = ? AND manufacturer = ? AND serial = ? AND NOT deleted",
-                )?
-                .query_map(of_token, key_record)?
-                .collect::<rusqlite::Result<_>>()?)
-        })?;
+        let ours: Vec<KeyRecord> =
+            self.read(|db| {
+                Ok(db
+                    .prepare_cached(&KEY.select(
+                        "WHERE kind = ? AND manufacturer = ? AND serial = ? AND NOT deleted",
+                    ))?
+                    .query_map(of_token, key_record)?
+                    .collect::<rusqlite::Result<_>>()?)
+            })?;
         for KeyRecord { info: key, .. } in ours {
             let fingerprint = key.public_key.fingerprint().to_string();
             let is_it = |slot: &SlotInfo| match &slot.fingerprint {
@@ -58,7 +59,7 @@ impl Registry {
 
     /// Another tool gave the key `id` another place on its token.
     pub(crate) fn key_moved(&self, id: i64, slot: &SlotId) -> Result<()> {
-        self.write::<_, RegistryError>(|db| {
+        self.write_here::<_, RegistryError>(|db| {
             db.prepare_cached("UPDATE key SET slot = ? WHERE id = ?")?
                 .execute(params![slot.as_str(), id])?;
             Ok(())
@@ -84,7 +85,7 @@ impl Registry {
     /// What is noted of the token `former` is of the token `now`, which was called so by an
     /// earlier version.
     pub(crate) fn rename_token(&self, former: &TokenId, now: &TokenId) -> Result<()> {
-        self.write::<_, RegistryError>(|db| {
+        self.write_here::<_, RegistryError>(|db| {
             for table in TABLES {
                 // What is noted under both names is the same.
                 db.execute(

@@ -1,11 +1,15 @@
 //! The file: where it is, who may read it, and what is in it.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
-use super::{RegistryError, Result};
+use super::backup::write_private;
+use super::digests::{self, TABLES, Table};
+use super::{RegistryError, Result, home, snapshot};
+use crate::lease::Lease;
 
 /// `CLAV`: tells a registry from any other SQLite file.
 const APPLICATION_ID: i32 = 0x434c_4156;
@@ -22,21 +26,21 @@ pub(super) fn create_private_folder(path: &Path) -> std::io::Result<()> {
     builder.create(path)
 }
 
-/// Makes an empty registry at `path`, where there is nothing: beside it first, so that an empty
-/// file is never there, and of two processes that come here one is first.
-pub(super) fn make_new(path: &Path) -> Result<()> {
+/// Makes an empty registry at `path`, where there is nothing: in another place first, so that an
+/// empty file is never there, and of two processes that come here one is first. The other place
+/// is swept with the lease.
+pub(super) fn make_new(path: &Path, lease: &Lease) -> Result<()> {
     let io = |error: std::io::Error| RegistryError::io(&error);
-    let beside = tempfile::Builder::new()
-        .prefix("registry.")
-        .suffix(".new")
-        // SQLite gives the files that it puts beside it the same permissions.
-        .tempfile_in(path.parent().unwrap_or(Path::new(".")))
-        .map_err(io)?
-        .into_temp_path();
-    let db = Connection::open(&beside)?;
-    prepare(&db)?;
-    // With the last connection what is in the write-ahead log comes into the file.
-    db.close().map_err(|(_, error)| error)?;
+    let mut db = Connection::open_in_memory()?;
+    prepare_new(&db)?;
+    if let Some(home) = path.parent() {
+        home::enter_new(&db, home)?;
+    }
+    let bytes = snapshot::to_bytes(&mut db)?;
+    let beside = lease.path_for("registry").ok_or(RegistryError::ReadOnly)?;
+    // SQLite gives the files that it puts beside it the same permissions.
+    let beside = tempfile::TempPath::try_from_path(beside).map_err(io)?;
+    write_private(&beside, &bytes).map_err(io)?;
     match beside.persist_noclobber(path) {
         Ok(()) => Ok(()),
         Err(failed) if failed.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -83,61 +87,41 @@ fn who_else(_: &std::fs::Metadata) -> Option<String> {
     None
 }
 
-pub(super) fn prepare(db: &Connection) -> Result<()> {
-    db.busy_timeout(BUSY_TIMEOUT)?;
-    let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    // All from one moment: another process may be making the tables.
-    db.execute_batch("BEGIN")?;
-    let seen = pragma("application_id").and_then(|application| {
-        let empty: bool = db.query_row(
-            "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)",
-            [],
-            |row| row.get(0),
-        )?;
-        Ok((application, pragma("user_version")?, empty))
-    });
-    // SQLite has rolled back by itself after some errors.
-    let _ = db.execute_batch("ROLLBACK");
-    let (application, version, empty) = seen?;
-    if application != APPLICATION_ID && !empty {
-        return Err(RegistryError::Damaged {
-            reason: "another program's file".into(),
-        });
+/// Makes the tables in a file, or in memory, where there are none.
+pub(super) fn prepare_new(db: &Connection) -> Result<()> {
+    match Shape::of(db)? {
+        Shape { is_empty: true, .. } => make_ready(db),
+        _ => Err(foreign(db)),
     }
-    if version > SCHEMA_VERSION {
+}
+
+/// Gets a registry ready that is there: one of an older version is converted.
+pub(super) fn prepare(db: &Connection) -> Result<()> {
+    let shape = Shape::of(db)?;
+    if shape.application != APPLICATION_ID {
+        return Err(foreign(db));
+    }
+    if shape.version > SCHEMA_VERSION {
         return Err(RegistryError::Newer {
-            found: version,
+            found: shape.version,
             known: SCHEMA_VERSION,
         });
     }
+    make_ready(db)
+}
+
+fn make_ready(db: &Connection) -> Result<()> {
     switch_to_wal(db)?;
     // An intent must be on the disk before the token is touched.
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;
     // What is forgotten is overwritten.
     db.pragma_update(None, "secure_delete", true)?;
-    if version < SCHEMA_VERSION {
+    check_pages(db)?;
+    if !Shape::of(db)?.lacks_nothing() {
         // Two processes may come here at once; the second finds the first's tables.
         db.execute_batch("BEGIN IMMEDIATE")?;
-        let made = pragma("user_version")
-            .map_err(RegistryError::from)
-            .and_then(|version| {
-                if version < SCHEMA_VERSION {
-                    if version == 1 {
-                        db.execute_batch(
-                            "ALTER TABLE key ADD COLUMN derived INTEGER NOT NULL DEFAULT 0",
-                        )?;
-                    }
-                    if (1..3).contains(&version) {
-                        db.execute_batch("ALTER TABLE intent ADD COLUMN keys TEXT")?;
-                    }
-                    db.execute_batch(include_str!("schema.sql"))?;
-                    db.pragma_update(None, "application_id", APPLICATION_ID)?;
-                    db.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-                }
-                Ok(())
-            });
-        match made {
+        match convert(db) {
             Ok(()) => db.execute_batch("COMMIT")?,
             Err(error) => {
                 let _ = db.execute_batch("ROLLBACK");
@@ -146,6 +130,138 @@ pub(super) fn prepare(db: &Connection) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has SQLite look closer at each page that it reads.
+pub(super) fn check_pages(db: &Connection) -> Result<()> {
+    Ok(db.pragma_update(None, "cell_size_check", true)?)
+}
+
+/// Columns that tables of older versions lack.
+const ADDED: [(&str, &str, &str); 7] = [
+    ("key", "attestation", "TEXT"),
+    ("key", "derived", "INTEGER NOT NULL DEFAULT 0"),
+    ("intent", "keys", "TEXT"),
+    ("evidence", "number", "BLOB"),
+    ("evidence", "until", "INTEGER"),
+    ("home", "first_account", "INTEGER"),
+    ("refused_pin", "length_in", "INTEGER"),
+];
+
+/// Makes the tables and columns that are not there, and the digests of rows of before.
+fn convert(db: &Connection) -> Result<()> {
+    let shape = Shape::within(db)?;
+    if shape.lacks_nothing() {
+        return Ok(());
+    }
+    // Rows with digests are of this version: what such a registry lacks it has lost.
+    if shape.has_digests() || (shape.version == 0 && !shape.is_empty) {
+        return Err(RegistryError::Damaged {
+            reason: "its tables are not those that it was made with".into(),
+        });
+    }
+    if !shape.is_empty {
+        // The digests are to be those of rows that are whole.
+        check_structure(db)?;
+    }
+    for (table, column, definition) in ADDED {
+        if shape.has(table) && !shape.has_column(table, column) {
+            db.execute_batch(&format!(
+                "ALTER TABLE {table} ADD COLUMN {column} {definition}"
+            ))?;
+        }
+    }
+    for table in TABLES.iter().filter(|table| shape.has(table.name)) {
+        db.execute_batch(&format!(
+            "ALTER TABLE {} ADD COLUMN digest BLOB",
+            table.name
+        ))?;
+    }
+    db.execute_batch(include_str!("schema.sql"))?;
+    for table in TABLES {
+        digests::make_all(db, table)?;
+    }
+    db.pragma_update(None, "application_id", APPLICATION_ID)?;
+    Ok(db.pragma_update(None, "user_version", SCHEMA_VERSION)?)
+}
+
+/// Refuses a file whose pages, tables and indexes SQLite finds to be damaged. That takes some
+/// 2 ms for each MiB.
+pub(super) fn check_structure(db: &Connection) -> Result<()> {
+    // `quick_check` takes half of that and does not compare the indexes with their tables; an
+    // index that is damaged leads to another row.
+    let found: String = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    match found.as_str() {
+        "ok" => Ok(()),
+        _ => Err(RegistryError::Damaged { reason: found }),
+    }
+}
+
+/// What is in a file, before anything is done to it.
+struct Shape {
+    application: i32,
+    version: i32,
+    is_empty: bool,
+    /// Tables with their columns.
+    columns: HashSet<(String, String)>,
+}
+
+impl Shape {
+    /// Looks at it, all at one moment: another process may be making the tables.
+    fn of(db: &Connection) -> Result<Shape> {
+        let moment = db.unchecked_transaction()?;
+        Shape::within(&moment).map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => foreign(db),
+            _ => error.into(),
+        })
+    }
+
+    fn within(moment: &Connection) -> rusqlite::Result<Shape> {
+        let number = |name| moment.pragma_query_value(None, name, |row| row.get(0));
+        let mut columns = moment.prepare(
+            "SELECT t.name, c.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c \
+             WHERE t.type = 'table'",
+        )?;
+        let columns = columns.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(Shape {
+            application: number("application_id")?,
+            version: number("user_version")?,
+            is_empty: moment.query_row(
+                "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)",
+                [],
+                |row| row.get(0),
+            )?,
+            columns: columns.collect::<rusqlite::Result<_>>()?,
+        })
+    }
+
+    fn has(&self, table: &str) -> bool {
+        self.columns.iter().any(|(known, _)| known == table)
+    }
+
+    fn has_column(&self, table: &str, column: &str) -> bool {
+        self.columns.contains(&(table.into(), column.into()))
+    }
+
+    fn has_digests(&self) -> bool {
+        let is_one = |(table, column): &(String, String)| column == "digest" || table == "seal";
+        self.columns.iter().any(is_one)
+    }
+
+    fn lacks_nothing(&self) -> bool {
+        let has_all = |table: &&Table| {
+            let mut columns = table.columns.iter().chain([&"digest"]);
+            columns.all(|column| self.has_column(table.name, column))
+        };
+        self.version == SCHEMA_VERSION && TABLES.iter().all(has_all) && self.has("seal")
+    }
+}
+
+/// The file is that of another program.
+fn foreign(db: &Connection) -> RegistryError {
+    RegistryError::NotARegistry {
+        path: db.path().unwrap_or_default().into(),
+    }
 }
 
 /// Switches to the write-ahead log. SQLite itself does not wait here for another process

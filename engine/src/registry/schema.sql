@@ -1,4 +1,5 @@
 -- Run on every registry of an older version: what is there already stays as it is.
+-- `digest` is over the row, see digests.rs.
 
 -- A key on a token that an identity's engine is bound to. A deleted key keeps its row
 -- while a connected identity still refers to it.
@@ -19,7 +20,8 @@ CREATE TABLE IF NOT EXISTS key (
     owner_node   TEXT NOT NULL,
     owner_name   TEXT NOT NULL,
     deleted      INTEGER NOT NULL DEFAULT 0,
-    derived      INTEGER NOT NULL DEFAULT 0  -- whether it can be derived again
+    derived      INTEGER NOT NULL DEFAULT 0, -- whether it can be derived again
+    digest       BLOB
 ) STRICT;
 CREATE INDEX IF NOT EXISTS key_by_engine ON key (engine);
 CREATE INDEX IF NOT EXISTS key_by_fingerprint ON key (fingerprint);
@@ -32,8 +34,11 @@ CREATE TABLE IF NOT EXISTS identity (
     sign_key     INTEGER REFERENCES key (id),
     decrypt_key  INTEGER REFERENCES key (id),
     lease        TEXT,              -- set where the keys die with the process
+    digest       BLOB,
     PRIMARY KEY (node, name)
 ) STRICT;
+CREATE INDEX IF NOT EXISTS identity_by_sign_key ON identity (sign_key);
+CREATE INDEX IF NOT EXISTS identity_by_decrypt_key ON identity (decrypt_key);
 
 -- Written before a token is touched, removed when what was intended is done or undone.
 CREATE TABLE IF NOT EXISTS intent (
@@ -47,14 +52,23 @@ CREATE TABLE IF NOT EXISTS intent (
     serial       TEXT NOT NULL,
     backend      TEXT NOT NULL,
     slots        TEXT NOT NULL,     -- JSON
-    keys         TEXT               -- JSON: slot, mark and public key of each
+    keys         TEXT,              -- JSON: slot, mark and public key of each
+    digest       BLOB
+) STRICT;
+
+-- What the digests of all rows of a table add up to, for each table but this one.
+CREATE TABLE IF NOT EXISTS seal (
+    name         TEXT PRIMARY KEY,
+    digests      BLOB NOT NULL
 ) STRICT;
 
 -- Which home this is, in one row, to tell it from a copy.
 CREATE TABLE IF NOT EXISTS home (
     id           TEXT NOT NULL,     -- random
     inode        INTEGER NOT NULL,  -- of the folder
-    machine      TEXT NOT NULL      -- a digest of the machine's id; empty where it has none
+    machine      TEXT NOT NULL,     -- a digest of the machine's id; empty where it has none
+    first_account INTEGER,          -- the first that is taken of a seed; NULL is 0
+    digest       BLOB
 ) STRICT;
 
 -- What was tried on a token, or on tokens of one model and version.
@@ -62,6 +76,7 @@ CREATE TABLE IF NOT EXISTS tried (
     model        TEXT NOT NULL,     -- as the driver names what it is true of
     what         TEXT NOT NULL,     -- a kind of key: `p256 (sign)`; a slot: `slot 84`
     works        INTEGER NOT NULL,
+    digest       BLOB,
     PRIMARY KEY (model, what)
 ) STRICT;
 
@@ -75,6 +90,8 @@ CREATE TABLE IF NOT EXISTS refused_pin (
     r            INTEGER NOT NULL,
     p            INTEGER NOT NULL,
     hash         BLOB NOT NULL,
+    length_in    INTEGER,           -- 1: of the PIN with its length in front; NULL: of the PIN alone
+    digest       BLOB,
     PRIMARY KEY (kind, manufacturer, serial, hash)
 ) STRICT;
 
@@ -85,6 +102,7 @@ CREATE TABLE IF NOT EXISTS sent_pin (
     manufacturer TEXT NOT NULL,
     serial       TEXT NOT NULL,
     tries        INTEGER,           -- how many were left before, where the token says
+    digest       BLOB,
     PRIMARY KEY (kind, manufacturer, serial)
 ) STRICT;
 
@@ -95,6 +113,7 @@ CREATE TABLE IF NOT EXISTS spent_slot (
     manufacturer TEXT NOT NULL,
     serial       TEXT NOT NULL,
     slot         TEXT NOT NULL,
+    digest       BLOB,
     PRIMARY KEY (kind, manufacturer, serial, slot)
 ) STRICT;
 
@@ -112,12 +131,28 @@ CREATE TABLE IF NOT EXISTS evidence (
     to_decrypt   TEXT,
     to_keys      BLOB NOT NULL,
     scheme       TEXT NOT NULL,
-    signature    BLOB NOT NULL
+    signature    BLOB NOT NULL,
+    number       BLOB,              -- NULL: of version 1, which does not count
+    until        INTEGER,           -- its end, in seconds since the beginning of 1970 (UTC)
+    digest       BLOB
+) STRICT;
+
+-- That a piece of evidence does not count any more, verified before it came here. It may be
+-- here before what it revokes.
+CREATE TABLE IF NOT EXISTS revocation (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    statement    BLOB NOT NULL,     -- as in `evidence`
+    signer       TEXT NOT NULL,     -- the key, as in `key`; it counts if it is that of `to_sign`
+    scheme       TEXT NOT NULL,
+    signature    BLOB NOT NULL,
+    digest       BLOB,
+    UNIQUE (statement, signer)
 ) STRICT;
 
 -- Identities of others, known by their public keys only.
 CREATE TABLE IF NOT EXISTS contact (
     name         TEXT PRIMARY KEY,
     sign         TEXT,
-    decrypt      TEXT
+    decrypt      TEXT,
+    digest       BLOB
 ) STRICT;

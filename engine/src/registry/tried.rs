@@ -4,9 +4,10 @@
 //! shown is remembered for the token, or for all of its model and version, as its driver says
 //! ([`TokenInfo::remembered_as`]).
 
-use claviger_token::{KeySpec, SlotId, TokenInfo};
-use rusqlite::{OptionalExtension, params};
+use claviger_token::{KeySpec, SlotId, SlotInfo, TokenInfo};
+use rusqlite::{OptionalExtension, Row, params};
 
+use super::digests::TRIED;
 use super::{Registry, RegistryError, Result};
 
 /// Something that a token states and that can be tried.
@@ -34,7 +35,7 @@ impl Registry {
         if token.remembered_as.is_empty() || self.tried(token, &what)? == Some(works) {
             return Ok(());
         }
-        self.write::<_, RegistryError>(|db| {
+        self.write_here::<_, RegistryError>(|db| {
             db.prepare_cached(
                 "INSERT OR REPLACE INTO tried (model, what, works) VALUES (?, ?, ?)",
             )?
@@ -46,8 +47,11 @@ impl Registry {
     fn tried(&self, token: &TokenInfo, what: &str) -> Result<Option<bool>> {
         self.read(|db| {
             Ok(db
-                .prepare_cached("SELECT works FROM tried WHERE model = ? AND what = ?")?
-                .query_row(params![token.remembered_as, what], |row| row.get(0))
+                .prepare_cached(&TRIED.select("WHERE model = ? AND what = ?"))?
+                .query_row(
+                    params![token.remembered_as, what],
+                    |row| Ok(outcome(row)?.1),
+                )
                 .optional()?)
         })
     }
@@ -88,15 +92,45 @@ impl Registry {
         Ok(())
     }
 
+    /// Takes what was tried before into what is said of slots: one that has held a key is not
+    /// untried any more, and of one that turned out not to be there that is said.
+    pub(crate) fn take_account_of_slots(
+        &self,
+        token: &TokenInfo,
+        slots: &mut [SlotInfo],
+    ) -> Result<()> {
+        let tried = self.all_tried(token)?;
+        for slot in slots {
+            let what = What::Slot(&slot.slot).to_string();
+            let Some((_, works)) = tried.iter().find(|(tried, _)| *tried == what) else {
+                continue;
+            };
+            let untried = |note: &(String, String)| note.0 == "slot" && note.1 == "not tried";
+            if let Some(at) = slot.notes.iter().position(untried) {
+                match works {
+                    true => drop(slot.notes.remove(at)),
+                    false => slot.notes[at].1 = "the token does not have it".into(),
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn all_tried(&self, token: &TokenInfo) -> Result<Vec<(String, bool)>> {
         if token.remembered_as.is_empty() {
             return Ok(Vec::new());
         }
         self.read(|db| {
             Ok(db
-                .prepare_cached("SELECT what, works FROM tried WHERE model = ?")?
-                .query_map([&token.remembered_as], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .prepare_cached(&TRIED.select("WHERE model = ?"))?
+                .query_map([&token.remembered_as], outcome)?
                 .collect::<rusqlite::Result<_>>()?)
         })
     }
+}
+
+/// What was tried, and whether it works: a row that [`TRIED`] selects.
+fn outcome(row: &Row<'_>) -> rusqlite::Result<(String, bool)> {
+    TRIED.check(row)?;
+    Ok((row.get("what")?, row.get("works")?))
 }

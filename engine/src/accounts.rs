@@ -1,0 +1,181 @@
+//! Finding keys on a token that derives them, when the registry is lost that knew their accounts.
+//!
+//! Each home takes its accounts from one of [`STARTS`] places on. So the first account of each
+//! is looked at, then the second of each, and so on; where a key is found, the other keys of
+//! the same home are near it, and are looked for there before the rest.
+//!
+//! A derivation takes a device some time, so who waits is told how far it is, and may end it at
+//! any account.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use claviger_token::{Algorithm, Call, Error, Fingerprint, KeySpec, PublicKey, SlotId, TokenInfo};
+
+use crate::EngineError;
+use crate::node::Inner;
+use crate::registry::{ACCOUNTS, STARTS};
+use crate::tokens::OpenToken;
+
+/// How many accounts of each home are looked at where none of its keys was found.
+const FIRST: u32 = 5;
+
+/// How many accounts of a home are looked at one after the other where one of its keys was
+/// found.
+const NEAR: u32 = 50;
+
+/// A key that is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SoughtKey {
+    /// Which.
+    pub fingerprint: Fingerprint,
+    /// Its algorithm, where it is known: then no other keys are looked at.
+    pub algorithm: Option<Algorithm>,
+}
+
+impl From<&PublicKey> for SoughtKey {
+    fn from(key: &PublicKey) -> Self {
+        SoughtKey {
+            fingerprint: key.fingerprint(),
+            algorithm: Some(key.algorithm()),
+        }
+    }
+}
+
+/// A key that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundKey {
+    /// Which.
+    pub fingerprint: Fingerprint,
+    /// What it is for.
+    pub spec: KeySpec,
+    /// In which account.
+    pub account: u32,
+    /// In which slot.
+    pub slot: SlotId,
+    /// On which token.
+    pub token: TokenInfo,
+}
+
+/// How far a search is.
+#[derive(Debug, Clone, Copy)]
+pub struct Search<'a> {
+    /// How many accounts were looked at.
+    pub looked: u32,
+    /// Of how many at most, if nothing more is found.
+    pub of: u32,
+    /// The keys in the account that was looked at last.
+    pub found: &'a [FoundKey],
+}
+
+/// Looks for `sought` on the token that `backend` names. Blocks.
+///
+/// # Errors
+/// [`EngineError::DerivesNothing`], and what the token says.
+pub(crate) fn find(
+    node: &Inner,
+    backend: &str,
+    sought: &[SoughtKey],
+    call: &Call,
+    tell: &dyn Fn(Search<'_>),
+) -> Result<Vec<FoundKey>, EngineError> {
+    let (token, _) = node.open(backend, call)?;
+    if token.token.derives().is_none() {
+        return Err(EngineError::DerivesNothing {
+            token: token.id().clone(),
+        });
+    }
+    let mut look = Look {
+        specs: specs(token.token.info(), sought),
+        left: sought.iter().map(|key| key.fingerprint).collect(),
+        seen: HashSet::new(),
+        found: Vec::new(),
+        token: &token,
+        call,
+        tell,
+    };
+    for nth in 0..FIRST {
+        for start in (0..STARTS).map(|start| start * ACCOUNTS) {
+            if look.is_over() {
+                return Ok(look.found);
+            }
+            if look.at(start + nth)? {
+                look.near(start)?;
+            }
+        }
+    }
+    Ok(look.found)
+}
+
+/// The kinds of key that may be among those that are looked for.
+fn specs(token: &TokenInfo, sought: &[SoughtKey]) -> Vec<KeySpec> {
+    let may_be = |spec: &KeySpec| {
+        let mut algorithms = sought.iter().map(|key| key.algorithm);
+        algorithms.any(|algorithm| algorithm.is_none_or(|it| it == spec.algorithm))
+    };
+    token.makes.iter().copied().filter(may_be).collect()
+}
+
+struct Look<'a> {
+    specs: Vec<KeySpec>,
+    left: HashSet<Fingerprint>,
+    seen: HashSet<u32>,
+    found: Vec<FoundKey>,
+    token: &'a OpenToken,
+    call: &'a Call,
+    tell: &'a dyn Fn(Search<'_>),
+}
+
+impl Look<'_> {
+    fn is_over(&self) -> bool {
+        self.left.is_empty() || self.specs.is_empty()
+    }
+
+    /// Looks at an account; says whether a key is in it.
+    fn at(&mut self, account: u32) -> Result<bool, Error> {
+        if !self.seen.insert(account) {
+            return Ok(false);
+        }
+        let before = self.found.len();
+        for spec in self.specs.clone() {
+            let device = Arc::clone(&self.token.token);
+            let derived = self.token.work_blocking(self.call, move |call| {
+                let derives = device.derives();
+                derives
+                    .map(|derives| derives.derived(account, spec, call))
+                    .transpose()
+            })?;
+            let Some((slot, key)) = derived else { continue };
+            let fingerprint = key.fingerprint();
+            if self.left.remove(&fingerprint) {
+                self.found.push(FoundKey {
+                    fingerprint,
+                    spec,
+                    account,
+                    slot,
+                    token: self.token.token.info().clone(),
+                });
+            }
+        }
+        let looked = u32::try_from(self.seen.len()).unwrap_or(u32::MAX);
+        (self.tell)(Search {
+            looked,
+            of: looked.max(FIRST * STARTS),
+            found: &self.found[before..],
+        });
+        Ok(self.found.len() > before)
+    }
+
+    /// Looks at the accounts of the home that begins at `start`.
+    fn near(&mut self, start: u32) -> Result<(), Error> {
+        let mut end = start + NEAR;
+        let mut next = start;
+        while next < end && !self.is_over() {
+            if self.at(next)? {
+                end = next + NEAR;
+            }
+            next += 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! PINs that are sent though it cannot be written down that they are.
+//!
+//! Nobody is protected then by what the registry remembers, so whoever wants that says so
+//! ([`NodeBuilder::unnoted_pins`](crate::node::NodeBuilder::unnoted_pins)), and is told of each
+//! token. In this process one refusal is the last.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use claviger_token::{Error, TokenId};
+
+use crate::registry::RegistryError;
+
+/// Somebody is told of each token to which a PIN is sent without a note.
+pub(crate) type Tell = Arc<dyn Fn(&TokenId) + Send + Sync>;
+
+/// Lets PINs be sent without a note. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Unnoted {
+    tell: Tell,
+    /// Tokens that refused one.
+    refused: Arc<Mutex<HashSet<TokenId>>>,
+}
+
+impl Unnoted {
+    pub(crate) fn new(tell: Tell) -> Self {
+        Unnoted {
+            tell,
+            refused: Arc::default(),
+        }
+    }
+
+    /// Lets a PIN be sent to a token that has refused none of those.
+    ///
+    /// # Errors
+    /// [`Error::PinRefusedBefore`].
+    pub(crate) fn begin(&self, token: &TokenId) -> Result<(), Error> {
+        if self.refused().contains(token) {
+            return Err(Error::PinRefusedBefore {
+                token: token.clone(),
+            });
+        }
+        (self.tell)(token);
+        Ok(())
+    }
+
+    pub(crate) fn note_refusal(&self, token: &TokenId) {
+        self.refused().insert(token.clone());
+    }
+
+    fn refused(&self) -> std::sync::MutexGuard<'_, HashSet<TokenId>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether it is that nothing can be written: not that something is wrong with what is there.
+pub(crate) fn is_unwritable(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::ReadOnly | RegistryError::DiskFull)
+}
