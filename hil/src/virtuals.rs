@@ -383,7 +383,8 @@ fn p11_kit_proxy(parts: &Parts<'_>) -> Device {
 /// OpenSC's module over a virtual YubiKey behind a pcscd: it uses keys and generates none.
 fn opensc(parts: &Parts<'_>) -> Device {
     let module = OpenSc::default();
-    let generates_none: BoxedGeneratesNone = Box::new(|| OpenSc::default().generates_none());
+    let same = module.clone();
+    let generates_none: BoxedGeneratesNone = Box::new(move || same.generates_none());
     let kind = Kind {
         make: Box::new(|| Arc::new(Pkcs11Driver::new())),
         backend: module.backend(),

@@ -21,9 +21,13 @@ fn module() -> String {
     )
 }
 
-/// OpenSC's module, and a YubiKey with one key, plugged in when it is first asked for.
+/// OpenSC's module, and a YubiKey with one key, plugged in when it is first asked for. Clones
+/// are the same: where a card has gone that it knew, OpenSC 0.23 waits for itself.
+#[derive(Clone, Default)]
+pub struct OpenSc(Arc<Inside>);
+
 #[derive(Default)]
-pub struct OpenSc {
+struct Inside {
     card: OnceLock<(Inserted, String, PublicKey)>,
     driver: OnceLock<Arc<Pkcs11Driver>>,
 }
@@ -46,7 +50,7 @@ impl OpenSc {
     }
 
     fn card(&self) -> &(Inserted, String, PublicKey) {
-        self.card.get_or_init(|| {
+        self.0.card.get_or_init(|| {
             let key = PrivateKey::generate(Algorithm::P256);
             let public = PublicKey::from_der(&key.spki()).expect("a public key in DER");
             // OpenSC shows keys that have certificates.
@@ -84,7 +88,7 @@ fn holder(guid: &[u8; 16]) -> Vec<u8> {
 impl Subject for OpenSc {
     fn driver(&self) -> Arc<dyn Driver> {
         let make = || Arc::new(Pkcs11Driver::new());
-        self.driver.get_or_init(make).clone()
+        self.0.driver.get_or_init(make).clone()
     }
 
     fn backend(&self) -> String {
@@ -110,11 +114,10 @@ impl Subject for OpenSc {
     }
 
     fn generates_none(&self) -> Result<(Box<dyn Subject>, KeyRef, KeyUse), &'static str> {
-        let subject = OpenSc::default();
         let key = KeyRef {
             slot: SlotId::new("01"),
-            public_key: subject.card().2.clone(),
+            public_key: self.card().2.clone(),
         };
-        Ok((Box::new(subject), key, KeyUse::Sign))
+        Ok((Box::new(self.clone()), key, KeyUse::Sign))
     }
 }
