@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use claviger_engine::message::RequestGenerateIdentity;
+use claviger_engine::message::{RequestDeleteIdentity, RequestGenerateIdentity};
 use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry};
 use claviger_piv::PivDriver;
 use claviger_tests::CountedReaders;
@@ -12,7 +12,7 @@ use claviger_token::{
     Access, Algorithm, Call, Deletion, Driver, Error, FixedPin, KeyRef, KeySpec, NewKey, Signer,
     Token, Unfinished, unfinished_mark,
 };
-use claviger_virtual_yubikey::{Card, Fault, Inserted, Pcscd, Rule, ins};
+use claviger_virtual_yubikey::{Card, Fault, Firmware, Inserted, Nature, Pcscd, Rule, ins};
 
 const SPEC: KeySpec = KeySpec::sign(Algorithm::P256);
 
@@ -120,6 +120,52 @@ fn a_node_that_is_made_for_one_signature_takes_nine_commands_in_one_transaction(
         }
     }
     panic!("it took several transactions");
+}
+
+#[test]
+fn a_slot_that_was_tried_is_not_called_untried_any_more() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Of neither is it known who made it.
+    let cards = [
+        (Firmware::V5_7_1, Nature::YUBIKEY, None),
+        (Firmware::CANOKEY, Nature::CANOKEY, Some("84")),
+    ];
+    for (firmware, nature, missing) in cards {
+        let card = Card::builder().firmware(firmware).nature(nature);
+        let card = Pcscd::insert(card.pin("246802").build());
+        let home = tempfile::tempdir().unwrap();
+        let node = node(home.path(), &CountedReaders::default());
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let backend = format!("piv:serial={}", card.card().serial());
+        let call = Call::unlimited();
+        let ids = ["a", "b", "c"].map(EngineId::local);
+        for id in &ids {
+            let request = RequestGenerateIdentity {
+                backend: Backend::from(backend.clone()),
+                params: IdParams::P256,
+                capabilities: Capabilities::Commit,
+            };
+            // The third finds out that there is no slot 84.
+            let _ = runtime.block_on(node.generate(id, request, &call));
+        }
+        let request = RequestDeleteIdentity {
+            external_identity: ids[0].clone(),
+            backend: Backend::from(backend.clone()),
+        };
+        runtime.block_on(node.delete(&ids[0], request, &call));
+        let look = runtime.block_on(node.look(Some(&backend))).unwrap();
+        let (_, slots) = &look.tokens[0];
+        let said = |name: &str| {
+            let slot = slots.iter().find(|slot| slot.slot.name() == name).unwrap();
+            let mut notes = slot.notes.iter().filter(|(note, _)| note == "slot");
+            notes.next().map(|(_, said)| said.as_str())
+        };
+        assert_eq!(said("82"), None);
+        assert_eq!(said("95"), Some("not tried"));
+        if let Some(missing) = missing {
+            assert_eq!(said(missing), Some("the token does not have it"));
+        }
+    }
 }
 
 #[test]
