@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
+use claviger_token::envelope::{Stanzas, UnwrappedKey};
 use claviger_token::token::Secret;
 use claviger_token::{
-    Call, Decryptor, Error, KeyUse, PublicKey, Signature, Signer, SlotId, Unwrap, envelope,
-    possession,
+    Call, Decryptor, Error, KeyUse, PublicKey, Signature, SignatureScheme, Signer, SlotId, Unwrap,
+    envelope,
 };
 
+use crate::purpose::ToSign;
 use crate::registry::KeyRecord;
 use crate::standings::is_absence;
 use crate::tokens::{OpenToken, Pacer, Tokens};
@@ -112,15 +114,15 @@ impl KeyEngine {
         Ok(())
     }
 
-    /// Signs `data`; waits for the token where it is away and there is a deadline.
+    /// Signs `text`; waits for the token where it is away and there is a deadline.
     pub(crate) async fn sign(
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
-        data: Arc<Vec<u8>>,
+        text: Arc<ToSign>,
         call: &Call,
     ) -> Result<Signature, EngineError> {
         loop {
-            match self.try_to_sign(tokens, Arc::clone(&data), call).await {
+            match self.try_to_sign(tokens, Arc::clone(&text), call).await {
                 Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
                 done => return done,
             }
@@ -130,29 +132,36 @@ impl KeyEngine {
     async fn try_to_sign(
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
-        data: Arc<Vec<u8>>,
+        text: Arc<ToSign>,
         call: &Call,
     ) -> Result<Signature, EngineError> {
-        // Such a text is signed for nobody else; see `possession`.
-        if data.starts_with(possession::PREFIX.as_bytes()) {
-            return Err(EngineError::Token(Error::BadMessage {
-                reason: format!("it begins with `{}`, which is reserved", possession::PREFIX),
-            }));
-        }
         let bound = self.bound(tokens, call).await?;
         let Handle::Signer(signer) = bound.handle.clone() else {
             return Err(self.no_such_engine());
         };
         let result = if self.in_place(&bound) {
-            self.timed(call, |call| signer.sign(&data, call))
+            self.timed(call, |call| text.sign(&*signer, call))
         } else {
             let call = bound.token.noting(call);
             bound
                 .token
-                .work(&call, move |call| signer.sign(&data, call))
+                .work(&call, move |call| text.sign(&*signer, call))
                 .await
         };
         self.checked(&bound, result)
+    }
+
+    /// The scheme of the key's signatures, where it signs digests that were made here. Waits
+    /// for the token where it is away and there is a deadline.
+    pub(crate) async fn hashes_here(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        call: &Call,
+    ) -> Result<Option<SignatureScheme>, EngineError> {
+        match self.bound_in_time(tokens, call).await?.handle.clone() {
+            Handle::Signer(signer) => Ok(signer.of_digests().and(signer.scheme())),
+            Handle::Decryptor(_) => Err(self.no_such_engine()),
+        }
     }
 
     /// Opens the age file `data`; waits for the token where it is away and there is a
@@ -184,19 +193,61 @@ impl KeyEngine {
         let result = if self.in_place(&bound) && data.len() <= LONG_PAYLOAD {
             self.timed(call, |call| envelope::decrypt(&*decryptor, &data, call))
         } else {
-            let routed = self.routed(&bound, decryptor);
-            let (deadline, call) = (call.deadline(), bound.token.noting(call));
-            let opened =
-                tokio::task::spawn_blocking(move || envelope::decrypt(&routed, &data, &call));
-            let opened = match deadline {
-                None => opened.await,
-                Some(deadline) => tokio::time::timeout_at(deadline.into(), opened)
-                    .await
-                    .unwrap_or(Ok(Err(Error::DeadlineExceeded))),
-            };
-            opened.unwrap_or_else(|_| Err(Error::Cancelled))
+            let open = move |key: &Routed, call: &Call| envelope::decrypt(key, &data, call);
+            self.apart(&bound, decryptor, call, open).await
         };
         self.checked(&bound, result)
+    }
+
+    /// Unwraps the key of a file that may be for the engine's key; waits for the token as
+    /// [`KeyEngine::decrypt`] does.
+    pub(crate) async fn unwrap(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        stanzas: &Stanzas,
+        call: &Call,
+    ) -> Result<Option<UnwrappedKey>, EngineError> {
+        loop {
+            match self.try_to_unwrap(tokens, stanzas.clone(), call).await {
+                Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_to_unwrap(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        stanzas: Stanzas,
+        call: &Call,
+    ) -> Result<Option<UnwrappedKey>, EngineError> {
+        let bound = self.bound(tokens, call).await?;
+        let Handle::Decryptor(decryptor) = bound.handle.clone() else {
+            return Err(self.no_such_engine());
+        };
+        let unwrap = move |key: &Routed, call: &Call| stanzas.unwrap(key, call);
+        let result = self.apart(&bound, decryptor, call, unwrap).await;
+        self.checked(&bound, result)
+    }
+
+    /// Lets the key work on a thread that may block.
+    async fn apart<T: Send + 'static>(
+        &self,
+        bound: &Bound,
+        decryptor: Arc<dyn Decryptor>,
+        call: &Call,
+        work: impl FnOnce(&Routed, &Call) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let routed = self.routed(bound, decryptor);
+        let (deadline, call) = (call.deadline(), bound.token.noting(call));
+        let done = tokio::task::spawn_blocking(move || work(&routed, &call));
+        let done = match deadline {
+            None => done.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), done)
+                .await
+                .unwrap_or(Ok(Err(Error::DeadlineExceeded))),
+        };
+        done.unwrap_or_else(|_| Err(Error::Cancelled))
     }
 
     async fn wait(
@@ -215,12 +266,7 @@ impl KeyEngine {
         tokens: &Arc<Tokens>,
         call: &Call,
     ) -> Result<Arc<dyn Decryptor>, EngineError> {
-        let bound = loop {
-            match self.bound(tokens, call).await {
-                Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
-                bound => break bound?,
-            }
-        };
+        let bound = self.bound_in_time(tokens, call).await?;
         match bound.handle.clone() {
             Handle::Decryptor(decryptor) => Ok(Arc::new(self.routed(&bound, decryptor))),
             Handle::Signer(_) => Err(self.no_such_engine()),
@@ -265,6 +311,20 @@ impl KeyEngine {
             *self.bound.write().unwrap_or_else(PoisonError::into_inner) = None;
         }
         Ok(result?)
+    }
+
+    /// The handle; waits for the token where it is away and there is a deadline.
+    async fn bound_in_time(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        call: &Call,
+    ) -> Result<Arc<Bound>, EngineError> {
+        loop {
+            match self.bound(tokens, call).await {
+                Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
+                bound => return bound,
+            }
+        }
     }
 
     /// The handle; got from the token the first time.
@@ -320,7 +380,7 @@ impl KeyEngine {
 
     fn bind(&self, tokens: &Tokens, call: &Call) -> Result<Arc<Bound>, EngineError> {
         let info = &self.key.info;
-        let (token, _) = tokens.open(&self.key.backend, call)?;
+        let (token, _) = tokens.open_this(&info.token, &self.key.backend, call)?;
         let is_it = *token.id() == info.token || token.token.info().formerly.contains(&info.token);
         if !is_it {
             return Err(EngineError::Token(Error::TokenUnavailable {
@@ -345,6 +405,20 @@ impl KeyEngine {
         let bound = Arc::new(Bound { token, handle });
         *self.bound.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&bound));
         Ok(bound)
+    }
+}
+
+impl ToSign {
+    fn sign(&self, signer: &dyn Signer, call: &Call) -> Result<Signature, Error> {
+        match self {
+            ToSign::Message(message) => signer.sign(message, call),
+            ToSign::Digest(digest) => match signer.of_digests() {
+                Some(signer) => signer.sign_digest(digest, call),
+                None => Err(Error::BadMessage {
+                    reason: "the token signs no digests with this key".into(),
+                }),
+            },
+        }
     }
 }
 

@@ -4,9 +4,10 @@
 //! key, a generation by the mark that was written down before it
 //! ([`Token::discard`](claviger_token::Token::discard)). What neither names is left, and said.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use claviger_token::{Call, Deletion, Error, KeyRef, Unfinished};
+use claviger_token::{Call, Deletion, Error, KeyRef, TokenId, Unfinished};
 
 use crate::lane::StillAtIt;
 use crate::lifecycle::PATIENCE;
@@ -14,6 +15,46 @@ use crate::node::Inner;
 use crate::registry::{Action, Claim, Intent, RegistryError};
 use crate::tokens::OpenToken;
 use crate::{EngineError, KeyInfo};
+
+/// Settles every open intent that can be settled, and hands back the others. PINs go to the
+/// tokens in `with_pins`, or to all; but one PIN for whichever token asks goes to none where
+/// there are several.
+pub(crate) fn settle_all(
+    node: &Inner,
+    with_pins: Option<&[TokenId]>,
+) -> Result<Vec<(Intent, EngineError)>, EngineError> {
+    let open = node.registry.open_intents()?;
+    let may_have = |token: &TokenId| with_pins.is_none_or(|tokens| tokens.contains(token));
+    let asked: HashSet<&TokenId> = (open.iter().map(|intent| &intent.token))
+        .filter(|token| may_have(token))
+        .collect();
+    let is_for_one = asked.len() > 1 && node.tokens.has_one_pin_for_all();
+    let mut left = Vec::new();
+    for intent in &open {
+        let call = match may_have(&intent.token) && !is_for_one {
+            true => Call::unlimited(),
+            false => Call::unlimited().without_pin(),
+        };
+        let settled = node
+            .open_this(&intent.token, &intent.backend, &call)
+            .and_then(|(token, _)| match *token.id() == intent.token {
+                true => settle_one(node, &token, intent),
+                false => Err(EngineError::Token(Error::TokenUnavailable {
+                    token: intent.token.clone(),
+                    reason: format!("{} is there instead", token.id()),
+                })),
+            });
+        match settled {
+            Ok(_) => {}
+            Err(EngineError::Token(Error::PinNeeded { .. })) if is_for_one => {
+                let holders = Vec::new();
+                left.push((intent.clone(), EngineError::PinForSeveralTokens { holders }));
+            }
+            Err(error) => left.push((intent.clone(), error)),
+        }
+    }
+    Ok(left)
+}
 
 /// Removes what a generation left of the first `touched` keys of `intent`. Where that fails the
 /// intent stays.

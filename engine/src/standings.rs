@@ -331,7 +331,7 @@ impl Tokens {
             // The turn goes along: where a device does not answer, one thread waits for it,
             // however many requests give up meanwhile.
             let looked = tokio::task::spawn_blocking(move || {
-                match tokens.open(&reached_by, &its_call) {
+                match tokens.open_this(&wanted, &reached_by, &its_call) {
                     Ok((found, _)) if *found.id() == wanted => {
                         awaited.returns.fetch_add(1, Ordering::Release);
                         return Ok(Looked::Back);

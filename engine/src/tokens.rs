@@ -1,5 +1,6 @@
 //! The drivers of a node and the tokens that are open.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -12,6 +13,7 @@ use claviger_token::{
 
 use crate::EngineError;
 use crate::lane::{Lane, StillAtIt};
+use crate::only_for::{OnlyFor, with_pins, without_pins};
 use crate::standings::{Standing, Standings};
 use crate::token_state::Happening;
 
@@ -254,10 +256,68 @@ impl Tokens {
         backend: &str,
         call: &Call,
     ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
+        self.open_with(backend, &self.access_for(call), call)
+    }
+
+    /// Opens `wanted`, which is reached by `backend`. Another token that is reached by it
+    /// gets no PIN.
+    pub(crate) fn open_this(
+        &self,
+        wanted: &TokenId,
+        backend: &str,
+        call: &Call,
+    ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
+        let access = self.access_for(call);
+        let open_only = |token: &TokenId| {
+            let pins = OnlyFor::new(token, &access);
+            let opened = self.open_with(backend, &with_pins(&access, pins.clone()), call);
+            (opened, pins.stranger())
+        };
+        match open_only(wanted) {
+            (Err(_), Some(stranger)) if self.was_called(backend, &stranger, wanted) => {
+                open_only(&stranger).0
+            }
+            (Err(_), Some(stranger)) => Err(EngineError::Token(Error::TokenUnavailable {
+                token: wanted.clone(),
+                reason: format!("{stranger} is there instead"),
+            })),
+            (opened, _) => opened,
+        }
+    }
+
+    /// Whether one PIN was given for whichever token asks.
+    pub(crate) fn has_one_pin_for_all(&self) -> bool {
+        self.access.pins.is_one_for_all()
+    }
+
+    fn access_for(&self, call: &Call) -> Cow<'_, Access> {
+        match call.asks_no_pin() {
+            true => Cow::Owned(without_pins(&self.access)),
+            false => Cow::Borrowed(&self.access),
+        }
+    }
+
+    /// Whether an earlier version called the token `former`, and no other one.
+    fn was_called(&self, backend: &str, token: &TokenId, former: &TokenId) -> bool {
+        let found = self
+            .driver(backend)
+            .and_then(|driver| Ok(driver.tokens(backend)?));
+        let all = found.unwrap_or_default();
+        let found = all.iter().find(|found| found.id == *token);
+        found
+            .is_some_and(|found| found.formerly.contains(former) && self.is_only_one(found, former))
+    }
+
+    fn open_with(
+        &self,
+        backend: &str,
+        access: &Access,
+        call: &Call,
+    ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
         let driver = self.driver(backend)?;
         let slot = driver.named_slot(backend)?;
         let token = driver
-            .open(backend, &self.access, call)
+            .open(backend, access, call)
             .inspect_err(|error| self.standings.note_error(error))?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let id = token.info().id.clone();

@@ -10,11 +10,11 @@ use std::sync::{Arc, Barrier};
 use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    Access, Call, Driver, Error, FixedPin, Listing, PinSource, PinVerdict, SlotId, SlotInfo, Token,
-    TokenId, TokenInfo, TriesLeft, refused,
+    Access, Call, Driver, Error, FixedPin, Listing, Pin, PinSource, PinVerdict, SlotId, SlotInfo,
+    Token, TokenId, TokenInfo, TriesLeft, refused,
 };
 use common::generate;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 const PIN: &str = "246802";
@@ -105,7 +105,7 @@ impl Driver for Vault {
 
     fn open(&self, _: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
         let token = self.0.info.id.clone();
-        let pin: SecretString = access.pins.pin(&token, "")?;
+        let pin: Pin = access.pins.pin(&token, "")?;
         let asked = refused::Asked {
             pin: &pin,
             pins: &*access.pins,
@@ -160,8 +160,8 @@ impl Person {
 }
 
 impl PinSource for Person {
-    fn pin(&self, _: &TokenId, _: &str) -> Result<SecretString, Error> {
-        Ok(SecretString::from(self.types))
+    fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
+        Ok(Pin::from(self.types))
     }
 
     fn sends_unsettled(&self, _: &TokenId, _: &str) -> Result<bool, Error> {
@@ -321,6 +321,84 @@ async fn where_no_answer_came_a_person_who_types_the_pin_is_asked_once_and_decid
     assert_eq!(on_record(home), []);
     vault.open_from(home, right.clone()).await.unwrap();
     assert_eq!(right.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_pin_that_differs_from_a_refused_one_by_zero_bytes_is_another_one() {
+    let (vault, home) = stage();
+    let home = home.path();
+    vault.0.tells.store(false, SeqCst);
+    for (sent, pin) in [(1, "1357"), (2, "1357\0")] {
+        vault.0.tries.store(3, SeqCst);
+        let wrong = vault.open_with(home, pin).await;
+        assert!(matches!(wrong, Err(Error::PinWrong { .. })), "{wrong:?}");
+        let again = vault.open_with(home, pin).await;
+        assert!(
+            matches!(again, Err(Error::PinRefusedBefore { .. })),
+            "{again:?}"
+        );
+        assert_eq!(
+            (vault.came(), on_record(home)),
+            (sent, vec![(sent as u32, false)])
+        );
+    }
+}
+
+/// A PIN that an earlier version noted: scrypt of `135791` alone, with N = 2^10, r = 8, p = 1
+/// (made with Python's `hashlib.scrypt`).
+const NOTED_BEFORE: &str = "INSERT INTO refused_pin \
+     (kind, manufacturer, serial, salt, log_n, r, p, hash) VALUES (?, ?, ?, \
+     x'000102030405060708090a0b0c0d0e0f', 10, 8, 1, \
+     x'96b1998b663dec78fe306dd4fc3a3332a4eff7f54544ee6429d76d52248fbc84')";
+
+#[tokio::test]
+async fn a_pin_that_an_earlier_version_noted_stays_refused_until_another_is_accepted() {
+    let (vault, home) = stage();
+    let home = home.path();
+    drop(Registry::open(home).unwrap());
+    let db = rusqlite::Connection::open(home.join("registry.sqlite")).unwrap();
+    make_older(&db);
+    let TokenId {
+        kind,
+        manufacturer,
+        serial,
+    } = &vault.0.info.id;
+    db.execute(NOTED_BEFORE, [kind, manufacturer, serial])
+        .unwrap();
+    drop(db);
+    let refused = |opened: Result<(), Error>| {
+        let is_known = matches!(opened, Err(Error::PinRefusedBefore { .. }));
+        assert!(is_known, "{opened:?}");
+    };
+    refused(vault.open_with(home, "135791").await);
+    assert_eq!(vault.came(), 0);
+    // One that is noted by now beside it.
+    let wrong = vault.open_with(home, "135792").await;
+    assert!(matches!(wrong, Err(Error::PinWrong { .. })), "{wrong:?}");
+    refused(vault.open_with(home, "135791").await);
+    refused(vault.open_with(home, "135792").await);
+    assert_eq!((vault.came(), on_record(home)), (1, vec![(2, false)]));
+    vault.open_with(home, PIN).await.unwrap();
+    assert_eq!(on_record(home), []);
+}
+
+/// Takes from a registry what version 2 of it did not have.
+fn make_older(db: &rusqlite::Connection) {
+    let added = "SELECT t.name, c.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c \
+                 WHERE t.type = 'table' AND c.name IN ('digest', 'length_in')";
+    let mut added = db.prepare(added).unwrap();
+    let added: Vec<(String, String)> = added
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert!(added.iter().any(|(_, column)| column == "length_in"));
+    for (table, column) in added {
+        let drop = format!("ALTER TABLE {table} DROP COLUMN {column}");
+        db.execute_batch(&drop).unwrap();
+    }
+    db.execute_batch("DROP TABLE seal").unwrap();
+    db.pragma_update(None, "user_version", 2).unwrap();
 }
 
 #[tokio::test]

@@ -5,8 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use claviger_token::{Access, Error, NoPin, PinSource, StoredPin, TokenId};
-use secrecy::SecretString;
+use claviger_token::{Access, Error, NoPin, Pin, PinSource, StoredPin, TokenId};
 use serde::Deserialize;
 
 use crate::error::HilError;
@@ -170,7 +169,7 @@ fn source(source: &Source, what: &'static str) -> Arc<dyn PinSource> {
 /// Asks a person, once: a run opens a device many times.
 struct Asked {
     what: &'static str,
-    answer: std::sync::Mutex<Option<SecretString>>,
+    answer: std::sync::Mutex<Option<Pin>>,
 }
 
 impl Asked {
@@ -183,7 +182,7 @@ impl Asked {
 }
 
 impl PinSource for Asked {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
         let mut answer = crate::lock(&self.answer);
         if let Some(known) = &*answer {
             return Ok(known.clone());
@@ -194,7 +193,7 @@ impl PinSource for Asked {
             origin: "prompt".into(),
             reason: e.to_string(),
         })?;
-        Ok(answer.insert(SecretString::from(asked)).clone())
+        Ok(answer.insert(Pin::from(asked)).clone())
     }
 }
 

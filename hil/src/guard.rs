@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex};
 use claviger_token::key::to_hex;
 use claviger_token::{
     Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, Listing,
-    NewKey, PinSource, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo,
-    Token, TokenId, TokenInfo, Unfinished, Unwrap,
+    NewKey, Pin, PinSource, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId,
+    SlotInfo, Token, TokenId, TokenInfo, TriesLeft, Unfinished, Unwrap,
 };
-use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use crate::journal::Journal;
@@ -219,9 +218,8 @@ struct Noted {
     is_pin: bool,
 }
 
-impl PinSource for Noted {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
-        let answer = self.inner.pin(token, label);
+impl Noted {
+    fn note(&self, answer: Result<Pin, Error>) -> Result<Pin, Error> {
         match self.is_pin {
             true => self.tap.pin(answer.as_ref().ok()),
             false => self.tap.write(|| Line::ManagementKey {
@@ -229,6 +227,20 @@ impl PinSource for Noted {
             }),
         }
         answer
+    }
+}
+
+impl PinSource for Noted {
+    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
+        self.note(self.inner.pin(token, label))
+    }
+
+    fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
+        self.note(self.inner.pin_with_tries(token, label, tries))
+    }
+
+    fn is_one_for_all(&self) -> bool {
+        self.inner.is_one_for_all()
     }
 }
 

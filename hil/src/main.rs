@@ -119,6 +119,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    claviger_token::keep_memory_private();
     let Cli { command, run } = Cli::parse();
     let done = match command {
         None => benched(&run),

@@ -21,11 +21,10 @@ use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::key::{from_hex, to_hex};
 use claviger_token::{
-    Access, Call, Decryptor, Driver, Error, KeyRef, KeySpec, NewKey, PinSource, PublicKey,
+    Access, Call, Decryptor, Driver, Error, KeyRef, KeySpec, NewKey, Pin, PinSource, PublicKey,
     RefusedInProcess, Signer, SlotId, Token, TokenId, TokenInfo, Unfinished, Unwrap,
 };
 use claviger_virtual_yubikey::{Card, ManagementAlgorithm};
-use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::error::HilError;
@@ -337,7 +336,7 @@ struct Given {
 }
 
 impl PinSource for Given {
-    fn pin(&self, token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, token: &TokenId, _label: &str) -> Result<Pin, Error> {
         let is_pin = self.is_pin;
         let given = self.player.expect("a PIN or a key", |line| match line {
             Line::Pin { given } if is_pin => {

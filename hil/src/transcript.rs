@@ -17,8 +17,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::ThreadId;
 
+use claviger_token::Pin;
 use claviger_token::key::to_hex;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -107,7 +108,7 @@ struct Tape {
     lines: Vec<Line>,
     thread: Option<ThreadId>,
     several_threads: bool,
-    pins: Vec<SecretString>,
+    pins: Vec<Pin>,
 }
 
 impl Tap {
@@ -153,10 +154,10 @@ impl Tap {
         }
     }
 
-    pub(crate) fn pin(&self, pin: Option<&SecretString>) {
+    pub(crate) fn pin(&self, pin: Option<&Pin>) {
         if let Some(tape) = &mut *lock(&self.tape) {
             let given = pin.map(|pin| {
-                let same = |known: &SecretString| known.expose_secret() == pin.expose_secret();
+                let same = |known: &Pin| known.expose_secret() == pin.expose_secret();
                 tape.pins.iter().position(same).unwrap_or_else(|| {
                     tape.pins.push(pin.clone());
                     tape.pins.len() - 1

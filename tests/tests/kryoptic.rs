@@ -11,10 +11,9 @@ use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry}
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::Kryoptic;
 use claviger_token::{
-    Access, Call, Driver, Error, FixedPin, PinSource, Token, TokenId, TriesLeft, envelope,
+    Access, Call, Driver, Error, FixedPin, Pin, PinSource, Token, TokenId, TriesLeft, envelope,
 };
 use rand_core::{OsRng, RngCore as _};
-use secrecy::SecretString;
 
 /// A token, or nothing where there is no Kryoptic, which is said.
 fn token() -> Option<Kryoptic> {
@@ -51,7 +50,7 @@ impl Asked {
 }
 
 impl PinSource for Asked {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
         self.times.fetch_add(1, Ordering::Relaxed);
         self.pin.pin(token, label)
     }

@@ -12,12 +12,11 @@ use claviger_engine::{
 };
 use claviger_pkcs11::{Pkcs11Driver, with_module};
 use claviger_tests::{Kryoptic, SoftHsm};
-use claviger_token::{Access, Advice, Call, Error, FixedPin, PinSource, PublicKey, TokenId};
+use claviger_token::{Access, Advice, Call, Error, FixedPin, Pin, PinSource, PublicKey, TokenId};
 use cryptoki::context::Pkcs11;
 use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
-use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -32,7 +31,7 @@ struct Asked {
 }
 
 impl PinSource for Asked {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
         self.times.fetch_add(1, Ordering::Relaxed);
         self.pin.pin(token, label)
     }

@@ -8,9 +8,9 @@ use claviger_engine::refused::RefusedPinRecords;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::SoftHsm;
 use claviger_token::{
-    Access, Call, Driver, Error, FixedPin, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft,
+    Access, Call, Driver, Error, FixedPin, Pin, PinTurn, PinVerdict, RefusedPins, TokenId,
+    TriesLeft,
 };
-use secrecy::SecretString;
 
 /// Does not come to write down what the token answered.
 struct Dying(RefusedPinRecords);
@@ -24,11 +24,11 @@ impl RefusedPins for Dying {
 struct DyingTurn<'a>(Box<dyn PinTurn + 'a>);
 
 impl PinTurn for DyingTurn<'_> {
-    fn begin(&mut self, pin: &SecretString, tries: TriesLeft) -> Result<(), Error> {
+    fn begin(&mut self, pin: &Pin, tries: TriesLeft) -> Result<(), Error> {
         self.0.begin(pin, tries)
     }
 
-    fn end(self: Box<Self>, _: &SecretString, _: PinVerdict) {}
+    fn end(self: Box<Self>, _: &Pin, _: PinVerdict) {}
 }
 
 #[test]

@@ -4,30 +4,29 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use claviger_token::{Error, PinSource, TokenId};
-use secrecy::SecretString;
+use claviger_token::{Error, Pin, PinSource, TokenId, TriesLeft};
 
 /// A PIN that somebody was asked for, once.
 pub(crate) struct Asking {
-    answers: Receiver<Result<SecretString, Error>>,
+    answers: Receiver<Result<Pin, Error>>,
     /// The PIN, once it is there.
-    pin: Option<SecretString>,
+    pin: Option<Pin>,
 }
 
 impl Asking {
     /// Asks, on a thread of its own: whoever answers may be a person.
-    pub(crate) fn begin(pins: &Arc<dyn PinSource>, token: &TokenId) -> Self {
+    pub(crate) fn begin(pins: &Arc<dyn PinSource>, token: &TokenId, tries: TriesLeft) -> Self {
         let (sender, answers) = channel();
         let (pins, token) = (Arc::clone(pins), token.clone());
         std::thread::spawn(move || {
             // Nobody may be listening any more.
-            let _ = sender.send(pins.pin(&token, ""));
+            let _ = sender.send(pins.pin_with_tries(&token, "", tries));
         });
         Asking { answers, pin: None }
     }
 
     /// The answer, if it comes within `limit`.
-    pub(crate) fn within(&mut self, limit: Duration) -> Option<Result<SecretString, Error>> {
+    pub(crate) fn within(&mut self, limit: Duration) -> Option<Result<Pin, Error>> {
         match &self.pin {
             Some(pin) => Some(Ok(pin.clone())),
             None => Some(self.keep(self.answers.recv_timeout(limit).ok()?)),
@@ -35,7 +34,7 @@ impl Asking {
     }
 
     /// The answer, whenever it comes.
-    pub(crate) fn answer(&mut self) -> Result<SecretString, Error> {
+    pub(crate) fn answer(&mut self) -> Result<Pin, Error> {
         match &self.pin {
             Some(pin) => Ok(pin.clone()),
             None => {
@@ -49,7 +48,7 @@ impl Asking {
         }
     }
 
-    fn keep(&mut self, answer: Result<SecretString, Error>) -> Result<SecretString, Error> {
+    fn keep(&mut self, answer: Result<Pin, Error>) -> Result<Pin, Error> {
         if let Ok(pin) = &answer {
             self.pin = Some(pin.clone());
         }

@@ -3,8 +3,8 @@
 //! Each is one function that sends one command and takes its reply apart. Nothing of a
 //! reply is relied on before it was checked.
 
-use claviger_token::{Algorithm, Call, PublicKey};
-use secrecy::{ExposeSecret, SecretString};
+use claviger_token::{Algorithm, Call, Pin, PublicKey};
+use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use crate::apdu::{Command, Reply, Status, Transport, exchange};
@@ -325,7 +325,7 @@ impl<'a> Card<'a> {
     }
 
     /// VERIFY. The PIN is 6 to 8 bytes long and is filled up with FF.
-    pub(crate) fn verify(&mut self, pin: &SecretString) -> Result<Verdict, Fault> {
+    pub(crate) fn verify(&mut self, pin: &Pin) -> Result<Verdict, Fault> {
         const NAME: &str = "VERIFY";
         let mut padded = Zeroizing::new([0xff; 8]);
         for (to, from) in padded.iter_mut().zip(pin.expose_secret().as_bytes()) {
@@ -585,7 +585,7 @@ mod tests {
 
     #[test]
     fn a_pin_is_filled_up_and_sent_without_expecting_data() {
-        let pin = SecretString::from("123456");
+        let pin = Pin::from("123456");
         let sent = [
             0, 0x20, 0, 0x80, 8, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0xff, 0xff,
         ];
@@ -674,7 +674,7 @@ mod tests {
             run(&|c| drop(c.shown(slot)));
             run(&|c| drop(c.puk_tries()));
             run(&|c| drop(c.tries()));
-            run(&|c| drop(c.verify(&SecretString::from("12345678"))));
+            run(&|c| drop(c.verify(&Pin::from("12345678"))));
             for id in [0x07, 0x11, 0x14, 0xe0, 0xe1, 0x99] {
                 run(&|c| drop(c.generate(slot, id, Policies::default())));
                 run(&|c| drop(c.operate(slot, id, Operation::Sign, &[0; 300])));

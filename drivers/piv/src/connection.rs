@@ -28,8 +28,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use claviger_token::{Access, Call, Error, PublicKey, RefusedPins, SlotId, TokenId};
-use secrecy::{ExposeSecret, SecretString};
+use claviger_token::{Access, Call, Error, Pin, PublicKey, RefusedPins, SlotId, TokenId};
+use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use crate::apdu::Lost;
@@ -278,7 +278,7 @@ impl Connection {
         let tries = session.check_tries(access.last_try)?;
         let asking = asked
             .asking
-            .get_or_insert_with(|| Asking::begin(&access.pins, self.id()));
+            .get_or_insert_with(|| Asking::begin(&access.pins, self.id(), tries));
         let answer = asking.within(AT_ONCE);
         if access.factory_defaults && matches!(answer, None | Some(Err(Error::PinNeeded { .. }))) {
             asked.default = session.card.pin_metadata()?.and_then(|pin| pin.default);
@@ -338,13 +338,13 @@ impl Connection {
     /// that may be tried.
     fn checked(
         &self,
-        answer: Result<SecretString, Error>,
+        answer: Result<Pin, Error>,
         access: &Access,
         default: Option<bool>,
-    ) -> Result<SecretString, Error> {
+    ) -> Result<Pin, Error> {
         let pin = match answer {
             Err(Error::PinNeeded { .. }) if access.factory_defaults && default != Some(false) => {
-                SecretString::from(DEFAULT_PIN)
+                Pin::from(DEFAULT_PIN)
             }
             pin => pin?,
         };

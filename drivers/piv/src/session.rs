@@ -1,7 +1,6 @@
 //! The card during one transaction: the PIN, and the rights of the card administrator.
 
-use claviger_token::{Access, Error, PinTurn, PinVerdict, RefusedPins, TriesLeft};
-use secrecy::SecretString;
+use claviger_token::{Access, Error, Pin, PinTurn, PinVerdict, RefusedPins, TriesLeft};
 use zeroize::Zeroizing;
 
 use crate::card::{Card, MANAGEMENT, Metadata, Tries, Verdict};
@@ -15,7 +14,7 @@ pub(crate) struct Session<'a> {
     pub(crate) card: Card<'a>,
     pub(crate) connection: &'a Connection,
     pub(crate) verified: &'a mut bool,
-    pub(crate) pin: &'a mut Option<SecretString>,
+    pub(crate) pin: &'a mut Option<Pin>,
     pub(crate) changes: &'a mut u64,
     /// Whether the management key was given.
     pub(crate) administered: &'a mut bool,
@@ -64,29 +63,20 @@ impl Session<'_> {
     }
 
     /// Gives a PIN to the card, unless it was refused before or would be the last.
-    pub(crate) fn give_pin(&mut self, pin: &SecretString, access: &Access) -> Result<(), Fault> {
+    pub(crate) fn give_pin(&mut self, pin: &Pin, access: &Access) -> Result<(), Fault> {
         self.give(pin, access.last_try, &*access.refused_pins)
     }
 
     /// [`Session::give_pin`] for a person who decided to send it though it is not known what
     /// became of the last one.
-    pub(crate) fn give_pin_anyway(
-        &mut self,
-        pin: &SecretString,
-        access: &Access,
-    ) -> Result<(), Fault> {
+    pub(crate) fn give_pin_anyway(&mut self, pin: &Pin, access: &Access) -> Result<(), Fault> {
         let mut turn = access.refused_pins.turn(self.connection.id())?;
         let tries = self.check_tries(access.last_try)?;
         turn.begin_anyway(pin, tries)?;
         self.send_pin(pin, turn)
     }
 
-    fn give(
-        &mut self,
-        pin: &SecretString,
-        last_try: bool,
-        refused: &dyn RefusedPins,
-    ) -> Result<(), Fault> {
+    fn give(&mut self, pin: &Pin, last_try: bool, refused: &dyn RefusedPins) -> Result<(), Fault> {
         let mut turn = refused.turn(self.connection.id())?;
         let tries = match self.tries.take() {
             Some(tries) => tries,
@@ -96,7 +86,7 @@ impl Session<'_> {
         self.send_pin(pin, turn)
     }
 
-    fn send_pin(&mut self, pin: &SecretString, turn: Box<dyn PinTurn + '_>) -> Result<(), Fault> {
+    fn send_pin(&mut self, pin: &Pin, turn: Box<dyn PinTurn + '_>) -> Result<(), Fault> {
         let token = self.connection.id().clone();
         let left = match self.card.verify(pin) {
             Ok(Verdict::Accepted) => {
@@ -157,7 +147,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn retained(&self) -> Result<SecretString, Fault> {
+    fn retained(&self) -> Result<Pin, Fault> {
         self.pin.clone().ok_or_else(|| {
             Fault::Ours(Error::PinNeeded {
                 token: self.connection.id().clone(),

@@ -1,6 +1,6 @@
 //! What is known of an open card, and the way to it.
 
-use secrecy::SecretString;
+use claviger_token::Pin;
 
 use crate::apdu::{Lost, Transport};
 use crate::held::Held;
@@ -18,7 +18,7 @@ pub(crate) struct State {
     /// Whether the PIN counts, as far as we know.
     pub(crate) verified: bool,
     /// The PIN that the card accepted.
-    pub(crate) pin: Option<SecretString>,
+    pub(crate) pin: Option<Pin>,
     /// How often keys may have changed.
     pub(crate) changes: u64,
 }
@@ -28,13 +28,13 @@ pub(crate) struct Way<'a> {
     pub(crate) transport: Box<dyn Transport + 'a>,
     pub(crate) ready: &'a mut bool,
     pub(crate) verified: &'a mut bool,
-    pub(crate) pin: &'a mut Option<SecretString>,
+    pub(crate) pin: &'a mut Option<Pin>,
     pub(crate) changes: &'a mut u64,
 }
 
 impl State {
     /// A card that was opened in a transaction that goes on, and the PIN that it accepted.
-    pub(crate) fn opened(held: Held, verified: bool, pin: Option<SecretString>) -> Self {
+    pub(crate) fn opened(held: Held, verified: bool, pin: Option<Pin>) -> Self {
         State {
             held: Some(held),
             ready: true,

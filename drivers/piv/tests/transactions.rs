@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger_token::{
-    Access, Algorithm, Call, Driver, Error, KeyRef, KeySpec, NewKey, PinSource, Token, TokenId,
-    possession, unfinished_mark,
+    Access, Algorithm, Call, Driver, Error, KeyRef, KeySpec, NewKey, Pin, PinSource, Token,
+    TokenId, possession, unfinished_mark,
 };
 use claviger_virtual_yubikey::{Card, Device, Firmware, Nature};
 use common::{Desk, PIN, access};
-use secrecy::SecretString;
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
 
@@ -184,12 +183,12 @@ struct Slow {
 }
 
 impl PinSource for Slow {
-    fn pin(&self, _: &TokenId, _: &str) -> Result<SecretString, Error> {
+    fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
         // Longer than a source that is not a person takes.
         std::thread::sleep(Duration::from_millis(50));
         let free = is_free_within(Duration::from_secs(2), &self.desk, &self.device);
         assert!(free, "the card is held while a person types");
-        Ok(SecretString::from(PIN))
+        Ok(Pin::from(PIN))
     }
 }
 

@@ -12,7 +12,7 @@ use claviger_piv::apdu::Lost;
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{
     Access, Algorithm, Call, Deletion, Driver, Error, Event, FixedPin, GeneratedKey, KeyRef,
-    KeySpec, NewKey, PinSource, RefusedInProcess, SlotId, SlotInfo, SlotState, Token, TokenId,
+    KeySpec, NewKey, Pin, PinSource, RefusedInProcess, SlotId, SlotInfo, SlotState, Token, TokenId,
     TriesLeft, Unfinished, Unwrap, possession,
 };
 use claviger_virtual_yubikey::{
@@ -20,7 +20,6 @@ use claviger_virtual_yubikey::{
     Rule, Slot, Status, Touch, ins, object,
 };
 use common::{Desk, MANAGEMENT_KEY, PIN, access, old_plain_card, plain_card, without_extensions};
-use secrecy::SecretString;
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
 
@@ -1315,7 +1314,7 @@ fn a_card_of_the_plain_standard_is_served_without_yubicos_extensions() {
 struct Meanwhile<F>(F);
 
 impl<F: Fn() + Send + Sync> PinSource for Meanwhile<F> {
-    fn pin(&self, _: &TokenId, _: &str) -> Result<SecretString, Error> {
+    fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
         (self.0)();
         Ok(MANAGEMENT_KEY.into())
     }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use claviger_token::{Error, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft, refused};
+use claviger_token::{Error, Pin, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft, refused};
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
-use secrecy::{ExposeSecret, SecretString};
+use cryptoki::types::AuthPin;
+use secrecy::ExposeSecret;
 
 use crate::error::from_module;
 use crate::module::Module;
@@ -49,7 +50,7 @@ pub(crate) fn login(
     door: &Door<'_>,
     session: &Session,
     how: &Login<'_>,
-) -> Result<Option<SecretString>, Error> {
+) -> Result<Option<Pin>, Error> {
     let Door { info, id, .. } = *door;
     if !info.login_required() || is_logged_in(session).map_err(|e| from_module(&e, id))? {
         return Ok(None);
@@ -92,7 +93,7 @@ fn login_with_pin(
     session: &Session,
     how: &Login<'_>,
     user: UserType,
-) -> Result<Option<SecretString>, Error> {
+) -> Result<Option<Pin>, Error> {
     let Door {
         module,
         slot,
@@ -101,7 +102,8 @@ fn login_with_pin(
         quirks,
     } = *door;
     let failed = |error: Ck| from_module(&error, id);
-    let pin = how.pins.pin(id, info.label())?;
+    let tries = tries_left(quirks, info);
+    let pin = how.pins.pin_with_tries(id, info.label(), tries)?;
     if !how.any_length {
         check_length(&pin, info, id)?;
     }
@@ -121,7 +123,9 @@ fn login_with_pin(
         label: info.label(),
     };
     let turn = refused::begin(&**how.refused, &holder, &asked, tries_left)?;
-    let refusal = match session.login(user, Some(&pin)) {
+    // A copy for as long as the call takes; it is wiped.
+    let sent = AuthPin::from(pin.expose_secret());
+    let refusal = match session.login(user, Some(&sent)) {
         Ok(()) => {
             turn.end(&pin, PinVerdict::Accepted);
             return Ok(Some(pin));
@@ -271,7 +275,7 @@ fn longest_pin(info: &TokenInfo) -> usize {
 }
 
 /// Refuses a PIN that is not worth sending.
-fn check_length(pin: &SecretString, info: &TokenInfo, token: &TokenId) -> Result<(), Error> {
+fn check_length(pin: &Pin, info: &TokenInfo, token: &TokenId) -> Result<(), Error> {
     let length = pin.expose_secret().len();
     if length < info.min_pin_length().max(1) || length > longest_pin(info) {
         return Err(pin_length(info, token));

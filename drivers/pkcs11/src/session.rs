@@ -3,11 +3,10 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_token::{Call, Error, PinSource, RefusedPins, TokenId};
+use claviger_token::{Call, Error, Pin, PinSource, RefusedPins, TokenId, TriesLeft};
 use cryptoki::error::Error as Ck;
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
-use secrecy::SecretString;
 
 use crate::candidates::token_id;
 use crate::error::{Fault, from_module, is_uninitialised};
@@ -66,7 +65,7 @@ struct State {
     failures: u64,
     failure: Option<Error>,
     /// The PIN that the token accepted, for recovery.
-    pin: Option<SecretString>,
+    pin: Option<Pin>,
 }
 
 /// What went wrong, when, and whether the token was asked to do anything.
@@ -77,16 +76,23 @@ struct Failed {
 }
 
 /// The PIN that was accepted before, and never another one.
-struct Retained(Option<SecretString>);
+struct Retained(Option<Pin>);
 
 /// The PIN that was accepted before; another one only where there is none any more.
 struct RetainedFirst<'a>(Retained, &'a dyn PinSource);
 
 impl PinSource for RetainedFirst<'_> {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
         match &self.0.0 {
             Some(_) => self.0.pin(token, label),
             None => self.1.pin(token, label),
+        }
+    }
+
+    fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
+        match &self.0.0 {
+            Some(_) => self.0.pin(token, label),
+            None => self.1.pin_with_tries(token, label, tries),
         }
     }
 
@@ -99,7 +105,7 @@ impl PinSource for RetainedFirst<'_> {
 }
 
 impl PinSource for Retained {
-    fn pin(&self, token: &TokenId, _label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, token: &TokenId, _label: &str) -> Result<Pin, Error> {
         self.0.clone().ok_or_else(|| Error::PinNeeded {
             token: token.clone(),
         })
@@ -322,7 +328,7 @@ impl Connection {
         slot: Slot,
         info: &TokenInfo,
         how: &Login<'_>,
-    ) -> Result<(Session, Option<SecretString>), Error> {
+    ) -> Result<(Session, Option<Pin>), Error> {
         let session = self
             .open_session(slot)
             .map_err(|error| from_module(&error, &self.id))?;
@@ -529,7 +535,7 @@ impl Drop for Connection {
 struct Attached {
     slot: Slot,
     anchor: Session,
-    pin: Option<SecretString>,
+    pin: Option<Pin>,
 }
 
 /// Ends the turn of the thread that recovers, however it ends.

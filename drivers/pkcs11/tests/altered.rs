@@ -11,10 +11,9 @@ use claviger_pkcs11::Pkcs11Driver;
 use claviger_pkcs11::modules::Places;
 use claviger_tests::SoftHsm;
 use claviger_token::{
-    Access, Algorithm, Call, Driver, Error, KeyRef, KeySpec, NewKey, PinTurn, PinVerdict,
+    Access, Algorithm, Call, Driver, Error, KeyRef, KeySpec, NewKey, Pin, PinTurn, PinVerdict,
     RefusedInProcess, RefusedPins, Signer, Token, TokenId, TokenInfo, TriesLeft,
 };
-use secrecy::SecretString;
 
 const SPEC: KeySpec = KeySpec::sign(Algorithm::P256);
 
@@ -131,11 +130,11 @@ impl RefusedPins for Noted {
 }
 
 impl PinTurn for Noted {
-    fn begin(&mut self, _: &SecretString, _: TriesLeft) -> Result<(), Error> {
+    fn begin(&mut self, _: &Pin, _: TriesLeft) -> Result<(), Error> {
         Ok(())
     }
 
-    fn end(self: Box<Self>, _: &SecretString, verdict: PinVerdict) {
+    fn end(self: Box<Self>, _: &Pin, verdict: PinVerdict) {
         self.0.lock().unwrap().last_mut().unwrap().1 = Some(verdict);
     }
 }

@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex};
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::Kryoptic;
 use claviger_token::{
-    Access, Algorithm, Call, Driver, Error, KeySpec, NewKey, PinTurn, PinVerdict, RefusedPins,
+    Access, Algorithm, Call, Driver, Error, KeySpec, NewKey, Pin, PinTurn, PinVerdict, RefusedPins,
     SlotId, TokenId, TriesLeft, unfinished_mark,
 };
-use secrecy::SecretString;
 
 /// What is done to the module is felt at all its tokens: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -41,12 +40,12 @@ impl RefusedPins for Noted {
 }
 
 impl PinTurn for Noted {
-    fn begin(&mut self, _: &SecretString, _: TriesLeft) -> Result<(), Error> {
+    fn begin(&mut self, _: &Pin, _: TriesLeft) -> Result<(), Error> {
         self.0.lock().unwrap().push(None);
         Ok(())
     }
 
-    fn end(self: Box<Self>, _: &SecretString, verdict: PinVerdict) {
+    fn end(self: Box<Self>, _: &Pin, verdict: PinVerdict) {
         *self.0.lock().unwrap().last_mut().unwrap() = Some(verdict);
     }
 }

@@ -1,5 +1,5 @@
-//! What an operation knows of its caller: how long it may take, whether it was
-//! given up, and whom to tell that it waits for a person.
+//! What an operation knows of its caller: how long it may take, whether it was given up,
+//! whom to tell that it waits for a person, and whether it may ask for a PIN.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ pub struct Call {
     deadline: Option<Instant>,
     cancelled: Option<Arc<AtomicBool>>,
     watcher: Option<Watcher>,
+    without_pin: bool,
 }
 
 impl Call {
@@ -61,6 +62,19 @@ impl Call {
             }),
         });
         self
+    }
+
+    /// Lets nobody be asked for a PIN on behalf of this operation: a token that wants one is
+    /// opened only if its backend says where its PIN is.
+    #[must_use]
+    pub fn without_pin(mut self) -> Self {
+        self.without_pin = true;
+        self
+    }
+
+    /// Whether nobody may be asked for a PIN; whoever opens tokens heeds it.
+    pub fn asks_no_pin(&self) -> bool {
+        self.without_pin
     }
 
     /// The moment by which the operation must be done.

@@ -21,6 +21,7 @@ mod stanza;
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use age::armor::ArmoredReader;
 use age::{DecryptError, stream};
@@ -28,7 +29,7 @@ use age_core::format::{FileKey, Stanza};
 use rand_core::{OsRng, RngCore};
 use zeroize::Zeroizing;
 
-use self::header::{ArmorLines, Header, read_header};
+use self::header::{ArmorLines, Header, NoHeader, read_header};
 use self::stanza::Wrapped;
 use crate::token::Secret;
 use crate::{Algorithm, Call, Decryptor, Error, PublicKey};
@@ -114,7 +115,11 @@ pub fn decrypt_stream<R: Read>(
     input: R,
     call: &Call,
 ) -> Result<stream::StreamReader<Body<R>>, Error> {
-    let file = Sealed::read(input)?;
+    let file = Sealed::read(input).map_err(|error| match error {
+        // That depends on the ciphertext, too.
+        Error::HeaderTooLong { .. } => Error::DecryptionFailed,
+        other => other,
+    })?;
     if file.fits(decryptor.public_key()) == Fit::No {
         return Err(Error::DecryptionFailed);
     }
@@ -128,9 +133,13 @@ pub fn decrypt_stream<R: Read>(
 /// An age file, binary or armored, whose header has been read and whose payload has not:
 /// to find out for whom it is before anything is opened.
 pub struct Sealed<R: Read> {
-    stanzas: Vec<Stanza>,
+    stanzas: Stanzas,
     body: Body<R>,
 }
+
+/// The stanzas of a file's header, which say for whom it is. Clones share them.
+#[derive(Clone)]
+pub struct Stanzas(Arc<[Stanza]>);
 
 /// Whether a key opens a file, as far as can be told without its private half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -156,25 +165,68 @@ impl<R: Read> Sealed<R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// [`Error::DecryptionFailed`] where it is none; [`Error::System`] where `input`
-    /// cannot be read.
+    /// [`Error::DecryptionFailed`] where it is none; [`Error::HeaderTooLong`], which says
+    /// nothing of any key; [`Error::System`] where `input` cannot be read.
     pub fn read(input: R) -> Result<Self, Error> {
         let mut rest = ArmoredReader::new(ArmorLines::new(input));
-        let header = read_header(&mut rest).map_err(|e| read_error(&e))?;
+        let header = read_header(&mut rest).map_err(|no_header| match no_header {
+            NoHeader::Unreadable(error) => read_error(&error),
+            NoHeader::TooLong => Error::HeaderTooLong {
+                longest: LONGEST_HEADER,
+            },
+        })?;
         let seen = Seen::default();
         // The `age` crate shows stanzas to identities only.
         let opened = age::Decryptor::new_buffered(Header::new(&header))
             .and_then(|file| file.decrypt(std::iter::once(&seen as &dyn age::Identity)));
         match opened {
             Err(DecryptError::NoMatchingKeys) => Ok(Sealed {
-                stanzas: seen.0.into_inner(),
+                stanzas: Stanzas(seen.0.into_inner().into()),
                 body: Body::new(header, rest),
             }),
             _ => Err(Error::DecryptionFailed),
         }
     }
 
-    /// Whether `key` opens it, as far as can be told without the private half.
+    /// For whom it is.
+    pub fn stanzas(&self) -> &Stanzas {
+        &self.stanzas
+    }
+
+    /// As [`Stanzas::fits`].
+    pub fn fits(&self, key: &PublicKey) -> Fit {
+        self.stanzas.fits(key)
+    }
+
+    /// As [`Stanzas::unwrap`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unwrap(
+        &self,
+        decryptor: &dyn Decryptor,
+        call: &Call,
+    ) -> Result<Option<UnwrappedKey>, Error> {
+        self.stanzas.unwrap(decryptor, call)
+    }
+
+    /// The payload, decrypted as it is read; see [`decrypt_stream`].
+    ///
+    /// # Errors
+    /// [`Error::DecryptionFailed`] where the header is not the one that the key belongs to.
+    pub fn open(self, key: UnwrappedKey) -> Result<stream::StreamReader<Body<R>>, Error> {
+        let known = Known(RefCell::new(Some(key.0)));
+        age::Decryptor::new_buffered(self.body)
+            .and_then(|file| file.decrypt(std::iter::once(&known as &dyn age::Identity)))
+            .map_err(|error| match error {
+                DecryptError::Io(e) => read_error(&e),
+                _ => Error::DecryptionFailed,
+            })
+    }
+}
+
+impl Stanzas {
+    /// Whether `key` opens the file, as far as can be told without the private half.
     pub fn fits(&self, key: &PublicKey) -> Fit {
         if self.for_key(key).next().is_none() {
             Fit::No
@@ -217,22 +269,8 @@ impl<R: Read> Sealed<R> {
         Ok(None)
     }
 
-    /// The payload, decrypted as it is read; see [`decrypt_stream`].
-    ///
-    /// # Errors
-    /// [`Error::DecryptionFailed`] where the header is not the one that the key belongs to.
-    pub fn open(self, key: UnwrappedKey) -> Result<stream::StreamReader<Body<R>>, Error> {
-        let known = Known(RefCell::new(Some(key.0)));
-        age::Decryptor::new_buffered(self.body)
-            .and_then(|file| file.decrypt(std::iter::once(&known as &dyn age::Identity)))
-            .map_err(|error| match error {
-                DecryptError::Io(e) => read_error(&e),
-                _ => Error::DecryptionFailed,
-            })
-    }
-
     fn for_key<'a>(&'a self, key: &'a PublicKey) -> impl Iterator<Item = Wrapped> + 'a {
-        let stanzas = self.stanzas.iter();
+        let stanzas = self.0.iter();
         stanzas.filter_map(move |stanza| Wrapped::for_key(key, stanza))
     }
 }
@@ -492,18 +530,48 @@ mod tests {
         let begun = std::time::Instant::now();
         let file = of(10_000);
         let file = Sealed::read(file.as_bytes()).unwrap();
-        assert_eq!(file.stanzas.len(), 10_000);
+        assert_eq!(file.stanzas.0.len(), 10_000);
         assert_eq!(file.fits(&key), Fit::Maybe);
         assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
         assert!(Sealed::read(of(1).as_bytes()).is_ok());
         let none = of(0);
         assert!(failed(&Soft::new(3), none.as_bytes()));
-        // A header without an end is not read for ever.
-        let endless = io::Read::chain("age-encryption.org/v1\n-> ".as_bytes(), io::repeat(b'a'));
-        assert!(matches!(
-            Sealed::read(endless),
-            Err(Error::DecryptionFailed)
-        ));
+    }
+
+    #[test]
+    fn a_header_without_an_end_is_refused_before_it_is_in_memory() {
+        let lines = b"-> X25519 a\n".repeat(2 << 20);
+        for rest in [&lines[..], &b"a".repeat(16 << 20)] {
+            for armor in [false, true] {
+                let file = [b"age-encryption.org/v1\n-> x ", rest].concat();
+                let file = match armor {
+                    false => file,
+                    true => armored(&file),
+                };
+                let mut left = &file[..];
+                let refused = Sealed::read(&mut left).err();
+                let longest = LONGEST_HEADER;
+                assert!(
+                    matches!(refused, Some(Error::HeaderTooLong { longest: l }) if l == longest)
+                );
+                let read = file.len() - left.len();
+                assert!(read < 2 * LONGEST_HEADER, "{read} bytes were read");
+                // Of a decryption it is said as little as of any.
+                assert!(failed(&Soft::new(3), &file));
+            }
+        }
+        // What does not begin like a header is no header, however long.
+        let mut zeros = io::repeat(0).take(1 << 30);
+        let refused = Sealed::read(&mut zeros).err();
+        assert!(matches!(refused, Some(Error::DecryptionFailed)));
+        assert!(zeros.limit() > (1 << 30) - (1 << 20));
+    }
+
+    fn armored(file: &[u8]) -> Vec<u8> {
+        let format = age::armor::Format::AsciiArmor;
+        let mut armored = age::armor::ArmoredWriter::wrap_output(Vec::new(), format).unwrap();
+        armored.write_all(file).unwrap();
+        armored.finish().unwrap()
     }
 
     #[test]

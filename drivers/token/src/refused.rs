@@ -20,10 +20,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rand_core::{OsRng, RngCore};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
-use crate::{Error, PinSource, TokenId, TriesLeft};
+use crate::{Error, Pin, PinSource, TokenId, TriesLeft};
 
 /// Remembers the PINs that tokens refused.
 pub trait RefusedPins: Send + Sync {
@@ -43,21 +43,21 @@ pub trait PinTurn {
     /// # Errors
     /// [`Error::PinRefusedBefore`], [`Error::PinUnsettled`], [`Error::PinNotNoted`]. In each
     /// case the PIN must not be sent.
-    fn begin(&mut self, pin: &SecretString, tries: TriesLeft) -> Result<(), Error>;
+    fn begin(&mut self, pin: &Pin, tries: TriesLeft) -> Result<(), Error>;
 
     /// [`PinTurn::begin`] for a person who knows that it is not known what became of the last
     /// PIN, and takes that risk.
     ///
     /// # Errors
     /// As [`PinTurn::begin`], save for [`Error::PinUnsettled`].
-    fn begin_anyway(&mut self, pin: &SecretString, tries: TriesLeft) -> Result<(), Error> {
+    fn begin_anyway(&mut self, pin: &Pin, tries: TriesLeft) -> Result<(), Error> {
         self.begin(pin, tries)
     }
 
     /// Writes down what the token made of the PIN. To be left out where no answer came.
     ///
     /// If it cannot be written, it stays as if no answer had come.
-    fn end(self: Box<Self>, pin: &SecretString, verdict: PinVerdict);
+    fn end(self: Box<Self>, pin: &Pin, verdict: PinVerdict);
 }
 
 /// What a token made of a PIN.
@@ -75,7 +75,7 @@ pub enum PinVerdict {
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
     /// The PIN.
-    pub pin: &'a SecretString,
+    pub pin: &'a Pin,
     /// Where it comes from.
     pub pins: &'a dyn PinSource,
     /// The token's label, by which a person knows it.
@@ -143,7 +143,7 @@ impl RefusedInProcess {
         self.traces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn trace(&self, pin: &SecretString) -> [u8; 32] {
+    fn trace(&self, pin: &Pin) -> [u8; 32] {
         Sha256::new_with_prefix(self.salt)
             .chain_update(pin.expose_secret())
             .finalize()
@@ -179,7 +179,7 @@ struct TurnInProcess<'a> {
 }
 
 impl PinTurn for TurnInProcess<'_> {
-    fn begin(&mut self, pin: &SecretString, _: TriesLeft) -> Result<(), Error> {
+    fn begin(&mut self, pin: &Pin, _: TriesLeft) -> Result<(), Error> {
         let trace = self.memory.trace(pin);
         match self.memory.traces().get(&self.token) {
             Some(refused) if refused.contains(&trace) => Err(Error::PinRefusedBefore {
@@ -189,7 +189,7 @@ impl PinTurn for TurnInProcess<'_> {
         }
     }
 
-    fn end(self: Box<Self>, pin: &SecretString, verdict: PinVerdict) {
+    fn end(self: Box<Self>, pin: &Pin, verdict: PinVerdict) {
         let trace = self.memory.trace(pin);
         let mut traces = self.memory.traces();
         match verdict {
@@ -215,8 +215,8 @@ mod tests {
     #[test]
     fn a_refused_pin_is_refused_for_its_token_until_another_is_accepted() {
         let memory = RefusedInProcess::default();
-        let [wrong, right] = ["135791", "246802"].map(SecretString::from);
-        let begin = |serial: &str, pin: &SecretString| {
+        let [wrong, right] = ["135791", "246802"].map(Pin::from);
+        let begin = |serial: &str, pin: &Pin| {
             let mut turn = memory.turn(&token(serial)).unwrap();
             turn.begin(pin, TriesLeft::Unknown).map(|()| turn)
         };
@@ -244,16 +244,16 @@ mod tests {
     }
 
     impl PinTurn for UnsettledTurn<'_> {
-        fn begin(&mut self, _: &SecretString, _: TriesLeft) -> Result<(), Error> {
+        fn begin(&mut self, _: &Pin, _: TriesLeft) -> Result<(), Error> {
             Err(Error::PinUnsettled { token: token("1") })
         }
 
-        fn begin_anyway(&mut self, _: &SecretString, _: TriesLeft) -> Result<(), Error> {
+        fn begin_anyway(&mut self, _: &Pin, _: TriesLeft) -> Result<(), Error> {
             self.0.0.lock().unwrap().push("begun");
             Ok(())
         }
 
-        fn end(self: Box<Self>, _: &SecretString, _: PinVerdict) {}
+        fn end(self: Box<Self>, _: &Pin, _: PinVerdict) {}
     }
 
     impl Drop for UnsettledTurn<'_> {
@@ -266,8 +266,8 @@ mod tests {
     struct Person<'a>(&'a Unsettled, bool);
 
     impl PinSource for Person<'_> {
-        fn pin(&self, _: &TokenId, _: &str) -> Result<SecretString, Error> {
-            Ok(SecretString::from("246802"))
+        fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
+            Ok(Pin::from("246802"))
         }
 
         fn sends_unsettled(&self, _: &TokenId, label: &str) -> Result<bool, Error> {
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn of_a_pin_that_is_not_settled_the_person_is_asked_while_nobody_waits() {
-        let pin = SecretString::from("246802");
+        let pin = Pin::from("246802");
         let begin = |pins: &dyn PinSource, memory: &Unsettled| {
             let label = "label";
             let asked = Asked {

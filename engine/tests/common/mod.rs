@@ -1,6 +1,8 @@
 //! A token that can be made to fail, and what every test of the engine needs.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod filled;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -77,6 +79,14 @@ impl Device {
         let state = Arc::get_mut(&mut device.0).unwrap();
         state.info.untried = state.info.uses.clone();
         state.info.remembered_as = "model 1.0".into();
+        device
+    }
+
+    /// One that is reached by `backend`, which may fit others, too.
+    pub fn reached_by(backend: &str) -> Self {
+        let mut device = Device::new();
+        let state = Arc::get_mut(&mut device.0).unwrap();
+        state.info.backend = backend.into();
         device
     }
 

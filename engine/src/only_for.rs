@@ -1,0 +1,79 @@
+//! A PIN for the token that it is meant for, and for no other.
+//!
+//! A backend is a description, and what it describes may be another token by now. So where the
+//! engine knows which token it wants, no other one that is opened in its place is given a PIN.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use claviger_token::{Access, Error, NoPin, Pin, PinSource, TokenId, TriesLeft};
+
+/// Gives PINs to one token, and notes who else asked for one.
+pub(crate) struct OnlyFor {
+    token: TokenId,
+    pins: Arc<dyn PinSource>,
+    stranger: Mutex<Option<TokenId>>,
+}
+
+impl OnlyFor {
+    /// The PINs of `access`, for `token` alone.
+    pub(crate) fn new(token: &TokenId, access: &Access) -> Arc<Self> {
+        Arc::new(OnlyFor {
+            token: token.clone(),
+            pins: Arc::clone(&access.pins),
+            stranger: Mutex::default(),
+        })
+    }
+
+    /// The other token that asked for a PIN and did not get it, if there was one.
+    pub(crate) fn stranger(&self) -> Option<TokenId> {
+        self.noted().clone()
+    }
+
+    fn refuse(&self, token: &TokenId) -> Error {
+        *self.noted() = Some(token.clone());
+        Error::PinNeeded {
+            token: token.clone(),
+        }
+    }
+
+    fn noted(&self) -> std::sync::MutexGuard<'_, Option<TokenId>> {
+        self.stranger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PinSource for OnlyFor {
+    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
+        match *token == self.token {
+            true => self.pins.pin(token, label),
+            false => Err(self.refuse(token)),
+        }
+    }
+
+    fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
+        match *token == self.token {
+            true => self.pins.pin_with_tries(token, label, tries),
+            false => Err(self.refuse(token)),
+        }
+    }
+
+    fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
+        Ok(*token == self.token && self.pins.sends_unsettled(token, label)?)
+    }
+
+    fn is_one_for_all(&self) -> bool {
+        false
+    }
+}
+
+/// `access`, with PINs from `pins`.
+pub(crate) fn with_pins(access: &Access, pins: Arc<dyn PinSource>) -> Access {
+    Access {
+        pins,
+        ..access.clone()
+    }
+}
+
+/// `access` without PINs of its own: a backend may name one all the same.
+pub(crate) fn without_pins(access: &Access) -> Access {
+    with_pins(access, Arc::new(NoPin))
+}

@@ -1,0 +1,461 @@
+//! Who opens a file, and with whose PIN.
+//!
+//! An age file says for whom it is by its stanzas, and some of them do not even say that. An
+//! [`Opener`] finds the identities whose keys may open it and asks their tokens, in this order:
+//! first what needs nobody, then what is sure, then what needs no PIN.
+//!
+//! A PIN goes to a token only to use a key there that opens the file or may. One PIN that was
+//! given for whichever token asks ([`PinSource::is_one_for_all`]) is the PIN of one token:
+//!
+//! | the tokens of which the file says that their key opens it, or else those whose key may | that PIN goes to |
+//! | --- | --- |
+//! | one | it |
+//! | several | none |
+//!
+//! A token that is not attached counts, since it may be the one whose PIN was given.
+//!
+//! ```
+//! use claviger_engine::opener::{NotOpened, Opened, Opener};
+//! use claviger_engine::Node;
+//! use claviger_token::{Call, envelope::Sealed};
+//!
+//! async fn open(node: &Node, file: &Sealed<&[u8]>) -> Result<Opened, NotOpened> {
+//!     Opener::anybody(node, file.stanzas()).await?.open(&Call::unlimited()).await
+//! }
+//! ```
+//!
+//! [`PinSource::is_one_for_all`]: claviger_token::PinSource::is_one_for_all
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+
+use claviger_token::envelope::{Fit, Stanzas, UnwrappedKey};
+use claviger_token::{Call, Error, KeyUse, SlotInfo, TokenId, TokenInfo};
+
+use crate::{EngineError, EngineId, IdentityInfo, KeyInfo, Node, RegistryError};
+
+/// The identities that may open a file, in the order in which they are asked.
+pub struct Opener {
+    node: Node,
+    stanzas: Stanzas,
+    left: VecDeque<Candidate>,
+    /// Those whose token is not attached.
+    away: Vec<Away>,
+    /// Whose a PIN is that was given for whichever token asks.
+    pin_of: PinOf,
+    /// Why the first one could not that was asked.
+    failed: Option<NotOpened>,
+    /// Whether there was anybody to be asked.
+    had_candidates: bool,
+}
+
+/// An identity that may open a file.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    who: EngineId,
+    engine: EngineId,
+    token: TokenId,
+    fit: Fit,
+    /// Somebody has to touch or approve, or may have to.
+    needs_person: bool,
+    needs_pin: bool,
+}
+
+/// What opened the header of a file.
+pub struct Opened {
+    /// With whose key.
+    pub who: EngineId,
+    /// What the payload is encrypted under: for [`Sealed::open`](claviger_token::envelope::Sealed::open).
+    pub file_key: UnwrappedKey,
+}
+
+/// Why a file was not opened.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{error}")]
+pub struct NotOpened {
+    /// Who was to open it, where it was one of those who might.
+    pub who: Option<EngineId>,
+    /// What kept it from being opened.
+    pub error: EngineError,
+}
+
+/// An identity whose key may open a file, and where the key is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The identity.
+    pub who: EngineId,
+    /// The token with its key.
+    pub token: TokenId,
+    /// Whether the token is attached.
+    pub attached: bool,
+}
+
+impl Opener {
+    /// Everybody of this node who may open a file with these stanzas. Looks at their tokens
+    /// without a PIN.
+    ///
+    /// # Errors
+    /// [`EngineError::Registry`].
+    pub async fn anybody(node: &Node, stanzas: &Stanzas) -> Result<Self, EngineError> {
+        let (mut here, away) = candidates(node, stanzas).await?;
+        here.sort_by_key(Candidate::order);
+        let pin_of = match node.0.tokens.has_one_pin_for_all() {
+            true => PinOf::among(&here, &away),
+            false => PinOf::WhoeverAsks,
+        };
+        Ok(Opener::new(node, stanzas, here, away, pin_of))
+    }
+
+    /// `who`, and nobody else. Its token is meant by that, so it gets the PIN.
+    ///
+    /// # Errors
+    /// [`EngineError::IdentityDoesNotExist`], [`EngineError::CapabilitiesNotAvailable`] where
+    /// it has no key that decrypts, [`Error::DecryptionFailed`] where the file is not for it.
+    pub async fn only(node: &Node, who: &EngineId, stanzas: &Stanzas) -> Result<Self, EngineError> {
+        let wanted = who.clone();
+        let info = blocking(node, move |node| node.registry().identity(&wanted)).await?;
+        let info = info.ok_or(EngineError::IdentityDoesNotExist)?;
+        let (Some(key), Some(engine)) = (info.key(KeyUse::Decrypt), &info.decryption_engine) else {
+            return Err(EngineError::CapabilitiesNotAvailable);
+        };
+        let fit = stanzas.fits(&key.public_key);
+        // Of a key that was deleted its engine says so.
+        if fit == Fit::No && !key.deleted {
+            return Err(Error::DecryptionFailed.into());
+        }
+        let candidate = Candidate {
+            who: who.clone(),
+            engine: engine.clone(),
+            token: key.token.clone(),
+            fit,
+            needs_person: false,
+            needs_pin: true,
+        };
+        let pin_of = PinOf::WhoeverAsks;
+        Ok(Opener::new(node, stanzas, vec![candidate], vec![], pin_of))
+    }
+
+    fn new(
+        node: &Node,
+        stanzas: &Stanzas,
+        here: Vec<Candidate>,
+        away: Vec<Away>,
+        pin_of: PinOf,
+    ) -> Self {
+        Opener {
+            node: node.clone(),
+            stanzas: stanzas.clone(),
+            had_candidates: !here.is_empty(),
+            left: here.into(),
+            away,
+            pin_of,
+            failed: None,
+        }
+    }
+
+    /// Asks one after the other until one opens the file.
+    ///
+    /// # Errors
+    /// [`NotOpened`]; [`Error::DecryptionFailed`] for all that depends on the file.
+    pub async fn open(mut self, call: &Call) -> Result<Opened, NotOpened> {
+        loop {
+            self.next()?;
+            if let Some(opened) = self.ask(call).await? {
+                return Ok(opened);
+            }
+        }
+    }
+
+    /// Who is asked next: for callers that have something to do on the token before.
+    ///
+    /// # Errors
+    /// Nobody is left: why the file was not opened.
+    pub fn next(&self) -> Result<&Candidate, NotOpened> {
+        self.left.front().ok_or_else(|| self.end())
+    }
+
+    /// Asks the [next](Opener::next) one. `None`: it does not open the file, or its token is
+    /// not to be had; somebody else may.
+    ///
+    /// # Errors
+    /// What is for a person to see before anybody else is asked: a PIN that was refused, a
+    /// person who said no; [`EngineError::PinForSeveralTokens`].
+    pub async fn ask(&mut self, call: &Call) -> Result<Option<Opened>, NotOpened> {
+        let Some(candidate) = self.left.pop_front() else {
+            return Err(self.end());
+        };
+        let gets_pin = self.pin_of.is_for(&candidate.token);
+        let call = match gets_pin {
+            true => call.clone(),
+            false => call.clone().without_pin(),
+        };
+        let Candidate { who, engine, .. } = candidate;
+        match self
+            .node
+            .unwrap_as(&who, &engine, &self.stanzas, &call)
+            .await
+        {
+            Ok(Some(file_key)) => return Ok(Some(Opened { who, file_key })),
+            Ok(None) => {}
+            // The PIN that was given is not for it.
+            Err(EngineError::Token(Error::PinNeeded { .. })) if !gets_pin => {
+                if let PinOf::OneOfSeveral(holders) = &self.pin_of {
+                    let holders = holders.clone();
+                    return Err(EngineError::PinForSeveralTokens { holders }.into());
+                }
+            }
+            Err(error) => {
+                let goes_on = may_go_on(&error);
+                let not = NotOpened {
+                    who: Some(who),
+                    error,
+                };
+                if !goes_on {
+                    return Err(not);
+                }
+                self.failed.get_or_insert(not);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Why the file was not opened, when everybody was asked.
+    fn end(&self) -> NotOpened {
+        if let Some(failed) = &self.failed {
+            return failed.clone();
+        }
+        let holders = || self.away.iter().map(Away::holder).collect();
+        let error = match (self.away.is_empty(), self.had_candidates) {
+            (true, true) => Error::DecryptionFailed.into(),
+            (true, false) => EngineError::NobodyOpens,
+            (false, _) => EngineError::TokensAway { holders: holders() },
+        };
+        error.into()
+    }
+}
+
+impl Candidate {
+    /// The identity.
+    pub fn who(&self) -> &EngineId {
+        &self.who
+    }
+
+    /// The token with its key.
+    pub fn token(&self) -> &TokenId {
+        &self.token
+    }
+
+    /// First what needs nobody, then what is sure, then what needs no PIN.
+    fn order(&self) -> impl Ord + use<> {
+        (self.needs_person, self.fit != Fit::Yes, self.needs_pin)
+    }
+
+    fn holder(&self) -> Holder {
+        Holder {
+            who: self.who.clone(),
+            token: self.token.clone(),
+            attached: true,
+        }
+    }
+}
+
+impl From<EngineError> for NotOpened {
+    fn from(error: EngineError) -> Self {
+        NotOpened { who: None, error }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.who, self.token)?;
+        match self.attached {
+            true => Ok(()),
+            false => f.write_str(" (not attached)"),
+        }
+    }
+}
+
+/// Whose PIN it is that the node has.
+enum PinOf {
+    /// It knows the PIN of each token, or who is asked does.
+    WhoeverAsks,
+    /// It is that of one token, and this one is it.
+    One(TokenId),
+    /// It is that of one of several, and it is not known which.
+    OneOfSeveral(Vec<Holder>),
+}
+
+impl PinOf {
+    /// Whose one PIN is: the only token of which the file says that its key opens it, or else
+    /// the only one whose key may.
+    fn among(here: &[Candidate], away: &[Away]) -> Self {
+        let with_pin = || {
+            let here = here.iter().filter(|candidate| candidate.needs_pin);
+            let here = here.map(|candidate| (&candidate.token, candidate.fit));
+            // Whether it wants one shows only when it is attached.
+            here.chain(away.iter().map(|away| (&away.token, away.fit)))
+        };
+        let is_sure = with_pin().any(|(_, fit)| fit == Fit::Yes);
+        let mut asked = with_pin().filter(|(_, fit)| !is_sure || *fit == Fit::Yes);
+        let first = asked.next().map(|(token, _)| token);
+        match first {
+            Some(token) if asked.all(|(other, _)| other == token) => PinOf::One(token.clone()),
+            _ => {
+                let here = here.iter().map(Candidate::holder);
+                PinOf::OneOfSeveral(here.chain(away.iter().map(Away::holder)).collect())
+            }
+        }
+    }
+
+    fn is_for(&self, token: &TokenId) -> bool {
+        match self {
+            PinOf::WhoeverAsks => true,
+            PinOf::One(its) => its == token,
+            PinOf::OneOfSeveral(_) => false,
+        }
+    }
+}
+
+/// An identity that may open the file and whose token is not attached.
+struct Away {
+    who: EngineId,
+    token: TokenId,
+    fit: Fit,
+}
+
+impl Away {
+    fn holder(&self) -> Holder {
+        Holder {
+            who: self.who.clone(),
+            token: self.token.clone(),
+            attached: false,
+        }
+    }
+}
+
+/// A token, and what of its slots is seen without a PIN.
+type Listed = (TokenInfo, Vec<SlotInfo>);
+
+/// The identities that may open the file and whose token is here, and those whose is not.
+async fn candidates(
+    node: &Node,
+    stanzas: &Stanzas,
+) -> Result<(Vec<Candidate>, Vec<Away>), EngineError> {
+    let (mut here, mut away): (Vec<Candidate>, Vec<_>) = Default::default();
+    let mut tokens: HashMap<TokenId, Option<Listed>> = HashMap::new();
+    for (who, info, key, fit) in holders(node, stanzas).await? {
+        if !tokens.contains_key(&key.token) {
+            let found = node.tokens(Some(&info.backend.to_string())).await;
+            let mut found = found.unwrap_or_default().into_iter();
+            let it = found
+                .find(|(token, _)| token.id == key.token || token.formerly.contains(&key.token));
+            tokens.insert(key.token.clone(), it);
+        }
+        let (Some(Some((token, slots))), Some(engine)) =
+            (tokens.get(&key.token), info.decryption_engine)
+        else {
+            let token = key.token;
+            away.push(Away { who, token, fit });
+            continue;
+        };
+        here.push(Candidate {
+            needs_person: needs_person(&key, slots),
+            needs_pin: token.login_required,
+            who,
+            engine,
+            token: key.token,
+            fit,
+        });
+    }
+    Ok((here, away))
+}
+
+/// The identities whose key may open the file, each key once: who it was made for goes before
+/// those who are connected to it.
+async fn holders(
+    node: &Node,
+    stanzas: &Stanzas,
+) -> Result<Vec<(EngineId, IdentityInfo, KeyInfo, Fit)>, EngineError> {
+    let mut identities = blocking(node, |node| node.registry().identities()).await?;
+    identities.sort_by_key(|(who, info)| {
+        info.key(KeyUse::Decrypt)
+            .is_some_and(|key| key.owner != *who)
+    });
+    let mut holders: Vec<(EngineId, IdentityInfo, KeyInfo, Fit)> = Vec::new();
+    for (who, info) in identities {
+        let Some(key) = info
+            .key(KeyUse::Decrypt)
+            .filter(|key| !key.deleted)
+            .cloned()
+        else {
+            continue;
+        };
+        let fit = stanzas.fits(&key.public_key);
+        let is_known = (holders.iter()).any(|(_, _, known, _)| known.public_key == key.public_key);
+        if fit != Fit::No && !is_known {
+            holders.push((who, info, key, fit));
+        }
+    }
+    Ok(holders)
+}
+
+/// Reads the registry, which may block.
+async fn blocking<T: Send + 'static>(
+    node: &Node,
+    read: impl FnOnce(&Node) -> Result<T, RegistryError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let node = node.clone();
+    let done = tokio::task::spawn_blocking(move || read(&node)).await;
+    Ok(done.map_err(|_| Error::Cancelled)??)
+}
+
+/// Whether a person has to touch or approve when the key is used, or may have to.
+fn needs_person(key: &KeyInfo, slots: &[SlotInfo]) -> bool {
+    let slot = slots.iter().find(|slot| slot.slot == key.slot);
+    let noted = slot.map_or(&[][..], |slot| &slot.notes);
+    let attested = key.attestation.as_ref().map_or(&[][..], |a| &a.facts);
+    let mut facts = noted.iter().chain(attested);
+    match facts.find(|(what, _)| what == "touch_policy") {
+        Some((_, policy)) => policy != "never",
+        None => matches!(&*key.token.kind, "piv" | "ledger"),
+    }
+}
+
+/// Whether another key may be tried after this error: the token is not to be had, and no
+/// PIN was sent.
+fn may_go_on(error: &EngineError) -> bool {
+    matches!(
+        error,
+        EngineError::Token(
+            Error::TokenUnavailable { .. }
+                | Error::NoToken { .. }
+                | Error::KeyNotFound { .. }
+                | Error::PinNeeded { .. }
+                | Error::PinLocked { .. }
+                | Error::PinFinalTry { .. }
+        )
+    )
+}
+
+impl Node {
+    /// Lets the Decryption engine `engine` unwrap what may be for its key. `None`: nothing is.
+    async fn unwrap_as(
+        &self,
+        who: &EngineId,
+        engine: &EngineId,
+        stanzas: &Stanzas,
+        call: &Call,
+    ) -> Result<Option<UnwrappedKey>, EngineError> {
+        let found = self.find_engine(who, &engine.name, call).await?;
+        match found {
+            Some(found) if found.usage() == KeyUse::Decrypt && engine.node.is_none() => {
+                let unwrapped = found.unwrap(&self.0.tokens, stanzas, call).await;
+                self.0.note_move(&found);
+                unwrapped
+            }
+            _ => Err(EngineError::NoSuchEngine {
+                engine: engine.clone(),
+            }),
+        }
+    }
+}

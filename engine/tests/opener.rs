@@ -1,0 +1,376 @@
+//! Who opens a file, and with whose PIN: one PIN for whichever token asks is not sent round.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use claviger_engine::message::RequestGenerateIdentity;
+use claviger_engine::opener::{NotOpened, Opened, Opener};
+use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
+use claviger_token::envelope::{self, Sealed};
+use claviger_token::{
+    Access, Call, Driver, Error, FixedPin, KeyUse, Listing, Pin, PinSource, SlotId, SlotInfo,
+    Token, TokenId, TokenInfo,
+};
+use common::{Device, call, delete, id};
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+
+/// A token with a PIN of its own.
+#[derive(Clone)]
+struct Safe {
+    device: Device,
+    pin: &'static str,
+    logged_in: Arc<AtomicBool>,
+    /// The PINs that it was sent.
+    came: Arc<Mutex<Vec<String>>>,
+}
+
+impl Safe {
+    fn new(pin: &'static str) -> Self {
+        Safe {
+            device: Device::new(),
+            pin,
+            logged_in: Arc::default(),
+            came: Arc::default(),
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        let seen = self.device.look("device:").unwrap();
+        !seen.tokens.is_empty()
+    }
+
+    fn log_in(&self, pins: &dyn PinSource) -> Result<(), Error> {
+        if self.logged_in.load(SeqCst) {
+            return Ok(());
+        }
+        let pin = pins.pin(&self.device.id(), "safe")?;
+        self.came.lock().unwrap().push(pin.expose_secret().into());
+        let is_right = pin.expose_secret() == self.pin;
+        self.logged_in.store(is_right, SeqCst);
+        match is_right {
+            true => Ok(()),
+            false => Err(Error::PinWrong {
+                token: self.device.id(),
+                tries: claviger_token::TriesLeft::Unknown,
+            }),
+        }
+    }
+
+    /// The PINs that came since this was asked last.
+    fn came(&self) -> Vec<String> {
+        std::mem::take(&mut *self.came.lock().unwrap())
+    }
+}
+
+/// Two tokens; the backend `device:any` fits both.
+#[derive(Clone)]
+struct Safes([Safe; 2]);
+
+impl Driver for Safes {
+    fn scheme(&self) -> &'static str {
+        "device"
+    }
+
+    fn look(&self, backend: &str) -> Result<Listing, Error> {
+        let there = self.0.iter().filter(|safe| safe.is_there());
+        let there = there.map(|safe| TokenInfo {
+            login_required: true,
+            ..safe.device.info().clone()
+        });
+        let fits = |token: &TokenInfo| {
+            ["device:", "device:any"].contains(&backend)
+                || backend.split('?').next() == Some(&token.backend)
+        };
+        Ok(Listing {
+            tokens: there.filter(fits).collect(),
+            unreadable: Vec::new(),
+        })
+    }
+
+    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+        let safe = self.0.iter().find(|safe| safe.device.id() == token.id);
+        Token::slots(&safe.unwrap().device, &call())
+    }
+
+    fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
+        Ok(None)
+    }
+
+    fn open(&self, backend: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
+        let found = self.look(backend)?.tokens;
+        let [token] = found.as_slice() else {
+            return Err(Error::NoToken {
+                wanted: backend.into(),
+                present: Vec::new(),
+            });
+        };
+        let safe = self.0.iter().find(|safe| safe.device.id() == token.id);
+        let safe = safe.unwrap();
+        match backend.split_once("?pin=") {
+            Some((_, pin)) => safe.log_in(&FixedPin::new(pin))?,
+            None => safe.log_in(&*access.pins)?,
+        }
+        Ok(Arc::new(safe.device.clone()))
+    }
+}
+
+/// Knows the PIN of each token.
+struct Person([(TokenId, &'static str); 2]);
+
+impl PinSource for Person {
+    fn pin(&self, token: &TokenId, _: &str) -> Result<Pin, Error> {
+        let known = self.0.iter().find(|(of, _)| of == token);
+        Ok(Pin::from(known.unwrap().1))
+    }
+
+    fn is_one_for_all(&self) -> bool {
+        false
+    }
+}
+
+const PINS: [&str; 2] = ["111111", "222222"];
+
+/// Two safes, `ida` with keys on the first and `idb` with keys on the second.
+struct Stage {
+    safes: Safes,
+    home: TempDir,
+}
+
+impl Stage {
+    async fn new(params: IdParams) -> Self {
+        Stage::with_backends(params, ["", ""]).await
+    }
+
+    /// The same; what is given ends the backend of `ida`'s and of `idb`'s token.
+    async fn with_backends(params: IdParams, ends: [&str; 2]) -> Self {
+        let stage = Stage {
+            safes: Safes(PINS.map(Safe::new)),
+            home: tempfile::tempdir().unwrap(),
+        };
+        for ((name, safe), end) in ["ida", "idb"].into_iter().zip(&stage.safes.0).zip(ends) {
+            let backend = format!("{}{end}", safe.device.info().backend);
+            let made = stage.generate(name, &backend, params).await;
+            assert!(made.is_none(), "{made:?}");
+        }
+        stage.log_out();
+        stage
+    }
+
+    async fn generate(&self, name: &str, backend: &str, params: IdParams) -> Option<EngineError> {
+        let request = RequestGenerateIdentity {
+            backend: Backend::from(backend),
+            params,
+            capabilities: Capabilities::CommitAndDecrypt,
+        };
+        let node = self.node(self.person());
+        node.generate(&id(name), request, &call()).await.err
+    }
+
+    fn person(&self) -> Person {
+        let [a, b] = &self.safes.0;
+        Person([(a.device.id(), a.pin), (b.device.id(), b.pin)])
+    }
+
+    /// Nobody is logged in any more, and no PIN has come.
+    fn log_out(&self) {
+        for safe in &self.safes.0 {
+            safe.logged_in.store(false, SeqCst);
+            safe.came();
+        }
+    }
+
+    /// A node that was just started.
+    fn node(&self, pins: impl PinSource + 'static) -> Node {
+        Node::builder(Registry::open(self.home.path()).unwrap())
+            .driver(self.safes.clone())
+            .access(Access::with(pins))
+            .build()
+    }
+
+    fn file_for(&self, names: &[&str]) -> Vec<u8> {
+        let node = self.node(FixedPin::new(""));
+        let keys = names.iter().map(|name| {
+            let info = node.registry().identity(&id(name)).unwrap().unwrap();
+            info.key(KeyUse::Decrypt).unwrap().public_key.clone()
+        });
+        let keys: Vec<_> = keys.collect();
+        envelope::encrypt(&keys.iter().collect::<Vec<_>>(), b"hello").unwrap()
+    }
+
+    fn came(&self) -> [Vec<String>; 2] {
+        [self.safes.0[0].came(), self.safes.0[1].came()]
+    }
+}
+
+async fn open(node: &Node, file: &[u8]) -> Result<Opened, NotOpened> {
+    let file = Sealed::read(file).unwrap();
+    let opener = Opener::anybody(node, file.stanzas()).await?;
+    opener.open(&call()).await
+}
+
+fn refused(opened: Result<Opened, NotOpened>) -> EngineError {
+    match opened {
+        Ok(opened) => panic!("{} opened it", opened.who),
+        Err(not) => not.error,
+    }
+}
+
+fn nothing() -> [Vec<String>; 2] {
+    [Vec::new(), Vec::new()]
+}
+
+#[tokio::test]
+async fn the_pin_of_a_token_that_is_away_goes_to_no_other() {
+    let stage = Stage::new(IdParams::Ed25519).await;
+    let file = stage.file_for(&["ida"]);
+    stage.safes.0[0].device.detach();
+    let node = stage.node(FixedPin::new(PINS[0]));
+    let error = refused(open(&node, &file).await);
+    assert_eq!(error.code(), "pin-for-several-tokens");
+    let hint = error.hint();
+    assert!(
+        hint.contains("ida on ") && hint.contains("idb on "),
+        "{hint}"
+    );
+    assert!(hint.contains("(not attached)"), "{hint}");
+    assert_eq!(stage.came(), nothing());
+}
+
+#[tokio::test]
+async fn one_pin_for_whichever_token_asks_goes_to_none_of_several_and_to_the_only_one() {
+    let stage = Stage::new(IdParams::Ed25519).await;
+    let file = stage.file_for(&["ida", "idb"]);
+    let error = refused(open(&stage.node(FixedPin::new(PINS[1])), &file).await);
+    assert_eq!(error.code(), "pin-for-several-tokens");
+    assert_eq!(stage.came(), nothing());
+
+    // Who knows whose PIN is asked for is asked.
+    assert!(open(&stage.node(stage.person()), &file).await.is_ok());
+    stage.log_out();
+
+    // A stanza that says for whom it is.
+    let stage = Stage::new(IdParams::P256).await;
+    let file = stage.file_for(&["idb"]);
+    let opened = open(&stage.node(FixedPin::new(PINS[1])), &file).await;
+    assert_eq!(opened.unwrap_or_else(|not| panic!("{not}")).who, id("idb"));
+    assert_eq!(stage.came(), [vec![], vec![PINS[1].to_owned()]]);
+}
+
+#[tokio::test]
+async fn who_is_named_is_meant_and_gets_the_pin() {
+    let stage = Stage::new(IdParams::Ed25519).await;
+    let bytes = stage.file_for(&["idb"]);
+    let file = Sealed::read(&bytes[..]).unwrap();
+    let node = stage.node(FixedPin::new(PINS[1]));
+    let opener = Opener::only(&node, &id("idb"), file.stanzas())
+        .await
+        .unwrap();
+    assert!(opener.open(&call()).await.is_ok());
+    assert_eq!(stage.came(), [vec![], vec![PINS[1].to_owned()]]);
+
+    let failed = Opener::only(&node, &id("ida"), file.stanzas())
+        .await
+        .unwrap();
+    stage.safes.0[0].logged_in.store(true, SeqCst);
+    let error = refused(failed.open(&call()).await);
+    assert_eq!(error.to_string(), "Decryption Failed");
+    let nobody = Opener::only(&node, &id("nobody"), file.stanzas()).await;
+    assert!(matches!(
+        nobody.map(drop),
+        Err(EngineError::IdentityDoesNotExist)
+    ));
+}
+
+#[tokio::test]
+async fn a_token_whose_backend_says_where_its_pin_is_needs_no_other() {
+    let stage = Stage::with_backends(IdParams::Ed25519, ["", "?pin=222222"]).await;
+    let file = stage.file_for(&["idb"]);
+    // The PIN that was given is for one of two, and goes to none; the second has its own.
+    stage.safes.0[0].device.detach();
+    let opened = open(&stage.node(FixedPin::new("333333")), &file).await;
+    // The identity's backend is kept without the PIN's place, unless the driver keeps it.
+    match opened {
+        Ok(opened) => assert_eq!(opened.who, id("idb")),
+        Err(not) => assert_eq!(not.error.code(), "pin-for-several-tokens"),
+    }
+    assert!(!stage.came().concat().contains(&"333333".to_owned()));
+}
+
+#[tokio::test]
+async fn a_token_that_took_the_place_of_another_gets_no_pin() {
+    let safe = |pin| Safe {
+        device: Device::reached_by("device:any"),
+        ..Safe::new(pin)
+    };
+    let stage = Stage {
+        safes: Safes(PINS.map(safe)),
+        home: tempfile::tempdir().unwrap(),
+    };
+    let [a, b] = &stage.safes.0;
+    b.device.detach();
+    let made = stage.generate("ida", "device:any", IdParams::Ed25519).await;
+    assert!(made.is_none(), "{made:?}");
+    stage.log_out();
+    let node = stage.node(FixedPin::new(PINS[0]));
+    let info = node.registry().identity(&id("ida")).unwrap().unwrap();
+    let file = stage.file_for(&["ida"]);
+    a.device.detach();
+    b.device.attach();
+    let (signs, opens) = (
+        info.commitment_engine.clone().unwrap(),
+        info.decryption_engine.clone().unwrap(),
+    );
+    let soon = Call::within(Duration::from_millis(300));
+    for call in [call(), soon] {
+        let signed = node.commit(&id("ida"), &signs, b"x".to_vec(), &call).await;
+        assert_eq!(signed.unwrap_err().code(), "token-unavailable");
+    }
+    let opened = node
+        .decrypt(&id("ida"), &opens, file.clone(), &call())
+        .await;
+    assert_eq!(opened.unwrap_err().code(), "token-unavailable");
+    assert!(delete(&node, "ida", "ida").await.is_err());
+    assert_eq!(stage.came(), nothing());
+    a.device.attach();
+    b.device.detach();
+    let opened = node.decrypt(&id("ida"), &opens, file, &call()).await;
+    assert_eq!(*opened.unwrap(), b"hello");
+}
+
+#[tokio::test]
+async fn what_was_interrupted_on_several_tokens_is_not_settled_with_one_pin() {
+    let stage = Stage::new(IdParams::Ed25519).await;
+    for (name, safe) in ["c", "d"].into_iter().zip(&stage.safes.0) {
+        safe.device.detach_after(1);
+        let backend = &safe.device.info().backend;
+        assert!(
+            stage
+                .generate(name, backend, IdParams::Ed25519)
+                .await
+                .is_some()
+        );
+        safe.device.attach();
+    }
+    stage.log_out();
+    let node = stage.node(FixedPin::new(PINS[0]));
+    let left = node.settle().await.unwrap();
+    assert_eq!(left.len(), 2);
+    for (_, error) in &left {
+        assert_eq!(error.code(), "pin-for-several-tokens");
+        assert!(error.hint().contains("--pin-source prompt"));
+    }
+    assert_eq!(stage.came(), nothing());
+
+    let first = [stage.safes.0[0].device.id()];
+    let left = node.settle_with_pins_for(&first).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(stage.came(), [vec![PINS[0].to_owned()], vec![]]);
+    drop(node);
+    let left = stage.node(stage.person()).settle().await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
