@@ -1,9 +1,11 @@
 //! Contacts in the registry: identities of others, known by their public keys only.
 
 use claviger_token::PublicKey;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::digests::CONTACT;
 use super::evidence::party;
+use super::rows::NotAsWritten;
 use super::{RegistryError, Result, entry_exists, identity};
 use crate::EngineId;
 use crate::evidence::{Party, PublicKeys};
@@ -75,14 +77,29 @@ impl super::Registry {
             if contact_of(db, &name)?.is_some() {
                 return Err(ContactError::Exists { name });
             }
-            let text = |key: &Option<PublicKey>| key.as_ref().map(PublicKey::to_text);
-            db.prepare_cached("INSERT INTO contact (name, sign, decrypt) VALUES (?, ?, ?)")?
-                .execute(params![
-                    name,
-                    text(&contact.keys.sign),
-                    text(&contact.keys.decrypt)
-                ])?;
-            Ok(())
+            Ok(insert_contact(db, contact)?)
+        })
+    }
+
+    /// Gives a contact another name; whether there was one of the old name.
+    ///
+    /// # Errors
+    /// As [`Registry::add_contact`](super::Registry::add_contact), of the new name.
+    pub fn rename_contact(&self, old: &str, new: &str) -> Result<bool, ContactError> {
+        self.write(|db| {
+            if contact_of(db, old)?.is_none() {
+                return Ok(false);
+            }
+            let name = new.to_owned();
+            if entry_exists(db, &EngineId::local(new))? {
+                return Err(ContactError::IsIdentity { name });
+            }
+            if contact_of(db, new)?.is_some() {
+                return Err(ContactError::Exists { name });
+            }
+            db.prepare_cached("UPDATE contact SET name = ? WHERE name = ?")?
+                .execute([new, old])?;
+            Ok(true)
         })
     }
 
@@ -92,8 +109,8 @@ impl super::Registry {
     /// [`RegistryError`].
     pub fn contacts(&self) -> Result<Vec<Party>> {
         let db = self.db();
-        let mut query = db.prepare_cached("SELECT * FROM contact ORDER BY name")?;
-        let contacts = query.query_map([], |row| party(row, "name", "sign", "decrypt"))?;
+        let mut query = db.prepare_cached(&CONTACT.select("ORDER BY name"))?;
+        let contacts = query.query_map([], contact)?;
         Ok(contacts.collect::<Result<_, _>>()?)
     }
 
@@ -160,10 +177,33 @@ impl super::Registry {
     }
 }
 
+/// Enters a contact. The name must not be taken.
+pub(super) fn insert_contact(db: &Connection, contact: &Party) -> rusqlite::Result<()> {
+    let text = |key: &Option<PublicKey>| key.as_ref().map(PublicKey::to_text);
+    db.prepare_cached("INSERT INTO contact (name, sign, decrypt) VALUES (?, ?, ?)")?
+        .execute(params![
+            &*contact.name,
+            text(&contact.keys.sign),
+            text(&contact.keys.decrypt)
+        ])
+        .map(drop)
+}
+
 pub(super) fn contact_of(db: &Connection, name: &str) -> rusqlite::Result<Option<Party>> {
-    db.prepare_cached("SELECT * FROM contact WHERE name = ?")?
-        .query_row([name], |row| party(row, "name", "sign", "decrypt"))
-        .optional()
+    let found = db
+        .prepare_cached(&CONTACT.select("WHERE name = ?"))?
+        .query_row([name], contact)
+        .optional()?;
+    match found {
+        Some(party) if *party.name != *name => Err(NotAsWritten::error("contact", &party.name)),
+        found => Ok(found),
+    }
+}
+
+/// A row that [`CONTACT`] selects.
+pub(super) fn contact(row: &Row<'_>) -> rusqlite::Result<Party> {
+    CONTACT.check(row)?;
+    party(row, "name", "sign", "decrypt")
 }
 
 /// What changes whenever another process has written to the registry.

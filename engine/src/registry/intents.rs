@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use claviger_token::{Fingerprint, KeyUse, SlotId, TokenId, Unfinished};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::digests::{INTENT, KEY, SPENT_SLOT, Table};
 use super::rows::{intent, json, key_of, keys_json};
 use super::{
     Registry, RegistryError, Result, check_engines, check_new, entry_exists, identity, locked,
@@ -265,7 +266,7 @@ impl Registry {
     pub fn open_intents(&self) -> Result<Vec<Intent>> {
         let all: Vec<(Intent, String)> = self
             .db()
-            .prepare_cached("SELECT * FROM intent ORDER BY id")?
+            .prepare_cached(&INTENT.select("ORDER BY id"))?
             .query_map([], |row| Ok((intent(row)?, row.get("lease")?)))?
             .collect::<Result<_, _>>()?;
         Ok(all
@@ -276,16 +277,28 @@ impl Registry {
     }
 }
 
+/// The rows about one token.
+const OF_TOKEN: &str = "WHERE kind = ? AND manufacturer = ? AND serial = ?";
+
 fn taken_slots(db: &Connection, token: &TokenId) -> rusqlite::Result<Vec<SlotId>> {
     let of_token = params![token.kind, token.manufacturer, token.serial];
-    let mut taken: Vec<SlotId> = db
-        .prepare_cached(
-            "SELECT slot FROM key WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3 \
-             UNION SELECT slot FROM spent_slot \
-             WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3",
-        )?
-        .query_map(of_token, |row| Ok(SlotId::new(row.get::<_, String>(0)?)))?
-        .collect::<Result<_, _>>()?;
+    let slots = |query: &str, table: Option<Table>| -> rusqlite::Result<Vec<SlotId>> {
+        db.prepare_cached(query)?
+            .query_map(of_token, |row| {
+                table.as_ref().map_or(Ok(()), |table| table.check(row))?;
+                Ok(SlotId::new(row.get::<_, String>("slot")?))
+            })?
+            .collect()
+    };
+    // A token that does not derive its keys says itself which slots are taken: of it there may
+    // be many rows, and none is looked at closely.
+    let mut taken = slots(
+        &format!("SELECT slot FROM key {OF_TOKEN} AND NOT derived"),
+        None,
+    )?;
+    let derived = KEY.select(&format!("{OF_TOKEN} AND derived"));
+    taken.extend(slots(&derived, Some(KEY))?);
+    taken.extend(slots(&SPENT_SLOT.select(OF_TOKEN), Some(SPENT_SLOT))?);
     let intents = intents_of(db, token)?;
     let keys = intents.into_iter().flat_map(|intent| intent.keys);
     taken.extend(keys.map(|key| key.slot));
@@ -293,11 +306,9 @@ fn taken_slots(db: &Connection, token: &TokenId) -> rusqlite::Result<Vec<SlotId>
 }
 
 pub(super) fn intents_of(db: &Connection, token: &TokenId) -> rusqlite::Result<Vec<Intent>> {
-    db.prepare_cached("SELECT * FROM intent WHERE kind = ? AND manufacturer = ? AND serial = ?")?
-        .query_map(
-            params![token.kind, token.manufacturer, token.serial],
-            intent,
-        )?
+    let of_token = params![token.kind, token.manufacturer, token.serial];
+    db.prepare_cached(&INTENT.select(OF_TOKEN))?
+        .query_map(of_token, intent)?
         .collect()
 }
 

@@ -7,6 +7,7 @@ use claviger_token::{KeyUse, PublicKey, SlotId, TokenId, Unfinished};
 use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 
+use super::digests::{INTENT, KEY};
 use super::{Action, Intent, KeyRecord};
 use crate::EngineId;
 use crate::types::{KeyInfo, NodeId, Origin};
@@ -28,6 +29,31 @@ pub(super) fn damaged(column: &str) -> rusqlite::Error {
         rusqlite::types::Type::Text,
         format!("`{column}` cannot be read").into(),
     )
+}
+
+/// A row that is not the one that was written, or not the one that was asked for.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("`{row}` of the table {table}")]
+pub(crate) struct NotAsWritten {
+    pub(crate) table: &'static str,
+    /// What it is called.
+    pub(crate) row: String,
+}
+
+impl NotAsWritten {
+    pub(crate) fn error(table: &'static str, row: &str) -> rusqlite::Error {
+        let row = row.into();
+        let what = Box::new(NotAsWritten { table, row });
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, what)
+    }
+
+    /// What is said of a row, where the error is one of these.
+    pub(super) fn of(error: &rusqlite::Error) -> Option<&Self> {
+        match error {
+            rusqlite::Error::FromSqlConversionFailure(_, _, why) => why.downcast_ref(),
+            _ => None,
+        }
+    }
 }
 
 pub(super) fn parsed<T: FromStr>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
@@ -59,7 +85,9 @@ pub(crate) fn token_id(row: &Row<'_>) -> rusqlite::Result<TokenId> {
     })
 }
 
+/// A row that [`KEY`] selects.
 pub(super) fn key_record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
+    KEY.check(row)?;
     let public_key: String = row.get("public_key")?;
     Ok(KeyRecord {
         id: row.get("id")?,
@@ -150,7 +178,9 @@ fn intended_keys(row: &Row<'_>) -> rusqlite::Result<Vec<Unfinished>> {
     keys.into_iter().map(read).collect()
 }
 
+/// A row that [`INTENT`] selects.
 pub(super) fn intent(row: &Row<'_>) -> rusqlite::Result<Intent> {
+    INTENT.check(row)?;
     Ok(Intent {
         id: row.get("id")?,
         action: match row.get::<_, String>("action")?.as_str() {

@@ -1,0 +1,130 @@
+//! A home with a row in each table of its registry.
+
+use std::path::{Path, PathBuf};
+
+use claviger_engine::{Capabilities, IdParams, Node, Party, Registry, RegistryError};
+use claviger_token::{Pin, PinVerdict, RefusedPins, TokenId, TriesLeft};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::{Device, call, connect, delete, generate, id, make, node};
+
+/// A home with two identities that have keys of their own, two that are connected, one whose
+/// keys are gone, contacts, evidence, a slot that is spent, PINs that were refused, and an
+/// intent that was left open: a row in each table.
+pub struct Home {
+    folder: TempDir,
+    pub device: Device,
+}
+
+impl Home {
+    pub async fn new() -> Home {
+        let (folder, device) = (in_memory(), Device::deriving());
+        let home = Home { folder, device };
+        let node = home.node();
+        for name in ["alice", "mallory", "carol"] {
+            make(&node, name, &home.device.backend()).await;
+        }
+        for (name, to) in [("bob", "alice"), ("dave", "carol")] {
+            let all = Capabilities::CommitAndDecrypt;
+            let reply = connect(&node, name, to, &home.device.backend(), all).await;
+            assert!(reply.err.is_none(), "{:?}", reply.err);
+        }
+        delete(&node, "carol", "carol").await.unwrap();
+        for (name, of) in [("friend", "alice"), ("stranger", "mallory")] {
+            let contact = Party {
+                name: name.into(),
+                keys: node.public_keys(&id(of)).unwrap().unwrap(),
+            };
+            node.registry().add_contact(&contact).unwrap();
+        }
+        for (reader, by) in [("mallory", "alice"), ("alice", "mallory")] {
+            let granted = node
+                .grant_reads_for(&id(reader), &id(by), None, &call())
+                .await;
+            granted.unwrap();
+        }
+        let revoked = node
+            .revoke_reads_for(&id("alice"), &id("mallory"), &call())
+            .await;
+        assert_eq!(revoked.unwrap().len(), 1);
+        let token = |serial: &str| TokenId {
+            kind: "piv".into(),
+            manufacturer: "Yubico".into(),
+            serial: serial.into(),
+        };
+        let (pins, pin) = (node.registry().refused_pins(), Pin::from("1234"));
+        let refused = token("1");
+        let mut turn = pins.turn(&refused).unwrap();
+        turn.begin(&pin, TriesLeft::Exactly(3)).unwrap();
+        turn.end(&pin, PinVerdict::Refused);
+        // The answer of this one never comes.
+        let silent = token("2");
+        let mut turn = pins.turn(&silent).unwrap();
+        turn.begin(&pin, TriesLeft::Exactly(2)).unwrap();
+        drop(turn);
+        home.device.detach_after(1);
+        let all = Capabilities::CommitAndDecrypt;
+        let (backend, params) = (home.device.backend(), IdParams::Ed25519);
+        generate(&node, "eve", &backend, params, all).await;
+        home.device.attach();
+        home
+    }
+
+    pub fn node(&self) -> Node {
+        node(self.folder.path(), &self.device)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("registry.sqlite")
+    }
+
+    /// A node, where the registry opens.
+    pub fn open_node(&self) -> Result<Node, RegistryError> {
+        Ok(Node::builder(self.open()?)
+            .driver(self.device.clone())
+            .build())
+    }
+
+    pub fn open(&self) -> Result<Registry, RegistryError> {
+        Registry::open(self.folder.path())
+    }
+
+    /// What somebody does who has the file, and nothing of ours.
+    pub fn sql(&self, statements: &str) {
+        Connection::open(self.file())
+            .unwrap()
+            .execute_batch(statements)
+            .unwrap();
+    }
+
+    /// The whole file, where nobody has it open.
+    pub fn bytes(&self) -> Vec<u8> {
+        std::fs::read(self.file()).unwrap()
+    }
+
+    /// Puts another file in its place, with nothing beside it.
+    pub fn put(&self, bytes: &[u8]) {
+        for end in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{end}", self.file().display()));
+        }
+        std::fs::write(self.file(), bytes).unwrap();
+    }
+
+    /// What is wrong with it.
+    pub fn faults(&self) -> Vec<RegistryError> {
+        self.open().unwrap().check().unwrap()
+    }
+}
+
+/// A folder in memory, where the system has such a place: nothing here is about disks.
+fn in_memory() -> TempDir {
+    match Path::new("/dev/shm").is_dir() {
+        true => tempfile::tempdir_in("/dev/shm").unwrap(),
+        false => tempfile::tempdir().unwrap(),
+    }
+}
