@@ -10,27 +10,74 @@ use std::sync::Arc;
 
 use claviger_token::{Algorithm, PublicKey};
 
-use crate::evidence::{Evidence, KeysId, PublicKeys};
+use crate::evidence::{Evidence, KeysId, Party, PublicKeys};
 use crate::reads_for::as_reader;
-use crate::{EngineError, EngineId};
+use crate::{EngineError, EngineId, EngineName};
 
 /// The most recipients that one ciphertext is made for: as many as are tried when it is
 /// opened.
 pub const MOST_RECIPIENTS: usize = claviger_token::envelope::MOST_ATTEMPTS;
 
-/// To whom a sender wants its plaintext encrypted, where evidence leaves a choice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// To whom a sender wants its plaintext encrypted, where evidence leaves a choice. The default
+/// is the identity itself, and nobody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preference {
+    /// Beside the recipient everyone who provably reads for the identity: each of them opens
+    /// the ciphertext with a key of their own. They were granted that by the identity, or by
+    /// those whom it let read.
+    pub readers: bool,
+    /// Who may become the recipient in place of the identity, where the identity provably
+    /// reads for them: the cheapest is taken, the identity itself among them.
+    pub via: Via,
+    /// How many pieces of evidence a chain may have.
+    pub depth: usize,
+}
+
+/// To whom data may be disclosed that is meant for an identity which reads for them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Preference {
-    /// The identity itself, and nobody else.
+pub enum Via {
+    /// To nobody.
     #[default]
-    Itself,
-    /// The cheapest of the identity and those that it provably reads for. The sender does not
-    /// name them, and so says that the data may be disclosed to any of them.
-    Cheapest,
-    /// The identity itself, and beside it everyone who provably reads for it: each of them
-    /// opens the ciphertext with a key of their own.
-    WithReaders,
+    Nobody,
+    /// To these, whom the sender names.
+    Named(Vec<EngineId>),
+    /// To anyone: the sender does not want to know.
+    Anyone,
+}
+
+impl Preference {
+    /// The identity itself, and nobody else.
+    pub const ITSELF: Preference = Preference {
+        readers: false,
+        via: Via::Nobody,
+        depth: usize::MAX,
+    };
+    /// The identity itself, and everyone who provably reads for it.
+    pub const WITH_READERS: Preference = Preference {
+        readers: true,
+        ..Preference::ITSELF
+    };
+    /// The cheapest of the identity and all those that it provably reads for.
+    pub const CHEAPEST: Preference = Preference {
+        via: Via::Anyone,
+        ..Preference::ITSELF
+    };
+}
+
+impl Default for Preference {
+    fn default() -> Self {
+        Preference::ITSELF
+    }
+}
+
+/// A key that something is encrypted to, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    /// Who has it, as they are known here or, where they are not, as the evidence has it.
+    pub name: EngineName,
+    /// The key.
+    pub key: PublicKey,
 }
 
 /// Requests that wait for evidence, by identity. `T` is how one of them is answered.
@@ -116,54 +163,81 @@ impl<T> Pending<T> {
     }
 }
 
-/// The keys that a plaintext for `identity` is to be encrypted to. Of the evidence only
-/// what verifies counts.
+/// What is asked of [`choose`].
+pub(crate) struct Choice<'a> {
+    pub(crate) preference: &'a Preference,
+    /// The keys of those whom the preference [names](Via::Named).
+    pub(crate) named: &'a [PublicKeys],
+    /// When: evidence has an end.
+    pub(crate) moment: u64,
+}
+
+/// Those to whose keys a plaintext for `identity` is to be encrypted. Of the evidence only
+/// what verifies counts, and has not ended; what was revoked is not in it.
 ///
 /// An identity without a key that decrypts reads for nobody, whatever evidence says: who grants
 /// it to read for them would else become the recipient of what is meant for it.
 ///
 /// # Errors
-/// [`EngineError::NoEncryptionKey`] where there is none, [`EngineError::TooManyRecipients`].
+/// [`EngineError::NoEncryptionKey`] where there is none, [`EngineError::NotProven`],
+/// [`EngineError::TooManyRecipients`].
 pub(crate) fn choose(
     who: &EngineId,
     identity: &PublicKeys,
     evidence: &[Evidence],
-    preference: Preference,
-) -> Result<Vec<PublicKey>, EngineError> {
+    choice: &Choice<'_>,
+) -> Result<Vec<Party>, EngineError> {
     if rank(identity).is_none() {
         return Err(EngineError::NoEncryptionKey {
             identity: who.clone(),
         });
     }
-    let itself = identity.clone();
-    let chosen = match preference {
-        Preference::Itself | Preference::WithReaders => itself,
-        Preference::Cheapest => {
-            let others = reach(
-                as_reader(identity),
-                evidence,
-                Direction::ReadFor,
-                usize::MAX,
-            );
-            let able = std::iter::once(itself.clone()).chain(others);
-            let able = able.filter_map(|keys| Some((rank(&keys)?, keys)));
-            // The first of the cheapest: the nearest.
-            able.min_by_key(|(rank, _)| *rank)
-                .map_or(itself, |(_, keys)| keys)
-        }
+    let itself = Party {
+        name: who.name.clone(),
+        keys: identity.clone(),
     };
-    let mut recipients: Vec<PublicKey> = chosen.decrypt.iter().cloned().collect();
-    if preference == Preference::WithReaders {
-        let readers = reach(
-            std::iter::once(chosen.id()),
-            evidence,
-            Direction::Readers,
-            MOST_RECIPIENTS + 1,
-        );
-        let mut seen: HashSet<PublicKey> = recipients.iter().cloned().collect();
-        let keys = readers.into_iter().filter(|reader| rank(reader).is_some());
-        let keys = keys.filter_map(|reader| reader.decrypt);
-        recipients.extend(keys.filter(|key| seen.insert(key.clone())));
+    let mut recipients = vec![itself.clone()];
+    if choice.preference.via != Via::Nobody {
+        let nearest = Search {
+            direction: Direction::ReadFor,
+            depth: choice.preference.depth,
+            enough: usize::MAX,
+            moment: choice.moment,
+        };
+        let mut others = nearest.reach(as_reader(identity), evidence);
+        if let Via::Named(named) = &choice.preference.via {
+            others.retain(|other| {
+                let mut named = choice.named.iter();
+                named.any(|keys| keys.decrypt.is_some() && keys.decrypt == other.keys.decrypt)
+            });
+            let itself_is_named = choice.named.contains(identity);
+            if others.is_empty() && !itself_is_named {
+                return Err(EngineError::NotProven {
+                    identity: who.clone(),
+                    via: named.clone(),
+                });
+            }
+        }
+        let able = std::iter::once(itself).chain(others);
+        let able = able.filter_map(|party| Some((rank(&party.keys)?, party)));
+        // The first of the cheapest: the nearest.
+        let cheapest = able.min_by_key(|(rank, _)| *rank);
+        recipients = cheapest.map(|(_, party)| party).into_iter().collect();
+    }
+    if choice.preference.readers {
+        let all = Search {
+            direction: Direction::Readers,
+            depth: choice.preference.depth,
+            enough: MOST_RECIPIENTS + 1,
+            moment: choice.moment,
+        };
+        let readers = all.reach(std::iter::once(identity.id()), evidence);
+        let known = recipients.iter().map(|party| party.keys.decrypt.clone());
+        let mut seen: HashSet<Option<PublicKey>> = known.collect();
+        let readers = readers
+            .into_iter()
+            .filter(|reader| rank(&reader.keys).is_some());
+        recipients.extend(readers.filter(|reader| seen.insert(reader.keys.decrypt.clone())));
     }
     if recipients.len() > MOST_RECIPIENTS {
         return Err(EngineError::TooManyRecipients);
@@ -189,46 +263,64 @@ enum Direction {
     Readers,
 }
 
-/// Whoever is reached from `starts` by evidence that verifies, nearest first; as soon as
-/// there are `enough` keys to encrypt to, the rest is left out.
-fn reach(
-    starts: impl Iterator<Item = KeysId>,
-    evidence: &[Evidence],
+/// A search for whoever is reached by evidence that counts.
+struct Search {
     direction: Direction,
+    /// How many pieces a chain may have.
+    depth: usize,
+    /// As soon as there are so many keys to encrypt to, the rest is left out.
     enough: usize,
-) -> Vec<PublicKeys> {
-    let mut onward: HashMap<KeysId, Vec<&Evidence>> = HashMap::new();
-    for piece in evidence {
-        let begin = match direction {
-            Direction::ReadFor => &piece.from_identity,
-            Direction::Readers => &piece.to_identity,
-        };
-        onward.entry(begin.keys.id()).or_default().push(piece);
-    }
-    let mut queue: Vec<KeysId> = starts.collect();
-    let mut seen: HashSet<KeysId> = queue.iter().copied().collect();
-    let mut reached = Vec::new();
-    let (mut done, mut able) = (0, HashSet::new());
-    while let Some(at) = queue.get(done).copied() {
-        done += 1;
-        for piece in onward.get(&at).into_iter().flatten() {
-            let end = match direction {
-                Direction::ReadFor => &piece.to_identity.keys,
-                Direction::Readers => &piece.from_identity.keys,
-            };
-            let id = end.id();
-            if able.len() >= enough {
-                return reached;
+    moment: u64,
+}
+
+impl Search {
+    /// Those who are reached from `starts`, nearest first.
+    fn reach(&self, starts: impl Iterator<Item = KeysId>, evidence: &[Evidence]) -> Vec<Party> {
+        let mut onward: HashMap<KeysId, Vec<&Evidence>> = HashMap::new();
+        for piece in evidence {
+            let (begin, _) = self.direction.ends(piece);
+            onward.entry(begin.keys.id()).or_default().push(piece);
+        }
+        let mut queue: Vec<(KeysId, usize)> = starts.map(|id| (id, 0)).collect();
+        let mut seen: HashSet<KeysId> = queue.iter().map(|(id, _)| *id).collect();
+        let mut reached = Vec::new();
+        let (mut done, mut able) = (0, HashSet::new());
+        while let Some((at, steps)) = queue.get(done).copied() {
+            done += 1;
+            if steps >= self.depth {
+                continue;
             }
-            if !seen.contains(&id) && piece.verify().is_ok() {
-                able.extend(end.decrypt.as_ref().filter(|_| rank(end).is_some()));
-                seen.insert(id);
-                queue.push(id);
-                reached.push(end.clone());
+            for piece in onward.get(&at).into_iter().flatten() {
+                let (_, end) = self.direction.ends(piece);
+                let id = end.keys.id();
+                if able.len() >= self.enough {
+                    return reached;
+                }
+                if !seen.contains(&id) && piece.holds_at(self.moment) {
+                    able.extend(
+                        end.keys
+                            .decrypt
+                            .as_ref()
+                            .filter(|_| rank(&end.keys).is_some()),
+                    );
+                    seen.insert(id);
+                    queue.push((id, steps + 1));
+                    reached.push(end.clone());
+                }
             }
         }
+        reached
     }
-    reached
+}
+
+impl Direction {
+    /// Where one comes from, and whom one comes to.
+    fn ends(self, piece: &Evidence) -> (&Party, &Party) {
+        match self {
+            Direction::ReadFor => (&piece.from_identity, &piece.to_identity),
+            Direction::Readers => (&piece.to_identity, &piece.from_identity),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,34 +1,35 @@
-//! Evidence that one identity reads for another, and the text in which it travels.
+//! Evidence that one identity reads for another, revocations of it, and the text in which
+//! both travel.
 //!
 //! *A reads for B*: whoever holds A's decryptor can decrypt what is encrypted to B. It is
-//! B that says so, with its signing key, over the keys and the names of both:
-//!
-//! | field | |
-//! | --- | --- |
-//! | domain | `claviger reads-for evidence v1` |
-//! | reader's name | UTF-8 |
-//! | reader's signing key, reader's decryption key | each empty, or *algorithm* and *key* |
-//! | name, signing key, decryption key of whom it reads for | likewise |
-//!
-//! Every field, and within a key the algorithm's name and the key's
-//! [bytes](PublicKey::as_bytes), is preceded by its length in bytes as four bytes,
-//! big-endian. So no two statements have the same encoding, and nothing else that is
-//! signed has one of these.
+//! B that says so, with its signing key, over the keys and the names of both, a random number
+//! and, where there is one, an end ([`Statement`] has the encoding). B can revoke it: a
+//! [`Revocation`] names one statement by its digest. A later grant has another number, and
+//! stands.
 //!
 //! Evidence is about keys: an identity that was deleted and made anew has other keys and
 //! none of the old one's evidence.
+//!
+//! What version 1 signed had neither number nor end, and could be had by signing a document.
+//! It is kept, and never relied on.
 
-use claviger_token::key::{from_hex, to_hex};
-use claviger_token::{PublicKey, Signature, SignatureScheme};
+mod statement;
+mod text;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use claviger_token::{PublicKey, Signature};
+use rand_core::{OsRng, RngCore};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::EngineName;
 use crate::types::check_name;
 
-const DOMAIN: &[u8] = b"claviger reads-for evidence v1";
-/// The version of the text form.
-const VERSION: u32 = 1;
+pub(crate) use self::statement::DOMAINS;
+pub use self::statement::Statement;
+use self::statement::push;
+pub use self::text::{EvidenceFile, from_text, to_text};
 
 /// The public keys by which an identity is known: one for each use, where it has one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -95,39 +96,65 @@ pub struct Party {
     pub keys: PublicKeys,
 }
 
-impl Party {
-    fn encode(&self, to: &mut Vec<u8>) {
-        push(to, self.name.as_bytes());
-        self.keys.encode(to);
+/// The seconds since the beginning of 1970 (UTC) at this moment.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |time| time.as_secs())
+}
+
+/// What a grant says beside who reads for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Terms {
+    /// Nothing: it is of version 1, and not relied on.
+    V1,
+    /// Version 2.
+    V2 {
+        /// Random: it tells this grant from every other.
+        number: [u8; 16],
+        /// When it ends: seconds since the beginning of 1970 (UTC), at most
+        /// [`Terms::LATEST`]. `None`: it does not.
+        until: Option<u64>,
+    },
+}
+
+impl Terms {
+    /// The latest end that there is: SQLite's integers have a sign.
+    pub const LATEST: u64 = i64::MAX as u64;
+
+    /// Those of a new grant, with a number that no other has.
+    pub fn new(until: Option<u64>) -> Self {
+        let mut number = [0; 16];
+        OsRng.fill_bytes(&mut number);
+        let until = until.map(|end| end.min(Terms::LATEST));
+        Terms::V2 { number, until }
+    }
+
+    /// Whether a grant with these terms counts at a moment, if it was not revoked.
+    pub fn hold_at(&self, moment: u64) -> bool {
+        match self {
+            Terms::V1 => false,
+            Terms::V2 { until, .. } => until.is_none_or(|end| moment < end),
+        }
     }
 }
 
-/// A field: its length, and itself.
-fn push(to: &mut Vec<u8>, field: &[u8]) {
-    // Names and keys are far shorter than 4 GiB.
-    let length = u32::try_from(field.len()).unwrap_or(u32::MAX);
-    to.extend_from_slice(&length.to_be_bytes());
-    to.extend_from_slice(field);
-}
-
 /// What has to be signed, by `to`, so that it is evidence that `from` reads for `to`.
-pub fn statement(from: &Party, to: &Party) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    push(&mut bytes, DOMAIN);
-    from.encode(&mut bytes);
-    to.encode(&mut bytes);
-    bytes
+pub fn statement(from: &Party, to: &Party, terms: &Terms) -> Vec<u8> {
+    statement::grant(from, to, terms)
 }
 
 /// Evidence that one identity reads for another. What is in it may be anything until it
-/// is [verified](Evidence::verify).
+/// is [verified](Evidence::verify), and what is verified may have ended or be revoked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Text", into = "Text")]
+#[serde(try_from = "text::Piece", into = "text::Piece")]
 pub struct Evidence {
     /// Who reads.
     pub from_identity: Party,
     /// For whom; the one who says so.
     pub to_identity: Party,
+    /// What else it says.
+    pub terms: Terms,
     /// The signature of `to_identity` over the [statement].
     pub proof: Signature,
 }
@@ -146,15 +173,54 @@ impl Evidence {
         }
         let signer = self.to_identity.keys.sign.as_ref();
         let signer = signer.ok_or(BadEvidence::NoSigner)?;
-        let statement = statement(&self.from_identity, &self.to_identity);
         signer
-            .verify(&statement, &self.proof)
+            .verify(&self.statement(), &self.proof)
             .map_err(|_| BadEvidence::Signature)
     }
 
-    /// A digest over the statement: two pieces with the same one say the same.
-    pub(crate) fn statement_id(&self) -> [u8; 32] {
-        Sha256::digest(statement(&self.from_identity, &self.to_identity)).into()
+    /// Whether it is what it says, and counts at this moment if it was not revoked.
+    pub(crate) fn holds_at(&self, moment: u64) -> bool {
+        self.terms.hold_at(moment) && self.verify().is_ok()
+    }
+
+    /// What was signed.
+    pub fn statement(&self) -> Vec<u8> {
+        statement(&self.from_identity, &self.to_identity, &self.terms)
+    }
+
+    /// A digest (SHA-256) over the statement: two pieces with the same one say the same, and
+    /// it is what a [`Revocation`] names.
+    pub fn statement_id(&self) -> [u8; 32] {
+        Sha256::digest(self.statement()).into()
+    }
+}
+
+/// That a grant does not hold any more, said by the key that made it. It may be anything
+/// until it is [verified](Revocation::verify).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "text::RevocationText", into = "text::RevocationText")]
+pub struct Revocation {
+    /// The [digest](Evidence::statement_id) over the statement that is revoked.
+    pub statement: [u8; 32],
+    /// Whose it is: the key that signed the statement. Of another key it revokes nothing.
+    pub by: PublicKey,
+    /// The signature of that key.
+    pub proof: Signature,
+}
+
+impl Revocation {
+    /// Checks that the key signed just this.
+    ///
+    /// # Errors
+    /// [`BadEvidence::Signature`].
+    pub fn verify(&self) -> Result<(), BadEvidence> {
+        let statement = Statement::Revocation {
+            statement: self.statement,
+            by: self.by.clone(),
+        };
+        self.by
+            .verify(&statement.to_bytes(), &self.proof)
+            .map_err(|_| BadEvidence::Signature)
     }
 }
 
@@ -180,121 +246,6 @@ pub enum BadEvidence {
     /// A name in it belongs to an identity or a contact here that has other keys.
     #[error("it is about other keys than those that a name in it stands for here")]
     OtherKeys,
-}
-
-/// Evidence as it is written: one JSON object.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Text {
-    reader: PartyText,
-    reads_for: PartyText,
-    /// The scheme of the signature, by its name.
-    scheme: SignatureScheme,
-    /// In hexadecimal.
-    signature: String,
-}
-
-/// Keys as [`PublicKey::to_text`] writes them.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PartyText {
-    name: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    sign: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    decrypt: Option<String>,
-}
-
-impl From<Party> for PartyText {
-    fn from(party: Party) -> Self {
-        let text = |key: Option<PublicKey>| key.map(|key| key.to_text());
-        PartyText {
-            name: party.name.to_string(),
-            sign: text(party.keys.sign),
-            decrypt: text(party.keys.decrypt),
-        }
-    }
-}
-
-impl TryFrom<PartyText> for Party {
-    type Error = BadEvidence;
-
-    fn try_from(text: PartyText) -> Result<Self, BadEvidence> {
-        let key = |text: Option<String>| {
-            let key = text.as_deref().map(PublicKey::from_text);
-            key.transpose().map_err(|_| BadEvidence::Malformed)
-        };
-        Ok(Party {
-            name: text.name.into(),
-            keys: PublicKeys {
-                sign: key(text.sign)?,
-                decrypt: key(text.decrypt)?,
-            },
-        })
-    }
-}
-
-impl From<Evidence> for Text {
-    fn from(evidence: Evidence) -> Self {
-        Text {
-            reader: evidence.from_identity.into(),
-            reads_for: evidence.to_identity.into(),
-            scheme: evidence.proof.scheme(),
-            signature: to_hex(evidence.proof.as_bytes()),
-        }
-    }
-}
-
-impl TryFrom<Text> for Evidence {
-    type Error = BadEvidence;
-
-    fn try_from(text: Text) -> Result<Self, BadEvidence> {
-        let signature = from_hex(&text.signature).ok_or(BadEvidence::Malformed)?;
-        Ok(Evidence {
-            from_identity: text.reader.try_into()?,
-            to_identity: text.reads_for.try_into()?,
-            proof: Signature::new(text.scheme, signature).map_err(|_| BadEvidence::Malformed)?,
-        })
-    }
-}
-
-#[derive(Serialize)]
-struct FileOut<'a> {
-    claviger_evidence: u32,
-    evidence: &'a [Evidence],
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileIn {
-    claviger_evidence: u32,
-    evidence: Vec<Evidence>,
-}
-
-/// The text in which evidence travels from machine to machine: JSON.
-///
-/// # Errors
-/// [`BadEvidence::Malformed`] never, as far as names are text.
-pub fn to_text(evidence: &[Evidence]) -> Result<String, BadEvidence> {
-    let file = FileOut {
-        claviger_evidence: VERSION,
-        evidence,
-    };
-    let mut text = serde_json::to_string_pretty(&file).map_err(|_| BadEvidence::Malformed)?;
-    text.push('\n');
-    Ok(text)
-}
-
-/// Parses what [`to_text`] wrote. Nothing is verified yet.
-///
-/// # Errors
-/// [`BadEvidence::Malformed`].
-pub fn from_text(text: &[u8]) -> Result<Vec<Evidence>, BadEvidence> {
-    let file: FileIn = serde_json::from_slice(text).map_err(|_| BadEvidence::Malformed)?;
-    match file.claviger_evidence {
-        VERSION => Ok(file.evidence),
-        _ => Err(BadEvidence::Malformed),
-    }
 }
 
 #[cfg(test)]
@@ -332,9 +283,59 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for from in &parties {
             for to in &parties {
-                assert!(seen.insert(statement(from, to)), "{from:?} {to:?}");
+                for terms in [
+                    Terms::V1,
+                    Terms::new(None),
+                    Terms::new(None),
+                    Terms::new(Some(7)),
+                ] {
+                    let said = statement(from, to, &terms);
+                    assert!(seen.insert(said), "{from:?} {to:?} {terms:?}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_grant_counts_up_to_its_end_and_one_of_version_1_never() {
+        let ends = Terms::new(Some(100));
+        assert_eq!(
+            [99, 100, 101].map(|at| ends.hold_at(at)),
+            [true, false, false]
+        );
+        assert!(Terms::new(None).hold_at(u64::MAX));
+        assert!(!Terms::V1.hold_at(0));
+    }
+
+    #[test]
+    fn a_statement_reads_back_and_nothing_else_is_one() {
+        let to = party("b", Some(3), None);
+        for until in [None, Some(0), Some(Terms::LATEST)] {
+            let from = party("a", None, Some(2));
+            let terms = Terms::new(until);
+            let said = statement(&from, &to, &terms);
+            let read = Statement::parse(&said).unwrap();
+            assert_eq!(read.to_bytes(), said);
+            assert_eq!(read.signer(), to.keys.sign.as_ref());
+            for end in 0..said.len() {
+                assert!(Statement::parse(&said[..end]).is_err(), "{end}");
+            }
+            assert!(Statement::parse(&[&said[..], b"."].concat()).is_err());
+            for at in 0..said.len() {
+                let mut altered = said.clone();
+                altered[at] ^= 0x80;
+                if let Ok(other) = Statement::parse(&altered) {
+                    assert_eq!(other.to_bytes(), altered, "{at}");
+                }
+            }
+        }
+        let old = statement(&party("a", Some(1), None), &to, &Terms::V1);
+        assert!(Statement::parse(&old).is_err());
+        let revocation = Statement::Revocation {
+            statement: [7; 32],
+            by: to.keys.sign.unwrap(),
+        };
+        assert_eq!(Statement::parse(&revocation.to_bytes()), Ok(revocation));
     }
 
     #[test]
@@ -357,7 +358,8 @@ mod tests {
             "",
             "{}",
             "[]",
-            r#"{"claviger_evidence":2,"evidence":[]}"#,
+            r#"{"claviger_evidence":3,"evidence":[]}"#,
+            r#"{"claviger_evidence":1,"evidence":[],"revocations":[{}]}"#,
             r#"{"claviger_evidence":1,"evidence":[{}]}"#,
             r#"{"claviger_evidence":1,"evidence":[],"more":1}"#,
         ];
@@ -368,7 +370,9 @@ mod tests {
                 "{text}"
             );
         }
-        let empty = to_text(&[]).unwrap();
-        assert_eq!(from_text(empty.as_bytes()), Ok(Vec::new()));
+        let empty = to_text(&EvidenceFile::default()).unwrap();
+        assert_eq!(from_text(empty.as_bytes()), Ok(EvidenceFile::default()));
+        let old = br#"{"claviger_evidence":1,"evidence":[]}"#;
+        assert_eq!(from_text(old), Ok(EvidenceFile::default()));
     }
 }

@@ -6,17 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use claviger_token::envelope::{self, EncryptError};
-use claviger_token::{Call, Error, KeyUse, PublicKey, Secret};
+use claviger_token::{Call, Error, PublicKey, Secret};
 use tokio::sync::oneshot;
 
-use crate::encryption::{self, Answer, Effect, Pending, Preference};
-use crate::evidence::{Evidence, PublicKeys, statement};
+use crate::encryption::{self, Answer, Choice, Effect, Pending, Preference, Recipient, Via};
+use crate::evidence::{Evidence, PublicKeys, now};
 use crate::message::{
     EngineMsg, Msg, QueryReadsForEvidence, ReplyEncrypt, ReplyReadsFor, ReplyReadsForEvidence,
     ReplySubmitReadsForEvidence, RequestEncrypt, RequestReadsFor, SubmitReadsForEvidence,
 };
 use crate::node::{ENCRYPTION, Inner, Node, READS_FOR};
-use crate::reads_for::{self, EvidenceAbout, ReadsFor};
+use crate::reads_for::{EvidenceAbout, ReadsFor};
 use crate::registry::{Known, RegistryError, Revision};
 use crate::{EngineError, EngineId};
 
@@ -58,25 +58,6 @@ impl Exchange {
     }
 }
 
-/// What came of evidence that was imported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Imported {
-    /// So many pieces are new.
-    pub added: usize,
-    /// So many were there already.
-    pub known: usize,
-}
-
-/// One of several pieces of evidence was not taken, and so none was.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{error}")]
-pub struct NotImported {
-    /// Which piece, counted from 0; `None` where it was not about one.
-    pub piece: Option<usize>,
-    /// Why not.
-    pub error: EngineError,
-}
-
 impl Node {
     /// The id of this node's Encryption engine.
     pub fn encryption(&self) -> EngineId {
@@ -92,8 +73,8 @@ impl Node {
     ///
     /// # Errors
     /// [`EngineError::ExternalIdentityNotFound`], [`EngineError::NoEncryptionKey`],
-    /// [`EngineError::TooManyRecipients`]; with Reads For also what its engine answers, and
-    /// [`EngineError::ReadsForSilent`].
+    /// [`EngineError::TooManyRecipients`]; with Reads For also what its engine answers,
+    /// [`EngineError::NotProven`] and [`EngineError::ReadsForSilent`].
     pub async fn encrypt(
         &self,
         request: RequestEncrypt,
@@ -105,8 +86,8 @@ impl Node {
             use_reads_for,
             preference,
         } = request;
-        let keys = self.recipients(&external_identity, use_reads_for, preference, call);
-        let keys = keys.await?;
+        let recipients = self.recipients(&external_identity, use_reads_for, &preference, call);
+        let keys: Vec<_> = recipients.await?.into_iter().map(|r| r.key).collect();
         if data.len() <= LONG_PLAINTEXT && keys.len() <= FEW {
             return seal(&keys, &data);
         }
@@ -124,20 +105,35 @@ impl Node {
         &self,
         identity: &EngineId,
         use_reads_for: bool,
-        preference: Preference,
+        preference: &Preference,
         call: &Call,
-    ) -> Result<Vec<PublicKey>, EngineError> {
+    ) -> Result<Vec<Recipient>, EngineError> {
         call.check()?;
         let mut known = self.0.must_know(identity)?;
-        let mut evidence = Arc::default();
+        let (mut evidence, mut named) = (Arc::default(), Vec::new());
+        let mut preference = preference.clone();
         if use_reads_for {
+            if let Via::Named(names) = &preference.via {
+                for name in names {
+                    named.push(self.0.must_know(name)?.party.keys.clone());
+                }
+            }
             evidence = self.evidence_for(identity, call).await?;
             // It may have been made anew meanwhile.
             known = self.0.must_know(identity)?;
+        } else {
+            preference = Preference::ITSELF;
         }
         let (who, keys) = (identity.clone(), known.party.keys.clone());
         let few = evidence.len() <= FEW;
-        let choose = move || encryption::choose(&who, &keys, &evidence, preference);
+        let choose = move || {
+            let choice = Choice {
+                preference: &preference,
+                named: &named,
+                moment: now(),
+            };
+            encryption::choose(&who, &keys, &evidence, &choice)
+        };
         let chosen = match few {
             true => choose(),
             false => tokio::task::spawn_blocking(choose)
@@ -150,7 +146,7 @@ impl Node {
                     identity: owner.clone(),
                 })
             }
-            (chosen, _) => chosen,
+            (chosen, _) => self.0.named_here(chosen?),
         }
     }
 
@@ -222,53 +218,6 @@ impl Node {
         Ok(known.map(|known| known.party.keys.clone()))
     }
 
-    /// Lets `reader` read for `by`, whose signing key signs that, and stores the evidence.
-    ///
-    /// # Errors
-    /// [`EngineError::EvidenceExists`] before the key is used,
-    /// [`EngineError::ExternalIdentityNotFound`], [`EngineError::CapabilitiesNotAvailable`]
-    /// where `by` cannot sign here, and what the signing says.
-    pub async fn grant_reads_for(
-        &self,
-        reader: &EngineId,
-        by: &EngineId,
-        call: &Call,
-    ) -> Result<Evidence, EngineError> {
-        let info = self.0.registry.identity(by)?;
-        let info = info.ok_or(EngineError::ExternalIdentityNotFound)?;
-        let engine = info.commitment_engine.as_ref();
-        let engine = engine.ok_or(EngineError::CapabilitiesNotAvailable)?;
-        if let Some(key) = info.key(KeyUse::Sign).filter(|key| key.deleted) {
-            return Err(EngineError::IdentityDeleted {
-                identity: key.owner.clone(),
-            });
-        }
-        let (from, to) = (self.0.must_know(reader)?, self.0.must_know(by)?);
-        let (from, to) = (from.party.clone(), to.party.clone());
-        let statement = statement(&from, &to);
-        if self.0.has_said(&statement)? {
-            return Err(EngineError::EvidenceExists);
-        }
-        let evidence = Evidence {
-            from_identity: from,
-            to_identity: to,
-            proof: self.commit(by, engine, statement, call).await?,
-        };
-        self.0.submit(&evidence)?;
-        Ok(evidence)
-    }
-
-    /// Takes several pieces of evidence at once: all of them, or none.
-    ///
-    /// # Errors
-    /// [`NotImported`] names the first that is invalid.
-    pub async fn import_evidence(&self, evidence: Vec<Evidence>) -> Result<Imported, NotImported> {
-        let node = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || node.import(&evidence))
-            .await
-            .unwrap_or_else(|_| Err(NotImported::whole(Error::Cancelled.into())))
-    }
-
     /// A message to the Encryption engine. `None`: it was dropped, or is no request.
     pub(crate) async fn to_encryption(
         &self,
@@ -299,12 +248,6 @@ impl Node {
             .await
             .ok()
             .flatten()
-    }
-}
-
-impl NotImported {
-    fn whole(error: EngineError) -> Self {
-        NotImported { piece: None, error }
     }
 }
 
@@ -349,11 +292,7 @@ impl Inner {
         } = reply;
         let answer = match err {
             Some(err) => Err(err),
-            None => {
-                let mut all = evidence.direct;
-                all.extend(evidence.onward);
-                Ok(Arc::new(all))
-            }
+            None => self.what_counts(evidence).map(Arc::new).map_err(Into::into),
         };
         let configured = &self.exchange.reads_for;
         let mut pending = self.exchange.pending();
@@ -362,7 +301,7 @@ impl Inner {
         answer_all(effect);
     }
 
-    fn evidence_about(&self, identity: &EngineId) -> Result<EvidenceAbout, EngineError> {
+    pub(crate) fn evidence_about(&self, identity: &EngineId) -> Result<EvidenceAbout, EngineError> {
         let known = self.must_know(identity)?;
         let now = self.registry.revision()?;
         Ok(self
@@ -370,57 +309,24 @@ impl Inner {
             .about(&self.registry, now, &known.party.keys)?)
     }
 
-    /// Takes a piece of evidence, if it verifies and is new.
-    fn submit(&self, evidence: &Evidence) -> Result<(), EngineError> {
-        reads_for::check(evidence, |name| self.keys_of(name))?;
-        match self
-            .registry
-            .insert_evidence(std::slice::from_ref(evidence))?
-        {
-            0 => Err(EngineError::EvidenceExists),
-            _ => Ok(()),
-        }
-    }
-
-    fn import(&self, evidence: &[Evidence]) -> Result<Imported, NotImported> {
-        for (piece, one) in evidence.iter().enumerate() {
-            reads_for::check(one, |name| self.keys_of(name)).map_err(|error| NotImported {
-                piece: Some(piece),
-                error,
-            })?;
-        }
-        let added = self.registry.insert_evidence(evidence);
-        let added = added.map_err(|e| NotImported::whole(e.into()))?;
-        Ok(Imported {
-            added,
-            known: evidence.len() - added,
-        })
-    }
-
-    fn has_said(&self, statement: &[u8]) -> Result<bool, RegistryError> {
-        use sha2::{Digest, Sha256};
-        self.registry
-            .has_evidence(&Sha256::digest(statement).into())
-    }
-
-    fn relation(&self) -> std::sync::MutexGuard<'_, ReadsFor> {
+    pub(crate) fn relation(&self) -> std::sync::MutexGuard<'_, ReadsFor> {
         // A panic in between leaves pieces out at worst, and they are asked for again.
         let relation = &self.exchange.relation;
         relation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The keys that a name stands for here.
-    fn keys_of(&self, name: &str) -> Result<Option<PublicKeys>, RegistryError> {
+    pub(crate) fn keys_of(&self, name: &str) -> Result<Option<PublicKeys>, RegistryError> {
         let known = self.know(&EngineId::local(name))?;
         Ok(known.map(|known| known.party.keys.clone()))
     }
 
-    fn must_know(&self, who: &EngineId) -> Result<Arc<Known>, EngineError> {
+    pub(crate) fn must_know(&self, who: &EngineId) -> Result<Arc<Known>, EngineError> {
         self.know(who)?.ok_or(EngineError::ExternalIdentityNotFound)
     }
 
     /// Who is known here by this id. The registry is read again only after it changed.
-    fn know(&self, who: &EngineId) -> Result<Option<Arc<Known>>, RegistryError> {
+    pub(crate) fn know(&self, who: &EngineId) -> Result<Option<Arc<Known>>, RegistryError> {
         let now = self.registry.revision()?;
         let cache = &self.exchange.known;
         let seen = cache.read().unwrap_or_else(PoisonError::into_inner);

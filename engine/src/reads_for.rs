@@ -7,29 +7,38 @@
 //! Identities are their keys. What was granted to a decryption key alone (a contact of
 //! whom only an age recipient is known) holds for whoever has that key, and goes no
 //! further: nobody has signed which identity it belongs to.
+//!
+//! Evidence counts until its end, by the clock of this machine, and as long as it is not
+//! revoked; what version 1 signed does not count.
 
 use std::collections::HashMap;
 
+use claviger_token::PublicKey;
+
 use crate::EngineError;
-use crate::evidence::{BadEvidence, Evidence, KeysId, PublicKeys};
-use crate::registry::{Registry, RegistryError, Revision};
+use crate::evidence::{BadEvidence, Evidence, KeysId, PublicKeys, Revocation, now};
+use crate::registry::{Edge as Piece, Registry, RegistryError, Revision};
 
 /// The state of the engine.
 #[derive(Default)]
 pub(crate) struct ReadsFor {
     graph: Graph,
-    /// The last piece that is in the graph, and when the registry was looked at.
+    /// The last piece that is in the graph, the last revocation, and when the registry was
+    /// looked at.
     last: i64,
+    last_revocation: i64,
     seen: Option<Revision>,
 }
 
 /// The evidence about an identity.
 #[derive(Debug, Clone, Default)]
 pub struct EvidenceAbout {
-    /// Every piece in which the identity stands on either side.
+    /// Every piece in which the identity stands on either side, whether it counts or not.
     pub direct: Vec<Evidence>,
+    /// Those of them that were revoked, are revoked by these.
+    pub revocations: Vec<Revocation>,
     /// How it goes on from there: for each identity that it reads for, or that reads for
-    /// it, through others, the last piece of a shortest chain.
+    /// it, through others, the last piece of a shortest chain that counts.
     pub onward: Vec<Evidence>,
 }
 
@@ -40,8 +49,14 @@ impl ReadsFor {
             return Ok(());
         }
         for edge in registry.evidence_after(self.last)? {
-            self.graph.add(edge.from, edge.to, edge.id);
             self.last = edge.id;
+            self.graph.add(&edge);
+        }
+        for revoked in registry.revoked_after(self.last_revocation)? {
+            self.last_revocation = revoked.by;
+            if let Some((id, from, to)) = revoked.evidence {
+                self.graph.end(&from, &to, id);
+            }
         }
         self.seen = Some(now);
         Ok(())
@@ -58,7 +73,8 @@ impl ReadsFor {
         self.follow(registry, now)?;
         let target = b.id();
         let is_same = a.decrypt.is_some() && a.decrypt == b.decrypt;
-        Ok(is_same || as_reader(a).any(|a| self.graph.reaches(&a, &target)))
+        let at = moment();
+        Ok(is_same || as_reader(a).any(|a| self.graph.reaches(&a, &target, at)))
     }
 
     /// The evidence, piece after piece, by which `a` reads for `b`; empty where that is
@@ -75,7 +91,8 @@ impl ReadsFor {
             return Ok(Some(Vec::new()));
         }
         let target = b.id();
-        let chain = as_reader(a).find_map(|a| self.graph.chain(&a, &target));
+        let at = moment();
+        let chain = as_reader(a).find_map(|a| self.graph.chain(&a, &target, at));
         chain.map(|ids| registry.evidence(&ids)).transpose()
     }
 
@@ -87,12 +104,27 @@ impl ReadsFor {
         identity: &PublicKeys,
     ) -> Result<EvidenceAbout, RegistryError> {
         self.follow(registry, now)?;
-        let (direct, onward) = self.graph.around(&as_reader(identity).collect::<Vec<_>>());
+        let ids: Vec<_> = as_reader(identity).collect();
+        let (direct, onward) = self.graph.around(&ids, moment());
+        let direct = registry.evidence(&direct)?;
+        let mut revocations = registry.all_revocations()?;
+        if !revocations.is_empty() {
+            let signers: HashMap<[u8; 32], Option<&PublicKey>> = (direct.iter())
+                .map(|piece| (piece.statement_id(), piece.to_identity.keys.sign.as_ref()))
+                .collect();
+            revocations.retain(|r| signers.get(&r.statement) == Some(&Some(&r.by)));
+        }
         Ok(EvidenceAbout {
-            direct: registry.evidence(&direct)?,
+            direct,
+            revocations,
             onward: registry.evidence(&onward)?,
         })
     }
+}
+
+/// This moment, as edges have their ends.
+fn moment() -> i64 {
+    i64::try_from(now()).unwrap_or(i64::MAX - 1)
 }
 
 /// The identity itself, and its decryption key alone.
@@ -108,13 +140,16 @@ pub(crate) fn check(
     evidence: &Evidence,
     known: impl Fn(&str) -> Result<Option<PublicKeys>, RegistryError>,
 ) -> Result<(), EngineError> {
-    let invalid = |reason| EngineError::InvalidEvidence { reason };
     for party in [&evidence.from_identity, &evidence.to_identity] {
         if known(&party.name)?.is_some_and(|keys| keys.contradict(&party.keys)) {
             return Err(invalid(BadEvidence::OtherKeys));
         }
     }
     evidence.verify().map_err(invalid)
+}
+
+pub(crate) fn invalid(reason: BadEvidence) -> EngineError {
+    EngineError::InvalidEvidence { reason }
 }
 
 /// A directed graph: an edge for each piece of evidence, from the reader to whom it reads
@@ -133,17 +168,43 @@ struct Graph {
 struct Edge {
     node: u32,
     evidence: i64,
+    /// As in [`Piece::until`].
+    until: i64,
+}
+
+impl Edge {
+    fn counts(&self, at: i64) -> bool {
+        at < self.until
+    }
 }
 
 const FORWARDS: usize = 0;
 const BACKWARDS: usize = 1;
 
 impl Graph {
-    fn add(&mut self, from: KeysId, to: KeysId, evidence: i64) {
-        let (from, to) = (self.node(from), self.node(to));
-        let edge = |node| Edge { node, evidence };
+    fn add(&mut self, piece: &Piece) {
+        let (from, to) = (self.node(piece.from), self.node(piece.to));
+        let edge = |node| Edge {
+            node,
+            evidence: piece.id,
+            until: piece.until,
+        };
         self.edges[FORWARDS][from as usize].push(edge(to));
         self.edges[BACKWARDS][to as usize].push(edge(from));
+    }
+
+    /// A piece that was revoked does not count any more.
+    fn end(&mut self, from: &KeysId, to: &KeysId, evidence: i64) {
+        for (direction, node) in [(FORWARDS, from), (BACKWARDS, to)] {
+            let Some(node) = self.nodes.get(node) else {
+                continue;
+            };
+            for edge in &mut self.edges[direction][*node as usize] {
+                if edge.evidence == evidence {
+                    edge.until = Piece::NEVER;
+                }
+            }
+        }
     }
 
     fn node(&mut self, id: KeysId) -> u32 {
@@ -178,7 +239,7 @@ impl Graph {
 
     /// Whether there is a way from `a` to `b`, however short. Searched from both ends, the
     /// smaller edge of the two first, so that mostly little is looked at.
-    fn reaches(&mut self, a: &KeysId, b: &KeysId) -> bool {
+    fn reaches(&mut self, a: &KeysId, b: &KeysId, at: i64) -> bool {
         if a == b {
             return true;
         }
@@ -194,7 +255,11 @@ impl Graph {
             let direction = usize::from(fronts[BACKWARDS].len() < fronts[FORWARDS].len());
             for node in fronts[direction].drain(..) {
                 for i in 0..self.edges[direction][node as usize].len() {
-                    let neighbour = self.edges[direction][node as usize][i].node;
+                    let edge = self.edges[direction][node as usize][i];
+                    if !edge.counts(at) {
+                        continue;
+                    }
+                    let neighbour = edge.node;
                     if self.stamps[1 - direction][neighbour as usize] == self.search {
                         return true;
                     }
@@ -211,7 +276,7 @@ impl Graph {
     /// Everything that can be reached from `starts` in one direction, nearest first: for
     /// each node the edge by which it was found, and the place in the result of the node
     /// that it was found from.
-    fn tree(&mut self, direction: usize, starts: &[KeysId]) -> Vec<(Edge, Option<usize>)> {
+    fn tree(&mut self, direction: usize, starts: &[KeysId], at: i64) -> Vec<(Edge, Option<usize>)> {
         self.begin();
         let starts: Vec<u32> = starts
             .iter()
@@ -227,7 +292,7 @@ impl Graph {
             done += 1;
             for i in 0..self.edges[direction][node as usize].len() {
                 let edge = self.edges[direction][node as usize][i];
-                if self.see(direction, edge.node) {
+                if edge.counts(at) && self.see(direction, edge.node) {
                     queue.push((edge.node, Some(found.len())));
                     found.push((edge, place));
                 }
@@ -237,9 +302,9 @@ impl Graph {
     }
 
     /// The evidence along a shortest way from `a` to `b`.
-    fn chain(&mut self, a: &KeysId, b: &KeysId) -> Option<Vec<i64>> {
+    fn chain(&mut self, a: &KeysId, b: &KeysId, at: i64) -> Option<Vec<i64>> {
         let target = *self.nodes.get(b)?;
-        let tree = self.tree(FORWARDS, &[*a]);
+        let tree = self.tree(FORWARDS, &[*a], at);
         let mut place = tree.iter().position(|(edge, _)| edge.node == target);
         place?;
         let mut chain = Vec::new();
@@ -252,14 +317,14 @@ impl Graph {
     }
 
     /// The evidence in which one of `ids` stands on either side; and how it goes on.
-    fn around(&mut self, ids: &[KeysId]) -> (Vec<i64>, Vec<i64>) {
+    fn around(&mut self, ids: &[KeysId], at: i64) -> (Vec<i64>, Vec<i64>) {
         let nodes = ids.iter().filter_map(|id| self.nodes.get(id));
         let nodes: Vec<usize> = nodes.map(|node| *node as usize).collect();
         let (mut direct, mut onward) = (Vec::new(), Vec::new());
         for direction in [FORWARDS, BACKWARDS] {
             let edges = nodes.iter().flat_map(|node| &self.edges[direction][*node]);
             direct.extend(edges.map(|edge| edge.evidence));
-            let tree = self.tree(direction, ids);
+            let tree = self.tree(direction, ids, at);
             let further = tree.iter().filter(|(_, from)| from.is_some());
             onward.extend(further.map(|(edge, _)| edge.evidence));
         }
@@ -279,6 +344,39 @@ mod tests {
 
     fn id(n: u8) -> KeysId {
         KeysId([n; 32])
+    }
+
+    fn add(graph: &mut Graph, from: u8, to: u8, evidence: i64) {
+        graph.add(&Piece {
+            id: evidence,
+            from: id(from),
+            to: id(to),
+            until: i64::MAX,
+        });
+    }
+
+    #[test]
+    fn what_has_ended_or_is_revoked_is_no_way() {
+        let mut graph = Graph::default();
+        graph.add(&Piece {
+            id: 1,
+            from: id(1),
+            to: id(2),
+            until: 100,
+        });
+        add(&mut graph, 2, 3, 2);
+        for (at, expected) in [(99, true), (100, false)] {
+            assert_eq!(graph.reaches(&id(1), &id(3), at), expected);
+            assert_eq!(graph.chain(&id(1), &id(3), at).is_some(), expected);
+            let onward = graph.around(&[id(1)], at);
+            assert_eq!(onward, (vec![1], if expected { vec![2] } else { vec![] }));
+        }
+        graph.end(&id(2), &id(3), 2);
+        assert!(!graph.reaches(&id(1), &id(3), 0));
+        assert!(graph.reaches(&id(1), &id(2), 0));
+        // Another grant of the same stands.
+        add(&mut graph, 2, 3, 3);
+        assert_eq!(graph.chain(&id(1), &id(3), 0), Some(vec![1, 3]));
     }
 
     /// The relation by its definition: reflexive, and closed until nothing is added.
@@ -307,17 +405,17 @@ mod tests {
             let mut graph = Graph::default();
             for known in 0..=edges.len() {
                 if let Some((from, to)) = known.checked_sub(1).map(|last| edges[last]) {
-                    graph.add(id(from), id(to), known as i64);
+                    add(&mut graph, from, to, known as i64);
                 }
                 let reads = naive(&edges[..known], 9);
                 for a in 0..9u8 {
                     for b in 0..9u8 {
                         let expected = reads[usize::from(a)][usize::from(b)];
-                        prop_assert_eq!(graph.reaches(&id(a), &id(b)), expected);
+                        prop_assert_eq!(graph.reaches(&id(a), &id(b), 0), expected);
                         if a == b {
                             continue;
                         }
-                        let chain = graph.chain(&id(a), &id(b));
+                        let chain = graph.chain(&id(a), &id(b), 0);
                         prop_assert_eq!(chain.is_some(), expected);
                         // The chain is one: it begins, goes on and ends where it should.
                         let mut at = a;
@@ -339,9 +437,9 @@ mod tests {
         ) {
             let mut graph = Graph::default();
             for (i, (from, to)) in edges.iter().enumerate() {
-                graph.add(id(*from), id(*to), i as i64);
+                add(&mut graph, *from, *to, i as i64);
             }
-            let (direct, onward) = graph.around(&[id(x)]);
+            let (direct, onward) = graph.around(&[id(x)], 0);
             let touching = edges.iter().enumerate().filter(|(_, (from, to))| *from == x || *to == x);
             prop_assert_eq!(&direct, &touching.map(|(i, _)| i as i64).collect::<Vec<_>>());
             let part: Vec<_> = direct.iter().chain(&onward).map(|i| edges[*i as usize]).collect();

@@ -14,8 +14,8 @@ use claviger_engine::evidence::{from_text, statement, to_text};
 use claviger_engine::message::*;
 use claviger_engine::node::{ENCRYPTION, READS_FOR};
 use claviger_engine::{
-    BadEvidence, Capabilities, EngineError, EngineMsg, Evidence, IdParams, Imported, Msg, Node,
-    Participant, Party, Preference, PublicKeys, Registry,
+    BadEvidence, Capabilities, EngineError, EngineMsg, Evidence, EvidenceFile, IdParams, Imported,
+    Msg, Node, Participant, Party, Preference, PublicKeys, Purpose, Registry, Terms,
 };
 use claviger_memory::MemoryDriver;
 use claviger_token::{Algorithm, Call, PublicKey, Secret, Signature, SignatureScheme};
@@ -63,7 +63,7 @@ async fn opens(node: &Node, who: &str, file: &[u8]) -> bool {
 
 async fn make_all(node: &Node, names: &[&str]) {
     for name in names {
-        make(node, name, &MEMORY).await;
+        make_with(node, name, IdParams::P256, CommitAndDecrypt).await;
     }
 }
 
@@ -73,7 +73,7 @@ async fn make_with(node: &Node, name: &str, params: IdParams, capabilities: Capa
 }
 
 async fn grant(node: &Node, reader: &str, by: &str) -> Evidence {
-    node.grant_reads_for(&id(reader), &id(by), &call())
+    node.grant_reads_for(&id(reader), &id(by), None, &call())
         .await
         .unwrap()
 }
@@ -122,17 +122,34 @@ fn party(node: &Node, name: &str) -> Party {
 
 /// Evidence signed with the key of `signer`, whatever it says.
 async fn signed(node: &Node, signer: &str, from: Party, to: Party) -> Evidence {
-    let info = node.registry().identity(&id(signer)).unwrap().unwrap();
-    let engine = info.commitment_engine.unwrap();
-    let said = statement(&from, &to);
+    signed_with(node, signer, from, to, Terms::new(None)).await
+}
+
+async fn signed_with(node: &Node, signer: &str, from: Party, to: Party, terms: Terms) -> Evidence {
+    let said = statement(&from, &to, &terms);
     Evidence {
         from_identity: from,
         to_identity: to,
-        proof: node
-            .commit(&id(signer), &engine, said, &call())
-            .await
-            .unwrap(),
+        terms,
+        proof: forged(node, signer, said).await,
     }
+}
+
+/// What no engine signs for anybody: whoever hands in a digest has any signature of the key.
+async fn forged(node: &Node, signer: &str, said: Vec<u8>) -> Signature {
+    use sha2::Digest;
+    let info = node.registry().identity(&id(signer)).unwrap().unwrap();
+    let engine = info.commitment_engine.clone().unwrap();
+    let key = info.key(claviger_token::KeyUse::Sign).unwrap();
+    assert_eq!(key.public_key.algorithm(), Algorithm::P256, "{signer}");
+    let request = RequestCommitment {
+        data: sha2::Sha256::digest(said).to_vec(),
+        purpose: Purpose::Prehash,
+    };
+    let signed = node
+        .commit_for(&id(signer), &engine, request, &call())
+        .await;
+    signed.unwrap()
 }
 
 // --- Encryption ----------------------------------------------------------------------
@@ -148,9 +165,9 @@ async fn without_reads_for_it_is_encrypted_at_once_and_to_the_identity_alone() {
     make_all(&node, &["b"]).await;
     grant(&node, "b", "a").await;
     for preference in [
-        Preference::Itself,
-        Preference::WithReaders,
-        Preference::Cheapest,
+        Preference::ITSELF,
+        Preference::WITH_READERS,
+        Preference::CHEAPEST,
     ] {
         let msg = Msg::RequestEncrypt(request("a", false, preference));
         let reply = node.ask(&id("x"), &id(ENCRYPTION), msg, &call()).await;
@@ -184,11 +201,11 @@ async fn nobody_becomes_a_recipient_in_place_of_an_identity_without_a_key() {
     grant(&node, "team", "mallory").await;
     for use_reads_for in [false, true] {
         for preference in [
-            Preference::Itself,
-            Preference::Cheapest,
-            Preference::WithReaders,
+            Preference::ITSELF,
+            Preference::CHEAPEST,
+            Preference::WITH_READERS,
         ] {
-            let request = request("team", use_reads_for, preference);
+            let request = request("team", use_reads_for, preference.clone());
             let error = node.encrypt(request, &call()).await.unwrap_err();
             assert!(
                 matches!(error, EngineError::NoEncryptionKey { .. }),
@@ -206,7 +223,7 @@ async fn the_cheapest_is_found_transitively() {
     make_with(&node, "end", IdParams::Ed25519, CommitAndDecrypt).await;
     grant(&node, "start", "middle").await;
     grant(&node, "middle", "end").await;
-    let cheapest = request("start", true, Preference::Cheapest);
+    let cheapest = request("start", true, Preference::CHEAPEST);
     let file = node.encrypt(cheapest, &call()).await.unwrap();
     assert!(opens(&node, "end", &file).await);
     assert!(!opens(&node, "start", &file).await);
@@ -223,11 +240,11 @@ async fn the_preference_of_the_caller_decides() {
     grant(&node, "heir", "safe").await;
     grant(&node, "yubikey", "cheap").await;
     for (preference, expected) in [
-        (Preference::Itself, [true, false, false, false]),
-        (Preference::Cheapest, [false, false, true, false]),
-        (Preference::WithReaders, [true, true, false, true]),
+        (Preference::ITSELF, [true, false, false, false]),
+        (Preference::CHEAPEST, [false, false, true, false]),
+        (Preference::WITH_READERS, [true, true, false, true]),
     ] {
-        let request = request("yubikey", true, preference);
+        let request = request("yubikey", true, preference.clone());
         let file = node.encrypt(request, &call()).await.unwrap();
         for (who, expected) in ["yubikey", "safe", "cheap", "heir"]
             .into_iter()
@@ -382,7 +399,7 @@ async fn silence_answers_all_who_wait_and_nothing_waits_for_ever() {
     // Whoever is in a hurry does not wait so long.
     let hurry = Call::within(Duration::from_millis(20));
     let error = node
-        .encrypt(request("a", true, Preference::Itself), &hurry)
+        .encrypt(request("a", true, Preference::ITSELF), &hurry)
         .await;
     assert!(matches!(
         error,
@@ -449,7 +466,7 @@ async fn a_reply_to_an_encryption_comes_to_the_senders_mailbox() {
             sender: id("sender"),
             target: node.encryption(),
             mailbox: None,
-            msg: Msg::RequestEncrypt(request("a", use_reads_for, Preference::Itself)),
+            msg: Msg::RequestEncrypt(request("a", use_reads_for, Preference::ITSELF)),
         };
         node.send(message, &call()).await.unwrap();
         let reply = sender.receive(0).await;
@@ -464,19 +481,19 @@ async fn a_reply_to_an_encryption_comes_to_the_senders_mailbox() {
 #[tokio::test]
 async fn what_the_two_engines_do_not_accept_is_dropped() {
     let node = memory_node();
-    let commit = || Msg::RequestCommitment(RequestCommitment { data: vec![1] });
+    let commit = || Msg::RequestCommitment(RequestCommitment::raw(vec![1]));
     for engine in [ENCRYPTION, READS_FOR] {
         let answer = node.ask(&id("x"), &id(engine), commit(), &call()).await;
         assert!(answer.is_none());
         assert!(node.attach(engine).is_err(), "the name is taken");
     }
-    let msg = Msg::RequestEncrypt(request("a", false, Preference::Itself));
+    let msg = Msg::RequestEncrypt(request("a", false, Preference::ITSELF));
     assert!(
         node.ask(&id("x"), &id(READS_FOR), msg, &call())
             .await
             .is_none()
     );
-    let request = format!("{:?}", request("a", false, Preference::Itself));
+    let request = format!("{:?}", request("a", false, Preference::ITSELF));
     assert!(
         !request.contains("97, 116"),
         "the plaintext is shown: {request}"
@@ -550,7 +567,7 @@ async fn only_verified_evidence_is_stored_and_once() {
     altered.proof = Signature::new(altered.proof.scheme(), bytes).unwrap();
     let mut other_scheme = good.clone();
     let bytes = other_scheme.proof.as_bytes().to_vec();
-    other_scheme.proof = Signature::new(SignatureScheme::EcdsaP256Sha256, bytes).unwrap();
+    other_scheme.proof = Signature::new(SignatureScheme::Ed25519, bytes).unwrap();
     for bad in [
         renamed,
         swapped,
@@ -584,7 +601,7 @@ async fn only_verified_evidence_is_stored_and_once() {
         "Evidence already exists."
     );
     // The same said again, with another signature, is the same.
-    let again = signed(&node, "b", a, b).await;
+    let again = signed_with(&node, "b", a, b, good.terms).await;
     assert_eq!(submit(&node, again).await, "Evidence already exists.");
     assert_eq!(node.registry().all_evidence().unwrap(), [good]);
     assert!(reads_for(&node, "a", "b").await);
@@ -622,15 +639,16 @@ async fn every_cryptosystem_that_signs_can_grant() {
         make_with(&node, name, params, Commit).await;
         let evidence = grant(&node, "reader", name).await;
         assert!(reads_for(&node, "reader", name).await);
-        let text = to_text(std::slice::from_ref(&evidence)).unwrap();
-        assert_eq!(from_text(text.as_bytes()).unwrap(), [evidence]);
+        let file = EvidenceFile::from(vec![evidence]);
+        let text = to_text(&file).unwrap();
+        assert_eq!(from_text(text.as_bytes()).unwrap(), file);
     }
     let error = node
-        .grant_reads_for(&id("nobody"), &id("p256"), &call())
+        .grant_reads_for(&id("nobody"), &id("p256"), None, &call())
         .await;
     assert!(matches!(error, Err(EngineError::ExternalIdentityNotFound)));
     let error = node
-        .grant_reads_for(&id("reader"), &id("p256"), &call())
+        .grant_reads_for(&id("reader"), &id("p256"), None, &call())
         .await;
     assert!(matches!(error, Err(EngineError::EvidenceExists)));
 }
@@ -680,11 +698,19 @@ async fn evidence_travels_between_machines_that_know_each_others_public_keys() {
     file.name = "your key".into();
     yours.registry().add_contact(&file).unwrap();
     let imported = yours.import_evidence(vec![evidence.clone()]).await.unwrap();
-    assert_eq!(imported, Imported { added: 1, known: 0 });
+    let one = Imported {
+        added: 1,
+        ..Imported::default()
+    };
+    assert_eq!(imported, one);
     let again = yours.import_evidence(vec![evidence]).await.unwrap();
-    assert_eq!(again, Imported { added: 0, known: 1 });
+    let known = Imported {
+        known: 1,
+        ..Imported::default()
+    };
+    assert_eq!(again, known);
     assert!(reads_for(&yours, "safe", "your key").await);
-    let request = request("your key", true, Preference::WithReaders);
+    let request = request("your key", true, Preference::WITH_READERS);
     let sealed = yours.encrypt(request, &call()).await.unwrap();
     assert!(opens(&mine, "yk", &sealed).await);
     assert!(opens(&yours, "safe", &sealed).await);
@@ -712,7 +738,7 @@ async fn what_was_granted_to_a_decryption_key_alone_holds_for_its_owner_and_goes
     let piece = signed(&node, "mallory", party(&node, "mallory"), posing).await;
     assert_eq!(submit(&node, piece).await, "");
     assert!(!reads_for(&node, "mallory", "yk").await);
-    let request = request("yk", true, Preference::WithReaders);
+    let request = request("yk", true, Preference::WITH_READERS);
     let file = node.encrypt(request, &call()).await.unwrap();
     assert!(opens(&node, "safe", &file).await);
     assert!(!opens(&node, "mallory", &file).await);
@@ -730,7 +756,7 @@ async fn of_an_import_all_is_taken_or_nothing() {
     assert!(matches!(
         error.error,
         EngineError::InvalidEvidence {
-            reason: BadEvidence::OtherKeys
+            reason: BadEvidence::Signature
         }
     ));
     assert!(node.registry().all_evidence().unwrap().is_empty());
@@ -764,7 +790,9 @@ fn x25519(n: u32) -> PublicKey {
 #[tokio::test]
 async fn a_hundred_thousand_pieces_are_taken_and_asked_in_microseconds() {
     let node = memory_node();
-    make_all(&node, &["hub", "spoke"]).await;
+    // Quick to sign with.
+    make_with(&node, "hub", IdParams::Ed25519, CommitAndDecrypt).await;
+    make_with(&node, "spoke", IdParams::Ed25519, CommitAndDecrypt).await;
     let info = node.registry().identity(&id("hub")).unwrap().unwrap();
     let (engine, hub) = (info.commitment_engine.unwrap(), party(&node, "hub"));
     let mut evidence = Vec::new();
@@ -776,15 +804,17 @@ async fn a_hundred_thousand_pieces_are_taken_and_asked_in_microseconds() {
                 decrypt: Some(x25519(n)),
             },
         };
-        let said = statement(&from, &hub);
-        let proof = node
-            .commit(&id("hub"), &engine, said, &call())
-            .await
-            .unwrap();
+        let terms = Terms::new(None);
+        let request = RequestCommitment {
+            data: statement(&from, &hub, &terms),
+            purpose: Purpose::Evidence,
+        };
+        let proof = node.commit_for(&id("hub"), &engine, request, &call()).await;
         evidence.push(Evidence {
             from_identity: from,
             to_identity: hub.clone(),
-            proof,
+            terms,
+            proof: proof.unwrap(),
         });
         // As many as there may be: the hub itself, and one less than that.
         if n as usize + 2 == MOST_RECIPIENTS {
@@ -792,7 +822,7 @@ async fn a_hundred_thousand_pieces_are_taken_and_asked_in_microseconds() {
                 .await
                 .unwrap();
             let keys = node
-                .recipients(&id("hub"), true, Preference::WithReaders, &call())
+                .recipients(&id("hub"), true, &Preference::WITH_READERS, &call())
                 .await;
             assert_eq!(keys.unwrap().len(), MOST_RECIPIENTS);
         }
@@ -802,7 +832,7 @@ async fn a_hundred_thousand_pieces_are_taken_and_asked_in_microseconds() {
         imported,
         Imported {
             added: 100_001 - MOST_RECIPIENTS,
-            known: 0
+            ..Imported::default()
         }
     );
     grant(&node, "hub", "spoke").await;
@@ -824,7 +854,7 @@ async fn a_hundred_thousand_pieces_are_taken_and_asked_in_microseconds() {
     assert!(each < Duration::from_millis(1), "{each:?}");
     // So many cannot all be recipients; that is said, and nobody is left out silently.
     let keys = node
-        .recipients(&id("hub"), true, Preference::WithReaders, &call())
+        .recipients(&id("hub"), true, &Preference::WITH_READERS, &call())
         .await;
     assert!(
         matches!(keys, Err(EngineError::TooManyRecipients)),

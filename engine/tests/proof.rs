@@ -85,10 +85,7 @@ async fn a_proof_of_possession_is_signed_for_nobody_else() {
     let signed = node
         .commit(&id("alice"), &engine, text.into(), &call())
         .await;
-    assert!(matches!(
-        signed,
-        Err(EngineError::Token(Error::BadMessage { .. }))
-    ));
+    assert!(matches!(signed, Err(EngineError::ReservedMessage { .. })));
 }
 
 #[tokio::test]

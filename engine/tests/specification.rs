@@ -40,7 +40,7 @@ async fn generate_spawns_just_the_engines_that_were_asked_for() {
     let decrypts = generate(&node, "b", &MEMORY, IdParams::P256, Decrypt).await;
     assert_eq!(decrypts.commitment_engine, None);
     assert_eq!(decrypts.decryption_engine, Some(id("b_decryptor_b")));
-    let data = || Msg::RequestCommitment(RequestCommitment { data: vec![1] });
+    let data = || Msg::RequestCommitment(RequestCommitment::raw(vec![1]));
     assert!(
         node.ask(&id("x"), &id("b_committer_b"), data(), &call())
             .await
@@ -193,7 +193,7 @@ async fn delete_removes_the_named_identity_and_its_engines() {
     // Anyone within the process may.
     delete(&node, "mallory", "alice").await.unwrap();
     assert!(node.registry().identities().unwrap().is_empty());
-    let data = Msg::RequestCommitment(RequestCommitment { data: vec![1] });
+    let data = Msg::RequestCommitment(RequestCommitment::raw(vec![1]));
     let engine = alice.commitment_engine.unwrap();
     assert!(
         node.ask(&id("alice"), &engine, data, &call())
@@ -247,7 +247,7 @@ async fn connected_identities_outlive_the_original_but_their_engines_name_the_de
 async fn what_no_guard_accepts_is_dropped_without_a_reply() {
     let node = memory_node();
     make(&node, "alice", &MEMORY).await;
-    let commit = || Msg::RequestCommitment(RequestCommitment { data: vec![] });
+    let commit = || Msg::RequestCommitment(RequestCommitment::raw(vec![]));
     let delete = || {
         Msg::RequestDeleteIdentity(RequestDeleteIdentity {
             external_identity: id("alice"),
@@ -307,7 +307,7 @@ async fn participants_have_numbered_mailboxes() {
         Err(SendError::NameTaken)
     ));
     for mailbox in [None, Some(3)] {
-        let msg = Msg::RequestCommitment(RequestCommitment { data: vec![] });
+        let msg = Msg::RequestCommitment(RequestCommitment::raw(vec![]));
         let message = EngineMsg {
             sender: alice.id().clone(),
             target: bob.id().clone(),
@@ -386,7 +386,7 @@ async fn a_failed_commitment_is_empty_and_says_why() {
         .commitment_engine
         .unwrap();
     device.detach();
-    let request = Msg::RequestCommitment(RequestCommitment { data: vec![1] });
+    let request = Msg::RequestCommitment(RequestCommitment::raw(vec![1]));
     let Some(Msg::ReplyCommitment(reply)) = node.ask(&id("alice"), &engine, request, &call()).await
     else {
         panic!()

@@ -1,64 +1,95 @@
 //! Evidence in the registry. It is only ever added to.
 
 use claviger_token::{PublicKey, Signature, SignatureScheme};
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Row, Transaction, params};
 
+use super::contacts::insert_contact;
+use super::digests::EVIDENCE;
+use super::revocations::insert_revocation;
 use super::rows::{damaged, parsed};
 use super::{RegistryError, Result};
-use crate::evidence::{Evidence, KeysId, Party, PublicKeys};
+use crate::evidence::{Evidence, EvidenceFile, KeysId, Party, PublicKeys, Terms};
 
 /// A piece of evidence, as the index over all of them needs it.
 pub(crate) struct Edge {
     pub(crate) id: i64,
     pub(crate) from: KeysId,
     pub(crate) to: KeysId,
+    /// Before when it counts, in seconds since the beginning of 1970: never is
+    /// [`Edge::NEVER`], and always the greatest number.
+    pub(crate) until: i64,
+}
+
+impl Edge {
+    /// Of what does not count: what is of version 1, and what was revoked.
+    pub(crate) const NEVER: i64 = i64::MIN;
 }
 
 impl super::Registry {
-    /// Stores what is not there yet, all of it or nothing; how many those were.
-    pub(crate) fn insert_evidence(&self, evidence: &[Evidence]) -> Result<usize> {
-        self.write::<usize, RegistryError>(|db| {
-            let mut added = 0;
-            for piece in evidence {
-                added += insert(db, piece)?;
+    /// Stores a piece, if it is not there yet; whether it was not.
+    pub(crate) fn insert_evidence(&self, piece: &Evidence) -> Result<bool> {
+        self.write::<_, RegistryError>(|db| Ok(insert(db, piece)?))
+    }
+
+    /// Stores what is not there yet, and enters contacts: all of it or nothing.
+    pub(crate) fn insert_evidence_file(
+        &self,
+        file: &EvidenceFile,
+        contacts: &[Party],
+    ) -> Result<Inserted> {
+        self.write::<_, RegistryError>(|db| {
+            let mut inserted = Inserted::default();
+            for piece in &file.evidence {
+                if insert(db, piece)? {
+                    inserted.evidence += 1;
+                    inserted.of_version_1 += usize::from(piece.terms == Terms::V1);
+                }
             }
-            Ok(added)
+            for revocation in &file.revocations {
+                inserted.revocations += usize::from(insert_revocation(db, revocation)?);
+            }
+            for contact in contacts {
+                insert_contact(db, contact)?;
+            }
+            Ok(inserted)
         })
     }
 
     /// The pieces that came after the one with this number, in order.
     pub(crate) fn evidence_after(&self, id: i64) -> Result<Vec<Edge>> {
-        let db = self.db();
-        let mut query = db.prepare_cached(
-            "SELECT id, from_keys, to_keys FROM evidence WHERE id > ? ORDER BY id",
-        )?;
-        let rows = query.query_map([id], |row| {
-            Ok(Edge {
-                id: row.get(0)?,
-                from: KeysId(row.get(1)?),
-                to: KeysId(row.get(2)?),
-            })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        self.read(|db| {
+            let mut query = db.prepare_cached(&EVIDENCE.select("WHERE id > ? ORDER BY id"))?;
+            let mut is_revoked =
+                db.prepare_cached("SELECT 1 FROM revocation WHERE statement = ? AND signer = ?")?;
+            let rows = query.query_map([id], |row| {
+                EVIDENCE.check(row)?;
+                let signed = params![
+                    row.get::<_, [u8; 32]>("statement")?,
+                    row.get::<_, String>("to_sign")?
+                ];
+                let counts = match terms(row)? {
+                    Terms::V2 { until, .. } if !is_revoked.exists(signed)? => Some(until),
+                    _ => None,
+                };
+                let until = counts.map(|until| until.map_or(i64::MAX, u64::cast_signed));
+                Ok(Edge {
+                    id: row.get("id")?,
+                    from: KeysId(row.get("from_keys")?),
+                    to: KeysId(row.get("to_keys")?),
+                    until: until.unwrap_or(Edge::NEVER),
+                })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
     }
 
     /// The pieces with these numbers.
     pub(crate) fn evidence(&self, ids: &[i64]) -> Result<Vec<Evidence>> {
         self.read(|db| {
-            let mut query = db.prepare_cached("SELECT * FROM evidence WHERE id = ?")?;
+            let mut query = db.prepare_cached(&EVIDENCE.select("WHERE id = ?"))?;
             let pieces = ids.iter().map(|id| query.query_row([id], piece));
             Ok(pieces.collect::<Result<_, _>>()?)
         })
-    }
-
-    /// Whether just this has been said.
-    pub(crate) fn has_evidence(&self, statement: &[u8; 32]) -> Result<bool> {
-        let db = self.db();
-        let mut query = db.prepare_cached("SELECT 1 FROM evidence WHERE statement = ?")?;
-        Ok(query
-            .query_row([statement], |_| Ok(()))
-            .optional()?
-            .is_some())
     }
 
     /// All evidence, in the order in which it came.
@@ -67,19 +98,32 @@ impl super::Registry {
     /// [`RegistryError`].
     pub fn all_evidence(&self) -> Result<Vec<Evidence>> {
         let db = self.db();
-        let mut query = db.prepare_cached("SELECT * FROM evidence ORDER BY id")?;
+        let mut query = db.prepare_cached(&EVIDENCE.select("ORDER BY id"))?;
         let pieces = query.query_map([], piece)?;
         Ok(pieces.collect::<Result<_, _>>()?)
     }
 }
 
-fn insert(db: &Transaction<'_>, piece: &Evidence) -> rusqlite::Result<usize> {
+/// What came of storing a file of evidence: how many were new.
+#[derive(Default)]
+pub(crate) struct Inserted {
+    pub(crate) evidence: usize,
+    /// Those among them that do not count.
+    pub(crate) of_version_1: usize,
+    pub(crate) revocations: usize,
+}
+
+fn insert(db: &Transaction<'_>, piece: &Evidence) -> rusqlite::Result<bool> {
     let text = |key: &Option<PublicKey>| key.as_ref().map(PublicKey::to_text);
     let (from, to) = (&piece.from_identity, &piece.to_identity);
+    let (number, until) = match &piece.terms {
+        Terms::V1 => (None, None),
+        Terms::V2 { number, until } => (Some(number), *until),
+    };
     db.prepare_cached(
         "INSERT OR IGNORE INTO evidence (statement, from_name, from_sign, from_decrypt, \
-         from_keys, to_name, to_sign, to_decrypt, to_keys, scheme, signature) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         from_keys, to_name, to_sign, to_decrypt, to_keys, scheme, signature, number, until) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         piece.statement_id(),
@@ -93,14 +137,35 @@ fn insert(db: &Transaction<'_>, piece: &Evidence) -> rusqlite::Result<usize> {
         to.keys.id().0,
         piece.proof.scheme().name(),
         piece.proof.as_bytes(),
+        number,
+        until.map(u64::cast_signed),
     ])
+    .map(|count| count > 0)
 }
 
-fn piece(row: &Row<'_>) -> rusqlite::Result<Evidence> {
+/// The terms of a row: version 1 had no number.
+fn terms(row: &Row<'_>) -> rusqlite::Result<Terms> {
+    let until: Option<i64> = row.get("until")?;
+    Ok(match row.get("number")? {
+        None => Terms::V1,
+        Some(number) => Terms::V2 {
+            number,
+            until: until
+                .map(u64::try_from)
+                .transpose()
+                .map_err(|_| damaged("until"))?,
+        },
+    })
+}
+
+/// A row that [`EVIDENCE`] selects.
+pub(super) fn piece(row: &Row<'_>) -> rusqlite::Result<Evidence> {
+    EVIDENCE.check(row)?;
     let scheme: SignatureScheme = parsed(row, "scheme")?;
     Ok(Evidence {
         from_identity: party(row, "from_name", "from_sign", "from_decrypt")?,
         to_identity: party(row, "to_name", "to_sign", "to_decrypt")?,
+        terms: terms(row)?,
         proof: Signature::new(scheme, row.get("signature")?).map_err(|_| damaged("signature"))?,
     })
 }

@@ -8,7 +8,7 @@ use claviger_engine::evidence::statement;
 use claviger_engine::message::{RequestEncrypt, RequestGenerateIdentity};
 use claviger_engine::{
     Backend, Capabilities, EngineId, Evidence, IdParams, Node, Party, Preference, PublicKeys,
-    Registry,
+    Registry, Terms,
 };
 use claviger_memory::MemoryDriver;
 use claviger_tests::{SoftHsm, peers};
@@ -203,10 +203,13 @@ async fn reads_for() -> Figure {
                 false => layer * WIDTH + random(WIDTH),
             };
             let (from, to) = (&people[n].1, &people[to]);
-            let signature = to.0.sign(&statement(from, &to.1)).to_bytes().to_vec();
+            let terms = Terms::new(None);
+            let said = statement(from, &to.1, &terms);
+            let signature = to.0.sign(&said).to_bytes().to_vec();
             pieces.push(Evidence {
                 from_identity: from.clone(),
                 to_identity: to.1.clone(),
+                terms,
                 proof: Signature::new(SignatureScheme::Ed25519, signature).unwrap(),
             });
         }

@@ -1,0 +1,162 @@
+//! Having something signed: through the Commitment engines, for a purpose each time.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use claviger_token::{Algorithm, Call, Error, verdict};
+
+use crate::message::RequestCommitment;
+use crate::node::{Done, Node, Work};
+use crate::policy::Operation;
+use crate::purpose::{LONGEST_RESERVED, Purpose, ToSign, check_raw};
+use crate::{Commitment, EngineError, EngineId};
+
+/// The longest message that is taken whole for a token which hashes by itself and signs with
+/// ECDSA, in bytes: devices that do so (Ledgers) take some thousand.
+const LONGEST_WHOLE: u64 = 1 << 20;
+
+/// Why a message that was read was not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitStreamError {
+    /// It cannot be read.
+    #[error("the message cannot be read: {0}")]
+    Message(#[source] io::Error),
+    /// What the engine answers.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Node {
+    /// Signs the message `data` with the Commitment engine `engine`.
+    ///
+    /// # Errors
+    /// As [`Node::commit_for`].
+    pub async fn commit(
+        &self,
+        who: &EngineId,
+        engine: &EngineId,
+        data: Vec<u8>,
+        call: &Call,
+    ) -> Result<Commitment, EngineError> {
+        let request = RequestCommitment::raw(data);
+        self.commit_for(who, engine, request, call).await
+    }
+
+    /// Signs for a purpose with the Commitment engine `engine`.
+    ///
+    /// # Errors
+    /// What the engine answers; [`EngineError::ReservedMessage`] and
+    /// [`EngineError::NotForPurpose`] before the token is asked;
+    /// [`EngineError::NoSuchEngine`] where there is none.
+    pub async fn commit_for(
+        &self,
+        who: &EngineId,
+        engine: &EngineId,
+        request: RequestCommitment,
+        call: &Call,
+    ) -> Result<Commitment, EngineError> {
+        let answer = self.to_commitment(who, engine, request, call).await;
+        answer.unwrap_or_else(|| Err(no_such(engine)))
+    }
+
+    /// Signs a message that may be longer than memory: it is hashed as it is read, on this
+    /// task, in a buffer. Raw signatures with Ed25519 and BLS are over the message itself, so
+    /// that all of it is held in memory; so it is for a token that hashes by itself.
+    ///
+    /// # Errors
+    /// [`CommitStreamError`]; as [`Node::commit_for`], and where `message` cannot be read. A
+    /// message that is reserved is refused after its first bytes.
+    pub async fn commit_stream(
+        &self,
+        who: &EngineId,
+        engine: &EngineId,
+        mut message: impl Read,
+        call: &Call,
+    ) -> Result<Commitment, CommitStreamError> {
+        let unreadable = CommitStreamError::Message;
+        let mut head = Vec::with_capacity(LONGEST_RESERVED);
+        let begins = message.by_ref().take(LONGEST_RESERVED as u64);
+        read_all(begins, &mut head).map_err(unreadable)?;
+        check_raw(&head)?;
+        let found = self.usable(who, engine, Operation::Sign(&Purpose::Raw), call);
+        let found = found.await?.ok_or_else(|| no_such(engine))?;
+        let scheme = found.hashes_here(&self.0.tokens, call).await?;
+        let mut message = io::Cursor::new(head).chain(message);
+        let digest = match scheme {
+            Some(scheme) => verdict::digest_of(scheme, &mut message).map_err(unreadable)?,
+            None => None,
+        };
+        let text = match digest {
+            Some(digest) => ToSign::Digest(digest),
+            None => {
+                let algorithm = found.key.info.public_key.algorithm();
+                ToSign::Message(whole(algorithm, message)?)
+            }
+        };
+        Ok(self.sign(who, engine, found, text, call).await?)
+    }
+
+    /// A message to a Commitment engine. `None`: there is none of this name.
+    pub(crate) async fn to_commitment(
+        &self,
+        sender: &EngineId,
+        target: &EngineId,
+        request: RequestCommitment,
+        call: &Call,
+    ) -> Option<Result<Commitment, EngineError>> {
+        let RequestCommitment { data, purpose } = request;
+        let found = self.usable(sender, target, Operation::Sign(&purpose), call);
+        let engine = match found.await.transpose()? {
+            Ok(engine) => engine,
+            Err(error) => return Some(Err(error)),
+        };
+        let text = purpose.to_be_signed(data, &engine.key.info.public_key);
+        Some(match text {
+            Ok(text) => self.sign(sender, target, engine, text, call).await,
+            Err(error) => Err(error),
+        })
+    }
+
+    async fn sign(
+        &self,
+        sender: &EngineId,
+        name: &EngineId,
+        engine: Arc<crate::key_engine::KeyEngine>,
+        text: ToSign,
+        call: &Call,
+    ) -> Result<Commitment, EngineError> {
+        let work = Work::Sign(Arc::new(text));
+        match self.work(sender, name, engine, work, call).await? {
+            Done::Signed(commitment) => Ok(commitment),
+            Done::Opened(_) => Err(no_such(name)),
+        }
+    }
+}
+
+fn no_such(engine: &EngineId) -> EngineError {
+    EngineError::NoSuchEngine {
+        engine: engine.clone(),
+    }
+}
+
+/// All of a message, for keys that are given it.
+fn whole(algorithm: Algorithm, message: impl Read) -> Result<Vec<u8>, CommitStreamError> {
+    let longest = match algorithm {
+        Algorithm::P256 | Algorithm::P384 | Algorithm::Secp256k1 => LONGEST_WHOLE,
+        _ => u64::MAX,
+    };
+    let mut bytes = Vec::new();
+    let most = longest.saturating_add(1);
+    read_all(message.take(most), &mut bytes).map_err(CommitStreamError::Message)?;
+    if bytes.len() as u64 > longest {
+        return Err(EngineError::Token(Error::BadMessage {
+            reason: "it has more than 1 MiB, and this token wants it whole".into(),
+        })
+        .into());
+    }
+    Ok(bytes)
+}
+
+fn read_all(mut from: impl Read, to: &mut Vec<u8>) -> io::Result<()> {
+    from.read_to_end(to).map(drop)
+}

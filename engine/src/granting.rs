@@ -1,0 +1,383 @@
+//! Granting, revoking and taking in evidence: between those who sign, the registry, and the
+//! names that keys have here.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use claviger_token::{Call, Error, KeyUse, PublicKey};
+
+use crate::encryption::Recipient;
+use crate::evidence::{Evidence, EvidenceFile, Party, Revocation, Statement, Terms, now};
+use crate::message::RequestCommitment;
+use crate::node::{Inner, Node};
+use crate::reads_for::{self, EvidenceAbout, as_reader};
+use crate::registry::RegistryError;
+use crate::types::LONGEST_NAME;
+use crate::{EngineError, EngineId, EngineName, Purpose};
+
+/// How many characters of a fingerprint tell one of a name from another.
+const TELLING: usize = 8;
+
+/// What came of evidence that was imported.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Imported {
+    /// So many pieces of evidence are new.
+    pub added: usize,
+    /// So many pieces of evidence were there already.
+    pub known: usize,
+    /// So many of the new ones are of version 1: they are kept, and do not count.
+    pub of_version_1: usize,
+    /// So many revocations are new.
+    pub revocations: usize,
+    /// Names that stand for other keys here, and the contacts that were entered for the keys
+    /// that stand in the file.
+    pub renamed: Vec<(EngineName, EngineName)>,
+}
+
+/// Whether a piece of evidence is relied on, as far as it does not depend on its signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Standing {
+    /// It is.
+    Counts,
+    /// It is not: it is of version 1, and has to be granted anew.
+    OldFormat,
+    /// Not any more: it has ended.
+    Ended,
+    /// Not any more: whoever granted it has revoked it.
+    Revoked,
+}
+
+/// One of several pieces of evidence was not taken, and so none was.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{error}")]
+pub struct NotImported {
+    /// Which piece, counted from 0: those after the evidence are revocations. `None` where it
+    /// was not about one.
+    pub piece: Option<usize>,
+    /// Why not.
+    pub error: EngineError,
+}
+
+impl Node {
+    /// Lets `reader` read for `by`, whose signing key signs that, and stores the evidence. It
+    /// counts before the moment `until`, in seconds since the beginning of 1970 (UTC).
+    ///
+    /// # Errors
+    /// [`EngineError::EvidenceExists`] before the key is used, where that is granted already
+    /// for as long; [`EngineError::ExternalIdentityNotFound`],
+    /// [`EngineError::CapabilitiesNotAvailable`] where `by` cannot sign here, and what the
+    /// signing says.
+    pub async fn grant_reads_for(
+        &self,
+        reader: &EngineId,
+        by: &EngineId,
+        until: Option<u64>,
+        call: &Call,
+    ) -> Result<Evidence, EngineError> {
+        let engine = self.signs_for(by)?;
+        let (from, to) = (self.0.must_know(reader)?, self.0.must_know(by)?);
+        let (from, to) = (from.party.clone(), to.party.clone());
+        let lasts = |terms: &Terms| match terms {
+            Terms::V2 { until: None, .. } => true,
+            Terms::V2 { until: end, .. } => until.is_some() && *end >= until,
+            Terms::V1 => false,
+        };
+        let granted = self.grants(by)?;
+        let mut same = granted.iter().filter(|piece| {
+            piece.from_identity.keys == from.keys && piece.to_identity.keys == to.keys
+        });
+        if same.any(|piece| lasts(&piece.terms)) {
+            return Err(EngineError::EvidenceExists);
+        }
+        let terms = Terms::new(until);
+        let statement = Statement::Grant {
+            from: from.clone(),
+            to: to.clone(),
+            terms,
+        };
+        let proof = self.sign_statement(by, &engine, &statement, call).await?;
+        let evidence = Evidence {
+            from_identity: from,
+            to_identity: to,
+            terms,
+            proof,
+        };
+        self.0.submit(&evidence)?;
+        Ok(evidence)
+    }
+
+    /// Revokes every grant of `by` that lets `reader` read: its signing key signs that, once
+    /// for each, and the revocations are stored. `reader` is the name that the grant has, or
+    /// one that its keys have here.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchGrant`]; else as [`Node::grant_reads_for`]. What was revoked
+    /// before an error is revoked.
+    pub async fn revoke_reads_for(
+        &self,
+        reader: &EngineId,
+        by: &EngineId,
+        call: &Call,
+    ) -> Result<Vec<Revocation>, EngineError> {
+        let engine = self.signs_for(by)?;
+        let known = self.0.know(reader)?;
+        let keys: Vec<_> = (known.iter())
+            .flat_map(|known| as_reader(&known.party.keys))
+            .collect();
+        let mut revocations = Vec::new();
+        for piece in self.grants(by)? {
+            let from = &piece.from_identity;
+            let is_it = keys.contains(&from.keys.id())
+                || *self.name_here(from)? == *reader.name
+                || (known.is_none() && from.name == reader.name);
+            let Some(signer) = piece.to_identity.keys.sign.clone().filter(|_| is_it) else {
+                continue;
+            };
+            let statement = Statement::Revocation {
+                statement: piece.statement_id(),
+                by: signer.clone(),
+            };
+            let revocation = Revocation {
+                statement: piece.statement_id(),
+                by: signer,
+                proof: self.sign_statement(by, &engine, &statement, call).await?,
+            };
+            revocation.verify().map_err(reads_for::invalid)?;
+            let registry = &self.0.registry;
+            registry.insert_revocations(std::slice::from_ref(&revocation))?;
+            revocations.push(revocation);
+        }
+        match revocations.is_empty() {
+            false => Ok(revocations),
+            true => Err(EngineError::NoSuchGrant {
+                reader: reader.clone(),
+                by: by.clone(),
+            }),
+        }
+    }
+
+    /// The grants of an identity that count at this moment.
+    fn grants(&self, by: &EngineId) -> Result<Vec<Evidence>, EngineError> {
+        let signer = self.0.must_know(by)?.party.keys.sign.clone();
+        let mut grants = self.0.evidence_about(by)?;
+        grants.onward.clear();
+        let mut grants = self.0.what_counts(grants)?;
+        grants.retain(|piece| piece.to_identity.keys.sign == signer);
+        Ok(grants)
+    }
+
+    /// The engine that signs for an identity, which must be one of this machine and living.
+    fn signs_for(&self, by: &EngineId) -> Result<EngineId, EngineError> {
+        let info = self.0.registry.identity(by)?;
+        let info = info.ok_or(EngineError::ExternalIdentityNotFound)?;
+        if let Some(key) = info.key(KeyUse::Sign).filter(|key| key.deleted) {
+            return Err(EngineError::IdentityDeleted {
+                identity: key.owner.clone(),
+            });
+        }
+        info.commitment_engine
+            .ok_or(EngineError::CapabilitiesNotAvailable)
+    }
+
+    async fn sign_statement(
+        &self,
+        by: &EngineId,
+        engine: &EngineId,
+        statement: &Statement,
+        call: &Call,
+    ) -> Result<crate::Commitment, EngineError> {
+        let request = RequestCommitment {
+            data: statement.to_bytes(),
+            purpose: Purpose::Evidence,
+        };
+        self.commit_for(by, engine, request, call).await
+    }
+
+    /// Takes what is in a file of evidence: all of it, or nothing. Where a name stands for
+    /// other keys here, the keys in the file are entered as a contact of another name, which
+    /// ends in the beginning of a fingerprint: `safe@Zm9vYmFy`.
+    ///
+    /// # Errors
+    /// [`NotImported`] names the first piece that is invalid.
+    pub async fn import_evidence(
+        &self,
+        file: impl Into<EvidenceFile>,
+    ) -> Result<Imported, NotImported> {
+        let (node, file) = (self.clone(), file.into());
+        tokio::task::spawn_blocking(move || node.import(&file))
+            .await
+            .unwrap_or_else(|_| Err(NotImported::whole(Error::Cancelled)))
+    }
+
+    fn import(&self, file: &EvidenceFile) -> Result<Imported, NotImported> {
+        let evidence = file.evidence.iter().map(Evidence::verify);
+        let revocations = file.revocations.iter().map(Revocation::verify);
+        for (piece, verdict) in evidence.chain(revocations).enumerate() {
+            verdict.map_err(|reason| NotImported {
+                piece: Some(piece),
+                error: reads_for::invalid(reason),
+            })?;
+        }
+        let (contacts, renamed) = self.clashing(file).map_err(NotImported::whole)?;
+        let inserted = self.0.registry.insert_evidence_file(file, &contacts);
+        let inserted = inserted.map_err(NotImported::whole)?;
+        Ok(Imported {
+            added: inserted.evidence,
+            known: file.evidence.len() - inserted.evidence,
+            of_version_1: inserted.of_version_1,
+            revocations: inserted.revocations,
+            renamed,
+        })
+    }
+
+    /// The contacts that are to be entered for keys whose name is taken here, and their old
+    /// and new names.
+    #[allow(clippy::type_complexity, reason = "two lists that belong together")]
+    fn clashing(
+        &self,
+        file: &EvidenceFile,
+    ) -> Result<(Vec<Party>, Vec<(EngineName, EngineName)>), EngineError> {
+        let (mut contacts, mut renamed) = (Vec::new(), Vec::new());
+        let mut seen = HashSet::new();
+        let parties = file.evidence.iter();
+        let parties = parties.flat_map(|piece| [&piece.from_identity, &piece.to_identity]);
+        for party in parties {
+            let name = self.name_here(party)?;
+            if name == party.name
+                || !seen.insert(name.clone())
+                || self.0.know(&EngineId::local(name.clone()))?.is_some()
+            {
+                continue;
+            }
+            renamed.push((party.name.clone(), name.clone()));
+            contacts.push(Party {
+                name,
+                keys: party.keys.clone(),
+            });
+        }
+        Ok((contacts, renamed))
+    }
+
+    /// Whether pieces of evidence are relied on at this moment.
+    ///
+    /// # Errors
+    /// [`EngineError::Registry`].
+    pub fn standing(&self, evidence: &[Evidence]) -> Result<Vec<Standing>, EngineError> {
+        let revoked = self.0.revoked(Vec::new())?;
+        let moment = now();
+        let of = |piece: &Evidence| match piece.terms {
+            Terms::V1 => Standing::OldFormat,
+            _ if revoked.has(piece) => Standing::Revoked,
+            terms if !terms.hold_at(moment) => Standing::Ended,
+            _ => Standing::Counts,
+        };
+        Ok(evidence.iter().map(of).collect())
+    }
+
+    /// What somebody who stands in evidence is called here: as the evidence has it, unless
+    /// that name stands for other keys; then as an identity or contact with just these keys,
+    /// or by the name and the beginning of a fingerprint.
+    ///
+    /// # Errors
+    /// [`EngineError::Registry`].
+    pub fn name_here(&self, party: &Party) -> Result<EngineName, EngineError> {
+        match self.0.keys_of(&party.name)? {
+            Some(keys) if keys.contradict(&party.keys) => {}
+            _ => return Ok(party.name.clone()),
+        }
+        let contacts = self.0.registry.contacts()?;
+        if let Some(contact) = contacts.into_iter().find(|c| c.keys == party.keys) {
+            return Ok(contact.name);
+        }
+        let key = party.keys.sign.as_ref().or(party.keys.decrypt.as_ref());
+        let fingerprint = key.map(|key| key.fingerprint().to_string());
+        let fingerprint = fingerprint.unwrap_or_default();
+        let (_, base64) = fingerprint.split_once(':').unwrap_or_default();
+        let telling: Vec<char> = base64.chars().filter(char::is_ascii_alphanumeric).collect();
+        // Longer, where somebody has found another key with the same beginning.
+        for length in [TELLING, telling.len()] {
+            let end: String = telling.iter().take(length).collect();
+            let mut begin = party.name.to_string();
+            while begin.len() + 1 + end.len() > LONGEST_NAME {
+                begin.pop();
+            }
+            let name = format!("{begin}@{end}");
+            match self.0.keys_of(&name)? {
+                Some(keys) if keys.contradict(&party.keys) => {}
+                _ => return Ok(name.into()),
+            }
+        }
+        Ok(party.name.clone())
+    }
+}
+
+impl NotImported {
+    fn whole(error: impl Into<EngineError>) -> Self {
+        NotImported {
+            piece: None,
+            error: error.into(),
+        }
+    }
+}
+
+/// Which statements were revoked, and by which keys.
+struct RevokedStatements(HashSet<([u8; 32], PublicKey)>);
+
+impl RevokedStatements {
+    fn has(&self, piece: &Evidence) -> bool {
+        let signer = piece.to_identity.keys.sign.as_ref();
+        !self.0.is_empty()
+            && signer.is_some_and(|key| self.0.contains(&(piece.statement_id(), key.clone())))
+    }
+}
+
+impl Inner {
+    /// Takes a piece of evidence, if it verifies and is new.
+    pub(crate) fn submit(&self, evidence: &Evidence) -> Result<(), EngineError> {
+        reads_for::check(evidence, |name| self.keys_of(name))?;
+        match self.registry.insert_evidence(evidence)? {
+            true => Ok(()),
+            false => Err(EngineError::EvidenceExists),
+        }
+    }
+
+    /// The evidence in a reply that counts: what has not ended and was not revoked, by what is
+    /// in the reply or by what is known here. What verifies is for the one to see who uses it.
+    pub(crate) fn what_counts(&self, about: EvidenceAbout) -> Result<Vec<Evidence>, RegistryError> {
+        let EvidenceAbout {
+            direct,
+            revocations: told,
+            onward,
+        } = about;
+        let revoked = self.revoked(told)?;
+        let moment = now();
+        let mut all = direct;
+        all.extend(onward);
+        all.retain(|piece| piece.terms.hold_at(moment) && !revoked.has(piece));
+        Ok(all)
+    }
+
+    /// What was revoked, as far as it is known here or told in a reply.
+    fn revoked(&self, told: Vec<Revocation>) -> Result<RevokedStatements, RegistryError> {
+        let mut all = self.registry.all_revocations()?;
+        all.extend(told);
+        all.retain(|revocation| revocation.verify().is_ok());
+        let pairs = all.into_iter().map(|r| (r.statement, r.by));
+        Ok(RevokedStatements(pairs.collect()))
+    }
+
+    /// The recipients by the names that they have here.
+    pub(crate) fn named_here(
+        self: &Arc<Self>,
+        parties: Vec<Party>,
+    ) -> Result<Vec<Recipient>, EngineError> {
+        let node = Node(Arc::clone(self));
+        let named = parties.into_iter().filter_map(|party| {
+            let name = node.name_here(&party);
+            let key = party.keys.decrypt?;
+            Some(name.map(|name| Recipient { name, key }))
+        });
+        named.collect()
+    }
+}

@@ -1,0 +1,247 @@
+//! What a signature is for, and so which bytes are signed.
+//!
+//! A key signs documents, statements of this program, SSH signatures and more, and all with
+//! the same hash. So that no document is one of the others by accident or by design, the
+//! Commitment engine makes or checks the bytes that it signs itself: of each purpose but
+//! [`Raw`](Purpose::Raw) and [`Prehash`](Purpose::Prehash) they begin with a prefix of its
+//! own, and a raw message that begins like one of these is refused.
+
+use claviger_token::key::to_hex;
+use claviger_token::sshsig::{self, Hash};
+use claviger_token::{PublicKey, possession};
+
+use crate::EngineError;
+use crate::evidence::Statement;
+
+/// What a signature is for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Purpose {
+    /// The data is a message, and is signed as it is. It must not begin like something that
+    /// another purpose signs.
+    #[default]
+    Raw,
+    /// The data is the digest of a message, for an SSH signature (OpenSSH
+    /// `PROTOCOL.sshsig`).
+    SshSig {
+        /// What the SSH signature is for: `file`, `git` …
+        namespace: String,
+        /// What the message was hashed with.
+        hash: Hash,
+    },
+    /// The data is a statement of who reads for whom, or a revocation of one, made by the key
+    /// that signs it: [`Statement`].
+    Evidence,
+    /// The data is a challenge of 16 bytes, to prove that the key is there
+    /// ([`possession`]).
+    Proof,
+    /// The data is the hash of a TLS 1.3 handshake so far (RFC 8446 §4.4.3).
+    Tls(TlsSide),
+    /// The data is what a node states about itself to other nodes.
+    Node,
+    /// The data is a digest, as the key's scheme makes it of a message. Nobody sees of what:
+    /// whoever may ask for this can have any signature of the key.
+    Prehash,
+}
+
+/// Which side of a TLS connection signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsSide {
+    /// The one that was connected to.
+    Server,
+    /// The one that connects.
+    Client,
+}
+
+/// What a node's statements begin with.
+pub const NODE_PREFIX: &str = "Claviger: node statement\n";
+
+/// What the content that is signed in a TLS 1.3 handshake begins with, after 64 spaces.
+const TLS_CONTEXT: &str = "TLS 1.3, ";
+
+/// What a key is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ToSign {
+    Message(Vec<u8>),
+    Digest(Vec<u8>),
+}
+
+impl Purpose {
+    /// A name for people and programs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Purpose::Raw => "raw",
+            Purpose::SshSig { .. } => "sshsig",
+            Purpose::Evidence => "evidence",
+            Purpose::Proof => "proof",
+            Purpose::Tls(_) => "tls",
+            Purpose::Node => "node",
+            Purpose::Prehash => "prehash",
+        }
+    }
+
+    /// The bytes that `key` signs for this purpose.
+    ///
+    /// # Errors
+    /// [`EngineError::ReservedMessage`], [`EngineError::NotForPurpose`].
+    pub(crate) fn to_be_signed(
+        &self,
+        data: Vec<u8>,
+        key: &PublicKey,
+    ) -> Result<ToSign, EngineError> {
+        let not_for = |reason| EngineError::NotForPurpose {
+            purpose: self.name(),
+            reason,
+        };
+        Ok(ToSign::Message(match self {
+            Purpose::Raw => {
+                check_raw(&data)?;
+                data
+            }
+            Purpose::SshSig { namespace, hash } => {
+                if data.len() != hash.length() {
+                    return Err(not_for("the digest has another length than its hash"));
+                }
+                sshsig::signed_data_of(namespace, *hash, &data)
+                    .map_err(|_| not_for("the namespace is empty"))?
+            }
+            Purpose::Evidence => {
+                let statement = Statement::parse(&data).map_err(not_for)?;
+                if statement.signer() != Some(key) {
+                    return Err(not_for("another key has to sign it"));
+                }
+                data
+            }
+            Purpose::Proof => {
+                if data.len() != 16 {
+                    return Err(not_for("a challenge has 16 bytes"));
+                }
+                format!("{} {}", possession::PREFIX, to_hex(&data)).into_bytes()
+            }
+            Purpose::Tls(side) => {
+                if !matches!(data.len(), 32 | 48 | 64) {
+                    return Err(not_for("the data is no hash of a handshake"));
+                }
+                tls(*side, &data)
+            }
+            Purpose::Node => [NODE_PREFIX.as_bytes(), &data].concat(),
+            Purpose::Prehash => return Ok(ToSign::Digest(data)),
+        }))
+    }
+}
+
+/// The content that is signed in a TLS 1.3 handshake (RFC 8446 §4.4.3).
+fn tls(side: TlsSide, transcript: &[u8]) -> Vec<u8> {
+    let side = match side {
+        TlsSide::Server => "server",
+        TlsSide::Client => "client",
+    };
+    let context = format!("{TLS_CONTEXT}{side} CertificateVerify\0");
+    [&TLS_PADDING[..], context.as_bytes(), transcript].concat()
+}
+
+const TLS_PADDING: [u8; 64] = [b' '; 64];
+
+/// A beginning that no raw message has.
+struct Reserved {
+    /// Where it stands; what is before it may be anything.
+    at: usize,
+    bytes: &'static [u8],
+    what: &'static str,
+    hint: &'static str,
+}
+
+/// TLS: the padding, and the beginning of the context.
+const TLS_PREFIX: [u8; 73] = {
+    let mut bytes = [b' '; 73];
+    let mut i = 0;
+    while i < TLS_CONTEXT.len() {
+        bytes[64 + i] = TLS_CONTEXT.as_bytes()[i];
+        i += 1;
+    }
+    bytes
+};
+
+/// Everything that is signed for another purpose than [`Purpose::Raw`] begins with one of
+/// these, in this version and in those to come.
+const RESERVED: [Reserved; 5] = [
+    Reserved {
+        at: 0,
+        bytes: possession::PREFIX.as_bytes(),
+        what: "a proof of possession",
+        hint: "",
+    },
+    Reserved {
+        // After its length.
+        at: 4,
+        bytes: crate::evidence::DOMAINS,
+        what: "a statement of who reads for whom",
+        hint: "`claviger reads-for grant` and `claviger reads-for revoke` make and sign it",
+    },
+    Reserved {
+        at: 0,
+        bytes: NODE_PREFIX.as_bytes(),
+        what: "a statement of a node",
+        hint: "",
+    },
+    Reserved {
+        at: 0,
+        bytes: sshsig::MAGIC,
+        what: "what an SSH signature signs",
+        hint: "sign the document itself: claviger sign --format sshsig",
+    },
+    Reserved {
+        at: 0,
+        bytes: &TLS_PREFIX,
+        what: "what a TLS 1.3 handshake signs",
+        hint: "",
+    },
+];
+
+/// So many bytes of a message tell whether its beginning is reserved.
+pub(crate) const LONGEST_RESERVED: usize = 128;
+
+/// Refuses a raw message that begins like something that another purpose signs. Its first
+/// [`LONGEST_RESERVED`] bytes are enough.
+///
+/// # Errors
+/// [`EngineError::ReservedMessage`].
+pub(crate) fn check_raw(message: &[u8]) -> Result<(), EngineError> {
+    let begins = |reserved: &&Reserved| {
+        let rest = message.get(reserved.at..);
+        rest.is_some_and(|rest| rest.starts_with(reserved.bytes))
+    };
+    match RESERVED.iter().find(begins) {
+        None => Ok(()),
+        Some(Reserved { what, hint, .. }) => Err(EngineError::ReservedMessage { what, hint }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reserved_beginning_is_seen_in_the_first_bytes() {
+        for reserved in &RESERVED {
+            assert!(reserved.at + reserved.bytes.len() <= LONGEST_RESERVED);
+            let whole = [&vec![7; reserved.at][..], reserved.bytes].concat();
+            assert!(check_raw(&whole).is_err(), "{}", reserved.what);
+            assert!(check_raw(&[&whole[..], b"more"].concat()).is_err());
+            assert!(check_raw(&whole[..whole.len() - 1]).is_ok());
+            assert!(check_raw(&[&b"."[..], &whole].concat()).is_ok());
+        }
+        assert!(check_raw(b"").is_ok());
+    }
+
+    /// The example of RFC 8446 §4.4.3.
+    #[test]
+    fn a_tls_handshake_is_signed_as_the_standard_has_it() {
+        let transcript = [1; 32];
+        let mut expected = vec![0x20; 64];
+        expected.extend_from_slice(b"TLS 1.3, server CertificateVerify");
+        expected.push(0);
+        expected.extend_from_slice(&transcript);
+        assert_eq!(tls(TlsSide::Server, &transcript), expected);
+    }
+}

@@ -1,0 +1,402 @@
+//! Evidence of version 2: numbers, ends, revocations, what version 1 left, and names that
+//! stand for other keys here.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of tests are tests"
+)]
+
+mod common;
+
+use claviger_engine::evidence::{from_text, now, to_text};
+use claviger_engine::message::RequestCommitment;
+use claviger_engine::{
+    Backend, Capabilities, EngineError, Evidence, EvidenceFile, IdParams, Node, Party, Preference,
+    PublicKeys, Purpose, Standing, Terms, Via,
+};
+use claviger_token::{Signature, SignatureScheme};
+use common::*;
+use sha2::{Digest, Sha256};
+
+const MEMORY: Backend = Backend::LocalMemory;
+
+async fn node_with(names: &[&str]) -> Node {
+    let node = memory_node();
+    for name in names {
+        let both = Capabilities::CommitAndDecrypt;
+        let reply = generate(&node, name, &MEMORY, IdParams::P256, both).await;
+        assert!(reply.err.is_none());
+    }
+    node
+}
+
+async fn grant(node: &Node, reader: &str, by: &str, until: Option<u64>) -> Evidence {
+    let granted = node
+        .grant_reads_for(&id(reader), &id(by), until, &call())
+        .await;
+    granted.unwrap()
+}
+
+fn reads(node: &Node, a: &str, b: &str) -> bool {
+    node.reads_for(&id(a), &id(b)).unwrap()
+}
+
+fn party(node: &Node, name: &str) -> Party {
+    Party {
+        name: name.into(),
+        keys: node.public_keys(&id(name)).unwrap().unwrap(),
+    }
+}
+
+/// Whom something for `to` is encrypted to.
+async fn recipients(node: &Node, to: &str, preference: Preference) -> Vec<String> {
+    let found = node.recipients(&id(to), true, &preference, &call()).await;
+    found.unwrap().iter().map(|r| r.name.to_string()).collect()
+}
+
+/// The whole of what a node knows, as a file.
+fn export(node: &Node) -> EvidenceFile {
+    let file = EvidenceFile {
+        evidence: node.registry().all_evidence().unwrap(),
+        revocations: node.registry().all_revocations().unwrap(),
+    };
+    let text = to_text(&file).unwrap();
+    assert_eq!(from_text(text.as_bytes()), Ok(file.clone()));
+    file
+}
+
+/// Evidence of version 1, as an earlier version of the program had it signed.
+async fn of_version_1(node: &Node, from: &str, to: &str) -> Evidence {
+    let (from, to) = (party(node, from), party(node, to));
+    let info = node.registry().identity(&id(&to.name)).unwrap().unwrap();
+    let said = claviger_engine::evidence::statement(&from, &to, &Terms::V1);
+    let request = RequestCommitment {
+        data: Sha256::digest(said).to_vec(),
+        purpose: Purpose::Prehash,
+    };
+    let engine = info.commitment_engine.unwrap();
+    let proof = node
+        .commit_for(&id(&to.name), &engine, request, &call())
+        .await;
+    let evidence = Evidence {
+        from_identity: from,
+        to_identity: to,
+        terms: Terms::V1,
+        proof: proof.unwrap(),
+    };
+    assert_eq!(evidence.verify(), Ok(()));
+    evidence
+}
+
+#[tokio::test]
+async fn two_grants_of_the_same_are_two() {
+    let node = node_with(&["a", "b"]).await;
+    let first = grant(&node, "a", "b", Some(now() + 1000)).await;
+    let second = grant(&node, "a", "b", None).await;
+    assert_ne!(first.statement_id(), second.statement_id());
+    // One that lasts as long or longer is there already.
+    for until in [None, Some(now() + 5000)] {
+        let again = node
+            .grant_reads_for(&id("a"), &id("b"), until, &call())
+            .await;
+        assert!(matches!(again, Err(EngineError::EvidenceExists)));
+    }
+}
+
+#[tokio::test]
+async fn a_grant_that_has_ended_is_not_relied_on() {
+    let node = node_with(&["safe", "yk", "heir"]).await;
+    grant(&node, "heir", "safe", None).await;
+    let end = now() + 2;
+    grant(&node, "safe", "yk", Some(end)).await;
+    assert!(reads(&node, "safe", "yk") && reads(&node, "heir", "yk"));
+    let all = recipients(&node, "yk", Preference::WITH_READERS).await;
+    assert_eq!(all, ["yk", "safe", "heir"]);
+    while now() < end {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(!reads(&node, "safe", "yk") && !reads(&node, "heir", "yk"));
+    assert_eq!(node.reads_for_chain(&id("safe"), &id("yk")).unwrap(), None);
+    assert_eq!(
+        recipients(&node, "yk", Preference::WITH_READERS).await,
+        ["yk"]
+    );
+    let kept = node.evidence_about(&id("yk")).unwrap().direct;
+    assert_eq!(node.standing(&kept).unwrap(), [Standing::Ended]);
+    // It can be granted anew.
+    grant(&node, "safe", "yk", None).await;
+    assert!(reads(&node, "heir", "yk"));
+}
+
+#[tokio::test]
+async fn a_revocation_wins_and_a_later_grant_stands() {
+    let node = node_with(&["safe", "yk"]).await;
+    grant(&node, "safe", "yk", Some(now() + 1000)).await;
+    grant(&node, "safe", "yk", None).await;
+    let before = export(&node);
+    let revoked = node
+        .revoke_reads_for(&id("safe"), &id("yk"), &call())
+        .await
+        .unwrap();
+    assert_eq!(revoked.len(), 2);
+    assert!(!reads(&node, "safe", "yk"));
+    assert_eq!(
+        recipients(&node, "yk", Preference::WITH_READERS).await,
+        ["yk"]
+    );
+    let standing = node.standing(&before.evidence).unwrap();
+    assert_eq!(standing, [Standing::Revoked, Standing::Revoked]);
+    // What was revoked does not come back with the old file.
+    node.import_evidence(before).await.unwrap();
+    assert!(!reads(&node, "safe", "yk"));
+    let again = node.revoke_reads_for(&id("safe"), &id("yk"), &call()).await;
+    assert!(matches!(again, Err(EngineError::NoSuchGrant { .. })));
+    grant(&node, "safe", "yk", None).await;
+    assert!(reads(&node, "safe", "yk"));
+}
+
+#[tokio::test]
+async fn a_revocation_wins_in_every_order_of_import() {
+    let mine = node_with(&["safe", "yk"]).await;
+    grant(&mine, "safe", "yk", None).await;
+    let granted = export(&mine);
+    mine.revoke_reads_for(&id("safe"), &id("yk"), &call())
+        .await
+        .unwrap();
+    let both = export(&mine);
+    let only = EvidenceFile {
+        evidence: Vec::new(),
+        revocations: both.revocations.clone(),
+    };
+    grant(&mine, "safe", "yk", None).await;
+    let anew = export(&mine);
+    for files in [
+        vec![&granted, &only],
+        vec![&only, &granted],
+        vec![&both],
+        vec![&granted, &both],
+        vec![&both, &granted],
+    ] {
+        let yours = memory_node();
+        for name in ["safe", "yk"] {
+            yours.registry().add_contact(&party(&mine, name)).unwrap();
+        }
+        for file in files {
+            yours.import_evidence(file.clone()).await.unwrap();
+            // Looked at in between, too: what is in memory follows.
+            let _ = reads(&yours, "safe", "yk");
+        }
+        assert!(!reads(&yours, "safe", "yk"));
+        assert_eq!(
+            recipients(&yours, "yk", Preference::WITH_READERS).await,
+            ["yk"]
+        );
+        yours.import_evidence(anew.clone()).await.unwrap();
+        assert!(reads(&yours, "safe", "yk"));
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_of_another_key_or_that_does_not_verify_revokes_nothing() {
+    let node = node_with(&["safe", "yk", "mallory"]).await;
+    let granted = grant(&node, "safe", "yk", None).await;
+    grant(&node, "safe", "mallory", None).await;
+    node.revoke_reads_for(&id("safe"), &id("mallory"), &call())
+        .await
+        .unwrap();
+    let mut theirs = export(&node).revocations.remove(0);
+    // In the name of the one who granted it, and signed by somebody else.
+    theirs.statement = granted.statement_id();
+    for by in ["yk", "mallory"] {
+        let mut forged = theirs.clone();
+        forged.by = party(&node, by).keys.sign.unwrap();
+        let file = EvidenceFile {
+            evidence: Vec::new(),
+            revocations: vec![forged],
+        };
+        assert!(node.import_evidence(file).await.is_err());
+    }
+    // Mallory can say of any statement that it is hers.
+    let info = node.registry().identity(&id("mallory")).unwrap().unwrap();
+    let engine = info.commitment_engine.unwrap();
+    let by = party(&node, "mallory").keys.sign.unwrap();
+    let said = claviger_engine::evidence::Statement::Revocation {
+        statement: granted.statement_id(),
+        by: by.clone(),
+    };
+    let request = RequestCommitment {
+        data: said.to_bytes(),
+        purpose: Purpose::Evidence,
+    };
+    let proof = node
+        .commit_for(&id("mallory"), &engine, request, &call())
+        .await
+        .unwrap();
+    let file = EvidenceFile {
+        evidence: Vec::new(),
+        revocations: vec![claviger_engine::Revocation {
+            statement: granted.statement_id(),
+            by,
+            proof,
+        }],
+    };
+    node.import_evidence(file).await.unwrap();
+    assert!(reads(&node, "safe", "yk"));
+    assert_eq!(node.standing(&[granted]).unwrap(), [Standing::Counts]);
+}
+
+#[tokio::test]
+async fn what_version_1_signed_is_kept_and_not_relied_on() {
+    let node = node_with(&["safe", "yk"]).await;
+    let old = of_version_1(&node, "safe", "yk").await;
+    let text = to_text(&EvidenceFile::from(vec![old.clone()])).unwrap();
+    // As version 1 of the text had it.
+    let text = text.replace("\"claviger_evidence\": 2", "\"claviger_evidence\": 1");
+    let text = text.replace(",\n  \"revocations\": []", "");
+    let imported = node
+        .import_evidence(from_text(text.as_bytes()).unwrap())
+        .await;
+    let imported = imported.unwrap();
+    assert_eq!((imported.added, imported.of_version_1), (1, 1));
+    assert_eq!(node.registry().all_evidence().unwrap(), [old.clone()]);
+    assert_eq!(
+        node.standing(&[old.clone()]).unwrap(),
+        [Standing::OldFormat]
+    );
+    assert!(!reads(&node, "safe", "yk"));
+    assert_eq!(
+        recipients(&node, "yk", Preference::WITH_READERS).await,
+        ["yk"]
+    );
+    // Nor where somebody takes the number or the end of another for it.
+    for terms in [Terms::new(None), Terms::new(Some(now() + 9))] {
+        let posing = Evidence {
+            terms,
+            ..old.clone()
+        };
+        assert!(posing.verify().is_err());
+    }
+    grant(&node, "safe", "yk", None).await;
+    assert!(reads(&node, "safe", "yk"));
+}
+
+#[tokio::test]
+async fn a_name_that_stands_for_other_keys_here_is_imported_under_another() {
+    let (mine, yours) = (node_with(&["safe", "yk"]).await, node_with(&["safe"]).await);
+    grant(&mine, "safe", "yk", None).await;
+    let imported = yours.import_evidence(export(&mine)).await.unwrap();
+    assert_eq!(imported.added, 1);
+    let [(old, new)] = &imported.renamed[..] else {
+        panic!("{imported:?}");
+    };
+    let fingerprint = party(&mine, "safe").keys.sign.unwrap().fingerprint();
+    let telling: String = fingerprint.to_string()["SHA256:".len()..]
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(8)
+        .collect();
+    assert_eq!(
+        (&**old, new.to_string()),
+        ("safe", format!("safe@{telling}"))
+    );
+    let contact = yours.registry().contact(new).unwrap().unwrap();
+    assert_eq!(contact.keys, party(&mine, "safe").keys);
+    yours.registry().add_contact(&party(&mine, "yk")).unwrap();
+    assert!(reads(&yours, new, "yk") && !reads(&yours, "safe", "yk"));
+    assert_eq!(
+        recipients(&yours, "yk", Preference::WITH_READERS).await,
+        ["yk", new]
+    );
+    // It can be called something better, and importing again changes nothing.
+    assert!(yours.registry().rename_contact(new, "vault").unwrap());
+    assert!(!yours.registry().rename_contact(new, "vault").unwrap());
+    assert!(yours.registry().rename_contact("vault", "safe").is_err());
+    assert!(yours.registry().rename_contact("vault", "yk").is_err());
+    let again = yours.import_evidence(export(&mine)).await.unwrap();
+    assert!(again.renamed.is_empty());
+    assert!(reads(&yours, "vault", "yk"));
+}
+
+#[tokio::test]
+async fn data_is_disclosed_only_to_whom_the_sender_names() {
+    let node = node_with(&["bob"]).await;
+    for name in ["team", "club"] {
+        let both = Capabilities::CommitAndDecrypt;
+        generate(&node, name, &MEMORY, IdParams::Ed25519, both).await;
+    }
+    grant(&node, "bob", "team", None).await;
+    let via = |names: &[&str]| Preference {
+        via: Via::Named(names.iter().map(|name| id(name)).collect()),
+        ..Preference::ITSELF
+    };
+    for (preference, expected) in [
+        (Preference::ITSELF, "bob"),
+        (Preference::WITH_READERS, "bob"),
+        (via(&["team"]), "team"),
+        (via(&["club", "team"]), "team"),
+        (Preference::CHEAPEST, "team"),
+    ] {
+        let found = recipients(&node, "bob", preference.clone()).await;
+        assert_eq!(found, [expected], "{preference:?}");
+    }
+    let refused = node
+        .recipients(&id("bob"), true, &via(&["club"]), &call())
+        .await;
+    assert!(matches!(refused, Err(EngineError::NotProven { .. })));
+    let unknown = node
+        .recipients(&id("bob"), true, &via(&["eve"]), &call())
+        .await;
+    assert!(matches!(
+        unknown,
+        Err(EngineError::ExternalIdentityNotFound)
+    ));
+}
+
+#[tokio::test]
+async fn the_closure_is_as_deep_as_it_is_asked_for() {
+    let node = node_with(&["a", "b", "c", "d"]).await;
+    for (reader, by) in [("b", "a"), ("c", "b"), ("d", "c")] {
+        grant(&node, reader, by, None).await;
+    }
+    for (depth, expected) in [
+        (1, &["a", "b"][..]),
+        (2, &["a", "b", "c"]),
+        (3, &["a", "b", "c", "d"]),
+        (usize::MAX, &["a", "b", "c", "d"]),
+    ] {
+        let preference = Preference {
+            depth,
+            ..Preference::WITH_READERS
+        };
+        assert_eq!(recipients(&node, "a", preference).await, expected);
+    }
+    // The other way round, too.
+    let deep = |depth| Preference {
+        via: Via::Named(vec![id("a")]),
+        depth,
+        ..Preference::ITSELF
+    };
+    assert!(
+        node.recipients(&id("d"), true, &deep(3), &call())
+            .await
+            .is_ok()
+    );
+    let refused = node.recipients(&id("d"), true, &deep(2), &call()).await;
+    assert!(matches!(refused, Err(EngineError::NotProven { .. })));
+}
+
+#[tokio::test]
+async fn evidence_with_nothing_but_zeros_for_a_signature_is_refused() {
+    let node = node_with(&["a", "b"]).await;
+    let zeros = Signature::new(SignatureScheme::EcdsaP256Sha256, vec![0; 64]).unwrap();
+    let evidence = Evidence {
+        from_identity: party(&node, "a"),
+        to_identity: party(&node, "b"),
+        terms: Terms::new(None),
+        proof: zeros,
+    };
+    assert!(node.import_evidence(vec![evidence]).await.is_err());
+    assert!(!reads(&node, "a", "b"));
+    let nobody = PublicKeys::default();
+    assert!(nobody.is_empty());
+}
