@@ -6,7 +6,8 @@
 //! | keys are made or destroyed | has the engine undo or finish it | ends the process; the next start settles it |
 //! | a PIN is asked for | ends the question, and with it the command | ends the process |
 //!
-//! However it ends, the terminal is as it was before.
+//! However it ends, the terminal is as it was before; also while it is stopped (Ctrl-Z). When
+//! it goes on, a question is asked again.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
@@ -54,6 +55,9 @@ pub(crate) struct Interrupt {
     cancelled: Arc<AtomicBool>,
     /// The first signal that came, or 0.
     signal: AtomicI32,
+    /// Whether the process was stopped and went on: what a terminal showed may be gone.
+    #[cfg(unix)]
+    went_on: AtomicBool,
     /// A file that is not to be left behind.
     unfinished: Mutex<Option<PathBuf>>,
     /// A terminal that does not show what is typed, and how it was before.
@@ -76,6 +80,8 @@ impl Interrupt {
             mode: AtomicU8::new(Mode::AtOnce as u8),
             cancelled: Arc::default(),
             signal: AtomicI32::new(0),
+            #[cfg(unix)]
+            went_on: AtomicBool::new(false),
             unfinished: Mutex::default(),
             #[cfg(unix)]
             silenced: Mutex::default(),
@@ -85,12 +91,13 @@ impl Interrupt {
 
     #[cfg(unix)]
     fn start_listening(self: &Arc<Self>) {
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+        use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
         let ignored = ignored_signals();
-        // `nohup` says that the first of these is nothing to this process.
-        let others = [SIGHUP, SIGQUIT].into_iter();
+        // `nohup` says that the first of these is nothing to this process, and a shell without
+        // jobs that the last is.
+        let others = [SIGHUP, SIGQUIT, SIGTSTP].into_iter();
         let others = others.filter(|signal| ignored & (1 << (signal - 1)) == 0);
-        let all = [SIGINT, SIGTERM].into_iter().chain(others);
+        let all = [SIGINT, SIGTERM, SIGCONT].into_iter().chain(others);
         // Without a listener signals end the process, which is what they should do.
         let Ok(mut signals) = signal_hook::iterator::Signals::new(all) else {
             return;
@@ -98,13 +105,32 @@ impl Interrupt {
         let interrupt = Arc::clone(self);
         std::thread::spawn(move || {
             for signal in signals.forever() {
-                match interrupt.reaction(signal) {
-                    Reaction::Wait => {}
-                    Reaction::Tidy => interrupt.screen.line(TIDYING),
-                    Reaction::End => interrupt.end(128 + signal),
+                match signal {
+                    SIGTSTP => interrupt.stop(),
+                    SIGCONT => interrupt.went_on.store(true, Ordering::SeqCst),
+                    _ => interrupt.react(signal),
                 }
             }
         });
+    }
+
+    /// Stops the process, at a terminal that shows what is typed.
+    #[cfg(unix)]
+    fn stop(&self) {
+        if let Some(silenced) = &*self.silenced() {
+            silenced.show();
+        }
+        claviger_streams::stop();
+        self.went_on.store(true, Ordering::SeqCst);
+    }
+
+    #[cfg(unix)]
+    fn react(&self, signal: i32) {
+        match self.reaction(signal) {
+            Reaction::Wait => {}
+            Reaction::Tidy => self.screen.line(TIDYING),
+            Reaction::End => self.end(128 + signal),
+        }
     }
 
     #[cfg(unix)]
@@ -177,15 +203,25 @@ impl Interrupt {
     /// From now on, until [`Interrupt::restore_terminal`], a terminal is silent.
     #[cfg(unix)]
     pub(crate) fn remember_terminal(&self, silenced: crate::prompt::Silenced) {
-        // Who asks while another does finds it silent already.
-        self.silenced().get_or_insert(silenced);
+        let mut known = self.silenced();
+        // Who asks while another does finds it silent already; it may also have been stopped
+        // by a signal that cannot be handled.
+        if known.is_none() || silenced.showed() {
+            *known = Some(silenced);
+        }
+    }
+
+    /// Whether the process was stopped and went on since this was asked last.
+    #[cfg(unix)]
+    pub(crate) fn take_went_on(&self) -> bool {
+        self.went_on.swap(false, Ordering::SeqCst)
     }
 
     /// Lets the terminal show again what is typed.
     #[cfg(unix)]
     pub(crate) fn restore_terminal(&self) {
         if let Some(silenced) = self.silenced().take() {
-            silenced.restore();
+            silenced.show();
         }
     }
 
@@ -212,6 +248,12 @@ impl Interrupt {
     /// For as long as the result lives, a PIN is being asked for.
     pub(crate) fn prompting(self: &Arc<Self>) -> Phase {
         self.enter(Mode::Prompt)
+    }
+
+    /// For as long as the result lives, what holds the PIN is being read: a pipe may hold it
+    /// back for ever, and nothing is under way on the token.
+    pub(crate) fn reading(self: &Arc<Self>) -> Phase {
+        self.enter(Mode::AtOnce)
     }
 
     fn enter(self: &Arc<Self>, mode: Mode) -> Phase {

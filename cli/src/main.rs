@@ -4,13 +4,18 @@
 mod allowed_signers;
 mod args;
 mod commands;
+mod config;
 mod contact_file;
+mod drivers;
 mod failure;
 mod files;
 mod home;
 mod interrupt;
 mod names;
+mod new_file;
 mod output;
+#[cfg(unix)]
+mod pinentry;
 mod pins;
 mod prompt;
 mod screen;
@@ -27,7 +32,7 @@ use crate::failure::Failure;
 fn main() -> ExitCode {
     // Before anything of our own is open.
     claviger_token::pin::note_inherited_descriptors();
-    keep_no_core();
+    claviger_token::keep_memory_private();
     let status = run().unwrap_or_else(|failure| {
         failure.print();
         failure.status()
@@ -71,20 +76,6 @@ fn misunderstood(error: &clap::Error) -> Result<u8, Failure> {
     // Where nobody listens there is nobody to tell that nobody listens.
     let _ = error.print();
     Ok(failure::USAGE)
-}
-
-/// Lets no crash, a vendor's module's perhaps, write a PIN to the disk.
-fn keep_no_core() {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, Rlimit, setrlimit};
-        let none = Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        };
-        // It can only be lowered, and that is always allowed.
-        let _ = setrlimit(Resource::Core, none);
-    }
 }
 
 /// Ends the process without the clean-up of C libraries: vendors' modules have their own

@@ -4,16 +4,17 @@
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use claviger_token::pin::Verbatim;
-use claviger_token::{Error, PinSource, StoredPin, TokenId, shell};
-use secrecy::SecretString;
+use claviger_token::{Error, Pin, PinSource, StoredPin, TokenId, TriesLeft, shell};
 
 use crate::failure::Failure;
 use crate::files;
 use crate::interrupt::Interrupt;
+#[cfg(unix)]
+use crate::pinentry;
 use crate::prompt::{self, NoAnswer};
 use crate::screen::Screen;
 
@@ -48,8 +49,11 @@ impl Wanted {
 enum Choice {
     /// It is not there: a person is asked, if there is one.
     Unsaid,
-    /// A person is asked.
+    /// A person is asked at the terminal.
     Prompt,
+    /// A person is asked by a `pinentry`.
+    #[cfg(unix)]
+    Pinentry,
     /// The PIN lies somewhere.
     Stored(StoredPin),
 }
@@ -62,19 +66,29 @@ impl Choice {
         };
         let choice = match text.to_str() {
             Some("prompt") => Some(Choice::Prompt),
+            #[cfg(unix)]
+            Some("pinentry") => Some(Choice::Pinentry),
             Some(text) => text.parse().ok().map(Choice::Stored),
             None => None,
         };
         choice.ok_or_else(|| {
             let (option, name) = (wanted.option(), wanted.name());
-            Failure::usage(format!("{option} is env:VAR, file:PATH, fd:N or prompt")).hint(format!(
+            Failure::usage(format!(
+                "{option} is env:VAR, file:PATH, fd:N, prompt or pinentry"
+            ))
+            .hint(format!(
                 "a {name} on the command line would be seen by everyone on this machine"
             ))
         })
     }
 }
 
-/// Gives PINs to tokens, or to some of them only.
+/// Whether PINs can come from what this names.
+pub(crate) fn is_source(text: &str) -> bool {
+    Choice::parse(Wanted::Pin, Some(OsStr::new(text))).is_ok()
+}
+
+/// Gives PINs to tokens.
 pub(crate) struct Pins {
     wanted: Wanted,
     choice: Choice,
@@ -82,8 +96,6 @@ pub(crate) struct Pins {
     verbatim: bool,
     /// That others can read the file with the PIN is said once.
     warned: Once,
-    /// The only tokens that get one, if set.
-    only: Mutex<Option<Vec<TokenId>>>,
     /// When a person is waited for no longer.
     deadline: Option<Instant>,
     screen: Screen,
@@ -104,16 +116,10 @@ impl Pins {
             choice: Choice::parse(wanted, source)?,
             verbatim,
             warned: Once::new(),
-            only: Mutex::default(),
             deadline,
             screen,
             interrupt,
         }))
-    }
-
-    /// Whether the same PIN would go to whichever token asks.
-    pub(crate) fn is_one_for_all(&self) -> bool {
-        matches!(self.choice, Choice::Stored(_))
     }
 
     /// Says that others can read the file, if they can.
@@ -153,57 +159,117 @@ impl Pins {
         }
     }
 
-    /// From now on only these tokens get a PIN; `None` is all. One that was not asked
-    /// for by name must not lose a try to another token's PIN.
-    pub(crate) fn only_for(&self, tokens: Option<&[TokenId]>) {
-        *self.only.lock().unwrap_or_else(PoisonError::into_inner) = tokens.map(<[_]>::to_vec);
-    }
-
-    fn may_have(&self, token: &TokenId) -> bool {
-        let only = self.only.lock().unwrap_or_else(PoisonError::into_inner);
-        only.as_ref().is_none_or(|tokens| tokens.contains(token))
-    }
-
-    fn ask(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
-        let question = format!("{} for {}: ", self.wanted.name(), shown(token, label));
-        self.at_terminal(|| prompt::ask(&question, &self.interrupt, self.deadline))
+    /// Asks a person for it.
+    fn ask(&self, by: Asker, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
+        let (name, token) = (self.wanted.name(), shown(token, label));
+        match by {
+            Asker::Terminal => {
+                let tries = left(tries)
+                    .map(|left| format!(" ({left})"))
+                    .unwrap_or_default();
+                let question = format!("{name} for {token}{tries}: ");
+                self.at_terminal(|| prompt::ask(&question, &self.interrupt, self.deadline))
+            }
+            #[cfg(unix)]
+            Asker::Pinentry => {
+                let tries = left(tries)
+                    .map(|left| format!("\n{left}"))
+                    .unwrap_or_default();
+                let description = format!("Enter the {name} for {token}.{tries}");
+                let prompt = match self.wanted {
+                    Wanted::Pin => "PIN:",
+                    Wanted::ManagementKey => "Key:",
+                };
+                self.by_pinentry(|| {
+                    pinentry::ask(prompt, &description, &self.interrupt, self.deadline)
+                })
+            }
+        }
     }
 
     /// Asks whether to send what was typed, though it is not known what became of the last PIN.
-    fn confirm_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
+    fn confirm_unsettled(&self, by: Asker, token: &TokenId, label: &str) -> Result<bool, Error> {
         let question = format!(
             "A PIN was sent to {} before, and its answer never came: if it was wrong, it cost an \
-             attempt.\nSend this PIN? Type yes to send it: ",
+             attempt.\nSend this PIN?",
             shown(token, label)
         );
-        self.at_terminal(|| prompt::confirm(&question, &self.interrupt, self.deadline))
+        match by {
+            Asker::Terminal => {
+                let question = format!("{question} Type yes to send it: ");
+                self.at_terminal(|| prompt::confirm(&question, &self.interrupt, self.deadline))
+            }
+            #[cfg(unix)]
+            Asker::Pinentry => {
+                self.by_pinentry(|| pinentry::confirm(&question, &self.interrupt, self.deadline))
+            }
+        }
     }
 
-    /// Whether a person is asked who is there. A script that has a terminal somewhere must
-    /// not wait for it for ever.
-    fn asks_a_person(&self) -> bool {
+    /// How a person is asked who is there, if there is one. A script that has a terminal
+    /// somewhere must not wait for it for ever.
+    fn asker(&self) -> Option<Asker> {
         match self.choice {
-            Choice::Prompt => true,
-            Choice::Unsaid => {
-                self.wanted == Wanted::Pin
-                    && (io::stdin().is_terminal() || self.screen.is_terminal())
+            Choice::Prompt => Some(Asker::Terminal),
+            #[cfg(unix)]
+            Choice::Pinentry => Some(Asker::Pinentry),
+            Choice::Unsaid if self.wanted != Wanted::Pin => None,
+            Choice::Unsaid if io::stdin().is_terminal() || self.screen.is_terminal() => {
+                Some(Asker::Terminal)
             }
-            Choice::Stored(_) => false,
+            #[cfg(unix)]
+            Choice::Unsaid if pinentry::is_at_hand(self.deadline) => Some(Asker::Pinentry),
+            Choice::Unsaid | Choice::Stored(_) => None,
         }
     }
 
     fn at_terminal<T>(&self, ask: impl FnOnce() -> Result<T, NoAnswer>) -> Result<T, Error> {
         let _phase = self.interrupt.prompting();
-        let failed = |reason: String| Error::PinSource {
-            origin: "prompt".into(),
-            reason,
-        };
         self.screen.aside(ask).map_err(|no| match no {
             NoAnswer::Interrupted => Error::Cancelled,
             NoAnswer::TooLate => Error::DeadlineExceeded,
-            NoAnswer::Nothing => failed("nothing was typed".into()),
-            NoAnswer::Failed(e) => failed(format!("there is no terminal ({e})")),
+            NoAnswer::Nothing => failed("prompt", "nothing was typed".into()),
+            NoAnswer::Failed(e) => failed("prompt", format!("there is no terminal ({e})")),
         })
+    }
+
+    #[cfg(unix)]
+    fn by_pinentry<T>(
+        &self,
+        ask: impl FnOnce() -> Result<T, pinentry::NoAnswer>,
+    ) -> Result<T, Error> {
+        let _phase = self.interrupt.prompting();
+        // It may have the terminal for its screen.
+        self.screen.aside(ask).map_err(|no| match no {
+            pinentry::NoAnswer::Interrupted => Error::Cancelled,
+            pinentry::NoAnswer::TooLate => Error::DeadlineExceeded,
+            pinentry::NoAnswer::None(reason) => failed("pinentry", reason),
+        })
+    }
+}
+
+/// How a person is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    Terminal,
+    #[cfg(unix)]
+    Pinentry,
+}
+
+fn failed(origin: &str, reason: String) -> Error {
+    Error::PinSource {
+        origin: origin.into(),
+        reason,
+    }
+}
+
+/// How many attempts a person has, as far as the token says.
+fn left(tries: TriesLeft) -> Option<String> {
+    match tries {
+        TriesLeft::Exactly(1) | TriesLeft::Final => Some("last attempt".into()),
+        TriesLeft::Exactly(left) => Some(format!("{left} attempts remaining")),
+        TriesLeft::Low => Some("few attempts remaining".into()),
+        TriesLeft::All | TriesLeft::Unknown => None,
     }
 }
 
@@ -219,33 +285,38 @@ fn shown(token: &TokenId, label: &str) -> String {
 pub(crate) struct Handle(pub(crate) Arc<Pins>);
 
 impl PinSource for Handle {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<SecretString, Error> {
+    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
+        self.pin_with_tries(token, label, TriesLeft::Unknown)
+    }
+
+    fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
         let Handle(pins) = self;
-        let needed = || Error::PinNeeded {
-            token: token.clone(),
-        };
-        if !pins.may_have(token) {
-            return Err(needed());
+        if let Choice::Stored(source) = &pins.choice {
+            pins.warned.call_once(|| pins.warn_of_readers(source));
+            let _phase = pins.interrupt.reading();
+            return match pins.verbatim {
+                true => Verbatim(source.clone()).pin(token, label),
+                false => source.pin(token, label),
+            };
         }
-        match &pins.choice {
-            Choice::Stored(source) => {
-                pins.warned.call_once(|| pins.warn_of_readers(source));
-                match pins.verbatim {
-                    true => Verbatim(source.clone()).pin(token, label),
-                    false => source.pin(token, label),
-                }
-            }
-            Choice::Prompt | Choice::Unsaid if pins.asks_a_person() => pins.ask(token, label),
-            Choice::Prompt | Choice::Unsaid => Err(needed()),
+        match pins.asker() {
+            Some(by) => pins.ask(by, token, label, tries),
+            None => Err(Error::PinNeeded {
+                token: token.clone(),
+            }),
         }
     }
 
     fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
         let Handle(pins) = self;
-        match pins.asks_a_person() {
-            true => pins.confirm_unsettled(token, label),
-            false => Ok(false),
+        match pins.asker() {
+            Some(by) => pins.confirm_unsettled(by, token, label),
+            None => Ok(false),
         }
+    }
+
+    fn is_one_for_all(&self) -> bool {
+        matches!(self.0.choice, Choice::Stored(_))
     }
 }
 
@@ -265,27 +336,5 @@ mod tests {
         let failure = parse("tr0mb0ne").unwrap_err();
         assert!(!format!("{failure:?}").contains("tr0mb0ne"));
         assert_eq!(failure.status(), crate::failure::USAGE);
-    }
-
-    #[test]
-    fn a_token_that_was_not_named_gets_no_pin() {
-        let token = |serial: &str| TokenId {
-            kind: "k".into(),
-            manufacturer: "m".into(),
-            serial: serial.into(),
-        };
-        let screen = Screen::new();
-        let interrupt = Interrupt::listen(screen.clone());
-        // Always set, and no secret.
-        let path = Some(OsStr::new("env:PATH"));
-        let pins = Pins::new(Wanted::Pin, path, false, None, screen, interrupt).unwrap();
-        let source = Handle(Arc::clone(&pins));
-        assert!(source.pin(&token("1"), "").is_ok());
-        pins.only_for(Some(&[token("2")]));
-        assert!(matches!(
-            source.pin(&token("1"), ""),
-            Err(Error::PinNeeded { .. })
-        ));
-        assert!(source.pin(&token("2"), "").is_ok());
     }
 }

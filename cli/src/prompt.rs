@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Instant;
 
-use secrecy::{ExposeSecret, SecretString};
+use claviger_token::Pin;
+use secrecy::ExposeSecret;
 
 use crate::interrupt::Interrupt;
 
@@ -25,45 +26,26 @@ impl From<io::Error> for NoAnswer {
     }
 }
 
-/// Asks at the terminal of this process, and does not show what is typed.
+/// Asks at the terminal of this process, and does not show what is typed. What was typed
+/// before the question is no answer to it.
 #[cfg(unix)]
 pub(crate) fn ask(
     question: &str,
     interrupt: &Interrupt,
     deadline: Option<Instant>,
-) -> Result<SecretString, NoAnswer> {
-    use std::io::Write;
-    let tty = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/tty")?;
-    let _silence = Silence::keep(&tty, interrupt)?;
-    (&tty).write_all(question.as_bytes())?;
-    let answer = unix::line(&tty, interrupt, deadline);
-    if answer.is_err() {
-        // What is said next begins on a line of its own.
-        let _ = (&tty).write_all(b"\n");
-    }
-    answer
+) -> Result<Pin, NoAnswer> {
+    unix::answer(question, unix::Typing::Hidden, interrupt, deadline)
 }
 
-/// Asks a yes-or-no question at the terminal of this process. Only `yes` is a yes.
+/// Asks a yes-or-no question at the terminal of this process. Only `yes` is a yes, and only
+/// if it was typed after the question.
 #[cfg(unix)]
 pub(crate) fn confirm(
     question: &str,
     interrupt: &Interrupt,
     deadline: Option<Instant>,
 ) -> Result<bool, NoAnswer> {
-    use std::io::Write;
-    let tty = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/tty")?;
-    (&tty).write_all(question.as_bytes())?;
-    let answer = unix::line(&tty, interrupt, deadline);
-    if answer.is_err() {
-        let _ = (&tty).write_all(b"\n");
-    }
+    let answer = unix::answer(question, unix::Typing::Shown, interrupt, deadline);
     answer.map(|answer| is_yes(&answer))
 }
 
@@ -76,7 +58,7 @@ pub(crate) fn confirm(
     ask(question, interrupt, deadline).map(|answer| is_yes(&answer))
 }
 
-fn is_yes(answer: &SecretString) -> bool {
+fn is_yes(answer: &Pin) -> bool {
     answer.expose_secret().trim() == "yes"
 }
 
@@ -85,9 +67,9 @@ pub(crate) fn ask(
     question: &str,
     interrupt: &Interrupt,
     _deadline: Option<Instant>,
-) -> Result<SecretString, NoAnswer> {
+) -> Result<Pin, NoAnswer> {
     match rpassword::prompt_password(question) {
-        Ok(text) => Ok(SecretString::from(text)),
+        Ok(text) => Ok(Pin::from(text)),
         Err(_) if interrupt.came() => Err(NoAnswer::Interrupted),
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(NoAnswer::Nothing),
         Err(e) => Err(e.into()),
@@ -95,20 +77,21 @@ pub(crate) fn ask(
 }
 
 #[cfg(unix)]
-use unix::Silence;
-#[cfg(unix)]
 pub(crate) use unix::Silenced;
 
 #[cfg(unix)]
 mod unix {
     use std::fs::File;
-    use std::io::{self, Read};
+    use std::io::{self, Read, Write};
     use std::time::{Duration, Instant};
 
+    use claviger_token::Pin;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::getpgrp;
-    use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
-    use secrecy::SecretString;
+    use rustix::termios::{
+        LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcgetpgrp,
+        tcsetattr,
+    };
     use zeroize::Zeroizing;
 
     use super::NoAnswer;
@@ -120,6 +103,39 @@ mod unix {
     /// More than terminals take on one line.
     const LONGEST_LINE: usize = 1 << 13;
 
+    /// Whether the terminal shows what is typed.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(super) enum Typing {
+        Shown,
+        Hidden,
+    }
+
+    /// The line that is typed after the question, without its end.
+    pub(super) fn answer(
+        question: &str,
+        typing: Typing,
+        interrupt: &Interrupt,
+        deadline: Option<Instant>,
+    ) -> Result<Pin, NoAnswer> {
+        let tty = File::options().read(true).write(true).open("/dev/tty")?;
+        let _silence = (typing == Typing::Hidden).then_some(Silence(interrupt));
+        let put = || {
+            // From now on: what stopped the process before stopped no question.
+            interrupt.take_went_on();
+            match typing {
+                Typing::Shown => tcflush(&tty, QueueSelector::IFlush)?,
+                Typing::Hidden => silence(&tty, interrupt)?,
+            }
+            (&tty).write_all(question.as_bytes())
+        };
+        let answer = line(&tty, put, interrupt, deadline);
+        if answer.is_err() {
+            // What is said next begins on a line of its own.
+            let _ = (&tty).write_all(b"\n");
+        }
+        answer
+    }
+
     /// A terminal that does not show what is typed, and how it was before.
     pub(crate) struct Silenced {
         tty: File,
@@ -127,33 +143,23 @@ mod unix {
     }
 
     impl Silenced {
-        pub(crate) fn restore(self) {
+        /// Has it show again what is typed.
+        pub(crate) fn show(&self) {
             // Who is in the background would be stopped for it; then the shell, which has
             // the terminal, has put it right.
             if tcgetpgrp(&self.tty).is_ok_and(|group| group == getpgrp()) {
                 let _ = tcsetattr(&self.tty, OptionalActions::Now, &self.before);
             }
         }
-    }
 
-    /// As long as it lives, the terminal does not show what is typed.
-    pub(super) struct Silence<'a>(&'a Interrupt);
-
-    impl<'a> Silence<'a> {
-        pub(super) fn keep(tty: &File, interrupt: &'a Interrupt) -> io::Result<Self> {
-            let before = tcgetattr(tty)?;
-            let mut silent = before.clone();
-            silent.local_modes.remove(LocalModes::ECHO);
-            silent.local_modes.insert(LocalModes::ECHONL);
-            interrupt.remember_terminal(Silenced {
-                tty: tty.try_clone()?,
-                before,
-            });
-            let silence = Silence(interrupt);
-            tcsetattr(tty, OptionalActions::Now, &silent)?;
-            Ok(silence)
+        /// Whether it showed what was typed before.
+        pub(crate) fn showed(&self) -> bool {
+            self.before.local_modes.contains(LocalModes::ECHO)
         }
     }
+
+    /// When it ends, the terminal shows again what is typed.
+    struct Silence<'a>(&'a Interrupt);
 
     impl Drop for Silence<'_> {
         fn drop(&mut self) {
@@ -161,17 +167,44 @@ mod unix {
         }
     }
 
-    /// A line, without its end.
-    pub(super) fn line(
+    /// Has the terminal not show what is typed, and forget what was typed already.
+    fn silence(tty: &File, interrupt: &Interrupt) -> io::Result<()> {
+        let before = tcgetattr(tty)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        silent.local_modes.insert(LocalModes::ECHONL);
+        interrupt.remember_terminal(Silenced {
+            tty: tty.try_clone()?,
+            before,
+        });
+        loop {
+            match tcsetattr(tty, OptionalActions::Flush, &silent) {
+                // It was stopped for being in the background, and went on.
+                Err(rustix::io::Errno::INTR) => {}
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    /// Puts the question, and again after the process was stopped; then a line, without its
+    /// end.
+    fn line(
         mut tty: &File,
+        put: impl Fn() -> io::Result<()>,
         interrupt: &Interrupt,
         deadline: Option<Instant>,
-    ) -> Result<SecretString, NoAnswer> {
+    ) -> Result<Pin, NoAnswer> {
         // It does not grow: that would leave copies of it behind.
         let mut typed = Zeroizing::new(vec![0; LONGEST_LINE]);
         let mut length = 0;
+        put()?;
         while length < typed.len() {
-            wait(tty, interrupt, deadline)?;
+            if let Event::WentOn = wait(tty, interrupt, deadline)? {
+                typed.fill(0);
+                length = 0;
+                put()?;
+                continue;
+            }
             match tty.read(&mut typed[length..]) {
                 Ok(0) => break,
                 Ok(count) => length += count,
@@ -182,14 +215,23 @@ mod unix {
             if typed[..length].ends_with(b"\n") {
                 let text = std::str::from_utf8(&typed[..length - 1])
                     .map_err(|_| io::Error::other("what was typed is not UTF-8"))?;
-                return Ok(SecretString::from(text));
+                return Ok(Pin::from(text));
             }
         }
         Err(NoAnswer::Nothing)
     }
 
-    /// Waits until something was typed.
-    fn wait(tty: &File, interrupt: &Interrupt, deadline: Option<Instant>) -> Result<(), NoAnswer> {
+    enum Event {
+        Typed,
+        WentOn,
+    }
+
+    /// Waits until something was typed, or the process was stopped and went on.
+    fn wait(
+        tty: &File,
+        interrupt: &Interrupt,
+        deadline: Option<Instant>,
+    ) -> Result<Event, NoAnswer> {
         loop {
             if interrupt.came() {
                 return Err(NoAnswer::Interrupted);
@@ -198,12 +240,15 @@ mod unix {
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(NoAnswer::TooLate);
             }
+            if interrupt.take_went_on() {
+                return Ok(Event::WentOn);
+            }
             let look = left.unwrap_or(LOOK).min(LOOK);
             let look = Timespec::try_from(look).ok();
             // A system that cannot wait for a terminal says so, and then reading waits.
             match poll(&mut [PollFd::new(tty, PollFlags::IN)], look.as_ref()) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                _ => return Ok(()),
+                _ => return Ok(Event::Typed),
             }
         }
     }

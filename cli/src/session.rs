@@ -1,29 +1,29 @@
 //! What every command has at hand.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use claviger_engine::registry::{Action, Intent};
 use claviger_engine::types::check_name;
 use claviger_engine::{Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Registry};
-use claviger_ledger::LedgerDriver;
-use claviger_piv::PivDriver;
-use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::{Access, Advice, Call, Error, Event, KeyUse, TokenId};
 
 use crate::args::Args;
+use crate::config::Setting;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::pins::{Handle, Pins, Wanted};
 use crate::screen::Screen;
-use crate::{files, home, output};
+use crate::{drivers, files, home, output};
 
 /// What every command has at hand.
 pub(crate) struct Session {
     home: Option<PathBuf>,
     last_try: bool,
     any_pin_length: bool,
+    no_pin_ledger: bool,
     /// When it is to have ended.
     pub(crate) deadline: Option<Instant>,
     pub(crate) json: bool,
@@ -32,10 +32,12 @@ pub(crate) struct Session {
     factory_defaults: bool,
     pub(crate) screen: Screen,
     pub(crate) interrupt: Arc<Interrupt>,
+    /// What is set, and where it comes from.
+    pub(crate) settings: Vec<Setting>,
 }
 
 impl Session {
-    pub(crate) fn new(args: &Args) -> Result<Self, Failure> {
+    pub(crate) fn new(args: &Args, settings: Vec<Setting>) -> Result<Self, Failure> {
         let screen = Screen::new();
         let interrupt = Interrupt::listen(screen.clone());
         let deadline = (args.timeout).and_then(|limit| Instant::now().checked_add(limit));
@@ -65,6 +67,7 @@ impl Session {
             home: args.home.clone(),
             last_try: args.last_try,
             any_pin_length: args.any_pin_length,
+            no_pin_ledger: args.no_pin_ledger,
             deadline,
             json: args.json,
             pins,
@@ -72,6 +75,7 @@ impl Session {
             factory_defaults: args.factory_defaults,
             screen,
             interrupt,
+            settings,
         })
     }
 
@@ -97,9 +101,18 @@ impl Session {
         home::folder(self.home.as_deref())
     }
 
-    /// The registry, which is made if there is none yet.
+    /// The registry, for a command that writes to it; it is made if there is none yet.
     pub(crate) fn new_registry(&self) -> Result<Registry, Failure> {
-        Ok(Registry::open(&self.home()?)?)
+        let registry = Registry::open(&self.home()?)?;
+        registry.check_writable()?;
+        Ok(registry)
+    }
+
+    /// The registry that there is, for a command that writes to it.
+    pub(crate) fn writable_registry(&self) -> Result<Registry, Failure> {
+        let registry = self.registry()?;
+        registry.check_writable()?;
+        Ok(registry)
     }
 
     /// The registry that there is. A home folder that was misspelt is not to be made.
@@ -125,12 +138,11 @@ impl Session {
         access.any_pin_length = self.any_pin_length;
         access.management_keys = Arc::new(Handle(Arc::clone(&self.management_keys)));
         access.factory_defaults = self.factory_defaults;
-        Node::builder(registry)
-            .driver(Pkcs11Driver::new())
-            .driver(PivDriver::new())
-            .driver(LedgerDriver::new())
-            .access(access)
-            .build()
+        let mut builder = drivers::add_to(Node::builder(registry)).access(access);
+        if self.no_pin_ledger {
+            builder = builder.unnoted_pins(warner(self.screen.clone()));
+        }
+        builder.build()
     }
 
     /// The circumstances of what is about to be asked of a token.
@@ -166,10 +178,7 @@ impl Session {
         let open = node.registry().open_intents()?;
         if open.iter().any(|intent| tokens.contains(&intent.token)) {
             let _phase = self.interrupt.tidily();
-            self.pins.only_for(Some(tokens));
-            let left = node.settle().await;
-            self.pins.only_for(None);
-            for (intent, error) in left? {
+            for (intent, error) in node.settle_with_pins_for(tokens).await? {
                 if tokens.contains(&intent.token) && is_about_pin(&error) {
                     return Err(error.into());
                 }
@@ -187,6 +196,25 @@ impl Session {
             warn_open(&intent, None);
         }
         Ok(())
+    }
+}
+
+/// Says of the first PIN that is sent without a note that it is.
+fn warner(screen: Screen) -> impl Fn(&TokenId) + Send + Sync {
+    let said = AtomicBool::new(false);
+    move |token| {
+        if !said.swap(true, Ordering::Relaxed) {
+            screen.aside(|| {
+                output::warn(
+                    &format!(
+                        "the PIN is sent to {token} without a note, since the registry cannot be \
+                         written to"
+                    ),
+                    "if the token rejects it, the next command sends it again and spends \
+                     another attempt",
+                );
+            });
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use claviger_altered_module::AlteredModule;
 use claviger_tests::SoftHsm;
 use common::Stage;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{LocalModes, tcgetattr};
+use rustix::termios::{LocalModes, tcgetattr, tcgetpgrp};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -34,6 +34,15 @@ struct Terminal {
 
 impl Terminal {
     fn start(stage: &Stage, words: &[&str]) -> Self {
+        Terminal::start_with(stage, words, None)
+    }
+
+    /// In a shell that runs `script`, to which the command is given as its arguments.
+    fn start_in_shell(stage: &Stage, words: &[&str], script: &str) -> Self {
+        Terminal::start_with(stage, words, Some(script))
+    }
+
+    fn start_with(stage: &Stage, words: &[&str], script: Option<&str>) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
         let master = openpt(flags).unwrap();
         grantpt(&master).unwrap();
@@ -41,9 +50,13 @@ impl Terminal {
         let line = ioctl_tiocgptpeer(&master, flags).unwrap();
         let other = || line.try_clone().unwrap();
         let claviger = stage.claviger(words);
-        // The terminal becomes that of the command.
+        // The terminal becomes that of the command, or of the shell that starts it.
         let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(claviger.get_program());
+        command.arg("--ctty");
+        if let Some(script) = script {
+            command.args(["bash", "-m", "-c", script, "bash"]);
+        }
+        command.arg(claviger.get_program());
         command.args(claviger.get_args());
         command.current_dir(stage.folder());
         for (name, value) in claviger.get_envs() {
@@ -84,6 +97,29 @@ impl Terminal {
         }
     }
 
+    /// Waits until `words` were shown so many times.
+    #[track_caller]
+    fn wait_for_times(&self, words: &str, times: usize) {
+        let begun = Instant::now();
+        while self.shown().matches(words).count() < times {
+            let shown = self.shown();
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "not {times} × {words:?}: {shown}"
+            );
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[track_caller]
+    fn wait_until_it_shows_what_is_typed(&self, shows: bool) {
+        let begun = Instant::now();
+        while self.shows_what_is_typed() != shows {
+            assert!(begun.elapsed() < PATIENCE, "{shows}: {}", self.shown());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
     fn type_in(&mut self, text: &str) {
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
@@ -96,6 +132,15 @@ impl Terminal {
     fn send(&self, signal: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args([signal, &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Sends the signal to whoever has the terminal.
+    fn send_to_foreground(&self, signal: &str) {
+        let group = tcgetpgrp(&self.keyboard).unwrap().as_raw_nonzero();
+        let sent = Command::new("kill")
+            .args([signal, "--", &format!("-{group}")])
+            .status();
         assert!(sent.unwrap().success());
     }
 
@@ -161,6 +206,14 @@ fn who_types_the_pin_decides_where_the_answer_to_the_last_one_never_came() {
         terminal.type_in(&format!("{answer}\n"));
         terminal.ends().code()
     };
+    // What was typed before the question confirms nothing.
+    let mut terminal = asked(&stage, &[]);
+    terminal.type_in(&format!("{}\nyes\n", SoftHsm::PIN));
+    terminal.wait_for("Type yes to send it");
+    sleep(Duration::from_millis(200));
+    terminal.type_in("no\n");
+    assert_eq!(terminal.ends().code(), Some(1), "{}", terminal.shown());
+    assert_eq!(module.calls("C_Login"), logins);
     assert_eq!(answer("y"), Some(1));
     assert_eq!(module.calls("C_Login"), logins);
     assert_eq!(answer("yes"), Some(0));
@@ -201,6 +254,67 @@ fn whatever_ends_the_question_for_a_pin_the_terminal_shows_again_what_is_typed()
     assert!(terminal.shown().contains("nothing was typed"));
     assert!(terminal.shows_what_is_typed());
     assert_eq!(stage.files(), ["letter"]);
+}
+
+#[test]
+fn what_was_typed_before_the_question_is_no_pin() {
+    let stage = with_letter();
+    // It is typed while the command finds the token, and the shell leaves it for it.
+    let script = "read -r _; sleep 0.3; \"$@\"";
+    let words = ["sign", "alice", "letter", "-o", "sig"];
+    let mut terminal = Terminal::start_in_shell(&stage, &words, script);
+    terminal.type_in("go\n987654\n");
+    terminal.wait_for("PIN for");
+    terminal.wait_until_it_shows_what_is_typed(false);
+    sleep(Duration::from_millis(200));
+    terminal.type_in(&format!("{}\n", SoftHsm::PIN));
+    assert_eq!(terminal.ends().code(), Some(0), "{}", terminal.shown());
+    assert!(!stage.run(["doctor"]).out().contains("refused"));
+}
+
+#[test]
+fn who_stops_the_command_at_its_question_has_a_terminal_that_shows_and_is_asked_again() {
+    let stage = with_letter();
+    let words = ["sign", "alice", "letter", "-o", "sig"];
+    // By the terminal's own key, and by a signal that no process can handle: after that the
+    // shell puts the terminal right, as those do that a person sits at.
+    for (stop, tidies) in [("\u{1a}", ""), ("SIGSTOP", "stty echo;")] {
+        let script = format!(
+            "\"$@\"; stopped=$?; {tidies} echo stopped $stopped; read -r _; fg >/dev/null; \
+             echo ended $?"
+        );
+        let mut terminal = Terminal::start_in_shell(&stage, &words, &script);
+        terminal.wait_for("PIN for");
+        terminal.wait_until_it_shows_what_is_typed(false);
+        terminal.type_in("9876");
+        match stop {
+            "SIGSTOP" => terminal.send_to_foreground("-STOP"),
+            key => terminal.type_in(key),
+        }
+        terminal.wait_for("stopped 14");
+        assert!(terminal.shows_what_is_typed());
+        terminal.type_in("go\n");
+        terminal.wait_for_times("PIN for", 2);
+        terminal.wait_until_it_shows_what_is_typed(false);
+        terminal.type_in(&format!("{}\n", SoftHsm::PIN));
+        terminal.wait_for("ended 0");
+        terminal.ends();
+        assert!(terminal.shows_what_is_typed());
+        assert!(!terminal.shown().contains(SoftHsm::PIN));
+    }
+}
+
+#[test]
+fn where_nobody_could_let_it_go_on_the_command_is_not_stopped() {
+    let stage = with_letter();
+    // It leads its session, as under `ssh -t host claviger`: there is no shell.
+    let mut terminal = asked(&stage, &[]);
+    terminal.type_in("\u{1a}");
+    terminal.wait_for_times("PIN for", 2);
+    terminal.wait_until_it_shows_what_is_typed(false);
+    terminal.type_in(&format!("{}\n", SoftHsm::PIN));
+    assert_eq!(terminal.ends().code(), Some(0), "{}", terminal.shown());
+    assert!(terminal.shows_what_is_typed());
 }
 
 #[test]

@@ -5,13 +5,14 @@ use std::cell::OnceCell;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use claviger_engine::encryption::MOST_RECIPIENTS;
-use claviger_engine::{EngineError, EngineId, Node, Preference};
+use claviger_engine::opener::Opened;
+use claviger_engine::{EngineId, Node};
 use claviger_token::envelope::{self, EncryptError, Sealed};
 use claviger_token::{Error, KeyUse, PublicKey};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::recipients::{self, Addressee, AddresseeView, Whom};
 use super::{Answer, FINE, open};
 use crate::failure::Failure;
 use crate::files::{self, Input, Output, Privacy};
@@ -23,8 +24,7 @@ const BUFFER: usize = 1 << 16;
 
 /// To whom something is to be encrypted, and where it goes.
 pub(crate) struct Wanted<'a> {
-    pub(crate) names: Vec<&'a str>,
-    pub(crate) reads_for: bool,
+    pub(crate) whom: Whom<'a>,
     pub(crate) output: Option<&'a Path>,
 }
 
@@ -33,7 +33,9 @@ pub(crate) struct Wanted<'a> {
 struct EncryptedView<'a> {
     names: &'a [&'a str],
     /// The recipient of each key that opens it.
-    recipients: Vec<String>,
+    recipients: Vec<&'a str>,
+    /// Each of them with whose it is.
+    to: &'a [AddresseeView],
     /// Not every path is text: what is not shows as U+FFFD.
     output: Cow<'a, str>,
 }
@@ -49,26 +51,17 @@ struct DecryptedView<'a> {
 
 pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Wanted<'_>) -> Answer {
     let node = session.node(session.registry()?);
-    let mut keys: Vec<PublicKey> = Vec::new();
-    for name in &wanted.names {
-        for key in recipients(session, &node, name, wanted.reads_for).await? {
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
-        }
-    }
-    if keys.len() > MOST_RECIPIENTS {
-        return Err(EngineError::TooManyRecipients.into());
-    }
+    let addressees = recipients::find(session, &node, &wanted.whom).await?;
     let mut output = session.output(wanted.output, Privacy::Public, [file])?;
     if wanted.output.is_none() && output.is_terminal() {
         return Err(Failure::usage("a ciphertext is not for terminals to show")
             .hint("name a file with -o (-o - insists)"));
     }
     let mut input = Input::open(file, &session.screen)?;
+    recipients::tell(session, &wanted.whom, &addressees);
     let busy = progress(session, "encrypting", &input, &output);
-    let recipients: Vec<&PublicKey> = keys.iter().collect();
-    let mut writer = match envelope::encrypt_stream(&recipients, &mut output) {
+    let keys: Vec<&PublicKey> = addressees.iter().map(Addressee::key).collect();
+    let mut writer = match envelope::encrypt_stream(&keys, &mut output) {
         Ok(writer) => writer,
         Err(EncryptError::Output(e)) => return Err(output.failed(&e)),
         Err(e) => return Err(Failure::new(e.to_string()).coded("cannot-encrypt")),
@@ -84,38 +77,16 @@ pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Want
     let apart = wanted.output.filter(|_| !output.is_stdout());
     output.finish()?;
     if let Some(file) = apart.filter(|_| session.json) {
-        let texts = keys.iter().filter_map(envelope::recipient_text);
+        let views = addressees.iter().map(AddresseeView::of);
+        let views: Vec<_> = views.collect();
         output::print_json(&EncryptedView {
-            names: &wanted.names,
-            recipients: texts.map(|text| text.trim_end().to_owned()).collect(),
+            names: &wanted.whom.names,
+            recipients: views.iter().map(|view| &*view.recipient).collect(),
+            to: &views,
             output: file.to_string_lossy(),
         })?;
     }
     Ok(FINE)
-}
-
-/// The keys that what is encrypted to `name` is for.
-async fn recipients(
-    session: &Session,
-    node: &Node,
-    name: &str,
-    reads_for: bool,
-) -> Result<Vec<PublicKey>, Failure> {
-    let who = session::somebody(node, name)?;
-    if let Some(info) = node.registry().identity(&who)?
-        && let Some(key) = info.key(KeyUse::Decrypt).filter(|key| key.deleted)
-    {
-        return Err(Failure::new(format!(
-            "the key of `{who}` that decrypts was deleted with `{}`: nobody could read \
-             what is encrypted to it",
-            key.owner
-        ))
-        .coded("identity-deleted"));
-    }
-    // Whoever reads for the recipient is to be able to read this, too.
-    let preference = Preference::WithReaders;
-    let call = session.call();
-    Ok(node.recipients(&who, reads_for, preference, &call).await?)
 }
 
 pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Path>) -> Answer {
@@ -137,9 +108,9 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
         busy: &busy,
     };
     let sealed = Sealed::read(counted)?;
-    let (opener, file_key) = match &name {
-        Some(name) => open::with_named(session, &node, name, &sealed).await?,
-        None => open::with_any(session, &node, &sealed).await?,
+    let Opened { who, file_key } = match &name {
+        Some(name) => open::with_named(session, &node, name, sealed.stanzas()).await?,
+        None => open::with_any(session, &node, sealed.stanzas()).await?,
     };
     if !output.is_terminal() {
         let _ = busy.set(session.screen.count("decrypting", length));
@@ -173,7 +144,7 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
     output.finish()?;
     if let Some(file) = apart.filter(|_| session.json) {
         output::print_json(&DecryptedView {
-            name: opener.to_string(),
+            name: who.to_string(),
             output: file.to_string_lossy(),
         })?;
     }

@@ -1,11 +1,18 @@
-//! Which standard streams a process was started without.
+//! Which standard streams a process was started without, and stopping as others do.
 //!
-//! Before `main`, Rust's standard library opens `/dev/null` in place of standard streams that
+//! This is what the command needs of the system and no crate does; it has all of its `unsafe`
+//! code. Before `main`, Rust's standard library opens `/dev/null` in place of standard streams that
 //! are closed, so that no file gets their numbers. What is written to such a stream is lost,
 //! and no error says so. This looks before the standard library does: in a function that the
 //! loader runs first (System V gABI, "Initialization and Termination Functions").
 
+#[cfg(unix)]
+mod job;
+
 use std::sync::atomic::{AtomicU8, Ordering};
+
+#[cfg(unix)]
+pub use job::stop;
 
 /// A bit for each of the three.
 static CLOSED: AtomicU8 = AtomicU8::new(0);

@@ -1,0 +1,196 @@
+//! Asking for a secret by a `pinentry`: a program that has its own window or screen for that.
+//!
+//! The crate starts the program and waits for it, however long that takes; so that happens on
+//! a thread of its own, whose program is ended when a signal came or the time is over.
+
+use std::env;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use claviger_token::Pin;
+use pinentry::unix::Options;
+use pinentry::{ConfirmationDialog, PassphraseInput};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::gettid;
+use secrecy::ExposeSecret;
+
+use crate::interrupt::Interrupt;
+
+/// How often it is looked whether a signal came.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// So long before the time is over it is given up: the process may end with its time, and its
+/// window is to go first.
+const AHEAD: Duration = Duration::from_millis(200);
+
+/// The crate takes no longer lines, and each byte may become three.
+const LONGEST_TEXT: usize = 320;
+
+/// Why there is no answer.
+pub(crate) enum NoAnswer {
+    /// A signal came.
+    Interrupted,
+    /// The time is over.
+    TooLate,
+    /// There is none, in the words of an error.
+    None(String),
+}
+
+/// Whether a person may be asked by one though nobody said so: somebody looks at a screen, and
+/// the question ends by itself. Of cron and CI neither is true.
+pub(crate) fn is_at_hand(deadline: Option<Instant>) -> bool {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    deadline.is_some()
+        && (is_set("DISPLAY") || is_set("WAYLAND_DISPLAY"))
+        && PassphraseInput::with_default_binary().is_some()
+}
+
+/// Asks for a secret.
+pub(crate) fn ask(
+    prompt: &'static str,
+    description: &str,
+    interrupt: &Interrupt,
+    deadline: Option<Instant>,
+) -> Result<Pin, NoAnswer> {
+    let description = shortened(description);
+    let answer = apart(interrupt, deadline, move |surroundings| {
+        let mut input = PassphraseInput::with_default_binary()?;
+        input.with_title("Claviger").with_prompt(prompt);
+        input.with_description(&description);
+        if let Some(seconds) = surroundings.seconds {
+            input.with_timeout(seconds);
+        }
+        input.with_unix_options(surroundings.options());
+        Some(
+            input
+                .interact()
+                .map(|secret| Pin::from(secret.expose_secret())),
+        )
+    })?;
+    match answer.expose_secret() {
+        "" => Err(NoAnswer::None("nothing was typed".into())),
+        _ => Ok(answer),
+    }
+}
+
+/// Asks a yes-or-no question.
+pub(crate) fn confirm(
+    question: &str,
+    interrupt: &Interrupt,
+    deadline: Option<Instant>,
+) -> Result<bool, NoAnswer> {
+    let question = shortened(question);
+    apart(interrupt, deadline, move |surroundings| {
+        let mut dialog = ConfirmationDialog::with_default_binary()?;
+        dialog
+            .with_title("Claviger")
+            .with_ok("Send it")
+            .with_cancel("Cancel");
+        if let Some(seconds) = surroundings.seconds {
+            dialog.with_timeout(seconds);
+        }
+        dialog.with_unix_options(surroundings.options());
+        Some(dialog.confirm(&question))
+    })
+}
+
+/// What the program is told of where it runs.
+struct Surroundings {
+    /// How long it waits.
+    seconds: Option<u16>,
+    tty: Option<String>,
+    tty_type: Option<String>,
+}
+
+impl Surroundings {
+    fn new(deadline: Option<Instant>) -> Self {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // Nothing is no limit.
+        let seconds = left.map(|left| u16::try_from(left.as_secs() + 1).unwrap_or(u16::MAX));
+        let short = |name| {
+            env::var(name)
+                .ok()
+                .filter(|value| value.len() <= LONGEST_TEXT)
+        };
+        Surroundings {
+            seconds,
+            tty: short("GPG_TTY").filter(|tty| !tty.is_empty()),
+            tty_type: short("TERM"),
+        }
+    }
+
+    fn options(&self) -> Options<'_> {
+        let mut options = Options::builder();
+        if let Some(tty) = &self.tty {
+            options = options.tty_name(tty);
+        }
+        options
+            .tty_type(self.tty_type.as_deref().unwrap_or("dumb"))
+            .build()
+    }
+}
+
+/// Lets a `pinentry` work on a thread of its own, and ends it where nobody waits any longer.
+fn apart<T: Send + 'static>(
+    interrupt: &Interrupt,
+    deadline: Option<Instant>,
+    work: impl FnOnce(&Surroundings) -> Option<pinentry::Result<T>> + Send + 'static,
+) -> Result<T, NoAnswer> {
+    let surroundings = Surroundings::new(deadline);
+    let is_over = || deadline.is_some_and(|deadline| Instant::now() + AHEAD >= deadline);
+    let ((begins, began), (answers, answered)) = (channel(), channel());
+    std::thread::spawn(move || {
+        let _ = begins.send(gettid());
+        // Nobody may be listening any more.
+        let _ = answers.send(work(&surroundings));
+    });
+    let thread = began.recv().ok();
+    let gives_up = |no| {
+        thread.into_iter().for_each(end_programs_of);
+        Err(no)
+    };
+    loop {
+        match answered.recv_timeout(LOOK) {
+            Ok(Some(Ok(answer))) => return Ok(answer),
+            Ok(Some(Err(error))) => return Err(no_answer(&error)),
+            Ok(None) => {
+                return Err(NoAnswer::None("there is no program `pinentry`".into()));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(NoAnswer::None("it could not be spoken to".into()));
+            }
+            Err(RecvTimeoutError::Timeout) if interrupt.came() => {
+                return gives_up(NoAnswer::Interrupted);
+            }
+            Err(RecvTimeoutError::Timeout) if is_over() => return gives_up(NoAnswer::TooLate),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// Ends what the thread started, where the system says what that is: its window would stay.
+fn end_programs_of(thread: Pid) {
+    let list = format!("/proc/self/task/{}/children", thread.as_raw_nonzero());
+    let started = std::fs::read_to_string(list).unwrap_or_default();
+    for program in started.split_whitespace() {
+        if let Some(program) = program.parse().ok().and_then(Pid::from_raw) {
+            let _ = kill_process(program, Signal::TERM);
+        }
+    }
+}
+
+/// What went wrong. An error of the conversation quotes it, and so perhaps a PIN.
+fn no_answer(error: &pinentry::Error) -> NoAnswer {
+    match error {
+        pinentry::Error::Timeout => NoAnswer::TooLate,
+        pinentry::Error::Cancelled => NoAnswer::None("it was cancelled".into()),
+        pinentry::Error::Gpg(error) => NoAnswer::None(error.to_string()),
+        pinentry::Error::Io(error) => NoAnswer::None(error.kind().to_string()),
+        pinentry::Error::Encoding(_) => NoAnswer::None("what was typed is not UTF-8".into()),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let end = text.floor_char_boundary(LONGEST_TEXT);
+    text[..end].to_owned()
+}

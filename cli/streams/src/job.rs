@@ -1,0 +1,23 @@
+//! Stopping when a shell asks for it.
+
+/// Does what SIGTSTP does to a process that has no handler for it: stops it until it is told to
+/// go on. For the use of such a handler, when it has tidied up.
+///
+/// Where nobody could tell it to go on, since its process group is orphaned (POSIX.1-2024, XSH
+/// 2.4.3), the system lets it go on at once. SIGSTOP, which others send themselves instead,
+/// stops it there, too, and for ever.
+pub fn stop() {
+    // SAFETY: all zeros is a `sigaction` without flags, whose action is `SIG_DFL`. Both
+    // pointers are to values on this stack; nothing else is touched, and the handler that was
+    // there is put back as it was.
+    unsafe {
+        let mut default: libc::sigaction = std::mem::zeroed();
+        default.sa_sigaction = libc::SIG_DFL;
+        libc::sigemptyset(&raw mut default.sa_mask);
+        let mut before: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(libc::SIGTSTP, &raw const default, &raw mut before) == 0 {
+            libc::raise(libc::SIGTSTP);
+            libc::sigaction(libc::SIGTSTP, &raw const before, std::ptr::null_mut());
+        }
+    }
+}
