@@ -59,15 +59,18 @@
 //! | before the key is named | the key and the mark | removes both |
 //! | while a key is deleted | our certificate, perhaps our key | deleting again removes what is left |
 //!
-//! If somebody else makes a key in the slot after that and leaves our unfinished mark there,
-//! and the public half was not written down, their key cannot be told from ours; other tools
-//! show the slot as used, and whoever writes a certificate for the new key replaces the mark.
+//! On cards that are not Yubico's the mark names the key as soon as there is one, so that a
+//! key that somebody else makes in the slot after that is not taken for it. A YubiKey's mark
+//! does not: if somebody makes a key there and leaves the unfinished mark, and the public half
+//! of ours was not written down, their key cannot be told from ours; other tools show the slot
+//! as used, and whoever writes a certificate for the new key replaces the mark.
 //!
 //! Some cards write a certificate of their own over the mark when they make a key. The mark is
-//! written again at once. If the process dies in between, the key is destroyed if its public
-//! half is known, and else left, with [`Deletion::Foreign`](claviger_token::Deletion::Foreign)
-//! for an answer: nothing shows whose it is. To remove it use the vendor's tool, such as
-//! `ykman piv keys delete 82`.
+//! written again with the next command. If the process dies in between, the key is destroyed
+//! if its public half is known, and else left, with
+//! [`Deletion::Foreign`](claviger_token::Deletion::Foreign) for an answer: nothing shows whose
+//! it is, nor could anything that is written before (see ARCHITECTURE). To remove it use the
+//! vendor's tool, such as `ykman piv keys delete 82`.
 //!
 //! Before firmware 5.7, and on cards of others, there is no command that deletes a key.
 //! There it is destroyed by a new one in its place, the *filler*: a P-256 key, where the

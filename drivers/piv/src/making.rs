@@ -117,11 +117,11 @@ impl PivToken {
             .generate(slot, id, policies)
             .map_err(|fault| self.not_made(fault, make, slot, spec))?;
         key.set(Some(public_key.clone()));
+        PivToken::keep_mark(session, make, plan, &public_key)?;
         let shown = match make.has(Feature::Metadata) {
             true => session.card.shown(slot)?,
             false => Shown::Silent,
         };
-        self.keep_mark(session, make, plan, &public_key, &shown)?;
 
         let mut local = true;
         match shown {
@@ -169,41 +169,23 @@ impl PivToken {
         }
     }
 
-    /// Sees to it that the slot says what the key is, whatever the card wrote there itself:
-    /// some put a certificate of their own in it when they make a key. Where the card does
-    /// not show its keys, the certificate names this one from now on.
+    /// Sees to it that the slot says whose the key is, whatever the card wrote there itself:
+    /// some put a certificate of their own in it when they make a key. The mark names the key
+    /// from now on. Nothing comes before this: what dies until then leaves a key of which
+    /// nothing says whose it is.
     fn keep_mark(
-        &self,
         session: &mut Session<'_>,
         make: &Make,
         plan: &Plan<'_>,
         public_key: &PublicKey,
-        shown: &Shown,
     ) -> Result<(), Fault> {
-        let Plan {
-            slot,
-            mark,
-            spec,
-            label,
-        } = *plan;
-        let names_key = *shown == Shown::Silent;
-        if !names_key {
-            // Yubico's leave it as it is.
-            let is_there = make.is_yubicos() || {
-                let object = session.card.object(slot.certificate())?;
-                let object = object.map(|content| Object::parse(&content));
-                matches!(object, Some(Object::Ours(marker)) if marker.mark == mark)
-            };
-            if is_there {
-                return Ok(());
-            }
+        // Yubico's leave the mark as it is.
+        if make.is_yubicos() {
+            return Ok(());
         }
-        let object = match names_key {
-            true => marker::unnamed(&mark, spec.usage, label, public_key),
-            false => marker::unfinished(&mark, spec.usage, label),
-        };
+        let object = marker::unnamed(&plan.mark, plan.spec.usage, plan.label, public_key);
         let object = object.ok_or_else(not_encoded)?;
-        session.card.put_object(slot.certificate(), &object)
+        session.card.put_object(plan.slot.certificate(), &object)
     }
 
     /// Writes the final certificate of a key that was made, unless somebody put theirs there

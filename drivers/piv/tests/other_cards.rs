@@ -317,6 +317,7 @@ fn a_generation_that_dies_anywhere_on_any_card_is_undone_or_said_to_be_left() {
     let cards: [fn() -> Device; 3] = [canokey, pivapplet, pico];
     for (number, device) in cards.into_iter().enumerate() {
         for fault in [Fault::RemoveBefore, Fault::RemoveAfter] {
+            let mut left_alone = 0;
             for step in 0..60 {
                 let device = device();
                 let desk = Desk::with(&[&device]);
@@ -344,6 +345,7 @@ fn a_generation_that_dies_anywhere_on_any_card_is_undone_or_said_to_be_left() {
                     Deletion::Foreign => {
                         assert_eq!(number, 2, "{step}");
                         assert_eq!(spki(&device, 0x82), there);
+                        left_alone += 1;
                         continue;
                     }
                     Deletion::Derivable => panic!("{undone:?}"),
@@ -351,7 +353,57 @@ fn a_generation_that_dies_anywhere_on_any_card_is_undone_or_said_to_be_left() {
                 assert!(there.is_none() || spki(&device, 0x82) != there, "{step}");
                 assert_eq!(free(&*token, P256), slot, "{step}");
             }
+            // From GENERATE to the end of the PUT DATA that follows it, which is two commands.
+            assert!(left_alone <= 2, "{left_alone}");
         }
+    }
+}
+
+#[test]
+fn a_key_that_another_program_makes_where_a_generation_died_is_left() {
+    let cards: [(fn() -> Device, bool); 3] = [(canokey, false), (pivapplet, false), (pico, true)];
+    for (device, writes_certificates) in cards {
+        let mut seen = 0;
+        for step in 0..60 {
+            let device = device();
+            let desk = Desk::with(&[&device]);
+            let token = open(&desk);
+            let slot = free(&*token, P256);
+            let dies = Rule::new(Fault::RemoveAfter).after(step).always();
+            device.faults().add(dies);
+            let made = generate(&*token, &slot, P256);
+            device.faults().clear();
+            drop(token);
+            if made.is_ok() {
+                break;
+            }
+            let object = object::certificate(self::slot(0x82));
+            let marked = device.card().object(object).map(<[u8]>::to_vec);
+            let names_it = spki(&device, 0x82)
+                .zip(marked)
+                .is_some_and(|(key, mark)| mark.windows(key.len()).any(|part| part == key));
+            if !names_it {
+                // Not made yet, or of which nothing is known but that a key may be there.
+                continue;
+            }
+            // It makes its key as it would in any slot, and leaves the certificate that is
+            // there then.
+            let theirs = PrivateKey::generate(CardAlgorithm::P256);
+            let spki_of_theirs = theirs.spki();
+            let its_own = theirs.certificate_object().unwrap();
+            let mut card = device.card();
+            card.put_key(self::slot(0x82), theirs, Origin::Generated);
+            if writes_certificates {
+                card.put_object(object, &its_own).unwrap();
+            }
+            drop(card);
+            let token = open(&desk);
+            let undone = token.discard(&left(&slot, None), &call()).unwrap();
+            assert_eq!(undone, Deletion::Foreign, "{step}");
+            assert_eq!(spki(&device, 0x82), Some(spki_of_theirs), "{step}");
+            seen += 1;
+        }
+        assert!(seen > 0);
     }
 }
 
