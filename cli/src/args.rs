@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum, value_parser};
+use claviger_engine::evidence::now;
 use claviger_engine::{Capabilities, IdParams};
 use claviger_token::sshsig::FILE_NAMESPACE;
 
@@ -31,9 +33,10 @@ pub(crate) struct Args {
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub(crate) json: bool,
 
-    /// Where the token's PIN comes from: env:VAR, file:PATH, fd:N or prompt
+    /// Where the token's PIN comes from: env:VAR, file:PATH, fd:N, prompt or pinentry
     ///
-    /// Without it the PIN is asked for, if there is a terminal. A `pin-source` in the
+    /// Without it the PIN is asked for, if there is a terminal; or by a pinentry, if there is a
+    /// graphical screen (DISPLAY, WAYLAND_DISPLAY) and --timeout says how long. A `pin-source` in the
     /// backend goes first. The PIN itself is never given on the command line.
     // Parsed later: an error of clap would repeat what may be a PIN.
     #[arg(
@@ -75,6 +78,13 @@ pub(crate) struct Args {
     /// Send a PIN even if the token states another length for PINs
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub(crate) any_pin_length: bool,
+
+    /// Send a PIN even if it cannot be noted that it is sent, since the home is read-only or
+    /// its disk is full
+    ///
+    /// If the token rejects it, that is not remembered: the next command sends it again.
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub(crate) no_pin_ledger: bool,
 
     /// Give up after so many seconds; what was begun on a token is undone first
     #[arg(
@@ -128,10 +138,17 @@ const CONNECT: &str = "\
 Examples:
   claviger connect bob --to alice --capabilities decrypt
   claviger connect old-key --to SHA256:xOYj... --backend 'pkcs11:token=bench'
+  claviger connect alice --to SHA256:xOYj...,SHA256:Kq0d...    # both keys of a lost identity
 
 A key that was found on a token is never destroyed: `claviger delete` only releases it.";
 
 const SIGN: &str = "\
+Messages may be longer than memory, but for raw signatures of Ed25519 and BLS keys, which are
+over the message itself, and on tokens that hash by themselves (tpm2-pkcs11 with RSA).
+
+A file that is itself what a key signs for another purpose is refused: a statement of who
+reads for whom, or the data of an SSH signature.
+
 Examples:
   claviger sign alice letter.txt --format der -o letter.sig
       openssl dgst -sha256 -verify alice.pem -signature letter.sig letter.txt
@@ -155,7 +172,9 @@ make one, with any age program.
 
 Examples:
   claviger encrypt alice letter.txt -o letter.age
-  claviger encrypt alice --also bob --reads-for letter.txt -o letter.age
+  claviger encrypt alice --also bob letter.txt -o letter.age
+  claviger encrypt yk --reads-for letter.txt -o letter.age          # and to whom yk lets read
+  claviger encrypt yk --reads-for --depth 1 letter.txt -o letter.age
   tar c folder | claviger encrypt alice > folder.tar.age";
 
 const DECRYPT: &str = "\
@@ -180,12 +199,52 @@ Examples:
 const READS_FOR: &str = "\
 A reads for B: whoever holds A's key can decrypt what is encrypted to B. B says so, with its
 signing key, and the evidence is kept. It is about keys: who is made anew inherits nothing.
+It is transitive: who reads for A reads for B, too. B can revoke it, or give it an end.
 
 Examples:
   claviger reads-for grant safe --by yk
   claviger encrypt yk --reads-for letter.txt -o letter.age    # yk or safe opens it
   claviger reads-for check safe yk
-  claviger reads-for export evidence.json       # and import it on another machine";
+  claviger reads-for export evidence.json       # and import it on another machine
+  claviger reads-for grant deputy --by yk --until 2027-01-31
+  claviger reads-for revoke safe --by yk";
+
+const BACKUP: &str = "\
+A backup holds names, public keys, contacts, evidence and where keys are; of PINs that tokens
+refused, slow hashes. It holds no private key and no PIN.
+
+Examples:
+  claviger backup /media/usb/claviger.backup
+  claviger restore /media/usb/claviger.backup";
+
+const RESTORE: &str = "\
+The registry that is there is moved aside, even if it is damaged. Nothing is changed if the
+backup is damaged, or if another process has the registry open.
+
+The restored home counts as a copy: what was interrupted is not resolved in it until
+`claviger doctor --this-is-the-home`. Keys that were made after the backup are still on their
+tokens: `claviger doctor` lists them, `claviger connect` adopts them.
+
+Examples:
+  claviger restore /media/usb/claviger.backup
+  claviger doctor";
+
+const CONFIG: &str = "\
+The file is ~/.config/claviger/config.toml, or what CLAVIGER_CONFIG names; empty, it is none.
+The command line and CLAVIGER_HOME go first. All of it may be left out:
+  home = \"/srv/claviger\"
+  pin-source = \"file:/run/secrets/pin\"      # or env:VAR, prompt, pinentry
+  management-key = \"env:PIV_KEY\"
+  params = \"ed25519\"                        # of generate
+  format = \"sshsig\"                         # of sign
+  [backends]
+  bench = \"pkcs11:token=bench\"              # claviger generate alice --backend bench";
+
+const COMPLETIONS: &str = "\
+Examples:
+  claviger completions bash > ~/.local/share/bash-completion/completions/claviger
+  claviger completions zsh > ~/.zfunc/_claviger
+  claviger completions fish > ~/.config/fish/completions/claviger.fish";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -207,9 +266,9 @@ pub(crate) enum Command {
         /// The token to make the keys on
         #[arg(long)]
         backend: String,
-        /// The cryptosystem
-        #[arg(long, default_value = "p256", value_parser = params())]
-        params: IdParams,
+        /// The cryptosystem [default: p256]
+        #[arg(long, value_parser = params())]
+        params: Option<IdParams>,
         /// What it is to be able to do: commit (sign), decrypt, or commit,decrypt
         /// [default: all that the cryptosystem can]
         #[arg(long, value_parser = Capabilities::from_str)]
@@ -220,8 +279,9 @@ pub(crate) enum Command {
     Connect {
         /// The new name
         name: String,
-        /// The identity, or the fingerprint (SHA256:…) of the key to adopt
-        #[arg(long, value_name = "IDENTITY|FINGERPRINT")]
+        /// The identity, or the fingerprint (SHA256:…) of the key to adopt, or both
+        /// fingerprints of a lost identity with a comma between them
+        #[arg(long, value_name = "IDENTITY|FINGERPRINT[,FINGERPRINT]")]
         to: String,
         /// The token that the key is on [default: whichever has it]
         #[arg(long)]
@@ -259,9 +319,9 @@ pub(crate) enum Command {
         name: String,
         /// What to sign; standard input without it, or with -
         file: Option<PathBuf>,
-        /// The form of the signature
-        #[arg(long, value_enum, default_value_t = Format::Raw)]
-        format: Format,
+        /// The form of the signature [default: raw]
+        #[arg(long, value_enum)]
+        format: Option<Format>,
         /// What an SSH signature is for
         #[arg(long, default_value = FILE_NAMESPACE)]
         namespace: String,
@@ -302,10 +362,20 @@ pub(crate) enum Command {
         /// Another who is to be able to open it; may be given several times
         #[arg(long, value_name = "NAME")]
         also: Vec<String>,
-        /// Let everyone open it who provably reads for a recipient; and where a recipient
-        /// has no key that decrypts, encrypt to one whom it provably reads for
+        /// Encrypt also to everyone who provably reads for a recipient
         #[arg(long)]
         reads_for: bool,
+        /// Let the data be disclosed to NAME, for whom a recipient provably reads, if that is
+        /// the cheaper key; may be given several times
+        #[arg(long, value_name = "NAME")]
+        via: Vec<String>,
+        /// Let the data be disclosed to anyone for whom a recipient provably reads
+        #[arg(long, conflicts_with = "via")]
+        via_any: bool,
+        /// Rely on chains of at most N grants: 1 is what a recipient has granted itself
+        /// [default: any number]
+        #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+        depth: Option<u32>,
         /// Where the result goes; - is standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -347,6 +417,22 @@ pub(crate) enum Command {
         /// done.
         #[arg(long, value_name = "TOKEN", conflicts_with = "repair")]
         forget_refused_pin: Option<String>,
+        /// Find the accounts of a Ledger that keys are in, though the registry is lost that
+        /// knew them
+        ///
+        /// FILE holds public keys in any form that `contact add` takes, or fingerprints, one
+        /// a line; a fingerprint (SHA256:…) may stand in its place. The first accounts of
+        /// every place where a home may begin are compared, up to 10,000: Ctrl-C ends that.
+        #[arg(
+            long,
+            value_name = "FILE",
+            num_args = 1..,
+            conflicts_with_all = ["repair", "forget_refused_pin", "this_is_the_home"]
+        )]
+        find_accounts: Vec<PathBuf>,
+        /// The Ledger to look on
+        #[arg(long, default_value = "ledger:", requires = "find_accounts")]
+        backend: String,
         /// Settle in this home what was interrupted, though it is a copy or was restored
         ///
         /// Say so only where no other copy of it is in use: what the other has finished since
@@ -354,6 +440,43 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "forget_refused_pin")]
         this_is_the_home: bool,
     },
+    /// Write all identities, contacts and evidence to a file, while others may use them
+    #[command(after_long_help = BACKUP)]
+    Backup {
+        /// The file, which is written whole or not at all; - is standard output
+        file: PathBuf,
+    },
+    /// Put a backup in the place of the registry
+    #[command(after_long_help = RESTORE)]
+    Restore {
+        /// What `claviger backup` wrote
+        file: PathBuf,
+    },
+    /// Look at the configuration: defaults for what the command line leaves open
+    #[command(after_long_help = CONFIG)]
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Write what a shell needs to complete this command's words
+    #[command(after_long_help = COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages, one for each command, into a folder
+    #[command(hide = true)]
+    ManPages {
+        /// The folder, which exists
+        folder: PathBuf,
+    },
+}
+
+/// What is done with the configuration.
+#[derive(Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say what is set, and where each value comes from
+    Show,
 }
 
 /// What is done with contacts.
@@ -372,6 +495,13 @@ pub(crate) enum ContactCommand {
     },
     /// List the contacts
     List,
+    /// Give a contact another name
+    Rename {
+        /// The contact
+        old: String,
+        /// The new name
+        new: String,
+    },
     /// Forget a contact
     Remove {
         /// The contact
@@ -388,6 +518,21 @@ pub(crate) enum ReadsForCommand {
         reader: String,
         /// For whom: the identity that grants it
         #[arg(long, value_name = "IDENTITY")]
+        by: String,
+        /// Until when: a date, which is its beginning, or a time (RFC 3339, UTC where it does
+        /// not say) [default: until it is revoked]
+        #[arg(long, value_name = "DATE", value_parser = moment)]
+        until: Option<u64>,
+    },
+    /// Revoke what an identity granted: its signing key says so
+    ///
+    /// What was encrypted before stays readable, and another machine goes on relying on the
+    /// grant until it imports the revocation: export and import the evidence.
+    Revoke {
+        /// Who is not to read any more
+        reader: String,
+        /// For whom: the identity that granted it
+        #[arg(long, visible_alias = "for", value_name = "IDENTITY")]
         by: String,
     },
     /// List the evidence, or that in which one identity or contact stands on either side
@@ -414,10 +559,14 @@ pub(crate) enum ReadsForCommand {
     },
 }
 
+/// The cryptosystem where nobody says another.
+pub(crate) const DEFAULT_PARAMS: IdParams = IdParams::P256;
+
 /// The form of a signature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// The bytes as the scheme defines them; of ECDSA, r and s
+    #[default]
     Raw,
     /// ECDSA in DER, which is what openssl reads; else as raw
     Der,
@@ -437,6 +586,28 @@ impl Format {
 
 fn params() -> impl TypedValueParser<Value = IdParams> {
     PossibleValuesParser::new(IdParams::ALL.map(IdParams::name)).try_map(|name| name.parse())
+}
+
+/// A date or a time (RFC 3339) that is to come, in seconds since the beginning of 1970.
+fn moment(text: &str) -> Result<u64, &'static str> {
+    const FORM: &str = "not a date such as 2027-01-31, nor a time such as 2027-01-31T12:00:00Z";
+    let is_date = text.len() == 10;
+    let time = match is_date {
+        true => NaiveDate::parse_from_str(text, "%Y-%m-%d")
+            .map_err(|_| FORM)?
+            .and_time(NaiveTime::MIN)
+            .and_utc(),
+        false => match DateTime::parse_from_rfc3339(text) {
+            Ok(time) => time.to_utc(),
+            Err(_) => NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S")
+                .map_err(|_| FORM)?
+                .and_utc(),
+        },
+    };
+    match u64::try_from(time.timestamp()) {
+        Ok(end) if end > now() => Ok(end),
+        _ => Err("it is past"),
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, &'static str> {
@@ -480,7 +651,30 @@ mod tests {
         else {
             panic!("not generate");
         };
-        assert_eq!((params, capabilities), (IdParams::P256, None));
+        assert_eq!(params.unwrap_or(DEFAULT_PARAMS), IdParams::P256);
+        assert_eq!(capabilities, None);
+    }
+
+    #[test]
+    fn an_end_is_a_date_or_a_time_in_utc_that_is_to_come() {
+        for text in [
+            "2100-01-01",
+            "2100-01-01T00:00:00Z",
+            "2100-01-01T02:00:00+02:00",
+            "2100-01-01T00:00:00",
+        ] {
+            assert_eq!(moment(text), Ok(4_102_444_800), "{text}");
+        }
+        for text in [
+            "",
+            "1999-01-01",
+            "2100-13-01",
+            "2100-1-1",
+            "tomorrow",
+            "4102444800",
+        ] {
+            assert!(moment(text).is_err(), "{text}");
+        }
     }
 
     #[test]

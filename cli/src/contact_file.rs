@@ -360,6 +360,32 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_altered_in_a_file_what_is_taken_can_be_encrypted_to() {
+        let (pem, ssh) = (p256(0).to_text(), p256(1).to_ssh_line("me").unwrap());
+        let age = envelope::recipient_text(&x25519()).unwrap();
+        let shown = serde_json::json!({"keys": [
+            {"use": "decrypt", "public_key": p256(0).to_text()},
+        ]});
+        let mut taken = 0;
+        for good in [
+            pem.clone(),
+            format!("from=\"a b\" {ssh}"),
+            age.clone(),
+            shown.to_string(),
+            format!("{pem}{age}\n# x\n"),
+        ] {
+            for bad in claviger_tests::mutated(good.as_bytes(), 3000) {
+                let Ok(parsed) = parse(&bad) else { continue };
+                if let Some(key) = parsed.keys.decrypt {
+                    assert!(envelope::encrypt(&[&key], b"x").is_ok());
+                    taken += 1;
+                }
+            }
+        }
+        assert!(taken > 0);
+    }
+
+    #[test]
     fn what_is_shown_as_json_is_read_with_its_uses() {
         let shown = serde_json::json!({"name": "x", "keys": [
             {"use": "decrypt", "public_key": p256(0).to_text(), "more": 1},

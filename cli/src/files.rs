@@ -6,10 +6,10 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use claviger_streams::Stream;
-use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
+use crate::new_file::NewFile;
 use crate::output;
 use crate::screen::Screen;
 use crate::session::Session;
@@ -343,10 +343,7 @@ enum To {
     Stdout(BufWriter<io::Stdout>),
     /// A device or a pipe: nothing can be put in its place.
     Special(BufWriter<File>),
-    New {
-        file: BufWriter<NamedTempFile>,
-        target: PathBuf,
-    },
+    New(BufWriter<NewFile>),
 }
 
 impl Output {
@@ -374,8 +371,10 @@ impl Output {
         }
         kept.check(&place, path, &name)?;
         let to = To::open(&place, path, privacy).map_err(|e| failed(&e))?;
-        if let To::New { file, .. } = &to {
-            interrupt.remember_unfinished(file.get_ref().path());
+        if let To::New(file) = &to
+            && let Some(name) = file.get_ref().name()
+        {
+            interrupt.remember_unfinished(name);
         }
         Ok(Output {
             to: Some(to),
@@ -400,7 +399,10 @@ impl Output {
             None => Ok(()),
             Some(To::Stdout(mut stdout)) => stdout.flush(),
             Some(To::Special(mut file)) => file.flush(),
-            Some(To::New { file, target }) => put_in_place(file, &target),
+            Some(To::New(file)) => file
+                .into_inner()
+                .map_err(io::IntoInnerError::into_error)
+                .and_then(NewFile::put_in_place),
         };
         done.map_err(|e| self.failed(&e))
     }
@@ -409,13 +411,6 @@ impl Output {
     pub(crate) fn failed(&self, error: &io::Error) -> Failure {
         Failure::writing(&self.name, error)
     }
-}
-
-fn put_in_place(file: BufWriter<NamedTempFile>, target: &Path) -> io::Result<()> {
-    let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.as_file().sync_all()?;
-    file.persist(target).map_err(|e| e.error)?;
-    Ok(())
 }
 
 impl To {
@@ -441,32 +436,8 @@ impl To {
             }
             _ => {}
         }
-        let folder = target.parent().unwrap_or(Path::new("/"));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".claviger-");
-        #[cfg(unix)]
-        if privacy == Privacy::Public {
-            use std::os::unix::fs::PermissionsExt;
-            // The umask takes its share.
-            builder.permissions(fs::Permissions::from_mode(0o666));
-        }
-        let file = builder
-            .tempfile_in(folder)
-            // The name of the temporary file is of no interest to anyone.
-            .map_err(|e| io::Error::from(e.kind()))?;
-        #[cfg(unix)]
-        if let Some(there) = there {
-            use std::os::unix::fs::PermissionsExt;
-            // Whom its owner kept out of the old file is kept out of the new one.
-            let mode = |m: &fs::Metadata| m.permissions().mode() & 0o777;
-            let stricter = mode(&file.as_file().metadata()?) & mode(&there);
-            file.as_file()
-                .set_permissions(fs::Permissions::from_mode(stricter))?;
-        }
-        Ok(To::New {
-            file: BufWriter::with_capacity(BUFFER, file),
-            target,
-        })
+        let file = NewFile::create(target, privacy)?;
+        Ok(To::New(BufWriter::with_capacity(BUFFER, file)))
     }
 }
 
@@ -475,7 +446,7 @@ impl Write for Output {
         match &mut self.to {
             Some(To::Stdout(stdout)) => stdout.write(bytes),
             Some(To::Special(file)) => file.write(bytes),
-            Some(To::New { file, .. }) => file.write(bytes),
+            Some(To::New(file)) => file.write(bytes),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -484,7 +455,7 @@ impl Write for Output {
         match &mut self.to {
             Some(To::Stdout(stdout)) => stdout.flush(),
             Some(To::Special(file)) => file.flush(),
-            Some(To::New { file, .. }) => file.flush(),
+            Some(To::New(file)) => file.flush(),
             None => Ok(()),
         }
     }

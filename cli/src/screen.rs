@@ -66,6 +66,16 @@ impl Screen {
         })
     }
 
+    /// Shows how many of a number of steps are done, once that is known.
+    pub(crate) fn steps(&self, what: &'static str) -> Busy {
+        self.show(|| {
+            let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {eta}");
+            ProgressBar::new(0)
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                .with_message(what)
+        })
+    }
+
     fn show(&self, make: impl FnOnce() -> ProgressBar) -> Busy {
         let bar = self.0.is_terminal.then(make);
         self.lock().clone_from(&bar);
@@ -105,6 +115,14 @@ pub(crate) struct Busy {
 }
 
 impl Busy {
+    /// So many steps are done, of so many.
+    pub(crate) fn reach(&self, done: u32, of: u32) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(of.into());
+            bar.set_position(done.into());
+        }
+    }
+
     /// So many bytes more.
     pub(crate) fn advance(&self, bytes: usize) {
         if let Some(bar) = &self.bar {

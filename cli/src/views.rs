@@ -1,10 +1,10 @@
 //! Identities and keys as they are shown, in JSON and to people.
 
-use claviger_engine::{EngineId, IdentityInfo, KeyInfo, Origin, Party};
+use claviger_engine::{EngineId, IdentityInfo, KeyInfo, Origin, Party, Registry};
 use claviger_token::{Algorithm, Attestation, KeyUse, Protection, PublicKey, envelope};
 use serde::Serialize;
 
-use crate::output;
+use crate::{drivers, output};
 
 /// An identity in JSON.
 #[derive(Serialize)]
@@ -14,6 +14,9 @@ pub(crate) struct IdentityView {
     capabilities: Vec<&'static str>,
     commitment_engine: Option<String>,
     decryption_engine: Option<String>,
+    /// Where the keys are derived from a seed: from which account on this home takes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_account: Option<u32>,
     keys: Vec<KeyView>,
 }
 
@@ -84,12 +87,38 @@ impl IdentityView {
             capabilities: info.capabilities.names(),
             commitment_engine: text(&info.commitment_engine),
             decryption_engine: text(&info.decryption_engine),
+            first_account: None,
             keys: info
                 .keys
                 .iter()
                 .map(|key| KeyView::new(key, forms(key), attestation(key)))
                 .collect(),
         }
+    }
+}
+
+impl IdentityView {
+    /// The same, with the account at which those of this home begin.
+    pub(crate) fn with_accounts(self, first_account: Option<u32>) -> Self {
+        IdentityView {
+            first_account,
+            ..self
+        }
+    }
+}
+
+/// From which account on the home of `registry` takes them, for an identity whose keys are
+/// derived from a seed.
+pub(crate) fn first_account(registry: &Registry, info: &IdentityInfo) -> Option<u32> {
+    let is_derived = info.keys.iter().any(is_derived);
+    is_derived.then(|| registry.first_account())
+}
+
+/// The same for people.
+pub(crate) fn accounts(first_account: Option<u32>) -> String {
+    match first_account {
+        Some(first) => format!("Ledger accounts of this home begin at {first}\n"),
+        None => String::new(),
     }
 }
 
@@ -116,8 +145,7 @@ impl KeyView {
 /// decide.
 fn believed(key: &KeyInfo, roots: Option<&[String]>) -> Option<bool> {
     let attestation = key.attestation.as_ref()?;
-    let verdict = claviger_piv::verify_chain(attestation, &key.public_key, roots?);
-    Some(verdict.unwrap_or(false))
+    Some(drivers::leads_to(attestation, &key.public_key, roots?))
 }
 
 impl Forms {

@@ -243,9 +243,9 @@ fn evidence_travels_and_decides_who_can_open() {
     theirs.write("yk.json", mine.run(["--json", "show", "yk"]).bytes());
     theirs.run(["contact", "add", "yk", "yk.json"]).succeeds();
     let imported = theirs.json(&["reads-for", "import", "evidence"]);
-    assert_eq!(imported, json!({"added": 2, "known": 0}));
+    assert_eq!([&imported["added"], &imported["known"]], [2, 0]);
     let imported = theirs.json(&["reads-for", "import", "evidence"]);
-    assert_eq!(imported, json!({"added": 0, "known": 2}));
+    assert_eq!([&imported["added"], &imported["known"]], [0, 2]);
     theirs.run(check).succeeds();
     let list = theirs.json(&["reads-for", "list"]);
     assert_eq!(list.as_array().unwrap().len(), 2);
@@ -279,9 +279,8 @@ fn what_is_granted_to_one_who_is_made_anew_is_granted_anew() {
     let check = ["reads-for", "check", "a", "b"];
     assert_eq!(stage.run(check).code(), Some(1));
     assert_eq!(stage.json(&["reads-for", "list"])[0]["current"], false);
-    stage
-        .run(["reads-for", "import", "old"])
-        .fails(1, "other keys");
+    let again = stage.json(&["reads-for", "import", "old"]);
+    assert_eq!([&again["added"], &again["known"]], [0, 1]);
     stage.run_with_pin(&grant).succeeds();
     stage.run(check).succeeds();
 }
@@ -333,7 +332,10 @@ fn evidence_that_is_not_what_it_says_is_refused_as_a_whole() {
         &(|e: &mut Value| e["evidence"][0]["signature"] = json!("zz")) as &dyn Fn(&mut Value),
         &|e| e["evidence"][0]["scheme"] = json!("rot13"),
         &|e| e["evidence"][0]["reader"]["decrypt"] = json!("no key"),
-        &|e| e["claviger_evidence"] = json!(2),
+        &|e| e["claviger_evidence"] = json!(1),
+        &|e| e["claviger_evidence"] = json!(3),
+        &|e| e["evidence"][0]["until"] = json!(-1),
+        &|e| e["revocations"] = json!([{}]),
         &|e| *e = json!([]),
     ] {
         altered(change).fails(1, "is not a file of evidence");
@@ -698,9 +700,11 @@ fn a_bad_file_leaves_nothing_in_the_output() {
         ] {
             let refused = stage.feed(words, bad);
             assert_eq!(refused.code(), Some(1), "{what}");
+            let is_many = what == "ten thousand stanzas";
             assert!(
                 refused.err().contains("Decryption Failed")
-                    || refused.err().contains("no identity here can open this"),
+                    || refused.err().contains("no identity here can open this")
+                    || (is_many && refused.err().contains("longer than 1024 KiB")),
                 "{what}: {}",
                 refused.err()
             );

@@ -58,6 +58,35 @@ pub(crate) fn list(session: &Session) -> Answer {
     Ok(FINE)
 }
 
+/// What was renamed, in JSON.
+#[derive(Serialize)]
+struct Renamed<'a> {
+    name: &'a str,
+    old: &'a str,
+}
+
+pub(crate) fn rename(session: &Session, old: &str, new: &str) -> Answer {
+    check_name(new).map_err(|reason| Failure::from(EngineError::BadName { reason }))?;
+    let registry = session.registry()?;
+    names::warn_of_lookalikes(&registry, new)?;
+    if !registry.rename_contact(old, new)? {
+        return Err(none(old));
+    }
+    if session.json {
+        output::print_json(&Renamed { name: new, old })?;
+    } else {
+        output::print(&format!("`{old}` is called `{new}` now\n"))?;
+    }
+    Ok(FINE)
+}
+
+fn none(name: &str) -> Failure {
+    let shown: String = name.chars().take(80).collect();
+    Failure::new(format!("there is no contact `{shown}`"))
+        .coded("no-contact")
+        .hint("`claviger contact list` lists them")
+}
+
 /// What was removed, in JSON.
 #[derive(Serialize)]
 struct Removed<'a> {
@@ -66,10 +95,7 @@ struct Removed<'a> {
 
 pub(crate) fn remove(session: &Session, name: &str) -> Answer {
     if !session.registry()?.remove_contact(name)? {
-        let shown: String = name.chars().take(80).collect();
-        return Err(Failure::new(format!("there is no contact `{shown}`"))
-            .coded("no-contact")
-            .hint("`claviger contact list` lists them"));
+        return Err(none(name));
     }
     if session.json {
         output::print_json(&Removed { name })?;

@@ -33,7 +33,7 @@ struct Outcome {
 }
 
 pub(crate) async fn run(session: &Session, name: &str, is_sure: bool) -> Answer {
-    let node = session.node(session.registry()?);
+    let node = session.node(session.writable_registry()?);
     let (who, info) = session::identity(node.registry(), name)?;
     if !is_sure {
         ask(session, &who, &info)?;

@@ -2,29 +2,26 @@
 //!
 //! Nothing is changed, and no PIN is asked for, unless `--repair` says so.
 
+pub(super) mod accounts;
 pub(super) mod pins;
+mod unknown;
 mod usb;
 mod usb_ids;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use claviger_engine::{
     Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Origin, Registry, RegistryError,
 };
-use claviger_piv::PivDriver;
-use claviger_pkcs11::modules::Places;
-use claviger_pkcs11::uri::Uri;
-use claviger_token::{
-    Access, Call, Driver as _, Error, NoPin, SlotInfo, TokenId, TokenInfo, Unreadable, shell,
-};
+use claviger_token::{Error, SlotInfo, TokenId, TokenInfo, Unreadable, shell};
 use serde::Serialize;
 
 use super::{Answer, FINE};
 use crate::failure::{FAILED, Failure};
 use crate::home::{REGISTRY, has_registry};
-use crate::output;
 use crate::session::{Session, describe};
+use crate::{drivers, output};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -45,6 +42,9 @@ struct Finding {
     level: Level,
     what: String,
     hint: String,
+    /// Of what is wrong with the registry: one of ERRORS.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -62,6 +62,7 @@ impl Findings {
             level,
             what: what.into(),
             hint: hint.into(),
+            code: None,
         });
     }
 
@@ -96,15 +97,19 @@ impl Findings {
             }
             _ => format!("{error} ({})", path.display()),
         };
-        let hint = match &error {
-            RegistryError::Damaged { .. } | RegistryError::NotARegistry { .. } => RESTORE.into(),
-            other => other.hint(),
-        };
         // Several looks may have found the same.
         if !self.0.iter().any(|finding| finding.what == what) {
-            self.error(what, hint);
+            self.error(what, error.hint());
+            if let Some(finding) = self.0.last_mut() {
+                finding.code = Some(error.code());
+            }
         }
         Ok(())
+    }
+
+    /// Has what was added last come before all else.
+    fn last_comes_first(&mut self) {
+        self.0.rotate_right(1);
     }
 
     fn is_well(&self) -> bool {
@@ -112,9 +117,16 @@ impl Findings {
     }
 }
 
-/// What to do where the registry cannot be read.
-const RESTORE: &str = "put a backup of registry.sqlite in its place; a key that is on a token can \
-     be adopted again: claviger connect NAME --to FINGERPRINT";
+/// The tokens that were seen, with what is on them.
+type Seen = BTreeMap<TokenId, (TokenInfo, Vec<SlotInfo>)>;
+
+fn note_seen(seen: &mut Seen, tokens: Vec<(TokenInfo, Vec<SlotInfo>)>) {
+    seen.extend(
+        tokens
+            .into_iter()
+            .map(|(token, slots)| (token.id.clone(), (token, slots))),
+    );
+}
 
 pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
     let mut findings = Findings::default();
@@ -126,6 +138,7 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
         None => Registry::in_memory()?,
     });
     if has_registry {
+        check_registry(&home, node.registry(), &mut findings)?;
         if let Err(error) = check_intents(session, &node, repair, &mut findings).await {
             findings.broken(&home, error)?;
         }
@@ -135,15 +148,18 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
     }
     {
         let _busy = session.screen.spin("looking at the tokens");
-        check_modules(&node, &mut findings).await;
+        let mut seen = Seen::new();
+        check_modules(&node, &mut seen, &mut findings).await;
         let smartcards_work = check_smartcards(&node, &mut findings);
         if smartcards_work {
-            check_readers(&node, &mut findings).await;
+            check_readers(&node, &mut seen, &mut findings).await;
         }
         usb::check(&usb::Host::this(), smartcards_work, &mut findings);
-        if has_registry && let Err(error) = check_identities(&node, &mut findings).await {
+        if has_registry && let Err(error) = check_identities(&node, &mut seen, &mut findings).await
+        {
             findings.broken(&home, error)?;
         }
+        unknown::check(node.registry(), &seen, &mut findings);
     }
     let well = findings.is_well();
     if session.json {
@@ -214,6 +230,24 @@ fn check_home(home: &Path, findings: &mut Findings) -> Result<Option<Registry>, 
     Ok(Some(registry))
 }
 
+/// Looks through the registry.
+fn check_registry(
+    home: &Path,
+    registry: &Registry,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    match registry.check() {
+        Ok(faults) if faults.is_empty() => findings.info("the registry is as it was written"),
+        Ok(faults) => {
+            for fault in faults {
+                findings.broken(home, fault.into())?;
+            }
+        }
+        Err(error) => findings.broken(home, error.into())?,
+    }
+    Ok(())
+}
+
 #[cfg(unix)]
 fn check_permissions(home: &Path, findings: &mut Findings) {
     use std::os::unix::fs::PermissionsExt;
@@ -264,18 +298,10 @@ async fn check_intents(
         }
         return Ok(());
     }
-    let mut tokens: Vec<TokenId> = open.iter().map(|intent| intent.token.clone()).collect();
-    tokens.sort();
-    tokens.dedup();
-    let too_many = tokens.len() > 1 && session.pins.is_one_for_all();
     let left = {
         let _phase = session.interrupt.tidily();
         let _busy = session.screen.spin("settling what was interrupted");
-        // One PIN for several tokens would cost all but one of them a try.
-        session.pins.only_for(too_many.then_some(&[]));
-        let left = node.settle().await;
-        session.pins.only_for(None);
-        left?
+        node.settle().await?
     };
     if session.interrupt.came() {
         return Err(Error::Cancelled.into());
@@ -286,48 +312,39 @@ async fn check_intents(
                 "what was interrupted for `{}` on {} is settled",
                 intent.identity, intent.token
             )),
-            Some((_, error)) => findings.error(
-                format!("{}: {error}", describe(intent)),
-                match too_many {
-                    true => "several tokens are concerned, and one PIN source cannot serve \
-                             them all: take --pin-source prompt"
-                        .into(),
-                    false => error.hint(),
-                },
-            ),
+            Some((_, error)) => {
+                findings.error(format!("{}: {error}", describe(intent)), error.hint());
+            }
         }
     }
     Ok(())
 }
 
-/// The backend of all tokens of a module.
-pub(super) fn of_module(path: &Path) -> String {
-    let backend = Uri {
-        module_path: Some(path.into()),
-        ..Uri::default()
-    };
-    backend.to_string()
-}
-
 /// Looks whether the modules that p11-kit knows can be used.
-async fn check_modules(node: &Node, findings: &mut Findings) {
-    let modules = Places::of_this_system().modules();
+async fn check_modules(node: &Node, tokens: &mut Seen, findings: &mut Findings) {
+    let Some(mut modules) = drivers::modules() else {
+        return;
+    };
+    // Several names may stand for one.
+    let mut seen = HashSet::new();
+    modules.retain(|module| seen.insert(module.path.clone()));
     if modules.is_empty() {
         findings
             .info("p11-kit knows no PKCS#11 modules: backends must name theirs with module-path");
     }
-    for path in modules {
-        match node.look(Some(&of_module(&path))).await {
+    for module in modules {
+        match node.look(Some(&module.backend)).await {
             Ok(found) => {
                 findings.info(format!(
                     "the PKCS#11 module {} works; tokens: {}",
-                    path.display(),
+                    module.path.display(),
                     found.tokens.len()
                 ));
                 found
                     .unreadable
                     .iter()
                     .for_each(|place| unreadable(place, findings));
+                note_seen(tokens, found.tokens);
             }
             Err(error) => findings.warning(error.to_string(), hint_of_module(&error)),
         }
@@ -350,7 +367,7 @@ pub(super) fn of_unreadable(Unreadable { place, error }: &Unreadable) -> (String
 }
 
 /// Looks whether there are cards that cannot be read, or whose PUK is blocked.
-async fn check_readers(node: &Node, findings: &mut Findings) {
+async fn check_readers(node: &Node, seen: &mut Seen, findings: &mut Findings) {
     if let Ok(found) = node.look(Some("piv:")).await {
         let is_blocked =
             |token: &&TokenInfo| token.notes.contains(&("puk_locked".into(), "true".into()));
@@ -365,6 +382,7 @@ async fn check_readers(node: &Node, findings: &mut Findings) {
             .unreadable
             .iter()
             .for_each(|place| unreadable(place, findings));
+        note_seen(seen, found.tokens);
     }
 }
 
@@ -380,12 +398,13 @@ pub(super) fn hint_of_module(error: &EngineError) -> String {
 
 /// Looks whether the service answers through which smartcards are reached, and says so.
 fn check_smartcards(node: &Node, findings: &mut Findings) -> bool {
-    match smartcards() {
-        Ok(cards) => {
+    match drivers::smartcards() {
+        None => false,
+        Some(Ok(cards)) => {
             findings.info(format!("the smartcard service works; PIV cards: {cards}"));
             true
         }
-        Err(error) => {
+        Some(Err(error)) => {
             // Whether it can be read is said elsewhere.
             let identities = node.registry().identities().unwrap_or_default();
             let is_needed = identities
@@ -400,25 +419,15 @@ fn check_smartcards(node: &Node, findings: &mut Findings) -> bool {
     }
 }
 
-/// How many PIV cards there are.
-///
-/// # Errors
-/// Why the service does not answer through which smartcards are reached.
-pub(super) fn smartcards() -> Result<usize, Error> {
-    // Longer than any card's: the driver looks for it, opens nothing, and says how it went.
-    let of_no_card = format!("piv:serial={}", "0".repeat(64));
-    match PivDriver::new().open(&of_no_card, &Access::with(NoPin), &Call::unlimited()) {
-        Err(Error::NoToken { present, .. }) => Ok(present.len()),
-        Err(error) => Err(error),
-        Ok(_) => Ok(1),
-    }
-}
-
 pub(super) const SMARTCARDS: &str = "smartcards need pcscd: install it (sudo apt install pcscd), and see that \
      it is running (systemctl status pcscd.socket); over ssh or in a service, polkit must allow it";
 
 /// Looks whether the keys of each identity are there.
-async fn check_identities(node: &Node, findings: &mut Findings) -> Result<(), EngineError> {
+async fn check_identities(
+    node: &Node,
+    all_seen: &mut Seen,
+    findings: &mut Findings,
+) -> Result<(), EngineError> {
     let identities = node.registry().identities()?;
     findings.info(format!("identities: {}", identities.len()));
     let mut seen = BTreeMap::new();
@@ -448,12 +457,14 @@ async fn check_identities(node: &Node, findings: &mut Findings) -> Result<(), En
             None => {}
         }
     }
-    let tokens: BTreeMap<TokenId, TokenInfo> = (seen.into_values().flatten().flatten())
-        .map(|(token, _)| (token.id.clone(), token))
-        .collect();
-    tokens
+    let mut of_identities = Seen::new();
+    for tokens in seen.into_values().flatten() {
+        note_seen(&mut of_identities, tokens);
+    }
+    of_identities
         .values()
-        .for_each(|token| check_token(token, findings));
+        .for_each(|(token, _)| check_token(token, findings));
+    all_seen.extend(of_identities);
     Ok(())
 }
 

@@ -98,10 +98,7 @@ pub(crate) async fn connect(
     no_contact(&node, &who)?;
     names::warn_of_lookalikes(node.registry(), name)?;
     let request = if to.starts_with(Fingerprint::PREFIX) {
-        let fingerprint: Fingerprint = to
-            .parse()
-            .map_err(|e| Failure::usage(format!("`{}` is none: {e}", short(to))))?;
-        adoption(session, &node, &fingerprint, given, capabilities).await?
+        adoption(session, &node, &fingerprints(to)?, given, capabilities).await?
     } else {
         let (original, info) = session::identity(node.registry(), to)?;
         if let Some(given) = given {
@@ -155,11 +152,12 @@ fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// The request to adopt a key, once it is clear on which token and for what.
+/// The request to adopt a key, or the two of an identity, once it is clear on which token and
+/// for what.
 async fn adoption(
     session: &Session,
     node: &Node,
-    fingerprint: &Fingerprint,
+    sought: &[Fingerprint],
     given: Option<Backend>,
     capabilities: Option<Capabilities>,
 ) -> Result<RequestConnectIdentity, Failure> {
@@ -168,18 +166,20 @@ async fn adoption(
         let asked = given.as_ref().map(Backend::to_string);
         node.tokens(asked.as_deref()).await?
     };
-    let holders: Vec<(&TokenInfo, &SlotInfo)> = found
+    let holders: Vec<(&TokenInfo, Vec<&SlotInfo>)> = found
         .iter()
-        .filter_map(|(token, slots)| Some((token, slot_of(slots, fingerprint)?)))
+        .filter_map(|(token, slots)| {
+            let slots = sought.iter().map(|key| slot_of(slots, key));
+            Some((token, slots.collect::<Option<_>>()?))
+        })
         .collect();
+    let of_holder = |token: &TokenInfo| Backend::from(token.backend.clone());
     let backend = match (given, holders.as_slice()) {
+        // It reaches several, of which one is meant.
+        (Some(_), [(token, _)]) if found.len() > 1 => of_holder(token),
         (Some(given), _) => given,
-        (None, [(token, _)]) => Backend::from(token.backend.clone()),
-        (None, []) => {
-            return Err(Failure::new(format!("no token shows the key {fingerprint}")).coded("key-not-found").hint(
-                "if its public half is hidden behind the PIN, name the token with --backend",
-            ));
-        }
+        (None, [(token, _)]) => of_holder(token),
+        (None, []) => return Err(not_seen(sought, &found)),
         (None, several) => {
             let backends = several
                 .iter()
@@ -200,15 +200,48 @@ async fn adoption(
     if let [_] = tokens.as_slice() {
         session.settle(node, &tokens).await?;
     }
-    let default = match holders.first() {
-        Some((_, slot)) if !slot.uses.contains(&KeyUse::Sign) => Capabilities::Decrypt,
+    let default = match holders.first().map(|(_, slots)| slots.as_slice()) {
+        _ if sought.len() > 1 => Capabilities::CommitAndDecrypt,
+        Some([slot]) if !slot.uses.contains(&KeyUse::Sign) => Capabilities::Decrypt,
         _ => Capabilities::Commit,
     };
+    let names: Vec<String> = sought.iter().map(Fingerprint::to_string).collect();
     Ok(RequestConnectIdentity {
-        external_identity: EngineId::local(fingerprint.to_string()),
+        external_identity: EngineId::local(names.join(",")),
         backend,
         capabilities: capabilities.unwrap_or(default),
     })
+}
+
+/// The keys that are to be adopted: one, or the two of an identity with a comma between them.
+fn fingerprints(to: &str) -> Result<Vec<Fingerprint>, Failure> {
+    let parsed = to.split(',').map(|text| {
+        let none = |e| Failure::usage(format!("`{}` is no fingerprint: {e}", short(text)));
+        text.parse().map_err(none)
+    });
+    let parsed = parsed.collect::<Result<Vec<Fingerprint>, _>>()?;
+    match parsed.as_slice() {
+        [_] => Ok(parsed),
+        [one, other] if one != other => Ok(parsed),
+        [_, _] => Err(Failure::usage("both fingerprints are those of one key")),
+        _ => Err(Failure::usage("an identity has two keys at most")),
+    }
+}
+
+/// No token shows all of the keys.
+fn not_seen(sought: &[Fingerprint], found: &[(TokenInfo, Vec<SlotInfo>)]) -> Failure {
+    let is_shown = |key: &&Fingerprint| {
+        let mut tokens = found.iter();
+        tokens.any(|(_, slots)| slot_of(slots, key).is_some())
+    };
+    match sought.iter().find(|key| !is_shown(key)) {
+        Some(key) => Failure::new(format!("no token shows the key {key}"))
+            .coded("key-not-found")
+            .hint("if its public half is hidden behind the PIN, name the token with --backend"),
+        None => Failure::new("the two keys are on different tokens")
+            .coded("no-pair")
+            .hint("adopt each under a name of its own; the keys of an identity are on one token"),
+    }
 }
 
 fn slot_of<'a>(slots: &'a [SlotInfo], fingerprint: &Fingerprint) -> Option<&'a SlotInfo> {
@@ -221,12 +254,15 @@ fn slot_of<'a>(slots: &'a [SlotInfo], fingerprint: &Fingerprint) -> Option<&'a S
 /// Shows the new identity.
 fn report(session: &Session, node: &Node, who: &EngineId, how: &str) -> Answer {
     let (_, info) = session::identity(node.registry(), &who.name)?;
+    let first_account = views::first_account(node.registry(), &info);
     if session.json {
-        output::print_json(&IdentityView::full(who, &info, None))?;
+        let view = IdentityView::full(who, &info, None);
+        output::print_json(&view.with_accounts(first_account))?;
     } else {
         output::print(&format!(
-            "{how} {}next: claviger show {}\n",
+            "{how} {}{}next: claviger show {}\n",
             views::summary(who, &info),
+            views::accounts(first_account),
             shell::quoted(&who.name)
         ))?;
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Answer, FINE};
 use crate::failure::Failure;
 use crate::files::Input;
-use crate::output;
+use crate::{drivers, output};
 use crate::session::{self, Session};
 use crate::views::{self, IdentityView};
 
@@ -32,12 +32,16 @@ pub(crate) fn list(session: &Session) -> Answer {
 }
 
 pub(crate) fn show(session: &Session, name: &str, roots: Option<&Path>) -> Answer {
-    let (name, info) = session::identity(&session.registry()?, name)?;
+    let registry = session.registry()?;
+    let (name, info) = session::identity(&registry, name)?;
+    let first_account = views::first_account(&registry, &info);
     let roots = roots.map(|file| read_roots(session, file)).transpose()?;
     if session.json {
-        output::print_json(&IdentityView::full(&name, &info, roots.as_deref()))?;
+        let view = IdentityView::full(&name, &info, roots.as_deref());
+        output::print_json(&view.with_accounts(first_account))?;
     } else {
-        output::print(&views::full(&name, &info, roots.as_deref()))?;
+        let text = views::full(&name, &info, roots.as_deref());
+        output::print(&(text + &views::accounts(first_account)))?;
     }
     Ok(FINE)
 }
@@ -51,9 +55,9 @@ fn read_roots(session: &Session, file: &Path) -> Result<Vec<String>, Failure> {
         .split_inclusive(END)
         .filter_map(|part| Some(part[part.find("-----BEGIN CERTIFICATE-----")?..].to_owned()))
         .collect();
-    match claviger_piv::check_roots(&roots) {
-        Ok(()) if !roots.is_empty() => Ok(roots),
-        _ => Err(
+    match drivers::are_certificates(&roots) {
+        true => Ok(roots),
+        false => Err(
             Failure::new(format!("`{}` holds no certificates", file.display()))
                 .coded("no-certificates")
                 .hint("--attestation-root is a file of X.509 certificates in PEM"),

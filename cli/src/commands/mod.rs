@@ -1,5 +1,8 @@
 //! The commands, a module for each group.
 
+mod backup;
+mod completions;
+mod config;
 mod contact;
 mod crypt;
 mod delete;
@@ -8,12 +11,14 @@ mod enter;
 mod identities;
 mod open;
 mod reads_for;
+mod recipients;
 mod sign;
 mod tokens;
 
 use claviger_token::Error;
 
-use crate::args::{Args, Command, ContactCommand, ReadsForCommand};
+use crate::args::{Args, Command, ConfigCommand, ContactCommand, DEFAULT_PARAMS, ReadsForCommand};
+use crate::config::Config;
 use crate::failure::Failure;
 use crate::output;
 use crate::session::Session;
@@ -25,8 +30,15 @@ pub(crate) type Answer = Result<u8, Failure>;
 pub(crate) const FINE: u8 = 0;
 
 /// Runs the command; the result is the exit status.
-pub(crate) fn run(args: Args) -> Answer {
-    let session = Session::new(&args)?;
+pub(crate) fn run(mut args: Args) -> Answer {
+    let config = match &args.command {
+        // They are asked for where a shell starts, or a package is made.
+        Command::Completions { .. } | Command::ManPages { .. } => Config::default(),
+        _ => Config::read()?,
+    };
+    let settings = config.shown(&args);
+    config.apply(&mut args);
+    let session = Session::new(&args, settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -54,6 +66,7 @@ fn answers(session: &Session, command: &Command) -> bool {
         Command::Sign { .. }
         | Command::Encrypt { .. }
         | Command::Decrypt { .. }
+        | Command::Backup { .. }
         | Command::ReadsFor {
             command: ReadsForCommand::Export { .. },
         } => session.json,
@@ -80,7 +93,10 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             backend,
             params,
             capabilities,
-        } => enter::generate(session, &name, &backend, params, capabilities).await,
+        } => {
+            let params = params.unwrap_or(DEFAULT_PARAMS);
+            enter::generate(session, &name, &backend, params, capabilities).await
+        }
         Command::Connect {
             name,
             to,
@@ -101,7 +117,7 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             output,
         } => {
             let wanted = sign::Wanted {
-                format,
+                format: format.unwrap_or_default(),
                 namespace: &namespace,
                 output: output.as_deref(),
             };
@@ -128,11 +144,19 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             file,
             also,
             reads_for,
+            via,
+            via_any,
+            depth,
             output,
         } => {
             let wanted = crypt::Wanted {
-                names: std::iter::once(&name).chain(&also).map(|n| &**n).collect(),
-                reads_for,
+                whom: recipients::Whom {
+                    names: std::iter::once(&name).chain(&also).map(|n| &**n).collect(),
+                    reads_for,
+                    via: &via,
+                    via_any,
+                    depth,
+                },
                 output: output.as_deref(),
             };
             crypt::encrypt(session, file.as_deref(), wanted).await
@@ -143,10 +167,16 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
         Command::Contact { command } => match command {
             ContactCommand::Add { name, file } => contact::add(session, &name, &file),
             ContactCommand::List => contact::list(session),
+            ContactCommand::Rename { old, new } => contact::rename(session, &old, &new),
             ContactCommand::Remove { name } => contact::remove(session, &name),
         },
         Command::ReadsFor { command } => match command {
-            ReadsForCommand::Grant { reader, by } => reads_for::grant(session, &reader, &by).await,
+            ReadsForCommand::Grant { reader, by, until } => {
+                reads_for::grant(session, &reader, &by, until).await
+            }
+            ReadsForCommand::Revoke { reader, by } => {
+                reads_for::revoke(session, &reader, &by).await
+            }
             ReadsForCommand::List { identity } => reads_for::list(session, identity.as_deref()),
             ReadsForCommand::Check { reader, identity } => {
                 reads_for::check(session, &reader, &identity)
@@ -158,6 +188,13 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             forget_refused_pin: Some(token),
             ..
         } => in_time(session, doctor::pins::forget(session, &token)).await,
+        Command::Doctor {
+            find_accounts,
+            backend,
+            ..
+        } if !find_accounts.is_empty() => {
+            doctor::accounts::find(session, &find_accounts, &backend).await
+        }
         Command::Doctor {
             repair,
             this_is_the_home,
@@ -171,5 +208,12 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
                 false => in_time(session, doctor::run(session, false)).await,
             }
         }
+        Command::Backup { file } => backup::backup(session, &file),
+        Command::Restore { file } => backup::restore(session, &file),
+        Command::Config {
+            command: ConfigCommand::Show,
+        } => config::show(session),
+        Command::Completions { shell } => completions::write(shell),
+        Command::ManPages { folder } => completions::write_man_pages(&folder),
     }
 }

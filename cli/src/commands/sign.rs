@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
-use claviger_engine::{EngineId, KeyInfo};
+use claviger_engine::message::RequestCommitment;
+use claviger_engine::{CommitStreamError, EngineId, KeyInfo, Purpose};
 use claviger_token::signing::BadSignature;
 use claviger_token::verdict::{self, CannotJudge, NotValid, Presented, Verdict};
 use claviger_token::{Algorithm, KeyUse, PublicKey, Signature, SignatureScheme, sshsig};
@@ -65,15 +66,28 @@ pub(crate) async fn sign(
         return Err(Failure::usage("a signature is not for terminals to show")
             .hint("name a file with -o, or take --format sshsig, which is text (-o - insists)"));
     }
-    let message = Input::open(file, &session.screen)?;
-    let data = to_be_signed(message, &wanted)?;
+    let mut message = Input::open(file, &session.screen)?;
+    warn_of_memory(&message, &key.public_key, wanted.format);
 
     session
         .settle(&node, std::slice::from_ref(&key.token))
         .await?;
     let signature = {
         let _busy = session.screen.spin("signing");
-        node.commit(&who, engine, data, &session.call()).await?
+        let call = session.call();
+        match wanted.format {
+            Format::Sshsig => {
+                let request = for_ssh(&mut message, wanted.namespace)?;
+                node.commit_for(&who, engine, request, &call).await?
+            }
+            Format::Raw | Format::Der => node
+                .commit_stream(&who, engine, &mut message, &call)
+                .await
+                .map_err(|error| match error {
+                    CommitStreamError::Message(error) => message.failed(&error),
+                    CommitStreamError::Engine(error) => error.into(),
+                })?,
+        }
     };
     let bytes = encode(&key.public_key, &signature, &wanted)
         .map_err(|e| Failure::new(format!("the token's answer is {e}")).coded("malformed-reply"))?;
@@ -92,17 +106,37 @@ pub(crate) async fn sign(
     Ok(FINE)
 }
 
-/// What the key signs. Of an SSH signature that is a digest of the message, which may be
-/// longer than memory; else it is the message.
-fn to_be_signed(mut message: Input, wanted: &Wanted<'_>) -> Result<Vec<u8>, Failure> {
-    match wanted.format {
-        Format::Raw | Format::Der => message.read_all(),
-        Format::Sshsig => {
-            let digest = verdict::hashed::<Sha512>(&mut message);
-            let digest = digest.map_err(|e| message.failed(&e))?;
-            let hash = sshsig::Hash::Sha512;
-            sshsig::signed_data_of(wanted.namespace, hash, &digest).map_err(no_ssh)
-        }
+/// What is asked of the key for an SSH signature over a message of any length.
+fn for_ssh(message: &mut Input, namespace: &str) -> Result<RequestCommitment, Failure> {
+    let digest = verdict::hashed::<Sha512>(&mut *message);
+    Ok(RequestCommitment {
+        data: digest.map_err(|e| message.failed(&e))?,
+        purpose: Purpose::SshSig {
+            namespace: namespace.into(),
+            hash: sshsig::Hash::Sha512,
+        },
+    })
+}
+
+/// From so many bytes on it is said that a message is held in memory.
+const LONG: u64 = 32 << 20;
+
+/// Says so where a long message has to be held in memory.
+fn warn_of_memory(message: &Input, key: &PublicKey, format: Format) {
+    let algorithm = key.algorithm();
+    let is_whole = matches!(algorithm, Algorithm::Ed25519 | Algorithm::Bls12381);
+    let Some(length) = message.length.filter(|length| *length > LONG) else {
+        return;
+    };
+    if is_whole && format != Format::Sshsig {
+        output::warn(
+            &format!(
+                "a {} signature of {algorithm} takes the message into memory: {} MiB",
+                format.name(),
+                length >> 20
+            ),
+            "an SSH signature (--format sshsig) takes none of it",
+        );
     }
 }
 
@@ -124,10 +158,6 @@ fn check_format(key: &PublicKey, format: Format, namespace: &str) -> Result<(), 
         );
     }
     Ok(())
-}
-
-fn no_ssh(_: BadSignature) -> Failure {
-    Failure::usage("this cannot be the namespace of an SSH signature")
 }
 
 fn encode(

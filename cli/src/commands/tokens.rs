@@ -7,8 +7,7 @@ use tokio::time::timeout_at;
 
 use super::{Answer, FINE, doctor};
 use crate::failure::Failure;
-use crate::home;
-use crate::output;
+use crate::{drivers, home, output};
 use crate::session::{self, Session};
 
 /// The kind of smartcards, which have no labels and a fixed number of slots.
@@ -114,10 +113,10 @@ async fn no_smartcard_service(
         return Ok(None);
     }
     // It blocks, like all that asks a device.
-    match tokio::task::spawn_blocking(doctor::smartcards).await {
-        Ok(Err(error)) if backend.is_some() => Err(Failure::from(error).hint(doctor::SMARTCARDS)),
-        Ok(Err(error)) => Ok(Some(error)),
-        Ok(Ok(_)) | Err(_) => Ok(None),
+    match tokio::task::spawn_blocking(drivers::smartcards).await {
+        Ok(Some(Err(error))) if backend.is_some() => Err(Failure::from(error).hint(doctor::SMARTCARDS)),
+        Ok(Some(Err(error))) => Ok(Some(error)),
+        Ok(Some(Ok(_)) | None) | Err(_) => Ok(None),
     }
 }
 

@@ -357,7 +357,7 @@ async fn call(
             sender: caller.id().clone(),
             target: subject.engine.clone(),
             mailbox: None,
-            msg: Msg::RequestCommitment(RequestCommitment { data: data.clone() }),
+            msg: Msg::RequestCommitment(RequestCommitment::raw(data.clone())),
         };
         count(&tally.requests);
         let begun = Instant::now();

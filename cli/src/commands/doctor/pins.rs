@@ -37,13 +37,15 @@ pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), 
             );
         }
         if record.unsettled {
-            findings.note(
+            findings.warning(
                 format!("a PIN was sent to {token}, and it is not known whether it was refused"),
                 format!(
                     "type the PIN the next time (--pin-source prompt) and confirm that it is to \
                      be sent, or let any PIN be sent again: {forget}"
                 ),
             );
+            // It keeps every command from the token.
+            findings.last_comes_first();
         }
     }
     Ok(())
