@@ -10,11 +10,11 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Instant;
 
-use common::{Outcome, Stage};
+use common::Stage;
 
 /// How many processes are killed.
 const KILLS: u32 = 40;
@@ -121,30 +121,6 @@ fn wherever_a_process_is_killed_keys_and_identities_stay_one_to_one() {
         .fails(1, "Decryption Failed");
 }
 
-/// Runs the command, with the PIN, in a namespace with mounts of its own: `script` makes
-/// them before it runs `"$@"`. None where the system does not let us.
-fn confined(stage: &Stage, script: &str, words: &[&str]) -> Option<Outcome> {
-    let unshare = || {
-        let mut command = Command::new("unshare");
-        command.args(["-rm", "--propagation", "private"]);
-        command
-    };
-    if !unshare().arg("true").status().is_ok_and(|s| s.success()) {
-        eprintln!("SKIPPED: this system does not let us mount anything");
-        return None;
-    }
-    let plain = stage.claviger([&["--pin-source", "file:pin"], words].concat());
-    let mut command = unshare();
-    command.args(["sh", "-ec", script, "sh"]);
-    command.arg(plain.get_program()).args(plain.get_args());
-    command.envs(plain.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    command
-        .env("HOME_FOLDER", stage.home())
-        .env("TOKEN_FOLDER", stage.token_folder())
-        .current_dir(stage.path(""));
-    Some(Outcome::of(&mut command))
-}
-
 /// What is done with a token after its worst day.
 fn works_as_before(stage: &Stage) {
     stage.write("letter", "x");
@@ -171,7 +147,7 @@ fn on_a_full_disk_nothing_is_made_and_nothing_is_lost() {
         &["generate", "bob", "--backend", &backend][..],
         &["delete", "alice"],
     ] {
-        let Some(outcome) = confined(&stage, script, words) else {
+        let Some(outcome) = stage.confined(script, words) else {
             return;
         };
         outcome.fails(1, "no space is left");
@@ -201,7 +177,7 @@ fn on_a_full_disk_the_token_keeps_what_it_had_and_says_what_it_could_not() {
     "#;
     std::fs::create_dir_all(stage.path("config")).unwrap();
     let generate = ["generate", "bob", "--backend", &stage.token.backend()];
-    let Some(outcome) = confined(&stage, script, &generate) else {
+    let Some(outcome) = stage.confined(script, &generate) else {
         return;
     };
     outcome.fails(1, "is the token's disk full?");
@@ -220,7 +196,7 @@ fn a_registry_that_cannot_be_written_to_is_said_before_anything_is_made() {
         "$@"
     "#;
     let generate = ["generate", "bob", "--backend", &stage.token.backend()];
-    if let Some(outcome) = confined(&stage, script, &generate) {
+    if let Some(outcome) = stage.confined(script, &generate) {
         outcome.fails(1, "cannot be written");
         assert_eq!(stage.objects(), before);
     }

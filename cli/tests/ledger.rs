@@ -73,6 +73,14 @@ impl Bench {
         ])
     }
 
+    /// The account at which those of the home begin.
+    fn first_account(&self, name: &str) -> u64 {
+        let shown = self.run(&["--json", "show", name]).succeeds().json();
+        let first = shown["first_account"].as_u64().unwrap();
+        assert!(first.is_multiple_of(1000) && first < 2_000_000, "{first}");
+        first
+    }
+
     /// Runs the command; `meanwhile` is done when the user of the device is asked, or
     /// when the command has said `words`.
     fn with_person(&self, words: &[&str], meanwhile: impl FnOnce()) -> Outcome {
@@ -140,9 +148,12 @@ fn an_identity_lives_from_generate_to_delete() {
     // Its account is not given to another.
     bench.generate("bob", &backend).succeeds();
     let shown = bench.run(&["--json", "show", "bob"]).succeeds().json();
-    assert_eq!(shown["keys"][0]["slot"], "1/secp256k1");
-    let first = format!("{backend};account=0");
-    bench.generate("carol", &first).fails(1, "0/secp256k1");
+    let first = bench.first_account("bob");
+    let second = format!("{}/secp256k1", first + 1);
+    assert_eq!(shown["keys"][0]["slot"], second);
+    let again = format!("{backend};account={first}");
+    let slot = format!("{first}/secp256k1");
+    bench.generate("carol", &again).fails(1, &slot);
     let seventh = format!("{backend};account=7");
     bench.generate("carol", &seventh).succeeds();
     let shown = bench.run(&["--json", "show", "carol"]).succeeds().json();
@@ -234,7 +245,9 @@ fn a_key_proves_itself_before_it_is_entered_and_the_person_knows_why() {
     let names: Vec<&str> = occupied
         .map(|slot| slot["slot"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["0/secp256k1", "0/x25519"]);
+    let first = bench.first_account("alice");
+    let own = ["secp256k1", "x25519"].map(|algorithm| format!("{first}/{algorithm}"));
+    assert_eq!(names, own);
     let shown = bench.run(&["show", "alice"]).succeeds().out();
     assert!(shown.contains("may be on paper"), "{shown}");
     assert!(!shown.contains("cannot leave it"), "{shown}");
@@ -268,7 +281,8 @@ fn who_declines_gets_no_identity() {
     assert_eq!(bench.app.prompts(), 3);
     bench.generate("alice", &backend).succeeds();
     let shown = bench.run(&["--json", "show", "alice"]).succeeds().json();
-    assert_eq!(shown["keys"][0]["slot"], "0/secp256k1");
+    let first = bench.first_account("alice");
+    assert_eq!(shown["keys"][0]["slot"], format!("{first}/secp256k1"));
 }
 
 #[test]
@@ -357,4 +371,156 @@ fn on_usb_a_bad_frame_is_an_error_and_the_next_command_works() {
     device.fail_next(Fault::Unplug);
     run(&sign).succeeds();
     run(&["decrypt", "alice", "letter"]).fails(1, "Decryption Failed");
+}
+
+#[test]
+fn a_second_home_does_not_give_out_the_accounts_of_the_first() {
+    let bench = Bench::new();
+    let backend = bench.backend();
+    let said = bench.generate("alice", &backend).succeeds().out();
+    let first = bench.first_account("alice");
+    let line = format!("accounts of this home begin at {first}\n");
+    assert!(said.contains(&line), "{said}");
+    let shown = bench.run(&["show", "alice"]).succeeds().out();
+    assert!(shown.contains(&line), "{shown}");
+    let backup = bench.run(&["backup", "file"]).succeeds().out();
+    assert!(backup.contains(&line), "{backup}");
+
+    // Seven homes: that all begin at one place has a chance of 2,000 to the power of -6.
+    let starts: std::collections::BTreeSet<u64> = (0..7)
+        .map(|number| {
+            let home = format!("home-{number}");
+            bench
+                .run(&["--home", &home, "contact", "list"])
+                .fails(1, "no registry");
+            let seventh = format!("{backend};account=7");
+            let words = ["--home", &home, "generate", "bob", "--params", "secp256k1"];
+            bench
+                .run(&[&words[..], &["--backend", &seventh]].concat())
+                .succeeds();
+            let shown = bench.run(&["--json", "--home", &home, "show", "bob"]);
+            shown.succeeds().json()["first_account"].as_u64().unwrap()
+        })
+        .collect();
+    assert!(starts.len() > 1, "{starts:?}");
+}
+
+#[test]
+fn a_copy_of_a_home_derives_no_keys_until_it_is_the_home() {
+    let bench = Bench::new();
+    let backend = bench.backend();
+    bench.generate("alice", &backend).succeeds();
+    let first = bench.first_account("alice");
+    let copy = program("cp", &["-r", "home", "copy"], bench.folder.path(), None);
+    copy.succeeds();
+    let in_copy = |words: &[&str]| bench.run(&[&["--home", "copy"], words].concat());
+    let generate = [
+        "generate",
+        "bob",
+        "--params",
+        "secp256k1",
+        "--backend",
+        &backend,
+    ];
+    in_copy(&generate).fails(1, "copy of another one");
+    let named = format!("{backend};account=7");
+    let words = [
+        "generate",
+        "carol",
+        "--params",
+        "secp256k1",
+        "--backend",
+        &named,
+    ];
+    in_copy(&words).succeeds();
+    in_copy(&["doctor", "--this-is-the-home"]);
+    in_copy(&generate).succeeds();
+    let shown = in_copy(&["--json", "show", "bob"]).succeeds().json();
+    let begins = shown["first_account"].as_u64().unwrap();
+    // It begins elsewhere, or, once in two thousand times, goes on behind what it knows.
+    let next = if begins == first { first + 1 } else { begins };
+    assert_eq!(shown["keys"][0]["slot"], format!("{next}/secp256k1"));
+    assert_eq!(bench.first_account("alice"), first);
+}
+
+#[test]
+fn keys_of_a_lost_registry_are_found_by_what_others_have_of_them() {
+    let bench = Bench::new();
+    let backend = bench.backend();
+    bench.generate("alice", &backend).succeeds();
+    bench.generate("bob", &backend).succeeds();
+    bench
+        .run(&["encrypt", "bob", "letter", "-o", "letter.age"])
+        .succeeds();
+    let first = bench.first_account("alice");
+    let folder = bench.folder.path();
+    let [alice, bob] = ["alice", "bob"].map(|name| {
+        let shown = bench.run(&["--json", "show", name]).succeeds().json();
+        shown["keys"].clone()
+    });
+    fs::write(
+        folder.join("alice"),
+        alice[1]["age_recipient"].as_str().unwrap(),
+    )
+    .unwrap();
+    let fingerprints = [0, 1].map(|at| bob[at]["fingerprint"].as_str().unwrap());
+    fs::write(folder.join("bob"), fingerprints.join("\n")).unwrap();
+    fs::remove_dir_all(folder.join("home")).unwrap();
+
+    let words = ["--backend", &backend, "--find-accounts", "alice", "bob"];
+    let found = bench.run(&[&["--json", "doctor"], &words[..]].concat());
+    let found = found.succeeds().json();
+    assert_eq!(found["missing"], serde_json::json!([]));
+    let of = |account: u64| {
+        let address = bench.server.address();
+        format!("ledger:serial={SERIAL};tcp={address};account={account}")
+    };
+    let backends = found["found"].as_array().unwrap().iter();
+    let backends: Vec<&str> = backends
+        .map(|key| key["backend"].as_str().unwrap())
+        .collect();
+    assert_eq!(backends, [of(first), of(first + 1), of(first + 1)]);
+    let (account, to) = (of(first + 1), fingerprints.join(","));
+    bench
+        .run(&["connect", "bob", "--to", &to, "--backend", &account])
+        .succeeds();
+    let opened = bench.run(&["decrypt", "bob", "letter.age"]).succeeds();
+    assert_eq!(opened.bytes(), LETTER);
+    // Nobody else is given them.
+    let deleted = bench.run(&["delete", "bob"]).succeeds().out();
+    assert!(!deleted.contains("destroyed"), "{deleted}");
+    bench
+        .generate("carol", &account)
+        .fails(1, &format!("{}/secp256k1", first + 1));
+}
+
+#[test]
+fn a_search_for_accounts_ends_when_it_is_told_to() {
+    let bench = Bench::new();
+    let nowhere = format!("SHA256:{}", "A".repeat(43));
+    let backend = bench.backend();
+    let words = [
+        "--timeout",
+        "1",
+        "doctor",
+        "--backend",
+        &backend,
+        "--find-accounts",
+        &nowhere,
+    ];
+    let begun = Instant::now();
+    bench.run(&words).fails(1, "deadline");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    bench
+        .run(&["doctor", "--backend", &backend, "--find-accounts", "letter"])
+        .fails(1, "`letter` is of no use");
+    bench
+        .run(&[
+            "doctor",
+            "--backend",
+            "memory:",
+            "--find-accounts",
+            &nowhere,
+        ])
+        .fails(1, "memory:");
 }

@@ -11,7 +11,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use claviger_tests::{SoftHsm, as_user};
 use serde_json::Value;
@@ -94,6 +94,17 @@ impl Stage {
         names
     }
 
+    /// Whether a process has begun a file in the folder: one that is hidden, or has no name.
+    pub(crate) fn is_writing(&self, process: &Child) -> bool {
+        let open = fs::read_dir(format!("/proc/{}/fd", process.id()));
+        let open = open.into_iter().flatten().flatten();
+        let mut open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let is_unnamed = |path: PathBuf| {
+            path.starts_with(self.folder()) && path.to_string_lossy().ends_with(" (deleted)")
+        };
+        !self.files().is_empty() || open.any(is_unnamed)
+    }
+
     pub(crate) fn home(&self) -> PathBuf {
         self.path("home")
     }
@@ -163,6 +174,30 @@ impl Stage {
         names
             .map(|i| i["name"].as_str().unwrap().to_owned())
             .collect()
+    }
+
+    /// Runs the command, with the PIN, in a namespace with mounts of its own: `script` makes
+    /// them before it runs `"$@"`. None where the system does not let us.
+    pub(crate) fn confined(&self, script: &str, words: &[&str]) -> Option<Outcome> {
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(["-rm", "--propagation", "private"]);
+            command
+        };
+        if !unshare().arg("true").status().is_ok_and(|s| s.success()) {
+            eprintln!("SKIPPED: this system does not let us mount anything");
+            return None;
+        }
+        let plain = self.claviger([&["--pin-source", "file:pin"], words].concat());
+        let mut command = unshare();
+        command.args(["sh", "-ec", script, "sh"]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        command.envs(plain.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        command
+            .env("HOME_FOLDER", self.home())
+            .env("TOKEN_FOLDER", self.token_folder())
+            .current_dir(self.path(""));
+        Some(Outcome::of(&mut command))
     }
 
     /// What OpenSC's tool says, logged in.
