@@ -10,13 +10,15 @@
 mod common;
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{BufRead as _, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use claviger_tests::SoftHsm;
 use common::{Outcome, Stage};
+use serde_json::Value;
 
 /// Starts to make an RSA key, which takes a while.
 fn start_slow_generation(stage: &Stage, name: &str) -> Child {
@@ -41,6 +43,31 @@ fn send(signal: &str, child: &Child) {
     let id = child.id().to_string();
     let sent = Command::new("kill").args([signal, &id]).status();
     assert!(sent.unwrap().success());
+}
+
+#[test]
+fn a_pipe_that_gives_no_pin_does_not_hold_back_a_signal() {
+    let stage = Stage::with_alice();
+    let mut mkfifo = Command::new("mkfifo");
+    assert!(mkfifo.arg(stage.path("pipe")).status().unwrap().success());
+    stage.write("letter", "Meet me\n");
+    let backend = stage.token.backend();
+    for words in [
+        &["sign", "alice", "letter"][..],
+        &["generate", "bob", "--backend", &backend],
+        &["delete", "alice"],
+    ] {
+        let words = [&["--pin-source", "file:pipe"], words].concat();
+        let child = stage.claviger(words).stderr(Stdio::piped()).spawn().unwrap();
+        sleep(Duration::from_millis(500));
+        let sent = Instant::now();
+        send("-TERM", &child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(128 + 15), "{output:?}");
+        assert!(sent.elapsed() < Duration::from_secs(2));
+    }
+    assert_eq!(stage.names(), ["alice"]);
+    assert_eq!(stage.private_keys(), 2);
 }
 
 /// Sends a signal to generations, each later than the one before, until `hit` says
@@ -289,7 +316,7 @@ fn start_endless_decryption(stage: &Stage, before: &[&str], sealed: &[u8]) -> (C
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(sealed).unwrap();
     let begun = Instant::now();
-    while stage.files().is_empty() {
+    while !stage.is_writing(&child) {
         assert!(
             begun.elapsed() < Duration::from_secs(10),
             "it does not begin"
@@ -415,6 +442,34 @@ fn a_token_that_is_absent_is_absent_and_nothing_is_forgotten() {
         .run_with_pin(&["sign", "alice", "letter", "-o", "sig"])
         .succeeds();
     assert_eq!(stage.run(["doctor"]).code(), Some(0));
+}
+
+#[test]
+fn who_watches_sees_a_token_come_back_as_often_as_it_does() {
+    let stage = Stage::new();
+    let of_module = format!("pkcs11:?module-path={}", SoftHsm::module());
+    for backend in [stage.token.backend(), of_module] {
+        // Then it ends, also where nothing comes.
+        let until = ["--timeout", "20", "--json"];
+        let words = [&until[..], &["tokens", "--watch", "--backend", &backend]].concat();
+        let mut watching = stage.claviger(words);
+        let mut watching = watching.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+        let mut becomes = |state: &str| {
+            let line = lines.next().unwrap_or_else(|| panic!("never {state}: {backend}"));
+            let change: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            assert_eq!(change["state"], state, "{change}");
+        };
+        becomes("present");
+        for _ in 0..2 {
+            stage.token.remove();
+            becomes("absent");
+            stage.token.insert();
+            becomes("present");
+        }
+        watching.kill().unwrap();
+        watching.wait().unwrap();
+    }
 }
 
 #[test]
