@@ -112,7 +112,12 @@ impl Driver for Pkcs11Driver {
             }
             (sources, _) => sources?,
         };
-        let found = look_again(&usable, &uri)?;
+        let mut found = look_again(&usable, &uri)?;
+        let misses = |source: &&Source| source.module.misses_a_token();
+        let missing: Vec<Source> = usable.iter().filter(misses).cloned().collect();
+        if reset(&missing) {
+            found = find(&usable, &uri, Patience::Slower)?;
+        }
         unreadable.extend(found.unreadable);
         let mut tokens = Vec::new();
         for candidate in &found.candidates {

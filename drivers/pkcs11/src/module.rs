@@ -352,9 +352,31 @@ impl Module {
     /// Whether it was loaded a moment ago and nobody has sessions with its tokens yet, so that
     /// a [reset](Module::reset) is felt by nobody.
     pub(crate) fn is_fresh(&self) -> bool {
+        self.is_unused() && self.loaded.elapsed() < FRESH
+    }
+
+    /// Whether nobody has sessions with its tokens, and one that was seen before is not there:
+    /// only a [reset](Module::reset), which nobody feels, shows whether it is back.
+    pub(crate) fn misses_a_token(&self) -> bool {
+        if !self.is_unused() || !self.forgets_tokens() {
+            return false;
+        }
+        let entered = self.enter();
+        let Ok(sight) = self.sight(&entered) else {
+            return false;
+        };
+        let is_there = |label: &str, slot: Slot| {
+            let mut tokens = sight.tokens.iter();
+            tokens.any(|(there, token)| *there == slot && token.label() == label)
+        };
+        let seen = lock(&self.seen);
+        { seen.iter() }.any(|((_, label), slot)| !is_there(label, *slot))
+    }
+
+    fn is_unused(&self) -> bool {
         let mut connections = lock(&self.connections);
         connections.retain(|c| c.strong_count() > 0);
-        connections.is_empty() && self.loaded.elapsed() < FRESH
+        connections.is_empty()
     }
 
     /// Finalises and initialises the module, so that it looks for its tokens again, and
