@@ -527,10 +527,9 @@ fn a_process_that_is_killed_before_the_card_has_answered_burns_one_try() {
     }
     assert_eq!(bench.pin_tries(), 2);
     // That comes before all else.
-    let doctor = bench.run(&["doctor"]);
-    assert_eq!(doctor.code(), Some(1));
+    let doctor = bench.run(&["doctor"]).succeeds();
     let first = doctor.out().lines().next().unwrap().to_owned();
-    assert!(first.starts_with("warning  a PIN was sent to "), "{first}");
+    assert!(first.starts_with("note     a PIN was sent to "), "{first}");
     assert!(first.contains("is not known whether"), "{first}");
     bench
         .run(&["doctor", "--forget-refused-pin", &bench.backend()])

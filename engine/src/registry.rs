@@ -322,7 +322,9 @@ impl Registry {
             let select = KEY.select("WHERE engine = ? ORDER BY deleted, id DESC LIMIT 1");
             let key = db
                 .prepare_cached(&select)?
-                .query_row([engine], |row| Ok((key_record(row)?, row.get::<_, String>("engine")?)))
+                .query_row([engine], |row| {
+                    Ok((key_record(row)?, row.get::<_, String>("engine")?))
+                })
                 .optional()?;
             let Some((key, found)) = key else {
                 return Ok(None);

@@ -5,7 +5,14 @@ use std::ffi::OsString;
 use crate::{Failure, Result, process, scratch, setup};
 
 /// The options with a number behind them.
-const NUMBERS: [&str; 4] = ["--kills", "--removals", "--seconds", "--seed"];
+const NUMBERS: [&str; 6] = [
+    "--copies",
+    "--corruptions",
+    "--kills",
+    "--removals",
+    "--seconds",
+    "--seed",
+];
 
 /// Builds and runs chaos: a table, or with `--json` one JSON object, on standard output; all
 /// else on standard error. It fails where a promise is broken.

@@ -13,6 +13,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 #[cfg(target_os = "linux")]
+mod copies;
+#[cfg(target_os = "linux")]
+mod corruption;
+#[cfg(target_os = "linux")]
+#[path = "../../../engine/tests/common/mod.rs"]
+mod device;
+#[cfg(target_os = "linux")]
 mod grounds;
 #[cfg(target_os = "linux")]
 mod kills;
@@ -45,10 +52,12 @@ mod full {
     use claviger_virtual_yubikey::Pcscd;
 
     use crate::report::{Report, fresh_seed};
-    use crate::{kills, load, removals};
+    use crate::{copies, corruption, kills, load, removals};
 
     struct Options {
         json: bool,
+        copies: u64,
+        corruptions: u64,
         kills: u64,
         removals: u64,
         seconds: u64,
@@ -59,6 +68,8 @@ mod full {
         fn parse() -> Option<Options> {
             let mut options = Options {
                 json: false,
+                copies: 100,
+                corruptions: 1000,
                 kills: 1000,
                 removals: 500,
                 seconds: 60,
@@ -71,6 +82,8 @@ mod full {
                         options.json = true;
                         continue;
                     }
+                    "--copies" => &mut options.copies,
+                    "--corruptions" => &mut options.corruptions,
                     "--kills" => &mut options.kills,
                     "--removals" => &mut options.removals,
                     "--seconds" => &mut options.seconds,
@@ -85,7 +98,9 @@ mod full {
 
     pub(super) fn run() -> ExitCode {
         let Some(options) = Options::parse() else {
-            eprintln!("usage: [--json] [--kills N] [--removals N] [--seconds N] [--seed N]");
+            eprintln!(
+                "usage: [--json] [--copies N] [--corruptions N] [--kills N] [--removals N] [--seconds N] [--seed N]"
+            );
             return ExitCode::from(2);
         };
         let seed = options.seed;
@@ -97,6 +112,8 @@ mod full {
             Kryoptic::prepare();
         }
         let mut report = Report::default();
+        corruption::run(&mut report, options.corruptions, seed);
+        copies::run(&mut report, options.copies, seed);
         kills::run(&mut report, options.kills, seed);
         removals::run(&mut report, options.removals, seed);
         load::run(&mut report, options.seconds, seed);
@@ -119,7 +136,7 @@ mod short {
     use libtest_mimic::{Arguments, Failed, Trial};
 
     use crate::report::{Report, fresh_seed};
-    use crate::{kills, load, removals};
+    use crate::{copies, corruption, kills, load, removals};
 
     pub(super) fn run() -> ExitCode {
         let trial = |name: &str, run: fn(&mut Report, u64)| {
@@ -137,6 +154,14 @@ mod short {
             })
         };
         let trials = vec![
+            trial(
+                "a_registry_with_a_damaged_page_is_never_called_sound_and_uses_no_wrong_key",
+                |report, seed| corruption::run(report, 80, seed),
+            ),
+            trial(
+                "a_copy_of_a_home_and_one_that_is_restored_destroy_no_key_of_others",
+                |report, seed| copies::run(report, 8, seed),
+            ),
             trial(
                 "wherever_a_process_is_killed_keys_and_identities_stay_one_to_one",
                 |report, seed| kills::run(report, 40, seed),

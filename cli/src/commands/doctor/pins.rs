@@ -37,14 +37,14 @@ pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), 
             );
         }
         if record.unsettled {
-            findings.warning(
+            findings.note(
                 format!("a PIN was sent to {token}, and it is not known whether it was refused"),
                 format!(
                     "type the PIN the next time (--pin-source prompt) and confirm that it is to \
                      be sent, or let any PIN be sent again: {forget}"
                 ),
             );
-            // It keeps every command from the token.
+            // It may keep every command from the token.
             findings.last_comes_first();
         }
     }
