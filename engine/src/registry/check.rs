@@ -30,7 +30,7 @@ const MOST: usize = 20;
 
 impl Registry {
     /// Looks through the whole registry and says what is not as it must be, each with what to
-    /// do; nothing is changed. 20,000 identities take about a second.
+    /// do; nothing is changed. 20,000 identities take two seconds.
     ///
     /// # Errors
     /// [`RegistryError::Busy`] and others that are no fault of what is in the registry.
