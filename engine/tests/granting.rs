@@ -258,11 +258,9 @@ async fn what_version_1_signed_is_kept_and_not_relied_on() {
         .await;
     let imported = imported.unwrap();
     assert_eq!((imported.added, imported.of_version_1), (1, 1));
-    assert_eq!(node.registry().all_evidence().unwrap(), [old.clone()]);
-    assert_eq!(
-        node.standing(&[old.clone()]).unwrap(),
-        [Standing::OldFormat]
-    );
+    let pieces = std::slice::from_ref(&old);
+    assert_eq!(node.registry().all_evidence().unwrap(), pieces);
+    assert_eq!(node.standing(pieces).unwrap(), [Standing::OldFormat]);
     assert!(!reads(&node, "safe", "yk"));
     assert_eq!(
         recipients(&node, "yk", Preference::WITH_READERS).await,
