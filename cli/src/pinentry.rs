@@ -191,6 +191,9 @@ fn no_answer(error: &pinentry::Error) -> NoAnswer {
 }
 
 fn shortened(text: &str) -> String {
-    let end = text.floor_char_boundary(LONGEST_TEXT);
+    let mut end = text.len().min(LONGEST_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
     text[..end].to_owned()
 }

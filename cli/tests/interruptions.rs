@@ -58,7 +58,11 @@ fn a_pipe_that_gives_no_pin_does_not_hold_back_a_signal() {
         &["delete", "alice"],
     ] {
         let words = [&["--pin-source", "file:pipe"], words].concat();
-        let child = stage.claviger(words).stderr(Stdio::piped()).spawn().unwrap();
+        let child = stage
+            .claviger(words)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         sleep(Duration::from_millis(500));
         let sent = Instant::now();
         send("-TERM", &child);
@@ -456,7 +460,9 @@ fn who_watches_sees_a_token_come_back_as_often_as_it_does() {
         let mut watching = watching.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
         let mut becomes = |state: &str| {
-            let line = lines.next().unwrap_or_else(|| panic!("never {state}: {backend}"));
+            let line = lines
+                .next()
+                .unwrap_or_else(|| panic!("never {state}: {backend}"));
             let change: Value = serde_json::from_str(&line.unwrap()).unwrap();
             assert_eq!(change["state"], state, "{change}");
         };

@@ -32,9 +32,9 @@
 //! | `tokens`, `lane` | open tokens and the threads that work them |
 #![forbid(unsafe_code)]
 
-mod commitment;
 mod accounts;
 mod adoption;
+mod commitment;
 pub mod encryption;
 pub mod error;
 pub mod evidence;
@@ -63,9 +63,9 @@ pub mod types;
 mod unnoted;
 
 pub use accounts::{FoundKey, Search, SoughtKey};
+pub use commitment::CommitStreamError;
 pub use encryption::{Preference, Recipient, Via};
 pub use error::EngineError;
-pub use commitment::CommitStreamError;
 pub use evidence::{BadEvidence, Evidence, EvidenceFile, Party, PublicKeys, Revocation, Terms};
 pub use exchange::READS_FOR_DEADLINE;
 pub use granting::{Imported, NotImported, Standing};

@@ -181,6 +181,39 @@ mod tests {
         assert!(failure.to_string().contains("cargo xtask help"));
     }
 
+    /// The sources below `folder`, except for what is built.
+    fn sources(folder: &std::path::Path) -> String {
+        let mut text = String::new();
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("target") && !path.ends_with(".git") {
+                text.push_str(&sources(&path));
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn each_promise_about_security_names_tests_that_there_are() {
+        let root = process::workspace();
+        let sources = sources(&root);
+        let promises = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+        let mut named = 0;
+        for row in promises.lines().filter(|line| line.starts_with("| ")) {
+            let tests = row.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap();
+            for name in tests.split('`').skip(1).step_by(2) {
+                // Names of figures are shorter.
+                let is_test = name.matches('_').count() > 2 && !name.contains(['.', ' ']);
+                let function = format!("fn {name}(");
+                assert!(!is_test || sources.contains(&function), "{name}");
+                named += usize::from(is_test);
+            }
+        }
+        assert!(named > 50, "{named}");
+    }
+
     #[test]
     fn each_package_brings_its_readme_and_its_licences() {
         let root = process::workspace();

@@ -5,9 +5,9 @@ use std::path::Path;
 use super::{Answer, FINE};
 use crate::failure::Failure;
 use crate::files::Input;
-use crate::{drivers, output};
 use crate::session::{self, Session};
 use crate::views::{self, IdentityView};
+use crate::{drivers, output};
 
 pub(crate) fn list(session: &Session) -> Answer {
     let identities = session.registry()?.identities()?;

@@ -18,7 +18,7 @@ pub(super) async fn with_named(
     let (who, info) = session::identity(node.registry(), name)?;
     session::key(&who, &info, KeyUse::Decrypt)?;
     let opener = Opener::only(node, &who, file).await?;
-    Ok(open(session, node, opener).await.map_err(Not::for_who)?)
+    open(session, node, opener).await.map_err(Not::for_who)
 }
 
 /// Finds an identity here that opens the file.

@@ -7,8 +7,8 @@ use tokio::time::timeout_at;
 
 use super::{Answer, FINE, doctor};
 use crate::failure::Failure;
-use crate::{drivers, home, output};
 use crate::session::{self, Session};
+use crate::{drivers, home, output};
 
 /// The kind of smartcards, which have no labels and a fixed number of slots.
 const PIV: &str = "piv";
@@ -114,7 +114,9 @@ async fn no_smartcard_service(
     }
     // It blocks, like all that asks a device.
     match tokio::task::spawn_blocking(drivers::smartcards).await {
-        Ok(Some(Err(error))) if backend.is_some() => Err(Failure::from(error).hint(doctor::SMARTCARDS)),
+        Ok(Some(Err(error))) if backend.is_some() => {
+            Err(Failure::from(error).hint(doctor::SMARTCARDS))
+        }
         Ok(Some(Err(error))) => Ok(Some(error)),
         Ok(Some(Ok(_)) | None) | Err(_) => Ok(None),
     }

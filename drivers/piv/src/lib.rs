@@ -277,7 +277,11 @@ impl Driver for PivDriver {
                 // Nothing else tells them apart.
                 notes.push(("reader".into(), card.reader.clone()));
             }
-            tokens.push(info(&card.identity, &self.field.known(&card.identity), notes));
+            tokens.push(info(
+                &card.identity,
+                &self.field.known(&card.identity),
+                notes,
+            ));
         }
         Ok(Listing { tokens, unreadable })
     }
@@ -451,7 +455,6 @@ impl PivDriver {
                 token
             }))
     }
-
 }
 
 /// What is known of a card of this make.
