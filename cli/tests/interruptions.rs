@@ -244,6 +244,40 @@ fn a_pin_is_not_sent_to_a_token_that_was_not_asked_for() {
 }
 
 #[test]
+fn what_was_interrupted_is_not_settled_with_a_pin_that_may_be_another_tokens() {
+    let stage = Stage::with_alice();
+    let other = SoftHsm::new();
+    let backend = other.backend();
+    let bob = ["generate", "bob", "--backend", &backend];
+    stage.run_with_pin(&bob).succeeds();
+    stage.write("letter", "Meet me\n");
+    let words = [
+        "encrypt",
+        "alice",
+        "--also",
+        "bob",
+        "letter",
+        "-o",
+        "letter.age",
+    ];
+    stage.run(words).succeeds();
+    strike(&stage, "-KILL", |_| is_unsettled(&stage));
+    let refused = stage.run_with_pin(&["--json", "decrypt", "letter.age"]);
+    assert_eq!(refused.code(), Some(1));
+    assert!(
+        refused.err().contains("pin-for-several-tokens"),
+        "{}",
+        refused.err()
+    );
+    assert!(is_unsettled(&stage));
+    // Who is named is meant.
+    stage
+        .run_with_pin(&["decrypt", "alice", "letter.age"])
+        .succeeds();
+    assert!(!is_unsettled(&stage));
+}
+
+#[test]
 fn of_several_who_generate_the_same_name_at_once_one_wins() {
     // SoftHSM writes into the token's files at each login, and who looks at the same moment
     // sees no token, or half of one. Such a round shows less, and is played again.

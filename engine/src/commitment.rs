@@ -81,7 +81,13 @@ impl Node {
         let found = self.usable(who, engine, Operation::Sign(&Purpose::Raw), call);
         let found = found.await?.ok_or_else(|| no_such(engine))?;
         let scheme = found.hashes_here(&self.0.tokens, call).await?;
-        let mut message = io::Cursor::new(head).chain(message);
+        // What came to its end so early is all there is: a file that grows meanwhile, or a
+        // terminal, would give more, and nobody would look at its beginning.
+        let rest = match head.len() < LONGEST_RESERVED {
+            true => 0,
+            false => u64::MAX,
+        };
+        let mut message = io::Cursor::new(head).chain(message.take(rest));
         let digest = match scheme {
             Some(scheme) => verdict::digest_of(scheme, &mut message).map_err(unreadable)?,
             None => None,

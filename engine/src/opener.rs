@@ -32,6 +32,7 @@ use std::fmt;
 use claviger_token::envelope::{Fit, Stanzas, UnwrappedKey};
 use claviger_token::{Call, Error, KeyUse, SlotInfo, TokenId, TokenInfo};
 
+use crate::policy::Operation;
 use crate::{EngineError, EngineId, IdentityInfo, KeyInfo, Node, RegistryError};
 
 /// The identities that may open a file, in the order in which they are asked.
@@ -172,6 +173,13 @@ impl Opener {
     /// Nobody is left: why the file was not opened.
     pub fn next(&self) -> Result<&Candidate, NotOpened> {
         self.left.front().ok_or_else(|| self.end())
+    }
+
+    /// Whether the [next](Opener::next) one's token may get a PIN: what is done on it before
+    /// must not send one either, if not.
+    pub fn next_gets_pin(&self) -> bool {
+        let next = self.left.front();
+        next.is_some_and(|next| self.pin_of.is_for(&next.token))
     }
 
     /// Asks the [next](Opener::next) one. `None`: it does not open the file, or its token is
@@ -446,16 +454,12 @@ impl Node {
         stanzas: &Stanzas,
         call: &Call,
     ) -> Result<Option<UnwrappedKey>, EngineError> {
-        let found = self.find_engine(who, &engine.name, call).await?;
-        match found {
-            Some(found) if found.usage() == KeyUse::Decrypt && engine.node.is_none() => {
-                let unwrapped = found.unwrap(&self.0.tokens, stanzas, call).await;
-                self.0.note_move(&found);
-                unwrapped
-            }
-            _ => Err(EngineError::NoSuchEngine {
-                engine: engine.clone(),
-            }),
-        }
+        let found = self.usable(who, engine, Operation::Decrypt, call).await?;
+        let found = found.ok_or_else(|| EngineError::NoSuchEngine {
+            engine: engine.clone(),
+        })?;
+        let unwrapped = found.unwrap(&self.0.tokens, stanzas, call).await;
+        self.0.note_move(&found);
+        unwrapped
     }
 }

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use claviger_engine::message::RequestGenerateIdentity;
 use claviger_engine::opener::{NotOpened, Opened, Opener};
-use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
+use claviger_engine::policy::{self, Operation};
+use claviger_engine::{
+    Backend, Capabilities, EngineError, EngineId, IdParams, Node, Policy, Registry,
+};
 use claviger_token::envelope::{self, Sealed};
 use claviger_token::{
     Access, Call, Driver, Error, FixedPin, KeyUse, Listing, Pin, PinSource, SlotId, SlotInfo,
@@ -259,6 +262,38 @@ async fn one_pin_for_whichever_token_asks_goes_to_none_of_several_and_to_the_onl
     let opened = open(&stage.node(FixedPin::new(PINS[1])), &file).await;
     assert_eq!(opened.unwrap_or_else(|not| panic!("{not}")).who, id("idb"));
     assert_eq!(stage.came(), [vec![], vec![PINS[1].to_owned()]]);
+}
+
+/// Lets nobody decrypt.
+struct NoDecryption;
+
+impl Policy for NoDecryption {
+    fn check(&self, who: &EngineId, access: policy::Access<'_>) -> Result<(), EngineError> {
+        match access {
+            policy::Access::Use {
+                operation: Operation::Decrypt,
+                ..
+            } => Err(EngineError::NotAllowed {
+                sender: who.clone(),
+                what: "decrypt",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_policy_is_asked_before_a_file_is_opened() {
+    let stage = Stage::new(IdParams::Ed25519).await;
+    let file = stage.file_for(&["ida"]);
+    let node = Node::builder(Registry::open(stage.home.path()).unwrap())
+        .driver(stage.safes.clone())
+        .access(Access::with(stage.person()))
+        .policy(NoDecryption)
+        .build();
+    let error = refused(open(&node, &file).await);
+    assert!(matches!(error, EngineError::NotAllowed { .. }), "{error:?}");
+    assert_eq!(stage.came(), nothing());
 }
 
 #[tokio::test]

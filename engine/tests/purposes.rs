@@ -148,6 +148,38 @@ async fn a_message_that_comes_in_pieces_is_refused_after_its_first_bytes() {
     }
 }
 
+/// Says that it is at its end, and goes on when it is asked again, as a file that grows.
+struct Growing<'a>(Vec<&'a [u8]>);
+
+impl Read for Growing<'_> {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.first_mut() {
+            Some(&mut []) => {
+                self.0.remove(0);
+                Ok(0)
+            }
+            Some(part) => part.read(to),
+            None => Ok(0),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_added_to_a_message_after_its_end_is_not_signed() {
+    for params in [IdParams::P256, IdParams::Ed25519, IdParams::Bls] {
+        let (node, engine, keys) = alice(params).await;
+        let key = keys.sign.clone().unwrap();
+        for document in statements(&keys) {
+            for at in [0, 4] {
+                let (first, rest) = document.split_at(at);
+                let message = Growing(vec![first, rest]);
+                let signed = stream(&node, &engine, message).await.unwrap();
+                assert_eq!(key.verify(first, &signed), Ok(()), "{params} {at}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_message_is_signed_as_it_is_read() {
     for params in [

@@ -81,7 +81,10 @@ fn deny() -> Command {
     deny
 }
 
-fn checks() -> [(&'static str, Command); 3] {
+/// The drivers, each with the libraries of others that it needs and the rest do not.
+const DRIVERS: [(&str, &str); 3] = [("pkcs11", ""), ("piv", "pcsc"), ("ledger", "udev")];
+
+fn checks() -> Vec<(&'static str, Command)> {
     let mut format = process::cargo();
     format.args(["fmt", "--all", "--check"]);
 
@@ -93,16 +96,43 @@ fn checks() -> [(&'static str, Command); 3] {
     documentation.args(["doc", "--workspace", "--no-deps"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
 
-    [
+    let alone = DRIVERS.map(|(driver, _)| {
+        let mut alone = process::cargo();
+        alone.args(["clippy", "--package", "claviger", "--bin", "claviger"]);
+        alone.args(["--no-default-features", "--features", driver]);
+        alone.args(["--", "-D", "warnings"]);
+        ("a driver alone", alone)
+    });
+    let mut checks = vec![
         ("formatting", format),
         ("clippy", clippy),
         ("documentation", documentation),
-    ]
+    ];
+    checks.extend(alone);
+    checks
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_driver_links_only_what_it_needs() {
+        for (driver, library) in DRIVERS {
+            let mut tree = process::cargo();
+            tree.args(["tree", "--package", "claviger", "--edges", "normal"]);
+            tree.args(["--prefix", "none", "--no-default-features", "--features"]);
+            let tree = tree.arg(driver).output().unwrap().stdout;
+            let tree = String::from_utf8(tree).unwrap();
+            assert!(tree.contains(&format!("claviger-{driver} v")), "{tree}");
+            for system in ["pcsc", "udev"] {
+                let is_linked = tree
+                    .lines()
+                    .any(|line| line.starts_with(&format!("{system} v")));
+                assert_eq!(is_linked, system == library, "{driver} and {system}");
+            }
+        }
+    }
 
     #[test]
     fn what_is_skipped_is_counted_and_named() {
