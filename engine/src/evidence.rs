@@ -130,6 +130,14 @@ impl Terms {
         Terms::V2 { number, until }
     }
 
+    /// Whether there are such terms: an end is at most [`Terms::LATEST`].
+    pub(crate) fn are_possible(&self) -> bool {
+        match self {
+            Terms::V1 => true,
+            Terms::V2 { until, .. } => until.is_none_or(|end| end <= Terms::LATEST),
+        }
+    }
+
     /// Whether a grant with these terms counts at a moment, if it was not revoked.
     pub fn hold_at(&self, moment: u64) -> bool {
         match self {
@@ -167,6 +175,9 @@ impl Evidence {
     pub fn verify(&self) -> Result<(), BadEvidence> {
         for party in [&self.from_identity, &self.to_identity] {
             check_name(&party.name).map_err(BadEvidence::Name)?;
+        }
+        if !self.terms.are_possible() {
+            return Err(BadEvidence::Malformed);
         }
         if self.from_identity.keys.is_empty() {
             return Err(BadEvidence::NoReader);
@@ -228,7 +239,7 @@ impl Revocation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadEvidence {
-    /// The text is none, or of another version.
+    /// The text is none, or of another version; or its end is after [`Terms::LATEST`].
     #[error("it is malformed")]
     Malformed,
     /// A name that cannot be one.

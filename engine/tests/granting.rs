@@ -8,8 +8,9 @@
 
 mod common;
 
-use claviger_engine::evidence::{from_text, now, to_text};
-use claviger_engine::message::RequestCommitment;
+use claviger_engine::evidence::{BadEvidence, from_text, now, statement, to_text};
+use claviger_engine::message::{Msg, RequestCommitment, SubmitReadsForEvidence};
+use claviger_engine::node::READS_FOR;
 use claviger_engine::{
     Backend, Capabilities, EngineError, Evidence, EvidenceFile, IdParams, Node, Party, Preference,
     PublicKeys, Purpose, Standing, Terms, Via,
@@ -67,9 +68,16 @@ fn export(node: &Node) -> EvidenceFile {
 
 /// Evidence of version 1, as an earlier version of the program had it signed.
 async fn of_version_1(node: &Node, from: &str, to: &str) -> Evidence {
+    let evidence = as_another_program_signs(node, from, to, Terms::V1).await;
+    assert_eq!(evidence.verify(), Ok(()));
+    evidence
+}
+
+/// Evidence that this program would not make, with the right signature.
+async fn as_another_program_signs(node: &Node, from: &str, to: &str, terms: Terms) -> Evidence {
     let (from, to) = (party(node, from), party(node, to));
     let info = node.registry().identity(&id(&to.name)).unwrap().unwrap();
-    let said = claviger_engine::evidence::statement(&from, &to, &Terms::V1);
+    let said = statement(&from, &to, &terms);
     let request = RequestCommitment {
         data: Sha256::digest(said).to_vec(),
         purpose: Purpose::Prehash,
@@ -78,14 +86,58 @@ async fn of_version_1(node: &Node, from: &str, to: &str) -> Evidence {
     let proof = node
         .commit_for(&id(&to.name), &engine, request, &call())
         .await;
-    let evidence = Evidence {
+    Evidence {
         from_identity: from,
         to_identity: to,
-        terms: Terms::V1,
+        terms,
         proof: proof.unwrap(),
-    };
-    assert_eq!(evidence.verify(), Ok(()));
-    evidence
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_the_registry_cannot_hold_is_refused_whichever_way_it_comes() {
+    let node = node_with(&["safe", "yk"]).await;
+    for end in [Terms::LATEST + 1, u64::MAX] {
+        let terms = Terms::V2 {
+            number: [7; 16],
+            until: Some(end),
+        };
+        let piece = as_another_program_signs(&node, "safe", "yk", terms).await;
+        let signer = piece.to_identity.keys.sign.as_ref().unwrap();
+        assert_eq!(signer.verify(&piece.statement(), &piece.proof), Ok(()));
+        assert_eq!(piece.verify(), Err(BadEvidence::Malformed));
+        let refused = node.import_evidence(vec![piece.clone()]).await.unwrap_err();
+        assert!(matches!(
+            refused.error,
+            EngineError::InvalidEvidence {
+                reason: BadEvidence::Malformed
+            }
+        ));
+        let text = to_text(&vec![piece.clone()].into()).unwrap();
+        assert_eq!(from_text(text.as_bytes()), Err(BadEvidence::Malformed));
+        let info = node.registry().identity(&id("yk")).unwrap().unwrap();
+        let request = RequestCommitment {
+            data: piece.statement(),
+            purpose: Purpose::Evidence,
+        };
+        let engine = info.commitment_engine.unwrap();
+        let signed = node.commit_for(&id("yk"), &engine, request, &call()).await;
+        assert!(matches!(signed, Err(EngineError::NotForPurpose { .. })));
+        let msg = Msg::SubmitReadsForEvidence(SubmitReadsForEvidence { evidence: piece });
+        let reply = node.ask(&id("x"), &id(READS_FOR), msg, &call()).await;
+        let Some(Msg::ReplySubmitReadsForEvidence(reply)) = reply else {
+            panic!("{reply:?}");
+        };
+        assert!(matches!(
+            reply.err,
+            Some(EngineError::InvalidEvidence { .. })
+        ));
+    }
+    // What is there can still be read; the latest end that there is can be had.
+    assert_eq!(node.registry().all_evidence().unwrap(), []);
+    assert!(!reads(&node, "safe", "yk"));
+    grant(&node, "safe", "yk", Some(u64::MAX)).await;
+    assert!(reads(&node, "safe", "yk"));
 }
 
 #[tokio::test]

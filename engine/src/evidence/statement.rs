@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | domain | `claviger reads-for grant v2` |
 //! | number | 16 random bytes |
-//! | end | empty, or seconds since the beginning of 1970 as eight bytes, big-endian |
+//! | end | empty, or seconds since the beginning of 1970 as eight bytes, big-endian: at most [`Terms::LATEST`] |
 //! | reader's name | UTF-8 |
 //! | reader's signing key, reader's decryption key | each empty, or *algorithm* and *key* |
 //! | name, signing key, decryption key of whom it reads for | likewise |
@@ -147,10 +147,14 @@ impl<'a> Fields<'a> {
                     [] => None,
                     end => Some(u64::from_be_bytes(end.try_into().ok()?)),
                 };
+                let terms = Terms::V2 { number, until };
+                if !terms.are_possible() {
+                    return None;
+                }
                 Statement::Grant {
                     from: self.party()?,
                     to: self.party()?,
-                    terms: Terms::V2 { number, until },
+                    terms,
                 }
             }
             REVOCATION => Statement::Revocation {

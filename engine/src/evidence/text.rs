@@ -182,12 +182,15 @@ impl TryFrom<Piece> for Evidence {
     fn try_from(text: Piece) -> Result<Self, BadEvidence> {
         let terms = match (&text.number, text.until) {
             (None, None) => Terms::V1,
-            (Some(number), until) if until.is_none_or(|end| end <= Terms::LATEST) => Terms::V2 {
+            (Some(number), until) => Terms::V2 {
                 number: fixed(number)?,
                 until,
             },
-            _ => return Err(BadEvidence::Malformed),
+            (None, Some(_)) => return Err(BadEvidence::Malformed),
         };
+        if !terms.are_possible() {
+            return Err(BadEvidence::Malformed);
+        }
         Ok(Evidence {
             from_identity: text.reader.try_into()?,
             to_identity: text.reads_for.try_into()?,
