@@ -229,6 +229,11 @@ impl Pins {
             NoAnswer::Interrupted => Error::Cancelled,
             NoAnswer::TooLate => Error::DeadlineExceeded,
             NoAnswer::Nothing => failed("prompt", "nothing was typed".into()),
+            NoAnswer::NoText => failed(
+                "prompt",
+                "what was typed has a control character, as arrow keys make; it was not sent"
+                    .into(),
+            ),
             NoAnswer::Failed(e) => failed("prompt", format!("there is no terminal ({e})")),
         })
     }

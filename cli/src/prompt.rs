@@ -16,6 +16,8 @@ pub(crate) enum NoAnswer {
     TooLate,
     /// Nothing was typed before the end of the input.
     Nothing,
+    /// Keys were pressed that type no text.
+    NoText,
     /// There is no terminal, or it does not work.
     Failed(io::Error),
 }
@@ -34,7 +36,11 @@ pub(crate) fn ask(
     interrupt: &Interrupt,
     deadline: Option<Instant>,
 ) -> Result<Pin, NoAnswer> {
-    unix::answer(question, unix::Typing::Hidden, interrupt, deadline)
+    let typed = unix::answer(question, unix::Typing::Hidden, interrupt, deadline)?;
+    match typed.expose_secret().contains(char::is_control) {
+        true => Err(NoAnswer::NoText),
+        false => Ok(typed),
+    }
 }
 
 /// Asks a yes-or-no question at the terminal of this process. Only `yes` is a yes, and only
@@ -69,6 +75,7 @@ pub(crate) fn ask(
     _deadline: Option<Instant>,
 ) -> Result<Pin, NoAnswer> {
     match rpassword::prompt_password(question) {
+        Ok(text) if text.contains(char::is_control) => Err(NoAnswer::NoText),
         Ok(text) => Ok(Pin::from(text)),
         Err(_) if interrupt.came() => Err(NoAnswer::Interrupted),
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(NoAnswer::Nothing),
@@ -89,8 +96,8 @@ mod unix {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::getpgrp;
     use rustix::termios::{
-        LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcgetpgrp,
-        tcsetattr,
+        InputModes, LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr,
+        tcgetpgrp, tcsetattr,
     };
     use zeroize::Zeroizing;
 
@@ -120,11 +127,11 @@ mod unix {
         let tty = File::options().read(true).write(true).open("/dev/tty")?;
         let _silence = (typing == Typing::Hidden).then_some(Silence(interrupt));
         let put = || {
+            come_to_the_foreground(&tty)?;
             // From now on: what stopped the process before stopped no question.
             interrupt.take_went_on();
-            match typing {
-                Typing::Shown => tcflush(&tty, QueueSelector::IFlush)?,
-                Typing::Hidden => silence(&tty, interrupt)?,
+            if typing == Typing::Hidden {
+                silence(&tty, interrupt)?;
             }
             (&tty).write_all(question.as_bytes())
         };
@@ -167,19 +174,34 @@ mod unix {
         }
     }
 
-    /// Has the terminal not show what is typed, and forget what was typed already.
+    /// Has the terminal forget what was typed already. A process in the background is stopped
+    /// for that, until it is in the foreground: before, the terminal is as its shell has it
+    /// while a line is edited.
+    fn come_to_the_foreground(tty: &File) -> io::Result<()> {
+        again(|| tcflush(tty, QueueSelector::IFlush))
+    }
+
+    /// Has the terminal not show what is typed, and forget what was typed already. Whatever its
+    /// modes were, it takes whole lines, which Enter ends, and Ctrl-C interrupts.
     fn silence(tty: &File, interrupt: &Interrupt) -> io::Result<()> {
         let before = tcgetattr(tty)?;
         let mut silent = before.clone();
+        let lines = LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHONL;
         silent.local_modes.remove(LocalModes::ECHO);
-        silent.local_modes.insert(LocalModes::ECHONL);
+        silent.local_modes.insert(lines);
+        (silent.input_modes).remove(InputModes::IGNCR | InputModes::INLCR);
+        silent.input_modes.insert(InputModes::ICRNL);
         interrupt.remember_terminal(Silenced {
             tty: tty.try_clone()?,
             before,
         });
+        again(|| tcsetattr(tty, OptionalActions::Flush, &silent))
+    }
+
+    /// Once more where the process was stopped for being in the background, and went on.
+    fn again(change: impl Fn() -> rustix::io::Result<()>) -> io::Result<()> {
         loop {
-            match tcsetattr(tty, OptionalActions::Flush, &silent) {
-                // It was stopped for being in the background, and went on.
+            match change() {
                 Err(rustix::io::Errno::INTR) => {}
                 done => return Ok(done?),
             }

@@ -305,6 +305,38 @@ fn who_stops_the_command_at_its_question_has_a_terminal_that_shows_and_is_asked_
 }
 
 #[test]
+fn a_job_in_the_background_asks_when_it_is_in_the_foreground_and_enter_ends_its_question() {
+    let stage = with_letter();
+    let words = ["sign", "alice", "letter", "-o", "sig"];
+    // As a shell has its terminal while a line is edited, and as it has it for a job.
+    let script = "stty -icanon -echo -icrnl; \"$@\" & \
+                  while [ -z \"$(jobs -sp)\" ]; do sleep 0.05; done; \
+                  stty sane; fg >/dev/null; echo ended $?";
+    let mut terminal = Terminal::start_in_shell(&stage, &words, script);
+    terminal.wait_for("PIN for");
+    terminal.wait_until_it_shows_what_is_typed(false);
+    sleep(Duration::from_millis(200));
+    terminal.type_in(&format!("{}\r", SoftHsm::PIN));
+    terminal.wait_for("ended 0");
+    terminal.ends();
+    let modes = tcgetattr(&terminal.line).unwrap().local_modes;
+    assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON));
+}
+
+#[test]
+fn what_keys_type_that_stand_for_no_character_is_not_sent() {
+    let stage = with_letter();
+    for typed in ["\u{1b}[A", "\u{16}\r"] {
+        let mut terminal = asked(&stage, &[]);
+        terminal.type_in(&format!("{}{typed}\n", SoftHsm::PIN));
+        assert_eq!(terminal.ends().code(), Some(1), "{}", terminal.shown());
+        assert!(terminal.shown().contains("control character"));
+        assert!(!terminal.shown().contains(SoftHsm::PIN));
+    }
+    assert!(!stage.run(["doctor"]).out().contains("refused"));
+}
+
+#[test]
 fn where_nobody_could_let_it_go_on_the_command_is_not_stopped() {
     let stage = with_letter();
     // It leads its session, as under `ssh -t host claviger`: there is no shell.

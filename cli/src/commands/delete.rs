@@ -87,7 +87,7 @@ fn ask(session: &Session, who: &EngineId, info: &IdentityInfo) -> Result<(), Fai
     let answer = prompt::confirm(&question, &session.interrupt, session.deadline);
     match answer {
         Ok(true) => Ok(()),
-        Ok(false) | Err(NoAnswer::Nothing) => {
+        Ok(false) | Err(NoAnswer::Nothing | NoAnswer::NoText) => {
             Err(Failure::new("nothing was deleted").coded("not-confirmed"))
         }
         Err(NoAnswer::Interrupted) => Err(Error::Cancelled.into()),
