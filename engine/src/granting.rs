@@ -109,7 +109,8 @@ impl Node {
 
     /// Revokes every grant of `by` that lets `reader` read: its signing key signs that, once
     /// for each, and the revocations are stored. `reader` is the name that the grant has, or
-    /// one that its keys have here.
+    /// one that its keys have here. What has ended is revoked, too: the clock of another
+    /// machine may be behind.
     ///
     /// # Errors
     /// [`EngineError::NoSuchGrant`]; else as [`Node::grant_reads_for`]. What was revoked
@@ -126,7 +127,7 @@ impl Node {
             .flat_map(|known| as_reader(&known.party.keys))
             .collect();
         let mut revocations = Vec::new();
-        for piece in self.grants(by)? {
+        for piece in self.to_revoke(by)? {
             let from = &piece.from_identity;
             let is_it = keys.contains(&from.keys.id())
                 || *self.name_here(from)? == *reader.name
@@ -164,6 +165,17 @@ impl Node {
         grants.onward.clear();
         let mut grants = self.0.what_counts(grants)?;
         grants.retain(|piece| piece.to_identity.keys.sign == signer);
+        Ok(grants)
+    }
+
+    /// What the signing key of an identity granted and did not revoke, whatever else belonged
+    /// to the identity then, and whenever it ends.
+    fn to_revoke(&self, by: &EngineId) -> Result<Vec<Evidence>, EngineError> {
+        let signer = self.0.must_know(by)?.party.keys.sign.clone();
+        let signer = signer.ok_or(EngineError::CapabilitiesNotAvailable)?;
+        let mut grants = self.0.registry.granted_by(&signer)?;
+        let revoked = self.0.revoked(Vec::new())?;
+        grants.retain(|piece| !revoked.has(piece));
         Ok(grants)
     }
 

@@ -450,3 +450,40 @@ async fn evidence_with_nothing_but_zeros_for_a_signature_is_refused() {
     let nobody = PublicKeys::default();
     assert!(nobody.is_empty());
 }
+
+// --- Revoking ------------------------------------------------------------------------
+
+#[tokio::test]
+async fn the_signing_key_alone_revokes_what_it_granted() {
+    let node = node_with(&["safe", "yk"]).await;
+    let granted = grant(&node, "safe", "yk", None).await;
+    let reply = connect(&node, "signer", "yk", &MEMORY, Capabilities::Commit).await;
+    assert!(reply.err.is_none());
+    assert_eq!(party(&node, "signer").keys.decrypt, None);
+    let revoked = node
+        .revoke_reads_for(&id("safe"), &id("signer"), &call())
+        .await
+        .unwrap();
+    assert_eq!(revoked.len(), 1);
+    assert_eq!(revoked[0].statement, granted.statement_id());
+    assert!(!reads(&node, "safe", "yk"));
+    let again = node
+        .revoke_reads_for(&id("safe"), &id("signer"), &call())
+        .await;
+    assert!(matches!(again, Err(EngineError::NoSuchGrant { .. })));
+}
+
+/// Another machine's clock may be behind.
+#[tokio::test]
+async fn a_grant_that_has_ended_here_can_be_revoked() {
+    let node = node_with(&["safe", "yk"]).await;
+    let granted = grant(&node, "safe", "yk", Some(1)).await;
+    let pieces = std::slice::from_ref(&granted);
+    assert_eq!(node.standing(pieces).unwrap(), [Standing::Ended]);
+    let revoked = node
+        .revoke_reads_for(&id("safe"), &id("yk"), &call())
+        .await
+        .unwrap();
+    assert_eq!(revoked[0].statement, granted.statement_id());
+    assert_eq!(node.standing(pieces).unwrap(), [Standing::Revoked]);
+}

@@ -92,6 +92,17 @@ impl super::Registry {
         })
     }
 
+    /// What this key granted, ended or revoked or not, in the order in which it came; of
+    /// version 1 nothing.
+    pub(crate) fn granted_by(&self, signer: &PublicKey) -> Result<Vec<Evidence>> {
+        self.read(|db| {
+            let of_key = "WHERE to_sign = ? AND number IS NOT NULL ORDER BY id";
+            let mut query = db.prepare_cached(&EVIDENCE.select(of_key))?;
+            let pieces = query.query_map([signer.to_text()], piece)?;
+            Ok(pieces.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// All evidence, in the order in which it came.
     ///
     /// # Errors
