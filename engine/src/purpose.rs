@@ -4,7 +4,8 @@
 //! the same hash. So that no document is one of the others by accident or by design, the
 //! Commitment engine makes or checks the bytes that it signs itself: of each purpose but
 //! [`Raw`](Purpose::Raw) and [`Prehash`](Purpose::Prehash) they begin with a prefix of its
-//! own, and a raw message that begins like one of these is refused.
+//! own, and a raw message that begins like one of these, or like what an SSH login signs, is
+//! refused.
 
 use claviger_token::key::to_hex;
 use claviger_token::sshsig::{self, Hash};
@@ -55,9 +56,6 @@ pub enum TlsSide {
 
 /// What a node's statements begin with.
 pub const NODE_PREFIX: &str = "Claviger: node statement\n";
-
-/// What the content that is signed in a TLS 1.3 handshake begins with, after 64 spaces.
-const TLS_CONTEXT: &str = "TLS 1.3, ";
 
 /// What a key is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,65 +134,88 @@ fn tls(side: TlsSide, transcript: &[u8]) -> Vec<u8> {
         TlsSide::Server => "server",
         TlsSide::Client => "client",
     };
-    let context = format!("{TLS_CONTEXT}{side} CertificateVerify\0");
+    let context = format!("TLS 1.3, {side} CertificateVerify\0");
     [&TLS_PADDING[..], context.as_bytes(), transcript].concat()
 }
 
+/// What everything begins with that is signed in TLS 1.3: a handshake (RFC 8446 §4.4.3), a
+/// delegated credential (RFC 9345 §4), an exported authenticator (RFC 9261 §5.2.2).
 const TLS_PADDING: [u8; 64] = [b' '; 64];
 
 /// A beginning that no raw message has.
 struct Reserved {
-    /// Where it stands; what is before it may be anything.
-    at: usize,
-    bytes: &'static [u8],
+    begins: Beginning,
     what: &'static str,
     hint: &'static str,
 }
 
-/// TLS: the padding, and the beginning of the context.
-const TLS_PREFIX: [u8; 73] = {
-    let mut bytes = [b' '; 73];
-    let mut i = 0;
-    while i < TLS_CONTEXT.len() {
-        bytes[64 + i] = TLS_CONTEXT.as_bytes()[i];
-        i += 1;
+enum Beginning {
+    /// These bytes stand at this place; what is before them may be anything.
+    Bytes(usize, &'static [u8]),
+    /// The id of a session, which is a hash, with its length as four bytes, big-endian; and
+    /// the number of the message that asks for the login (RFC 4252 §7).
+    SshLogin,
+}
+
+impl Beginning {
+    fn is_of(&self, message: &[u8]) -> bool {
+        match self {
+            Beginning::Bytes(at, bytes) => {
+                let rest = message.get(*at..);
+                rest.is_some_and(|rest| rest.starts_with(bytes))
+            }
+            Beginning::SshLogin => {
+                let Some(([0, 0, 0, length], rest)) = message.split_first_chunk() else {
+                    return false;
+                };
+                SESSION_IDS.contains(length)
+                    && rest.get(usize::from(*length)) == Some(&SSH_MSG_USERAUTH_REQUEST)
+            }
+        }
     }
-    bytes
-};
+}
+
+/// How long the hashes are that name an SSH session: SHA-1 and SHA-2.
+const SESSION_IDS: [u8; 5] = [20, 28, 32, 48, 64];
+
+const SSH_MSG_USERAUTH_REQUEST: u8 = 50;
+
+/// What to do with a document that only looks like something else.
+const AS_SSH_SIGNATURE: &str = "sign the document itself: claviger sign --format sshsig";
 
 /// Everything that is signed for another purpose than [`Purpose::Raw`] begins with one of
 /// these, in this version and in those to come.
-const RESERVED: [Reserved; 5] = [
+const RESERVED: [Reserved; 6] = [
     Reserved {
-        at: 0,
-        bytes: possession::PREFIX.as_bytes(),
+        begins: Beginning::Bytes(0, possession::PREFIX.as_bytes()),
         what: "a proof of possession",
         hint: "",
     },
     Reserved {
         // After its length.
-        at: 4,
-        bytes: crate::evidence::DOMAINS,
+        begins: Beginning::Bytes(4, crate::evidence::DOMAINS),
         what: "a statement of who reads for whom",
         hint: "`claviger reads-for grant` and `claviger reads-for revoke` make and sign it",
     },
     Reserved {
-        at: 0,
-        bytes: NODE_PREFIX.as_bytes(),
+        begins: Beginning::Bytes(0, NODE_PREFIX.as_bytes()),
         what: "a statement of a node",
         hint: "",
     },
     Reserved {
-        at: 0,
-        bytes: sshsig::MAGIC,
+        begins: Beginning::Bytes(0, sshsig::MAGIC),
         what: "what an SSH signature signs",
-        hint: "sign the document itself: claviger sign --format sshsig",
+        hint: AS_SSH_SIGNATURE,
     },
     Reserved {
-        at: 0,
-        bytes: &TLS_PREFIX,
-        what: "what a TLS 1.3 handshake signs",
-        hint: "",
+        begins: Beginning::SshLogin,
+        what: "what an SSH login signs",
+        hint: AS_SSH_SIGNATURE,
+    },
+    Reserved {
+        begins: Beginning::Bytes(0, &TLS_PADDING),
+        what: "what TLS 1.3 signs, with 64 spaces",
+        hint: AS_SSH_SIGNATURE,
     },
 ];
 
@@ -207,11 +228,7 @@ pub(crate) const LONGEST_RESERVED: usize = 128;
 /// # Errors
 /// [`EngineError::ReservedMessage`].
 pub(crate) fn check_raw(message: &[u8]) -> Result<(), EngineError> {
-    let begins = |reserved: &&Reserved| {
-        let rest = message.get(reserved.at..);
-        rest.is_some_and(|rest| rest.starts_with(reserved.bytes))
-    };
-    match RESERVED.iter().find(begins) {
+    match RESERVED.iter().find(|it| it.begins.is_of(message)) {
         None => Ok(()),
         Some(Reserved { what, hint, .. }) => Err(EngineError::ReservedMessage { what, hint }),
     }
@@ -224,12 +241,20 @@ mod tests {
     #[test]
     fn every_reserved_beginning_is_seen_in_the_first_bytes() {
         for reserved in &RESERVED {
-            assert!(reserved.at + reserved.bytes.len() <= LONGEST_RESERVED);
-            let whole = [&vec![7; reserved.at][..], reserved.bytes].concat();
-            assert!(check_raw(&whole).is_err(), "{}", reserved.what);
-            assert!(check_raw(&[&whole[..], b"more"].concat()).is_err());
-            assert!(check_raw(&whole[..whole.len() - 1]).is_ok());
-            assert!(check_raw(&[&b"."[..], &whole].concat()).is_ok());
+            let beginnings = match &reserved.begins {
+                Beginning::Bytes(at, bytes) => vec![[&vec![7; *at][..], bytes].concat()],
+                Beginning::SshLogin => SESSION_IDS
+                    .iter()
+                    .map(|n| [&[0, 0, 0, *n][..], &vec![7; usize::from(*n)], &[50]].concat())
+                    .collect(),
+            };
+            for whole in beginnings {
+                assert!(whole.len() <= LONGEST_RESERVED);
+                assert!(check_raw(&whole).is_err(), "{}", reserved.what);
+                assert!(check_raw(&[&whole[..], b"more"].concat()).is_err());
+                assert!(check_raw(&whole[..whole.len() - 1]).is_ok());
+                assert!(check_raw(&[&b"."[..], &whole].concat()).is_ok());
+            }
         }
         assert!(check_raw(b"").is_ok());
     }

@@ -76,18 +76,53 @@ fn statements(keys: &PublicKeys) -> Vec<Vec<u8>> {
         statement: [7; 32],
         by: keys.sign.clone().unwrap(),
     };
-    let mut tls = vec![b' '; 64];
-    tls.extend_from_slice(b"TLS 1.3, server CertificateVerify\0");
-    tls.extend_from_slice(&[7; 32]);
-    vec![
+    let mut all = vec![
         statement(&from, &to, &Terms::V1),
         statement(&from, &to, &Terms::new(None)),
         revocation.to_bytes(),
         sshsig::signed_data("file", b"hello").unwrap(),
         format!("{} 00", possession::PREFIX).into_bytes(),
         format!("{NODE_PREFIX}x").into_bytes(),
-        tls,
-    ]
+        vec![b' '; 64],
+    ];
+    all.extend(
+        [
+            // RFC 8446 §4.4.3, RFC 9345 §4, RFC 9261 §5.2.2.
+            "TLS 1.3, server CertificateVerify",
+            "TLS, server delegated credentials",
+            "Exported Authenticator",
+        ]
+        .map(|context| [&[b' '; 64], context.as_bytes(), &[0], &[7; 32]].concat()),
+    );
+    all.extend([20, 28, 32, 48, 64].map(ssh_login));
+    all
+}
+
+/// What an SSH login signs (RFC 4252 §7), in a session whose id has this length.
+fn ssh_login(length: u8) -> Vec<u8> {
+    let session = vec![7; usize::from(length)];
+    let string = |text: &[u8]| [&[0, 0, 0, u8::try_from(text.len()).unwrap()], text].concat();
+    let fields = [b"alice", &b"ssh-connection"[..], b"publickey"].map(string);
+    [&string(&session)[..], &[50], &fields.concat(), &[1]].concat()
+}
+
+#[tokio::test]
+async fn what_only_resembles_another_purpose_is_a_document() {
+    let (node, engine, _) = alice(IdParams::Ed25519).await;
+    let mut another_message = ssh_login(32);
+    another_message[4 + 32] = 51;
+    let mut longer = ssh_login(32);
+    longer[3] = 33;
+    for document in [
+        [&[b' '; 63][..], b"an indented line"].concat(),
+        ssh_login(32)[..4 + 32].to_vec(),
+        another_message,
+        longer,
+        ssh_login(31),
+    ] {
+        let signed = node.commit(&id("alice"), &engine, document, &call()).await;
+        assert!(signed.is_ok(), "{signed:?}");
+    }
 }
 
 #[tokio::test]
