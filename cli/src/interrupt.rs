@@ -10,7 +10,7 @@
 //! it goes on, a question is asked again.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,13 +19,19 @@ use claviger_token::Error;
 use crate::failure::Failure;
 use crate::screen::Screen;
 
-/// What a signal means at this moment.
+/// What a signal means at this moment: of what is going on, what comes first here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 enum Mode {
+    /// A stored PIN is being read, or nothing of the others goes on.
     AtOnce,
-    Tidy,
+    /// A person is being asked.
     Prompt,
+    /// Keys are being made or destroyed.
+    Tidy,
+}
+
+impl Mode {
+    const ALL: [Mode; 3] = [Mode::AtOnce, Mode::Prompt, Mode::Tidy];
 }
 
 /// How long after its deadline the process may take to end by itself.
@@ -51,7 +57,8 @@ const TIDYING: &str =
 
 /// What signals do to this process.
 pub(crate) struct Interrupt {
-    mode: AtomicU8,
+    /// How many phases of each mode go on: threads enter and leave them in any order.
+    phases: [AtomicUsize; Mode::ALL.len()],
     cancelled: Arc<AtomicBool>,
     /// The first signal that came, or 0.
     signal: AtomicI32,
@@ -77,7 +84,7 @@ impl Interrupt {
 
     fn deaf(screen: Screen) -> Self {
         Interrupt {
-            mode: AtomicU8::new(Mode::AtOnce as u8),
+            phases: Default::default(),
             cancelled: Arc::default(),
             signal: AtomicI32::new(0),
             #[cfg(unix)]
@@ -135,18 +142,21 @@ impl Interrupt {
 
     #[cfg(unix)]
     fn reaction(&self, signal: i32) -> Reaction {
-        let mode = self.mode.load(Ordering::SeqCst);
+        let mode = self.mode();
         let again = self.cancelled.swap(true, Ordering::SeqCst);
         let _ = (self.signal).compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
-        if again {
-            Reaction::End
-        } else if mode == Mode::Tidy as u8 {
-            Reaction::Tidy
-        } else if mode == Mode::Prompt as u8 {
-            Reaction::Wait
-        } else {
-            Reaction::End
+        match mode {
+            _ if again => Reaction::End,
+            Mode::AtOnce => Reaction::End,
+            Mode::Prompt => Reaction::Wait,
+            Mode::Tidy => Reaction::Tidy,
         }
+    }
+
+    fn mode(&self) -> Mode {
+        let goes_on = |mode: &Mode| self.phases[*mode as usize].load(Ordering::SeqCst) > 0;
+        let mut going_on = Mode::ALL.into_iter().filter(goes_on);
+        going_on.next().unwrap_or(Mode::AtOnce)
     }
 
     /// Ends the process, leaves no half file and a terminal that shows what is typed.
@@ -171,23 +181,23 @@ impl Interrupt {
             let wait = |grace| {
                 let left = (deadline + grace).saturating_duration_since(Instant::now());
                 std::thread::sleep(left);
-                interrupt.mode.load(Ordering::SeqCst)
+                interrupt.mode()
             };
             let mode = match wait(GRACE) {
-                mode if mode == Mode::Tidy as u8 => wait(TIDY_GRACE),
+                Mode::Tidy => wait(TIDY_GRACE),
                 mode => mode,
             };
             // Who asks for a PIN holds the screen.
-            if mode != Mode::Prompt as u8 {
+            if mode != Mode::Prompt {
                 interrupt.screen.clear();
             }
             let failure = Failure::from(Error::DeadlineExceeded);
-            let failure = match mode == Mode::Tidy as u8 {
-                true => failure.hint(
+            let failure = match mode {
+                Mode::Tidy => failure.hint(
                     "what was begun is settled when the token is used next, or by \
                      `claviger doctor --repair`",
                 ),
-                false => failure,
+                Mode::AtOnce | Mode::Prompt => failure,
             };
             failure.print();
             interrupt.end(failure.status().into());
@@ -257,8 +267,9 @@ impl Interrupt {
     }
 
     fn enter(self: &Arc<Self>, mode: Mode) -> Phase {
+        self.phases[mode as usize].fetch_add(1, Ordering::SeqCst);
         Phase {
-            before: self.mode.swap(mode as u8, Ordering::SeqCst),
+            mode,
             interrupt: Arc::clone(self),
         }
     }
@@ -298,13 +309,13 @@ fn ignored_signals() -> u64 {
 
 /// A time in which signals mean something else.
 pub(crate) struct Phase {
-    before: u8,
+    mode: Mode,
     interrupt: Arc<Interrupt>,
 }
 
 impl Drop for Phase {
     fn drop(&mut self) {
-        self.interrupt.mode.store(self.before, Ordering::SeqCst);
+        self.interrupt.phases[self.mode as usize].fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -339,7 +350,30 @@ mod tests {
     fn a_phase_within_a_phase_leads_back_to_it() {
         let interrupt = quiet();
         let _outer = interrupt.tidily();
-        drop(interrupt.prompting());
-        assert_eq!(interrupt.mode.load(Ordering::SeqCst), Mode::Tidy as u8);
+        let prompting = interrupt.prompting();
+        assert_eq!(interrupt.mode(), Mode::Prompt);
+        drop(prompting);
+        assert_eq!(interrupt.mode(), Mode::Tidy);
+        let reading = interrupt.reading();
+        assert_eq!(interrupt.mode(), Mode::AtOnce);
+        drop(reading);
+        assert_eq!(interrupt.mode(), Mode::Tidy);
+    }
+
+    #[test]
+    fn phases_of_several_threads_end_in_any_order() {
+        let interrupt = quiet();
+        let (first, second) = (interrupt.prompting(), interrupt.prompting());
+        drop(first);
+        assert_eq!(interrupt.mode(), Mode::Prompt);
+        drop(second);
+        assert_eq!(interrupt.reaction(SIGINT), Reaction::End);
+
+        let interrupt = quiet();
+        let (tidying, prompting) = (interrupt.tidily(), interrupt.prompting());
+        drop(tidying);
+        assert_eq!(interrupt.mode(), Mode::Prompt);
+        drop(prompting);
+        assert_eq!(interrupt.reaction(SIGINT), Reaction::End);
     }
 }
