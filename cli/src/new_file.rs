@@ -10,7 +10,6 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tempfile::NamedTempFile;
 
@@ -21,12 +20,6 @@ const PART: &str = ".claviger-part-";
 
 /// How many letters those are.
 const LETTERS: usize = 12;
-
-/// What earlier versions called them, and how many letters followed. They did not lock them.
-const FORMER_PART: (&str, usize) = (".claviger-", 6);
-
-/// For so long an unlocked one may belong to a process of an earlier version.
-const FORMER_LIFE: Duration = Duration::from_secs(60 * 60);
 
 /// How often a hidden file is made anew that somebody else removed before it was locked.
 const ATTEMPTS: usize = 8;
@@ -188,13 +181,10 @@ fn hidden(folder: &Path, privacy: Privacy) -> io::Result<NamedTempFile> {
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(is_former) = name.to_str().and_then(part) else {
-            continue;
-        };
-        if let Ok(found) = entry.metadata()
+        if name.to_str().is_some_and(is_part)
+            && let Ok(found) = entry.metadata()
             && found.is_file()
             && is_own(&found)
-            && (!is_former || is_old(&found))
             && let Ok(file) = File::open(entry.path())
             && file.try_lock().is_ok()
         {
@@ -203,17 +193,10 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// Whether a hidden file of ours is called so, and if so, whether by an earlier version.
-fn part(name: &str) -> Option<bool> {
-    let letters = |rest: &str, count| {
-        rest.len() == count && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    };
-    let (former, count) = FORMER_PART;
-    match (name.strip_prefix(PART), name.strip_prefix(former)) {
-        (Some(rest), _) if letters(rest, LETTERS) => Some(false),
-        (_, Some(rest)) if letters(rest, count) => Some(true),
-        _ => None,
-    }
+/// Whether a hidden file of ours is called so.
+fn is_part(name: &str) -> bool {
+    let letters = name.strip_prefix(PART).unwrap_or_default();
+    letters.len() == LETTERS && letters.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 #[cfg(unix)]
@@ -227,13 +210,10 @@ fn is_own(_: &fs::Metadata) -> bool {
     true
 }
 
-fn is_old(found: &fs::Metadata) -> bool {
-    let age = found.modified().ok().and_then(|then| then.elapsed().ok());
-    age.is_some_and(|age| age > FORMER_LIFE)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -297,19 +277,20 @@ mod tests {
         let stays = [
             living_name,
             ".claviger-part-short",
-            ".claviger-Young1",
+            ".claviger-backup",
+            ".claviger-Old001",
             ".claviger-notes",
             ".claviger-my-notes-of-1999",
             ".claviger-part-aaaaaaaaaaa.",
             "claviger-part-aaaaaaaaaaaa",
         ];
-        let goes = [".claviger-part-Dead00000000", ".claviger-Old001"];
+        let goes = [".claviger-part-Dead00000000"];
+        let a_week_ago = SystemTime::now() - Duration::from_secs(7 * 24 * 60 * 60);
         for name in stays.iter().skip(1).chain(&goes) {
             fs::write(path(name), "half a letter").unwrap();
+            let old = File::options().write(true).open(path(name)).unwrap();
+            old.set_modified(a_week_ago).unwrap();
         }
-        let old = File::options().write(true).open(path(goes[1])).unwrap();
-        old.set_modified(std::time::SystemTime::now() - FORMER_LIFE * 2)
-            .unwrap();
         NewFile::create(path("out"), Privacy::Private).unwrap();
         let mut stays = stays.map(str::to_owned);
         stays.sort();
