@@ -34,6 +34,11 @@ impl Mode {
     const ALL: [Mode; 3] = [Mode::AtOnce, Mode::Prompt, Mode::Tidy];
 }
 
+/// So long before the time is over a question is given up: the process may end with its time,
+/// and the terminal is to be put right, and a window to go, first.
+#[cfg(unix)]
+pub(crate) const AHEAD: Duration = Duration::from_millis(200);
+
 /// How long after its deadline the process may take to end by itself.
 const GRACE: Duration = Duration::from_secs(1);
 

@@ -14,14 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::gettid;
 use secrecy::ExposeSecret;
 
-use crate::interrupt::Interrupt;
+use crate::interrupt::{AHEAD, Interrupt};
 
 /// How often it is looked whether a signal came.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// So long before the time is over it is given up: the process may end with its time, and its
-/// window is to go first.
-const AHEAD: Duration = Duration::from_millis(200);
 
 /// The crate takes no longer lines, and each byte may become three.
 const LONGEST_TEXT: usize = 320;

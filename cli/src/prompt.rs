@@ -102,7 +102,7 @@ mod unix {
     use zeroize::Zeroizing;
 
     use super::NoAnswer;
-    use crate::interrupt::Interrupt;
+    use crate::interrupt::{AHEAD, Interrupt};
 
     /// How often it is looked whether a signal came.
     const LOOK: Duration = Duration::from_millis(50);
@@ -219,6 +219,8 @@ mod unix {
         // It does not grow: that would leave copies of it behind.
         let mut typed = Zeroizing::new(vec![0; LONGEST_LINE]);
         let mut length = 0;
+        // What nobody waits for any longer is not asked.
+        left(interrupt, deadline)?;
         put()?;
         while length < typed.len() {
             if let Event::WentOn = wait(tty, interrupt, deadline)? {
@@ -255,23 +257,30 @@ mod unix {
         deadline: Option<Instant>,
     ) -> Result<Event, NoAnswer> {
         loop {
-            if interrupt.came() {
-                return Err(NoAnswer::Interrupted);
-            }
-            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Err(NoAnswer::TooLate);
-            }
+            let left = left(interrupt, deadline)?;
             if interrupt.take_went_on() {
                 return Ok(Event::WentOn);
             }
-            let look = left.unwrap_or(LOOK).min(LOOK);
-            let look = Timespec::try_from(look).ok();
+            let look = Timespec::try_from(left.min(LOOK)).ok();
             // A system that cannot wait for a terminal says so, and then reading waits.
             match poll(&mut [PollFd::new(tty, PollFlags::IN)], look.as_ref()) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 _ => return Ok(Event::Typed),
             }
+        }
+    }
+
+    /// How long an answer is waited for.
+    fn left(interrupt: &Interrupt, deadline: Option<Instant>) -> Result<Duration, NoAnswer> {
+        if interrupt.came() {
+            return Err(NoAnswer::Interrupted);
+        }
+        let left = deadline.map_or(Duration::MAX, |deadline| {
+            (deadline.saturating_duration_since(Instant::now())).saturating_sub(AHEAD)
+        });
+        match left.is_zero() {
+            true => Err(NoAnswer::TooLate),
+            false => Ok(left),
         }
     }
 }

@@ -387,6 +387,21 @@ fn a_question_for_a_pin_ends_when_the_time_is_over() {
 }
 
 #[test]
+fn a_question_for_a_pin_ends_before_the_process_may_end_with_its_time() {
+    let stage = with_letter();
+    // A busy machine may take longer, once.
+    let ended_ahead = (0..5).any(|_| {
+        let begun = Instant::now();
+        let mut terminal = asked(&stage, &["--timeout", "1"]);
+        assert_eq!(terminal.child.wait().unwrap().code(), Some(1));
+        let took = begun.elapsed();
+        assert!(terminal.shows_what_is_typed());
+        took < Duration::from_secs(1)
+    });
+    assert!(ended_ahead);
+}
+
+#[test]
 fn a_plaintext_that_would_command_the_terminal_is_not_shown() {
     let stage = Stage::with_alice();
     stage.write("text", "Meet me\n\tat nine, Ελένη\n");

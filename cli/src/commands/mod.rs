@@ -44,8 +44,10 @@ pub(crate) fn run(mut args: Args) -> Answer {
         .build()
         .map_err(|e| Failure::io("the program cannot start", &e))?;
     let answer = runtime.block_on(dispatch(&session, args.command));
-    // What still blocks on a device is not waited for.
+    // What still blocks on a device is not waited for, nor is who still asks a person.
     runtime.shutdown_background();
+    #[cfg(unix)]
+    session.interrupt.restore_terminal();
     answer.map_err(|failure| failure.after(session.interrupt.signal()))
 }
 
