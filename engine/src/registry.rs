@@ -21,6 +21,7 @@ mod revocations;
 mod rows;
 mod schema;
 mod snapshot;
+mod takeover;
 mod tried;
 
 use std::path::{Path, PathBuf};

@@ -323,3 +323,135 @@ fn new_homes_begin_at_different_accounts_and_those_of_before_where_they_did() {
     let registry = Registry::open(home.path()).unwrap();
     assert_eq!((registry.first_account(), registry.is_copy()), (0, false));
 }
+
+/// Refuses the PIN on a token of this serial number, or never answers.
+fn send(registry: &Registry, serial: &str, pin: &str, verdict: Option<PinVerdict>) {
+    let pin = Pin::from(pin);
+    let token = token(serial);
+    let mut turn = registry.refused_pins().turn(&token).unwrap();
+    turn.begin(&pin, TriesLeft::Unknown).unwrap();
+    if let Some(verdict) = verdict {
+        turn.end(&pin, verdict);
+    }
+}
+
+/// What becomes of a PIN before it is sent.
+fn sends(registry: &Registry, serial: &str, pin: &str) -> Result<(), Error> {
+    let token = token(serial);
+    let mut turn = registry.refused_pins().turn(&token).unwrap();
+    turn.begin(&Pin::from(pin), TriesLeft::Unknown)
+}
+
+fn token(serial: &str) -> claviger_token::TokenId {
+    claviger_token::TokenId {
+        kind: "piv".into(),
+        manufacturer: "Yubico".into(),
+        serial: serial.into(),
+    }
+}
+
+/// What somebody does who has the file, and nothing of ours.
+fn sql(home: &Path, statements: &str) {
+    let db = rusqlite::Connection::open(home.join(FILE)).unwrap();
+    db.execute_batch(statements).unwrap();
+}
+
+#[tokio::test]
+async fn what_can_be_read_of_a_damaged_registry_is_taken_over_and_the_rest_does_not_matter() {
+    let (device, home) = (Device::deriving(), tempfile::tempdir().unwrap());
+    let outside = tempfile::tempdir().unwrap();
+    let before = node(home.path(), &device);
+    make(&before, "alice", &device.backend()).await;
+    let file = backup(before.registry(), outside.path());
+    let refused = Some(PinVerdict::Refused);
+    send(before.registry(), "1", "135791", refused);
+    drop(before);
+    let path = home.path().join(FILE);
+    let db = rusqlite::Connection::open(&path).unwrap();
+    let whole = fs::read(&path).unwrap();
+    for table in ["key", "spent_slot", "sent_pin", "home", "refused_pin"] {
+        let page = "SELECT rootpage FROM sqlite_schema WHERE type = 'table' AND name = ?";
+        let page: i64 = db.query_row(page, [table], |row| row.get(0)).unwrap();
+        let page = usize::try_from(page).unwrap();
+        let mut damaged = whole.clone();
+        damaged[(page - 1) * 4096..page * 4096].fill(0);
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join(FILE), &damaged).unwrap();
+        assert!(Registry::open(other.path()).is_err(), "{table}");
+        Registry::restore(other.path(), &file).unwrap_or_else(|e| panic!("{table}: {e}"));
+        let restored = Registry::open(other.path()).unwrap();
+        assert!(restored.check().unwrap().is_empty(), "{table}");
+        assert_eq!(names(&restored), ["alice"]);
+        let is_refused = matches!(
+            sends(&restored, "1", "135791"),
+            Err(Error::PinRefusedBefore { .. })
+        );
+        assert_eq!(is_refused, table != "refused_pin", "{table}");
+    }
+}
+
+#[test]
+fn a_token_whose_note_of_a_refused_pin_was_altered_gets_no_pin_unasked() {
+    let (home, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let registry = Registry::open(home.path()).unwrap();
+    let file = backup(&registry, outside.path());
+    let refused = Some(PinVerdict::Refused);
+    send(&registry, "1", "135791", refused);
+    send(&registry, "2", "135791", refused);
+    drop(registry);
+    sql(
+        home.path(),
+        "UPDATE refused_pin SET hash = zeroblob(32) WHERE serial = '1'",
+    );
+    Registry::restore(home.path(), &file).unwrap();
+    let restored = Registry::open(home.path()).unwrap();
+    assert!(restored.check().unwrap().is_empty());
+    for pin in ["135791", "246802"] {
+        let sent = sends(&restored, "1", pin);
+        assert!(matches!(sent, Err(Error::PinUnsettled { .. })), "{sent:?}");
+    }
+    let sent = sends(&restored, "2", "135791");
+    assert!(
+        matches!(sent, Err(Error::PinRefusedBefore { .. })),
+        "{sent:?}"
+    );
+    sends(&restored, "2", "246802").unwrap();
+}
+
+#[test]
+fn a_restore_keeps_what_either_knows_of_refused_pins_and_what_the_home_has_forgotten_since() {
+    let (home, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let registry = Registry::open(home.path()).unwrap();
+    let refused = Some(PinVerdict::Refused);
+    send(&registry, "1", "135791", refused);
+    send(&registry, "2", "135791", None);
+    let file = backup(&registry, outside.path());
+    for serial in ["1", "2"] {
+        registry.refused_pins().forget(&token(serial)).unwrap();
+    }
+    drop(registry);
+
+    // Another home knows nothing of that, and has seen other PINs refused.
+    let other = tempfile::tempdir().unwrap();
+    let registry = Registry::open(other.path()).unwrap();
+    send(&registry, "1", "246802", refused);
+    drop(registry);
+    Registry::restore(other.path(), &file).unwrap();
+    let restored = Registry::open(other.path()).unwrap();
+    assert!(restored.check().unwrap().is_empty());
+    for pin in ["135791", "246802"] {
+        let sent = sends(&restored, "1", pin);
+        assert!(
+            matches!(sent, Err(Error::PinRefusedBefore { .. })),
+            "{sent:?}"
+        );
+    }
+    let sent = sends(&restored, "2", "357913");
+    assert!(matches!(sent, Err(Error::PinUnsettled { .. })), "{sent:?}");
+
+    // The same home, later: the right PIN was told since.
+    Registry::restore(home.path(), &file).unwrap();
+    let restored = Registry::open(home.path()).unwrap();
+    sends(&restored, "1", "135791").unwrap();
+    sends(&restored, "2", "135791").unwrap();
+}

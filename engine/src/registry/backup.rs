@@ -12,20 +12,17 @@
 //! Where the process dies between steps the registry is the old one or the new one; between
 //! 5 and 6 the old one lacks what was written last, which its second name has.
 //!
-//! What tokens have refused since the backup is kept where the old registry can be read, and
-//! so are the places of derived keys that were given away.
+//! What tokens have refused since the backup is kept as far as the old registry can be read, and
+//! so are the places of derived keys that were given away; see [`takeover`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, params, types::Value};
+use rusqlite::Connection;
 
 use super::schema::{check_private, create_private_folder, prepare};
-use super::{FILE, Registry, RegistryError, Result, check_rows, digests, home, snapshot};
+use super::{FILE, Registry, RegistryError, Result, check_rows, digests, home, snapshot, takeover};
 use crate::lease::Lease;
-
-/// Kept from the registry that is replaced: what is known of tokens, whatever the backup says.
-const KEPT: [&str; 2] = ["refused_pin", "sent_pin"];
 
 /// What a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,9 +94,12 @@ impl Registry {
         })?;
         let path = home.join(FILE);
         let mut new = read_backup(from)?;
+        let home_of_backup = takeover::home_id(&new);
         home::note_restored(&new)?;
-        if let Ok(old) = snapshot::of_file(&path).and_then(prepared) {
-            keep_what_tokens_refused(&old, &new)?;
+        if let Some(old) = what_is_there(&path) {
+            let home_of_old = takeover::home_id(&old);
+            let is_same_home = home_of_old.is_some() && home_of_old == home_of_backup;
+            takeover::take_over(&old, &new, is_same_home)?;
         }
         let content = content(&new)?;
         let bytes = snapshot::to_bytes(&mut new)?;
@@ -128,9 +128,14 @@ fn read_backup(from: &Path) -> Result<Connection> {
     Ok(db)
 }
 
-fn prepared(db: Connection) -> Result<Connection> {
-    prepare(&db)?;
-    Ok(db)
+/// The registry that is replaced, if it can be read at all.
+fn what_is_there(path: &Path) -> Option<Connection> {
+    path.symlink_metadata().ok()?;
+    let old = snapshot::of_file(path).and_then(|db| prepare(&db).map(|()| db));
+    old.inspect_err(|error| {
+        tracing::warn!(%error, "what tokens refused is not taken over from the registry that is replaced");
+    })
+    .ok()
 }
 
 fn content(db: &Connection) -> Result<Content> {
@@ -145,49 +150,6 @@ fn content(db: &Connection) -> Result<Content> {
         evidence: count("evidence")?,
         open_intents: count("intent")?,
     })
-}
-
-/// Takes over from the registry that was there what tokens refused, and the slots of derived
-/// keys that the backup does not know.
-fn keep_what_tokens_refused(old: &Connection, new: &Connection) -> Result<()> {
-    new.execute_batch("BEGIN")?;
-    for table in KEPT {
-        new.execute(&format!("DELETE FROM {table}"), [])?;
-        copy_rows(old, new, table)?;
-    }
-    copy_rows(old, new, "spent_slot")?;
-    let mut derived =
-        old.prepare("SELECT kind, manufacturer, serial, slot FROM key WHERE derived")?;
-    let mut rows = derived.query([])?;
-    while let Some(row) = rows.next()? {
-        let text = |column| row.get::<_, String>(column);
-        new.execute(
-            "INSERT OR IGNORE INTO spent_slot (kind, manufacturer, serial, slot) \
-             SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM key \
-             WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3 AND slot = ?4)",
-            params![text(0)?, text(1)?, text(2)?, text(3)?],
-        )?;
-    }
-    new.execute_batch("COMMIT")?;
-    Ok(())
-}
-
-fn copy_rows(from: &Connection, to: &Connection, table: &str) -> Result<()> {
-    let mut select = from.prepare(&format!("SELECT * FROM {table}"))?;
-    let columns: Vec<String> = select.column_names().map(Into::into).collect();
-    let places = vec!["?"; columns.len()].join(", ");
-    let insert = format!(
-        "INSERT OR IGNORE INTO {table} ({}) VALUES ({places})",
-        columns.join(", ")
-    );
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let values: Vec<Value> = (0..columns.len())
-            .map(|column| row.get(column))
-            .collect::<rusqlite::Result<_>>()?;
-        to.execute(&insert, rusqlite::params_from_iter(values))?;
-    }
-    Ok(())
 }
 
 /// Writes a new file that is its owner's alone, down to the disk.
