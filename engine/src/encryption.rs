@@ -130,6 +130,16 @@ impl<T> Pending<T> {
         })
     }
 
+    /// Whether a reply from `sender` about an identity is waited for.
+    pub(crate) fn expects(
+        &self,
+        sender: &EngineId,
+        configured: &EngineId,
+        identity: &EngineId,
+    ) -> bool {
+        sender == configured && self.batches.contains_key(identity)
+    }
+
     /// A reply from `sender`. One that is not from the `configured` engine, or for which
     /// nothing is pending, is dropped.
     pub(crate) fn reply(
@@ -139,7 +149,7 @@ impl<T> Pending<T> {
         identity: &EngineId,
         with: Answer,
     ) -> Option<Effect<T>> {
-        if sender != configured {
+        if !self.expects(sender, configured, identity) {
             return None;
         }
         let Batch { waiting, .. } = self.batches.remove(identity)?;

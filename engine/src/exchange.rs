@@ -234,7 +234,7 @@ impl Node {
                 Some(Msg::ReplyEncrypt(ReplyEncrypt { ciphertext, err }))
             }
             Msg::ReplyReadsForEvidence(reply) => {
-                self.0.take_evidence(sender, reply);
+                self.0.take_evidence(sender, reply).await;
                 None
             }
             _ => None,
@@ -284,21 +284,35 @@ impl Inner {
     }
 
     /// A reply of a Reads For engine to the Encryption engine.
-    fn take_evidence(&self, sender: &EngineId, reply: ReplyReadsForEvidence) {
+    async fn take_evidence(self: &Arc<Self>, sender: &EngineId, reply: ReplyReadsForEvidence) {
         let ReplyReadsForEvidence {
             external_identity,
             evidence,
             err,
         } = reply;
+        let configured = &self.exchange.reads_for;
+        // Of what nobody waits for nothing is verified.
+        let is_expected = (self.exchange.pending()).expects(sender, configured, &external_identity);
+        if !is_expected {
+            return;
+        }
         let answer = match err {
             Some(err) => Err(err),
-            None => self.what_counts(evidence).map(Arc::new).map_err(Into::into),
+            None => self.verified(evidence).await,
         };
-        let configured = &self.exchange.reads_for;
         let mut pending = self.exchange.pending();
         let effect = pending.reply(sender, configured, &external_identity, answer);
         drop(pending);
         answer_all(effect);
+    }
+
+    /// What counts of the evidence in a reply; that takes long where much was revoked.
+    async fn verified(self: &Arc<Self>, evidence: EvidenceAbout) -> Answer {
+        let node = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || node.what_counts(evidence)).await {
+            Ok(counts) => Ok(Arc::new(counts?)),
+            Err(_) => Err(Error::Cancelled.into()),
+        }
     }
 
     pub(crate) fn evidence_about(&self, identity: &EngineId) -> Result<EvidenceAbout, EngineError> {
@@ -362,7 +376,7 @@ async fn query(node: Weak<Inner>, identity: EngineId, batch: u64) {
         drop(inner);
         let reply = tokio::time::timeout(deadline, asked.to_reads_for(msg)).await;
         if let Ok(Some(Msg::ReplyReadsForEvidence(reply))) = reply {
-            asked.0.take_evidence(&reads_for, reply);
+            asked.0.take_evidence(&reads_for, reply).await;
             return;
         }
     } else {

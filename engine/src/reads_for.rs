@@ -13,8 +13,6 @@
 
 use std::collections::HashMap;
 
-use claviger_token::PublicKey;
-
 use crate::EngineError;
 use crate::evidence::{BadEvidence, Evidence, KeysId, PublicKeys, Revocation, now};
 use crate::registry::{Edge as Piece, Registry, RegistryError, Revision};
@@ -107,16 +105,9 @@ impl ReadsFor {
         let ids: Vec<_> = as_reader(identity).collect();
         let (direct, onward) = self.graph.around(&ids, moment());
         let direct = registry.evidence(&direct)?;
-        let mut revocations = registry.all_revocations()?;
-        if !revocations.is_empty() {
-            let signers: HashMap<[u8; 32], Option<&PublicKey>> = (direct.iter())
-                .map(|piece| (piece.statement_id(), piece.to_identity.keys.sign.as_ref()))
-                .collect();
-            revocations.retain(|r| signers.get(&r.statement) == Some(&Some(&r.by)));
-        }
         Ok(EvidenceAbout {
+            revocations: registry.revocations_of(&direct)?,
             direct,
-            revocations,
             onward: registry.evidence(&onward)?,
         })
     }

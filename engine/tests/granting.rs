@@ -8,12 +8,17 @@
 
 mod common;
 
-use claviger_engine::evidence::{BadEvidence, from_text, now, statement, to_text};
-use claviger_engine::message::{Msg, RequestCommitment, SubmitReadsForEvidence};
-use claviger_engine::node::READS_FOR;
+use std::time::{Duration, Instant};
+
+use claviger_engine::evidence::{BadEvidence, Statement, from_text, now, statement, to_text};
+use claviger_engine::message::{
+    Msg, ReplyReadsForEvidence, RequestCommitment, SubmitReadsForEvidence,
+};
+use claviger_engine::node::{ENCRYPTION, READS_FOR};
+use claviger_engine::reads_for::EvidenceAbout;
 use claviger_engine::{
     Backend, Capabilities, EngineError, Evidence, EvidenceFile, IdParams, Node, Party, Preference,
-    PublicKeys, Purpose, Standing, Terms, Via,
+    PublicKeys, Purpose, Revocation, Standing, Terms, Via,
 };
 use claviger_token::{Signature, SignatureScheme};
 use common::*;
@@ -272,7 +277,7 @@ async fn a_revocation_of_another_key_or_that_does_not_verify_revokes_nothing() {
     let info = node.registry().identity(&id("mallory")).unwrap().unwrap();
     let engine = info.commitment_engine.unwrap();
     let by = party(&node, "mallory").keys.sign.unwrap();
-    let said = claviger_engine::evidence::Statement::Revocation {
+    let said = Statement::Revocation {
         statement: granted.statement_id(),
         by: by.clone(),
     };
@@ -486,4 +491,86 @@ async fn a_grant_that_has_ended_here_can_be_revoked() {
         .unwrap();
     assert_eq!(revoked[0].statement, granted.statement_id());
     assert_eq!(node.standing(pieces).unwrap(), [Standing::Revoked]);
+}
+
+/// Revocations by `by` of statements that nobody knows.
+async fn of_nothing(node: &Node, by: &str, count: u8) -> Vec<Revocation> {
+    let info = node.registry().identity(&id(by)).unwrap().unwrap();
+    let (engine, key) = (info.commitment_engine.unwrap(), party(node, by).keys.sign);
+    let key = key.unwrap();
+    let mut revocations = Vec::new();
+    for n in 0..count {
+        let statement = Statement::Revocation {
+            statement: [n; 32],
+            by: key.clone(),
+        };
+        let request = RequestCommitment {
+            data: statement.to_bytes(),
+            purpose: Purpose::Evidence,
+        };
+        let proof = node.commit_for(&id(by), &engine, request, &call()).await;
+        revocations.push(Revocation {
+            statement: [n; 32],
+            by: key.clone(),
+            proof: proof.unwrap(),
+        });
+    }
+    revocations
+}
+
+fn verifying(revocations: &[Revocation]) -> Duration {
+    let begun = Instant::now();
+    for revocation in revocations {
+        std::hint::black_box(revocation.verify()).ok();
+    }
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn revocations_of_other_evidence_do_not_slow_encryption_down() {
+    let node = node_with(&["safe", "yk", "other"]).await;
+    grant(&node, "safe", "yk", None).await;
+    let file = EvidenceFile {
+        evidence: Vec::new(),
+        revocations: of_nothing(&node, "other", 200).await,
+    };
+    node.import_evidence(file.clone()).await.unwrap();
+    let mut quickest = Duration::MAX;
+    for _ in 0..5 {
+        let begun = Instant::now();
+        let found = recipients(&node, "yk", Preference::WITH_READERS).await;
+        assert_eq!(found, ["yk", "safe"]);
+        quickest = quickest.min(begun.elapsed());
+    }
+    let all = verifying(&file.revocations);
+    assert!(quickest < all / 2, "{quickest:?}, and {all:?} for all");
+}
+
+#[tokio::test]
+async fn nothing_is_verified_of_a_reply_that_nobody_asked_this_sender_for() {
+    let node = node_with(&["safe", "yk"]).await;
+    let granted = grant(&node, "safe", "yk", None).await;
+    let forged = Revocation {
+        statement: granted.statement_id(),
+        by: granted.to_identity.keys.sign.clone().unwrap(),
+        proof: granted.proof.clone(),
+    };
+    let forged = vec![forged; 200];
+    for sender in ["mallory", READS_FOR] {
+        let msg = Msg::ReplyReadsForEvidence(ReplyReadsForEvidence {
+            external_identity: id("yk"),
+            evidence: EvidenceAbout {
+                direct: vec![granted.clone()],
+                revocations: forged.clone(),
+                onward: Vec::new(),
+            },
+            err: None,
+        });
+        let begun = Instant::now();
+        let reply = node.ask(&id(sender), &id(ENCRYPTION), msg, &call()).await;
+        let took = begun.elapsed();
+        assert!(reply.is_none());
+        let all = verifying(&forged);
+        assert!(took < all / 2, "{sender}: {took:?}, and {all:?} for all");
+    }
 }

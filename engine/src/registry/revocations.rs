@@ -6,7 +6,7 @@ use rusqlite::{Row, Transaction, params};
 use super::digests::REVOCATION;
 use super::rows::{damaged, parsed};
 use super::{RegistryError, Result};
-use crate::evidence::{KeysId, Revocation};
+use crate::evidence::{Evidence, KeysId, Revocation};
 
 /// A piece of evidence that was revoked, as the index over all of them needs it.
 pub(crate) struct Revoked {
@@ -49,6 +49,31 @@ impl super::Registry {
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The revocations of these pieces, by the keys that signed them.
+    pub(crate) fn revocations_of(&self, pieces: &[Evidence]) -> Result<Vec<Revocation>> {
+        self.read(|db| {
+            let any = db.query_row("SELECT EXISTS (SELECT 1 FROM revocation)", [], |row| {
+                row.get(0)
+            })?;
+            let mut of_these = Vec::new();
+            // Mostly there is none, and many pieces.
+            if any {
+                let of_one = REVOCATION.select("WHERE statement = ? AND signer = ?");
+                let mut query = db.prepare_cached(&of_one)?;
+                for piece in pieces {
+                    let Some(signer) = &piece.to_identity.keys.sign else {
+                        continue;
+                    };
+                    let signed = params![piece.statement_id(), signer.to_text()];
+                    for found in query.query_map(signed, revocation)? {
+                        of_these.push(found?);
+                    }
+                }
+            }
+            Ok(of_these)
         })
     }
 
