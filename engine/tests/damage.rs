@@ -399,6 +399,36 @@ async fn a_small_registry_with_a_damaged_page_does_not_open() {
     assert_eq!(refused, pages - 1);
 }
 
+#[tokio::test]
+async fn no_registry_is_made_where_the_log_of_a_lost_one_is_left() {
+    let home = Home::new().await;
+    let registry = home.open().unwrap();
+    let log = std::path::PathBuf::from(format!("{}-wal", home.file().display()));
+    let lost = std::fs::read(&log).unwrap();
+    assert!(!lost.is_empty());
+    drop(registry);
+    for end in ["-wal", "-journal"] {
+        let _ = std::fs::remove_file(home.file());
+        let left = std::path::PathBuf::from(format!("{}{end}", home.file().display()));
+        std::fs::write(&left, &lost).unwrap();
+        let Err(error @ RegistryError::Lost { .. }) = home.open().map(drop) else {
+            panic!("{end}: a registry is there");
+        };
+        assert_eq!(error.code(), "registry-lost");
+        assert!(error.to_string().contains(end), "{error}");
+        assert!(
+            error.hint().contains("claviger restore"),
+            "{}",
+            error.hint()
+        );
+        assert!(!home.file().exists());
+        assert_eq!(std::fs::read(&left).unwrap(), lost);
+        // What is empty is a part of nothing.
+        std::fs::write(&left, "").unwrap();
+        assert!(home.open().unwrap().identities().unwrap().is_empty());
+    }
+}
+
 #[test]
 fn a_registry_that_has_lost_its_tables_is_no_new_one() {
     let home = tempfile::tempdir().unwrap();

@@ -26,6 +26,18 @@ pub enum RegistryError {
         /// The path.
         path: PathBuf,
     },
+    /// The file is not there, and what SQLite keeps beside it is: the registry is lost, and a
+    /// new one would be mixed with what is left of it.
+    #[error(
+        "`{}` is not there, and `{}` is a part of it: the registry that was there is lost",
+        path.display(), left.display()
+    )]
+    Lost {
+        /// The path.
+        path: PathBuf,
+        /// What is left of it.
+        left: PathBuf,
+    },
     /// Somebody else owns the home folder or the registry, or can write to it. Whoever can do
     /// that names a PKCS#11 module, whose code then runs.
     #[error("`{}` is not private: {reason}", path.display())]
@@ -94,6 +106,7 @@ impl RegistryError {
             RegistryError::NotAFolder { .. } => "home-not-a-folder",
             RegistryError::NotARegistry { .. } => "not-a-registry",
             RegistryError::Empty { .. } => "registry-empty",
+            RegistryError::Lost { .. } => "registry-lost",
             RegistryError::NotPrivate { .. } => "registry-not-private",
             RegistryError::Copy => "registry-copy",
             RegistryError::Newer { .. } => "registry-newer",
@@ -119,6 +132,10 @@ impl RegistryError {
             RegistryError::Empty { .. } => {
                 format!("{RESTORE}; to begin anew, remove the file")
             }
+            RegistryError::Lost { left, .. } => format!(
+                "{RESTORE}; to begin anew, remove it: rm {}",
+                claviger_token::shell::quoted(&left.display().to_string())
+            ),
             RegistryError::NotPrivate { path, .. } => format!(
                 "chown and chmod it: chmod go-w {}",
                 claviger_token::shell::quoted(&path.display().to_string())

@@ -29,8 +29,18 @@ pub(super) fn create_private_folder(path: &Path) -> std::io::Result<()> {
 /// Makes an empty registry at `path`, where there is nothing: in another place first, so that an
 /// empty file is never there, and of two processes that come here one is first. The other place
 /// is swept with the lease.
+///
+/// # Errors
+/// [`RegistryError::Lost`]: SQLite would take what is left beside it for a part of the new one.
 pub(super) fn make_new(path: &Path, lease: &Lease) -> Result<()> {
     let io = |error: std::io::Error| RegistryError::io(&error);
+    if let Some(left) = snapshot::journal(path)
+        // Another process may have made the registry meanwhile, and written to it.
+        && !path.exists()
+    {
+        let path = path.into();
+        return Err(RegistryError::Lost { path, left });
+    }
     let mut db = Connection::open_in_memory()?;
     prepare_new(&db)?;
     if let Some(home) = path.parent() {

@@ -58,7 +58,7 @@ pub(super) fn of_file(path: &Path) -> Result<Connection> {
         if found.len() == 0 {
             return Err(RegistryError::Empty { path: path.into() });
         }
-        if has_journal(path) {
+        if journal(path).is_some() {
             // What was written last is not in the file itself, and SQLite knows where it is.
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let db = Connection::open_with_flags(path, flags)?;
@@ -67,7 +67,7 @@ pub(super) fn of_file(path: &Path) -> Result<Connection> {
         }
         let bytes = fs::read(path).map_err(|e| RegistryError::reading(path, &e))?;
         let after = fs::metadata(path).map_err(|e| RegistryError::reading(path, &e))?;
-        if is_same(&found, &after) && !has_journal(path) {
+        if is_same(&found, &after) && journal(path).is_none() {
             return of_bytes(bytes);
         }
     }
@@ -100,11 +100,11 @@ fn without_log(bytes: &mut [u8]) {
     }
 }
 
-/// Whether there is something beside the file that belongs to its content.
-fn has_journal(path: &Path) -> bool {
+/// What is beside the file and belongs to its content, if anything is.
+pub(super) fn journal(path: &Path) -> Option<PathBuf> {
     let beside = ["-wal", "-journal"].map(|end| beside(path, end));
     let is_there = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.len() > 0);
-    beside.iter().any(is_there)
+    beside.into_iter().find(is_there)
 }
 
 /// The file that SQLite keeps beside a database under this name.
