@@ -496,26 +496,41 @@ impl Registry {
         })
     }
 
-    /// Forgets the identities whose keys died with their process.
+    /// Forgets the identities whose keys died with their process. One that is not as it was
+    /// written stays: nobody can say that its keys died.
     fn forget_volatile(&self) -> Result<()> {
-        let select = "SELECT node, name, lease FROM identity WHERE lease IS NOT NULL";
-        if !self.db().prepare_cached(select)?.exists([])? {
+        if self.read(|db| self.dead(db))?.is_empty() {
             return Ok(());
         }
         self.write(|db| {
-            let volatile: Vec<(EngineId, String)> = db
-                .prepare_cached(select)?
-                .query_map([], |row| {
-                    Ok((engine_id(row, "node", "name")?, row.get("lease")?))
-                })?
-                .collect::<Result<_, _>>()?;
-            for (who, lease) in volatile {
-                if !self.lease.is_alive(&lease) {
-                    remove_entry(db, &who)?;
-                }
+            for who in self.dead(db)? {
+                remove_entry(db, &who)?;
             }
             Ok(())
         })
+    }
+
+    /// The identities whose keys died with their process.
+    fn dead(&self, db: &Connection) -> Result<Vec<EngineId>> {
+        let mut volatile = db.prepare_cached(&IDENTITY.select("WHERE lease IS NOT NULL"))?;
+        let mut find = find_key(db)?;
+        let mut rows = volatile.query([])?;
+        let mut dead = Vec::new();
+        while let Some(row) = rows.next()? {
+            let whole = Entry::of(row).and_then(|entry| {
+                let (who, lease) = (entry.who.clone(), row.get::<_, String>("lease")?);
+                entry.with_keys(&mut find).map(|_| (who, lease))
+            });
+            match whole.map_err(RegistryError::from) {
+                Ok((who, lease)) if !self.lease.is_alive(&lease) => dead.push(who),
+                Ok(_) => {}
+                Err(error @ (RegistryError::Damaged { .. } | RegistryError::Altered { .. })) => {
+                    tracing::warn!(%error, "an identity is not forgotten: see `claviger doctor`");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(dead)
     }
 }
 

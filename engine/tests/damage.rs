@@ -400,6 +400,24 @@ async fn a_small_registry_with_a_damaged_page_does_not_open() {
 }
 
 #[tokio::test]
+async fn an_identity_that_was_altered_to_have_died_with_its_process_is_not_forgotten() {
+    let home = Home::new().await;
+    home.sql("UPDATE identity SET lease = '0123456789abcdef01234567' WHERE name = 'alice'");
+    let registry = home.open().unwrap();
+    let seen = registry.identity(&id("alice"));
+    assert!(
+        matches!(seen, Err(RegistryError::Altered { .. })),
+        "{seen:?}"
+    );
+    assert!(!registry.check().unwrap().is_empty());
+    drop(registry);
+    home.sql("UPDATE identity SET lease = NULL WHERE name = 'alice'");
+    assert!(home.faults().is_empty(), "{:?}", home.faults());
+    let registry = home.open().unwrap();
+    assert!(registry.identity(&id("alice")).unwrap().is_some());
+}
+
+#[tokio::test]
 async fn no_registry_is_made_where_the_log_of_a_lost_one_is_left() {
     let home = Home::new().await;
     let registry = home.open().unwrap();
