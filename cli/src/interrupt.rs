@@ -75,6 +75,9 @@ pub(crate) struct Interrupt {
     /// A terminal that does not show what is typed, and how it was before.
     #[cfg(unix)]
     silenced: Mutex<Option<crate::prompt::Silenced>>,
+    /// Programs that ask a person, and are not to be left behind.
+    #[cfg(unix)]
+    pinentries: Mutex<Vec<crate::pinentry::Started>>,
     screen: Screen,
 }
 
@@ -97,6 +100,8 @@ impl Interrupt {
             unfinished: Mutex::default(),
             #[cfg(unix)]
             silenced: Mutex::default(),
+            #[cfg(unix)]
+            pinentries: Mutex::default(),
             screen,
         }
     }
@@ -164,12 +169,13 @@ impl Interrupt {
         going_on.next().unwrap_or(Mode::AtOnce)
     }
 
-    /// Ends the process, leaves no half file and a terminal that shows what is typed.
+    /// Ends the process, leaves no half file, no question, and a terminal that shows what is
+    /// typed.
     fn end(&self, code: i32) -> ! {
         self.forget_unfinished();
         #[cfg(unix)]
         {
-            self.restore_terminal();
+            self.end_questions();
             // The C libraries of tokens may be at work: their clean-up at exit would pull
             // the ground from under them.
             signal_hook::low_level::exit(code)
@@ -230,6 +236,33 @@ impl Interrupt {
     #[cfg(unix)]
     pub(crate) fn take_went_on(&self) -> bool {
         self.went_on.swap(false, Ordering::SeqCst)
+    }
+
+    /// From now on, until [`Interrupt::forget_pinentry`], this is not to be left behind.
+    #[cfg(unix)]
+    pub(crate) fn remember_pinentry(&self, started: crate::pinentry::Started) {
+        self.pinentries().push(started);
+    }
+
+    /// It has ended, or was told to.
+    #[cfg(unix)]
+    pub(crate) fn forget_pinentry(&self, started: crate::pinentry::Started) {
+        self.pinentries().retain(|known| *known != started);
+    }
+
+    #[cfg(unix)]
+    fn pinentries(&self) -> std::sync::MutexGuard<'_, Vec<crate::pinentry::Started>> {
+        (self.pinentries.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves neither a terminal that does not show what is typed nor a program that asks: the
+    /// process ends.
+    #[cfg(unix)]
+    pub(crate) fn end_questions(&self) {
+        self.restore_terminal();
+        for started in self.pinentries().drain(..) {
+            started.end();
+        }
     }
 
     /// Lets the terminal show again what is typed.

@@ -140,9 +140,12 @@ fn apart<T: Send + 'static>(
         // Nobody may be listening any more.
         let _ = answers.send(work(&surroundings));
     });
-    let thread = began.recv().ok();
+    let started = began.recv().ok().map(|thread| Started { thread });
+    let _remembered = started.map(|started| Remembered::new(interrupt, started));
     let gives_up = |no| {
-        thread.into_iter().for_each(end_programs_of);
+        if let Some(started) = started {
+            started.end();
+        }
         Err(no)
     };
     loop {
@@ -164,14 +167,41 @@ fn apart<T: Send + 'static>(
     }
 }
 
-/// Ends what the thread started, where the system says what that is: its window would stay.
-fn end_programs_of(thread: Pid) {
-    let list = format!("/proc/self/task/{}/children", thread.as_raw_nonzero());
-    let started = std::fs::read_to_string(list).unwrap_or_default();
-    for program in started.split_whitespace() {
-        if let Some(program) = program.parse().ok().and_then(Pid::from_raw) {
-            let _ = kill_process(program, Signal::TERM);
+/// What a thread started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Started {
+    thread: Pid,
+}
+
+impl Started {
+    /// Ends it, where the system says what that is: its window would stay.
+    pub(crate) fn end(self) {
+        let list = format!("/proc/self/task/{}/children", self.thread.as_raw_nonzero());
+        let started = std::fs::read_to_string(list).unwrap_or_default();
+        for program in started.split_whitespace() {
+            if let Some(program) = program.parse().ok().and_then(Pid::from_raw) {
+                let _ = kill_process(program, Signal::TERM);
+            }
         }
+    }
+}
+
+/// For as long as it lives, what was started does not outlive the process.
+struct Remembered<'a> {
+    interrupt: &'a Interrupt,
+    started: Started,
+}
+
+impl<'a> Remembered<'a> {
+    fn new(interrupt: &'a Interrupt, started: Started) -> Self {
+        interrupt.remember_pinentry(started);
+        Remembered { interrupt, started }
+    }
+}
+
+impl Drop for Remembered<'_> {
+    fn drop(&mut self) {
+        self.interrupt.forget_pinentry(self.started);
     }
 }
 

@@ -10,7 +10,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -175,46 +175,64 @@ fn nobody_who_did_not_ask_for_a_pinentry_waits_for_one_without_a_screen_and_a_de
     }
 }
 
+/// Who was asked and says nothing, once it is there.
+#[track_caller]
+fn silent_pinentry(stage: &Stage) -> String {
+    let begun = Instant::now();
+    loop {
+        let running = fs::read_to_string(stage.path("running")).unwrap_or_default();
+        if running.ends_with('\n') {
+            return running.trim().to_owned();
+        }
+        assert!(begun.elapsed() < PATIENCE, "{}", told(stage));
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until it is gone.
+#[track_caller]
+fn is_ended(running: &str) {
+    let begun = Instant::now();
+    let is_there = || {
+        let line = fs::read_to_string(format!("/proc/{running}/cmdline"));
+        line.unwrap_or_default().contains("sleep")
+    };
+    while is_there() {
+        assert!(begun.elapsed() < PATIENCE, "it is still there");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// One right after the other.
+fn send(signals: &[&str], child: &Child) {
+    let id = child.id();
+    let lines: String = (signals.iter())
+        .map(|signal| format!("kill {signal} {id};"))
+        .collect();
+    let sent = Command::new("sh").args(["-c", &lines]).status();
+    assert!(sent.unwrap().success());
+}
+
 #[test]
 fn a_pinentry_that_nobody_answers_is_ended_with_the_command() {
-    for signal in [None, Some(("-TERM", 143)), Some(("-INT", 130))] {
+    let timeout = ["--pin-source", "pinentry", "--timeout", "2"];
+    for (options, signals, codes) in [
+        (&timeout[..], &[][..], &[1][..]),
+        (&timeout[..2], &["-TERM"], &[143]),
+        (&timeout[..2], &["-INT"], &[130]),
+        // The second ends the process at once, unless the first has ended it.
+        (&timeout[..2], &["-INT", "-TERM"], &[143, 130]),
+    ] {
         let stage = stage("silence");
-        let timeout = ["--pin-source", "pinentry", "--timeout", "2"];
-        let options = match signal {
-            None => &timeout[..],
-            Some(_) => &timeout[..2],
-        };
         let mut child = claviger(&stage, options)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let begun = Instant::now();
-        let running = loop {
-            let running = fs::read_to_string(stage.path("running")).unwrap_or_default();
-            if running.ends_with('\n') {
-                break running.trim().to_owned();
-            }
-            assert!(begun.elapsed() < PATIENCE, "{}", told(&stage));
-            sleep(Duration::from_millis(10));
-        };
-        let code = match signal {
-            None => 1,
-            Some((signal, code)) => {
-                let id = child.id().to_string();
-                let sent = Command::new("kill").args([signal, &id]).status();
-                assert!(sent.unwrap().success());
-                code
-            }
-        };
-        assert_eq!(child.wait().unwrap().code(), Some(code));
-        let gone = || {
-            let line = fs::read_to_string(format!("/proc/{running}/cmdline"));
-            !line.unwrap_or_default().contains("sleep")
-        };
-        while !gone() {
-            assert!(begun.elapsed() < PATIENCE, "it is still there");
-            sleep(Duration::from_millis(10));
-        }
+        let running = silent_pinentry(&stage);
+        send(signals, &child);
+        let code = child.wait().unwrap().code().unwrap();
+        assert!(codes.contains(&code), "{signals:?}: {code}");
+        is_ended(&running);
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn run(mut args: Args) -> Answer {
     // What still blocks on a device is not waited for, nor is who still asks a person.
     runtime.shutdown_background();
     #[cfg(unix)]
-    session.interrupt.restore_terminal();
+    session.interrupt.end_questions();
     answer.map_err(|failure| failure.after(session.interrupt.signal()))
 }
 
