@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use claviger_token::key::to_hex;
 use claviger_token::{
-    Access, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, Listing,
-    NewKey, Pin, PinSource, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId,
+    Access, Call, Decryptor, Deletion, DigestSigner, Driver, Error, GeneratedKey, KeyRef, KeySpec,
+    Listing, NewKey, Pin, PinSource, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId,
     SlotInfo, Token, TokenId, TokenInfo, TriesLeft, Unfinished, Unwrap,
 };
 use serde_json::{Value, json};
@@ -237,6 +237,10 @@ impl PinSource for Noted {
 
     fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
         self.note(self.inner.pin_with_tries(token, label, tries))
+    }
+
+    fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
+        self.inner.sends_unsettled(token, label)
     }
 
     fn is_one_for_all(&self) -> bool {
@@ -479,6 +483,28 @@ impl Signer for GuardedSigner {
             || json!({ "handle": handle, "message": shown(message), "late": is_late(call) }),
         );
         let signature = self.0.inner.sign(message, &guard.watched(call));
+        guard.done(signature, show::signature)
+    }
+
+    fn of_digests(&self) -> Option<&dyn DigestSigner> {
+        self.0.inner.of_digests().map(|_| self as _)
+    }
+}
+
+impl DigestSigner for GuardedSigner {
+    fn sign_digest(&self, digest: &[u8], call: &Call) -> Result<Signature, Error> {
+        let Handle { guard, handle, .. } = &self.0;
+        guard.check()?;
+        guard.tap.call(
+            "sign_digest",
+            || json!({ "handle": handle, "digest": shown(digest), "late": is_late(call) }),
+        );
+        let signature = match self.0.inner.of_digests() {
+            Some(inner) => inner.sign_digest(digest, &guard.watched(call)),
+            None => Err(Error::BadMessage {
+                reason: "the token signs no digests".into(),
+            }),
+        };
         guard.done(signature, show::signature)
     }
 }

@@ -70,7 +70,7 @@ pub fn replay(path: &Path) -> Result<Replayed, HilError> {
         let (done, uses_key) = match player.next() {
             None => break,
             Some(Line::Call { name, with }) => {
-                let uses_key = matches!(&*name, "sign" | "unwrap");
+                let uses_key = matches!(&*name, "sign" | "sign_digest" | "unwrap");
                 (stage.perform(&name, &with), uses_key)
             }
             Some(_) => (Err("a call was to come".into()), true),
@@ -415,7 +415,7 @@ impl Stage {
                 }
                 result
             }
-            "sign" => self.sign(with)?,
+            "sign" | "sign_digest" => self.sign(name, with)?,
             "unwrap" | "confirm" => self.with_decryptor(name, with)?,
             _ => self.on_token(name, with)?,
         };
@@ -498,10 +498,16 @@ impl Stage {
         })
     }
 
-    fn sign(&self, with: &Value) -> Told<Value> {
+    fn sign(&self, name: &str, with: &Value) -> Told<Value> {
         let signer = self.signers.get(&text(with, "handle")?);
         let signer = signer.ok_or("there is no such key")?;
-        let signature = signer.sign(&bytes(with, "message")?, &call(with));
+        let signature = match name {
+            "sign" => signer.sign(&bytes(with, "message")?, &call(with)),
+            _ => {
+                let digests = signer.of_digests().ok_or("it signs no digests")?;
+                digests.sign_digest(&bytes(with, "digest")?, &call(with))
+            }
+        };
         Ok(outcome(&signature, show::signature))
     }
 

@@ -48,6 +48,7 @@ fn what_is_recorded_holds_no_secret_and_replays() {
     let device = Device::new(card.pin(PIN).build());
     let mut desk = Desk::with(&[&device]).only_checks(&[
         "a_key_lives_from_generate_to_delete",
+        "a_signature_verifies_and_an_altered_message_does_not",
         "a_decryptor_agrees_with_what_its_peer_computes",
         "a_refused_pin_is_not_sent_twice",
         "a_token_that_went_away_works_again_when_it_is_back",
@@ -59,11 +60,13 @@ fn what_is_recorded_holds_no_secret_and_replays() {
 
     let recorded = files(&desk.out().join("transcripts"));
     // Threads have no order, and this card cannot be pulled out.
-    assert_eq!(recorded.len(), 3);
+    assert_eq!(recorded.len(), 4);
     let all: String = recorded
         .iter()
         .map(|path| fs::read_to_string(path).unwrap())
         .collect();
+    // Digests are signed as well.
+    assert!(all.contains("\"sign_digest\""));
     // What crossed the wire, as the card has seen it.
     let log = device.faults().log();
     let mut secrets = Vec::new();
