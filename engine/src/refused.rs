@@ -7,7 +7,7 @@
 //! [says so](claviger_token::PinSource::sends_unsettled).
 
 use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -173,23 +173,29 @@ impl RefusedPinRecords {
 
 impl RefusedPins for RefusedPinRecords {
     fn turn(&self, token: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error> {
-        let lock = match &self.locks {
-            None => None,
-            Some(folder) => self.lock(folder, token)?,
-        };
-        Ok(Box::new(Turn {
-            records: self,
-            token: token.clone(),
-            is_noted: true,
-            _lock: lock,
-        }))
+        let file = self.lock_file(token)?;
+        if let Some(file) = &file {
+            wait_for(file, token)?;
+        }
+        Ok(self.locked(token, file))
+    }
+
+    fn turn_at_once(&self, token: &TokenId) -> Result<Option<Box<dyn PinTurn + '_>>, Error> {
+        let file = self.lock_file(token)?;
+        Ok(match &file {
+            Some(locked) if !is_locked_by_us(locked, token)? => None,
+            _ => Some(self.locked(token, file)),
+        })
     }
 }
 
 impl RefusedPinRecords {
-    /// Waits until nobody else sends a PIN to the token. None where no file can be made for
-    /// that, and it is sent all the same.
-    fn lock(&self, folder: &Path, token: &TokenId) -> Result<Option<File>, Error> {
+    /// The file that is locked by who sends a PIN to the token. None where nobody else can, or
+    /// no file can be made, and it is sent all the same.
+    fn lock_file(&self, token: &TokenId) -> Result<Option<File>, Error> {
+        let Some(folder) = &self.locks else {
+            return Ok(None);
+        };
         let path = folder.join(format!("pin-{}", file_name(token)));
         let open = File::options().create(true).append(true).open(&path);
         let file = match open.map_err(|e| RegistryError::io(&e)) {
@@ -203,26 +209,38 @@ impl RefusedPinRecords {
             }
             Err(error) => return Err(not_noted(token, &error)),
         };
-        wait_for(&file, token)?;
         Ok(Some(file))
+    }
+
+    fn locked(&self, token: &TokenId, lock: Option<File>) -> Box<dyn PinTurn + '_> {
+        Box::new(Turn {
+            records: self,
+            token: token.clone(),
+            is_noted: true,
+            _lock: lock,
+        })
     }
 }
 
 fn wait_for(file: &File, token: &TokenId) -> Result<(), Error> {
     let give_up = Instant::now() + LONGEST_TURN;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(e)) => return Err(not_noted(token, &RegistryError::io(&e))),
-            Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
-                std::thread::sleep(LOOK_AGAIN);
-            }
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::Busy {
-                    token: token.clone(),
-                });
-            }
+    while !is_locked_by_us(file, token)? {
+        if Instant::now() >= give_up {
+            return Err(Error::Busy {
+                token: token.clone(),
+            });
         }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+/// Locks the file, and says whether that is so: somebody else may have it.
+fn is_locked_by_us(file: &File, token: &TokenId) -> Result<bool, Error> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(e)) => Err(not_noted(token, &RegistryError::io(&e))),
     }
 }
 

@@ -10,8 +10,8 @@ use std::sync::{Arc, Barrier};
 use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    Access, Call, Driver, Error, FixedPin, Listing, Pin, PinSource, PinVerdict, SlotId, SlotInfo,
-    Token, TokenId, TokenInfo, TriesLeft, refused,
+    Access, Call, Driver, Error, FixedPin, Listing, Pin, PinSource, PinVerdict, RefusedPins,
+    SlotId, SlotInfo, Token, TokenId, TokenInfo, TriesLeft, refused,
 };
 use common::generate;
 use secrecy::ExposeSecret;
@@ -436,6 +436,25 @@ async fn a_refusal_that_cannot_be_noted_stays_as_one_that_is_not_known() {
         "{again:?}"
     );
     assert_eq!(vault.came(), 1);
+}
+
+#[test]
+fn a_turn_that_another_process_has_is_not_waited_for_by_who_holds_what_they_may_need() {
+    let home = tempfile::tempdir().unwrap();
+    let [ours, theirs] = [(); 2].map(|()| Registry::open(home.path()).unwrap());
+    let [ours, theirs] = [&ours, &theirs].map(|registry| registry.refused_pins());
+    let token = |serial: &str| TokenId {
+        serial: serial.into(),
+        ..Vault::new().0.info.id.clone()
+    };
+    let turn = theirs.turn(&token("1")).unwrap();
+    assert!(ours.turn_at_once(&token("1")).unwrap().is_none());
+    assert!(ours.turn_at_once(&token("2")).unwrap().is_some());
+    drop(turn);
+    let turn = ours.turn_at_once(&token("1")).unwrap();
+    assert!(theirs.turn_at_once(&token("1")).unwrap().is_none());
+    drop(turn);
+    assert!(theirs.turn_at_once(&token("1")).unwrap().is_some());
 }
 
 #[test]

@@ -9,8 +9,8 @@ use claviger_token::{Error, Pin, PinSource, TokenId, TriesLeft};
 /// A PIN that somebody was asked for, once.
 pub(crate) struct Asking {
     answers: Receiver<Result<Pin, Error>>,
-    /// The PIN, once it is there.
-    pin: Option<Pin>,
+    /// What was answered, once it was.
+    answer: Option<Result<Pin, Error>>,
 }
 
 impl Asking {
@@ -22,23 +22,26 @@ impl Asking {
             // Nobody may be listening any more.
             let _ = sender.send(pins.pin_with_tries(&token, "", tries));
         });
-        Asking { answers, pin: None }
+        Asking {
+            answers,
+            answer: None,
+        }
     }
 
     /// The answer, if it comes within `limit`.
     pub(crate) fn within(&mut self, limit: Duration) -> Option<Result<Pin, Error>> {
-        match &self.pin {
-            Some(pin) => Some(Ok(pin.clone())),
+        match &self.answer {
+            Some(answer) => Some(answer.clone()),
             None => Some(self.keep(self.answers.recv_timeout(limit).ok()?)),
         }
     }
 
     /// The answer, whenever it comes.
     pub(crate) fn answer(&mut self) -> Result<Pin, Error> {
-        match &self.pin {
-            Some(pin) => Ok(pin.clone()),
+        match &self.answer {
+            Some(answer) => answer.clone(),
             None => {
-                // Its thread panicked, or what it said was heard already.
+                // Its thread panicked.
                 let nothing = Err(Error::PinSource {
                     origin: "the PIN's source".into(),
                     reason: "it gave no answer".into(),
@@ -49,9 +52,6 @@ impl Asking {
     }
 
     fn keep(&mut self, answer: Result<Pin, Error>) -> Result<Pin, Error> {
-        if let Ok(pin) = &answer {
-            self.pin = Some(pin.clone());
-        }
-        answer
+        self.answer.insert(answer).clone()
     }
 }

@@ -9,6 +9,7 @@
 //! | what happens | what is done, once |
 //! | --- | --- |
 //! | the card was reset or removed, the service restarted | look for the card in all readers, by its serial; select, give the PIN again, repeat |
+//! | somebody else is sending a PIN | end the transaction, wait for our turn, select, repeat |
 //! | a command is refused | select, give the PIN again, repeat |
 //! | another card is in the reader | it is not used; look for ours |
 //!
@@ -26,34 +27,26 @@
 //! transaction in which the administrator's key was given ends with a reset of the card.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use claviger_token::{Access, Call, Error, Pin, PublicKey, RefusedPins, SlotId, TokenId};
+use claviger_token::{Access, Call, Error, PinTurn, PublicKey, RefusedPins, SlotId, TokenId};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use crate::apdu::Lost;
-use crate::asking::Asking;
 use crate::card::{Card, Tries};
-use crate::content::inspect;
 use crate::error::Fault;
 use crate::field::{Answer, Field, Identity, Place, identify};
 use crate::firmware::Make;
 use crate::held::Held;
+use crate::login::Asked;
 use crate::management;
-use crate::policy::PinPolicy;
 use crate::reader::Link;
 use crate::session::Session;
-use crate::slot::Slot;
 use crate::state::{State, Way};
 
-/// The lengths of a PIN in bytes (SP 800-73-4 part 2, §2.4.3).
-const PIN_LENGTH: std::ops::RangeInclusive<usize> = 6..=8;
-/// The PIN with which cards are delivered. Public knowledge.
-const DEFAULT_PIN: &str = "123456";
-/// How long a PIN is waited for with the card held. A source that is not a person answers
-/// at once; then the card need not be selected a second time.
-const AT_ONCE: Duration = Duration::from_millis(25);
+/// So often an operation waits for its turn to send a PIN: it sends one, and a second where
+/// its key was moved.
+const MOST_TURNS: u8 = 3;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A thread that panicked left guesses behind, which the card corrects.
@@ -66,21 +59,13 @@ pub(crate) struct Connection {
     pub(crate) identity: Identity,
     /// Where it was seen last.
     pub(crate) reader: Mutex<String>,
-    state: Mutex<State>,
+    pub(crate) state: Mutex<State>,
     /// How it was opened, the last time first: where a management key comes from.
     accesses: Mutex<Vec<Access>>,
     /// Of the one who opened it first: for PINs that are given again.
     pub(crate) refused: Arc<dyn RefusedPins>,
     /// The management key that the card accepted.
     pub(crate) management_key: Mutex<Option<Zeroizing<Vec<u8>>>>,
-}
-
-/// A PIN that is being asked for.
-#[derive(Default)]
-struct Asked {
-    asking: Option<Asking>,
-    /// Whether the card says that its PIN is the published default.
-    default: Option<bool>,
 }
 
 /// What may be done to bring an operation to its end.
@@ -114,7 +99,7 @@ impl How {
         stays: false,
     };
     /// As [`How::ONCE`], and what comes next is part of the same transaction.
-    const LOGIN: How = How {
+    pub(crate) const LOGIN: How = How {
         stays: true,
         ..How::ONCE
     };
@@ -196,6 +181,8 @@ impl Connection {
                 administered: &mut false,
                 fresh: true,
                 tries: None,
+                turns: &*access.refused_pins,
+                turn: None,
             },
             access,
             &mut asked,
@@ -252,158 +239,65 @@ impl Connection {
         accesses.truncate(8);
     }
 
-    /// Whether it has a PIN that the card accepted.
-    pub(crate) fn is_logged_in(&self) -> bool {
-        lock(&self.state).pin.is_some()
-    }
-
-    /// Asks for the PIN and gives it to the card, if that risks nothing.
-    pub(crate) fn log_in(&self, access: &Access) -> Result<(), Error> {
-        let mut asked = Asked::default();
-        let begun = self.run(&Call::unlimited(), How::LOGIN, |session| {
-            self.begin_login(session, access, &mut asked)
-        });
-        self.end_login(begun, access, asked)
-    }
-
-    /// Begins to ask for the PIN once it is known that the card may take one, and gives it
-    /// to the card if it is there at once. A person may take their time; they are waited for
-    /// outside of the transaction. `true`: it is done.
-    fn begin_login(
-        &self,
-        session: &mut Session<'_>,
-        access: &Access,
-        asked: &mut Asked,
-    ) -> Result<bool, Fault> {
-        let tries = session.check_tries(access.last_try)?;
-        let asking = asked
-            .asking
-            .get_or_insert_with(|| Asking::begin(&access.pins, self.id(), tries));
-        let answer = asking.within(AT_ONCE);
-        if access.factory_defaults && matches!(answer, None | Some(Err(Error::PinNeeded { .. }))) {
-            asked.default = session.card.pin_metadata()?.and_then(|pin| pin.default);
-        }
-        let Some(answer) = answer else {
-            return Ok(false);
-        };
-        let pin = self.checked(answer, access, asked.default)?;
-        session.tries = Some(tries);
-        session.give_pin(&pin, access)?;
-        Ok(true)
-    }
-
-    /// Ends what [`Connection::begin_login`] began: waits for the PIN where it was not there
-    /// at once, and asks a person where they have to decide.
-    fn end_login(
-        &self,
-        begun: Result<bool, Error>,
-        access: &Access,
-        asked: Asked,
-    ) -> Result<(), Error> {
-        let call = Call::unlimited();
-        let Asked {
-            asking: Some(mut asking),
-            default,
-        } = asked
-        else {
-            return begun.map(drop);
-        };
-        if let Ok(false) | Err(Error::PinUnsettled { .. }) = begun {
-            // A person is waited for, and others need the card meanwhile.
-            lock(&self.state).release();
-        }
-        let mut done = match begun {
-            Ok(false) => {
-                let pin = self.checked(asking.answer(), access, default);
-                pin.and_then(|pin| {
-                    self.run(&call, How::LOGIN, |session| session.give_pin(&pin, access))
-                })
-            }
-            begun => begun.map(drop),
-        };
-        if let Err(Error::PinUnsettled { token }) = &done
-            && access.pins.sends_unsettled(token, "")?
-        {
-            let pin = self.checked(asking.answer(), access, default)?;
-            done = self.run(&call, How::LOGIN, |s| s.give_pin_anyway(&pin, access));
-        }
-        match done {
-            // Some keys want no PIN.
-            Err(Error::PinNeeded { .. }) if self.has_keys_without_pin()? => Ok(()),
-            done => done,
-        }
-    }
-
-    /// The PIN that is to be sent: the one that was given, or the published default where
-    /// that may be tried.
-    fn checked(
-        &self,
-        answer: Result<Pin, Error>,
-        access: &Access,
-        default: Option<bool>,
-    ) -> Result<Pin, Error> {
-        let pin = match answer {
-            Err(Error::PinNeeded { .. }) if access.factory_defaults && default != Some(false) => {
-                Pin::from(DEFAULT_PIN)
-            }
-            pin => pin?,
-        };
-        let (length, most) = (pin.expose_secret().len(), *PIN_LENGTH.end());
-        let fits =
-            PIN_LENGTH.contains(&length) || (access.any_pin_length && (1..=most).contains(&length));
-        match fits {
-            true => Ok(pin),
-            false => Err(Error::PinLength {
-                token: self.id().clone(),
-                min: *PIN_LENGTH.start(),
-                max: most,
-            }),
-        }
-    }
-
-    /// Whether there is a key that works without a PIN.
-    fn has_keys_without_pin(&self) -> Result<bool, Error> {
-        let make = self.make();
-        self.run(&Call::unlimited(), How::REPEAT, |session| {
-            for slot in Slot::all() {
-                let content = inspect(&mut session.card, &make, slot)?;
-                if content.public_key().is_some() && content.policies(slot).0 == PinPolicy::Never {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        })
-    }
-
     /// Runs `operation` in a transaction; see the table above.
     pub(crate) fn run<T>(
         &self,
         call: &Call,
+        how: How,
+        operation: impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Error> {
+        self.run_in_turn(call, how, (&*self.refused, None), operation)
+    }
+
+    /// [`Connection::run`] with whom to ask for a turn to send a PIN, and the turn itself
+    /// where they were asked already.
+    ///
+    /// Whoever has the turn may be waiting for the card. So it is only waited for where the
+    /// card is not held.
+    pub(crate) fn run_in_turn<'t, T>(
+        &self,
+        call: &Call,
         mut how: How,
+        (turns, mut turn): (&'t dyn RefusedPins, Option<Box<dyn PinTurn + 't>>),
         mut operation: impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
     ) -> Result<T, Error> {
         call.check()?;
         let mut state = lock(&self.state);
         call.check()?;
-        let mut recovered = false;
+        let (mut recovered, mut waits) = (false, 0);
         loop {
             let was_ready = state.ready && !how.fresh;
-            let mut began = false;
-            let fault = match self.attempt(&mut state, call, how, &mut began, &mut operation) {
+            let mut began = None;
+            let ours = (turns, turn.take());
+            let done = self.attempt(&mut state, call, how, ours, &mut began, &mut operation);
+            let fault = match done {
                 Ok(done) => return Ok(done),
                 Err(fault) => fault,
             };
             let again = match &fault {
+                Fault::NotOurTurn
+                    if waits < MOST_TURNS && (how.repeat || began == Some(state.changes)) =>
+                {
+                    state.release();
+                    // Nor does anybody here wait for us.
+                    drop(state);
+                    turn = Some(turns.turn(self.id())?);
+                    call.check()?;
+                    state = lock(&self.state);
+                    waits += 1;
+                    how.fresh = true;
+                    continue;
+                }
                 Fault::Lost(_) => {
                     state.let_go();
-                    how.repeat || !began
+                    how.repeat || began.is_none()
                 }
                 // Perhaps another application is selected, or the PIN does not count.
                 Fault::Status { .. } | Fault::Malformed { .. } => {
                     state.ready = false;
                     how.repeat && was_ready
                 }
-                Fault::Ours(_) => false,
+                Fault::NotOurTurn | Fault::Ours(_) => false,
             };
             if recovered || !again {
                 return Err(fault.into_error(self.id()));
@@ -445,15 +339,20 @@ impl Connection {
             administered: &mut false,
             fresh: false,
             tries: None,
+            turns: &*self.refused,
+            turn: None,
         }))
     }
 
+    /// One attempt. `began` is how often keys may have changed when the operation began, if it
+    /// did.
     fn attempt<T>(
         &self,
         state: &mut State,
         call: &Call,
         how: How,
-        began: &mut bool,
+        (turns, turn): (&dyn RefusedPins, Option<Box<dyn PinTurn + '_>>),
+        began: &mut Option<u64>,
         operation: &mut impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         if !state.has_way() {
@@ -479,7 +378,7 @@ impl Connection {
                 None => return Err(Fault::Lost(Lost::new("another card is in its reader"))),
             }
         }
-        *began = true;
+        *began = Some(*changes);
         let mut administered = false;
         let done = operation(&mut Session {
             card,
@@ -490,6 +389,8 @@ impl Connection {
             administered: &mut administered,
             fresh,
             tries: None,
+            turns,
+            turn,
         });
         if administered {
             match transport.reset() {

@@ -16,8 +16,23 @@ pub(crate) enum Fault {
         call: &'static str,
         reason: &'static str,
     },
+    /// Somebody else is sending a PIN to the card, and may need it for that: their turn is
+    /// waited for without the card. Nothing was sent of what needs the PIN.
+    NotOurTurn,
     /// Nothing that another attempt mends.
     Ours(Error),
+}
+
+/// What the card tells, if it does: one that does not tell one thing may tell the others.
+///
+/// # Errors
+/// Where the card is lost, or another attempt mends nothing.
+pub(crate) fn told<T>(answer: Result<T, Fault>) -> Result<Option<T>, Fault> {
+    match answer {
+        Ok(told) => Ok(Some(told)),
+        Err(Fault::Status { .. } | Fault::Malformed { .. }) => Ok(None),
+        Err(fault) => Err(fault),
+    }
 }
 
 impl Fault {
@@ -56,6 +71,7 @@ impl Fault {
                 call: call.into(),
                 reason: reason.into(),
             },
+            Fault::NotOurTurn => Error::Busy { token },
             Fault::Ours(error) => error,
         }
     }

@@ -248,6 +248,8 @@ impl Field {
             Err(Fault::Malformed { call, reason }) => {
                 Err(format!("its reply to {call} makes no sense: {reason}"))
             }
+            // Nobody sends a PIN to look at a card.
+            Err(Fault::NotOurTurn) => Err("a PIN is being sent to it".into()),
             Err(Fault::Ours(error)) => Err(error.to_string()),
         }
     }

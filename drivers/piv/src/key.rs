@@ -256,7 +256,7 @@ impl Key {
                         Ok(checked) if self.slot() != before => {
                             self.ask(session, &checked, operation, input, call)
                         }
-                        Err(Fault::Ours(reason)) => Err(Fault::Ours(reason)),
+                        Err(fault @ (Fault::Ours(_) | Fault::NotOurTurn)) => Err(fault),
                         _ => Err(self.explain(session, fault, operation, &checked)),
                     }
                 }

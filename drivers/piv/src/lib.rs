@@ -159,6 +159,7 @@ mod field;
 mod firmware;
 mod held;
 mod key;
+mod login;
 mod making;
 mod management;
 mod marker;

@@ -1,6 +1,6 @@
 //! The card during one transaction: the PIN, and the rights of the card administrator.
 
-use claviger_token::{Access, Error, Pin, PinTurn, PinVerdict, RefusedPins, TriesLeft};
+use claviger_token::{Error, Pin, PinTurn, PinVerdict, RefusedPins, TriesLeft};
 use zeroize::Zeroizing;
 
 use crate::card::{Card, MANAGEMENT, Metadata, Tries, Verdict};
@@ -23,9 +23,13 @@ pub(crate) struct Session<'a> {
     pub(crate) fresh: bool,
     /// How many tries the PIN has, if that was just looked at in this transaction.
     pub(crate) tries: Option<TriesLeft>,
+    /// Who says whose turn it is to send a PIN.
+    pub(crate) turns: &'a dyn RefusedPins,
+    /// Our turn, where that was waited for before the transaction began.
+    pub(crate) turn: Option<Box<dyn PinTurn + 'a>>,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
     /// Counts how often keys may have changed.
     pub(crate) fn changes(&self) -> u64 {
         *self.changes
@@ -63,27 +67,31 @@ impl Session<'_> {
     }
 
     /// Gives a PIN to the card, unless it was refused before or would be the last.
-    pub(crate) fn give_pin(&mut self, pin: &Pin, access: &Access) -> Result<(), Fault> {
-        self.give(pin, access.last_try, &*access.refused_pins)
-    }
-
-    /// [`Session::give_pin`] for a person who decided to send it though it is not known what
-    /// became of the last one.
-    pub(crate) fn give_pin_anyway(&mut self, pin: &Pin, access: &Access) -> Result<(), Fault> {
-        let mut turn = access.refused_pins.turn(self.connection.id())?;
-        let tries = self.check_tries(access.last_try)?;
-        turn.begin_anyway(pin, tries)?;
-        self.send_pin(pin, turn)
-    }
-
-    fn give(&mut self, pin: &Pin, last_try: bool, refused: &dyn RefusedPins) -> Result<(), Fault> {
-        let mut turn = refused.turn(self.connection.id())?;
+    pub(crate) fn give_pin(&mut self, pin: &Pin, last_try: bool) -> Result<(), Fault> {
+        let mut turn = self.turn()?;
         let tries = match self.tries.take() {
             Some(tries) => tries,
             None => self.check_tries(last_try)?,
         };
         turn.begin(pin, tries)?;
         self.send_pin(pin, turn)
+    }
+
+    /// [`Session::give_pin`] for a person who decided to send it though it is not known what
+    /// became of the last one.
+    pub(crate) fn give_pin_anyway(&mut self, pin: &Pin, last_try: bool) -> Result<(), Fault> {
+        let mut turn = self.turn()?;
+        let tries = self.check_tries(last_try)?;
+        turn.begin_anyway(pin, tries)?;
+        self.send_pin(pin, turn)
+    }
+
+    /// Our turn to send a PIN, if nobody has to be waited for: they may wait for the card.
+    fn turn(&mut self) -> Result<Box<dyn PinTurn + 'a>, Fault> {
+        match self.turn.take() {
+            Some(turn) => Ok(turn),
+            None => (self.turns.turn_at_once(self.connection.id())?).ok_or(Fault::NotOurTurn),
+        }
     }
 
     fn send_pin(&mut self, pin: &Pin, turn: Box<dyn PinTurn + '_>) -> Result<(), Fault> {
@@ -122,7 +130,7 @@ impl Session<'_> {
             return Ok(false);
         }
         let pin = self.retained()?;
-        self.give(&pin, false, &*self.connection.refused)?;
+        self.give_pin(&pin, false)?;
         Ok(true)
     }
 
@@ -141,8 +149,8 @@ impl Session<'_> {
             let pin = self.retained()?;
             // It counts at this moment, and the tries are not shown meanwhile: to write
             // down before that it is sent would say nothing.
-            let connection = self.connection;
-            self.send_pin(&pin, connection.refused.turn(connection.id())?)?;
+            let turn = self.turn()?;
+            self.send_pin(&pin, turn)?;
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 //! A driver sends no PIN but in its [turn](RefusedPins::turn), and does so in this order:
 //!
 //! 1. it takes its turn with the token, so that of several who have the same wrong PIN one
-//!    sends it;
+//!    sends it; it waits for its turn before it takes the device, and not with it
+//!    ([`RefusedPins::turn_at_once`]), since two drivers may reach one device;
 //! 2. it reads how many tries the token has left, and stops where the last is not to be
 //!    risked;
 //! 3. [`PinTurn::begin`] says no to a PIN that was refused before, and else writes down
@@ -33,6 +34,18 @@ pub trait RefusedPins: Send + Sync {
     /// [`Error::PinNotNoted`] where the memory cannot be used, [`Error::Busy`] where
     /// somebody else's turn takes too long.
     fn turn(&self, token: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error>;
+
+    /// [`RefusedPins::turn`] without waiting; `None` where somebody else has the turn. For who
+    /// holds what they may need, as a card is held in a transaction: it is let go first, and
+    /// the turn is waited for without it.
+    ///
+    /// By default what [`RefusedPins::turn`] gives, which is right where nobody ever waits.
+    ///
+    /// # Errors
+    /// [`Error::PinNotNoted`].
+    fn turn_at_once(&self, token: &TokenId) -> Result<Option<Box<dyn PinTurn + '_>>, Error> {
+        self.turn(token).map(Some)
+    }
 }
 
 /// A turn at sending one PIN to one token. It ends when it is dropped.

@@ -1,0 +1,169 @@
+//! Logging in: asking for the PIN and giving it to the card, of which neither is done with the
+//! card held where that may take a while.
+
+use std::time::Duration;
+
+use claviger_token::{Access, Call, Error, Pin};
+use secrecy::ExposeSecret;
+
+use crate::asking::Asking;
+use crate::connection::{Connection, How, lock};
+use crate::content::inspect;
+use crate::error::{Fault, told};
+use crate::policy::PinPolicy;
+use crate::session::Session;
+use crate::slot::Slot;
+
+/// The lengths of a PIN in bytes (SP 800-73-4 part 2, §2.4.3).
+const PIN_LENGTH: std::ops::RangeInclusive<usize> = 6..=8;
+/// The PIN with which cards are delivered. Public knowledge.
+const DEFAULT_PIN: &str = "123456";
+/// How long a PIN is waited for with the card held. A source that is not a person answers
+/// at once; then the card need not be selected a second time.
+const AT_ONCE: Duration = Duration::from_millis(25);
+
+/// A PIN that is being asked for.
+#[derive(Default)]
+pub(crate) struct Asked {
+    asking: Option<Asking>,
+    /// Whether the card says that its PIN is the published default.
+    default: Option<bool>,
+}
+
+impl Connection {
+    /// Whether it has a PIN that the card accepted.
+    pub(crate) fn is_logged_in(&self) -> bool {
+        lock(&self.state).pin.is_some()
+    }
+
+    /// Asks for the PIN and gives it to the card, if that risks nothing.
+    pub(crate) fn log_in(&self, access: &Access) -> Result<(), Error> {
+        let mut asked = Asked::default();
+        let turns = (&*access.refused_pins, None);
+        let begun = self.run_in_turn(&Call::unlimited(), How::LOGIN, turns, |session| {
+            self.begin_login(session, access, &mut asked)
+        });
+        self.end_login(begun, access, asked)
+    }
+
+    /// Begins to ask for the PIN once it is known that the card may take one, and gives it
+    /// to the card if it is there at once, and nobody else is giving one. A person may take
+    /// their time; they are waited for outside of the transaction. `true`: it is done.
+    pub(crate) fn begin_login(
+        &self,
+        session: &mut Session<'_>,
+        access: &Access,
+        asked: &mut Asked,
+    ) -> Result<bool, Fault> {
+        let tries = session.check_tries(access.last_try)?;
+        if access.factory_defaults && asked.asking.is_none() {
+            // Before the question: nobody would end it if the card went away now.
+            let pin = told(session.card.pin_metadata())?.flatten();
+            asked.default = pin.and_then(|pin| pin.default);
+        }
+        let asking = asked
+            .asking
+            .get_or_insert_with(|| Asking::begin(&access.pins, self.id(), tries));
+        let Some(answer) = asking.within(AT_ONCE) else {
+            return Ok(false);
+        };
+        let pin = self.checked(answer, access, asked.default)?;
+        session.tries = Some(tries);
+        match session.give_pin(&pin, access.last_try) {
+            Err(Fault::NotOurTurn) => Ok(false),
+            given => given.map(|()| true),
+        }
+    }
+
+    /// Ends what [`Connection::begin_login`] began: waits for the PIN where it was not there
+    /// at once, and for the turn to give it; and asks a person where they have to decide.
+    pub(crate) fn end_login(
+        &self,
+        begun: Result<bool, Error>,
+        access: &Access,
+        asked: Asked,
+    ) -> Result<(), Error> {
+        let last_try = access.last_try;
+        let Asked {
+            asking: Some(mut asking),
+            default,
+        } = asked
+        else {
+            return begun.map(drop);
+        };
+        if let Ok(false) | Err(Error::PinUnsettled { .. }) = begun {
+            // Somebody is waited for, and others need the card meanwhile.
+            lock(&self.state).release();
+        }
+        let mut done = match begun {
+            Ok(false) => {
+                let pin = self.checked(asking.answer(), access, default);
+                pin.and_then(|pin| self.in_turn(access, |s| s.give_pin(&pin, last_try)))
+            }
+            begun => begun.map(drop),
+        };
+        if let Err(Error::PinUnsettled { token }) = &done
+            && access.pins.sends_unsettled(token, "")?
+        {
+            let pin = self.checked(asking.answer(), access, default)?;
+            done = self.in_turn(access, |s| s.give_pin_anyway(&pin, last_try));
+        }
+        match done {
+            // Some keys want no PIN.
+            Err(Error::PinNeeded { .. }) if self.has_keys_without_pin()? => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Takes the turn, and then the card.
+    fn in_turn(
+        &self,
+        access: &Access,
+        give: impl FnMut(&mut Session<'_>) -> Result<(), Fault>,
+    ) -> Result<(), Error> {
+        let turns = &*access.refused_pins;
+        let turn = turns.turn(self.id())?;
+        self.run_in_turn(&Call::unlimited(), How::LOGIN, (turns, Some(turn)), give)
+    }
+
+    /// The PIN that is to be sent: the one that was given, or the published default where
+    /// that may be tried.
+    fn checked(
+        &self,
+        answer: Result<Pin, Error>,
+        access: &Access,
+        default: Option<bool>,
+    ) -> Result<Pin, Error> {
+        let pin = match answer {
+            Err(Error::PinNeeded { .. }) if access.factory_defaults && default != Some(false) => {
+                Pin::from(DEFAULT_PIN)
+            }
+            pin => pin?,
+        };
+        let (length, most) = (pin.expose_secret().len(), *PIN_LENGTH.end());
+        let fits =
+            PIN_LENGTH.contains(&length) || (access.any_pin_length && (1..=most).contains(&length));
+        match fits {
+            true => Ok(pin),
+            false => Err(Error::PinLength {
+                token: self.id().clone(),
+                min: *PIN_LENGTH.start(),
+                max: most,
+            }),
+        }
+    }
+
+    /// Whether there is a key that works without a PIN.
+    fn has_keys_without_pin(&self) -> Result<bool, Error> {
+        let make = self.make();
+        self.run(&Call::unlimited(), How::REPEAT, |session| {
+            for slot in Slot::all() {
+                let content = inspect(&mut session.card, &make, slot)?;
+                if content.public_key().is_some() && content.policies(slot).0 == PinPolicy::Never {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+}
