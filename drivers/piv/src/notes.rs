@@ -1,7 +1,7 @@
 //! What an operator wants to know of a card, as far as it tells without a PIN.
 
 use crate::card::{Card, MANAGEMENT, Tries};
-use crate::error::Fault;
+use crate::error::{Fault, told};
 use crate::firmware::{Feature, Make};
 use crate::management::Cipher;
 
@@ -61,13 +61,4 @@ pub(crate) fn notes(card: &mut Card<'_>, make: &Make) -> Result<Vec<(String, Str
         note("management_key_protected", protected.to_string());
     }
     Ok(notes)
-}
-
-/// A card that does not tell one thing may tell the others.
-fn told<T>(answer: Result<T, Fault>) -> Result<Option<T>, Fault> {
-    match answer {
-        Ok(told) => Ok(Some(told)),
-        Err(Fault::Status { .. } | Fault::Malformed { .. }) => Ok(None),
-        Err(fault) => Err(fault),
-    }
 }

@@ -4,13 +4,14 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use claviger_token::{
     Access, Algorithm, Call, Driver, Error, KeyRef, KeySpec, NewKey, Pin, PinSource, Token,
     TokenId, possession, unfinished_mark,
 };
-use claviger_virtual_yubikey::{Card, Device, Firmware, Nature};
+use claviger_virtual_yubikey::{Card, Device, Fault, Firmware, Nature, Rule, Status, ins};
 use common::{Desk, PIN, access};
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
@@ -189,6 +190,42 @@ impl PinSource for Slow {
         let free = is_free_within(Duration::from_secs(2), &self.desk, &self.device);
         assert!(free, "the card is held while a person types");
         Ok(Pin::from(PIN))
+    }
+}
+
+/// A person who was asked, and has not answered yet.
+struct Thinking(Arc<AtomicBool>);
+
+impl PinSource for Thinking {
+    fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
+        self.0.store(true, Ordering::SeqCst);
+        // Longer than a source that is not a person takes.
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(Pin::from(PIN))
+    }
+}
+
+#[test]
+fn no_question_for_a_pin_stays_behind_where_the_card_does_not_say_whether_it_is_the_default() {
+    let ways: [(Fault, bool); 3] = [
+        (Fault::Status(Status(0x6f00)), true),
+        (Fault::Reply(vec![0x05, 0x7f, 0x90, 0x00]), true),
+        (Fault::RemoveBefore, false),
+    ];
+    for (fault, opens) in ways {
+        let device = yubikey();
+        let desk = Desk::with(&[&device]);
+        let driver = desk.driver();
+        drop(driver.open("piv:", &access(), &call()).unwrap());
+        (device.faults()).add(Rule::new(fault).on(ins::GET_METADATA).always());
+        let was_asked = Arc::default();
+        let defaults = Access {
+            factory_defaults: true,
+            ..Access::with(Thinking(Arc::clone(&was_asked)))
+        };
+        let opened = driver.open("piv:", &defaults, &call());
+        assert_eq!(opened.is_ok(), opens, "{:?}", opened.err());
+        assert_eq!(was_asked.load(Ordering::SeqCst), opens);
     }
 }
 
