@@ -361,7 +361,7 @@ fn nobody_reads_who_was_not_named() {
 fn a_third_party_makes_nobody_a_recipient_of_what_is_for_one_who_only_signs() {
     let stage = with(&["mallory"]);
     stage.generate("bob", &["--params", "p384"]).succeeds();
-    grant(&stage, "bob", "mallory", &[]).succeeds();
+    grant(&stage, "bob", "mallory", &[]).fails(1, "no key that decrypts");
     for more in [
         &[][..],
         &["--reads-for"],
@@ -372,6 +372,17 @@ fn a_third_party_makes_nobody_a_recipient_of_what_is_for_one_who_only_signs() {
         stage.run(words).fails(1, "no key that decrypts");
     }
     assert!(!stage.path("x").exists());
+}
+
+#[test]
+fn a_file_that_is_too_long_for_evidence_is_not_read_into_memory() {
+    let stage = with(&[]);
+    let file = std::fs::File::create(stage.path("endless")).unwrap();
+    // It has holes, and takes no room.
+    file.set_len(1 << 40).unwrap();
+    let words = ["--json", "reads-for", "import", "endless"];
+    let error: Value = serde_json::from_str(&stage.run(words).err()).unwrap();
+    assert_eq!(error["error"]["code"], "too-long");
 }
 
 // --- Names ---------------------------------------------------------------------------

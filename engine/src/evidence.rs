@@ -96,10 +96,15 @@ pub struct Party {
     pub keys: PublicKeys,
 }
 
-/// The seconds since the beginning of 1970 (UTC) at this moment.
+/// The seconds since the beginning of 1970 (UTC) at this moment. Of a clock that is before 1970
+/// it is [`u64::MAX`]: nothing that has an end counts then.
 pub fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |time| time.as_secs())
+    seconds(SystemTime::now())
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.map_or(u64::MAX, |since| since.as_secs())
 }
 
 /// What a grant says beside who reads for whom.
@@ -191,7 +196,13 @@ impl Evidence {
 
     /// Whether it is what it says, and counts at this moment if it was not revoked.
     pub(crate) fn holds_at(&self, moment: u64) -> bool {
-        self.terms.hold_at(moment) && self.verify().is_ok()
+        self.reader_can_decrypt() && self.terms.hold_at(moment) && self.verify().is_ok()
+    }
+
+    /// Whether the reader has a key that decrypts. One without reads for nobody, whatever is
+    /// said of it.
+    pub(crate) fn reader_can_decrypt(&self) -> bool {
+        self.from_identity.keys.decrypt.is_some()
     }
 
     /// What was signed.
@@ -316,6 +327,17 @@ mod tests {
         );
         assert!(Terms::new(None).hold_at(u64::MAX));
         assert!(!Terms::V1.hold_at(0));
+    }
+
+    #[test]
+    fn by_a_clock_before_1970_no_grant_with_an_end_counts() {
+        let second = std::time::Duration::from_secs(1);
+        assert_eq!(seconds(UNIX_EPOCH + second), 1);
+        let before = seconds(UNIX_EPOCH - second);
+        for end in [1, Terms::LATEST] {
+            assert!(!Terms::new(Some(end)).hold_at(before), "{end}");
+        }
+        assert!(Terms::new(None).hold_at(before));
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub enum Standing {
     Counts,
     /// It is not: it is of version 1, and has to be granted anew.
     OldFormat,
+    /// It is not: the reader has no key that decrypts.
+    ReaderCannotDecrypt,
     /// Not any more: it has ended.
     Ended,
     /// Not any more: whoever granted it has revoked it.
@@ -65,7 +67,8 @@ impl Node {
     ///
     /// # Errors
     /// [`EngineError::EvidenceExists`] before the key is used, where that is granted already
-    /// for as long; [`EngineError::ExternalIdentityNotFound`],
+    /// for as long; [`EngineError::NoEncryptionKey`] where `reader` has no key that decrypts, and
+    /// so reads for nobody; [`EngineError::ExternalIdentityNotFound`],
     /// [`EngineError::CapabilitiesNotAvailable`] where `by` cannot sign here, and what the
     /// signing says.
     pub async fn grant_reads_for(
@@ -77,6 +80,16 @@ impl Node {
     ) -> Result<Evidence, EngineError> {
         let engine = self.signs_for(by)?;
         let (from, to) = (self.0.must_know(reader)?, self.0.must_know(by)?);
+        if from.party.keys.decrypt.is_none() {
+            return Err(match &from.deleted_with {
+                Some(owner) => EngineError::IdentityDeleted {
+                    identity: owner.clone(),
+                },
+                None => EngineError::NoEncryptionKey {
+                    identity: reader.clone(),
+                },
+            });
+        }
         let (from, to) = (from.party.clone(), to.party.clone());
         let lasts = |terms: &Terms| match terms {
             Terms::V2 { until: None, .. } => true,
@@ -281,6 +294,7 @@ impl Node {
         let of = |piece: &Evidence| match piece.terms {
             Terms::V1 => Standing::OldFormat,
             _ if revoked.has(piece) => Standing::Revoked,
+            _ if !piece.reader_can_decrypt() => Standing::ReaderCannotDecrypt,
             terms if !terms.hold_at(moment) => Standing::Ended,
             _ => Standing::Counts,
         };

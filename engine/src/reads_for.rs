@@ -8,6 +8,8 @@
 //! whom only an age recipient is known) holds for whoever has that key, and goes no
 //! further: nobody has signed which identity it belongs to.
 //!
+//! An identity without a key that decrypts reads for nobody but itself, whatever evidence says.
+//!
 //! Evidence counts until its end, by the clock of this machine, and as long as it is not
 //! revoked; what version 1 signed does not count.
 
@@ -113,9 +115,12 @@ impl ReadsFor {
     }
 }
 
+/// The last moment: only what has no end counts then.
+const LAST: i64 = Piece::ALWAYS - 1;
+
 /// This moment, as edges have their ends.
 fn moment() -> i64 {
-    i64::try_from(now()).unwrap_or(i64::MAX - 1)
+    i64::try_from(now()).map_or(LAST, |now| now.min(LAST))
 }
 
 /// The identity itself, and its decryption key alone.
@@ -331,6 +336,7 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evidence::Terms;
     use proptest::prelude::*;
 
     fn id(n: u8) -> KeysId {
@@ -368,6 +374,20 @@ mod tests {
         // Another grant of the same stands.
         add(&mut graph, 2, 3, 3);
         assert_eq!(graph.chain(&id(1), &id(3), 0), Some(vec![1, 3]));
+    }
+
+    #[test]
+    fn at_the_last_moment_only_what_has_no_end_counts() {
+        for (end, counts) in [(Some(Terms::LATEST), false), (Some(1), false), (None, true)] {
+            let mut graph = Graph::default();
+            graph.add(&Piece {
+                id: 1,
+                from: id(1),
+                to: id(2),
+                until: Piece::until(end),
+            });
+            assert_eq!(graph.reaches(&id(1), &id(2), LAST), counts, "{end:?}");
+        }
     }
 
     /// The relation by its definition: reflexive, and closed until nothing is added.

@@ -198,7 +198,9 @@ async fn nobody_becomes_a_recipient_in_place_of_an_identity_without_a_key() {
     make_with(&node, "team", IdParams::P384, Commit).await;
     make_with(&node, "mallory", IdParams::P256, CommitAndDecrypt).await;
     // Whoever wants to be read for says so, and nobody else has to agree.
-    grant(&node, "team", "mallory").await;
+    let (from, to) = (party(&node, "team"), party(&node, "mallory"));
+    let piece = signed(&node, "mallory", from, to).await;
+    assert_eq!(submit(&node, piece).await, "");
     for use_reads_for in [false, true] {
         for preference in [
             Preference::ITSELF,
@@ -219,7 +221,7 @@ async fn nobody_becomes_a_recipient_in_place_of_an_identity_without_a_key() {
 async fn the_cheapest_is_found_transitively() {
     let node = memory_node();
     make_with(&node, "start", IdParams::P256, CommitAndDecrypt).await;
-    make_with(&node, "middle", IdParams::Ed25519, Commit).await;
+    make_with(&node, "middle", IdParams::P256, CommitAndDecrypt).await;
     make_with(&node, "end", IdParams::Ed25519, CommitAndDecrypt).await;
     grant(&node, "start", "middle").await;
     grant(&node, "middle", "end").await;

@@ -574,3 +574,48 @@ async fn nothing_is_verified_of_a_reply_that_nobody_asked_this_sender_for() {
         assert!(took < all / 2, "{sender}: {took:?}, and {all:?} for all");
     }
 }
+
+// --- Without an encryption key -------------------------------------------------------
+
+#[tokio::test]
+async fn who_has_no_encryption_key_reads_for_nobody() {
+    let node = node_with(&["yk", "heir"]).await;
+    let reply = generate(&node, "mute", &MEMORY, IdParams::P256, Capabilities::Commit).await;
+    assert!(reply.err.is_none());
+    let refused = node
+        .grant_reads_for(&id("mute"), &id("yk"), None, &call())
+        .await;
+    let Err(EngineError::NoEncryptionKey { identity }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(identity, id("mute"));
+
+    // Another program may have granted it.
+    let piece = as_another_program_signs(&node, "mute", "yk", Terms::new(None)).await;
+    node.import_evidence(vec![piece.clone()]).await.unwrap();
+    assert!(!reads(&node, "mute", "yk"));
+    assert_eq!(node.reads_for_chain(&id("mute"), &id("yk")).unwrap(), None);
+    assert!(reads(&node, "mute", "mute"));
+    // Nor is it a step on the way to somebody else.
+    grant(&node, "heir", "mute", None).await;
+    assert!(reads(&node, "heir", "mute"));
+    assert!(!reads(&node, "heir", "yk"));
+    assert_eq!(
+        recipients(&node, "yk", Preference::WITH_READERS).await,
+        ["yk"]
+    );
+    let standing = node.standing(&[piece]).unwrap();
+    assert_eq!(standing, [Standing::ReaderCannotDecrypt]);
+    for preference in [Preference::CHEAPEST, Preference::WITH_READERS] {
+        let refused = node
+            .recipients(&id("mute"), true, &preference, &call())
+            .await;
+        assert!(matches!(refused, Err(EngineError::NoEncryptionKey { .. })));
+    }
+    let via = Preference {
+        via: Via::Named(vec![id("yk")]),
+        ..Preference::ITSELF
+    };
+    let refused = node.recipients(&id("heir"), true, &via, &call()).await;
+    assert!(matches!(refused, Err(EngineError::NotProven { .. })));
+}

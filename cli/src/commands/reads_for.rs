@@ -19,6 +19,9 @@ use crate::output;
 use crate::session::{self, Session};
 use crate::views::PartyView;
 
+/// No longer file of evidence is read, in bytes.
+const LONGEST_FILE: usize = 64 << 20;
+
 /// A piece of evidence in JSON.
 #[derive(Serialize)]
 struct EvidenceView {
@@ -27,7 +30,8 @@ struct EvidenceView {
     scheme: SignatureScheme,
     /// When it ends (RFC 3339), if it does.
     until: Option<String>,
-    /// Whether it is relied on: `counts`, `ended`, `revoked`, or `old-format`.
+    /// Whether it is relied on: `counts`, `ended`, `revoked`, `old-format`, or
+    /// `reader-cannot-decrypt`.
     standing: &'static str,
     /// The command that grants it anew, where it is of the old format and the one who granted
     /// it is here.
@@ -80,6 +84,9 @@ impl EvidenceView {
             ("old-format", None) => {
                 return "old format, not relied on; whoever granted it can grant it anew".into();
             }
+            ("reader-cannot-decrypt", _) => {
+                return "the reader has no key that decrypts, not relied on".into();
+            }
             ("ended" | "revoked", _) => return format!("{}, not relied on", self.standing),
             _ => {}
         }
@@ -108,6 +115,7 @@ fn name(standing: Standing) -> &'static str {
     match standing {
         Standing::Counts => "counts",
         Standing::OldFormat => "old-format",
+        Standing::ReaderCannotDecrypt => "reader-cannot-decrypt",
         Standing::Ended => "ended",
         Standing::Revoked => "revoked",
         _ => "unknown",
@@ -302,6 +310,9 @@ pub(crate) fn check(session: &Session, reader: &str, identity: &str) -> Answer {
                     "no: a grant of {b} is of the old format and not relied on; \
                      claviger reads-for list shows how to grant it anew\n"
                 ),
+                Some(&"reader-cannot-decrypt") => {
+                    format!("no: {a} has no key that decrypts, and so reads for nobody else\n")
+                }
                 Some(standing) => format!(
                     "no: the grant of {b} has {}\n",
                     match *standing {
@@ -369,7 +380,7 @@ struct ImportView {
 
 pub(crate) async fn import(session: &Session, file: &Path) -> Answer {
     let node = session.node(session.new_registry()?);
-    let text = Input::open(Some(file), &session.screen)?.read_all()?;
+    let text = Input::open(Some(file), &session.screen)?.read_up_to(LONGEST_FILE)?;
     let name = file.display();
     let read = from_text(&text).map_err(|_| {
         Failure::new(format!("`{name}` is not a file of evidence"))

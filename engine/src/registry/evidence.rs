@@ -16,13 +16,23 @@ pub(crate) struct Edge {
     pub(crate) from: KeysId,
     pub(crate) to: KeysId,
     /// Before when it counts, in seconds since the beginning of 1970: never is
-    /// [`Edge::NEVER`], and always the greatest number.
+    /// [`Edge::NEVER`], and always [`Edge::ALWAYS`].
     pub(crate) until: i64,
 }
 
 impl Edge {
-    /// Of what does not count: what is of version 1, and what was revoked.
+    /// Of what does not count: what is of version 1, what was revoked, and what is about a
+    /// reader without a key that decrypts.
     pub(crate) const NEVER: i64 = i64::MIN;
+    /// Of what has no end. Every end is before it.
+    pub(crate) const ALWAYS: i64 = i64::MAX;
+
+    /// [`Edge::until`] of a grant with this end.
+    pub(crate) fn until(end: Option<u64>) -> i64 {
+        end.map_or(Edge::ALWAYS, |end| {
+            end.min(Edge::ALWAYS as u64 - 1).cast_signed()
+        })
+    }
 }
 
 impl super::Registry {
@@ -67,16 +77,18 @@ impl super::Registry {
                     row.get::<_, [u8; 32]>("statement")?,
                     row.get::<_, String>("to_sign")?
                 ];
-                let counts = match terms(row)? {
-                    Terms::V2 { until, .. } if !is_revoked.exists(signed)? => Some(until),
-                    _ => None,
+                let can_decrypt = row.get::<_, Option<String>>("from_decrypt")?.is_some();
+                let until = match terms(row)? {
+                    Terms::V2 { until, .. } if can_decrypt && !is_revoked.exists(signed)? => {
+                        Edge::until(until)
+                    }
+                    _ => Edge::NEVER,
                 };
-                let until = counts.map(|until| until.map_or(i64::MAX, u64::cast_signed));
                 Ok(Edge {
                     id: row.get("id")?,
                     from: KeysId(row.get("from_keys")?),
                     to: KeysId(row.get("to_keys")?),
-                    until: until.unwrap_or(Edge::NEVER),
+                    until,
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
