@@ -41,7 +41,8 @@ pub(crate) struct Table {
     pub(super) columns: &'static [&'static str],
     /// The column that names a row to people.
     called: &'static str,
-    /// What else the digest is over: a name for it, and how SQL has it.
+    /// What else the digest is over: a name for it, and the column with the key whose digest
+    /// it is.
     bound: &'static [(&'static str, &'static str)],
 }
 
@@ -83,14 +84,8 @@ pub(super) const IDENTITY: Table = Table {
     ],
     called: "name",
     bound: &[
-        (
-            "digest of sign_key",
-            "(SELECT digest FROM key WHERE id = sign_key)",
-        ),
-        (
-            "digest of decrypt_key",
-            "(SELECT digest FROM key WHERE id = decrypt_key)",
-        ),
+        ("digest of sign_key", "sign_key"),
+        ("digest of decrypt_key", "decrypt_key"),
     ],
 };
 
@@ -257,10 +252,13 @@ impl Table {
         content
     }
 
-    /// The SQL expression of a row's digest.
-    fn expression(&self) -> String {
-        let bound = self.bound.iter().map(|(_, sql)| *sql);
-        let values: Vec<&str> = self.columns.iter().copied().chain(bound).collect();
+    /// The SQL expression of a row's digest. `row` stands in front of its columns: `old.`, or
+    /// nothing; `of_key` has the SQL expression of a bound key's digest.
+    fn expression(&self, row: &str, of_key: impl Fn(&str) -> String) -> String {
+        let columns = self.columns.iter().map(|column| format!("{row}{column}"));
+        let bound = self.bound.iter();
+        let bound = bound.map(|(_, column)| of_key(&format!("{row}{column}")));
+        let values: Vec<String> = columns.chain(bound).collect();
         format!("{FUNCTION}('{}', {})", self.name, values.join(", "))
     }
 
@@ -279,9 +277,20 @@ impl Table {
         format!(
             "UPDATE {} SET digest = {} {rest};",
             self.name,
-            self.expression()
+            self.expression("", digest_of_key)
         )
     }
+}
+
+/// The SQL expression of the digest of the key in this column.
+fn digest_of_key(column: &str) -> String {
+    format!("(SELECT digest FROM key WHERE id = {column})")
+}
+
+/// The same in a trigger, before the key was changed that is `old` and `new` there.
+fn digest_of_key_before(column: &str) -> String {
+    let else_now = digest_of_key(column);
+    format!("CASE {column} WHEN new.id THEN old.digest ELSE {else_now} END")
 }
 
 /// A row before it was compared with its digest.
@@ -323,33 +332,46 @@ pub(crate) fn keep(db: &Connection) -> rusqlite::Result<()> {
     for table in TABLES {
         let name = table.name;
         let own = table.update("WHERE rowid = new.rowid");
+        // A row that was not whole before stays so: its digest is left as it is.
+        let was_whole = format!("old.digest IS {}", table.expression("old.", digest_of_key));
         // Whoever is bound to the row has another digest then.
         let bound = match name {
-            "key" => IDENTITY.update("WHERE sign_key = new.id OR decrypt_key = new.id"),
+            "key" => IDENTITY.update(&format!(
+                "WHERE (sign_key = new.id OR decrypt_key = new.id) AND digest IS {}",
+                IDENTITY.expression("", digest_of_key_before)
+            )),
             _ => String::new(),
         };
         // A row may come with a digest, which is added and taken off again with the right one.
-        for (what, when, then) in [
+        for (what, after, when, then) in [
             (
                 "new",
                 "INSERT".to_owned(),
+                "TRUE",
                 format!("{} {own}", table.seal(&["new.digest"])),
             ),
             (
                 "changed",
                 format!("UPDATE OF {}", table.columns.join(", ")),
+                &was_whole,
                 format!("{own} {bound}"),
             ),
             (
                 "sealed",
                 "UPDATE OF digest".to_owned(),
+                "TRUE",
                 table.seal(&["old.digest", "new.digest"]),
             ),
-            ("deleted", "DELETE".to_owned(), table.seal(&["old.digest"])),
+            (
+                "deleted",
+                "DELETE".to_owned(),
+                "TRUE",
+                table.seal(&["old.digest"]),
+            ),
         ] {
             triggers.push_str(&format!(
-                "CREATE TEMP TRIGGER {what}_{name} AFTER {when} ON main.{name} \
-                 BEGIN {then} END;"
+                "CREATE TEMP TRIGGER {what}_{name} AFTER {after} ON main.{name} \
+                 WHEN {when} BEGIN {then} END;"
             ));
         }
     }
@@ -487,6 +509,88 @@ mod tests {
             })
             .collect();
         assert_eq!(there, covered);
+    }
+
+    /// Two keys of `alice` and one of `bob`, who also decrypts with the second of `alice`.
+    fn with_keys(db: &Connection) {
+        let mut rows = String::new();
+        for (id, owner) in [(1, "alice"), (2, "alice"), (3, "bob")] {
+            rows.push_str(&format!(
+                "INSERT INTO key (id, usage, engine, kind, manufacturer, serial, backend, slot, \
+                 public_key, fingerprint, origin, owner_node, owner_name) VALUES \
+                 ({id}, 'sign', '', '', '', '', '', 's', '', '', '', '', '{owner}');"
+            ));
+        }
+        db.execute_batch(&format!(
+            "{rows} INSERT INTO identity VALUES \
+             ('', 'alice', '', '', 1, 2, NULL, NULL), ('', 'bob', '', '', 3, 2, NULL, NULL)"
+        ))
+        .unwrap();
+        db.execute_batch("DELETE FROM seal").unwrap();
+        for table in TABLES {
+            make_all(db, table).unwrap();
+        }
+    }
+
+    /// The numbers of keys and the names of identities whose digests are not theirs.
+    fn altered(db: &Connection) -> Vec<String> {
+        let mut altered = Vec::new();
+        for (table, called) in [(&KEY, "id"), (&IDENTITY, "name")] {
+            let query = format!(
+                "SELECT CAST({called} AS TEXT) FROM {} WHERE digest IS NOT {} ORDER BY {called}",
+                table.name,
+                table.expression("", digest_of_key)
+            );
+            let mut query = db.prepare(&query).unwrap();
+            let rows = query.query_map([], |row| row.get(0)).unwrap();
+            altered.extend(rows.map(Result::unwrap));
+        }
+        altered
+    }
+
+    #[test]
+    fn a_row_that_was_altered_stays_so_whatever_is_written_to_it() {
+        let changes = "UPDATE key SET slot = 'other'; UPDATE identity SET lease = 'x'; \
+                       UPDATE key SET deleted = 1; UPDATE identity SET backend = 'y'";
+        for (alter, is_altered) in [
+            ("SELECT 1", vec![]),
+            // Who is bound to its digest, which nobody changed, is whole.
+            ("UPDATE key SET public_key = 'x' WHERE id = 1", vec!["1"]),
+            ("UPDATE key SET public_key = 'x' WHERE id = 2", vec!["2"]),
+            (
+                "UPDATE key SET digest = NULL WHERE id = 3",
+                vec!["3", "bob"],
+            ),
+            (
+                "UPDATE key SET digest = (SELECT digest FROM key WHERE id = 1) WHERE id = 2",
+                vec!["2", "alice", "bob"],
+            ),
+            (
+                "UPDATE identity SET sign_key = 3 WHERE name = 'alice'",
+                vec!["alice"],
+            ),
+        ] {
+            let db = Connection::open_in_memory().unwrap();
+            prepare_new(&db).unwrap();
+            with_keys(&db);
+            db.execute_batch(alter).unwrap();
+            assert_eq!(altered(&db), is_altered, "{alter}");
+            keep(&db).unwrap();
+            for change in changes.split(';') {
+                db.execute_batch(change).unwrap();
+                assert_eq!(altered(&db), is_altered, "{alter}, then {change}");
+            }
+            let is_sealed = [&KEY, &IDENTITY].map(|table| is_sealed(&db, table).unwrap());
+            let touches_digests = alter.contains("digest");
+            assert_eq!(is_sealed, [!touches_digests, true], "{alter}");
+            // What replaces a row has nothing of it.
+            db.execute_batch(
+                "INSERT OR REPLACE INTO identity (node, name, backend, capabilities) \
+                 VALUES ('', 'alice', '', '')",
+            )
+            .unwrap();
+            assert!(!altered(&db).contains(&"alice".to_owned()), "{alter}");
+        }
     }
 
     #[test]
