@@ -40,7 +40,7 @@ use self::home::Place;
 use self::intents::{UnderWay, entered, intents_of};
 use self::rows::{NotAsWritten, damaged, engine_id, json, key_of, key_record, origin_name, parsed};
 use self::schema::{
-    BUSY_TIMEOUT, check_pages, check_private, check_structure, create_private_folder, make_new,
+    BUSY_TIMEOUT, check_pages, check_private, check_structure, create_private_folder, open_shared,
     prepare, prepare_new,
 };
 use crate::lease::Lease;
@@ -149,19 +149,7 @@ impl Registry {
             check_private(path)?;
         }
         let run = home.join("run");
-        let lease = Lease::hold(&run).map_err(|e| match e.kind() {
-            std::io::ErrorKind::WouldBlock => RegistryError::Busy,
-            _ => RegistryError::io(&e),
-        })?;
-        lease.sweep();
-        if !path.exists() {
-            make_new(path, &lease)?;
-        }
-        check_private(path)?;
-        let connection = Connection::open(path)?;
-        if connection.is_readonly(rusqlite::MAIN_DB)? {
-            return Err(RegistryError::ReadOnly);
-        }
+        let (lease, connection) = open_shared(path, &run)?;
         prepare(&connection)?;
         let size = path.metadata().map_err(|e| RegistryError::io(&e))?.len();
         if size <= LOOKED_THROUGH {

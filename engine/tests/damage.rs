@@ -334,6 +334,57 @@ async fn registries_of_before_keep_their_contents_and_get_their_digests() {
     }
 }
 
+fn version_of(home: &Home) -> i32 {
+    let db = Connection::open(home.file()).unwrap();
+    db.pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_registry_of_before_is_converted_by_one_who_is_alone_and_refused_by_programs_of_before() {
+    let home = Home::new().await;
+    of_before(&home, 2);
+    let before = home.bytes();
+    // A process of an earlier version has a lease, and nothing else.
+    let lease = home.path().join("run/0123456789abcdef01234567");
+    let other = std::fs::File::create(&lease).unwrap();
+    other.lock().unwrap();
+    let opened = home.open().map(drop);
+    assert!(matches!(opened, Err(RegistryError::InUse)), "{opened:?}");
+    assert_eq!((home.bytes(), version_of(&home)), (before, 2));
+    drop(other);
+    // Of several that come at once one converts it, and all open it.
+    std::thread::scope(|scope| {
+        let opened = [(); 4].map(|()| scope.spawn(|| home.open().map(drop)));
+        for opened in opened {
+            opened.join().unwrap().unwrap();
+        }
+    });
+    // Each version takes a higher number than its own for a newer one.
+    assert_eq!(version_of(&home), 4);
+    let identities = home.open().unwrap().identities().unwrap();
+    assert_eq!(identities.len(), 4);
+    // Others may have it open when it is of this version.
+    let (one, two) = (home.open().unwrap(), home.open().unwrap());
+    assert_eq!(one.identities().unwrap(), two.identities().unwrap());
+}
+
+#[tokio::test]
+async fn a_number_that_is_set_back_makes_no_digests_anew() {
+    let home = Home::new().await;
+    home.sql("UPDATE identity SET backend = 'memory:' WHERE name = 'alice'");
+    home.sql("PRAGMA user_version = 3");
+    let registry = home.open().unwrap();
+    let seen = registry.identity(&id("alice"));
+    assert!(
+        matches!(seen, Err(RegistryError::Altered { .. })),
+        "{seen:?}"
+    );
+    assert!(registry.identity(&id("mallory")).unwrap().is_some());
+    drop(registry);
+    assert_eq!(version_of(&home), 4);
+}
+
 #[tokio::test]
 async fn what_is_damaged_already_gets_no_digests() {
     let home = Home::new().await;
@@ -420,11 +471,12 @@ async fn an_identity_that_was_altered_to_have_died_with_its_process_is_not_forgo
 #[tokio::test]
 async fn no_registry_is_made_where_the_log_of_a_lost_one_is_left() {
     let home = Home::new().await;
-    let registry = home.open().unwrap();
+    let node = home.node();
+    make(&node, "late", &home.device.backend()).await;
     let log = std::path::PathBuf::from(format!("{}-wal", home.file().display()));
     let lost = std::fs::read(&log).unwrap();
     assert!(!lost.is_empty());
-    drop(registry);
+    drop(node);
     for end in ["-wal", "-journal"] {
         let _ = std::fs::remove_file(home.file());
         let left = std::path::PathBuf::from(format!("{}{end}", home.file().display()));

@@ -1,6 +1,7 @@
 //! The file: where it is, who may read it, and what is in it.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,13 @@ use crate::lease::Lease;
 /// `CLAV`: tells a registry from any other SQLite file.
 const APPLICATION_ID: i32 = 0x434c_4156;
 /// The version of the schema that this program writes.
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 /// How long to wait for another process that is writing.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait for other processes before a registry of an older version is converted.
+const ALONE_TIMEOUT: Duration = Duration::from_secs(2);
+/// So often it is tried.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) fn create_private_folder(path: &Path) -> std::io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
@@ -26,13 +31,58 @@ pub(super) fn create_private_folder(path: &Path) -> std::io::Result<()> {
     builder.create(path)
 }
 
+/// Opens the registry at `path`, or makes one there, as one of those who share it. It is of this
+/// version then, or not to be converted.
+///
+/// A registry of an older version is converted by the only one who has it open: programs of
+/// before would go on writing rows without digests to it.
+///
+/// # Errors
+/// [`RegistryError::InUse`]: others have open what is to be converted. And what the file system
+/// and SQLite say.
+pub(super) fn open_shared(path: &Path, run: &Path) -> Result<(Lease, Connection)> {
+    let give_up = Instant::now() + ALONE_TIMEOUT;
+    loop {
+        let lease = Lease::hold(run).map_err(|e| match e.kind() {
+            ErrorKind::WouldBlock => RegistryError::Busy,
+            _ => RegistryError::io(&e),
+        })?;
+        lease.sweep();
+        if !path.exists() {
+            make_new(path, &lease)?;
+        }
+        let connection = open(path)?;
+        if !Shape::of(&connection)?.is_older() {
+            return Ok((lease, connection));
+        }
+        drop(connection);
+        drop(lease);
+        match Lease::hold_alone(run) {
+            Ok(_alone) => prepare(&open(path)?)?,
+            Err(e) if e.kind() != ErrorKind::WouldBlock => return Err(RegistryError::io(&e)),
+            Err(_) if Instant::now() < give_up => std::thread::sleep(TRY_AGAIN),
+            Err(_) => return Err(RegistryError::InUse),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<Connection> {
+    check_private(path)?;
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    match connection.is_readonly(rusqlite::MAIN_DB)? {
+        true => Err(RegistryError::ReadOnly),
+        false => Ok(connection),
+    }
+}
+
 /// Makes an empty registry at `path`, where there is nothing: in another place first, so that an
 /// empty file is never there, and of two processes that come here one is first. The other place
 /// is swept with the lease.
 ///
 /// # Errors
 /// [`RegistryError::Lost`]: SQLite would take what is left beside it for a part of the new one.
-pub(super) fn make_new(path: &Path, lease: &Lease) -> Result<()> {
+fn make_new(path: &Path, lease: &Lease) -> Result<()> {
     let io = |error: std::io::Error| RegistryError::io(&error);
     if let Some(left) = snapshot::journal(path)
         // Another process may have made the registry meanwhile, and written to it.
@@ -53,7 +103,7 @@ pub(super) fn make_new(path: &Path, lease: &Lease) -> Result<()> {
     write_private(&beside, &bytes).map_err(io)?;
     match beside.persist_noclobber(path) {
         Ok(()) => Ok(()),
-        Err(failed) if failed.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(failed) => Err(io(failed.error)),
     }
 }
@@ -164,6 +214,10 @@ fn convert(db: &Connection) -> Result<()> {
     if shape.lacks_nothing() {
         return Ok(());
     }
+    // Version 3 was never released; the last ones of it are as those of this version.
+    if shape.version == 3 && shape.has_all() {
+        return Ok(db.pragma_update(None, "user_version", SCHEMA_VERSION)?);
+    }
     // Rows with digests are of this version: what such a registry lacks it has lost.
     if shape.has_digests() || (shape.version == 0 && !shape.is_empty) {
         return Err(RegistryError::Damaged {
@@ -217,6 +271,11 @@ struct Shape {
 }
 
 impl Shape {
+    /// Whether it is a registry that this version converts.
+    fn is_older(&self) -> bool {
+        self.application == APPLICATION_ID && (1..SCHEMA_VERSION).contains(&self.version)
+    }
+
     /// Looks at it, all at one moment: another process may be making the tables.
     fn of(db: &Connection) -> Result<Shape> {
         let moment = db.unchecked_transaction()?;
@@ -259,11 +318,16 @@ impl Shape {
     }
 
     fn lacks_nothing(&self) -> bool {
+        self.version == SCHEMA_VERSION && self.has_all()
+    }
+
+    /// Whether it has the tables and columns of this version.
+    fn has_all(&self) -> bool {
         let has_all = |table: &&Table| {
             let mut columns = table.columns.iter().chain([&"digest"]);
             columns.all(|column| self.has_column(table.name, column))
         };
-        self.version == SCHEMA_VERSION && TABLES.iter().all(has_all) && self.has("seal")
+        TABLES.iter().all(has_all) && self.has("seal")
     }
 }
 
@@ -288,5 +352,20 @@ fn switch_to_wal(db: &Connection) -> Result<()> {
             }
             done => return done,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_writes_waits_as_long_as_it_says_for_another_who_writes() {
+        let home = tempfile::tempdir().unwrap();
+        let (_lease, db) = open_shared(&home.path().join("r"), &home.path().join("run")).unwrap();
+        let waits: i64 = db
+            .pragma_query_value(None, "busy_timeout", |row| row.get(0))
+            .unwrap();
+        assert_eq!(i128::from(waits), BUSY_TIMEOUT.as_millis().cast_signed());
     }
 }
