@@ -139,6 +139,16 @@ fn what_is_no_backup_is_refused_by_its_name() {
     stage.run(["restore", "nothing"]).fails(1, "nothing");
     stage.run(["restore", "half"]).fails(1, "half");
     stage.run(["restore", "nowhere"]).fails(1, "nowhere");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let theirs = stage.path("theirs");
+        fs::write(&theirs, &good).unwrap();
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(0o666)).unwrap();
+        stage
+            .run(["restore", "theirs"])
+            .fails(1, "install -m 600 theirs NEW");
+    }
     assert_eq!(stage.names(), ["alice"]);
 }
 

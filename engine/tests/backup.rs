@@ -227,6 +227,28 @@ async fn what_is_no_backup_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_backup_that_others_can_write_to_is_not_restored() {
+    let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
+    let outside = tempfile::tempdir().unwrap();
+    let before = node(home.path(), &device);
+    make(&before, "alice", &device.backend()).await;
+    let file = backup(before.registry(), outside.path());
+    drop(before);
+    let then = content(home.path());
+    for mode in [0o620, 0o602] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let refused = Registry::restore(home.path(), &file).unwrap_err();
+        assert!(
+            matches!(&refused, RegistryError::NotPrivate { path, .. } if *path == file),
+            "{refused:?}"
+        );
+        assert_eq!(content(home.path()), then);
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+    Registry::restore(home.path(), &file).unwrap();
+}
+
+#[tokio::test]
 async fn a_registry_that_others_have_open_is_not_replaced() {
     let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
     let outside = tempfile::tempdir().unwrap();

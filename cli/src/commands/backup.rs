@@ -84,6 +84,12 @@ pub(crate) fn restore(session: &Session, file: &Path) -> Answer {
         | RegistryError::Altered { .. } => Failure::from(error)
             .said_of(&format!("the backup {name}"))
             .hint("take an older backup; nothing was changed"),
+        RegistryError::NotPrivate { ref path, .. } if path == file => {
+            Failure::from(error).hint(format!(
+                "where you know who made it, restore a copy that is yours: install -m 600 {name} NEW \
+                 && claviger restore NEW; nothing was changed"
+            ))
+        }
         other => other.into(),
     })?;
     let aside = restored.moved_aside.as_deref().map(Path::to_string_lossy);

@@ -81,7 +81,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::InUse`]: another process has the registry open.
     /// [`RegistryError::NotARegistry`], [`RegistryError::Newer`], [`RegistryError::Damaged`],
-    /// [`RegistryError::Empty`]: the backup is none. Then nothing was changed.
+    /// [`RegistryError::Empty`]: the backup is none. [`RegistryError::NotPrivate`]: others own
+    /// the backup or can write to it. Then nothing was changed.
     pub fn restore(home: &Path, from: &Path) -> Result<Restored> {
         create_private_folder(home).map_err(|e| RegistryError::io(&e))?;
         if !home.is_dir() {
@@ -118,6 +119,10 @@ impl Registry {
 
 /// The backup, checked, in the form of this version.
 fn read_backup(from: &Path) -> Result<Connection> {
+    // What is no file is said with its name below.
+    if from.is_file() {
+        check_private(from)?;
+    }
     let db = snapshot::of_file(from)?;
     prepare(&db).map_err(|error| match error {
         RegistryError::NotARegistry { .. } => RegistryError::NotARegistry { path: from.into() },
