@@ -402,7 +402,9 @@ impl Output {
             Some(To::New(file)) => file
                 .into_inner()
                 .map_err(io::IntoInnerError::into_error)
-                .and_then(NewFile::put_in_place),
+                .and_then(|file| {
+                    file.put_in_place(|name| self.interrupt.remember_unfinished(name))
+                }),
         };
         done.map_err(|e| self.failed(&e))
     }

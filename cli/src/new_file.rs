@@ -63,14 +63,17 @@ impl NewFile {
         }
     }
 
-    /// Puts it where it belongs, when it is on the disk.
-    pub(crate) fn put_in_place(self) -> io::Result<()> {
+    /// Puts it where it belongs, when it is on the disk. `tell` is told of each other name that
+    /// it gets meanwhile, before it has that name.
+    pub(crate) fn put_in_place(self, tell: impl Fn(&Path)) -> io::Result<()> {
         self.content.file().sync_all()?;
         match self.content {
-            Content::Named(file) => file.persist(&self.target).map(drop).map_err(|e| e.error),
+            Content::Named(file) => file.persist(&self.target).map_err(|e| e.error).map(drop)?,
             #[cfg(target_os = "linux")]
-            Content::Unnamed(file) => name(&file, &self.target),
+            Content::Unnamed(file) => name(&file, &self.target, tell)?,
         }
+        sync(folder_of(&self.target));
+        Ok(())
     }
 }
 
@@ -107,6 +110,14 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
+/// Has the names in the folder on the disk. Not every file system can; the file is in place.
+fn sync(folder: &Path) {
+    #[cfg(unix)]
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    #[cfg(not(unix))]
+    let _ = folder;
+}
+
 /// A file without a name, in a folder whose file system has such files.
 #[cfg(target_os = "linux")]
 fn unnamed(folder: &Path, privacy: Privacy) -> io::Result<File> {
@@ -128,13 +139,16 @@ const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// Gives a file without a name this one, in place of what has it.
 #[cfg(target_os = "linux")]
-fn name(file: &File, target: &Path) -> io::Result<()> {
+fn name(file: &File, target: &Path, tell: impl Fn(&Path)) -> io::Result<()> {
     match link(file, target) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         done => return done,
     }
     // A second name can only be given where there is none; a rename replaces.
-    let make = |path: &Path| link(file, path);
+    let make = |path: &Path| {
+        tell(path);
+        link(file, path)
+    };
     let hidden = builder().make_in(folder_of(target), make)?;
     let hidden = hidden.into_temp_path();
     hidden.persist(target).map_err(|e| e.error)
@@ -212,6 +226,7 @@ fn is_own(_: &fs::Metadata) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::time::{Duration, SystemTime};
 
     use super::*;
@@ -242,9 +257,22 @@ mod tests {
         for at in 0..2 {
             for (before, text) in [(None, "new"), (Some("new"), "newer")] {
                 let mut file = begun(&target, Privacy::Private).swap_remove(at);
+                let is_unnamed = file.name().is_none();
                 file.write_all(text.as_bytes()).unwrap();
                 assert_eq!(fs::read_to_string(&target).ok().as_deref(), before);
-                file.put_in_place().unwrap();
+                let told = RefCell::new(PathBuf::new());
+                file.put_in_place(|name: &Path| {
+                    // Whoever is told can remove it from the beginning.
+                    assert!(!name.exists());
+                    assert_eq!(fs::read_to_string(&target).ok().as_deref(), before);
+                    told.replace(name.to_owned());
+                })
+                .unwrap();
+                // It is not told again of a name that it was made with.
+                let is_told = cfg!(target_os = "linux") && is_unnamed && before.is_some();
+                let name = told.borrow().file_name().map(ToOwned::to_owned);
+                let name = name.and_then(|name| name.into_string().ok());
+                assert_eq!(name.as_deref().is_some_and(is_part), is_told);
                 assert_eq!(fs::read_to_string(&target).unwrap(), text);
                 assert_eq!(names(folder.path()), ["file"]);
             }
@@ -262,7 +290,7 @@ mod tests {
         let target = folder.path().join("file");
         for file in begun(&target, Privacy::Private) {
             let _ = fs::remove_file(&target);
-            file.put_in_place().unwrap();
+            file.put_in_place(|_| {}).unwrap();
             let mode = target.metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
