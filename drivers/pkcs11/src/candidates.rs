@@ -56,6 +56,8 @@ pub(crate) struct Candidate {
 pub(crate) struct Found {
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) unreadable: Vec<Unreadable>,
+    /// All tokens of each module, whether they fit or not.
+    pub(crate) there: Vec<(Source, Vec<(Slot, CkTokenInfo)>)>,
 }
 
 /// The tokens in the modules that fit `uri`. Of several modules, one that fails does not hide
@@ -80,7 +82,7 @@ pub(crate) fn find(sources: &[Source], uri: &Uri, patience: Patience) -> Result<
 pub(crate) fn find_again(sources: &[Source], info: &TokenInfo) -> Option<Candidate> {
     sources.iter().find_map(|source| {
         let module = &source.module;
-        let slot = module.seen_in(&info.id, &info.label)?;
+        let slot = module.seen.slot_of(&info.id, &info.label)?;
         let entered = module.enter();
         let token = module.token_info(slot).ok()?;
         let candidate = Candidate {
@@ -128,10 +130,11 @@ impl Found {
                     token: token.clone(),
                 };
                 let only = (!candidate.has_twin).then_some(*slot);
-                module.note_seen(candidate.id(), token.label(), only);
+                module.seen.note(candidate.id(), token.label(), only);
                 self.candidates.push(candidate);
             }
         }
+        self.there.push((source.clone(), sight.tokens));
         Ok(())
     }
 

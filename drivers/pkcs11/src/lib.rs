@@ -13,6 +13,7 @@
 //! | `module` | loaded modules, one instance for each file |
 //! | `absence` | modules with nothing behind them |
 //! | `mechanism_cache` | what tokens said of their mechanisms |
+//! | `seen` | where tokens were seen last, and which are missed |
 //! | `session` | the login, the pool of sessions, recovery |
 //! | `login` | when a PIN is sent, and when it is not |
 //! | `token`, `keys` | the token's keys: templates, encodings, operations |
@@ -60,6 +61,7 @@ pub mod modules;
 mod object;
 mod operate;
 pub mod quirks;
+mod seen;
 mod session;
 mod token;
 pub mod uri;
@@ -113,20 +115,21 @@ impl Driver for Pkcs11Driver {
             (sources, _) => sources?,
         };
         let mut found = look_again(&usable, &uri)?;
-        let misses = |source: &&Source| source.module.misses_a_token();
-        let missing: Vec<Source> = usable.iter().filter(misses).cloned().collect();
-        if reset(&missing) {
-            found = find(&usable, &uri, Patience::Slower)?;
+        let mut missing = std::mem::take(&mut found.there);
+        missing.retain(|(source, there)| source.module.misses_a_token(there));
+        let missing: Vec<Source> = missing.into_iter().map(|(source, _)| source).collect();
+        let mut listing = listed(found, &uri);
+        if reset_unused(&missing)
+            && let Ok(found) = find(&usable, &uri, Patience::Slower)
+        {
+            let before = std::mem::replace(&mut listing, listed(found, &uri));
+            keep(&mut listing, before);
         }
-        unreadable.extend(found.unreadable);
-        let mut tokens = Vec::new();
-        for candidate in &found.candidates {
-            match candidate.listed(&uri) {
-                Ok(info) => tokens.push(info),
-                Err(place) => unreadable.push(place),
-            }
-        }
-        Ok(Listing { tokens, unreadable })
+        unreadable.extend(listing.unreadable);
+        Ok(Listing {
+            unreadable,
+            ..listing
+        })
     }
 
     fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
@@ -292,7 +295,8 @@ fn look_again(sources: &[Source], uri: &Uri) -> Result<Found, Error> {
         let found = find(sources, uri, Patience::Slower)?;
         let is_fresh = |source: &Source| source.module.is_fresh();
         let is_done = !found.candidates.is_empty() || !names_a_token(uri);
-        if is_done || looks == MOST_LOOKS || !sources.iter().all(is_fresh) || !reset(sources) {
+        if is_done || looks == MOST_LOOKS || !sources.iter().all(is_fresh) || !reset_unused(sources)
+        {
             return Ok(found);
         }
         looks += 1;
@@ -329,6 +333,37 @@ fn open_in(
 fn reset(sources: &[Source]) -> bool {
     let reset = sources.iter().filter(|source| source.module.reset());
     reset.count() > 0
+}
+
+/// [`reset`] for those that nobody uses.
+fn reset_unused(sources: &[Source]) -> bool {
+    let reset = { sources.iter() }.filter(|source| source.module.reset_unused());
+    reset.count() > 0
+}
+
+fn listed(found: Found, uri: &Uri) -> Listing {
+    let mut listing = Listing {
+        tokens: Vec::new(),
+        unreadable: found.unreadable,
+    };
+    for candidate in &found.candidates {
+        match candidate.listed(uri) {
+            Ok(info) => listing.tokens.push(info),
+            Err(place) => listing.unreadable.push(place),
+        }
+    }
+    listing
+}
+
+/// Adds the tokens that were there a moment `before`: one may be just away when its module is
+/// initialised anew.
+fn keep(listing: &mut Listing, before: Listing) {
+    for token in before.tokens {
+        let same = |now: &TokenInfo| now.id == token.id && now.label == token.label;
+        if !listing.tokens.iter().any(same) {
+            listing.tokens.push(token);
+        }
+    }
 }
 
 fn open_fitting(

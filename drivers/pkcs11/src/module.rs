@@ -11,7 +11,7 @@ use std::sync::{
 use std::time::{Duration, Instant};
 
 use claviger_pkcs11_once::{InitArgument, TokenInfos, initialise};
-use claviger_token::{Error, TokenId};
+use claviger_token::Error;
 use cryptoki::context::{CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::slot::{Slot, TokenInfo};
@@ -20,6 +20,7 @@ use crate::absence;
 use crate::error::{describe, has_lost_its_tokens, is_gone, is_uninitialised};
 use crate::mechanism_cache::MechanismCache;
 use crate::quirks;
+use crate::seen::Seen;
 use crate::session::Connection;
 
 /// So often at most is a module initialised anew to look for a token. Whoever comes
@@ -59,8 +60,7 @@ pub(crate) struct Module {
     trouble: Mutex<Option<Trouble>>,
     /// What the tokens said of their mechanisms.
     pub(crate) mechanisms: MechanismCache,
-    /// Where tokens were seen last, by their names and labels.
-    seen: Mutex<HashMap<(TokenId, String), Slot>>,
+    pub(crate) seen: Seen,
     /// For tokens that `cryptoki` cannot read.
     token_infos: OnceLock<Option<TokenInfos>>,
 }
@@ -120,7 +120,7 @@ struct Failed {
 
 /// What was wrong with a module when it was asked last, and how long it is left alone for it.
 #[derive(Clone)]
-struct Trouble {
+pub(crate) struct Trouble {
     /// The error, where it gave one.
     said: Option<String>,
     at: Instant,
@@ -199,7 +199,7 @@ impl Module {
             loaded: Instant::now(),
             trouble: Mutex::default(),
             mechanisms: MechanismCache::default(),
-            seen: Mutex::default(),
+            seen: Seen::default(),
             token_infos: OnceLock::new(),
         })
     }
@@ -319,22 +319,6 @@ impl Module {
         }
     }
 
-    /// Notes in which slot a token was seen; `None` where that does not tell it from its twin.
-    pub(crate) fn note_seen(&self, token: TokenId, label: &str, slot: Option<Slot>) {
-        let mut seen = lock(&self.seen);
-        let name = (token, label.to_owned());
-        match slot {
-            Some(slot) => drop(seen.insert(name, slot)),
-            None => drop(seen.remove(&name)),
-        }
-    }
-
-    /// In which slot a token was seen last.
-    pub(crate) fn seen_in(&self, token: &TokenId, label: &str) -> Option<Slot> {
-        let name = (token.clone(), label.to_owned());
-        lock(&self.seen).get(&name).copied()
-    }
-
     /// Whether a token that went away is found again only after a [reset](Module::reset).
     /// p11-kit's client finds no server that is started after it.
     pub(crate) fn forgets_tokens(&self) -> bool {
@@ -350,27 +334,15 @@ impl Module {
     }
 
     /// Whether it was loaded a moment ago and nobody has sessions with its tokens yet, so that
-    /// a [reset](Module::reset) is felt by nobody.
+    /// a [reset](Module::reset_unused) is felt by nobody.
     pub(crate) fn is_fresh(&self) -> bool {
         self.is_unused() && self.loaded.elapsed() < FRESH
     }
 
     /// Whether nobody has sessions with its tokens, and one that was seen before is not there:
-    /// only a [reset](Module::reset), which nobody feels, shows whether it is back.
-    pub(crate) fn misses_a_token(&self) -> bool {
-        if !self.is_unused() || !self.forgets_tokens() {
-            return false;
-        }
-        let entered = self.enter();
-        let Ok(sight) = self.sight(&entered) else {
-            return false;
-        };
-        let is_there = |label: &str, slot: Slot| {
-            let mut tokens = sight.tokens.iter();
-            tokens.any(|(there, token)| *there == slot && token.label() == label)
-        };
-        let seen = lock(&self.seen);
-        { seen.iter() }.any(|((_, label), slot)| !is_there(label, *slot))
+    /// only a [reset](Module::reset_unused) shows whether it is back.
+    pub(crate) fn misses_a_token(&self, there: &[(Slot, TokenInfo)]) -> bool {
+        self.is_unused() && self.forgets_tokens() && self.seen.is_to_be_looked_for(there)
     }
 
     fn is_unused(&self) -> bool {
@@ -390,8 +362,18 @@ impl Module {
         forgets
     }
 
+    /// [`Module::reset`] where nobody has sessions that it would end.
+    pub(crate) fn reset_unused(&self) -> bool {
+        self.forgets_tokens() && self.restart_if(<[_]>::is_empty)
+    }
+
     /// What [`Module::reset`] does, for every module.
     pub(crate) fn restart(&self) {
+        self.restart_if(|_| true);
+    }
+
+    /// Says whether it did, as `may` it be with these connections. None comes in between.
+    fn restart_if(&self, may: impl FnOnce(&[Arc<Connection>]) -> bool) -> bool {
         let mut last = lock(&self.last_reset);
         if let Some(last) = *last {
             std::thread::sleep(RESET_INTERVAL.saturating_sub(last.elapsed()));
@@ -402,6 +384,9 @@ impl Module {
         connections = (lock(&self.connections).iter())
             .filter_map(Weak::upgrade)
             .collect();
+        if !may(&connections) {
+            return false;
+        }
         // Before, not after: the module gives the same session handles out again.
         for connection in &connections {
             connection.forget_sessions();
@@ -418,6 +403,7 @@ impl Module {
             let error = describe(&error);
             tracing::warn!(module = %self.path.display(), error, "module not initialised");
         }
+        true
     }
 
     fn initialise(&self) -> Result<(), Ck> {
@@ -443,7 +429,7 @@ impl Library {
 }
 
 impl Trouble {
-    fn after(before: Option<&Trouble>, said: Option<String>) -> Self {
+    pub(crate) fn after(before: Option<&Trouble>, said: Option<String>) -> Self {
         Trouble {
             said,
             at: Instant::now(),
@@ -451,7 +437,7 @@ impl Trouble {
         }
     }
 
-    fn is_too_early(&self, patience: Patience) -> bool {
+    pub(crate) fn is_too_early(&self, patience: Patience) -> bool {
         patience == Patience::Slower && self.at.elapsed() < self.pause
     }
 }

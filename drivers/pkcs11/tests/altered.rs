@@ -629,3 +629,25 @@ fn tokens_are_known_by_what_they_say_behind_any_library() {
     assert_eq!(behind.makes, direct.makes);
     assert!(behind.makes.contains(&KeySpec::sign(Algorithm::Secp256k1)));
 }
+
+#[test]
+fn a_token_that_is_gone_for_good_is_looked_for_slower_and_slower() {
+    let stage = Stage::with(2, &[]);
+    assert_eq!(stage.list().len(), 2);
+    let stays = stage.label(0).to_owned();
+    stage.module.alter(&[&*format!("only {stays}")]);
+    stage.module.forget_calls();
+    for _ in 0..10 {
+        let there: Vec<String> = stage.list().into_iter().map(|token| token.label).collect();
+        assert_eq!(there, [&*stays]);
+    }
+    let anew = stage.module.calls("C_Initialize");
+    assert!((1..=2).contains(&anew), "{anew}");
+    // Another one that goes away is looked for at once.
+    stage.module.alter(&["only nobody"]);
+    stage.module.forget_calls();
+    assert_eq!(stage.list().len(), 0);
+    assert_eq!(stage.module.calls("C_Initialize"), 1);
+    stage.alter(&[]);
+    assert_eq!(stage.list().len(), 2);
+}
