@@ -138,6 +138,7 @@ fn checks<S: Subject + 'static>(token: &'static str, make: fn() -> S) -> Vec<Tri
     }
     CHECKS
         .iter()
+        .filter(|check| is_asked_for(&format!("{token}::{}", check.name)))
         .map(|check| {
             let name = format!("{token}::{}", check.name);
             let skipped = check.skipped(&make());
@@ -160,6 +161,17 @@ fn checks<S: Subject + 'static>(token: &'static str, make: fn() -> S) -> Vec<Tri
             Trial::ignorable_test(name, run).with_ignored_flag(skipped.is_some())
         })
         .collect()
+}
+
+/// Whether the check may run. To know of one whether it is skipped may take a card in a reader,
+/// and cargo-nextest starts this program for each check.
+fn is_asked_for(name: &str) -> bool {
+    static ONLY: OnceLock<Option<String>> = OnceLock::new();
+    let only = ONLY.get_or_init(|| {
+        let arguments = Arguments::from_args();
+        arguments.filter.filter(|_| arguments.exact)
+    });
+    only.as_ref().is_none_or(|only| only == name)
 }
 
 /// OpenSC 0.23 waits for itself where a card has gone that it knew, so it gets a process for
