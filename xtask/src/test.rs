@@ -70,6 +70,10 @@ fn commands(nextest: bool, quick: bool, args: &[OsString]) -> Vec<Command> {
             tests.args(["--features", FEATURES]);
         }
     }
+    if args.is_empty() {
+        // Who runs everything wants to know everything that fails.
+        tests.arg("--no-fail-fast");
+    }
     tests.args(args);
     let mut commands = vec![tests];
     // nextest leaves the documentation's examples to cargo, which does not understand
@@ -106,11 +110,11 @@ mod tests {
         assert_eq!(
             shown(true, &[]),
             [
-                "cargo nextest run --workspace",
+                "cargo nextest run --workspace --no-fail-fast",
                 "cargo test --doc --workspace"
             ]
         );
-        assert_eq!(shown(false, &[]), ["cargo test --workspace"]);
+        assert_eq!(shown(false, &[]), ["cargo test --workspace --no-fail-fast"]);
     }
 
     #[test]
@@ -118,7 +122,7 @@ mod tests {
         let all = commands(false, false, &[]);
         assert_eq!(
             process::display(&all[0]),
-            format!("cargo test --workspace --features {FEATURES}")
+            format!("cargo test --workspace --features {FEATURES} --no-fail-fast")
         );
     }
 

@@ -19,13 +19,16 @@ use cryptoki::slot::{Slot, TokenInfo};
 use crate::absence;
 use crate::error::{describe, has_lost_its_tokens, is_gone, is_uninitialised};
 use crate::mechanism_cache::MechanismCache;
-use crate::quirks;
+use crate::quirks::{self, is_blank};
 use crate::seen::Seen;
 use crate::session::Connection;
 
 /// So often at most is a module initialised anew to look for a token. Whoever comes
 /// too early waits: not for long, since it may be on a task that others need.
 const RESET_INTERVAL: Duration = Duration::from_millis(20);
+
+/// So often at most a token without a serial is asked for what it says of itself.
+const MOST_READS: usize = 4;
 
 /// So long is a module new to its process.
 const FRESH: Duration = Duration::from_secs(1);
@@ -306,9 +309,25 @@ impl Module {
         Ok(sight)
     }
 
-    /// What the token in `slot` says of itself; without its clock where that makes no sense
-    /// (opencryptoki 3.8.1), since nobody here wants to know the time.
+    /// What the token in `slot` says of itself. One without a serial says it twice: SoftHSM
+    /// 2.6.1 leaves out what it cannot read any more of a token that vanishes meanwhile.
     pub(crate) fn token_info(&self, slot: Slot) -> Result<TokenInfo, Ck> {
+        let mut info = self.token_info_now(slot)?;
+        for _ in 1..MOST_READS {
+            if !is_blank(info.serial_number()) {
+                break;
+            }
+            let before = std::mem::replace(&mut info, self.token_info_now(slot)?);
+            if says_the_same(&before, &info) {
+                break;
+            }
+        }
+        Ok(info)
+    }
+
+    /// Without its clock where that makes no sense (opencryptoki 3.8.1), since nobody here
+    /// wants to know the time.
+    fn token_info_now(&self, slot: Slot) -> Result<TokenInfo, Ck> {
         match self.pkcs11.get_token_info(slot) {
             Err(error) if !matches!(error, Ck::Pkcs11(..)) => {
                 let infos = || TokenInfos::of(&self.path).ok();
@@ -412,6 +431,14 @@ impl Module {
         *lock(&self.library) = Arc::new(Library::of(&self.pkcs11));
         Ok(())
     }
+}
+
+/// Whether two answers name one token.
+fn says_the_same(one: &TokenInfo, other: &TokenInfo) -> bool {
+    one.token_initialized() == other.token_initialized()
+        && one.label() == other.label()
+        && one.serial_number() == other.serial_number()
+        && one.manufacturer_id() == other.manufacturer_id()
 }
 
 impl Library {

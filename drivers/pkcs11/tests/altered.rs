@@ -651,3 +651,9 @@ fn a_token_that_is_gone_for_good_is_looked_for_slower_and_slower() {
     stage.alter(&[]);
     assert_eq!(stage.list().len(), 2);
 }
+
+#[test]
+fn a_token_that_vanishes_while_it_is_read_is_not_another_token() {
+    let stage = Stage::new(&["token vanishes"]);
+    assert_eq!(stage.list(), []);
+}

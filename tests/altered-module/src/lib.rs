@@ -21,6 +21,7 @@
 //! | `token serial TEXT` | so says every token; likewise `manufacturer`, `model`, `label` |
 //! | `token set 0xFLAGS`, `token clear 0xFLAGS` | flags of every token |
 //! | `token pin MIN MAX` | the lengths of PINs that every token states |
+//! | `token vanishes` | the first time a token is asked it says its label and no serial, from then on it is not initialised |
 //! | `clock malformed` | every token has a clock that shows `03:24:04` and zero bytes |
 //! | `slot manufacturer TEXT` | so says every slot; likewise `description` |
 //! | `library TEXT` | so says the library of its manufacturer |

@@ -33,6 +33,8 @@ unsafe impl Send for Module {}
 unsafe impl Sync for Module {}
 
 static MODULE: OnceLock<Module> = OnceLock::new();
+/// Whether the token that vanishes was asked before.
+static VANISHED: AtomicBool = AtomicBool::new(false);
 /// Whether it went dead and was not initialised since.
 static DEAD: AtomicBool = AtomicBool::new(false);
 /// How many calls are at work.
@@ -408,6 +410,12 @@ fn alter_token(lines: &[String], info: &mut CK_TOKEN_INFO) {
     }
     if let Some((least, most)) = said(lines, "token pin").and_then(|both| both.split_once(' ')) {
         (info.ulMinPinLen, info.ulMaxPinLen) = (least.parse().unwrap(), most.parse().unwrap());
+    }
+    if lines.iter().any(|line| line == "token vanishes") {
+        if VANISHED.swap(true, Ordering::Relaxed) {
+            info.flags &= !CKF_TOKEN_INITIALIZED;
+        }
+        pad(&mut info.serialNumber, "");
     }
     if lines.iter().any(|line| line == "clock malformed") {
         info.flags |= CKF_CLOCK_ON_TOKEN;
