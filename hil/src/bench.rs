@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use claviger_token::conformance::{Others, Plug, Subject};
+use claviger_conformance::{Others, Plug, Subject};
 use claviger_token::{Access, Driver, KeyRef, KeyUse, Protection, SlotInfo, SlotState};
 
 use crate::config::Removal;

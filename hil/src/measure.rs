@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use claviger_token::conformance::Subject as _;
+use claviger_conformance::Subject as _;
 use claviger_token::possession::Challenge;
 use claviger_token::{
     Call, Decryptor, Error, KeyRef, KeySpec, KeyUse, NewKey, PublicKey, Signer, Token, TokenInfo,

@@ -92,7 +92,7 @@ pub enum Finding {
     Check {
         /// The statement, as a sentence with underscores.
         check: String,
-        /// What it is about: one of [`CAPABILITIES`](crate::conformance::CAPABILITIES), or
+        /// What it is about: one of [`Theme::ALL`](claviger_conformance::Theme::ALL), or
         /// `device` for the bench's own.
         capability: String,
         /// What came of it.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use claviger_token::conformance::{CHECKS, Subject as _};
+use claviger_conformance::{CHECKS, Subject as _};
 use claviger_token::{
     Call, Deletion, Error, KeyRef, SlotInfo, SlotState, Token, TokenInfo, Unfinished,
 };

@@ -10,8 +10,8 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use claviger_conformance::Subject as _;
 use claviger_pkcs11::Pkcs11Driver;
-use claviger_token::conformance::Subject as _;
 use claviger_token::{
     Access, Call, Deletion, Driver, Error, KeyRef, KeySpec, KeyUse, NewKey, SlotId, StoredPin,
     Token, TokenInfo, Unfinished, unfinished_mark,

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use claviger_conformance::Subject as _;
 use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
 use claviger_ledger::{LedgerDriver, Tcp};
 use claviger_ledger_emulator::{App, Approver, Ethereum};
@@ -13,7 +14,6 @@ use claviger_tests::{
     Kryoptic, Neighbour, Nss, OpenCryptoki, OpenSc, P11KitClient, P11KitProxy, SoftHsm, Tpm,
     private,
 };
-use claviger_token::conformance::Subject as _;
 use claviger_token::{Access, Driver, FixedPin, Protection};
 use claviger_virtual_yubikey::{
     Answer, Card, Device as CardDevice, Firmware, Neighbour as CardNeighbour, Smartcard,

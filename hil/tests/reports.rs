@@ -6,8 +6,8 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use claviger_conformance::Theme;
 use claviger_hil::compare::{Verdict, compare};
-use claviger_hil::conformance::CAPABILITIES;
 use claviger_hil::results::{Finding, Results};
 use claviger_hil::{report, results};
 use claviger_virtual_yubikey::{Card, Device, Fault, Firmware, Rule, Status, ins};
@@ -106,7 +106,7 @@ fn a_browser_shows_the_page_and_loads_nothing_for_it() {
     ] {
         assert!(dom.contains(&format!("id=\"{part}\"")), "{part}");
     }
-    for capability in CAPABILITIES {
+    for capability in Theme::ALL {
         assert!(dom.contains(&format!(">{capability}</th>")), "{capability}");
     }
     assert!(dom.contains("not listed: only read"));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use claviger_token::conformance::Others;
+use claviger_conformance::Others;
 use claviger_token::key::{from_hex, to_hex};
 use claviger_token::{Algorithm, KeyRef, KeySpec, KeyUse, PublicKey, SlotId};
 use cryptoki::context::Pkcs11;

@@ -11,7 +11,7 @@ use claviger_memory::MemoryDriver;
 use claviger_tests::{
     Kryoptic, Nss, OpenCryptoki, OpenSc, P11KitClient, P11KitProxy, SoftHsm, Tpm, private,
 };
-use claviger_token::conformance::{CHECKS, Outcome, Plug, Subject};
+use claviger_conformance::{CHECKS, Outcome, Plug, Subject};
 use claviger_token::{Access, Driver, Protection};
 use claviger_virtual_yubikey::Pcscd;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};

@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use claviger_memory::MemoryDriver;
-use claviger_token::conformance::{CHECKS, Subject};
+use claviger_conformance::{CHECKS, Subject};
 use claviger_token::{
-    Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec,
+    About, Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec,
     Listing, NewKey, Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo, Token,
     TokenInfo, Unfinished, Unwrap,
 };
@@ -164,8 +164,8 @@ impl Subject for Faulty<Arc<MemoryDriver>> {
 }
 
 impl Driver for Faulty<Arc<MemoryDriver>> {
-    fn scheme(&self) -> &'static str {
-        self.inner.scheme()
+    fn about(&self) -> About {
+        self.inner.about()
     }
 
     fn look(&self, backend: &str) -> Result<Listing, Error> {

@@ -1,12 +1,12 @@
 //! A driver: one token with one Ed25519 key, made when it is opened. It only signs, and what
 //! is not offered is refused by name.
 //!
-//! A real one is tried with the suite of checks, `claviger_token::conformance`.
+//! A real one is tried with the suite of checks, `claviger_conformance`.
 
 use std::sync::Arc;
 
 use claviger_token::{
-    Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec,
+    About, Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec,
     KeyUse, Listing, NewKey, Pace, PublicKey, Signature, SignatureScheme, Signer, SlotId, SlotInfo,
     SlotState, Token, TokenId, TokenInfo, Unfinished, possession,
 };
@@ -53,8 +53,8 @@ impl OneKeyDriver {
 }
 
 impl Driver for OneKeyDriver {
-    fn scheme(&self) -> &'static str {
-        "onekey"
+    fn about(&self) -> About {
+        About::new("onekey", "a token with one key")
     }
 
     fn look(&self, _: &str) -> Result<Listing, Error> {

@@ -4,7 +4,7 @@
 //! slot holds at most one key; a key signs ([`Signer`]) or opens ciphertexts
 //! ([`Decryptor`]), not both. Whoever uses tokens needs this crate and one crate for
 //! each kind of token; whoever writes a driver implements the four traits and runs
-//! the conformance suite (feature `conformance`) against a token of the new kind.
+//! the checks of `claviger-conformance` against a token of the new kind.
 //!
 //! | module | idea |
 //! | --- | --- |
@@ -20,6 +20,7 @@
 //! | [`pin`] | where PINs come from |
 //! | [`refused`] | which PINs were refused and are not sent again |
 //! | [`call`] | deadlines, cancellation, waiting for a person |
+//! | [`about`] | what a driver says of itself to people |
 //! | [`error`] | what can go wrong |
 //! | [`possession`] | proving that a token has the private half of a public key |
 //! | [`interop`] | handles as keys of the `signature` crate |
@@ -29,10 +30,9 @@
 //! ([`Pace`]); the caller decides where the others run.
 #![forbid(unsafe_code)]
 
+pub mod about;
 pub mod algorithm;
 pub mod call;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 pub mod envelope;
 pub mod error;
 pub mod foreign;
@@ -48,6 +48,7 @@ pub mod sshsig;
 pub mod token;
 pub mod verdict;
 
+pub use about::{About, Example};
 pub use algorithm::{Algorithm, KeySpec, KeyUse};
 pub use call::{Call, Event};
 pub use error::{Advice, Error, TriesLeft};

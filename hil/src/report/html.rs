@@ -3,9 +3,9 @@
 
 use std::fmt::Write as _;
 
+use claviger_conformance::Theme;
 use claviger_token::Algorithm;
 
-use crate::conformance::CAPABILITIES;
 use crate::report::svg::{Row, Scale, bars, course, ranking, rate};
 use crate::report::{Counts, brief, counts, devices, failed, row, sentence, verdict};
 use crate::results::{Finding, Operation, Outcome, Record, Standing, Subject, Verb};
@@ -106,7 +106,7 @@ fn matrix(page: &mut String, records: &[Record]) {
          applicable, or not possible on this device; the reasons are at the end.</p>\n\
          <div class=\"scroll\"><table class=\"matrix\">\n<thead><tr><th>device</th>",
     );
-    for capability in CAPABILITIES {
+    for capability in Theme::ALL {
         let _ = write!(page, "<th class=\"cell\">{capability}</th>");
     }
     page.push_str("<th class=\"cell\">the bench’s own</th></tr></thead>\n<tbody>\n");

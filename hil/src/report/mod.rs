@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::conformance::CAPABILITIES;
+use claviger_conformance::Theme;
+
 use crate::error::HilError;
 use crate::results::{Finding, Outcome, RESULTS, Record, Subject};
 
@@ -104,11 +105,11 @@ pub(crate) fn counts<'a>(
     counts
 }
 
-/// The counts of a device, one for each of [`CAPABILITIES`].
-pub(crate) fn row(records: &[Record], device: &str) -> [Counts; CAPABILITIES.len()] {
-    CAPABILITIES.map(|wanted| {
+/// The counts of a device, one for each of [`Theme::ALL`].
+pub(crate) fn row(records: &[Record], device: &str) -> [Counts; Theme::ALL.len()] {
+    Theme::ALL.map(|wanted| {
         counts(records, |record, capability| {
-            record.device() == device && capability == wanted
+            record.device() == device && capability == wanted.name()
         })
     })
 }

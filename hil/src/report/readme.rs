@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use crate::conformance::CAPABILITIES;
+use claviger_conformance::Theme;
+
 use crate::error::HilError;
 use crate::report::{Counts, devices, row};
 use crate::results::{Record, Standing};
@@ -77,11 +78,11 @@ fn updated(path: &Path, text: &str, records: &[Record]) -> Result<String, HilErr
 
 fn heading() -> String {
     let mut text = String::from("| |");
-    for capability in CAPABILITIES {
+    for capability in Theme::ALL {
         let _ = write!(text, " {capability} |");
     }
     text.push_str("\n| --- |");
-    text.push_str(&" --- |".repeat(CAPABILITIES.len()));
+    text.push_str(&" --- |".repeat(Theme::ALL.len()));
     text.push('\n');
     text
 }

@@ -1,6 +1,6 @@
 //! Another tool that works on a virtual card, as the conformance suite wants one.
 
-use claviger_token::conformance::Others;
+use claviger_conformance::Others;
 use claviger_token::{Algorithm, KeyRef, KeySpec, PublicKey, SlotId};
 
 use crate::card::{Card, Origin};

@@ -1,80 +1,23 @@
 //! What other tools do to the keys on a token, and what must not come of it.
 
-use super::{Bench, Handle, Skip, Subject, refused};
-use crate::{Deletion, Error, KeyRef, KeySpec, KeyUse, PublicKey, Unfinished, possession};
+use claviger_token::{
+    Deletion, Error, KeySpec, PublicKey, SlotInfo, Unfinished, possession, unfinished_mark,
+};
 
-/// Another tool that works on the token under test. It goes by places, as such tools do.
-///
-/// What it cannot do on this token it says; the checks that need it are then skipped with these
-/// words.
-pub trait Others {
-    /// Makes a key of its own, of any kind, in the place of `key`, beside it.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    fn add_beside(&self, key: &KeyRef) -> Result<PublicKey, &'static str>;
+use crate::bench::{Bench, Handle, refused};
+use crate::check::{Skip, Theme};
+use crate::subject::Others;
+use crate::subject::Subject;
 
-    /// Destroys `key` and makes one of its own of the same kind in the place.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    fn replace(&self, key: &KeyRef) -> Result<PublicKey, &'static str>;
+/// What these checks are about.
+pub(crate) const THEME: Theme = Theme::OtherTools;
 
-    /// Gives `key` another place.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    fn move_key(&self, key: &KeyRef) -> Result<(), &'static str>;
-
-    /// Takes the name of its place from `key`, such as an empty `CKA_ID`.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    fn unname(&self, key: &KeyRef) -> Result<(), &'static str>;
-
-    /// Puts a public half and the private half of another key on the token as if they were a
-    /// pair, and says what the public half is. [`Others::remove`] removes both.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    fn mismatch(&self, spec: KeySpec) -> Result<KeyRef, &'static str>;
-
-    /// Whether a key of its own is there, both halves.
-    fn has(&self, key: &PublicKey) -> bool;
-
-    /// Removes a key of its own.
-    fn remove(&self, key: &PublicKey);
-}
-
-/// Removes what the other tool made when the check is done with it.
-struct Foreign<'a>(&'a dyn Others, PublicKey);
-
-impl Foreign<'_> {
-    fn is_there(&self) -> bool {
-        self.0.has(&self.1)
-    }
-}
-
-impl Drop for Foreign<'_> {
-    fn drop(&mut self) {
-        self.0.remove(&self.1);
-    }
-}
-
-/// The kinds of key to make, for each use one.
-fn specs(bench: &Bench) -> Vec<KeySpec> {
-    [KeyUse::Sign, KeyUse::Decrypt]
-        .into_iter()
-        .filter_map(|usage| bench.specs(usage).ok()?.first().copied())
-        .collect()
-}
-
-pub(super) fn a_deletion_leaves_a_foreign_key_in_the_same_place(
+pub(crate) fn a_deletion_leaves_a_foreign_key_in_the_same_place(
     subject: &dyn Subject,
 ) -> Result<(), Skip> {
     let others = subject.others().map_err(Skip)?;
     let bench = Bench::open(subject);
-    for spec in specs(&bench) {
+    for spec in bench.one_spec_of_each_use() {
         let made = bench.make(spec);
         let foreign = Foreign(others, others.add_beside(&made.key).map_err(Skip)?);
         let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
@@ -90,12 +33,12 @@ pub(super) fn a_deletion_leaves_a_foreign_key_in_the_same_place(
     Ok(())
 }
 
-pub(super) fn what_replaced_a_key_is_neither_used_nor_deleted(
+pub(crate) fn what_replaced_a_key_is_neither_used_nor_deleted(
     subject: &dyn Subject,
 ) -> Result<(), Skip> {
     let others = subject.others().map_err(Skip)?;
     let bench = Bench::open(subject);
-    for spec in specs(&bench) {
+    for spec in bench.one_spec_of_each_use() {
         let made = bench.make(spec);
         // A handle that was freed may be given to what replaces the key.
         let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
@@ -121,16 +64,16 @@ pub(super) fn what_replaced_a_key_is_neither_used_nor_deleted(
     Ok(())
 }
 
-pub(super) fn an_unfinished_key_is_discarded_and_a_foreign_one_beside_it_is_not(
+pub(crate) fn an_unfinished_key_is_discarded_and_a_foreign_one_beside_it_is_not(
     subject: &dyn Subject,
 ) -> Result<(), Skip> {
     let others = subject.others().map_err(Skip)?;
     let bench = Bench::open(subject);
-    for spec in specs(&bench) {
+    for spec in bench.one_spec_of_each_use() {
         let (made, left) = bench.begin(spec);
         let foreign = Foreign(others, others.add_beside(&made.key).map_err(Skip)?);
         let unknown = Unfinished {
-            mark: crate::unfinished_mark(),
+            mark: unfinished_mark(),
             public_key: None,
             ..left.clone()
         };
@@ -143,41 +86,11 @@ pub(super) fn an_unfinished_key_is_discarded_and_a_foreign_one_beside_it_is_not(
     Ok(())
 }
 
-pub(super) fn a_key_that_was_named_is_not_discarded(subject: &dyn Subject) -> Result<(), Skip> {
-    let bench = Bench::open(subject);
-    bench.any_spec()?;
-    if bench.token.info().derives {
-        return Err(Skip("its keys cannot be destroyed"));
-    }
-    for spec in specs(&bench) {
-        let (made, left) = bench.begin(spec);
-        bench
-            .token
-            .name(&made.key, "conformance", &bench.call)
-            .unwrap();
-        let named = bench.occupied(&made.key.slot).expect("it is listed").label;
-        if named != "conformance" {
-            return Err(Skip("the token does not change labels"));
-        }
-        for public_key in [None, left.public_key.clone()] {
-            let left = Unfinished {
-                public_key,
-                ..left.clone()
-            };
-            let discarded = bench.token.discard(&left, &bench.call).unwrap();
-            assert_ne!(discarded, Deletion::Destroyed, "{spec}");
-        }
-        let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
-        handle.work(&bench.call).unwrap();
-    }
-    Ok(())
-}
-
-pub(super) fn a_pair_that_is_no_pair_proves_nothing(subject: &dyn Subject) -> Result<(), Skip> {
+pub(crate) fn a_pair_that_is_no_pair_proves_nothing(subject: &dyn Subject) -> Result<(), Skip> {
     let others = subject.others().map_err(Skip)?;
     let bench = Bench::open(subject);
     let id = bench.token.info().id.clone();
-    for spec in specs(&bench) {
+    for spec in bench.one_spec_of_each_use() {
         let key = others.mismatch(spec).map_err(Skip)?;
         let _foreign = Foreign(others, key.public_key.clone());
         let proven = match Handle::of(&*bench.token, &key, spec.usage) {
@@ -200,10 +113,10 @@ pub(super) fn a_pair_that_is_no_pair_proves_nothing(subject: &dyn Subject) -> Re
     Ok(())
 }
 
-pub(super) fn a_key_that_was_moved_is_found_and_deleted(subject: &dyn Subject) -> Result<(), Skip> {
+pub(crate) fn a_key_that_was_moved_is_found_and_deleted(subject: &dyn Subject) -> Result<(), Skip> {
     let others = subject.others().map_err(Skip)?;
     let bench = Bench::open(subject);
-    for spec in specs(&bench) {
+    for spec in bench.one_spec_of_each_use() {
         let made = bench.make(spec);
         let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
         others.move_key(&made.key).map_err(Skip)?;
@@ -221,16 +134,16 @@ pub(super) fn a_key_that_was_moved_is_found_and_deleted(subject: &dyn Subject) -
     Ok(())
 }
 
-pub(super) fn a_key_without_a_name_is_found_and_deleted(subject: &dyn Subject) -> Result<(), Skip> {
+pub(crate) fn a_key_without_a_name_is_found_and_deleted(subject: &dyn Subject) -> Result<(), Skip> {
     let others = subject.others().map_err(Skip)?;
     let bench = Bench::open(subject);
-    for spec in specs(&bench) {
+    for spec in bench.one_spec_of_each_use() {
         let made = bench.make(spec);
         others.unname(&made.key).map_err(Skip)?;
         let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
         handle.work(&bench.call).unwrap();
         let listed = bench.slots().into_iter();
-        let is_it = |slot: &crate::SlotInfo| slot.public_key.as_ref() == Some(&made.key.public_key);
+        let is_it = |slot: &SlotInfo| slot.public_key.as_ref() == Some(&made.key.public_key);
         assert_eq!(listed.filter(is_it).count(), 1, "{spec}: it is not listed");
         let deleted = bench.token.delete(&made.key, &bench.call).unwrap();
         assert_eq!(deleted, Deletion::Destroyed, "{spec}");
@@ -238,7 +151,7 @@ pub(super) fn a_key_without_a_name_is_found_and_deleted(subject: &dyn Subject) -
     Ok(())
 }
 
-pub(super) fn a_key_is_used_on_a_token_that_generates_none(
+pub(crate) fn a_key_is_used_on_a_token_that_generates_none(
     subject: &dyn Subject,
 ) -> Result<(), Skip> {
     let (subject, key, usage) = subject.generates_none().map_err(Skip)?;
@@ -259,15 +172,17 @@ pub(super) fn a_key_is_used_on_a_token_that_generates_none(
     Ok(())
 }
 
-pub(super) fn what_stands_behind_the_token_may_restart(subject: &dyn Subject) -> Result<(), Skip> {
-    let bench = Bench::open(subject);
-    let spec = bench.any_spec()?;
-    let made = bench.make(spec);
-    let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
-    for _ in 0..3 {
-        handle.work(&bench.call).unwrap();
-        subject.restart().map_err(Skip)?;
-        handle.work(&bench.call).unwrap();
+/// Removes what the other tool made when the check is done with it.
+struct Foreign<'a>(&'a dyn Others, PublicKey);
+
+impl Foreign<'_> {
+    fn is_there(&self) -> bool {
+        self.0.has(&self.1)
     }
-    Ok(())
+}
+
+impl Drop for Foreign<'_> {
+    fn drop(&mut self) {
+        self.0.remove(&self.1);
+    }
 }

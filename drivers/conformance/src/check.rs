@@ -1,0 +1,108 @@
+//! One statement about tokens: what it is about, what it needs, what became of it.
+
+use std::fmt;
+
+use crate::subject::Subject;
+
+/// What checks are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Theme {
+    /// How tokens are found.
+    Finding,
+    /// PINs.
+    Pin,
+    /// Making, listing and deleting keys.
+    Keys,
+    /// Signatures.
+    Signing,
+    /// Opening ciphertexts.
+    Decryption,
+    /// Calls that are late or given up.
+    Deadlines,
+    /// Tokens without room.
+    Full,
+    /// Tokens that go away and come back.
+    Removal,
+    /// What other tools do to the keys.
+    OtherTools,
+}
+
+impl Theme {
+    /// Every theme, in the order in which reports show them.
+    pub const ALL: [Theme; 9] = [
+        Theme::Finding,
+        Theme::Pin,
+        Theme::Keys,
+        Theme::Signing,
+        Theme::Decryption,
+        Theme::Deadlines,
+        Theme::Full,
+        Theme::Removal,
+        Theme::OtherTools,
+    ];
+
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Theme::Finding => "finding",
+            Theme::Pin => "PIN",
+            Theme::Keys => "keys",
+            Theme::Signing => "signing",
+            Theme::Decryption => "decryption",
+            Theme::Deadlines => "deadlines",
+            Theme::Full => "full",
+            Theme::Removal => "removal",
+            Theme::OtherTools => "other tools",
+        }
+    }
+}
+
+impl fmt::Display for Theme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One statement about tokens.
+pub struct Check {
+    /// The statement, as a sentence with underscores.
+    pub name: &'static str,
+    /// What it is about.
+    pub theme: Theme,
+    pub(crate) needs: fn(&dyn Subject) -> Result<(), &'static str>,
+    pub(crate) body: fn(&dyn Subject) -> Result<(), Skip>,
+}
+
+impl Check {
+    /// Why the check cannot be run on `subject`, found without touching the token.
+    pub fn skipped(&self, subject: &dyn Subject) -> Option<&'static str> {
+        (self.needs)(subject).err()
+    }
+
+    /// Runs the check.
+    ///
+    /// # Panics
+    /// Where the token does not do what the statement says.
+    pub fn run(&self, subject: &dyn Subject) -> Outcome {
+        let outcome = (self.needs)(subject)
+            .map_err(Skip)
+            .and_then(|()| (self.body)(subject));
+        match outcome {
+            Ok(()) => Outcome::Passed,
+            Err(Skip(why)) => Outcome::Skipped(why),
+        }
+    }
+}
+
+/// What became of a check that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// The token does what the check says.
+    Passed,
+    /// The check does not apply to this token, or cannot be made on it, and why.
+    Skipped(&'static str),
+}
+
+/// The statement does not apply.
+pub(crate) struct Skip(pub(crate) &'static str);
