@@ -576,13 +576,13 @@ mod with_a_yubikey {
         assert_eq!(both.yubikey.card().pin_tries(), 3);
     }
 
-    /// The worked example in the README, as it stands there.
+    /// The worked example in the guide, as it stands there.
     #[test]
-    fn the_readmes_file_that_either_of_two_tokens_can_open_works_as_written() {
-        let readme = include_str!("../../README.md");
-        let (_, section) = readme
+    fn the_guides_file_that_either_of_two_tokens_can_open_works_as_written() {
+        let guide = include_str!("../../docs/encryption.md");
+        let (_, section) = guide
             .split_once("## A file that either of two tokens can open\n")
-            .expect("the README has no such section");
+            .expect("the guide has no such section");
         let section = section.split("\n## ").next().unwrap();
         let blocks = section.split("```sh\n").skip(1);
         let script: String = blocks.map(|b| b.split("```").next().unwrap()).collect();

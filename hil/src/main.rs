@@ -97,14 +97,14 @@ struct RunArgs {
     /// Write transcripts of what went over the wire, without the secrets
     #[arg(long)]
     record: bool,
-    /// Put the virtual devices' rows into the table of the README
+    /// Write the virtual devices' rows into the table of docs/tokens.md
     #[arg(long, conflicts_with = "check_readme")]
     write_readme: bool,
-    /// Fail where the virtual devices' rows are not as in the README
+    /// Fail unless the table of docs/tokens.md has the virtual devices' rows
     #[arg(long)]
     check_readme: bool,
-    /// The README
-    #[arg(long, value_name = "FILE", default_value = "README.md", hide = true)]
+    /// The document with the table
+    #[arg(long, value_name = "FILE", default_value = "docs/tokens.md", hide = true)]
     readme: PathBuf,
 }
 

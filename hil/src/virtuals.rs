@@ -45,7 +45,7 @@ struct Parts<'a> {
     common: &'a Common,
 }
 
-/// Every device that can be started, in the order of the README's table.
+/// Every device that can be started, in the order of the table in `docs/tokens.md`.
 pub const VIRTUALS: &[Virtual] = &[
     Virtual {
         name: "softhsm",

@@ -169,7 +169,7 @@ fn machines_read_the_same() {
             ..
         }
     )));
-    // As README's figures say, and the standard has it.
+    // As docs/figures.md says, and the standard has it.
     assert!(has(|f| matches!(f, Finding::Calls { of, calls, .. }
         if of.to_string() == "sign p256" && *calls == 1.0)));
 
@@ -205,9 +205,9 @@ fn machines_read_the_same() {
 /// The rows of the quick devices; the others are looked at by
 /// `cargo xtask hil --virtual --no-measure --check-readme`.
 #[test]
-fn the_table_in_the_readme_is_as_the_suite_says() {
+fn the_table_in_the_documents_is_as_the_suite_says() {
     let folder = tempfile::tempdir().unwrap();
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tokens.md");
     let checked = |readme: &Path| {
         Command::new(env!("CARGO_BIN_EXE_claviger-hil"))
             .args(["--virtual", "--no-measure", "--check-readme"])
@@ -225,7 +225,7 @@ fn the_table_in_the_readme_is_as_the_suite_says() {
         String::from_utf8_lossy(&output.stderr)
     );
 
-    let stale = folder.path().join("README.md");
+    let stale = folder.path().join("tokens.md");
     let text = std::fs::read_to_string(readme).unwrap();
     std::fs::write(
         &stale,

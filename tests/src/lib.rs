@@ -49,7 +49,7 @@ pub use tpm::Tpm;
 #[cfg(unix)]
 pub use user::{as_root, as_user, is_user};
 
-/// The example in the README compiles.
+/// The example for library users compiles.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+#[doc = include_str!("../../docs/library.md")]
+struct Library;

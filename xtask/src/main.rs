@@ -11,7 +11,7 @@
 //! | [`advisories`] | known weaknesses of crates that are built in |
 //! | [`setup`] | installs what the others need |
 //! | [`kryoptic`] | builds a token in software |
-//! | [`peers`] | other people's programs for age files |
+//! | [`peers`] | other people's programs, pinned |
 //! | [`scratch`] | folders that go away again, and SoftHSM2 kept inside them |
 //! | [`process`] | running commands, and saying so |
 //! | [`screen`] | text for people, on a terminal or not |
@@ -23,6 +23,8 @@ mod advisories;
 mod bench;
 mod chaos;
 mod demo;
+#[cfg(test)]
+mod documents;
 mod hil;
 mod kryoptic;
 mod lint;
@@ -182,7 +184,7 @@ mod tests {
     }
 
     /// The sources below `folder`, except for what is built.
-    fn sources(folder: &std::path::Path) -> String {
+    pub(crate) fn sources(folder: &std::path::Path) -> String {
         let mut text = String::new();
         for entry in std::fs::read_dir(folder).unwrap().flatten() {
             let path = entry.path();

@@ -1,4 +1,4 @@
-//! The table in the README: virtual devices and how many checks of which kind they pass.
+//! The table in `docs/tokens.md`: virtual devices and how many checks of which kind they pass.
 //! It has nothing in it that differs from run to run.
 
 use std::fmt::Write as _;
