@@ -403,3 +403,36 @@ fn a_run_that_is_killed_while_it_counts_leaves_no_pin_and_the_next_deletes_its_k
         assert!(store.files(serial).contains(file), "{}", file.0);
     }
 }
+
+/// Runs the bench with a pipe as its configuration, and meanwhile opens its memory as a process
+/// of the same user, which started it.
+#[cfg(target_os = "linux")]
+const LOOK: &str = "mkfifo pipe; \"$0\" --config pipe --only nobody 2> /dev/null & bench=$!
+    exec 3> pipe
+    if (: < /proc/$bench/mem) 2> /dev/null; then echo open; else echo closed; fi
+    grep 'Max core' /proc/$bench/limits
+    exec 3>&-; wait $bench; rm pipe";
+
+#[cfg(target_os = "linux")]
+#[test]
+fn other_processes_of_the_user_do_not_see_the_memory_of_the_bench() {
+    let looked = |value: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let done = claviger_tests::as_user("sh")
+            .args(["-c", LOOK, env!("CARGO_BIN_EXE_claviger-hil")])
+            .current_dir(folder.path())
+            .env("CLAVIGER_DEBUG_DUMPABLE", value)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let shown = looked("");
+    // Whoever is root sees it anyhow.
+    if claviger_tests::is_user() {
+        assert!(shown.starts_with("closed\n"), "{shown}");
+        assert!(looked("1").starts_with("open\n"));
+    }
+    let limit: Vec<_> = shown.split_whitespace().collect();
+    assert_eq!(limit[5..7], ["0", "0"], "{shown}");
+}
