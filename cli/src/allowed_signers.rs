@@ -4,8 +4,9 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use claviger_formats::ssh;
+use claviger_formats::sshsig::SshSignature;
 use claviger_token::PublicKey;
-use claviger_token::sshsig::SshSignature;
 
 use crate::failure::Failure;
 
@@ -129,7 +130,7 @@ impl Line {
         if self.valid_before.is_some_and(|time| now > time) {
             return Err("the key is no longer valid".into());
         }
-        PublicKey::from_ssh_line(&format!("{} {}", self.kind, self.key))
+        ssh::from_line(&format!("{} {}", self.kind, self.key))
             .map_err(|_| format!("keys of the kind {} cannot be used", self.kind))
     }
 }

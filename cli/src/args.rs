@@ -9,7 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum, value_parser};
 use claviger_engine::evidence::now;
 use claviger_engine::{Capabilities, IdParams};
-use claviger_token::sshsig::FILE_NAMESPACE;
+use claviger_formats::sshsig::FILE_NAMESPACE;
 
 /// Identities whose keys live in hardware.
 ///

@@ -4,8 +4,9 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use claviger_engine::PublicKeys;
-use claviger_token::foreign::{ForeignKey, Useless};
-use claviger_token::{KeyUse, PublicKey, envelope};
+use claviger_formats::envelope;
+use claviger_formats::foreign::{ForeignKey, Useless};
+use claviger_token::{KeyUse, PublicKey};
 use serde::Deserialize;
 
 use crate::allowed_signers::fields;
@@ -273,6 +274,7 @@ fn ssh_line(line: &str) -> Option<Result<ForeignKey, Useless>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use claviger_formats::ssh;
     use claviger_token::Algorithm;
 
     // Points on P-256 from RFC 6979 A.2.5 and RFC 5903 8.1.
@@ -302,7 +304,7 @@ mod tests {
         assert_eq!(keys(&pem), (Some(key.clone()), Some(key.clone())));
         let both = (Some(key.clone()), Some(other.clone()));
         assert_eq!(keys(&format!("{pem}\n{second}")), both);
-        let ssh = key.to_ssh_line("me").unwrap();
+        let ssh = ssh::to_line(&key, "me").unwrap();
         assert_eq!(keys(&ssh), (Some(key.clone()), None));
         let age = envelope::recipient_text(&other).unwrap();
         assert_eq!(keys(&age), (None, Some(other)));
@@ -333,7 +335,7 @@ mod tests {
 
     #[test]
     fn ssh_keys_have_options_and_other_forms() {
-        let line = p256(0).to_ssh_line("me").unwrap();
+        let line = ssh::to_line(&p256(0), "me").unwrap();
         let base64 = line.split(' ').nth(1).unwrap();
         let signs = (Some(p256(0)), None);
         assert_eq!(keys(&format!("from=\"a b,c\",no-pty {line}")), signs);
@@ -352,7 +354,7 @@ mod tests {
 
     #[test]
     fn what_is_beside_the_keys_is_said() {
-        let line = p256(0).to_ssh_line("me").unwrap();
+        let line = ssh::to_line(&p256(0), "me").unwrap();
         let other = "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAA";
         let parsed = parse(format!("{line}\n{other}\n").as_bytes()).unwrap();
         assert_eq!(parsed.keys.sign, Some(p256(0)));
@@ -361,7 +363,7 @@ mod tests {
 
     #[test]
     fn whatever_is_altered_in_a_file_what_is_taken_can_be_encrypted_to() {
-        let (pem, ssh) = (p256(0).to_text(), p256(1).to_ssh_line("me").unwrap());
+        let (pem, ssh) = (p256(0).to_text(), ssh::to_line(&p256(1), "me").unwrap());
         let age = envelope::recipient_text(&x25519()).unwrap();
         let shown = serde_json::json!({"keys": [
             {"use": "decrypt", "public_key": p256(0).to_text()},

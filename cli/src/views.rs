@@ -1,7 +1,8 @@
 //! Identities and keys as they are shown, in JSON and to people.
 
 use claviger_engine::{EngineId, IdentityInfo, KeyInfo, Origin, Party, Registry};
-use claviger_token::{Algorithm, Attestation, KeyUse, Protection, PublicKey, envelope};
+use claviger_formats::{envelope, ssh};
+use claviger_token::{Algorithm, Attestation, KeyUse, Protection, PublicKey};
 use serde::Serialize;
 
 use crate::{drivers, output};
@@ -153,7 +154,7 @@ impl Forms {
     /// decrypts, nor encrypt to the one that signs.
     fn of(key: &KeyInfo, name: &EngineId) -> Self {
         let (ssh, age_recipient) = match key.usage {
-            KeyUse::Sign => (key.public_key.to_ssh_line(&name.to_string()), None),
+            KeyUse::Sign => (ssh::to_line(&key.public_key, &name.to_string()), None),
             KeyUse::Decrypt => (None, envelope::recipient_text(&key.public_key)),
         };
         let line = |text: String| text.trim_end().to_owned();

@@ -10,8 +10,9 @@ mod common;
 
 use claviger_engine::evidence::{Statement, from_text, now, statement};
 use claviger_engine::{Evidence, Terms};
+use claviger_formats::sshsig;
 use claviger_token::key::from_hex;
-use claviger_token::{Signature, SignatureScheme, sshsig};
+use claviger_token::{Signature, SignatureScheme};
 use common::{Outcome, Stage};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::io::Read;
 
 use claviger_engine::opener::Opener;
-use claviger_token::envelope::{self, Sealed};
+use claviger_formats::envelope::{self, Sealed};
 use claviger_token::{Call, KeyUse};
 use common::Stage;
 

@@ -3,7 +3,8 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use claviger_token::{Algorithm, Call, Error, verdict};
+use claviger_formats::verdict;
+use claviger_token::{Algorithm, Call, Error};
 
 use crate::message::RequestCommitment;
 use crate::node::{Done, Node, Work};

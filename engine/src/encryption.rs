@@ -16,7 +16,7 @@ use crate::{EngineError, EngineId, EngineName};
 
 /// The most recipients that one ciphertext is made for: as many as are tried when it is
 /// opened.
-pub const MOST_RECIPIENTS: usize = claviger_token::envelope::MOST_ATTEMPTS;
+pub const MOST_RECIPIENTS: usize = claviger_formats::envelope::MOST_ATTEMPTS;
 
 /// To whom a sender wants its plaintext encrypted, where evidence leaves a choice. The default
 /// is the identity itself, and nobody else.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use claviger_token::envelope::{self, EncryptError};
+use claviger_formats::envelope::{self, EncryptError};
 use claviger_token::{Call, Error, PublicKey, Secret};
 use tokio::sync::oneshot;
 

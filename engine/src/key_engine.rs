@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use claviger_token::envelope::{Stanzas, UnwrappedKey};
+use claviger_formats::envelope;
+use claviger_formats::envelope::{Stanzas, UnwrappedKey};
 use claviger_token::token::Secret;
 use claviger_token::{
     Call, Decryptor, Error, KeyUse, PublicKey, Signature, SignatureScheme, Signer, SlotId, Unwrap,
-    envelope,
 };
 
 use crate::purpose::ToSign;

@@ -386,7 +386,7 @@ impl Node {
     }
 
     /// The key of the Decryption engine `engine`, for ciphertexts that are too long for
-    /// a message: to be given to [`decrypt_stream`](claviger_token::envelope::decrypt_stream).
+    /// a message: to be given to [`decrypt_stream`](claviger_formats::envelope::decrypt_stream).
     /// Its operations run where the token wants them, and block the caller.
     ///
     /// # Errors

@@ -29,7 +29,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
-use claviger_token::envelope::{Fit, Stanzas, UnwrappedKey};
+use claviger_formats::envelope::{Fit, Stanzas, UnwrappedKey};
 use claviger_token::{Call, Error, KeyUse, SlotInfo, TokenId, TokenInfo};
 
 use crate::policy::Operation;
@@ -66,7 +66,7 @@ pub struct Candidate {
 pub struct Opened {
     /// With whose key.
     pub who: EngineId,
-    /// What the payload is encrypted under: for [`Sealed::open`](claviger_token::envelope::Sealed::open).
+    /// What the payload is encrypted under: for [`Sealed::open`](claviger_formats::envelope::Sealed::open).
     pub file_key: UnwrappedKey,
 }
 

@@ -7,8 +7,8 @@
 //! own, and a raw message that begins like one of these, or like what an SSH login signs, is
 //! refused.
 
+use claviger_formats::sshsig::{self, Hash};
 use claviger_token::key::to_hex;
-use claviger_token::sshsig::{self, Hash};
 use claviger_token::{PublicKey, possession};
 
 use crate::EngineError;

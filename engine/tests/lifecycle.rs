@@ -488,7 +488,7 @@ async fn a_slow_token_is_worked_by_its_own_threads() {
     for (i, signed) in tasks.join_all().await {
         assert_eq!(info.keys[0].public_key.verify(&[i], &signed), Ok(()));
     }
-    let file = claviger_token::envelope::encrypt(
+    let file = claviger_formats::envelope::encrypt(
         &[&info.key(KeyUse::Decrypt).unwrap().public_key],
         b"plain",
     )

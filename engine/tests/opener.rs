@@ -13,7 +13,7 @@ use claviger_engine::policy::{self, Operation};
 use claviger_engine::{
     Backend, Capabilities, EngineError, EngineId, IdParams, Node, Policy, Registry,
 };
-use claviger_token::envelope::{self, Sealed};
+use claviger_formats::envelope::{self, Sealed};
 use claviger_token::{
     Access, Call, Driver, Error, FixedPin, KeyUse, Listing, Pin, PinSource, SlotId, SlotInfo,
     Token, TokenId, TokenInfo,

@@ -18,8 +18,8 @@ use claviger_engine::{
     Capabilities, CommitStreamError, Commitment, EngineError, EngineId, IdParams, Node, Party,
     Policy, PublicKeys, Purpose, Registry, Terms,
 };
+use claviger_formats::sshsig::{self, Hash};
 use claviger_memory::MemoryDriver;
-use claviger_token::sshsig::{self, Hash};
 use claviger_token::{KeyUse, PublicKey, possession};
 use common::*;
 use sha2::{Digest, Sha256, Sha512};

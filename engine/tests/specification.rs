@@ -7,7 +7,8 @@ use claviger_engine::message::{
 };
 use claviger_engine::node::{IDENTITY_MANAGEMENT, MAILBOX_CAPACITY, SendError};
 use claviger_engine::{Backend, Capabilities, EngineId, EngineMsg, IdParams, Msg};
-use claviger_token::{Algorithm, KeyUse, envelope};
+use claviger_formats::envelope;
+use claviger_token::{Algorithm, KeyUse};
 use common::*;
 
 use Capabilities::{Commit, CommitAndDecrypt, Decrypt};

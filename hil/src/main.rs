@@ -104,7 +104,12 @@ struct RunArgs {
     #[arg(long)]
     check_readme: bool,
     /// The document with the table
-    #[arg(long, value_name = "FILE", default_value = "docs/tokens.md", hide = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "docs/tokens.md",
+        hide = true
+    )]
     readme: PathBuf,
 }
 

@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use claviger_pkcs11::Pkcs11Driver;
 use claviger_conformance::Subject;
+use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::key::to_hex;
 use claviger_token::{Access, Driver, FixedPin, KeyRef, KeyUse, PublicKey, SlotId};
 use claviger_virtual_yubikey::{

@@ -5,13 +5,13 @@
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use claviger_conformance::{CHECKS, Outcome, Plug, Subject};
 use claviger_ledger::LedgerDriver;
 use claviger_ledger_emulator::{App, Approver, Configuration, Ethereum, Server};
 use claviger_memory::MemoryDriver;
 use claviger_tests::{
     Kryoptic, Nss, OpenCryptoki, OpenSc, P11KitClient, P11KitProxy, SoftHsm, Tpm, private,
 };
-use claviger_conformance::{CHECKS, Outcome, Plug, Subject};
 use claviger_token::{Access, Driver, Protection};
 use claviger_virtual_yubikey::Pcscd;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};

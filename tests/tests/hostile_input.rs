@@ -11,12 +11,13 @@ use std::sync::{Arc, LazyLock};
 use claviger_engine::evidence::{Statement, from_text, to_text};
 use claviger_engine::message::RequestGenerateIdentity;
 use claviger_engine::{Backend, Capabilities, EngineId, EvidenceFile, IdParams, Node, Registry};
+use claviger_formats::envelope::{self, Sealed};
+use claviger_formats::foreign::ForeignKey;
+use claviger_formats::ssh;
+use claviger_formats::sshsig::{self, SshSignature};
+use claviger_formats::verdict::Presented;
 use claviger_memory::MemoryDriver;
 use claviger_tests::mutated;
-use claviger_token::envelope::{self, Sealed};
-use claviger_token::foreign::ForeignKey;
-use claviger_token::sshsig::{self, SshSignature};
-use claviger_token::verdict::Presented;
 use claviger_token::{
     Access, Algorithm, Call, Decryptor, Driver as _, KeyRef, KeySpec, NewKey, PublicKey, Signer,
     Token, unfinished_mark,
@@ -105,7 +106,7 @@ fn a_recipient_that_was_altered_is_one_that_can_be_encrypted_to_or_none() {
     for key in &keys {
         let texts = [
             envelope::recipient_text(key),
-            key.to_ssh_line("me"),
+            ssh::to_line(&key, "me"),
             Some(key.to_text()),
         ];
         for text in texts.into_iter().flatten() {
@@ -113,7 +114,7 @@ fn a_recipient_that_was_altered_is_one_that_can_be_encrypted_to_or_none() {
                 let bad = String::from_utf8_lossy(&bad);
                 let found = [
                     envelope::parse_recipient(&bad).ok(),
-                    PublicKey::from_ssh_line(&bad).ok(),
+                    ssh::from_line(&bad).ok(),
                     PublicKey::from_text(&bad).ok(),
                     ForeignKey::from_age(&bad).ok().map(|found| found.key),
                     ForeignKey::from_ssh(&bad).ok().map(|found| found.key),

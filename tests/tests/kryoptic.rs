@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use claviger_engine::message::RequestGenerateIdentity;
 use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry};
+use claviger_formats::envelope;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::Kryoptic;
 use claviger_token::{
-    Access, Call, Driver, Error, FixedPin, Pin, PinSource, Token, TokenId, TriesLeft, envelope,
+    Access, Call, Driver, Error, FixedPin, Pin, PinSource, Token, TokenId, TriesLeft,
 };
 use rand_core::{OsRng, RngCore as _};
 

@@ -7,10 +7,11 @@ use std::process::Command;
 
 use claviger_engine::message::{RequestEncrypt, RequestGenerateIdentity};
 use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Preference, Registry};
+use claviger_formats::envelope;
 use claviger_memory::MemoryDriver;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::{Kryoptic, peers};
-use claviger_token::{Access, Call, FixedPin, KeyUse, PublicKey, Secret, envelope};
+use claviger_token::{Access, Call, FixedPin, KeyUse, PublicKey, Secret};
 
 const LETTER: &[u8] = b"Meet me where the keys are kept.\n";
 

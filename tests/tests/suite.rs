@@ -4,12 +4,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use claviger_memory::MemoryDriver;
 use claviger_conformance::{CHECKS, Subject};
+use claviger_memory::MemoryDriver;
 use claviger_token::{
-    About, Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec,
-    Listing, NewKey, Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo, Token,
-    TokenInfo, Unfinished, Unwrap,
+    About, Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef,
+    KeySpec, Listing, NewKey, Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo,
+    Token, TokenInfo, Unfinished, Unwrap,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]

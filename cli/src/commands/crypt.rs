@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use claviger_engine::opener::Opened;
 use claviger_engine::{EngineId, Node};
-use claviger_token::envelope::{self, EncryptError, Sealed};
+use claviger_formats::envelope::{self, EncryptError, Sealed};
 use claviger_token::{Error, KeyUse, PublicKey};
 use serde::Serialize;
 use zeroize::Zeroizing;

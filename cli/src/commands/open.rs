@@ -2,8 +2,8 @@
 
 use claviger_engine::opener::{NotOpened, Opened, Opener};
 use claviger_engine::{EngineId, Node};
+use claviger_formats::envelope::Stanzas;
 use claviger_token::KeyUse;
-use claviger_token::envelope::Stanzas;
 
 use crate::failure::Failure;
 use crate::session::{self, Session};

@@ -3,7 +3,8 @@
 
 use claviger_engine::encryption::MOST_RECIPIENTS;
 use claviger_engine::{EngineError, EngineId, Node, Preference, Recipient, Via};
-use claviger_token::{Algorithm, KeyUse, PublicKey, envelope};
+use claviger_formats::envelope;
+use claviger_token::{Algorithm, KeyUse, PublicKey};
 use serde::Serialize;
 
 use crate::failure::Failure;

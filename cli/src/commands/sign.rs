@@ -6,9 +6,10 @@ use std::path::Path;
 
 use claviger_engine::message::RequestCommitment;
 use claviger_engine::{CommitStreamError, EngineId, KeyInfo, Purpose};
+use claviger_formats::verdict::{self, CannotJudge, NotValid, Presented, Verdict};
+use claviger_formats::{ssh, sshsig};
 use claviger_token::signing::BadSignature;
-use claviger_token::verdict::{self, CannotJudge, NotValid, Presented, Verdict};
-use claviger_token::{Algorithm, KeyUse, PublicKey, Signature, SignatureScheme, sshsig};
+use claviger_token::{Algorithm, KeyUse, PublicKey, Signature, SignatureScheme};
 use serde::Serialize;
 use sha2::Sha512;
 
@@ -150,7 +151,7 @@ fn check_format(key: &PublicKey, format: Format, namespace: &str) -> Result<(), 
             "the namespace of an SSH signature is not empty",
         ));
     }
-    if key.to_ssh().is_none() {
+    if !ssh::has(key.algorithm()) {
         return Err(
             Failure::new(format!("SSH knows no signatures of {}", key.algorithm()))
                 .coded("no-ssh-signature")

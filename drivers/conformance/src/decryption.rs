@@ -1,7 +1,8 @@
 //! What is encrypted to a key opens, and what is not says nothing else.
 
-use claviger_token::envelope::{self, SSH_RSA_LABEL};
+use claviger_formats::envelope;
 use claviger_token::key::from_hex;
+use claviger_token::possession::SSH_RSA_LABEL;
 use claviger_token::{Algorithm, Error, KeyUse, Unwrap};
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 

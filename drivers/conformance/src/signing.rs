@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use claviger_token::{Algorithm, Call, Error, KeyUse, SignatureScheme, Signer, interop, verdict};
+use claviger_formats::verdict;
+use claviger_token::{Algorithm, Call, Error, KeyUse, SignatureScheme, Signer, interop};
 
 use crate::bench::{Bench, refused};
 use crate::check::{Skip, Theme};

@@ -7,8 +7,8 @@ mod common;
 
 use std::sync::{Arc, OnceLock};
 
-use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_conformance::{CHECKS, Others, Outcome, Plug, Subject};
+use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_token::{Access, Driver, FixedPin};
 use claviger_virtual_yubikey::{Card, Device, Firmware, Neighbour, object};
 use common::{Desk, PIN, access, plain_card};

@@ -308,7 +308,7 @@ pub enum Error {
     #[error("Decryption Failed")]
     DecryptionFailed,
     /// The file begins with a header that is longer than any that is read, whatever is in it;
-    /// only whoever reads headers apart is told ([`Sealed`](crate::envelope::Sealed)).
+    /// only whoever reads headers apart is told (`Sealed` of `claviger-formats`).
     #[error("the header of the file is longer than {} KiB", longest >> 10)]
     HeaderTooLong {
         /// The longest that is read, in bytes.

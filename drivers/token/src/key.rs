@@ -223,63 +223,6 @@ impl PublicKey {
         Fingerprint(digest.into())
     }
 
-    /// The key as SSH knows it (RFC 4253 §6.6, RFC 5656, RFC 8709); `None` where SSH
-    /// has no such key.
-    pub fn to_ssh(&self) -> Option<ssh_key::public::KeyData> {
-        use ssh_key::public::{EcdsaPublicKey, Ed25519PublicKey, KeyData, RsaPublicKey};
-        match self.algorithm {
-            Algorithm::P256 | Algorithm::P384 => EcdsaPublicKey::from_sec1_bytes(&self.bytes)
-                .ok()
-                .map(KeyData::Ecdsa),
-            Algorithm::Ed25519 => {
-                let bytes = self.bytes.as_slice().try_into().ok()?;
-                Some(KeyData::Ed25519(Ed25519PublicKey(bytes)))
-            }
-            Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
-                let key = self.rsa()?;
-                Some(KeyData::Rsa(RsaPublicKey {
-                    e: ssh_key::Mpint::from_positive_bytes(&key.e().to_bytes_be()).ok()?,
-                    n: ssh_key::Mpint::from_positive_bytes(&key.n().to_bytes_be()).ok()?,
-                }))
-            }
-            Algorithm::X25519 | Algorithm::Secp256k1 | Algorithm::Bls12381 => None,
-        }
-    }
-
-    /// The key as a line of `authorized_keys`; `None` where SSH has no such key.
-    pub fn to_ssh_line(&self, comment: &str) -> Option<String> {
-        ssh_key::PublicKey::new(self.to_ssh()?, comment)
-            .to_openssh()
-            .ok()
-    }
-
-    /// Parses a line of `authorized_keys` or of a `.pub` file, without options; the comment
-    /// is of no account.
-    ///
-    /// # Errors
-    /// [`BadPublicKey`] where it is none, or of an algorithm that Claviger does not know.
-    pub fn from_ssh_line(line: &str) -> Result<Self, BadPublicKey> {
-        use ssh_key::public::KeyData;
-        let key = ssh_key::PublicKey::from_openssh(line.trim()).map_err(|_| BadPublicKey)?;
-        match key.key_data() {
-            KeyData::Ecdsa(key) => {
-                let algorithm = match key.curve() {
-                    ssh_key::EcdsaCurve::NistP256 => Algorithm::P256,
-                    ssh_key::EcdsaCurve::NistP384 => Algorithm::P384,
-                    ssh_key::EcdsaCurve::NistP521 => return Err(BadPublicKey),
-                };
-                PublicKey::from_bytes(algorithm, key.as_sec1_bytes())
-            }
-            KeyData::Ed25519(key) => PublicKey::from_bytes(Algorithm::Ed25519, &key.0),
-            KeyData::Rsa(key) => {
-                let number = |n: &ssh_key::Mpint| n.as_positive_bytes().map(<[u8]>::to_vec);
-                let modulus = number(&key.n).ok_or(BadPublicKey)?;
-                PublicKey::from_rsa(&modulus, &number(&key.e).ok_or(BadPublicKey)?)
-            }
-            _ => Err(BadPublicKey),
-        }
-    }
-
     fn rsa(&self) -> Option<rsa::RsaPublicKey> {
         rsa::RsaPublicKey::from_pkcs1_der(&self.bytes).ok()
     }
@@ -538,28 +481,6 @@ mod tests {
             secret.public_key().to_public_key_der().unwrap().as_bytes(),
             key.to_der().unwrap()
         );
-    }
-
-    #[test]
-    fn an_ssh_line_reads_back() {
-        let p256 = p256::SecretKey::from_slice(&[7; 32]).unwrap().public_key();
-        let ed25519 = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
-        let keys = [
-            PublicKey::from_bytes(Algorithm::P256, &p256.to_sec1_bytes()),
-            PublicKey::from_bytes(Algorithm::Ed25519, ed25519.as_bytes()),
-        ];
-        for key in keys.map(Result::unwrap) {
-            let line = key.to_ssh_line("me@there").unwrap();
-            assert_eq!(PublicKey::from_ssh_line(&line), Ok(key));
-        }
-        for bad in [
-            "",
-            "ssh-ed25519",
-            "ssh-ed25519 AAAA",
-            "ssh-dss AAAAB3NzaC1kc3M=",
-        ] {
-            assert_eq!(PublicKey::from_ssh_line(bad), Err(BadPublicKey), "{bad}");
-        }
     }
 
     #[test]

@@ -11,11 +11,7 @@
 //! | [`algorithm`] | key algorithms, and what a key is for |
 //! | [`token`] | the four traits, and how tokens, slots and keys are named |
 //! | [`key`] | public keys: encodings, fingerprints, verification |
-//! | [`foreign`] | public keys as other programs write them |
 //! | [`signing`] | signatures: schemes and encodings |
-//! | [`envelope`] | ciphertexts: age files, opened with a device's key agreement |
-//! | [`sshsig`] | signatures as SSH knows them |
-//! | [`verdict`] | whether a signature is valid, of messages however long |
 //! | [`shell`] | words for a shell: what people are told to paste |
 //! | [`pin`] | where PINs come from |
 //! | [`refused`] | which PINs were refused and are not sent again |
@@ -33,9 +29,7 @@
 pub mod about;
 pub mod algorithm;
 pub mod call;
-pub mod envelope;
 pub mod error;
-pub mod foreign;
 pub mod interop;
 pub mod key;
 mod locked;
@@ -44,9 +38,7 @@ pub mod possession;
 pub mod refused;
 pub mod shell;
 pub mod signing;
-pub mod sshsig;
 pub mod token;
-pub mod verdict;
 
 pub use about::{About, Example};
 pub use algorithm::{Algorithm, KeySpec, KeyUse};

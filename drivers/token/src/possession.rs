@@ -10,7 +10,6 @@ use rand_core::{OsRng, RngCore};
 use rsa::pkcs1::DecodeRsaPublicKey;
 use zeroize::Zeroizing;
 
-use crate::envelope::SSH_RSA_LABEL;
 use crate::key::to_hex;
 use crate::token::Secret;
 use crate::{Algorithm, Call, Decryptor, Error, PublicKey, Signer, TokenId, Unwrap};
@@ -18,6 +17,10 @@ use crate::{Algorithm, Call, Decryptor, Error, PublicKey, Signer, TokenId, Unwra
 /// What every text begins with that is signed to prove possession. Nothing else that begins
 /// like this is signed for anybody.
 pub const PREFIX: &str = "Claviger: proof of possession";
+
+/// The label *L* of the OAEP with which RSA keys are tried: that of age's stanza `ssh-rsa`
+/// (C2SP age), which is what such keys open.
+pub const SSH_RSA_LABEL: &[u8] = b"age-encryption.org/v1/ssh-rsa";
 
 /// Has the key sign a text that nobody has seen, and verifies the signature.
 ///
@@ -83,7 +86,7 @@ impl Challenge {
     /// A new one, or `None` for a key that does not decrypt.
     ///
     /// P-256 and X25519: an agreement with a fresh peer. RSA: an OAEP (SHA-256) of 16 random
-    /// bytes, with the label of age's stanza `ssh-rsa`.
+    /// bytes, with [`SSH_RSA_LABEL`].
     pub fn new(key: &PublicKey) -> Option<Challenge> {
         Some(match key.algorithm() {
             Algorithm::P256 => {

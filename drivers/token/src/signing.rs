@@ -137,7 +137,7 @@ pub fn eip191_digest(message: &[u8]) -> [u8; 32] {
 }
 
 /// What stands before an Ethereum personal message of this length, in bytes.
-pub(crate) fn eip191_prefix(length: u64) -> String {
+pub fn eip191_prefix(length: u64) -> String {
     format!("\x19Ethereum Signed Message:\n{length}")
 }
 

@@ -292,7 +292,7 @@ pub trait DigestSigner: Send + Sync {
 /// Opens with one key on a token what was wrapped for it.
 ///
 /// This is the device's primitive; ciphertexts are opened by
-/// [`envelope`](crate::envelope).
+/// `claviger-formats`.
 pub trait Decryptor: Send + Sync {
     /// The key's public half.
     fn public_key(&self) -> &PublicKey;

@@ -326,7 +326,7 @@ fn bare_rate(key: &PublicKey, callers: usize, round: Duration) -> f64 {
     let work = || {
         let mut count = 0u64;
         while Instant::now() < end {
-            claviger_token::envelope::encrypt(&[key], &[7; 32]).unwrap();
+            claviger_formats::envelope::encrypt(&[key], &[7; 32]).unwrap();
             count += 1;
         }
         count

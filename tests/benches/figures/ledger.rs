@@ -4,9 +4,10 @@
 
 use claviger_engine::message::RequestGenerateIdentity;
 use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry};
+use claviger_formats::envelope;
 use claviger_ledger::LedgerDriver;
 use claviger_ledger_emulator::Ethereum;
-use claviger_token::{Call, KeyUse, envelope};
+use claviger_token::{Call, KeyUse};
 
 use crate::{Figure, MESSAGE};
 

@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use claviger_engine::message::RequestGenerateIdentity;
 use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry};
+use claviger_formats::envelope;
 use claviger_piv::PivDriver;
 use claviger_tests::CountedReaders;
-use claviger_token::{Access, Call, FixedPin, KeyUse, envelope};
+use claviger_token::{Access, Call, FixedPin, KeyUse};
 use claviger_virtual_yubikey::{Card, Inserted, Pcscd};
 use sha2::{Digest, Sha256};
 

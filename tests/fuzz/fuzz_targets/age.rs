@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, LazyLock};
 
+use claviger_formats::envelope;
 use claviger_fuzz::Input;
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    Access, Algorithm, Call, Decryptor, Driver as _, KeyRef, KeySpec, NewKey, envelope,
-    unfinished_mark,
+    Access, Algorithm, Call, Decryptor, Driver as _, KeyRef, KeySpec, NewKey, unfinished_mark,
 };
 use libfuzzer_sys::fuzz_target;
 

@@ -1,8 +1,9 @@
 //! Public keys, in every form in which they come.
 #![no_main]
 
-use claviger_token::foreign::ForeignKey;
-use claviger_token::{Algorithm, Fingerprint, PublicKey, envelope};
+use claviger_formats::foreign::ForeignKey;
+use claviger_formats::{envelope, ssh};
+use claviger_token::{Algorithm, Fingerprint, PublicKey};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -10,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     keys.extend(PublicKey::from_der(data));
     if let Ok(text) = std::str::from_utf8(data) {
         keys.extend(PublicKey::from_text(text));
-        keys.extend(PublicKey::from_ssh_line(text));
+        keys.extend(ssh::from_line(text));
         keys.extend(envelope::parse_recipient(text));
         let _ = text.parse::<Fingerprint>();
     }
@@ -36,8 +37,8 @@ fuzz_target!(|data: &[u8]| {
         }
         let fingerprint = key.fingerprint();
         assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
-        if let Some(line) = key.to_ssh_line("comment") {
-            assert_eq!(PublicKey::from_ssh_line(&line).as_ref(), Ok(&key));
+        if let Some(line) = ssh::to_line(&key, "comment") {
+            assert_eq!(ssh::from_line(&line).as_ref(), Ok(&key));
         }
         if let Some(text) = envelope::recipient_text(&key) {
             assert_eq!(envelope::parse_recipient(&text).as_ref(), Ok(&key));

@@ -3,11 +3,12 @@
 
 use std::sync::LazyLock;
 
+use claviger_formats::sshsig;
 use claviger_fuzz::Input;
 use claviger_memory::MemoryDriver;
 use claviger_token::{
     Access, Algorithm, Call, Driver as _, KeyRef, KeySpec, NewKey, PublicKey, Signature,
-    SignatureScheme, sshsig, unfinished_mark,
+    SignatureScheme, unfinished_mark,
 };
 use libfuzzer_sys::fuzz_target;
 

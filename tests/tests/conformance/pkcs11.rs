@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
+use claviger_conformance::{Others, Plug, Subject};
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::{
     Kryoptic, Neighbour, Nss, OpenCryptoki, P11KitClient, P11KitProxy, SoftHsm, Tpm,
 };
-use claviger_conformance::{Others, Plug, Subject};
 use claviger_token::{Access, Driver, FixedPin, KeyRef, KeySpec, Protection, PublicKey};
 
 /// A token of a module, made when it is first asked for.

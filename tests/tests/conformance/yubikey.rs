@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_conformance::{Others, Plug, Subject};
+use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_token::{Access, Driver, FixedPin};
 use claviger_virtual_yubikey::{Card, Inserted, Neighbour, Pcscd};
 

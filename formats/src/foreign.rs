@@ -3,12 +3,13 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use claviger_token::{KeyUse, PublicKey};
 use rsa::BigUint;
 use spki::SubjectPublicKeyInfoRef;
 use spki::der::asn1::{AnyRef, ObjectIdentifier, UintRef};
 use spki::der::{Decode, Encode, Reader, SliceReader, Tag, TagNumber, Tagged};
 
-use crate::{KeyUse, PublicKey, envelope};
+use crate::{envelope, ssh};
 
 /// A public key, and what whoever wrote it down says that it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl ForeignKey {
         if let Some(name) = useless_ssh_kind(&kind) {
             return Err(Useless::Kind(name));
         }
-        let key = PublicKey::from_ssh_line(&format!("{kind} {base64}"));
+        let key = ssh::from_line(&format!("{kind} {base64}"));
         let key = key.map_err(|_| ssh_rsa(&blob).unwrap_or(malformed))?;
         Ok(ForeignKey {
             signs: true,
@@ -339,7 +340,7 @@ fn elements(sequence: AnyRef<'_>) -> Option<Vec<AnyRef<'_>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Algorithm;
+    use claviger_token::Algorithm;
 
     /// Made by `openssl req -x509 -addext keyUsage=digitalSignature,keyAgreement`.
     const CERTIFICATE: &str = "\
@@ -405,7 +406,7 @@ mod tests {
         let secret = p256::SecretKey::from_slice(&[7; 32]).unwrap();
         let key = secret.public_key().to_sec1_bytes();
         let key = PublicKey::from_bytes(Algorithm::P256, &key).unwrap();
-        let line = key.to_ssh_line("").unwrap();
+        let line = ssh::to_line(&key, "").unwrap();
         let blob = BASE64_STANDARD
             .decode(line.split(' ').nth(1).unwrap())
             .unwrap();

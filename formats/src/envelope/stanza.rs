@@ -7,22 +7,21 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use chacha20poly1305::aead::{Aead, KeyInit};
 use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
+use claviger_token::possession::SSH_RSA_LABEL;
+use claviger_token::{Algorithm, PublicKey, Secret, Unwrap};
 use hkdf::Hkdf;
 use hpke::kdf::{HkdfSha256, LabeledExpand, extract_and_expand, labeled_extract};
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::recipient::compressed;
-use crate::token::Secret;
-use crate::{Algorithm, PublicKey, Unwrap};
+use crate::ssh;
 
 const P256TAG: &str = "p256tag";
 const P256TAG_INFO: &[u8] = b"age-encryption.org/p256tag";
 const X25519: &str = "X25519";
 const X25519_LABEL: &[u8] = b"age-encryption.org/v1/X25519";
 const SSH_RSA: &str = "ssh-rsa";
-/// The label *L* of the OAEP in a stanza `ssh-rsa` (C2SP age, ssh-rsa).
-pub const SSH_RSA_LABEL: &[u8] = b"age-encryption.org/v1/ssh-rsa";
 
 /// A file key wrapped for a key of ours, parsed out of a stanza.
 pub(super) enum Wrapped {
@@ -146,8 +145,7 @@ fn p256_tag(key: &PublicKey, enc: &[u8; 65]) -> Option<[u8; 4]> {
 
 /// The tag of an `ssh-rsa` stanza (C2SP age, ssh-rsa).
 fn ssh_tag(key: &PublicKey) -> Option<[u8; 4]> {
-    let wire = ssh_key::PublicKey::from(key.to_ssh()?).to_bytes().ok()?;
-    Sha256::digest(wire)[..4].try_into().ok()
+    Sha256::digest(ssh::to_wire(key)?)[..4].try_into().ok()
 }
 
 /// Canonical base64 of exactly `N` bytes.

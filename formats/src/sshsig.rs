@@ -11,13 +11,13 @@
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use claviger_token::signing::BadSignature;
+use claviger_token::{PublicKey, Signature, SignatureScheme};
 use sha2::{Digest, Sha256, Sha512};
 use ssh_encoding::{Decode, Encode};
-use ssh_key::public::KeyData;
 use ssh_key::{HashAlg, LineEnding, Mpint, SshSig};
 
-use crate::signing::BadSignature;
-use crate::{PublicKey, Signature, SignatureScheme};
+use crate::ssh;
 
 /// The namespace that `ssh-keygen -Y sign` and `git` know for plain files.
 pub const FILE_NAMESPACE: &str = "file";
@@ -106,7 +106,7 @@ pub fn to_pem(
     namespace: &str,
     signature: &Signature,
 ) -> Result<String, BadSignature> {
-    let data = key.to_ssh().ok_or(BadSignature)?;
+    let data = ssh::key_data(key).ok_or(BadSignature)?;
     let signature = to_ssh(signature)?;
     SshSig::new(data, namespace, HashAlg::Sha512, signature)
         .and_then(|sig| sig.to_pem(LineEnding::LF))
@@ -245,12 +245,7 @@ impl SshSignature {
 
     /// Whether it says that it is of this key.
     pub fn names(&self, key: &PublicKey) -> bool {
-        let blob = |key: KeyData| {
-            let mut blob = Vec::new();
-            key.encode(&mut blob).ok()?;
-            Some(blob)
-        };
-        key.to_ssh().and_then(blob).as_deref() == Some(&self.key)
+        ssh::to_wire(key).as_deref() == Some(&self.key)
     }
 
     /// The algorithm of the key that it names, as SSH names it: `ssh-ed25519`.
@@ -316,9 +311,8 @@ fn to_ssh(signature: &Signature) -> Result<ssh_key::Signature, BadSignature> {
         SignatureScheme::EcdsaP384Sha384 => {
             ("ecdsa-sha2-nistp384", two_integers(signature.as_bytes())?)
         }
-        SignatureScheme::EcdsaSecp256k1Sha256
-        | SignatureScheme::Eip191Secp256k1
-        | SignatureScheme::Bls12381G2Basic => return Err(BadSignature),
+        // SSH has no keys that sign so.
+        _ => return Err(BadSignature),
     };
     let algorithm = ssh_key::Algorithm::new(name).map_err(|_| BadSignature)?;
     ssh_key::Signature::new(algorithm, blob).map_err(|_| BadSignature)
@@ -357,7 +351,7 @@ fn fixed_width(mut blob: &[u8], width: usize) -> Result<Vec<u8>, BadSignature> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Algorithm;
+    use claviger_token::Algorithm;
 
     fn file(message: &[u8]) -> (PublicKey, String) {
         use ed25519_dalek::Signer;
@@ -373,8 +367,8 @@ mod tests {
 
     /// A signature file by hand: to have it say what `ssh-keygen` would not.
     fn armored(key: &PublicKey, hash: &str, algorithm: &str, blob: &[u8]) -> String {
-        let (mut key_blob, mut signature, mut bytes) = (Vec::new(), Vec::new(), MAGIC.to_vec());
-        key.to_ssh().unwrap().encode(&mut key_blob).unwrap();
+        let (mut signature, mut bytes) = (Vec::new(), MAGIC.to_vec());
+        let key_blob = ssh::to_wire(key).unwrap();
         for part in [algorithm.as_bytes(), blob] {
             part.encode(&mut signature).unwrap();
         }

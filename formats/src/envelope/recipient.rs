@@ -1,10 +1,11 @@
 //! Public keys as recipients of age files.
 
 use age_core::primitives::{bech32_decode, bech32_encode};
+use claviger_token::key::BadPublicKey;
+use claviger_token::{Algorithm, PublicKey};
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 
-use crate::key::BadPublicKey;
-use crate::{Algorithm, PublicKey};
+use crate::ssh;
 
 /// The key cannot be encrypted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +19,7 @@ pub fn recipient_text(key: &PublicKey) -> Option<String> {
     match key.algorithm() {
         Algorithm::P256 => Some(bech32_encode(hrp("age1tag"), &compressed(key)?)),
         Algorithm::X25519 => Some(bech32_encode(hrp("age"), key.as_bytes())),
-        Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => key.to_ssh_line(""),
+        Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => ssh::to_line(key, ""),
         _ => None,
     }
 }
@@ -31,7 +32,7 @@ pub fn recipient_text(key: &PublicKey) -> Option<String> {
 pub fn parse_recipient(text: &str) -> Result<PublicKey, BadPublicKey> {
     let text = text.trim();
     if text.starts_with("ssh-") {
-        return PublicKey::from_ssh_line(text);
+        return ssh::from_line(text);
     }
     bech32_decode(
         text,

@@ -26,17 +26,15 @@ use std::sync::Arc;
 use age::armor::ArmoredReader;
 use age::{DecryptError, stream};
 use age_core::format::{FileKey, Stanza};
+use claviger_token::{Algorithm, Call, Decryptor, Error, PublicKey, Secret};
 use rand_core::{OsRng, RngCore};
 use zeroize::Zeroizing;
 
 use self::header::{ArmorLines, Header, NoHeader, read_header};
 use self::stanza::Wrapped;
-use crate::token::Secret;
-use crate::{Algorithm, Call, Decryptor, Error, PublicKey};
 
 pub use header::{Body, LONGEST_HEADER};
 pub use recipient::{NoRecipient, parse_recipient, recipient, recipient_text};
-pub use stanza::SSH_RSA_LABEL;
 
 /// The most private-key operations that opening one file may take.
 ///
@@ -324,10 +322,10 @@ impl age::Identity for Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::BadPublicKey;
-    use crate::{SlotId, Unwrap};
     use base64::Engine as _;
     use base64::prelude::BASE64_STANDARD_NO_PAD;
+    use claviger_token::key::BadPublicKey;
+    use claviger_token::{SlotId, Unwrap};
     use p256::elliptic_curve::sec1::FromEncodedPoint;
     use sha2::Sha256;
 
