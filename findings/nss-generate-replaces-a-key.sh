@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: libnss3 2:3.87.1-1+deb12u4 (NSS softokn 3.87.1), Debian 12.
 #
-# C_GenerateKeyPair with the CKA_ID of a key pair that is on the token replaces that pair, and
-# answers CKR_OK: the old key is gone, and its handle stands for the new one. PKCS#11 does not
-# ask for unique CKA_IDs, and SoftHSM2 2.6.1 keeps both pairs.
+# C_GenerateKeyPair with the CKA_ID of an existing key pair replaces that pair and returns
+# CKR_OK. The old key is lost, and its handle refers to the new key. PKCS#11 does not require
+# unique CKA_IDs, and SoftHSM2 2.6.1 keeps both pairs.
 #
 # Output seen:
 #   private keys with this CKA_ID after the first generation: 1

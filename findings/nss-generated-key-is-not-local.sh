@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Package: libnss3 2:3.87.1-1+deb12u4 (NSS softokn 3.87.1), Debian 12.
 #
-# CKA_LOCAL is false on a private key that the token has just generated. By PKCS#11 v2.40
-# (section 4.7.2) it is true if and only if the key was generated on the token. The other
-# attributes of protection are right.
+# CKA_LOCAL is false on a private key that the token has just generated. PKCS#11 v2.40 (section
+# 4.7.2) makes it true if and only if the key was generated on the token. The other attributes
+# of protection are correct.
 #
 # Output seen:
 #   CKA_LOCAL: 0

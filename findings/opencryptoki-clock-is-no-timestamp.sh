@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Packages: opencryptoki and libopencryptoki0 3.8.1+dfsg-3.2+b3 (its soft token), Debian 12.
 #
-# C_GetTokenInfo states a clock (CKF_CLOCK_ON_TOKEN) and gives utcTime as "HH:MM:SS" and eight
-# zero bytes. PKCS#11 v2.40 (section 3.2) wants the 16 characters YYYYMMDDhhmmssxx. A reader
-# that parses what the standard promises fails on the whole token.
+# C_GetTokenInfo sets CKF_CLOCK_ON_TOKEN and returns utcTime as "HH:MM:SS" and eight zero bytes.
+# PKCS#11 v2.40 (section 3.2) specifies the 16 characters YYYYMMDDhhmmssxx. A program that
+# parses the specified format fails on the whole token.
 #
 # Output seen:
 #   clock on token: yes

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Packages: opencryptoki and libopencryptoki0 3.8.1+dfsg-3.2+b3 (its soft token), Debian 12.
 #
-# The handle of a destroyed object is given to the next object at once. Who still holds it then
-# works on another object, and gets CKR_OK. PKCS#11 does not forbid it; SoftHSM2 2.6.1, NSS
-# 3.87.1 and p11-kit 0.24.1 count on instead.
+# The next new object gets the handle of a destroyed object. A program that still holds the
+# handle then works on another object and gets CKR_OK. PKCS#11 does not forbid it. SoftHSM2
+# 2.6.1, NSS 3.87.1 and p11-kit 0.24.1 do not reuse handles.
 #
 # Output seen:
 #   same handle: yes

@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Packages: p11-kit-modules and libp11-kit0 0.24.1-2, Debian 12.
 #
-# C_Initialize of p11-kit-client answers CKR_OK where no server listens at
-# P11_KIT_SERVER_ADDRESS: the module has no slots, and that there is no connection stands in
-# CK_INFO.libraryDescription alone. Where something listens and hangs up, C_Initialize answers
-# CKR_DEVICE_ERROR (0x30). A program that takes the return value for "the server is there" shows
-# its user a module without tokens.
+# C_Initialize of p11-kit-client returns CKR_OK if no server listens at P11_KIT_SERVER_ADDRESS.
+# The module has no slots, and only CK_INFO.libraryDescription says that there is no connection.
+# If something listens and hangs up, C_Initialize returns CKR_DEVICE_ERROR (0x30). A program that
+# relies on the return value shows its user a module without tokens.
 #
 # Output seen:
 #   nobody listens: C_Initialize 0, 0 slots, "p11-kit (no connection)"

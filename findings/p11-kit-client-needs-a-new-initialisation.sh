@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Packages: p11-kit, p11-kit-modules and libp11-kit0 0.24.1-2, with SoftHSM2 2.6.1-2.1, Debian 12.
 #
-# A process that uses p11-kit-client does not find a server that was restarted: C_GetSlotList
-# answers CKR_DEVICE_ERROR (0x30) for as long as it is asked. After C_Finalize and C_Initialize
-# it works at once. The errors do not say so.
+# A process that uses p11-kit-client does not find a restarted server: C_GetSlotList keeps
+# returning CKR_DEVICE_ERROR (0x30). After C_Finalize and C_Initialize it works at once. The
+# errors do not say so.
 #
 # Output seen:
 #   at first: 0

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Packages: p11-kit, p11-kit-modules and libp11-kit0 0.24.1-2, with SoftHSM2 2.6.1-2.1, Debian 12.
 #
-# The token offers key agreement (ECDH1-DERIVE). Behind p11-kit's server and client it does
-# not: they leave out mechanisms whose parameters they cannot send, and say nothing.
+# The token offers key agreement (ECDH1-DERIVE), but not through p11-kit's server and client.
+# They silently leave out mechanisms whose parameters they cannot send.
 #
 # Output seen:
 #   SoftHSM2 itself: ECDH1-DERIVE ECDSA

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Packages: softhsm2 and libsofthsm2 2.6.1-2.1, Debian 12.
 #
-# Of processes that log in to one token at the same moment, each with the right PIN, some fail,
-# and with codes that speak of other things. A login rewrites the token's file: it is empty for
-# a moment, and who reads it then finds no token, or one that cannot be read. One after the
-# other none fails.
+# If several processes log in to one token at the same moment, some fail although each PIN is
+# right, and with misleading return values. A login rewrites the token's file, which is empty for
+# a moment. A process that reads it then finds no token, or an unreadable one. No login fails if
+# they run one after the other.
 #
 # Output seen:
 #   one after the other: 0 of 200 failed
