@@ -1,4 +1,4 @@
-//! The operator's command; `claviger --help` says what it does.
+//! The operator's command: see `claviger --help`.
 #![forbid(unsafe_code)]
 
 mod allowed_signers;

@@ -1,11 +1,11 @@
-//! Finding keys on a token that derives them, when the registry is lost that knew their accounts.
+//! Finds keys on a token that derives its keys, after the registry with their accounts is lost.
 //!
-//! Each home takes its accounts from one of [`STARTS`] places on. So the first account of each
-//! is looked at, then the second of each, and so on; where a key is found, the other keys of
-//! the same home are near it, and are looked for there before the rest.
+//! Each home takes its accounts from one of [`STARTS`] places on. So the search compares the first
+//! account of each place, then the second of each, and so on. Where it finds a key, it continues
+//! there first, since the other keys of the same home are near.
 //!
-//! A derivation takes a device some time, so who waits is told how far it is, and may end it at
-//! any account.
+//! A derivation takes the device some time, so the search reports its progress, and the caller can
+//! end it at any account.
 
 use std::collections::HashSet;
 use std::sync::Arc;

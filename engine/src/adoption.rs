@@ -1,9 +1,9 @@
-//! Entering an identity for keys that are on a token already.
+//! Enters an identity for keys that are already on a token.
 //!
-//! Both keys of an identity that was lost are entered in one step, since what is proven of it
-//! is proven of both. Nothing is entered before the token has used each key.
+//! Both keys of a lost identity are entered in one step, since evidence is about both. Nothing is
+//! entered before the token has used each key.
 //!
-//! Everything here blocks, and runs on a thread that may.
+//! Everything here blocks, and runs on a thread that may block.
 
 use std::sync::Arc;
 

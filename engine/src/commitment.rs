@@ -1,4 +1,4 @@
-//! Having something signed: through the Commitment engines, for a purpose each time.
+//! Signing through the Commitment engines, each time for a purpose.
 
 use std::io::{self, Read};
 use std::sync::Arc;

@@ -1,9 +1,8 @@
-//! The Encryption engine: which key a plaintext is encrypted to, and who waits for what.
+//! The Encryption engine: chooses the recipients of a plaintext, and tracks pending requests.
 //!
-//! Without Reads For there is no state: a request is answered at once, on its sender's
-//! task. With it, requests wait in `Pending` until the configured Reads For engine has
-//! answered, or has been silent for too long. Both are pure; the node does the sending and
-//! keeps the time.
+//! Without Reads For it is stateless: a request is answered at once, on its sender's task. With
+//! Reads For, requests wait in `Pending` until the configured Reads For engine has answered or
+//! timed out. Both are pure; the node sends the messages and keeps the time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

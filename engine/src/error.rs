@@ -1,4 +1,4 @@
-//! Why an engine did not do what it was asked.
+//! Errors of engines.
 
 use claviger_token::{Error as TokenError, Fingerprint, KeyUse, TokenId};
 

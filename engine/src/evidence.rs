@@ -1,17 +1,16 @@
 //! Evidence that one identity reads for another, revocations of it, and the text in which
 //! both travel.
 //!
-//! *A reads for B*: whoever holds A's decryptor can decrypt what is encrypted to B. It is
-//! B that says so, with its signing key, over the keys and the names of both, a random number
-//! and, where there is one, an end ([`Statement`] has the encoding). B can revoke it: a
-//! [`Revocation`] names one statement by its digest. A later grant has another number, and
-//! stands.
+//! *A reads for B*: whoever holds A's decryptor can decrypt what is encrypted to B. B signs this
+//! with its signing key, over the keys and the names of both, a random number and, if there is
+//! one, an end ([`Statement`] has the encoding). B can revoke it: a [`Revocation`] names one
+//! statement by its digest. A later grant has another number, so the revocation does not cover it.
 //!
-//! Evidence is about keys: an identity that was deleted and made anew has other keys and
-//! none of the old one's evidence.
+//! Evidence is about keys: an identity that was deleted and made again has other keys, and none
+//! of the old evidence.
 //!
-//! What version 1 signed had neither number nor end, and could be had by signing a document.
-//! It is kept, and never relied on.
+//! Statements of version 1 had neither number nor end, and could be obtained as the signature of a
+//! document. They are kept, and never relied on.
 
 mod statement;
 mod text;

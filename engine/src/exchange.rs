@@ -1,5 +1,5 @@
-//! Encryption and Reads For, carried out: between the senders, the registry and the two
-//! engines' pure parts.
+//! Carries out Encryption and Reads For: connects the senders, the registry and the pure parts of
+//! the two engines.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};

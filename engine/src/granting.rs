@@ -1,5 +1,5 @@
-//! Granting, revoking and taking in evidence: between those who sign, the registry, and the
-//! names that keys have here.
+//! Grants, revokes and imports evidence: connects the signing keys, the registry, and the names
+//! of keys in it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

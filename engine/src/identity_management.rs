@@ -1,8 +1,7 @@
-//! Identity Management: what each message leads to.
+//! Identity Management: decides what each message leads to.
 //!
-//! [`decide`] is pure: it looks at the entries and at a message and says what is to be
-//! done. The [`lifecycle`](crate::lifecycle) does it, and makes the reply from what came
-//! of it.
+//! [`decide`] is pure: it maps the entries and a message to an action. The
+//! [`lifecycle`](crate::lifecycle) carries the action out and makes the reply from its result.
 
 use claviger_token::{Fingerprint, KeySpec, KeyUse};
 

@@ -1,7 +1,7 @@
 //! The Commitment and Decryption engines: each is bound to one key on one token.
 //!
-//! They have no state, so a request runs on the requester's task: in place on a quick
-//! token, else handed to the token's threads.
+//! They are stateless, so a request runs on the requester's task. A quick token is called in
+//! place; calls to other tokens go to the threads of the token.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

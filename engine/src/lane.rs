@@ -1,4 +1,4 @@
-//! The threads that work a token, and the bounded queue that feeds them.
+//! The threads that serve a token, and their bounded queue.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};

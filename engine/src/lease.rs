@@ -1,13 +1,12 @@
-//! Tells whether the process that wrote something down is still alive.
+//! Leases: whether the process that wrote a record is still alive.
 //!
-//! Each node holds a lock on a file of its own for as long as it lives; the system
-//! releases it when the process ends, however it ends. A name in the registry whose
-//! file can be locked is the name of a dead one. Process numbers are not used: they
-//! come again.
+//! Each node holds a lock on a file of its own, its lease. The system releases the lock when the
+//! process ends, however it ends. So if the file of a lease can be locked, its process is dead.
+//! Process ids are not used, since the system reuses them.
 //!
-//! Beside the leases there is one file that everybody who has the registry open has locked
-//! for sharing. Whoever replaces the registry locks it for itself. What a process puts into
-//! the folder for a while bears the name of its lease, and is removed with it.
+//! One more file has a shared lock of every process that has the registry open. A process that
+//! replaces the registry takes it exclusively. Temporary files of a process bear the name of its
+//! lease, and are removed with it.
 
 use std::fs::{self, File, TryLockError};
 use std::io;

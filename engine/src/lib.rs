@@ -1,35 +1,35 @@
 //! Identities whose keys live on hardware tokens: the node, its engines, their registry.
 //!
-//! A [`Node`] routes messages between engines. *Identity Management* generates,
-//! connects and deletes identities; for each it spawns a *Commitment* engine, which
-//! signs, and a *Decryption* engine, which opens. The *Encryption* engine encrypts to
-//! identities and contacts, through what the *Reads For* engine knows if that is wanted. The keys are made on and stay on
-//! tokens, which the node reaches through the drivers it is given; it knows none by
-//! itself.
+//! A [`Node`] routes messages between engines. *Identity Management* generates, connects and
+//! deletes identities. For each identity it spawns a *Commitment* engine, which signs, and a
+//! *Decryption* engine, which decrypts. The *Encryption* engine encrypts to identities and
+//! contacts, and, on request, to those who provably read for them by the *Reads For* engine. Keys
+//! are made on tokens and stay there. The node reaches tokens through the drivers that it is
+//! given, and knows no driver itself.
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | [`types`] | the vocabulary: engine ids, backends, capabilities, identities |
-//! | [`message`] | what engines say to each other |
-//! | [`node`] | routing, mailboxes, and what a program holds in its hand |
-//! | `identity_management` | what each message to it leads to, as a pure function |
-//! | `accounts` | finding keys of a lost registry on a token that derives them |
-//! | `lifecycle`, `adoption` | doing it: between the token and the registry |
-//! | [`purpose`] | what a signature is for, and which bytes are signed |
-//! | `commitment` | having something signed, messages longer than memory included |
+//! | [`message`] | messages between engines |
+//! | [`node`] | routing, mailboxes, and the calls of a program |
+//! | `identity_management` | decides what each message to it leads to, as a pure function |
+//! | `accounts` | finds keys of a lost registry on a token that derives its keys |
+//! | `lifecycle`, `adoption` | does it, between the token and the registry |
+//! | [`purpose`] | purposes of signatures, and the bytes that are signed |
+//! | `commitment` | signs, also messages that are longer than memory |
 //! | `key_engine` | the Commitment and Decryption engines |
-//! | [`opener`] | who opens a file, and with whose PIN |
-//! | [`encryption`] | the Encryption engine: to whom, and who waits for what; pure |
-//! | [`reads_for`] | the Reads For engine: who reads for whom, in memory |
-//! | [`evidence`] | what proves it, signed, and the text in which it travels |
-//! | `exchange` | carrying out what the two lead to |
-//! | `granting` | granting, revoking and taking in evidence |
-//! | [`registry`] | the identities, durable, with write-ahead intents |
-//! | [`refused`], `unnoted` | PINs that tokens refused, durable; and where that cannot be |
-//! | [`policy`] | who may do what |
-//! | [`token_state`] | how a token stands, what changes that, what a request gets meanwhile |
-//! | `standings` | how the tokens stand, who is told, and waiting for one to come back |
-//! | `tokens`, `lane` | open tokens and the threads that work them |
+//! | [`opener`] | finds who can open a file, and with whose PIN |
+//! | [`encryption`] | the Encryption engine: recipients and pending requests; pure |
+//! | [`reads_for`] | the Reads For engine: the graph of evidence, in memory |
+//! | [`evidence`] | signed evidence, and its text form |
+//! | `exchange` | carries out what these two decide |
+//! | `granting` | grants, revokes and imports evidence |
+//! | [`registry`] | the identities on disk, with write-ahead intents |
+//! | [`refused`], `unnoted` | rejected PINs, on disk; and where they cannot be recorded |
+//! | [`policy`] | authorisation |
+//! | [`token_state`] | states of a token, transitions, and what a request gets in each |
+//! | `standings` | the states of all tokens, subscribers, and waiting for a token |
+//! | `tokens`, `lane` | open tokens, and the threads that serve them |
 #![forbid(unsafe_code)]
 
 mod accounts;

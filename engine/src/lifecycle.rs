@@ -1,23 +1,23 @@
-//! Making, connecting and destroying identities: between the token and the registry.
+//! Makes, connects and destroys identities, between the token and the registry.
 //!
 //! | step | Generate | Delete |
 //! | --- | --- | --- |
-//! | 1 | look at the token: does it offer this, is there room | open the token |
+//! | 1 | check that the token offers this and has room | open the token |
 //! | 2 | write the intent, with a mark for each key | write the intent, with the public keys |
-//! | 3 | make the keys, marked; note their public halves | destroy the keys |
-//! | 4 | use each key once, as proof that the token has it | |
-//! | 5 | enter the identity; the intent is now to name the keys | remove the entry, forget the intent |
-//! | 6 | name the keys, forget the intent | |
+//! | 3 | make the keys, marked; record their public keys | destroy the keys |
+//! | 4 | use each key once, as proof of possession | |
+//! | 5 | enter the identity; the intent is now to name the keys | remove the entry and the intent |
+//! | 6 | name the keys, remove the intent | |
 //!
-//! Whatever stops a generation between steps 2 and 5 undoes it; whatever stops a deletion
-//! leaves it to be finished. If the process dies, or the token cannot be asked, the intent
-//! stays, and [`settle`](crate::settling::settle) does the same later.
+//! A generation that fails between steps 2 and 5 is undone; a deletion that fails is completed
+//! later. If the process dies, or the token is not available, the intent stays, and
+//! [`settle`](crate::settling::settle) resolves it later.
 //!
-//! What the token has begun is waited for, since it cannot be undone before it has ended:
-//! a request may be answered [`PATIENCE`] after its deadline. Where even that is not
-//! enough, the intent stays claimed until the token has ended it.
+//! What the token has begun must end before it can be undone, so a request may be answered
+//! [`PATIENCE`] after its deadline. If even that is not enough, the intent stays claimed until the
+//! token has ended the operation.
 //!
-//! Everything here blocks, and runs on a thread that may.
+//! Everything here blocks, and runs on a thread that may block.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Messages between engines. Every reply goes to the request's sender, mailbox 0.
+//! Messages between engines. A reply goes to the sender of its request, mailbox 0.
 
 use claviger_token::Deletion;
 use claviger_token::token::Secret;

@@ -1,4 +1,4 @@
-//! The node: routing, mailboxes, and what a program holds in its hand.
+//! The node: routing, mailboxes, and the calls of a program.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

@@ -1,18 +1,18 @@
-//! Who opens a file, and with whose PIN.
+//! Finds who can open a file, and with whose PIN.
 //!
-//! An age file says for whom it is by its stanzas, and some of them do not even say that. An
-//! [`Opener`] finds the identities whose keys may open it and asks their tokens, in this order:
-//! first what needs nobody, then what is sure, then what needs no PIN.
+//! The stanzas of an age file name its recipients, but not every stanza does. An [`Opener`] finds
+//! the identities whose keys may open the file, and asks their tokens in this order: first keys
+//! that need no person, then keys that certainly match, then keys that need no PIN.
 //!
-//! A PIN goes to a token only to use a key there that opens the file or may. One PIN that was
-//! given for whichever token asks ([`PinSource::is_one_for_all`]) is the PIN of one token:
+//! A PIN is sent to a token only to use a key there that opens the file, or may. One PIN for all
+//! tokens ([`PinSource::is_one_for_all`]) is the PIN of one of them:
 //!
-//! | the tokens of which the file says that their key opens it, or else those whose key may | that PIN goes to |
+//! | tokens whose key opens the file; if the file names none, tokens whose key may | that PIN is sent to |
 //! | --- | --- |
 //! | one | it |
 //! | several | none |
 //!
-//! A token that is not attached counts, since it may be the one whose PIN was given.
+//! A token that is not attached counts, since the PIN may be its PIN.
 //!
 //! ```
 //! use claviger_engine::opener::{NotOpened, Opened, Opener};

@@ -1,4 +1,4 @@
-//! Who may do what. The seam at which a node decides on authorisation.
+//! Authorisation: a node asks its policy before each action.
 
 use crate::{EngineError, EngineId, Purpose};
 

@@ -1,10 +1,10 @@
-//! What a signature is for, and so which bytes are signed.
+//! Purposes of signatures, and the bytes that are signed for each.
 //!
-//! A key signs documents, statements of this program, SSH signatures and more, and all with
-//! the same hash. So that no document is one of the others by accident or by design, the
-//! Commitment engine makes or checks the bytes that it signs itself: of each purpose but
-//! [`Raw`](Purpose::Raw) and [`Prehash`](Purpose::Prehash) they begin with a prefix of its
-//! own, and a raw message that begins like one of these, or like what an SSH login signs, is
+//! A key signs documents, statements of this program, SSH signatures and more, all with the same
+//! hash. A document must not pass as one of the others, by accident or by design. So the
+//! Commitment engine makes or checks the bytes that it signs. For each purpose except
+//! [`Raw`](Purpose::Raw) and [`Prehash`](Purpose::Prehash) they begin with a prefix of that
+//! purpose. A raw message that begins like one of these, or like what an SSH login signs, is
 //! refused.
 
 use claviger_formats::sshsig::{self, Hash};

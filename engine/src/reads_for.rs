@@ -1,17 +1,17 @@
-//! The Reads For engine: who reads for whom, by verified evidence.
+//! The Reads For engine: answers who reads for whom, by verified evidence.
 //!
-//! *A reads for B* is reflexive and transitive. The `Graph` over all evidence is kept in
-//! memory, a few bytes for each piece, and follows the registry; the evidence itself stays
-//! there until somebody asks for it.
+//! *A reads for B* is reflexive and transitive. The `Graph` over all evidence is in memory, a few
+//! bytes for each piece, and follows the registry. The evidence itself stays in the registry until
+//! it is needed.
 //!
-//! Identities are their keys. What was granted to a decryption key alone (a contact of
-//! whom only an age recipient is known) holds for whoever has that key, and goes no
-//! further: nobody has signed which identity it belongs to.
+//! Identities are identified by their keys. A grant to a decryption key alone (a contact with only
+//! an age recipient) holds for whoever has that key and is not transitive: nobody has signed which
+//! identity the key belongs to.
 //!
-//! An identity without a key that decrypts reads for nobody but itself, whatever evidence says.
+//! An identity without a decryption key reads only for itself, whatever evidence says.
 //!
-//! Evidence counts until its end, by the clock of this machine, and as long as it is not
-//! revoked; what version 1 signed does not count.
+//! Evidence counts until its end, by the clock of this machine, unless it is revoked. Evidence of
+//! version 1 does not count.
 
 use std::collections::HashMap;
 

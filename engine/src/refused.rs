@@ -1,10 +1,10 @@
-//! PINs that tokens refused, in the registry: they are not sent again by any process.
+//! Rejected PINs, recorded in the registry so that no process sends them again.
 //!
-//! What is kept of a refused PIN is a hash that is slow on purpose (scrypt, RFC 7914), for
-//! PINs are short and whoever reads the file may try them all. That a PIN *is being* sent is
-//! written down without any trace of it: it may be the right one. So where its answer never
-//! came, nobody can tell whether the next is the same, and none is sent but by a person who
-//! [says so](claviger_token::PinSource::sends_unsettled).
+//! The record of a rejected PIN is a hash that is slow on purpose (scrypt, RFC 7914), since PINs
+//! are short and a reader of the file may try them all. Before a PIN is sent, a record says that
+//! one *is being* sent, without any trace of the PIN: it may be the right one. If the answer never
+//! came, nobody can tell whether the next PIN is the same. Then none is sent, unless a person
+//! [confirms it](claviger_token::PinSource::sends_unsettled).
 
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;

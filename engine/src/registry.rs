@@ -1,12 +1,11 @@
-//! The identities, durable: one SQLite file, safe for several processes at once.
+//! The identities on disk: one SQLite file, safe for several processes at once.
 //!
-//! Before a token is touched an [`Intent`] is written, and what came of it after. An
-//! intent that nobody works on any more is settled by looking at the token: a generation
-//! is undone, a deletion is done. So neither a key without an identity nor an identity
-//! without a key remains.
+//! An [`Intent`] is written before a token is changed, and the outcome after. An abandoned intent
+//! is resolved by looking at the token: a generation is undone, a deletion is completed. So no key
+//! without an identity and no identity without a key remains.
 //!
-//! The registry holds public keys and the names of tokens and slots, and no secret; of
-//! PINs that tokens refused it holds a [slow hash](crate::refused).
+//! The registry holds public keys, names of tokens and slots, and [slow hashes](crate::refused) of
+//! rejected PINs. It holds no secrets.
 
 mod backup;
 mod check;

@@ -1,8 +1,9 @@
-//! Finishing what was begun on a token: undoing generations, doing deletions, naming keys.
+//! Resolves abandoned intents: undoes generations, completes deletions, names keys.
 //!
-//! What is destroyed is what an intent can prove to be meant: a deletion goes by the public
-//! key, a generation by the mark that was written down before it
-//! ([`Token::discard`](claviger_token::Token::discard)). What neither names is left, and said.
+//! Only keys that an intent proves to be meant are destroyed. A deletion identifies the key by its
+//! public key, a generation by the mark that was recorded before it
+//! ([`Token::discard`](claviger_token::Token::discard)). Keys that neither identifies are left and
+//! reported.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
-//! How the tokens of a node stand, who is told of changes, and waiting for a token to
-//! come back.
+//! The states of a node's tokens, the subscribers to changes, and waiting for an absent token.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

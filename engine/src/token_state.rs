@@ -1,18 +1,18 @@
-//! How a token stands, what changes that, and what a request gets meanwhile.
+//! The states of a token, the transitions, and what a request gets in each state.
 //!
 //! A token is always in one of seven states:
 //!
 //! | state | meaning |
 //! | --- | --- |
-//! | absent | it is not attached, or cannot be reached |
-//! | present | it is attached; nobody here has opened it |
-//! | locked | it wants something before it works: a PIN, to be unlocked, its app |
-//! | ready | it is open and works |
-//! | person | it waits for a touch, or for an approval on its screen |
-//! | blocked | its PIN is blocked by too many wrong ones |
-//! | failed | it answered with an error of its own |
+//! | absent | not attached, or not reachable |
+//! | present | attached, not opened by this node |
+//! | locked | needs something before it works: a PIN, unlocking, its app |
+//! | ready | open and working |
+//! | person | waits for a touch, or for an approval on its screen |
+//! | blocked | its PIN is blocked after too many wrong attempts |
+//! | failed | returned an error of its own |
 //!
-//! What happens leads from the state in the first column to the one in the table:
+//! An event leads from the state in the first column to the one in the table:
 //!
 //! | | seen | gone | refused | worked | person-needed | person-done | pin-blocked | failed |
 //! | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -24,18 +24,18 @@
 //! | blocked | blocked | absent | locked | ready | person | blocked | blocked | failed |
 //! | failed | failed | absent | locked | ready | person | failed | blocked | failed |
 //!
-//! A state is what was seen last, never a reason to refuse: what keeps a request from
-//! its token is found out anew, without spending a PIN try. So a request gets:
+//! A state is the last observation, never a reason to refuse. Each request checks its token again,
+//! without spending a PIN attempt:
 //!
 //! | | signing, decrypting | generating, connecting, deleting |
 //! | --- | --- | --- |
-//! | absent | waits until the token is back or its deadline is over; unavailable then, and at once where there is no deadline | unavailable |
-//! | present | opens the token, which may ask for the PIN, and is served | the same |
-//! | locked | opens the token with the PIN that its source gives; one that was refused is not sent again | the same |
+//! | absent | waits for the token until the deadline, then gets *unavailable*; without a deadline, gets it at once | *unavailable* |
+//! | present | opens the token, which may need the PIN, and is served | the same |
+//! | locked | opens the token with the PIN of its source; a rejected PIN is not sent again | the same |
 //! | ready | is served | the same |
-//! | person | waits for its turn; *busy* where too many do | the same |
-//! | blocked | asks how many tries are left, sends nothing, and says that the PIN is blocked | the same |
-//! | failed | opens the token anew, and is served or gets the token's error | the same |
+//! | person | waits for its turn; *busy* if too many wait | the same |
+//! | blocked | reads the remaining attempts, sends nothing, and gets *PIN locked* | the same |
+//! | failed | opens the token again, and is served or gets the token's error | the same |
 
 use std::fmt;
 

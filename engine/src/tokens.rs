@@ -1,4 +1,4 @@
-//! The drivers of a node and the tokens that are open.
+//! The drivers of a node, and its open tokens.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

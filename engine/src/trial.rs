@@ -1,4 +1,4 @@
-//! Using a key once before anybody relies on it.
+//! Uses a key once, as proof of possession, before its identity is entered.
 
 use std::sync::Arc;
 

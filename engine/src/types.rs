@@ -1,4 +1,4 @@
-//! The vocabulary: who is who, and what an identity is.
+//! The vocabulary: engine ids, backends, capabilities, identities.
 
 use std::fmt;
 use std::str::FromStr;

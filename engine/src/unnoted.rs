@@ -1,8 +1,8 @@
-//! PINs that are sent though it cannot be written down that they are.
+//! PINs that are sent without a record, where the registry cannot be written.
 //!
-//! Nobody is protected then by what the registry remembers, so whoever wants that says so
+//! The registry does not protect against resending then, so the program must allow it
 //! ([`NodeBuilder::unnoted_pins`](crate::node::NodeBuilder::unnoted_pins)), and is told of each
-//! token. In this process one refusal is the last.
+//! token. This process sends no further PIN after a rejection.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -8,12 +8,12 @@
 //! | X25519 | `age1…` | `X25519` | X25519 |
 //! | RSA | `ssh-rsa …` | `ssh-rsa` | RSAES-OAEP with SHA-256 |
 //!
-//! So anything in the age world can encrypt to an identity, and what is encrypted here
-//! opens with other people's tools.
+//! So any age program can encrypt to an identity, and other tools can open files that are
+//! encrypted here.
 //!
-//! Everything about a ciphertext that keeps it from opening gives the one error
-//! [`Error::DecryptionFailed`]. A stanza that the device processes and that does not
-//! open goes on with a random file key, so that it fails where a wrong header fails.
+//! Every fault of a ciphertext gives the same error, [`Error::DecryptionFailed`]. If a stanza that
+//! the device has processed does not open, decryption continues with a random file key, so that it
+//! fails where a wrong header fails.
 
 mod header;
 mod recipient;

@@ -1,5 +1,5 @@
-//! Public keys as other programs write them: SubjectPublicKeyInfo, PKCS#1, certificates, SSH
-//! keys and age recipients. One that cannot be used is named as what it is.
+//! Public keys in the forms of other programs: SubjectPublicKeyInfo, PKCS#1, certificates, SSH keys
+//! and age recipients. An error names the kind of a key that cannot be used.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

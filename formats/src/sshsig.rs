@@ -1,12 +1,12 @@
 //! SSH signatures (OpenSSH `PROTOCOL.sshsig`): the armored files that
 //! `ssh-keygen -Y verify` reads.
 //!
-//! What `ssh-keygen -Y sign` of OpenSSH 9 makes for a key that Claviger can hold is read:
-//! Ed25519, ECDSA over P-256 and P-384, `rsa-sha2-512` and `rsa-sha2-256`, over messages
-//! hashed with SHA-512 or SHA-256, in armor of any width.
+//! It reads what `ssh-keygen -Y sign` of OpenSSH 9 writes for keys that Claviger supports: Ed25519,
+//! ECDSA over P-256 and P-384, `rsa-sha2-512` and `rsa-sha2-256`, over messages hashed with SHA-512
+//! or SHA-256, in armor of any width.
 //!
-//! A signature file is malleable where it says nothing: white space in the armor, what stands
-//! behind it, and (ECDSA) the sign of s. So a file is no name for what it signs.
+//! A signature file is malleable: white space in the armor, text after it, and (ECDSA) the sign of
+//! s. So do not identify a document by its signature file.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;

@@ -1,8 +1,7 @@
-//! Whether a signature is valid: three verdicts, of messages however long.
+//! Whether a signature is valid: three verdicts, for messages of any length.
 //!
-//! A message is read once and hashed on the way, in a buffer of memory. Two schemes need all
-//! of it at once, and so as much memory: Ed25519 and BLS12-381, unless they stand in an SSH
-//! signature, which is over a digest.
+//! A message is read once and hashed as it is read, in a fixed buffer. Ed25519 and BLS12-381 need
+//! the whole message in memory, except in an SSH signature, which is over a digest.
 
 use std::io::{self, Read};
 

@@ -1,20 +1,19 @@
-//! Runs the conformance suite and measures, on the devices that are attached and on
-//! virtual ones.
+//! Runs the conformance suite and measures, on attached devices and on virtual ones.
 //!
 //! Data flows one way:
 //!
 //! | | module | idea |
 //! | --- | --- | --- |
 //! | 1 | [`config`] | `hil.toml`: which devices may be written to |
-//! | 2 | [`devices`], [`virtuals`] | the devices of a run; what is started for it |
+//! | 2 | [`devices`], [`virtuals`] | the devices of a run; starting the virtual ones |
 //! | | `bench` | a device that may be written to |
-//! | | `guard`, `journal`, `readers` | what stands between the bench and a device |
-//! | 3 | [`mod@run`], [`conformance`], `measure`, `machine`, `spy` | what is done with each |
-//! | | [`transcript`], [`replay`] | what went over the wire, without the secrets, and again |
-//! | 4 | [`results`] | what was found |
-//! | 5 | [`report`], [`compare`] | what people and machines read of it |
+//! | | `guard`, `journal`, `readers` | the protection between the bench and a device |
+//! | 3 | [`mod@run`], [`conformance`], `measure`, `machine`, `spy` | checks and measurements |
+//! | | [`transcript`], [`replay`] | recording the wire without secrets, and replaying it |
+//! | 4 | [`results`] | the results |
+//! | 5 | [`report`], [`compare`] | reports for people and machines |
 //!
-//! `hil/README.md` shows how it is used.
+//! `hil/README.md` shows how to use it.
 #![forbid(unsafe_code)]
 
 use std::any::Any;

@@ -1,4 +1,4 @@
-//! The bench for devices; `claviger-hil --help` says what it does.
+//! The bench for devices: see `claviger-hil --help`.
 #![forbid(unsafe_code)]
 
 use std::fmt::Display;

@@ -1,7 +1,7 @@
-//! Tokens for tests, and what starts them.
+//! Fixtures that start tokens for tests.
 //!
-//! A fixture that cannot be had panics and says how to get it: a test never passes
-//! because the thing that it tests is not there.
+//! A fixture that is not available panics and says how to get it: no test passes because the thing
+//! that it tests is missing.
 #![allow(
     clippy::panic,
     clippy::unwrap_used,

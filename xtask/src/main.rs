@@ -1,19 +1,19 @@
-//! What one does with this repository: `cargo xtask setup | demo | test | bench | chaos | hil | lint | man`.
+//! Tasks of this repository: `cargo xtask setup | demo | test | bench | chaos | hil | lint | man`.
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | [`demo`] | Claviger's main job, shown on a throw-away token |
 //! | [`mod@test`] | every test |
 //! | [`mod@bench`] | figures, for people and for machines |
-//! | [`chaos`] | whether promises hold when processes are killed and tokens go away |
+//! | [`chaos`] | tries to break the promises: kills processes, removes tokens |
 //! | [`hil`] | the bench for devices' conformance and speed |
-//! | [`lint`] | what must be clean before a change goes in |
-//! | [`advisories`] | known weaknesses of crates that are built in |
+//! | [`lint`] | checks that a change must pass |
+//! | [`advisories`] | known weaknesses of dependencies |
 //! | [`setup`] | installs what the others need |
 //! | [`kryoptic`] | builds a token in software |
 //! | [`peers`] | other people's programs, pinned |
 //! | [`scratch`] | folders that go away again, and SoftHSM2 kept inside them |
-//! | [`process`] | running commands, and saying so |
+//! | [`process`] | running commands, and reporting them |
 //! | [`screen`] | text for people, on a terminal or not |
 //!
 //! No subcommand touches the user's own tokens or configuration.

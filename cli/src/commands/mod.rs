@@ -1,4 +1,4 @@
-//! The commands, a module for each group.
+//! The commands, one module for each group.
 
 mod backup;
 mod completions;

@@ -1,10 +1,10 @@
-//! Which standard streams a process was started without, and stopping as others do.
+//! Standard streams that were closed when the process started, and stopping like other commands.
 //!
-//! This is what the command needs of the system and no crate does; it has all of its `unsafe`
-//! code. Before `main`, Rust's standard library opens `/dev/null` in place of standard streams that
-//! are closed, so that no file gets their numbers. What is written to such a stream is lost,
-//! and no error says so. This looks before the standard library does: in a function that the
-//! loader runs first (System V gABI, "Initialization and Termination Functions").
+//! The command needs this from the system, and no crate offers it. All `unsafe` code of the command
+//! is here. Before `main`, Rust's standard library opens `/dev/null` in place of closed standard
+//! streams, so that no file gets their numbers. Output to such a stream is lost without an error.
+//! This crate looks before the standard library does: in a function that the loader runs first
+//! (System V gABI, "Initialization and Termination Functions").
 
 #[cfg(unix)]
 mod job;

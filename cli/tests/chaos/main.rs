@@ -1,8 +1,8 @@
-//! Chaos: processes that are killed, tokens that go away, more callers than a token can
-//! serve; and whether the promises hold.
+//! Chaos: tries to break the promises. It kills processes, removes tokens, and sends more requests
+//! than a token can serve.
 //!
-//! `cargo xtask chaos` runs all of it and prints figures; among the tests runs a little of
-//! it. A promise that is broken ends either with an error.
+//! `cargo xtask chaos` runs all of it and prints figures; the tests run a part of it. A broken
+//! promise ends both with an error.
 #![allow(
     clippy::panic,
     clippy::unwrap_used,

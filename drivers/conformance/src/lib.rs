@@ -1,8 +1,9 @@
-//! What every driver has to do: checks written once, run against every token.
+//! The conformance suite: checks that every driver runs against every token.
 //!
 //! A token *declares* what it makes and uses ([`makes`](claviger_token::TokenInfo::makes),
-//! [`uses`](claviger_token::TokenInfo::uses)); the checks see to it that it does what it declares and refuses the rest. Whoever writes a driver describes a
-//! token of the new kind as a [`Subject`] and runs [`CHECKS`] on it:
+//! [`uses`](claviger_token::TokenInfo::uses)). The checks verify that it does what it declares and
+//! refuses the rest. To test a driver, describe a token of its kind as a [`Subject`] and run
+//! [`CHECKS`] on it:
 //!
 //! ```
 //! # use claviger_conformance::{CHECKS, Outcome, Subject};
@@ -16,18 +17,18 @@
 //! }
 //! ```
 //!
-//! A check that fails panics, as a test does. It deletes the keys that it made, whether
-//! it fails or not, and touches no others. Never run this on a token that matters: a
-//! wrong PIN is tried, once, where the subject allows it.
+//! A failing check panics, as a test does. Each check deletes the keys that it made, also if it
+//! fails, and touches no others. Never run it on a token that matters: it tries one wrong PIN if
+//! the subject allows it.
 //!
 //! | module | theme |
 //! | --- | --- |
-//! | `finding` | tokens are found by what names them |
-//! | `pin` | a PIN is asked for where it is needed, and a refused one is not sent twice |
+//! | `finding` | tokens are found by their names |
+//! | `pin` | a PIN is asked for when it is needed, and a rejected one is not sent twice |
 //! | `keys` | keys are made, listed, told apart and deleted |
-//! | `signing`, `decryption` | what keys are for |
-//! | `deadlines`, `full`, `removal` | calls that are late, tokens without room, tokens that go away |
-//! | `others` | what other tools do to the keys |
+//! | `signing`, `decryption` | keys sign and decrypt |
+//! | `deadlines`, `full`, `removal` | late calls, full tokens, unplugged tokens |
+//! | `others` | keys that other tools changed |
 #![forbid(unsafe_code)]
 #![allow(
     clippy::panic,

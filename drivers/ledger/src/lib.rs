@@ -2,30 +2,30 @@
 //!
 //! [`LedgerDriver`] lists and opens them by backend strings
 //! `ledger:[serial=HEX][;account=N][;tcp=HOST:PORT]`; the account is for keys that are
-//! generated, and `tcp` reaches an emulator instead of USB. It speaks to Ledger's own
-//! *Ethereum* app: of the apps that most devices have it is the one that both signs and,
-//! from version 1.9.18 on, agrees on keys. An app that does not is used to sign.
+//! generated, and `tcp` reaches an emulator instead of USB. The driver uses Ledger's own
+//! *Ethereum* app. Of the apps that most devices have, only this one both signs and, from version
+//! 1.9.18 on, offers key agreement. Older versions only sign.
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | `backend`, `slot` | backend strings; accounts and their keys |
-//! | [`transport`] | whole commands out, whole replies back; where devices are |
+//! | [`transport`] | complete commands and replies; finding devices |
 //! | [`frame`], `hid` | devices on USB |
-//! | `udev` | devices that come and go |
+//! | `udev` | devices that are plugged in and unplugged |
 //! | `tcp` | emulators |
-//! | `apdu`, `ethereum` | commands, replies, status words; what the app can do |
-//! | `port`, `wait` | a device and the conversation with it; waiting for a person |
-//! | `claim` | whose turn it is, where several processes use a device |
-//! | `field` | the devices that are there, and which of them is wanted |
-//! | `wallet`, `token` | a seed, wherever its device is; the token's keys |
-//! | `error` | from status words to errors |
+//! | `apdu`, `ethereum` | commands, replies, status words; the abilities of the app |
+//! | `port`, `wait` | an open device; waiting for an approval |
+//! | `claim` | turns of several processes that use one device |
+//! | `field` | the attached devices, and the choice among them |
+//! | `wallet`, `token` | a seed, on whichever device; the keys of the token |
+//! | `error` | errors from status words |
 //!
 //! # Tokens
-//! A Ledger shows no serial. Its name here is made of its seed: the first 16 hexadecimal
-//! digits of SHA-256 over the SubjectPublicKeyInfo (DER) of the signing key of account 0.
-//! So two devices with the same seed are one token, and a device with another passphrase
-//! is another. A device that is locked, or whose app is not open, is listed without a
-//! serial and with a note that says what to do; nothing else is asked of it.
+//! A Ledger shows no serial. Its serial here is derived from its seed: the first 16 hexadecimal
+//! digits of SHA-256 over the SubjectPublicKeyInfo (DER) of the signing key of account 0. So two
+//! devices with the same seed are one token, and a device with another passphrase is another
+//! token. A device that is locked, or whose app is not open, is listed without a serial and with
+//! a note that says what to do. It gets no further commands.
 //!
 //! # Keys
 //! An account *n* is the path m/44'/60'/n'/0/0 (BIP 44). It has two slots:
@@ -35,60 +35,54 @@
 //! | `n/secp256k1` | secp256k1 | signs Ethereum personal messages (EIP-191) |
 //! | `n/x25519` | X25519 | opens age files (EIP-1024) |
 //!
-//! **Both come of one secret.** The app uses the scalar that the path gives with either
-//! curve. A key for each use would be better, and is what every other token here has;
-//! this app offers no other. Whoever can sign with an account can, in principle, decrypt
-//! with it: what keeps the two apart is the person who approves each on the device's
-//! screen, where they look different.
+//! **Both keys come from one secret.** The app uses the scalar of the path with either curve. A
+//! key for each use would be better, and every other token here has one; this app offers none.
+//! Whoever can sign with an account can, in principle, decrypt with it. What separates the two is
+//! the approval on the screen of the device, where they look different.
 //!
-//! Nothing is stored on the device, and nothing can be destroyed there. A key is made by
-//! reading its public half. A key that is deleted is no longer used, but can be derived
-//! again from the seed ([`Deletion::Derivable`](claviger_token::Deletion)); its slots are
-//! not given to other identities by whoever remembers them. Which keys are in use only
-//! this process knows, and the caller's own records.
+//! Nothing is stored on the device, and nothing can be destroyed there. A key is made by reading
+//! its public key. A deleted key is no longer used, but can be derived again from the seed
+//! ([`Deletion::Derivable`](claviger_token::Deletion)). Callers that record its slots give them to
+//! no other identity. Only this process and the caller's records know which keys are in use.
 //!
-//! Every signature is checked with the public key before it is handed out.
+//! Every signature is verified with the public key before it is returned.
 //!
-//! # People
-//! Every signature and every decryption is approved on the device; reading public keys is
-//! not. The device's own PIN is given on the device, and no PIN is ever asked for here.
-//! If the device is locked or the app is not open, the caller is told
-//! ([`Event`](claviger_token::Event)), and the device is asked every half second until
-//! the deadline, or for a minute where there is none. An approval is waited for until the
-//! deadline, or until the device gives it up.
+//! # Approvals
+//! The person approves every signature and every decryption on the device, and also types the PIN
+//! there: this driver never asks for one. Reading public keys needs no approval. If the device is
+//! locked or the app is not open, the caller gets an [`Event`](claviger_token::Event), and the
+//! device is polled every half second until the deadline, or for a minute if there is none. The
+//! driver waits for an approval until the deadline, or until the device times out.
 //!
-//! Generating and adopting keys also needs approvals, one for each key: whoever enters a key
-//! has it used once before ([`possession`](claviger_token::possession)). The text that is
-//! signed then is readable on the device's screen.
+//! Generating and adopting keys needs one approval for each key, since each key is used once
+//! before it is entered ([`possession`](claviger_token::possession)). The screen of the device
+//! shows the text that is signed.
 //!
 //! # Messages
-//! A message takes as much of the device's memory as it is long, twice: see
-//! [`longest_message`]. The app refuses what is too long only when it has seen all of it.
+//! A message takes twice its length of the device's memory: see [`longest_message`]. The app
+//! refuses a message that is too long only after it has received all of it.
 //!
-//! # Coming and going
-//! That a device is plugged in or taken away is told by udev, where it runs; nobody is
-//! asked meanwhile. What happens on the device itself, such as that it is locked, is told
-//! by nobody, so one that is watched is asked once a second.
+//! # Plugging in and unplugging
+//! udev, where it runs, announces devices, and nothing is polled. Nothing announces events on the
+//! device itself, such as locking, so a watched device is polled once a second.
 //!
 //! # Deadlines and late answers
-//! A request that is on the device's screen cannot be taken back. When its caller gives
-//! up, the device still shows it, and may answer later; an answer does not say to what.
-//! And a command that comes meanwhile is answered in place of the question, and may change
-//! what the person approves. So a device that shows a review gets no command. It is listed
-//! as *busy with a review*, and the next operation first waits for the answer, which is
-//! thrown away; its caller is told that there is something to approve or to reject.
+//! A request on the screen of the device cannot be withdrawn. After its caller has given up, the
+//! device still shows it and may answer later, and an answer does not name its request. A command
+//! that arrives meanwhile is answered in place of the request, and may change what the person
+//! approves. So a device that shows a review gets no command. It is listed as *busy with a
+//! review*. The next operation first waits for the late answer and discards it; its caller is
+//! told that there is something to approve or reject.
 //!
-//! That holds for other processes of the same user as well, which tell each other. A
-//! process that ends meanwhile leaves its review to the next one, which takes it to be on
-//! the screen for 30 seconds, or until it hears the answer. Programs of others do not know of
-//! this: when a device is opened, answers are thrown away until one comes that can only
-//! belong to the question that was asked.
-//! What could still be mistaken does no harm: a signature is checked, and a secret that
-//! is another one's opens nothing.
+//! Processes of the same user share this state. If a process ends meanwhile, the next one assumes
+//! that the review is on the screen for 30 seconds, or until the answer arrives. Other programs do
+//! not share it: when a device is opened, answers are discarded until one arrives that can only
+//! belong to the current request. A mistaken answer does no harm even then, since signatures are
+//! verified and a wrong secret opens nothing.
 //!
-//! A device that is unplugged while a person may have approved is not asked again by
-//! itself: the caller gets [`Error::TokenUnavailable`]. Everything else is repeated, once,
-//! on the device with the same seed, wherever it is plugged in.
+//! If a device is unplugged after a person may have approved, the request is not repeated, and the
+//! caller gets [`Error::TokenUnavailable`]. Everything else is repeated once, on the device with
+//! the same seed, wherever it is plugged in.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! `LocalMemory`: keys in this process, which die with it.
+//! `LocalMemory`: keys that exist only in this process.
 //!
 //! ```
 //! use claviger_memory::MemoryDriver;
@@ -17,9 +17,8 @@
 //! # Ok::<(), claviger_token::Error>(())
 //! ```
 //!
-//! A key lives in one place and is wiped there when it is deleted: the handles that
-//! were given out know where it was and answer [`Error::KeyNotFound`] from then on.
-//! Only an operation that is under way keeps it until it is done.
+//! A key is in one place and is wiped there when it is deleted. Handles to a deleted key return
+//! [`Error::KeyNotFound`]. Only an operation in progress keeps the key until it ends.
 #![forbid(unsafe_code)]
 
 mod private_key;

@@ -1,56 +1,54 @@
-//! Claviger's driver for PIV smartcards, first of all YubiKeys.
+//! Claviger's driver for PIV smartcards, YubiKeys above all.
 //!
 //! [`PivDriver`] lists and opens cards by backend strings
 //! `piv:[serial=N][;slot=9c][;pin-policy=never|once|always][;touch-policy=never|always|cached]`;
-//! the policies are for keys that are generated. It speaks NIST SP 800-73-4 and Yubico's
-//! extensions itself, over PC/SC.
+//! the policies are for keys that are generated. It implements NIST SP 800-73-4 and Yubico's
+//! extensions, over PC/SC.
 //!
 //! | module | idea |
 //! | --- | --- |
-//! | `backend`, `policy` | backend strings, and when a key wants PIN and touch |
+//! | `backend`, `policy` | backend strings; PIN and touch policies |
 //! | [`reader`] | readers, and the cards in them, over PC/SC |
-//! | [`apdu`], `tlv` | commands, replies, status words; how data is packed |
+//! | [`apdu`], `tlv` | commands, replies, status words; the encoding of data |
 //! | `card` | the commands of a PIV card |
-//! | `firmware` | what cards can do, as data |
+//! | `firmware` | the abilities of cards, as data |
 //! | `management` | the management key |
-//! | `field`, `notes` | which card is in which reader, who made it, and what it tells |
+//! | `field`, `notes` | which card is in which reader, its maker, and what it reports |
 //! | `connection`, `state`, `held`, `session`, `asking` | an open card: transactions, the PIN, recovery |
-//! | `slot`, `marker`, `content` | slots, what is in them, and which keys are ours |
+//! | `slot`, `marker`, `content` | slots, their content, and which keys are ours |
 //! | `token`, `seek`, `key` | finding the token's keys, and using them |
 //! | `making`, `destroying` | making, naming and destroying them |
-//! | [`attestation`] | a card's certificate that it made a key, and whose card it is |
-//! | `error` | from status words to errors |
+//! | [`attestation`] | the card's certificate for a key that it made; the maker of a card |
+//! | `error` | errors from status words |
 //!
-//! # Whose card it is
-//! Cards of several makers answer GET VERSION with a version of Yubico's firmware, and lack
-//! slots, commands or algorithms that it has. A card is taken for Yubico's if the certificate
-//! of its attestation key (slot F9) leads to Yubico's roots, or to others that are given:
-//! [`PivDriver::with_readers_and_roots`], [`ROOTS_VARIABLE`]. That is read once per card and
-//! process: when a card or its slots are listed, and before a key is made or destroyed. It is
-//! not read when a key is used: nothing about using a key depends on it, and a process that is
-//! started for one signature would take half as many commands again. What an open token
-//! [says of itself](Token::info) is what is known by then.
+//! # The maker of a card
+//! Cards of several makers answer GET VERSION with a version of Yubico's firmware, but lack
+//! slots, commands or algorithms of it. A card counts as a YubiKey if the certificate of its
+//! attestation key (slot F9) leads to Yubico's roots, or to others that are given:
+//! [`PivDriver::with_readers_and_roots`], [`ROOTS_VARIABLE`]. The certificate is read once per
+//! card and process: when a card or its slots are listed, and before a key is made or destroyed.
+//! It is not read when a key is used, since using a key does not depend on it, and a process that
+//! is started for one signature would send half as many commands again. [`Token::info`] of an
+//! open token has what is known so far.
 //!
-//! Of every other card nothing is known before it was tried. It is asked for metadata and for
-//! attestations; what it answers counts, and what it does not know it does not have. What it
-//! states that it makes is listed as [untried](TokenInfo::untried), and its free retired slots
-//! as *not tried*. Only a generation shows more: a refused reference is
-//! [`Error::NoSuchSlot`], a refused algorithm [`Error::Unsupported`]. Policies are asked for
-//! only where the operator does. MOVE KEY that a card does not have is no error: the key is
-//! overwritten.
+//! Nothing is assumed of any other card. It is asked for metadata and for attestations; its
+//! answers count, and what it does not know it does not have. Keys that it states to make are
+//! listed as [untried](TokenInfo::untried), and its free retired slots as *not tried*. Only a
+//! generation shows more: a refused reference is [`Error::NoSuchSlot`], a refused algorithm
+//! [`Error::Unsupported`]. Policies are sent only if the operator asks for them. If a card lacks
+//! MOVE KEY, the key is overwritten.
 //!
 //! # Keys and slots
-//! New keys go into free retired slots (82 to 95), unless the backend names a slot. A slot
-//! that holds anything is never overwritten. A key is used and deleted by its public half. It
-//! is looked for in its slot first and then in every other, since other tools move keys. On
-//! cards with metadata, or by an attestation, the card itself says which key is where. On
-//! others a certificate says where to look, and a signature or an agreement proves it: a
-//! certificate may outlive its key.
+//! New keys go into free retired slots (82 to 95), unless the backend names a slot. An occupied
+//! slot is never overwritten. A key is used and deleted by its public key. The driver looks in the
+//! key's slot first and then in every other, since other tools move keys. Metadata or an
+//! attestation of the card say which key is where. On cards without them a certificate says where
+//! to look, and a signature or a key agreement proves it: a certificate may outlive its key.
 //!
-//! Each key that is made gets a certificate in the slot's certificate object that names the
-//! generation. It is *unfinished* until the key is [named](Token::name). By an unfinished mark
-//! alone a key is destroyed that nobody entered ([`Token::discard`]); a named key is destroyed
-//! by its public half only ([`Token::delete`]). What happens when the process dies:
+//! Each new key gets a certificate in the slot's certificate object, the *mark*, which names the
+//! generation. The mark is *unfinished* until the key is [named](Token::name). A key that was
+//! never entered is destroyed by its unfinished mark ([`Token::discard`]); a named key is
+//! destroyed by its public key only ([`Token::delete`]). If the process dies:
 //!
 //! | it dies | the slot holds | discarding later |
 //! | --- | --- | --- |
@@ -59,24 +57,22 @@
 //! | before the key is named | the key and the mark | removes both |
 //! | while a key is deleted | our certificate, perhaps our key | deleting again removes what is left |
 //!
-//! On cards that are not Yubico's the mark names the key as soon as there is one, so that a
-//! key that somebody else makes in the slot after that is not taken for it. A YubiKey's mark
-//! does not: if somebody makes a key there and leaves the unfinished mark, and the public half
-//! of ours was not written down, their key cannot be told from ours; other tools show the slot
-//! as used, and whoever writes a certificate for the new key replaces the mark.
+//! On cards of other makers the mark names the key as soon as there is one, so that a key that
+//! another program makes in the slot later is not mistaken for it. The mark of a YubiKey does not.
+//! If another program makes a key there, leaves the unfinished mark, and the public key of ours
+//! was not recorded, the two keys cannot be told apart. Other tools show the slot as used, and a
+//! program that writes a certificate for its key replaces the mark.
 //!
-//! Some cards write a certificate of their own over the mark when they make a key. The mark is
-//! written again with the next command. If the process dies in between, the key is destroyed
-//! if its public half is known, and else left, with
-//! [`Deletion::Foreign`](claviger_token::Deletion::Foreign) for an answer: nothing shows whose
-//! it is, nor could anything that is written before (see ARCHITECTURE). To remove it use the
-//! vendor's tool, such as `ykman piv keys delete 82`.
+//! Some cards write a certificate of their own over the mark when they make a key. The driver
+//! writes the mark again with the next command. If the process dies in between, the key is
+//! destroyed if its public key is known. Otherwise it is left, and the answer is
+//! [`Deletion::Foreign`](claviger_token::Deletion::Foreign): nothing can show whose key it is (see
+//! ARCHITECTURE). Remove it with the vendor's tool, such as `ykman piv keys delete 82`.
 //!
-//! Before firmware 5.7, and on cards of others, there is no command that deletes a key.
-//! There it is destroyed by a new one in its place, the *filler*: a P-256 key, where the
-//! card has them, that is nobody's. The slot's certificate then says that the slot is
-//! empty and names the filler. As long as the filler is in it, the slot counts as free:
-//! it is shown as such, and the next key overwrites the filler.
+//! Before firmware 5.7, and on cards of other makers, no command deletes a key. There a key is
+//! destroyed by a new one in its place, the *filler*: a key that belongs to nobody, of P-256 if
+//! the card has it. The slot's certificate then says that the slot is empty and names the filler.
+//! While the filler is in it, the slot counts as free, and the next key overwrites the filler.
 //!
 //! | it dies | the slot holds | deleting later |
 //! | --- | --- | --- |
@@ -85,46 +81,43 @@
 //! | before the slot is said to be empty | a certificate that says so, a filler | makes a new filler |
 //! | after that | the certificate of an empty slot, the filler | changes nothing |
 //!
-//! A card that refuses to overwrite as well has [`Error::CannotDestroy`] for an answer,
-//! and the key is as it was.
+//! If a card refuses to overwrite as well, the answer is [`Error::CannotDestroy`], and the key is
+//! unchanged.
 //!
-//! # What is protected
-//! SP 800-73-4 and Yubico's extensions have no command that gives a private key away, so
-//! every generated key is sensitive and never extractable; that it was made on the card
-//! is stated by the card (metadata, attestation) or known because we asked for it.
+//! # Protection
+//! SP 800-73-4 and Yubico's extensions have no command that returns a private key, so every
+//! generated key is sensitive and never extractable. The card states that it made the key
+//! (metadata, attestation), or the driver knows because it asked for it.
 //!
 //! # PINs
-//! A card is opened without a PIN if none is to be had and one of its keys wants none. Else
-//! the PIN is given once after a card was selected, and for each operation of a key whose
-//! policy says so. It is checked first that a wrong PIN would not lock the card, and that
-//! the card did not refuse this one before ([`claviger_token::refused`]). When a
-//! token is closed the rights that the PIN gave are taken back, and those of the management
-//! key as soon as a key is made or deleted. A YubiKey is never reset for that: other
-//! programs may use it, and between our transactions they may. A card of others, where
-//! only that takes the management key's rights away, is reset after a key was made or
-//! deleted, and when it is closed if it has no other way to forget a PIN; programs that
-//! share it have to connect again and to give the PIN again.
+//! A card is opened without a PIN if no source has one and one of its keys needs none. Otherwise
+//! the PIN is sent once after the card is selected, and for each operation of a key whose policy
+//! demands it. Before that the driver checks that a wrong PIN would not lock the card, and that
+//! the card has not rejected this PIN before ([`claviger_token::refused`]). The card is logged out
+//! when the token is closed, and the management key's rights end as soon as a key is made or
+//! deleted. A YubiKey is never reset for that, since other programs may use it between our
+//! transactions. A card of another maker is reset after a key was made or deleted if only that
+//! ends the management key's rights, and when it is closed if it cannot log out otherwise;
+//! programs that share it have to connect and send the PIN again.
 //!
 //! # Other programs
-//! They use the card between two of our transactions. The one in which a card is opened goes
-//! on for what comes next: to find a key, to use it once, and to close the card. So a process
-//! that is started for one signature sends nine commands in one transaction (measured by
-//! `cargo xtask bench`); others wait for it 100 ms longer at most than it is at work. It ends
-//! before a person is asked for a PIN.
+//! Other programs use the card between two of our transactions. The transaction in which a card
+//! is opened continues to find a key, to use it once, and to close the card. So a process that is
+//! started for one signature sends ten commands in one transaction (`cargo xtask bench` measures
+//! it). Others wait for it at most 100 ms longer than it works. It ends before a PIN prompt.
 //!
 //! # Deadlines
-//! PC/SC cannot cancel a command, nor the wait for another program's transaction. A
-//! deadline or a cancellation counts before each command; one that the card has
-//! begun, a touch included, comes to its end.
+//! PC/SC cannot cancel a command, nor the wait for another program's transaction. Deadlines and
+//! cancellations are checked before each command. A command that the card has begun, a touch
+//! included, runs to its end.
 //!
 //! # Why not the crate `yubikey`
-//! Release 0.8 resets the card when it is dropped, indexes into replies that may be empty,
-//! gives most status words the same error, writes PINs to the log at the level trace, refuses
-//! other PIV cards and firmware from 6 on, knows no key management beyond triple DES, does not
-//! delete keys, and takes a card for itself where here several programs share it. Its types
-//! for slots do not give the object ids that the driver needs, its `CertInfo` is not read by
-//! anything, and its policies lack those for fingerprints. So none of it is used here; a test
-//! of the virtual card reads one card through both and compares.
+//! Release 0.8 resets the card when it is dropped, indexes into replies that may be empty, maps
+//! most status words to the same error, and logs PINs at level trace. It refuses other PIV cards
+//! and firmware from 6 on, knows no management keys other than triple DES, cannot delete keys, and
+//! takes the card exclusively. Its types for slots lack the object ids that the driver needs,
+//! nothing reads its `CertInfo`, and its policies lack those for fingerprints. So this crate does
+//! not use it. A test reads one virtual card through both and compares.
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, LazyLock, OnceLock};

@@ -1,19 +1,19 @@
-//! What the PKCS#11 driver has to call past the crate `cryptoki`: above all `C_Sign` and
-//! `C_Decrypt`, each once, into a buffer whose length the caller knows.
+//! The PKCS#11 calls that the crate `cryptoki` does not offer: above all `C_Sign` and `C_Decrypt`,
+//! each called once, with a buffer whose length the caller knows.
 //!
 //! `cryptoki` (0.12.1) asks for the length of every result before it asks for the result. That
-//! doubles the calls, and the work on devices that compute both times; NSS 3.125 even fails,
-//! since it states 144 bytes for an Ed25519 signature and then takes a buffer of 64 only. A
-//! PIN for one operation (`CKA_ALWAYS_AUTHENTICATE`) has to go between `C_SignInit` and
-//! `C_Sign`, which `cryptoki` calls together.
+//! doubles the calls, and the work on devices that compute both times. NSS 3.125 even fails: it
+//! states 144 bytes for an Ed25519 signature and then accepts only a buffer of 64. A PIN for one
+//! operation (`CKA_ALWAYS_AUTHENTICATE`) must come between `C_SignInit` and `C_Sign`, which
+//! `cryptoki` calls together.
 //!
-//! `cryptoki` hands out session handles, but not the module's functions, so the module is asked
-//! for them a second time. A session handle is a number that the module checks (PKCS#11 v2.40
-//! §5.1.2): used with the functions of another module, or of another instance of this one,
-//! it gives an error, no more. [`Once::know`] tells whether they belong together.
+//! `cryptoki` exposes session handles, but not the functions of the module, so this crate asks
+//! the module for them again. A session handle is a number that the module checks (PKCS#11 v2.40
+//! §5.1.2). With the functions of another module, or of another instance of this one, it gives an
+//! error. [`Once::know`] tells whether they belong together.
 //!
-//! This is all of the drivers' `unsafe` code; CONTRIBUTING.md says how its tests are run under a
-//! sanitizer.
+//! This crate has all `unsafe` code of the drivers. CONTRIBUTING.md says how to run its tests under
+//! a sanitizer.
 
 use std::path::Path;
 

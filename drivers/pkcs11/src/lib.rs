@@ -1,31 +1,30 @@
 //! Claviger's driver for any PKCS#11 module.
 //!
 //! [`Pkcs11Driver`] lists and opens tokens by PKCS#11 URIs (RFC 7512): in the module
-//! that the URI names, or in all modules that p11-kit is configured for. What it
-//! implements is of PKCS#11 v2.40 and, for Ed25519 and X25519, v3.0.
+//! that the URI names, or in all modules that p11-kit is configured for. It implements
+//! PKCS#11 v2.40 and, for Ed25519 and X25519, v3.0.
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | [`uri`] | PKCS#11 URIs |
 //! | [`modules`] | the configuration of p11-kit: which modules there are |
 //! | [`quirks`] | what modules do differently, as data |
-//! | `candidates` | the tokens that are there, what they are called, opening one |
+//! | `candidates` | the attached tokens, their names, opening one |
 //! | `module` | loaded modules, one instance for each file |
-//! | `absence` | modules with nothing behind them |
-//! | `mechanism_cache` | what tokens said of their mechanisms |
-//! | `seen` | where tokens were seen last, and which are missed |
+//! | `absence` | modules without a daemon, server or device |
+//! | `mechanism_cache` | the mechanisms of tokens, cached |
+//! | `seen` | where tokens were last attached, and which are missing |
 //! | `session` | the login, the pool of sessions, recovery |
-//! | `login` | when a PIN is sent, and when it is not |
+//! | `login` | when a PIN is sent |
 //! | `token`, `keys` | the token's keys: templates, encodings, operations |
-//! | `error` | from return values to errors |
+//! | `error` | errors from return values |
 //!
 //! # What is shared in a process
-//! A module is loaded once, and a login is the whole process's (PKCS#11 v2.40 §2.6.8).
-//! So a token is opened once for each process, whichever [`Pkcs11Driver`] is asked, and
-//! closed with its last user. Code in the same process that uses a module without
-//! this driver shares the login with it; it works through [`with_module`], since
-//! modules with a [quirk](quirks::Quirks::forgets_tokens) are initialised anew to find a
-//! token again, and must not finalise the module.
+//! A module is loaded once, and a login belongs to the whole process (PKCS#11 v2.40 §2.6.8).
+//! So each process opens a token once, whichever [`Pkcs11Driver`] is asked, and closes it with
+//! its last user. Other code in the process that uses the module shares the login. It must use
+//! [`with_module`], since modules with a [quirk](quirks::Quirks::forgets_tokens) are initialised
+//! again to find a token, and it must not finalise the module.
 #![forbid(unsafe_code)]
 
 use std::path::Path;

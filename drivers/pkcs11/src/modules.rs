@@ -1,5 +1,5 @@
-//! Which PKCS#11 modules there are: the configuration of p11-kit
-//! (`pkcs11.conf(5)`), read without p11-kit.
+//! The installed PKCS#11 modules: the configuration of p11-kit (`pkcs11.conf(5)`), read without
+//! p11-kit.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

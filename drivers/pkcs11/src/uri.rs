@@ -1,9 +1,9 @@
 //! PKCS#11 URIs (RFC 7512): parsing and writing.
 //!
-//! The parser is strict, because a URI that was misread chooses the wrong token: what
-//! the grammar does not allow is refused with a reason, and so is an attribute that
-//! is not one of the standard's, unless its name begins with `x-`: those belong to
-//! vendors and are ignored, save for p11-kit's [`x-init-reserved`](Uri::init_reserved).
+//! The parser is strict, since a misread URI selects the wrong token. It refuses, with a reason,
+//! what the grammar does not allow, and attributes that are not in the standard. Attributes whose
+//! names begin with `x-` belong to vendors and are ignored, except p11-kit's
+//! [`x-init-reserved`](Uri::init_reserved).
 
 use std::fmt;
 use std::path::PathBuf;

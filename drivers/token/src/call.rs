@@ -1,5 +1,5 @@
-//! What an operation knows of its caller: how long it may take, whether it was given up,
-//! whom to tell that it waits for a person, and whether it may ask for a PIN.
+//! The circumstances of a request: its deadline, its cancellation, who is told that it waits for a
+//! person, and the access that it may use.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What can go wrong between a caller and a token, one variant per cause.
+//! Errors between a caller and a token, one variant per cause.
 
 use crate::{KeySpec, KeyUse, TokenId, shell};
 

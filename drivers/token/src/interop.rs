@@ -1,8 +1,8 @@
-//! Handles on keys as keys of the `signature` crate, for other people's crates.
+//! Keys on tokens as keys of the crate `signature`, for other crates.
 //!
-//! A [`SigningKey`] takes a [`Signer`] and gives what the traits of
-//! [`signature`] ask for, so that whatever is generic over them (certificate and token
-//! builders, protocol stacks) can sign with a key on a token:
+//! A [`SigningKey`] wraps a [`Signer`] and implements the traits of [`signature`]. Code that is
+//! generic over them (certificate and token builders, protocol stacks) can sign with a key on a
+//! token:
 //!
 //! ```
 //! use std::sync::Arc;

@@ -1,8 +1,7 @@
 //! The contract between identities and the tokens that hold their keys.
 //!
-//! A [`Driver`] lists the tokens of its kind and opens one; a [`Token`] has slots; a
-//! slot holds at most one key; a key signs ([`Signer`]) or opens ciphertexts
-//! ([`Decryptor`]), not both. Whoever uses tokens needs this crate and one crate for
+//! A [`Driver`] lists the tokens of its kind and opens one. A [`Token`] has slots, and a slot
+//! holds at most one key. A key either signs ([`Signer`]) or decrypts ([`Decryptor`]). Whoever uses tokens needs this crate and one crate for
 //! each kind of token; whoever writes a driver implements the four traits and runs
 //! the checks of `claviger-conformance` against a token of the new kind.
 //!
@@ -12,18 +11,18 @@
 //! | [`token`] | the four traits, and how tokens, slots and keys are named |
 //! | [`key`] | public keys: encodings, fingerprints, verification |
 //! | [`signing`] | signatures: schemes and encodings |
-//! | [`shell`] | words for a shell: what people are told to paste |
+//! | [`shell`] | quoting for a shell |
 //! | [`pin`] | where PINs come from |
-//! | [`refused`] | which PINs were refused and are not sent again |
+//! | [`refused`] | rejected PINs, which are not sent again |
 //! | [`call`] | deadlines, cancellation, waiting for a person |
 //! | [`about`] | what a driver says of itself to people |
-//! | [`error`] | what can go wrong |
-//! | [`possession`] | proving that a token has the private half of a public key |
+//! | [`error`] | errors, each with a stable code |
+//! | [`possession`] | proofs that a token has the private key of a public key |
 //! | [`interop`] | handles as keys of the `signature` crate |
 //!
 //! # Blocking
-//! Device calls block. A token says whether it is quick enough to be called in place
-//! ([`Pace`]); the caller decides where the others run.
+//! Device calls block. A token states whether it is quick enough to be called in place
+//! ([`Pace`]); the caller decides where other calls run.
 #![forbid(unsafe_code)]
 
 pub mod about;

@@ -1,4 +1,4 @@
-//! A PIN in memory, and who sees that memory.
+//! A PIN in memory, and the protection of that memory.
 
 use std::fmt;
 use std::sync::Arc;

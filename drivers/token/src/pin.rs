@@ -1,7 +1,7 @@
-//! Where a PIN comes from.
+//! PINs and their sources.
 //!
-//! A [`Pin`] is wiped when dropped and shows as `[REDACTED]`.
-//! It is asked for when a token needs it, sent to that token, and to no other.
+//! A [`Pin`] is wiped when dropped and prints as `[REDACTED]`. A source is asked when a token needs
+//! a PIN, and the PIN is sent only to that token.
 
 use std::fmt;
 use std::fs::File;

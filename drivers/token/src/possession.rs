@@ -1,9 +1,8 @@
-//! Proving that a token has the private half of a public key.
+//! Proofs that a token has the private key of a public key.
 //!
-//! A token shows a public key and a private key under one name; that the two are a pair is
-//! proven by using them, before anybody relies on it. A signing key signs a text of this
-//! module's own; a decrypting key answers a [`Challenge`], whose answer is computed here as
-//! well.
+//! A token shows a public key and a private key under one name. Using them proves that they are a
+//! pair, before anybody relies on it. A signing key signs a text of this module. A decrypting key
+//! answers a [`Challenge`], whose answer this module computes as well.
 
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use rand_core::{OsRng, RngCore};

@@ -1,4 +1,4 @@
-//! Words for a shell: what people are told to paste.
+//! Quoting for a shell: for commands that people are told to paste.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! Signatures: with which scheme, and in which encodings.
+//! Signatures: their schemes and encodings.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! The traits that a driver implements, and how tokens, slots and keys are named.
+//! The traits that a driver implements, and the names of tokens, slots and keys.
 
 use std::fmt;
 use std::str::FromStr;

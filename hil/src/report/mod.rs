@@ -1,4 +1,4 @@
-//! What people and machines read of a run, made of its records.
+//! Reports for people and machines, made from the records of a run.
 
 use std::borrow::Cow;
 use std::fs;

@@ -1,7 +1,7 @@
-//! Figures: what Claviger costs over a bare session, side by side in one run.
+//! Figures: what Claviger costs over a bare session, measured side by side in one run.
 //!
-//! Each figure is a ratio (or a difference) of two medians whose samples were taken
-//! alternately, so that a machine that is slow for a while is slow for both.
+//! Each figure is a ratio or a difference of two medians. Their samples alternate, so that a
+//! machine that is slow for a while is slow for both.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

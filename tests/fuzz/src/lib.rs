@@ -1,4 +1,4 @@
-//! What the fuzz targets share: bytes to take from, and cards that misbehave.
+//! Shared by the fuzz targets: a source of bytes, and misbehaving cards.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,

@@ -1,9 +1,9 @@
-//! A PIV card of another provenance: Nitrokey's `piv-authenticator`, with storage in a
-//! folder, plugged in like the virtual YubiKey. It shows that the driver speaks the
-//! standard, and not only what our own card makes of it.
+//! A PIV card of another maker: Nitrokey's `piv-authenticator`, with storage in a folder, plugged
+//! in like the virtual YubiKey. It shows that the driver follows the standard, and not only our own
+//! reading of it.
 //!
-//! `Card` adds to it what a token's firmware brings: power, chained commands and
-//! replies in pieces. It is there with the feature `card` only.
+//! `Card` adds what the firmware of a token brings: power, chained commands and replies in pieces.
+//! It needs the feature `card`.
 //!
 //! | module | idea |
 //! | --- | --- |

@@ -1,7 +1,7 @@
 //! [Kryoptic](https://github.com/latchset/kryoptic) as a PKCS#11 module.
 //!
-//! The published crate that is one brings its default features, and with them a newer
-//! OpenSSL than Debian's; so this is one with fewer.
+//! The published module has its default features, which need a newer OpenSSL than Debian's. This
+//! package builds it with fewer.
 
 use kryoptic_lib::fns::general::fn_get_function_list;
 use kryoptic_lib::pkcs11::{CK_FUNCTION_LIST_PTR_PTR, CK_RV};

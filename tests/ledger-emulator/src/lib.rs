@@ -1,10 +1,10 @@
-//! Ledger devices for tests, and for nothing else.
+//! Ledger devices, for tests only.
 //!
-//! | what | how true | what it can |
+//! | device | what it is | what it can |
 //! | --- | --- | --- |
-//! | [`Emulator`] | a real app in Speculos, Ledger's emulator | what the app can; the Ethereum app has to be brought along |
-//! | [`Recording`] | what the real Ethereum app said, byte by byte | the recorded exchanges and nothing else |
-//! | [`Ethereum`] | a model of the Ethereum app, checked against the recording | everything that Claviger asks for, and faults |
+//! | [`Emulator`] | a real app in Speculos, Ledger's emulator | what the app can; you have to supply the Ethereum app |
+//! | [`Recording`] | recorded replies of the real Ethereum app, byte by byte | only the recorded exchanges |
+//! | [`Ethereum`] | a model of the Ethereum app, checked against the recording | everything that Claviger needs, and faults |
 //!
 //! All three answer APDUs. The emulator listens on a TCP port; the others do, in the same
 //! protocol, behind a [`Server`]. An emulator's user is the test, or an [`Approver`].
@@ -28,9 +28,8 @@
 //!
 //! The program `claviger-ledger-emulator` runs any command beside a simulated device.
 //!
-//! A fixture that cannot be had panics and says how to get it. Tests that need the
-//! emulator ask first whether they are to be skipped ([`Emulator::skipped`],
-//! [`App::ethereum`]), and say so.
+//! A fixture that is not available panics and says how to get it. Tests that need the emulator
+//! first ask whether they are skipped ([`Emulator::skipped`], [`App::ethereum`]), and report it.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::panic,

@@ -1,11 +1,11 @@
-//! A virtual YubiKey, and a pcscd to plug it into: for tests, and for nothing else.
+//! A virtual YubiKey, and a pcscd to plug it into: for tests only.
 //!
-//! [`Card`] is a YubiKey's PIV application as a state machine: commands in, replies out,
-//! no hardware, no time, no threads. It has what NIST SP 800-73-4 demands and what Yubico
-//! adds, of the [`Firmware`] that a test asks for; start reading at `card.rs`.
+//! [`Card`] is a YubiKey's PIV application as a state machine: commands in, replies out, without
+//! hardware, time or threads. It implements NIST SP 800-73-4 and Yubico's extensions, with the
+//! [`Firmware`] that a test chooses. Start reading at `card.rs`.
 //!
-//! [`Device`] adds what goes wrong between a card and its user: removal in the middle of
-//! a command, resets, malformed replies, delays ([`Faults`]), and counts commands.
+//! [`Device`] adds faults between a card and its user: removal in the middle of a command, resets,
+//! malformed replies, delays ([`Faults`]). It also counts commands.
 //!
 //! [`Pcscd`] starts a pcscd of this process's own, without rights and beside the
 //! system's, and plugs cards into it. PC/SC clients, in this process and in those that it
@@ -14,9 +14,9 @@
 //!
 //! The program `claviger-virtual-yubikey` runs any command with a YubiKey plugged in.
 //!
-//! # What it is not
-//! A real YubiKey may differ where neither the standard nor Yubico's documents say which
-//! status word is right; it has more applications; and its secrets are secret.
+//! # Limits
+//! A real YubiKey may differ where neither the standard nor Yubico's documents specify the status
+//! word. It has more applications, and its secrets are secret.
 
 /// The root to which the attestations of virtual cards lead, as PEM: what a driver has to
 /// trust to take them for YubiKeys. Cards [of another maker](Builder::of_another_maker) have
