@@ -11,10 +11,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use claviger_token::Error;
+use claviger_token::sync::lock;
 
 use crate::failure::Failure;
 use crate::screen::Screen;
@@ -252,7 +253,7 @@ impl Interrupt {
 
     #[cfg(unix)]
     fn pinentries(&self) -> std::sync::MutexGuard<'_, Vec<crate::pinentry::Started>> {
-        (self.pinentries.lock()).unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pinentries)
     }
 
     /// Leaves neither a terminal that does not show what is typed nor a program that asks: the
@@ -275,7 +276,7 @@ impl Interrupt {
 
     #[cfg(unix)]
     fn silenced(&self) -> std::sync::MutexGuard<'_, Option<crate::prompt::Silenced>> {
-        self.silenced.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.silenced)
     }
 
     /// True once a signal came that the process may still react to.
@@ -329,9 +330,7 @@ impl Interrupt {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<PathBuf>> {
-        self.unfinished
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.unfinished)
     }
 }
 

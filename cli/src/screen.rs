@@ -1,12 +1,13 @@
 //! Signs of life on a terminal: spinners and progress bars, on standard error.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::output;
+use claviger_token::sync::lock;
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -37,7 +38,7 @@ impl Screen {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<ProgressBar>> {
-        self.0.bar.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.bar)
     }
 
     /// Shows that `what` is going on, until the result is dropped.

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use claviger_engine::registry::{Action, Intent};
 use claviger_engine::types::check_name;
 use claviger_engine::{Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Registry};
+use claviger_token::sync::lock;
 use claviger_token::{Access, Advice, Call, Error, Event, KeyUse, TokenId};
 
 use crate::args::Args;
@@ -156,7 +157,7 @@ impl Session {
         let proof = Mutex::new(None);
         call.cancelled_by(self.interrupt.flag())
             .watched_by(Arc::new(move |event| {
-                let mut proof = proof.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut proof = lock(&proof);
                 match event {
                     Event::ProofNeeded { usage, .. } => *proof = Some(*usage),
                     Event::PersonDone { .. } => *proof = None,

@@ -12,6 +12,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use claviger_tests::SoftHsm;
+use claviger_token::sync::lock;
 use common::{Outcome, Stage, program};
 use serde_json::{Value, json};
 
@@ -477,7 +478,7 @@ fn one_pin_is_not_tried_on_several_tokens() {
 
 #[cfg(target_os = "linux")]
 mod with_a_yubikey {
-    use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::sync::{Mutex, MutexGuard};
 
     use super::*;
     use claviger_virtual_yubikey::{Builder, Card, Inserted, ManagementAlgorithm, Pcscd};
@@ -503,7 +504,7 @@ mod with_a_yubikey {
     impl Both {
         pub(super) fn new() -> Self {
             let both = Both {
-                _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
+                _alone: lock(&ALONE),
                 stage: Stage::new(),
                 yubikey: Pcscd::insert(card().build()),
             };

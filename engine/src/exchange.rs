@@ -2,10 +2,11 @@
 //! the two engines.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, RwLock, Weak};
 use std::time::Duration;
 
 use claviger_formats::envelope::{self, EncryptError};
+use claviger_token::sync::{lock, read, write};
 use claviger_token::{Call, Error, PublicKey, Secret};
 use tokio::sync::oneshot;
 
@@ -54,7 +55,7 @@ impl Exchange {
 
     fn pending(&self) -> std::sync::MutexGuard<'_, Pending<oneshot::Sender<Answer>>> {
         // Each change of it is one call, so it is whole after a panic elsewhere.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pending)
     }
 }
 
@@ -326,7 +327,7 @@ impl Inner {
     pub(crate) fn relation(&self) -> std::sync::MutexGuard<'_, ReadsFor> {
         // A panic in between leaves pieces out at worst, and they are asked for again.
         let relation = &self.exchange.relation;
-        relation.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&relation)
     }
 
     /// The keys that a name stands for here.
@@ -343,7 +344,7 @@ impl Inner {
     pub(crate) fn know(&self, who: &EngineId) -> Result<Option<Arc<Known>>, RegistryError> {
         let now = self.registry.revision()?;
         let cache = &self.exchange.known;
-        let seen = cache.read().unwrap_or_else(PoisonError::into_inner);
+        let seen = read(&cache);
         if seen.0 == now
             && let Some(known) = seen.1.get(who)
         {
@@ -353,7 +354,7 @@ impl Inner {
         let Some(known) = self.registry.known(who)?.map(Arc::new) else {
             return Ok(None);
         };
-        let mut seen = cache.write().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = write(&cache);
         if seen.0 != now {
             *seen = (now, HashMap::new());
         }

@@ -8,11 +8,12 @@
 
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use claviger_token::key::to_hex;
 use claviger_token::refused::nothing_was_lost;
+use claviger_token::sync::lock;
 use claviger_token::{Error, Pin, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft};
 use rand_core::{OsRng, RngCore};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
@@ -94,7 +95,7 @@ impl RefusedPinRecords {
 
     fn db(&self) -> MutexGuard<'_, Connection> {
         // A panic elsewhere leaves no transaction open: it is rolled back when dropped.
-        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.db)
     }
 
     /// The tokens with something on record.

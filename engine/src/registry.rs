@@ -25,8 +25,9 @@ mod tried;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use claviger_token::sync::lock;
 use claviger_token::{Fingerprint, KeyUse};
 use rusqlite::{
     CachedStatement, Connection, OptionalExtension, Row, Statement, Transaction,
@@ -81,12 +82,6 @@ pub struct Registry {
     first_account: AtomicU32,
     /// Why nothing can be written; then it is a copy in memory of what is in the file.
     read_only: Option<RegistryError>,
-}
-
-/// A panic elsewhere leaves nothing half done: a transaction is rolled back when it is
-/// dropped.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A key of an identity, and how its token is reached.
@@ -216,7 +211,7 @@ impl Registry {
 
     /// For one query; [`Registry::read`] is for several.
     fn db(&self) -> MutexGuard<'_, Connection> {
-        locked(&self.reader)
+        lock(&self.reader)
     }
 
     /// Reads from one moment.
@@ -240,7 +235,7 @@ impl Registry {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut db = locked(&self.writer);
+        let mut db = lock(&self.writer);
         digests::keep(&db)?;
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = work(&transaction)?;

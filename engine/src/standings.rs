@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use claviger_token::sync::lock;
 use claviger_token::{Advice, Call, Driver, Error, Event, TokenId, Watch};
 use tokio::sync::broadcast;
 
@@ -368,8 +369,4 @@ impl Tokens {
         });
         Arc::clone(entry)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,8 +5,9 @@
 //! token. This process sends no further PIN after a rejection.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use claviger_token::sync::lock;
 use claviger_token::{Error, TokenId};
 
 use crate::registry::RegistryError;
@@ -49,7 +50,7 @@ impl Unnoted {
     }
 
     fn refused(&self) -> std::sync::MutexGuard<'_, HashSet<TokenId>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.refused)
     }
 }
 

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use claviger_conformance::{Others, Plug, Subject};
+use claviger_token::sync::lock;
 use claviger_token::{Access, Driver, KeyRef, KeyUse, Protection, SlotInfo, SlotState};
 
 use crate::config::Removal;
 use crate::guard::Guard;
+use crate::screen;
 use crate::screen::Interrupt;
-use crate::{lock, screen};
 
 /// Makes a driver that knows the device. One for each check: what a driver remembers of a
 /// device must not help the next.

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use claviger_token::sync::lock;
 use claviger_token::{Access, Error, NoPin, Pin, PinSource, StoredPin, TokenId};
 use serde::Deserialize;
 
@@ -183,7 +184,7 @@ impl Asked {
 
 impl PinSource for Asked {
     fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
-        let mut answer = crate::lock(&self.answer);
+        let mut answer = lock(&self.answer);
         if let Some(known) = &*answer {
             return Ok(known.clone());
         }

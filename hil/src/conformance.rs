@@ -7,9 +7,10 @@ use std::time::Instant;
 use claviger_conformance::{CHECKS, Check, Outcome as Passed};
 
 use crate::bench::Bench;
+use crate::failure_of;
 use crate::results::{Finding, Outcome};
 use crate::transcript::Line;
-use crate::{failure_of, lock};
+use claviger_token::sync::lock;
 
 /// All checks, skipped for the same reason.
 pub(crate) fn skipped(reason: &str) -> impl Iterator<Item = Finding> {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use claviger_token::key::to_hex;
+use claviger_token::sync::lock;
 use claviger_token::{
     Access, Call, Decryptor, Deletion, DigestSigner, Driver, Error, GeneratedKey, KeyRef, KeySpec,
     Listing, NewKey, Pin, PinSource, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId,
@@ -16,7 +17,6 @@ use claviger_token::{
 use serde_json::{Value, json};
 
 use crate::journal::Journal;
-use crate::lock;
 use crate::screen::{self, Interrupt};
 use crate::transcript::{Line, Tap, shown};
 

@@ -8,11 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use claviger_token::sync::lock;
 use claviger_token::{PublicKey, SlotId, TokenId, TokenInfo, Unfinished};
 use serde::{Deserialize, Serialize};
 
 use crate::error::HilError;
-use crate::lock;
 
 /// A key that the bench makes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,7 +17,6 @@
 #![forbid(unsafe_code)]
 
 use std::any::Any;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod bench;
 pub mod compare;
@@ -42,11 +41,6 @@ pub mod virtuals;
 
 pub use error::HilError;
 pub use spy::spied;
-
-/// What a mutex holds, also after a check that held it has failed.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What a panic says.
 pub(crate) fn failure_of(panic: &(dyn Any + Send)) -> String {

@@ -20,6 +20,7 @@ use claviger_piv::PivDriver;
 use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::key::{from_hex, to_hex};
+use claviger_token::sync::lock;
 use claviger_token::{
     Access, Call, Decryptor, Driver, Error, KeyRef, KeySpec, NewKey, Pin, PinSource, PublicKey,
     RefusedInProcess, Signer, SlotId, Token, TokenId, TokenInfo, Unfinished, Unwrap,
@@ -29,7 +30,6 @@ use serde_json::Value;
 
 use crate::error::HilError;
 use crate::guard::{outcome, show};
-use crate::lock;
 use crate::transcript::{self, Line, meant};
 
 /// How much was replayed.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use claviger_conformance::{CHECKS, Subject as _};
+use claviger_token::sync::lock;
 use claviger_token::{
     Call, Deletion, Error, KeyRef, SlotInfo, SlotState, Token, TokenInfo, Unfinished,
 };
@@ -16,7 +17,6 @@ use crate::devices::{self, Common, Device, Sources};
 use crate::error::{HilError, sentence};
 use crate::guard::is_gone;
 use crate::journal::{self, Journal};
-use crate::lock;
 use crate::measure;
 pub use crate::measure::Times;
 use crate::missing;

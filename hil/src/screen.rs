@@ -7,9 +7,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use claviger_token::Event;
+use claviger_token::sync::lock;
 use indicatif::{ProgressBar, ProgressStyle};
-
-use crate::lock;
 
 static BAR: LazyLock<Mutex<Option<ProgressBar>>> = LazyLock::new(Mutex::default);
 

@@ -19,12 +19,12 @@ use std::thread::ThreadId;
 
 use claviger_token::Pin;
 use claviger_token::key::to_hex;
+use claviger_token::sync::lock;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::HilError;
-use crate::lock;
 
 /// What a transcript is of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ use claviger_tests::{
     Kryoptic, Neighbour, Nss, OpenCryptoki, OpenSc, P11KitClient, P11KitProxy, SoftHsm, Tpm,
     private,
 };
+use claviger_token::sync::lock;
 use claviger_token::{Access, Driver, FixedPin, Protection};
 use claviger_virtual_yubikey::{
     Answer, Card, Device as CardDevice, Firmware, Neighbour as CardNeighbour, Smartcard,
@@ -24,7 +25,6 @@ use crate::bench::{
 };
 use crate::conformance::quietly;
 use crate::devices::{Common, Device, TappedDevices, elsewhere, subject};
-use crate::lock;
 use crate::readers::{Gate, Tapped};
 use crate::results::Standing;
 use crate::transcript::Tap;

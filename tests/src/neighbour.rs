@@ -1,10 +1,11 @@
 //! Another program that works on the tokens of a PKCS#11 module, and goes by `CKA_ID`.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use claviger_conformance::Others;
 use claviger_token::key::{from_hex, to_hex};
+use claviger_token::sync::lock;
 use claviger_token::{Algorithm, KeyRef, KeySpec, KeyUse, PublicKey, SlotId};
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
@@ -313,8 +314,4 @@ fn random() -> Vec<u8> {
 fn label_of(made: &[(PublicKey, String)], key: &PublicKey) -> String {
     let found = made.iter().find(|(made, _)| made == key);
     found.expect("a key that it made").1.clone()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,8 +7,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock};
 
+use claviger_token::sync::lock;
 use claviger_token::{Access, FixedPin};
 use cryptoki::context::Pkcs11;
 use cryptoki::session::UserType;
@@ -117,7 +118,7 @@ impl OpenCryptoki {
     /// If it does not come back.
     pub fn restart_daemon() {
         let daemon = Daemon::of_this_process();
-        let mut pipes = daemon.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pipes = lock(&daemon.pipes);
         pipes.0.write_all(b"\n").unwrap();
         wait_until_ready(&mut pipes.1, &daemon.folder);
     }

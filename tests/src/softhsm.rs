@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
+use claviger_token::sync::lock;
 use claviger_token::{Access, FixedPin};
 use cryptoki::context::Pkcs11;
 
@@ -144,7 +145,7 @@ impl Store {
 
     /// Makes a token; the answer is the folder that it lives in.
     fn add(&self, label: &str) -> PathBuf {
-        let _guard = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = lock(&self.adding);
         let before = folder::content(&self.tokens());
         // Through the driver's instance of the module, so that the driver does not
         // initialise it anew meanwhile.

@@ -5,8 +5,9 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
+use claviger_token::sync::lock;
 use claviger_token::{Access, FixedPin};
 
 use crate::unpacked::{library, unpacked};
@@ -70,7 +71,7 @@ impl Tpm {
     pub fn new() -> Tpm {
         // Two threads that look for an uninitialised slot find the same one.
         let adding = &Emulator::of_this_process().adding;
-        let _guard = adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = lock(&adding);
         let label = token::label();
         // Through the driver's instance of the module, which is not to be initialised anew
         // meanwhile.

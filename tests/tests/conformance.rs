@@ -3,7 +3,7 @@
 //! What cannot be shown on a token counts as ignored, and is said.
 
 use std::process::{Command, ExitCode};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use claviger_conformance::{CHECKS, Outcome, Plug, Subject};
 use claviger_ledger::LedgerDriver;
@@ -12,6 +12,7 @@ use claviger_memory::MemoryDriver;
 use claviger_tests::{
     Kryoptic, Nss, OpenCryptoki, OpenSc, P11KitClient, P11KitProxy, SoftHsm, Tpm, private,
 };
+use claviger_token::sync::{read, write};
 use claviger_token::{Access, Driver, Protection};
 use claviger_virtual_yubikey::Pcscd;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -151,8 +152,8 @@ fn checks<S: Subject + 'static>(token: &'static str, make: fn() -> S) -> Vec<Tri
                     return in_a_process_of_its_own(&whole);
                 }
                 let alone = ALONE.contains(&check.name) || LONERS.contains(&token);
-                let _alone = alone.then(|| TURN.write().unwrap_or_else(PoisonError::into_inner));
-                let _beside = (!alone).then(|| TURN.read().unwrap_or_else(PoisonError::into_inner));
+                let _alone = alone.then(|| write(&TURN));
+                let _beside = (!alone).then(|| read(&TURN));
                 Ok(match check.run(&make()) {
                     Outcome::Passed => Completion::Completed,
                     Outcome::Skipped(why) => Completion::ignored_with(why),

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use claviger_engine::message::{RequestDeleteIdentity, RequestGenerateIdentity};
 use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry};
 use claviger_piv::PivDriver;
 use claviger_tests::CountedReaders;
+use claviger_token::sync::lock;
 use claviger_token::{
     Access, Algorithm, Call, Deletion, Driver, Error, FixedPin, KeyRef, KeySpec, NewKey, Signer,
     Token, Unfinished, unfinished_mark,
@@ -35,7 +36,7 @@ fn access() -> Access {
 }
 
 fn bench() -> Bench {
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let alone = lock(&ALONE);
     let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
     let backend = format!("piv:serial={}", yubikey.card().serial());
     let token = PivDriver::new()
@@ -86,7 +87,7 @@ fn node(home: &Path, readers: &CountedReaders) -> Node {
 
 #[test]
 fn a_node_that_is_made_for_one_signature_takes_nine_commands_in_one_transaction() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock(&ALONE);
     let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
     let home = tempfile::tempdir().unwrap();
     let readers = CountedReaders::default();
@@ -124,7 +125,7 @@ fn a_node_that_is_made_for_one_signature_takes_nine_commands_in_one_transaction(
 
 #[test]
 fn a_slot_that_was_tried_is_not_called_untried_any_more() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock(&ALONE);
     // Of neither is it known who made it.
     let cards = [
         (Firmware::V5_7_1, Nature::YUBIKEY, None),

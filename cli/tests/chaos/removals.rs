@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use claviger_engine::message::{EngineMsg, Msg, RequestCommitment, RequestGenerateIdentity};
@@ -12,6 +12,7 @@ use claviger_engine::{
 use claviger_piv::PivDriver;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::{Kryoptic, SoftHsm};
+use claviger_token::sync::lock;
 use claviger_token::{Access, Advice, Call, Error, FixedPin, KeyUse, PublicKey};
 use claviger_virtual_yubikey::{Card, Fault, Inserted, Pcscd, Rule, ins};
 use tempfile::TempDir;
@@ -175,10 +176,6 @@ struct Tally {
     recoveries: Mutex<Vec<Duration>>,
     /// The part of it after the reader has noticed the token.
     ours: Mutex<Vec<Duration>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn count(counter: &AtomicU64) {

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, Weak};
 
+use claviger_token::sync::lock;
 use claviger_token::{Call, Error, TokenId};
 
 use crate::backend::Backend;
 use crate::error::Fault;
 use crate::ethereum::Known;
-use crate::port::{Port, Shown, lock, nobody};
+use crate::port::{Port, Shown, nobody};
 use crate::transport::{Devices, Unreachable};
 use crate::wait::Wait;
 use crate::wallet::Wallet;

@@ -89,6 +89,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+use claviger_token::sync::lock;
 use claviger_token::{
     Access, Call, Driver, Error, Interval, KeySpec, Listing, Pace, SlotId, SlotInfo, Token,
     TokenInfo, Unreadable, Watch,
@@ -98,7 +99,7 @@ use crate::backend::Backend;
 use crate::error::Fault;
 use crate::ethereum::{App, Known};
 use crate::field::{Field, Seen};
-use crate::port::{Port, Shown, lock, nobody};
+use crate::port::{Port, Shown, nobody};
 use crate::slot::{Accounts, Kind};
 use crate::transport::Devices;
 

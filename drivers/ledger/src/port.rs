@@ -7,9 +7,10 @@
 //! answer it there. Other processes are kept away by a [claim](crate::claim).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use claviger_token::sync::lock;
 use claviger_token::{Call, Error, Event, TokenId};
 
 use crate::apdu::{Command, Reply, Status};
@@ -39,11 +40,6 @@ const MOST_LYING: usize = 64;
 /// wanted may take after such a one.
 const STALE: usize = 4;
 const AFTER_STALE: Duration = Duration::from_secs(1);
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A thread that panicked has left the state whole: each change to it is one step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Where a device is, or was.
 pub(crate) struct Port {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use claviger_token::sync::lock;
 use claviger_token::{
     Call, Decryptor, Deletion, Derives, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey,
     Protection, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId, SlotInfo, Token,
@@ -10,7 +11,7 @@ use claviger_token::{
 };
 
 use crate::ethereum::{self, Known, LONGEST_MESSAGE};
-use crate::port::{Session, lock};
+use crate::port::Session;
 use crate::slot::{Accounts, Kind, Slot};
 use crate::wait::Wait;
 use crate::wallet::{Use, Wallet, read};

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, Weak};
 
+use claviger_token::sync::lock;
 use claviger_token::{Call, Deletion, Error, PublicKey, SlotInfo, SlotState, TokenId, TokenInfo};
 
 use crate::error::Fault;
 use crate::ethereum::{self, Known};
 use crate::field::{Field, unreachable};
-use crate::port::{Port, Session, lock};
+use crate::port::{Port, Session};
 use crate::slot::{Accounts, Kind, Slot};
 use crate::token::LedgerToken;
 use crate::wait::Wait;

@@ -24,11 +24,10 @@
 mod private_key;
 
 use std::collections::BTreeMap;
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use claviger_token::key::to_hex;
+use claviger_token::sync::{lock, read, write};
 use claviger_token::token::split_backend;
 use claviger_token::{
     Access, Call, Decryptor, Deletion, DigestSigner, Driver, Error, GeneratedKey, KeyRef, KeySpec,
@@ -151,7 +150,7 @@ struct Key {
 
 impl Key {
     fn label(&self) -> MutexGuard<'_, String> {
-        self.label.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.label)
     }
 }
 
@@ -160,11 +159,11 @@ type Keys = BTreeMap<SlotId, Arc<Key>>;
 impl MemoryToken {
     // A thread that panicked has left the map whole: each change to it is one call.
     fn read(&self) -> RwLockReadGuard<'_, Keys> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.keys)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Keys> {
-        self.keys.write().unwrap_or_else(PoisonError::into_inner)
+        write(&self.keys)
     }
 
     fn occupied(&self, slot: &SlotId) -> Error {

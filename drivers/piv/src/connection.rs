@@ -26,8 +26,9 @@
 //! §3.1.1): there the PIN is told to be forgotten when the card is closed, and a
 //! transaction in which the administrator's key was given ends with a reset of the card.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use claviger_token::sync::lock;
 use claviger_token::{Access, Call, Error, PinTurn, PublicKey, RefusedPins, SlotId, TokenId};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
@@ -47,11 +48,6 @@ use crate::state::{State, Way};
 /// So often an operation waits for its turn to send a PIN: it sends one, and a second where
 /// its key was moved.
 const MOST_TURNS: u8 = 3;
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A thread that panicked left guesses behind, which the card corrects.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// An open card.
 pub(crate) struct Connection {

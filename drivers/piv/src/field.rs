@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use claviger_token::key::to_hex;
+use claviger_token::sync::lock;
 use claviger_token::{Call, Error, PublicKey, TokenId, Unreadable, Watch};
 
 use crate::apdu::Lost;
 use crate::attestation::Makers;
 use crate::backend::SCHEME;
 use crate::card::Card;
-use crate::connection::{Connection, How, lock};
+use crate::connection::{Connection, How};
 use crate::error::Fault;
 use crate::firmware::{Make, Version};
 use crate::marker;

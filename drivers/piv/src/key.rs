@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
 use claviger_token::possession::Challenge;
+use claviger_token::sync::lock;
 use claviger_token::{
     Algorithm, Call, Decryptor, DigestSigner, Error, Event, KeyRef, KeySpec, KeyUse, PublicKey,
     Secret, Signature, SignatureScheme, Signer, SlotId, Unwrap,
@@ -13,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::apdu::Status;
 use crate::card::{Operation, Shown, Tries};
-use crate::connection::{How, lock};
+use crate::connection::How;
 use crate::content::{Content, says_no_such_key};
 use crate::error::Fault;
 use crate::firmware::{Feature, algorithm_id};

@@ -122,13 +122,14 @@
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use claviger_token::sync::lock;
 use claviger_token::{
     Access, Call, Driver, Error, Listing, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
 };
 
 use crate::attestation::Makers;
 use crate::backend::Backend;
-use crate::connection::{Connection, lock};
+use crate::connection::Connection;
 use crate::content::inspect;
 use crate::error::Fault;
 use crate::field::{Field, Identity, Place, Seen, Visit};

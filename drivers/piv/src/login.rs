@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use claviger_token::sync::lock;
 use claviger_token::{Access, Call, Error, Pin};
 use secrecy::ExposeSecret;
 
 use crate::asking::Asking;
-use crate::connection::{Connection, How, lock};
+use crate::connection::{Connection, How};
 use crate::content::inspect;
 use crate::error::{Fault, told};
 use crate::policy::PinPolicy;

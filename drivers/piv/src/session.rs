@@ -1,10 +1,11 @@
 //! The card during one transaction: the PIN, and the rights of the card administrator.
 
+use claviger_token::sync::lock;
 use claviger_token::{Error, Pin, PinTurn, PinVerdict, RefusedPins, TriesLeft};
 use zeroize::Zeroizing;
 
 use crate::card::{Card, MANAGEMENT, Metadata, Tries, Verdict};
-use crate::connection::{Connection, lock};
+use crate::connection::Connection;
 use crate::error::Fault;
 use crate::firmware::{Feature, Make};
 use crate::management::{self, Cipher};

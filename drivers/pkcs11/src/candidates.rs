@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use claviger_token::sync::lock;
 use claviger_token::{Access, Error, PinSource, TokenId, TokenInfo, Unreadable};
 use cryptoki::slot::{Slot, TokenInfo as CkTokenInfo};
 
@@ -12,7 +13,7 @@ use crate::absence;
 use crate::error::describe;
 use crate::login::Login;
 use crate::mechanisms;
-use crate::module::{Entered, Library, Module, Patience, lock};
+use crate::module::{Entered, Library, Module, Patience};
 use crate::operate::OneCall;
 use crate::quirks::{self, Quirks, Said, is_blank};
 use crate::session::Connection;

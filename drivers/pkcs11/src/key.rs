@@ -10,6 +10,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use claviger_token::sync::lock;
 use claviger_token::{
     Call, Decryptor, DigestSigner, Error, KeyRef, KeySpec, KeyUse, PublicKey, Secret, Signature,
     Signer, SlotId, Unwrap,
@@ -19,7 +20,6 @@ use cryptoki::session::Session;
 use crate::error::{Fault, is_stale_handle};
 use crate::find::{Found, Proof, Search, Trial, place};
 use crate::mechanisms::is_sound_peer;
-use crate::module::lock;
 use crate::object::{KeyObject, Read, vanished};
 use crate::operate::{Handle, Text};
 use crate::token::Pkcs11Token;

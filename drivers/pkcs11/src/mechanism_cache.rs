@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use claviger_token::sync::lock;
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::mechanism::{MechanismInfo, MechanismType};
 use cryptoki::slot::{Slot, TokenInfo};
-
-use crate::module::lock;
 
 /// The mechanisms of the tokens of one module.
 #[derive(Default)]

@@ -4,14 +4,12 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{
-    Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
-    RwLockWriteGuard, Weak,
-};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
 use claviger_pkcs11_once::{InitArgument, TokenInfos, initialise};
 use claviger_token::Error;
+use claviger_token::sync::{lock, read, write};
 use cryptoki::context::{CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::slot::{Slot, TokenInfo};
@@ -100,11 +98,6 @@ pub(crate) enum Patience {
     Now,
     /// Slower and slower: somebody looks around.
     Slower,
-}
-
-/// Takes a lock that no panic can leave in disorder.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A module, or how often it could not be loaded.
@@ -223,8 +216,8 @@ impl Module {
     /// To be held while the module is called.
     pub(crate) fn enter(&self) -> Entered<'_> {
         match self.one_by_one.load(Ordering::Relaxed) {
-            false => Entered::Beside(self.gate.read().unwrap_or_else(PoisonError::into_inner)),
-            true => Entered::Alone(self.gate.write().unwrap_or_else(PoisonError::into_inner)),
+            false => Entered::Beside(read(&self.gate)),
+            true => Entered::Alone(write(&self.gate)),
         }
     }
 
@@ -399,7 +392,7 @@ impl Module {
         }
         // Dropped last: with the last reference a connection enters the module.
         let connections: Vec<_>;
-        let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = write(&self.gate);
         connections = (lock(&self.connections).iter())
             .filter_map(Weak::upgrade)
             .collect();

@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use claviger_token::TokenId;
+use claviger_token::sync::lock;
 use cryptoki::slot::{Slot, TokenInfo};
 
-use crate::module::{Patience, Trouble, lock};
+use crate::module::{Patience, Trouble};
 
 /// A token's name and label.
 type Name = (TokenId, String);

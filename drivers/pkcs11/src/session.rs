@@ -3,6 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use claviger_token::sync::lock;
 use claviger_token::{Call, Error, Pin, PinSource, RefusedPins, TokenId, TriesLeft};
 use cryptoki::error::Error as Ck;
 use cryptoki::session::Session;
@@ -11,7 +12,7 @@ use cryptoki::slot::{Limit, Slot, TokenInfo};
 use crate::candidates::token_id;
 use crate::error::{Fault, from_module, is_uninitialised};
 use crate::login::{Door, Login, is_logged_in, login};
-use crate::module::{Module, Patience, lock};
+use crate::module::{Module, Patience};
 use crate::quirks::Quirks;
 
 mod context;

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Condvar, Mutex, Weak};
 
 use claviger_token::key::to_hex;
+use claviger_token::sync::lock;
 use claviger_token::{
     Algorithm, Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, NewKey, Signer,
     SlotId, SlotInfo, Token, TokenInfo, Unfinished,
 };
 use rand_core::{OsRng, RngCore};
 
-use crate::module::lock;
 use crate::operate::OneCall;
 use crate::quirks::Quirks;
 use crate::session::Connection;

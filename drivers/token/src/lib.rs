@@ -37,6 +37,7 @@ pub mod possession;
 pub mod refused;
 pub mod shell;
 pub mod signing;
+pub mod sync;
 pub mod token;
 
 pub use about::{About, Example};

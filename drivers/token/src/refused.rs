@@ -18,12 +18,13 @@
 //! [`PinSource::sends_unsettled`]. [`begin`] does the first three steps.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use rand_core::{OsRng, RngCore};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
+use crate::sync::lock;
 use crate::{Error, Pin, PinSource, TokenId, TriesLeft};
 
 /// Remembers the PINs that tokens refused.
@@ -153,7 +154,7 @@ impl RefusedInProcess {
 
     fn traces(&self) -> MutexGuard<'_, HashMap<TokenId, HashSet<[u8; 32]>>> {
         // Whole at every moment, so a panic elsewhere does not matter.
-        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.traces)
     }
 
     fn trace(&self, pin: &Pin) -> [u8; 32] {

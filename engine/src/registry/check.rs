@@ -322,11 +322,11 @@ mod tests {
     use claviger_memory::MemoryDriver;
     use claviger_token::Call;
 
-    use super::super::locked;
     use super::*;
     use crate::evidence::Party;
     use crate::message::RequestGenerateIdentity;
     use crate::{Backend, Capabilities, IdParams, Node};
+    use claviger_token::sync::lock;
 
     /// Two identities and a contact, who is a friend of the first.
     async fn filled() -> Node {
@@ -424,12 +424,12 @@ mod tests {
             let registry = node.registry();
             assert_eq!(registry.check().unwrap().len(), 0);
             // By a connection that makes digests.
-            locked(&registry.writer).execute_batch(change).unwrap();
+            lock(&registry.writer).execute_batch(change).unwrap();
             let faults = registry.check().unwrap();
             let said: Vec<String> = faults.iter().map(ToString::to_string).collect();
             let is_found = said.iter().any(|fault| fault.contains(what));
             assert!(is_found, "{change}: {said:?}");
-            assert!(check_rows(&locked(&registry.writer)).is_err());
+            assert!(check_rows(&lock(&registry.writer)).is_err());
         }
     }
 }

@@ -6,14 +6,14 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use claviger_token::sync::lock;
 use claviger_token::{Fingerprint, KeyUse, SlotId, TokenId, Unfinished};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::digests::{INTENT, KEY, SPENT_SLOT, Table};
 use super::rows::{intent, json, key_of, keys_json};
 use super::{
-    Registry, RegistryError, Result, check_engines, check_new, entry_exists, identity, locked,
-    remove_entry,
+    Registry, RegistryError, Result, check_engines, check_new, entry_exists, identity, remove_entry,
 };
 use crate::EngineId;
 
@@ -32,7 +32,7 @@ pub(crate) struct Claim {
 
 impl Claim {
     fn new(id: i64, under_way: &UnderWay) -> Arc<Self> {
-        locked(under_way).insert(id);
+        lock(under_way).insert(id);
         Arc::new(Claim {
             id,
             under_way: Arc::clone(under_way),
@@ -42,7 +42,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        locked(&self.under_way).remove(&self.id);
+        lock(&self.under_way).remove(&self.id);
     }
 }
 
@@ -215,7 +215,7 @@ impl Registry {
     fn is_under_way(&self, id: i64, lease: &str) -> bool {
         match lease {
             NOBODY => false,
-            _ if self.is_own(lease) => locked(&self.under_way).contains(&id),
+            _ if self.is_own(lease) => lock(&self.under_way).contains(&id),
             _ => self.lease.is_alive(lease),
         }
     }

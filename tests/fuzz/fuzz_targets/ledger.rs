@@ -2,7 +2,7 @@
 #![no_main]
 
 use std::collections::VecDeque;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use claviger_fuzz::Input;
@@ -14,6 +14,7 @@ use claviger_token::{
     Access, Algorithm, Call, Driver as _, KeyRef, KeySpec, NewKey, Unfinished, Unwrap, possession,
     unfinished_mark,
 };
+use claviger_token::sync::lock;
 use libfuzzer_sys::fuzz_target;
 use zeroize::Zeroizing;
 
@@ -55,7 +56,7 @@ struct Open {
 impl Open {
     /// The next of the fuzzer's bytes.
     fn bytes(&self, count: usize) -> Vec<u8> {
-        let mut bytes = self.device.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = lock(&self.device.0);
         let count = count.min(bytes.len());
         bytes.drain(..count).collect()
     }

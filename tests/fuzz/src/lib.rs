@@ -6,7 +6,7 @@
     reason = "what must not happen is a finding"
 )]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -17,6 +17,7 @@ use claviger_token::{
     Access, Algorithm, Call, Driver as _, FixedPin, GeneratedKey, KeyRef, KeySpec, NewKey,
     RefusedInProcess, SlotState, Unfinished, Unwrap, unfinished_mark,
 };
+use claviger_token::sync::lock;
 
 /// The fuzzer's bytes, taken one after another.
 #[derive(Debug, Default)]
@@ -112,7 +113,7 @@ impl Readers for Reader {
 
 impl Link for Reader {
     fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
-        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = lock(&self.0);
         Ok(Box::new(Transaction(guard)))
     }
 }

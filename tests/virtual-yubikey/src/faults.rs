@@ -2,11 +2,12 @@
 //! everything runs.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::apdu::Status;
 use crate::card::{Card, Shape};
+use claviger_token::sync::lock;
 
 /// One thing that goes wrong with one command.
 #[derive(Clone)]
@@ -297,10 +298,6 @@ impl<C: Smartcard> Device<C> {
         }
         Answer::Reply(reply, time)
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

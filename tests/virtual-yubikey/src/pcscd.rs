@@ -22,8 +22,9 @@ use rand_core::{OsRng, RngCore as _};
 use rustix::process::geteuid;
 
 use crate::card::Card;
-use crate::faults::{Device, Faults, Smartcard, lock};
+use crate::faults::{Device, Faults, Smartcard};
 use crate::serve::Plug;
+use claviger_token::sync::lock;
 
 /// The variable that tells libpcsclite where pcscd listens.
 const SOCKET: &str = "PCSCLITE_CSOCK_NAME";

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{set_socket_linger, set_tcp_quickack};
 
-use crate::faults::{Answer, Device, Smartcard, lock};
+use crate::faults::{Answer, Device, Smartcard};
+use claviger_token::sync::lock;
 
 /// A card in a reader's slot, or just outside of it.
 pub(crate) struct Plug<C: Smartcard> {

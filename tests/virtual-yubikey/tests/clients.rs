@@ -11,11 +11,12 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use claviger_piv::PivDriver;
 use claviger_piv::reader::PcscReaders;
 use claviger_pkcs11::Pkcs11Driver;
+use claviger_token::sync::lock;
 use claviger_token::{
     Access, Algorithm as KeyAlgorithm, Call, Driver as _, Error, FixedPin, KeyRef, KeySpec, NewKey,
     PublicKey, RefusedInProcess, SlotState, unfinished_mark,
@@ -41,7 +42,7 @@ fn yubikey(firmware: Firmware) -> Builder {
 /// end each other's sessions.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&ALONE)
 }
 
 /// Runs a program that uses PC/SC; the answer is what it printed.

@@ -8,13 +8,14 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use claviger_ledger::LedgerDriver;
 use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
 use claviger_ledger_emulator::Ethereum;
+use claviger_token::sync::lock;
 use claviger_token::{
     Access, Algorithm, Call, Driver, Error, Event, KeyRef, KeySpec, NewKey, SlotId, Token,
 };
@@ -28,10 +29,6 @@ pub(crate) const SIGN: KeySpec = KeySpec::sign(Algorithm::Secp256k1);
 pub(crate) const DECRYPT: KeySpec = KeySpec::decrypt(Algorithm::X25519);
 
 pub(crate) type Answer = Box<dyn FnMut(&[u8]) -> Vec<u8> + Send>;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What a simulated device answers.
 pub(crate) fn answers(app: &Ethereum) -> impl FnMut(&[u8]) -> Vec<u8> + Send + use<> {

@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use claviger_piv::PivDriver;
 use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
+use claviger_token::sync::lock;
 use claviger_token::{Access, FixedPin};
 use claviger_virtual_yubikey::{
     Answer, Builder, Card, Device, Fault, Firmware, ROOT, Rule, Status, ins, object,
@@ -178,7 +179,7 @@ impl InProcess {
 
 impl InProcess {
     fn way(&self, counted: &AtomicU64) -> Result<Box<dyn Transport + '_>, Lost> {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = lock(&self.turn);
         self.check()?;
         counted.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(Transaction {

@@ -7,7 +7,7 @@ use cryptoki::session::Session;
 use super::{Connection, Retained, is_refusal};
 use crate::error::Fault;
 use crate::login::{Door, Login, login_for_operation};
-use crate::module::lock;
+use claviger_token::sync::lock;
 
 impl Connection {
     /// The file of the module.
