@@ -1,4 +1,4 @@
-//! Who may sign with which key: the file that `ssh-keygen -Y verify -f` reads (ssh-keygen(1),
+//! The allowed signers: the file that `ssh-keygen -Y verify -f` reads (ssh-keygen(1),
 //! "ALLOWED SIGNERS").
 
 use base64::Engine as _;

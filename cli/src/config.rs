@@ -1,4 +1,4 @@
-//! The defaults that a user keeps in a file. The command line and the environment win.
+//! The configuration file: defaults. The command line and the environment win.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

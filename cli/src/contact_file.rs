@@ -1,5 +1,5 @@
-//! The public keys in a file that somebody handed over: PEM, certificates, SSH keys, age
-//! recipients, or what another machine's `claviger show --json` printed.
+//! Public keys in a file from somebody else: PEM, certificates, SSH keys, age recipients, or the
+//! output of another machine's `claviger show --json`.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

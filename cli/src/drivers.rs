@@ -1,5 +1,4 @@
-//! The drivers that this program was built with: nothing else here names one. Each is a
-//! feature of the package.
+//! The drivers of this build; no other module names one. Each is a feature of the package.
 
 use claviger_engine::node::NodeBuilder;
 use claviger_token::{Attestation, Error, PublicKey};

@@ -1,4 +1,4 @@
-//! Why a command failed: one cause, one hint, one code for programs, one exit status.
+//! Failures of a command: one cause, one hint, one code for programs, one exit code.
 
 use std::io;
 

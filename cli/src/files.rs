@@ -1,4 +1,4 @@
-//! What is read and what is written: files, pipes and terminals.
+//! Input and output: files, pipes and terminals.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Read, Write};

@@ -1,4 +1,4 @@
-//! Where the identities are remembered.
+//! The home folder.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,13 +1,13 @@
-//! Ctrl-C, being asked to end, a terminal that goes away, and a time that is over.
+//! Signals: Ctrl-C, termination, a lost terminal; and the end of `--timeout`.
 //!
-//! | meanwhile | the first signal | the second |
+//! | in progress | the first signal | the second |
 //! | --- | --- | --- |
-//! | anything else | ends the process, without the file that was being written | |
-//! | keys are made or destroyed | has the engine undo or finish it | ends the process; the next start settles it |
-//! | a PIN is asked for | ends the question, and with it the command | ends the process |
+//! | anything else | ends the process and removes the unfinished file | |
+//! | keys are made or destroyed | has the engine undo or complete it | ends the process; the next start resolves it |
+//! | a PIN prompt | ends the prompt and the command | ends the process |
 //!
-//! However it ends, the terminal is as it was before; also while it is stopped (Ctrl-Z). When
-//! it goes on, a question is asked again.
+//! The terminal is restored however the process ends, and while it is stopped (Ctrl-Z). When it
+//! continues, it prompts again.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};

@@ -1,11 +1,11 @@
-//! A new file: under its name it is whole, or not there.
+//! New files: a file gets its name only when it is complete.
 //!
-//! | where | what is there meanwhile | what a killed process leaves |
+//! | where | while it is written | what a killed process leaves |
 //! | --- | --- | --- |
 //! | Linux, most file systems | a file without a name (`O_TMPFILE` of open(2)) | nothing |
-//! | elsewhere | a hidden file beside it, locked | that file; whoever next makes one there removes it |
+//! | elsewhere | a hidden file beside it, locked | that file; the next process that writes there removes it |
 //!
-//! What stands under the name stays until then.
+//! An existing file of that name stays until then.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

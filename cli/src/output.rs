@@ -1,4 +1,4 @@
-//! What goes to people and to programs.
+//! Output for people and for programs.
 
 use std::borrow::Cow;
 use std::io::{self, Write};

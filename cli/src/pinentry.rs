@@ -1,7 +1,7 @@
-//! Asking for a secret by a `pinentry`: a program that has its own window or screen for that.
+//! Prompts through a pinentry, a program with its own window or screen.
 //!
-//! The crate starts the program and waits for it, however long that takes; so that happens on
-//! a thread of its own, whose program is ended when a signal came or the time is over.
+//! The crate starts the program and waits without a limit. So it runs on a thread of its own, and
+//! the program is ended on a signal or when the time is over.
 
 use std::env;
 use std::sync::mpsc::{RecvTimeoutError, channel};

@@ -1,5 +1,4 @@
-//! Where PINs and management keys come from: what `--pin-source` and `--management-key`
-//! say, or a person at a terminal.
+//! Sources of PINs and management keys: `--pin-source`, `--management-key`, or a prompt.
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};

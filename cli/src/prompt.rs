@@ -1,4 +1,4 @@
-//! Asking a person for a secret at the terminal.
+//! Prompts for a secret on the terminal.
 
 use std::io;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! Signs of life on a terminal: spinners and progress bars, on standard error.
+//! Progress on a terminal: spinners and bars, on standard error.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! What every command has at hand.
+//! What all commands share: settings, registry, node.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

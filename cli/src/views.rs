@@ -1,4 +1,4 @@
-//! Identities and keys as they are shown, in JSON and to people.
+//! Views of identities and keys, in JSON and for people.
 
 use claviger_engine::{EngineId, IdentityInfo, KeyInfo, Origin, Party, Registry};
 use claviger_formats::{envelope, ssh};

@@ -1,7 +1,7 @@
-//! A PIN for the token that it is meant for, and for no other.
+//! Sends a PIN only to the token that it is meant for.
 //!
-//! A backend is a description, and what it describes may be another token by now. So where the
-//! engine knows which token it wants, no other one that is opened in its place is given a PIN.
+//! A backend is a description, and may match another token by now. So if the engine knows which
+//! token it needs, no other token that is opened in its place gets a PIN.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,16 +1,15 @@
-//! What other programs read and write: age files, SSH signatures and public keys, with keys
-//! that are on tokens.
+//! File formats of other programs: age files, SSH signatures and public keys, for keys on tokens.
 //!
-//! A driver needs none of this; whoever shows a key to people, encrypts to one, or checks a
-//! signature from a file does.
+//! Drivers do not need this crate. Programs that show keys, encrypt to them, or verify signatures
+//! from files do.
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | [`envelope`] | ciphertexts: age files, opened with a device's key agreement |
-//! | [`ssh`] | public keys as SSH writes them |
-//! | [`sshsig`] | signatures as SSH knows them |
-//! | [`foreign`] | public keys as other programs write them |
-//! | [`verdict`] | whether a signature is valid, of messages however long |
+//! | [`ssh`] | public keys in SSH's form |
+//! | [`sshsig`] | SSH signatures |
+//! | [`foreign`] | public keys in the forms of other programs |
+//! | [`verdict`] | whether a signature is valid, for messages of any length |
 #![forbid(unsafe_code)]
 
 pub mod envelope;

@@ -1,4 +1,4 @@
-//! Public keys as SSH writes them: lines of `authorized_keys` and of `.pub` files.
+//! Public keys in SSH's form: lines of `authorized_keys` and of `.pub` files.
 
 use claviger_token::key::BadPublicKey;
 use claviger_token::{Algorithm, PublicKey};

@@ -1,4 +1,4 @@
-//! A device that may be written to, as the conformance suite and the measurements want it.
+//! A device that may be written to, for the conformance suite and the measurements.
 
 use std::process::Command;
 use std::sync::{Arc, Mutex};

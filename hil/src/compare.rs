@@ -1,11 +1,10 @@
 //! What changed between two runs, with a verdict that accounts for noise.
 //!
-//! Each figure is measured in rounds, between which everything else about the device is
-//! measured. It is called changed when it differs by more than a tenth *and* all rounds of
-//! one run lie above all of the other's, by more than the machine itself did more or less
-//! of the same arithmetic meanwhile. Where a run has fewer than five rounds, nothing is
-//! said. A change that makes no difference to any of this, such as another core that a
-//! program came to lie on, no single run can show.
+//! Each figure is measured in rounds, and each round measures all figures of the device. A figure
+//! counts as changed if it differs by more than a tenth *and* all rounds of one run lie above all
+//! rounds of the other, by more than the machine itself changed. If a run has fewer than five
+//! rounds, there is no verdict. No single run can show a change that affects none of this, such as
+//! another core.
 
 use std::fmt;
 

@@ -1,8 +1,8 @@
-//! The devices of a run, and what may be done with each.
+//! The devices of a run, and what the bench may do with each.
 //!
-//! A device that is attached is first only read, through a gate that lets no other command
-//! pass where there is one. Only if its serial is listed, and no other device has the same,
-//! a bench is made for it; everything that writes takes a bench.
+//! An attached device is first only read, on a smartcard through a gate that passes only reading
+//! commands. A bench is made only for a device whose serial is listed and unique; everything that
+//! writes takes a bench.
 
 use std::sync::{Arc, Mutex};
 

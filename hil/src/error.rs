@@ -1,4 +1,4 @@
-//! Why the bench stops, or why a device cannot be benched.
+//! Errors of the bench.
 
 use std::path::PathBuf;
 

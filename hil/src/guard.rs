@@ -1,8 +1,7 @@
-//! Between the bench and a driver: every call goes through here.
+//! The guard between the bench and a driver: every call goes through it.
 //!
-//! It ends calls when somebody presses Ctrl-C (except those that tidy up), tells the
-//! person at the device what is waited for, writes down which keys the bench made and has
-//! not deleted yet, and records the calls while a tape is in.
+//! It ends calls on Ctrl-C (except those that clean up), tells the person at the device what to do,
+//! records which keys the bench has made and not deleted yet, and writes the transcript.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,8 +1,8 @@
-//! Which keys the bench made and has not deleted yet: in a file beside the reports, so
-//! that a run that was killed, or whose device was unplugged, is tidied up by the next.
+//! The keys that the bench has made and not deleted yet, in a file beside the reports. If a run is
+//! killed or its device is unplugged, the next run cleans up.
 //!
-//! An entry has what shows that a key is the bench's: the mark with which it is made, and
-//! its public half once there is one. The place alone shows nothing.
+//! An entry has what proves that a key is the bench's: its mark, and its public key once it is
+//! made. The slot alone proves nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What the machine itself does meanwhile, apart from any device: when it does less, other
-//! programs are at work, and what is measured then says little.
+//! The speed of the machine itself: if it drops, other programs are running, and the measurements
+//! say little.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

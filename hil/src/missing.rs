@@ -1,9 +1,9 @@
-//! The slots that a card turns out not to have.
+//! The slots that a card does not have.
 //!
-//! A card that is not known to be its maker's says nothing of which slots there are, and
-//! refuses a key in one that is not there ([`Error::NoSuchSlot`]). So slots that nobody has
-//! tried are tried before the checks, which then keep to those that are there. The last comes
-//! first: those that are there follow one another, so the first that is there ends the search.
+//! A card of another maker does not say which slots it has, and refuses a key in a missing one
+//! ([`Error::NoSuchSlot`]). So untried slots are tried before the checks, which then use only
+//! existing slots. The search begins with the last slot: existing slots are contiguous, so the
+//! first that exists ends it.
 
 use claviger_token::{
     Call, Error, KeySpec, NewKey, SlotId, SlotInfo, SlotState, Token, Unfinished, unfinished_mark,

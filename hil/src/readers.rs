@@ -1,5 +1,5 @@
-//! Between the PIV driver and the cards: what counts, records, and keeps cards that are
-//! not to be written to from being written to.
+//! The gate between the PIV driver and the cards: it counts and records commands, and blocks
+//! writes to cards that are not listed.
 
 use std::sync::Arc;
 

@@ -1,14 +1,12 @@
-//! Replays a transcript of a PIV card: the same is asked of the driver as then, a card
-//! that answers as the recorded one did stands behind it, and everything that comes of it
-//! has to be the same.
+//! Replays a transcript of a PIV card: the driver gets the same requests, a card with the recorded
+//! replies stands behind it, and all results must be the same.
 //!
-//! Secrets are not in the transcript, so others take their place: a PIN is as wrong or
-//! right as its recorded answer says; the management key is the published one of a
-//! [virtual card](claviger_virtual_yubikey::Card) that does that part of the talking; an
-//! agreed secret is bytes `5a`. What the driver makes up itself, the signature in the
-//! certificate that marks a key as ours, may differ. What RSA opens cannot be replayed,
-//! and is passed over. A card that shows no metadata proves by a signature of something
-//! random that it has a key, before that is deleted; a replay ends there.
+//! A transcript has no secrets, so others take their place. A PIN is wrong or right as its recorded
+//! answer says. The management key is the published one of a
+//! [virtual card](claviger_virtual_yubikey::Card), which does that part. An agreed secret is bytes
+//! `5a`. The signature in the mark of a key may differ, since the driver makes it. RSA decryption
+//! cannot be replayed and is skipped. A card without metadata proves by a signature of random bytes
+//! that it has a key before that is deleted; a replay ends there.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! What a run finds: one [`Record`] per finding, each of which says where it was found.
+//! The results of a run: one [`Record`] per finding, each with its device.
 //!
-//! They are written as JSON lines while the run goes on, so that what was found stays,
-//! whatever happens next; the other reports are made of them.
+//! They are written as JSON lines while the run goes on, so that they survive whatever happens
+//! next. The other reports are made from them.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write as _};

@@ -1,4 +1,4 @@
-//! What a person sees: one progress bar with the time that is left, and lines above it.
+//! The screen: one progress bar with the remaining time, and lines above it.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};

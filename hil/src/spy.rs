@@ -1,10 +1,9 @@
-//! How many PKCS#11 calls an operation takes, as OpenSC's `pkcs11-spy` sees it: a module
-//! that writes down what the module behind it is asked.
+//! Counts the PKCS#11 calls of an operation with OpenSC's `pkcs11-spy`, a module that logs the
+//! calls to another module.
 //!
-//! It is loaded by a process of its own, since a module is in a process once. It writes
-//! down PINs and secrets as well; so it writes into a pipe, from which this process keeps
-//! the names of the functions, the mechanisms and the return values, and nothing else.
-//! Nothing of it is ever in a file.
+//! A process of its own loads it, since a process can load a module only once. It also logs PINs
+//! and secrets. So it writes into a pipe, from which this process keeps only the names of
+//! functions, mechanisms and return values. Nothing of it is ever in a file.
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::Path;

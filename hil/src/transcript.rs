@@ -1,15 +1,13 @@
-//! Transcripts: what was asked of a driver, and what went over the wire for it, without
-//! the secrets.
+//! Transcripts: the requests to a driver, and what went over the wire for them, without secrets.
 //!
 //! A transcript is a file of JSON lines ([`Line`]). The first is the [`Head`]. A call of
 //! the driver's interface begins with a `call` and ends with a `done`; between the two is
 //! what the driver asked of the device, in order. Handles that are dropped (`close`,
 //! `drop`) answer nothing, so there is no `done`.
 //!
-//! Secrets are overwritten with bytes `5a`, as many as there were: PINs, PUKs, management
-//! keys and what is derived of them, agreed secrets, what RSA opens, and the object in
-//! which a YubiKey keeps its management key. A PIN is a number, the first that was given
-//! 0, so that it can be seen when another one is.
+//! Secrets are overwritten with as many bytes `5a`: PINs, PUKs, management keys and values derived
+//! from them, agreed secrets, RSA plaintexts, and the object in which a YubiKey keeps its
+//! management key. A PIN is a number, 0 for the first, so that a different PIN shows.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The devices that are started for a run: nobody loses anything by them.
+//! The virtual devices of a run.
 
 use std::sync::{Arc, Mutex};
 

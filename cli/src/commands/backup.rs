@@ -1,4 +1,4 @@
-//! `backup` and `restore`: the registry as a file of its own.
+//! `backup` and `restore`: copies of the registry.
 
 use std::borrow::Cow;
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! What is made from the command's own definition.
+//! Completions and man pages, made from the command's own definition.
 
 use std::path::Path;
 

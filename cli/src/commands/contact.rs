@@ -1,4 +1,4 @@
-//! `contact`: identities of others, known by their public keys.
+//! `contact`: public keys of others, under names.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `encrypt` and `decrypt`: streams, however long, in a few buffers of memory.
+//! `encrypt` and `decrypt`: streams of any length, in a few buffers of memory.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;

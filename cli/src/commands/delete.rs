@@ -1,4 +1,4 @@
-//! `delete`: keys that were made for an identity are destroyed, others released.
+//! `delete`: destroys the keys that were made for an identity, and releases others.
 
 use std::io::{self, IsTerminal};
 

@@ -1,6 +1,6 @@
-//! `doctor`: what is wrong with this set-up, and what to do about it.
+//! `doctor`: reports what is wrong with this set-up, and what to do about it.
 //!
-//! Nothing is changed, and no PIN is asked for, unless `--repair` says so.
+//! It changes nothing and asks for no PIN, unless `--repair` is given.
 
 pub(super) mod accounts;
 pub(super) mod pins;

@@ -1,4 +1,4 @@
-//! `generate` and `connect`: how a name comes to its keys.
+//! `generate` and `connect`: give a name its keys.
 
 use claviger_engine::message::{RequestConnectIdentity, RequestGenerateIdentity};
 use claviger_engine::{

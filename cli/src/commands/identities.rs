@@ -1,4 +1,4 @@
-//! `identities` and `show`: what the registry knows. No token is asked.
+//! `identities` and `show`: read the registry, not the tokens.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Which identity opens a file: the one that was named, or one that can.
+//! Chooses the identity that opens a file: the named one, or one that can.
 
 use claviger_engine::opener::{NotOpened, Opened, Opener};
 use claviger_engine::{EngineId, Node};

@@ -1,4 +1,4 @@
-//! `reads-for`: who reads for whom, and the evidence of it.
+//! `reads-for`: evidence of who reads for whom.
 
 use std::borrow::Cow;
 use std::io::Write;

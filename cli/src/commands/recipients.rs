@@ -1,5 +1,5 @@
-//! To whom something is encrypted: those who are named, and whom evidence adds. Nobody becomes
-//! a recipient without being listed.
+//! The recipients of a file: the named ones, and those that evidence adds. Each recipient is
+//! listed.
 
 use claviger_engine::encryption::MOST_RECIPIENTS;
 use claviger_engine::{EngineError, EngineId, Node, Preference, Recipient, Via};

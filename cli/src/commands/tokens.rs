@@ -1,4 +1,4 @@
-//! `tokens`: what is attached, as far as it shows itself without a PIN.
+//! `tokens`: attached tokens, and what they show without a PIN.
 
 use claviger_engine::{Found, Registry, TokenChange, TokenState};
 use claviger_token::{Algorithm, Error, KeySpec, KeyUse, SlotInfo, SlotState, TokenInfo};

@@ -1,4 +1,4 @@
-//! Stopping when a shell asks for it.
+//! Job control: stops when the shell asks for it.
 
 /// Does what SIGTSTP does to a process that has no handler for it: stops it until it is told to
 /// go on. For the use of such a handler, when it has tidied up.

@@ -1,4 +1,4 @@
-//! One statement about tokens: what it is about, what it needs, what became of it.
+//! A check: its theme, what it needs, and its outcome.
 
 use std::fmt;
 

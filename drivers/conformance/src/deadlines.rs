@@ -1,4 +1,4 @@
-//! A call ends when it is late or given up.
+//! A call ends at its deadline and on cancellation.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

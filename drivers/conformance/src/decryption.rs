@@ -1,4 +1,4 @@
-//! What is encrypted to a key opens, and what is not says nothing else.
+//! Ciphertexts for a key open; all others give one and the same error.
 
 use claviger_formats::envelope;
 use claviger_token::key::from_hex;

@@ -1,4 +1,4 @@
-//! Tokens are found by what names them.
+//! Tokens are found by their names.
 
 use claviger_token::{Call, Error, TokenInfo};
 

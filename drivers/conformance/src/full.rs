@@ -1,4 +1,4 @@
-//! A token that is full says so.
+//! A full token returns its own error.
 
 use claviger_token::Error;
 

@@ -1,4 +1,4 @@
-//! What other tools do to the keys on a token, and what must not come of it.
+//! Changes of other tools to the keys on a token, and what must not follow from them.
 
 use claviger_token::{
     Deletion, Error, KeySpec, PublicKey, SlotInfo, Unfinished, possession, unfinished_mark,

@@ -1,4 +1,4 @@
-//! A PIN is asked for where it is needed, and a refused one is not sent twice.
+//! A PIN is asked for when it is needed, and a rejected one is not sent twice.
 
 use claviger_token::{Access, Call, Error};
 

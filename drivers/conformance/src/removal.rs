@@ -1,4 +1,4 @@
-//! What went away works again when it is back.
+//! A token works again after it was unplugged and plugged in.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,4 +1,4 @@
-//! What is tested: a token, and what can be done to it.
+//! The subject of a test: a token, and what a test can do to it.
 
 use std::sync::Arc;
 

@@ -1,18 +1,18 @@
-//! Which process talks to a device, and whether the device shows a review.
+//! Claims: which process uses a device, and whether the device shows a review.
 //!
-//! A command that comes while a person is asked costs the answer: the app answers the
-//! command, and no longer the question. So processes take turns. Each device that several
-//! can reach has a file, in a folder of the user's own, that whoever talks to it has locked;
-//! a lock ends with its process. As long as the file is not empty, a person is being asked.
+//! A command that arrives during a review loses its answer: the app answers the command instead.
+//! So processes take turns. Each shared device has a file in a folder of the user, and the process
+//! that uses the device holds a lock on it. The lock ends with the process. While the file is not
+//! empty, the device shows a review.
 //!
 //! | the file is | and | then |
 //! | --- | --- | --- |
-//! | locked | empty | its turn comes in a moment |
+//! | locked | empty | the process waits for its turn |
 //! | locked | not empty | the device is busy with a review |
-//! | free | not empty, for [`LEFT_BEHIND`] at most | a process ended meanwhile: the review may still be there |
-//! | free | empty, or older | nobody is asked |
+//! | free | not empty, for [`LEFT_BEHIND`] at most | a process ended meanwhile: the review may still be on the screen |
+//! | free | empty, or older | there is no review |
 //!
-//! Where there is no such folder nothing is claimed, and all goes on as with one process.
+//! Without such a folder there are no claims, as with a single process.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};

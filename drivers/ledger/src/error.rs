@@ -1,4 +1,4 @@
-//! From what a device says to errors.
+//! Errors from status words and transports.
 
 use claviger_token::{Error, TokenId};
 

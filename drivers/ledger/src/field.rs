@@ -1,4 +1,4 @@
-//! The devices that can be reached in one way, and which of them is wanted.
+//! The devices of one transport, and the choice among them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, Weak};

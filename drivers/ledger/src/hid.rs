@@ -1,14 +1,12 @@
 //! Ledgers on USB.
 //!
-//! The crate `ledger-transport-hid` finds them. Its exchange of commands is not used: it
-//! waits up to 10,000 seconds for a reply, in one piece, so that neither a deadline nor a
-//! cancellation could end that; and it writes all that goes over the wire to the log,
-//! shared secrets too. What is left to do here are a few lines; see
-//! [`frame`](crate::frame).
+//! The crate `ledger-transport-hid` finds them. Its exchange of commands is not used. It waits up to
+//! 10,000 seconds for a reply without a break, so that neither a deadline nor a cancellation could
+//! end the wait. It also logs everything that goes over the wire, shared secrets included. What
+//! remains is a few lines; see [`frame`](crate::frame).
 //!
-//! A device is another one to the system when an app is opened or closed on it: it is
-//! gone for a moment, and comes back at another path. So paths are listed anew whenever a
-//! device is looked for.
+//! When an app is opened or closed, the device disappears for a moment and returns at another
+//! path. So each search for a device lists the paths again.
 
 use std::ffi::CString;
 use std::time::{Duration, Instant};

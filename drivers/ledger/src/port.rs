@@ -1,10 +1,9 @@
-//! A device and the conversation with it: one command at a time, deadlines,
-//! cancellation, replies that come late.
+//! An open device: one command at a time, deadlines, cancellation, late replies.
 //!
-//! A reply does not say to which command it belongs. So a command that nobody waits for
-//! any more leaves its reply *owed*: before the next command it is waited for and thrown
-//! away. The device still shows the request meanwhile, and whoever comes next is told to
-//! answer it there. Other processes are kept away by a [claim](crate::claim).
+//! A reply does not name its command. So a command whose caller has given up leaves its reply
+//! *owed*: before the next command, the port waits for it and discards it. The device still shows
+//! the request meanwhile, and the next caller is told to answer it there. A
+//! [claim](crate::claim) keeps other processes away.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! Slots: an account, and which of its two keys.
+//! Slots: an account and one of its two keys.
 
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -1,4 +1,4 @@
-//! The way to a device: whole commands out, whole replies back.
+//! Transports: complete commands out, complete replies back.
 
 use std::time::Duration;
 

@@ -1,7 +1,6 @@
-//! What udev tells of devices that come and go.
+//! Events of udev: devices that are plugged in and unplugged.
 //!
-//! udev speaks when its rules are done with a device: from then on whoever may use it can
-//! open it.
+//! udev sends an event after its rules have run, so the device can be opened from then on.
 
 use std::io;
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! A seed, and the device that it is on.
+//! A seed, and the device that has it.
 //!
-//! What is known of a key is what this process did with it: a Ledger derives every key
-//! whenever it is asked, and keeps no list of those that are in use.
+//! Only this process knows which keys it uses: a Ledger derives any key on request, and keeps no
+//! list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, Weak};

@@ -1,4 +1,4 @@
-//! Private keys and what is done with them. Every kind wipes itself when dropped.
+//! Private keys and their operations. Every kind wipes itself when dropped.
 
 use blst::min_pk;
 use claviger_token::key::BLS_DST;

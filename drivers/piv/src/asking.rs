@@ -1,4 +1,4 @@
-//! Asking for a PIN without knowing how long the answer takes.
+//! Asking a source for a PIN, whose answer may take any time.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};

@@ -1,10 +1,10 @@
 //! Attestation: a card's certificate that it made a key itself (Yubico, *PIV
 //! attestation*).
 //!
-//! The statement is an X.509 certificate of the key, signed by the card's attestation key
-//! in slot F9, whose own certificate the maker signed. [`verify_chain`] follows it to a
-//! root that the operator trusts; the driver itself has no roots and checks that the
-//! statement is about this key and this card and signed by the F9 that the card shows.
+//! The statement is an X.509 certificate of the key, signed by the card's attestation key in slot
+//! F9, whose own certificate the maker signed. The driver checks that the statement is about this
+//! key and this card, and signed by the F9 of the card. [`verify_chain`] follows the chain to a
+//! root that the operator trusts.
 
 use claviger_token::{Attestation, PublicKey};
 use rsa::RsaPublicKey;

@@ -1,7 +1,7 @@
 //! The commands of a PIV card: SP 800-73-4 part 2, §3, and Yubico's extensions.
 //!
-//! Each is one function that sends one command and takes its reply apart. Nothing of a
-//! reply is relied on before it was checked.
+//! Each is a function that sends one command and parses its reply. No part of a reply is relied on
+//! before it is checked.
 
 use claviger_token::{Algorithm, Call, Pin, PublicKey};
 use secrecy::ExposeSecret;

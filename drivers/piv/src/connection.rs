@@ -1,30 +1,28 @@
 //! An open card: transactions, the PIN, recovery.
 //!
-//! Each operation is one PC/SC transaction, or one single command; the first ones share the
-//! transaction in which the card was opened ([`held`](crate::held)). Between two of them other
-//! programs may use the card, select another application on it, or reset it; then the PIN
-//! that we gave does not count any more. So the state that is kept here is a guess that the
-//! card corrects:
+//! Each operation is one PC/SC transaction, or a single command. The first ones share the
+//! transaction in which the card was opened ([`held`](crate::held)). Between two of them, other
+//! programs may use the card, select another application on it, or reset it. Then the card is
+//! logged out. So the state here is a guess that the card corrects:
 //!
-//! | what happens | what is done, once |
+//! | event | reaction, once |
 //! | --- | --- |
-//! | the card was reset or removed, the service restarted | look for the card in all readers, by its serial; select, give the PIN again, repeat |
-//! | somebody else is sending a PIN | end the transaction, wait for our turn, select, repeat |
-//! | a command is refused | select, give the PIN again, repeat |
-//! | another card is in the reader | it is not used; look for ours |
+//! | the card was reset or removed, or the service restarted | find the card in all readers, by its serial; select, send the PIN again, repeat |
+//! | another process is sending a PIN | end the transaction, wait for our turn, select, repeat |
+//! | a command is refused | select, send the PIN again, repeat |
+//! | another card is in the reader | find ours; the other card is not used |
 //!
-//! PC/SC says of a way to a card when the card was reset or is another since; so whose card
-//! it is is found out once for each way. Of two cards with one serial neither is used.
+//! PC/SC reports if a card was reset or replaced since it was connected. So the card is identified
+//! once for each connection. Of two cards with one serial neither is used.
 //!
-//! Given again is only a PIN that this card accepted before, and that it has not refused
-//! since. What must not be repeated (making a key) is begun with a SELECT and stays in
-//! one transaction.
+//! A PIN is sent again only if this card accepted it before and has not rejected it since. An
+//! operation that must not be repeated (making a key) begins with a SELECT and stays in one
+//! transaction.
 //!
-//! No rights stay behind for others. A YubiKey takes them all away at a SELECT, and of a
-//! card that may be one it is seen whether the PIN counts after that. Other cards
-//! keep them when the application that is selected is selected again (SP 800-73-4 part 2,
-//! §3.1.1): there the PIN is told to be forgotten when the card is closed, and a
-//! transaction in which the administrator's key was given ends with a reset of the card.
+//! No rights stay behind for other programs. A YubiKey drops all rights at a SELECT; after that,
+//! the driver checks that a card that may be a YubiKey did so. Other cards keep them when the
+//! selected application is selected again (SP 800-73-4 part 2, §3.1.1). There the card is logged
+//! out when it is closed, and a transaction that used the management key ends with a reset.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

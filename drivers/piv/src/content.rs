@@ -1,4 +1,4 @@
-//! What is in a slot, from all that a card tells of it.
+//! The content of a slot, from all that a card reports about it.
 
 use claviger_token::possession::Challenge;
 use claviger_token::{KeyUse, PublicKey, Signature, SignatureScheme, SlotInfo, SlotState};

@@ -1,4 +1,4 @@
-//! Destroying a key: one that is deleted, or what a generation left.
+//! Destroying a key: on deletion, or after an unfinished generation.
 
 use std::cell::Cell;
 

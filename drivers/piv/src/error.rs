@@ -1,4 +1,4 @@
-//! From status words to errors.
+//! Errors from status words.
 
 use claviger_token::{Error, TokenId};
 

@@ -1,4 +1,4 @@
-//! The readers and what is in them: which card is where, who made it, and what is open.
+//! The readers and their cards: where each card is, its maker, and the open ones.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};

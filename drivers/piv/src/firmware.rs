@@ -1,5 +1,5 @@
-//! What cards can do, as data: by firmware for Yubico's own; for all others it is what they
-//! state, and not known before it was tried.
+//! The abilities of cards, as data: by firmware for Yubico's cards; for all others what they state,
+//! which counts as untried.
 
 use std::fmt;
 

@@ -1,12 +1,12 @@
-//! A transaction that outlasts the operation in which it began.
+//! A transaction that outlasts the operation that began it.
 //!
-//! Whoever opens a card mostly wants one thing of it, and closes it. So the transaction in
-//! which a card is opened stays for what comes next: nobody comes in between, and nothing has
-//! to be looked at twice. Other programs wait for it no longer than they would for any other:
-//! it ends after [`OPERATIONS`] operations, and where none comes within [`IDLE`].
+//! Most callers open a card for one operation and close it. So the transaction of the opening
+//! stays for what comes next: no other program comes in between, and nothing is checked twice.
+//! Other programs wait no longer for it than for any other transaction: it ends after
+//! [`OPERATIONS`] operations, or when none comes within [`IDLE`].
 //!
-//! A transaction borrows the way to its card. So both are kept by a thread, which passes
-//! commands on.
+//! A transaction borrows its connection to the card. So a thread keeps both and passes commands
+//! on.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;

@@ -1,4 +1,4 @@
-//! The keys of an open token, at work.
+//! Using the keys of an open token.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,4 @@
-//! Logging in: asking for the PIN and giving it to the card, of which neither is done with the
-//! card held where that may take a while.
+//! Logging in: asks for the PIN and sends it. The card is released while the source is asked.
 
 use std::time::Duration;
 

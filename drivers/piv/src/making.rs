@@ -1,4 +1,4 @@
-//! Making a key, and giving it its name.
+//! Making and naming keys.
 
 use std::cell::Cell;
 

@@ -1,9 +1,7 @@
-//! Authentication with the management key: the card administrator's, without which no
-//! key is made and no object written.
+//! Authentication with the management key, which the card needs to make keys and write objects.
 //!
-//! Both sides show that they have the key (mutual authentication, SP 800-73-4 part 2,
-//! appendix A.1): the card sends a witness that only the key opens, and answers a
-//! challenge.
+//! Both sides prove that they have the key (mutual authentication, SP 800-73-4 part 2, appendix
+//! A.1): the card sends a witness that only the key decrypts, and answers a challenge.
 
 use aes::{Aes128, Aes192, Aes256};
 use claviger_token::key::from_hex;

@@ -1,23 +1,19 @@
-//! What lies in the certificate object of a slot, and how Claviger marks the keys that it
-//! makes.
+//! The certificate object of a slot, and the marks of keys that Claviger makes.
 //!
-//! A PIV slot has no place for a label, and its name says nothing of who made the key in
-//! it. So for each key of ours its slot's certificate object holds an X.509 certificate
-//! (RFC 5280) that describes it to everybody: issuer `CN=Claviger`, subject the label,
-//! the public key, the key usage, and as serial number the [`Mark`] of the generation.
-//! It lies there from before the key is made, then with an issuer that says so and a
-//! public key that nobody needs; where the card shows no public keys, that of the new key
-//! comes into it as soon as there is one. When the key is named, the certificate becomes
-//! final. Its signature is by a key that is thrown away: the certificate vouches for
-//! nothing.
+//! A PIV slot has no label, and nothing in it tells who made its key. So the slot's certificate
+//! object holds an X.509 certificate (RFC 5280) that describes each key of ours: issuer
+//! `CN=Claviger`, subject the label, the public key, the key usage, and as serial number the
+//! [`Mark`] of the generation. The certificate is written before the key is made, with an issuer
+//! that says so and a meaningless public key. If the card shows no public keys, the public key of
+//! the new key follows as soon as it is known. When the key is named, the certificate becomes
+//! final. A throw-away key signs it, so the certificate vouches for nothing.
 //!
-//! Where a card cannot delete, a slot that is emptied holds a *filler* instead: a key
-//! that is nobody's and took the place of the one that was destroyed. Its certificate
-//! has the subject `CN=empty (Claviger)` and the filler's public key, by which it is
-//! seen that no one else has made a key in the slot since.
+//! If a card cannot delete, an emptied slot holds a *filler*: a key that belongs to nobody and has
+//! replaced the destroyed one. Its certificate has the subject `CN=empty (Claviger)` and the
+//! filler's public key, which shows that no other program has made a key in the slot since.
 //!
-//! `ykman piv info` and OpenSC's tools list such a slot with this certificate, and so
-//! as used; through PKCS#11 modules that go by certificates the key can be found.
+//! `ykman piv info` and OpenSC's tools list such a slot with this certificate, and so as used.
+//! PKCS#11 modules that rely on certificates find the key by it.
 
 use std::borrow::Cow;
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! What an operator wants to know of a card, as far as it tells without a PIN.
+//! Notes on a card for the operator, as far as the card shows them without a PIN.
 
 use crate::card::{Card, MANAGEMENT, Tries};
 use crate::error::{Fault, told};

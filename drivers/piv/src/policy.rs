@@ -1,5 +1,5 @@
-//! When a key wants the PIN, and when it wants to be touched (Yubico's extension of
-//! GENERATE ASYMMETRIC KEY PAIR and GET METADATA).
+//! PIN and touch policies of keys (Yubico's extension of GENERATE ASYMMETRIC KEY PAIR and GET
+//! METADATA).
 
 use crate::slot::Slot;
 

@@ -1,7 +1,7 @@
 //! Readers and the cards in them, over PC/SC.
 //!
-//! A card is opened shared and left as it is when it is let go: other programs may be
-//! using it. It is reset only where that is asked for, at the end of a transaction.
+//! A card is opened shared, and left unchanged when it is released, since other programs may be
+//! using it. It is reset only on request, at the end of a transaction.
 
 use std::ffi::CString;
 use std::ops::Deref;

@@ -1,4 +1,4 @@
-//! A card that answers by heart, for tests.
+//! A card with scripted replies, for tests.
 
 use std::collections::VecDeque;
 

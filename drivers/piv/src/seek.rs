@@ -1,8 +1,8 @@
-//! Finding a key by its public half, wherever on the card it is.
+//! Finding a key by its public key, in any slot.
 //!
-//! Other tools move keys from slot to slot (MOVE KEY). Its certificate stays where it was,
-//! so a key is looked for by what the card itself shows; where it shows nothing, a
-//! certificate says where to look, and the key's own work whether it is there.
+//! Other tools move keys from slot to slot (MOVE KEY), and the certificate stays behind. So a key
+//! is found by what the card itself shows. If it shows nothing, a certificate says where to look,
+//! and using the key proves that it is there.
 
 use claviger_token::PublicKey;
 

@@ -1,4 +1,4 @@
-//! The card during one transaction: the PIN, and the rights of the card administrator.
+//! The card during one transaction: the PIN, and the management key's rights.
 
 use claviger_token::sync::lock;
 use claviger_token::{Error, Pin, PinTurn, PinVerdict, RefusedPins, TriesLeft};

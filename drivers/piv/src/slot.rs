@@ -1,5 +1,4 @@
-//! The slots of a PIV card, and the marks by which one key in a slot is told from the
-//! next.
+//! The slots of a PIV card, and the marks that tell successive keys in a slot apart.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What is known of an open card, and the way to it.
+//! The state of an open card, and its connection.
 
 use claviger_token::Pin;
 

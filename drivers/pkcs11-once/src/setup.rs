@@ -1,5 +1,5 @@
-//! What has to go past `cryptoki` before there is a session: an argument for `C_Initialize`,
-//! and a token whose clock makes no sense.
+//! Calls before there is a session: an argument for `C_Initialize`, and a token with a malformed
+//! clock.
 
 use std::ffi::{CStr, CString};
 use std::path::Path;

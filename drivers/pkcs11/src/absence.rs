@@ -1,4 +1,4 @@
-//! Modules with nothing behind them: what is missing, and what to do about it.
+//! Modules whose daemon, server or device is missing, and what to do about it.
 
 use std::path::Path;
 

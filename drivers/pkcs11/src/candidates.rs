@@ -1,4 +1,4 @@
-//! The tokens that are there: which of them a URI fits, what they are called, and opening one.
+//! The attached tokens: which of them match a URI, their names, and opening one.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

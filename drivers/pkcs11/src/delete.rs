@@ -1,7 +1,7 @@
-//! Destroying keys: exactly those that prove to be meant.
+//! Destroying keys, only those that are proven to be meant.
 //!
-//! Each object is looked for and read just before it is destroyed, one after the other, since
-//! with one object gone its handle may stand for another.
+//! Each object is found and read just before it is destroyed, one after the other: once an object
+//! is destroyed, its handle may refer to another one.
 
 use std::cell::Cell;
 

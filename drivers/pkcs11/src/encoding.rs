@@ -1,4 +1,4 @@
-//! How public keys are encoded in objects: curves, points and certificates.
+//! The encodings of public keys in objects: curves, points and certificates.
 
 use claviger_token::key::to_hex;
 use claviger_token::{Algorithm, PublicKey};

@@ -1,4 +1,4 @@
-//! From the module's return values to errors.
+//! Errors from return values.
 
 use claviger_token::{Error, TokenId};
 use cryptoki::context::Function;

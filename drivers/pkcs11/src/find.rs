@@ -1,10 +1,10 @@
-//! Finding a private key by its public half, and nothing else.
+//! Finding a private key by its public key, and by nothing else.
 //!
-//! An RSA key names its modulus. A private key on a curve mostly tells nothing: it shares a
-//! `CKA_ID` with its public half or a certificate, and others may share it, too. So what is
-//! found by an id is *presumed*, until it has made a signature or an agreement that its
-//! public half verifies; where several private keys may be meant they are tried at once. No
-//! key is tried whose own public half is known to be another.
+//! An RSA key has its modulus. A private key on a curve mostly has nothing: it shares a `CKA_ID`
+//! with its public key or a certificate, and other keys may share it, too. So a key that was found
+//! by an id is *presumed*, until its public key verifies a signature or an agreement of it. If
+//! several private keys are possible, all are tried at once. A key whose public key is known to be
+//! another one is not tried.
 
 use std::cell::Cell;
 

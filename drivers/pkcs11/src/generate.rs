@@ -1,4 +1,4 @@
-//! Making keys, and giving them their names.
+//! Making and naming keys.
 
 use std::cell::Cell;
 

@@ -1,11 +1,11 @@
-//! A key in use: its handle is a cache, and what is signed with it is verified.
+//! A key in use: its handle is a cache, and its signatures are verified.
 //!
-//! A module may hand the handle of an object that was destroyed to another object, at once, and
-//! may be asked by others to destroy ours. So no signature leaves before its public half has
-//! verified it, unless the token is known to give no handle out twice
-//! ([`Quirks::unique_handles`](crate::quirks::Quirks::unique_handles)) and this one has proven
-//! to be the key's. What was agreed is proven by the file that it opens; where it does
-//! not, [`Decryptor::confirm`] looks.
+//! Another program may destroy our object, and a module may give its handle to another object at
+//! once. So a signature is returned only after the public key has verified it. The exception are
+//! tokens that never reuse handles
+//! ([`Quirks::unique_handles`](crate::quirks::Quirks::unique_handles)), once this handle has proven
+//! to be the key's. A key agreement is proven by the file that it opens; if the file does not open,
+//! [`Decryptor::confirm`] checks the key.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

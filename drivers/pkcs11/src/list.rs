@@ -1,4 +1,4 @@
-//! What is shown of the keys on a token.
+//! Listing the keys on a token.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Logging in: when a PIN is sent, and when it is not.
+//! Logging in: when a PIN is sent.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The mechanisms of tokens: asked for once, since they do not change while a process runs.
+//! The mechanisms of tokens, read once, since they do not change while a process runs.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! Which mechanisms keys want, which kinds of key a token makes and uses by them, and the
+//! The mechanisms of keys, the kinds of key that a token makes and uses with them, and the
 //! templates of new keys.
 
 use claviger_token::{Algorithm, KeySpec, KeyUse, PublicKey};

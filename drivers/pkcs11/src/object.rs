@@ -1,4 +1,4 @@
-//! Key objects: what is read of them, and what that means.
+//! Key objects: their attributes and their meaning.
 
 use claviger_token::key::to_hex;
 use claviger_token::{Algorithm, KeySpec, KeyUse, Protection, PublicKey, SlotId};

@@ -1,4 +1,4 @@
-//! What a private key does: one signature, one agreement, one decryption, each on a session
+//! The operations of a private key: one signature, one agreement, one decryption, each on a session
 //! and with a handle.
 
 use std::sync::OnceLock;

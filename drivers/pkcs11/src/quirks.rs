@@ -1,8 +1,8 @@
-//! What modules do differently, as data.
+//! Quirks of modules, as data.
 //!
-//! A token is known by what it and its slot say of themselves, not by the library: behind
-//! p11-kit's proxy or client the library is p11-kit's. Only what the library itself does,
-//! such as how quick it is, goes by the library.
+//! A token is recognised by what it and its slot state, not by the library: behind p11-kit's proxy
+//! or client the library is p11-kit. Only properties of the library itself, such as its speed, are
+//! keyed by the library.
 
 use claviger_token::{Algorithm, Pace};
 

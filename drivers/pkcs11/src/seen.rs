@@ -1,4 +1,4 @@
-//! Where a module's tokens were seen last, and which of them are missed.
+//! Where the tokens of a module were last attached, and which are missing.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;

@@ -1,7 +1,7 @@
-//! A driver: one token with one Ed25519 key, made when it is opened. It only signs, and what
-//! is not offered is refused by name.
+//! A driver: one token with one Ed25519 key, made when it is opened. It only signs; other requests
+//! get errors of their own.
 //!
-//! A real one is tried with the suite of checks, `claviger_conformance`.
+//! Test a real driver with the conformance suite, `claviger_conformance`.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Key algorithms and what a key may be used for.
+//! Key algorithms and uses of keys.
 
 use std::fmt;
 use std::str::FromStr;

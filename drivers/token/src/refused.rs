@@ -1,21 +1,20 @@
-//! Which PINs were refused: none of them is sent to that token again.
+//! Rejected PINs: none of them is sent to its token again.
 //!
-//! A driver sends no PIN but in its [turn](RefusedPins::turn), and does so in this order:
+//! A driver sends a PIN only in its [turn](RefusedPins::turn), in this order:
 //!
-//! 1. it takes its turn with the token, so that of several who have the same wrong PIN one
-//!    sends it; it waits for its turn before it takes the device, and not with it
-//!    ([`RefusedPins::turn_at_once`]), since two drivers may reach one device;
-//! 2. it reads how many tries the token has left, and stops where the last is not to be
-//!    risked;
-//! 3. [`PinTurn::begin`] says no to a PIN that was refused before, and else writes down
-//!    that one is being sent;
-//! 4. it sends the PIN;
-//! 5. [`PinTurn::end`] writes down what the token made of it, before anything else happens.
+//! 1. It takes its turn with the token, so that of several processes with the same wrong PIN only
+//!    one sends it. It waits for its turn before it takes the device, not while it holds it
+//!    ([`RefusedPins::turn_at_once`]), since two drivers may use one device.
+//! 2. It reads the remaining attempts, and stops if the last one must not be spent.
+//! 3. [`PinTurn::begin`] refuses a PIN that was rejected before, and otherwise records that one is
+//!    being sent.
+//! 4. It sends the PIN.
+//! 5. [`PinTurn::end`] records the answer of the token, before anything else happens.
 //!
-//! If the fifth is never reached, since the process died or the token was pulled out, it is
-//! not known whether the PIN was refused. Then the tries that are left decide, where the
-//! token tells them, and else a person: see [`nothing_was_lost`] and
-//! [`PinSource::sends_unsettled`]. [`begin`] does the first three steps.
+//! If step 5 is never reached, since the process died or the token was unplugged, nobody knows
+//! whether the PIN was rejected. Then the remaining attempts decide, if the token shows them, and
+//! otherwise a person: see [`nothing_was_lost`] and [`PinSource::sends_unsettled`]. [`begin`] does
+//! the first three steps.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};

@@ -1,4 +1,4 @@
-//! What is signed: the encoding of statements.
+//! The encoding of statements, which are what is signed.
 //!
 //! | field of a grant | |
 //! | --- | --- |
@@ -20,8 +20,8 @@
 //! big-endian. So no two statements have the same encoding. Version 1 had the domain
 //! `claviger reads-for evidence v1`, and neither number nor end.
 //!
-//! Every domain begins with `claviger reads-for `, and a raw message that has this behind four
-//! bytes is signed by no Commitment engine ([`Purpose`](crate::Purpose)).
+//! Every domain begins with `claviger reads-for `. No Commitment engine signs a raw message that
+//! has this after four bytes ([`Purpose`](crate::Purpose)).
 
 use claviger_token::{Algorithm, PublicKey};
 

@@ -1,4 +1,4 @@
-//! The text in which evidence and revocations travel from machine to machine: JSON.
+//! The text form of evidence and revocations, for other machines: JSON.
 
 use claviger_token::key::{from_hex, to_hex};
 use claviger_token::{PublicKey, Signature, SignatureScheme};

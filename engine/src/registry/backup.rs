@@ -1,19 +1,19 @@
-//! Backing a registry up, and putting a backup in its place.
+//! Backup and restore of a registry.
 //!
 //! | step | Restore |
 //! | --- | --- |
-//! | 1 | be the only one who uses the registry |
-//! | 2 | read the backup into memory, check it, and note that it is a restored one |
-//! | 3 | write it to a file of its own, whole |
-//! | 4 | give what is there, damaged or not, a second name |
-//! | 5 | remove what SQLite keeps beside the registry, so that nothing of it is taken for a part of the new one |
-//! | 6 | put the file in its place |
+//! | 1 | lock the registry exclusively |
+//! | 2 | read the backup into memory, check it, and record that it is a restored one |
+//! | 3 | write it to a new file, completely |
+//! | 4 | give the old registry, damaged or not, a second name |
+//! | 5 | remove SQLite's files beside the registry, so that they are not applied to the new one |
+//! | 6 | move the new file into place |
 //!
-//! Where the process dies between steps the registry is the old one or the new one; between
-//! 5 and 6 the old one lacks what was written last, which its second name has.
+//! If the process dies between steps, the registry is the old one or the new one. Between 5 and 6
+//! the old one lacks the last writes, which its second name has.
 //!
-//! What tokens have refused since the backup is kept as far as the old registry can be read, and
-//! so are the places of derived keys that were given away; see [`takeover`].
+//! PINs that were rejected since the backup are kept as far as the old registry can be read, and so
+//! are the slots of derived keys that were used; see [`takeover`].
 
 use std::fs;
 use std::path::{Path, PathBuf};

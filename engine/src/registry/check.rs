@@ -1,13 +1,13 @@
-//! Looks whether all that is in a registry is as it must be.
+//! Checks the content of a registry.
 //!
-//! | of | what must be true |
+//! | part | what must hold |
 //! | --- | --- |
 //! | the file | SQLite's `integrity_check` and `foreign_key_check`; the tables and indexes are those of this version |
-//! | each table | its rows are all that were written, and no others |
-//! | each row | it is as it was written (see [`digests`](super::digests)), and can be read; its public keys are keys |
-//! | a key | its fingerprint is that of its public key, its engine is called after its owner; a living one belongs to one identity, which exists |
-//! | an identity | what it can do is what it has keys for; no contact has its name |
-//! | evidence | its digests are those of what it says |
+//! | each table | it has all rows that were written, and no others |
+//! | each row | it is unchanged (see [`digests`](super::digests)) and can be parsed; its public keys are valid |
+//! | a key | its fingerprint is that of its public key, its engine is named after its owner; a live key belongs to one identity, which exists |
+//! | an identity | it has a key for each capability; no contact has its name |
+//! | evidence | its digests match its content |
 //! | the home | one row |
 
 use std::collections::{HashMap, HashSet};

@@ -1,4 +1,4 @@
-//! Contacts in the registry: identities of others, known by their public keys only.
+//! Contacts in the registry: public keys of others, under names.
 
 use claviger_token::PublicKey;
 use rusqlite::{Connection, OptionalExtension, Row, params};

@@ -1,18 +1,18 @@
-//! A digest in each row, over the whole row: damage is seen before the row is used.
+//! A digest of each row, over the whole row, so that damage is detected before the row is used.
 //!
-//! SQLite notices a page that makes no sense, and no byte within a value. So each row of each
-//! table has a SHA-256 over the table's name and each column that is not NULL, all of them with
-//! their length in front; for an identity also over the digests of its keys, which binds its
-//! name to its keys and their slots. It is made by triggers of the connection that writes
-//! (they are TEMP: the file has none), so that no statement can forget it, and is compared by
-//! [`Table::check`] and [`Unchecked::check`] wherever a row is used.
+//! SQLite detects a malformed page, but no changed byte within a value. So each row has a SHA-256
+//! of the table's name and of each column that is not NULL, all of them with their length in
+//! front. The digest of an identity also covers the digests of its keys, which binds its name to
+//! its keys and their slots. Triggers of the writing connection make the digests (they are TEMP:
+//! the file has none), so that no statement can omit them. [`Table::check`] and
+//! [`Unchecked::check`] compare them wherever a row is used.
 //!
-//! A page that was not written leaves an older state behind, each row of it whole. So the table
-//! `seal` has for each other table the digests of all its rows, added up without carry (XOR):
-//! rows that are lost, or are back, are seen by [`Registry::check`](super::Registry::check).
+//! A page that was not written leaves an older state behind, with each row intact. So the table
+//! `seal` has, for each other table, the XOR of the digests of all its rows.
+//! [`Registry::check`](super::Registry::check) detects rows that are missing or came back.
 //!
-//! It defends against damage, and against a hand that changes a row and knows nothing of this.
-//! Whoever can write the file and knows what is written here can make a digest, too.
+//! This defends against damage, and against programs that change a row without knowing about
+//! digests. Whoever can write the file and knows this page can also make a digest.
 
 use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::ValueRef;

@@ -1,4 +1,4 @@
-//! Why the registry could not be read or written.
+//! Errors of the registry.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Evidence in the registry. It is only ever added to.
+//! Evidence in the registry. Pieces are only added.
 
 use claviger_token::{PublicKey, Signature, SignatureScheme};
 use rusqlite::{Row, Transaction, params};

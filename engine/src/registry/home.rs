@@ -1,14 +1,13 @@
-//! Whether this is the home that was written to, or a copy of it.
+//! Whether a home is the original or a copy.
 //!
-//! An intent in a copy is about a token that the original still uses: whoever settled it there
-//! could undo what the original has finished since. So the home has a random id, and notes its
-//! folder's inode and the machine's id (machine-id(5)); where one of them differs, what is open
-//! is shown and not settled until somebody says that this is the home. Device numbers and host
-//! names are not compared, since they change with containers and reboots.
+//! An intent in a copy is about a token that the original still uses. Resolving it in the copy
+//! could undo what the original has completed since. So the home has a random id, and records the
+//! inode of its folder and the id of the machine (machine-id(5)). If one of them differs, abandoned
+//! intents are shown and not resolved, until the operator says that this is the home. Device
+//! numbers and host names are not compared, since they change with containers and reboots.
 //!
-//! Each home also has a number from which on it derives keys on tokens that derive them from a
-//! seed (Ledger accounts): two homes that know nothing of each other do not give out the same
-//! keys, but where chance has it. One that was made before there were such numbers has 0.
+//! Each home also has the number of its first account on tokens that derive keys from a seed. Two
+//! independent homes use the same accounts only by chance. A home from before these numbers has 0.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
-//! What is about to be done on a token, written down before it is.
+//! Intents: changes to a token, recorded before they are made.
 //!
-//! An intent belongs to the process whose lease it bears, as long as somebody there holds
-//! its [`Claim`]. One that nobody works on any more is *open*, and anybody may claim it.
+//! An intent belongs to the process whose lease it bears, as long as its [`Claim`] is held there.
+//! An abandoned intent is *open*, and any process may claim it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
-//! Which keys on a token are ours, and what becomes of rows when a key's place or the name of a
-//! token has changed.
+//! Which keys on a token are ours, and updates of rows after a key has moved or a token's name has
+//! changed.
 
 use claviger_token::{SlotId, SlotInfo, SlotState, TokenId, TokenInfo};
 use rusqlite::params;

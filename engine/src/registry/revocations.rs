@@ -1,4 +1,4 @@
-//! Revocations in the registry. They are only ever added to, and win whatever came first.
+//! Revocations in the registry. They are only added, and win in any order.
 
 use claviger_token::{PublicKey, Signature, SignatureScheme};
 use rusqlite::{Row, Transaction, params};

@@ -1,4 +1,4 @@
-//! What stands in the tables' rows.
+//! The rows of the tables.
 
 use std::str::FromStr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The file: where it is, who may read it, and what is in it.
+//! The registry file: its path, its permissions, its schema.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;

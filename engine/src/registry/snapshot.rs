@@ -1,7 +1,7 @@
-//! A registry as it is at one moment, in memory.
+//! A snapshot of a registry in memory.
 //!
-//! It is taken by SQLite's online backup, so others may write meanwhile, and nothing is written
-//! for it: a file on a disk that is full, or that nobody can write to, is read all the same.
+//! SQLite's online backup makes it, so others may write meanwhile. It writes nothing, so it also
+//! works on a full disk and on a read-only file.
 
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};

@@ -1,17 +1,17 @@
-//! What a restored registry takes over from the one that it replaces: what tokens have refused,
-//! and the slots of derived keys that were given away.
+//! What a restored registry takes over from the old one: records of rejected PINs, and the slots
+//! of derived keys that were used.
 //!
-//! The old one may be damaged: that is why it is replaced. So each table is taken as far as it
-//! can be read, and where rows are not as they were written, the token gets no PIN on its own:
+//! The old registry may be damaged: that may be why it is replaced. So each table is read as far as
+//! possible. If rows are altered, their token gets no PIN without confirmation:
 //!
-//! | a row of the old registry | whole | altered |
+//! | a row of the old registry | intact | altered |
 //! | --- | --- | --- |
-//! | `refused_pin` | is taken | its token counts as one whose answer never came |
-//! | `sent_pin` | is taken | the same, with no number of tries |
+//! | `refused_pin` | is copied | its token counts as one whose answer never came |
+//! | `sent_pin` | is copied | the same, without remaining attempts |
 //! | `spent_slot`, and a derived key that the backup does not know | its slot is spent | the same |
 //!
-//! What the backup itself knows of refused PINs stays, unless the old registry is a whole later
-//! state of the same home: then whoever removed it there had a reason.
+//! The backup's own records of rejected PINs stay, unless the old registry is an intact later state
+//! of the same home: then they were removed there for a reason.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params, params_from_iter};

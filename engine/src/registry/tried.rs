@@ -1,8 +1,8 @@
-//! What was tried on tokens: a kind of key that works or does not, a slot that is not there.
+//! The outcomes of trials on tokens: a kind of key that works or does not, a missing slot.
 //!
-//! A token states what it offers, and some state too much. What a generation or an adoption has
-//! shown is remembered for the token, or for all of its model and version, as its driver says
-//! ([`TokenInfo::remembered_as`]).
+//! A token states what it offers, and some state too much. The outcome of a generation or an
+//! adoption is recorded for the token, or for all tokens of its model and version, as its driver
+//! decides ([`TokenInfo::remembered_as`]).
 
 use claviger_token::{KeySpec, SlotId, SlotInfo, TokenInfo};
 use rusqlite::{OptionalExtension, Row, params};

@@ -1,4 +1,4 @@
-//! The beginning of an age file: read whole, within bounds, before anything is opened.
+//! The header of an age file: read completely, within a limit, before anything is decrypted.
 
 use std::io::{self, BufRead, Read};
 

@@ -1,5 +1,5 @@
-//! File keys wrapped for keys of ours: what the device does to unwrap one, and what the
-//! host does with its answer.
+//! Stanzas: file keys that are wrapped for our keys. The device does one operation to unwrap a file
+//! key, and the host does the rest.
 
 use age_core::format::{FILE_KEY_BYTES, FileKey, Stanza};
 use age_core::primitives::aead_decrypt;

@@ -1,5 +1,5 @@
-//! One page that a person reads, on screen or on paper. It loads nothing from elsewhere
-//! and runs no script.
+//! The report for people: one page, for screen and paper. It loads nothing from elsewhere and runs
+//! no script.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,5 @@
 //! The table in `docs/tokens.md`: virtual devices and how many checks of which kind they pass.
-//! It has nothing in it that differs from run to run.
+//! Nothing in it varies from run to run.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,8 +1,8 @@
-//! A PKCS#11 module in front of another one: tests say how it differs, while it runs.
+//! A PKCS#11 module in front of another one; tests alter its replies while it runs.
 //!
-//! [`AlteredModule`] puts a copy of the module into a folder of its own, so that each is
-//! loaded for itself, and tells it what to do by a file next to it. The module writes the
-//! name of every function that is called into another file.
+//! [`AlteredModule`] puts a copy of the module into a folder of its own, so that each copy is
+//! loaded separately, and controls it by a file beside it. The module writes the name of each
+//! called function into another file.
 //!
 //! ```no_run
 //! use claviger_altered_module::AlteredModule;
@@ -13,21 +13,21 @@
 //! println!("{} logins", module.calls("C_Login"));
 //! ```
 //!
-//! | line | what it does |
+//! | line | effect |
 //! | --- | --- |
-//! | `answer FUNCTION 0xRV` | the function does nothing but answer this |
-//! | `die FUNCTION` | the process dies in the function, before anything was done |
-//! | `only LABEL` | there are no tokens but those with this label; several lines add up |
-//! | `token serial TEXT` | so says every token; likewise `manufacturer`, `model`, `label` |
+//! | `answer FUNCTION 0xRV` | the function does nothing and returns this |
+//! | `die FUNCTION` | the process dies in the function, before it does anything |
+//! | `only LABEL` | hides all tokens without this label; several lines add up |
+//! | `token serial TEXT` | every token states this; likewise `manufacturer`, `model`, `label` |
 //! | `token set 0xFLAGS`, `token clear 0xFLAGS` | flags of every token |
 //! | `token pin MIN MAX` | the lengths of PINs that every token states |
-//! | `token vanishes` | the first time a token is asked it says its label and no serial, from then on it is not initialised |
+//! | `token vanishes` | at the first query a token states its label and no serial; from then on it is not initialised |
 //! | `clock malformed` | every token has a clock that shows `03:24:04` and zero bytes |
-//! | `slot manufacturer TEXT` | so says every slot; likewise `description` |
-//! | `library TEXT` | so says the library of its manufacturer |
-//! | `wants TEXT` | `C_Initialize` wants this as its reserved argument |
+//! | `slot manufacturer TEXT` | every slot states this; likewise `description` |
+//! | `library TEXT` | the library states this manufacturer |
+//! | `wants TEXT` | `C_Initialize` requires this as its reserved argument |
 //! | `cannot lock` | `C_Initialize` refuses `CKF_OS_LOCKING_OK` |
-//! | `dead` | everything fails with `CKR_DEVICE_ERROR` until `C_Initialize` comes without this line |
+//! | `dead` | everything fails with `CKR_DEVICE_ERROR` until `C_Initialize` is called without this line |
 #![allow(
     clippy::panic,
     clippy::unwrap_used,

@@ -1,5 +1,4 @@
-//! `doctor --find-accounts`: in which accounts of a Ledger the keys are that a lost registry
-//! knew.
+//! `doctor --find-accounts`: finds the accounts of a Ledger with the keys of a lost registry.
 
 use std::path::{Path, PathBuf};
 

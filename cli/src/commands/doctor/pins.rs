@@ -1,4 +1,4 @@
-//! PINs that tokens refused: which are on record, and forgetting them.
+//! Rejected PINs: shows the records, and clears them.
 
 use claviger_engine::refused::RefusedPinRecord;
 use claviger_engine::{Registry, RegistryError};

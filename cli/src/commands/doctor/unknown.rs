@@ -1,4 +1,4 @@
-//! Keys on the tokens that no identity here uses: those of a registry that was lost, perhaps.
+//! Keys on tokens that no identity here uses, perhaps from a lost registry.
 
 use claviger_engine::types::check_name;
 use claviger_engine::{EngineId, Registry};

@@ -1,6 +1,6 @@
-//! Looks at the USB for tokens that are plugged in, and whether their nodes can be opened.
+//! Finds tokens on USB, and checks whether their device nodes can be opened.
 //!
-//! Nothing is sent to them. On systems without sysfs nothing is found.
+//! It sends nothing to them. On systems without sysfs it finds nothing.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! A PIN for one operation (`CKA_ALWAYS_AUTHENTICATE`), by the rules of every login.
+//! A PIN for one operation (`CKA_ALWAYS_AUTHENTICATE`), with the rules of every login.
 
 use std::path::Path;
 
