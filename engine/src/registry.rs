@@ -16,6 +16,7 @@ mod evidence;
 mod home;
 mod intents;
 mod moves;
+mod ours;
 mod revocations;
 mod rows;
 mod schema;
@@ -38,10 +39,11 @@ use self::check::check_rows;
 use self::digests::{IDENTITY, KEY, OF_DECRYPT_KEY, OF_SIGN_KEY, RowDigest, Unchecked};
 use self::home::Place;
 use self::intents::{UnderWay, entered, intents_of};
+use self::ours::Ours;
 use self::rows::{NotAsWritten, damaged, engine_id, json, key_of, key_record, origin_name, parsed};
 use self::schema::{
-    BUSY_TIMEOUT, check_pages, check_private, check_structure, create_private_folder, open_shared,
-    prepare, prepare_new,
+    BUSY_TIMEOUT, check_pages, check_structure, create_private_folder, open_shared, prepare,
+    prepare_new,
 };
 use crate::lease::Lease;
 use crate::refused::RefusedPinRecords;
@@ -138,9 +140,9 @@ impl Registry {
             }
             _ => RegistryError::io(&e),
         })?;
-        check_private(home)?;
+        let ours = Ours::check(home)?;
         if path.exists() {
-            check_private(path)?;
+            Ours::check(path)?;
         }
         let run = home.join("run");
         let (lease, connection) = open_shared(path, &run)?;
@@ -150,6 +152,7 @@ impl Registry {
             check_structure(&connection)?;
         }
         let reader = Connection::open(path)?;
+        ours.is_still_there()?;
         reader.busy_timeout(BUSY_TIMEOUT)?;
         check_pages(&reader)?;
         let reader = Arc::new(Mutex::new(reader));
@@ -162,9 +165,9 @@ impl Registry {
     }
 
     fn open_to_read(home: &Path, path: &Path, why: RegistryError) -> Result<Self> {
-        check_private(home)?;
-        check_private(path)?;
+        let ours = [Ours::check(home)?, Ours::check(path)?];
         let copy = snapshot::of_file(path)?;
+        ours.iter().try_for_each(Ours::is_still_there)?;
         prepare(&copy)?;
         let only = Arc::new(Mutex::new(copy));
         let run = home.join("run");
@@ -507,7 +510,7 @@ impl Registry {
                 Ok((who, lease)) if !self.lease.is_alive(&lease) => dead.push(who),
                 Ok(_) => {}
                 Err(error @ (RegistryError::Damaged { .. } | RegistryError::Altered { .. })) => {
-                    tracing::warn!(%error, "an identity is not forgotten: see `claviger doctor`");
+                    tracing::warn!(%error, "an identity of a dead process is not forgotten");
                 }
                 Err(error) => return Err(error),
             }

@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::schema::{check_private, create_private_folder, prepare};
+use super::ours::Ours;
+use super::schema::{create_private_folder, prepare};
 use super::{FILE, Registry, RegistryError, Result, check_rows, digests, home, snapshot, takeover};
 use crate::lease::Lease;
 
@@ -88,7 +89,7 @@ impl Registry {
         if !home.is_dir() {
             return Err(RegistryError::NotAFolder { path: home.into() });
         }
-        check_private(home)?;
+        Ours::check(home)?;
         let lease = Lease::hold_alone(&home.join("run")).map_err(|e| match e.kind() {
             std::io::ErrorKind::WouldBlock => RegistryError::InUse,
             _ => RegistryError::io(&e),
@@ -120,10 +121,9 @@ impl Registry {
 /// The backup, checked, in the form of this version.
 fn read_backup(from: &Path) -> Result<Connection> {
     // What is no file is said with its name below.
-    if from.is_file() {
-        check_private(from)?;
-    }
+    let ours = from.is_file().then(|| Ours::check(from)).transpose()?;
     let db = snapshot::of_file(from)?;
+    ours.as_ref().map_or(Ok(()), Ours::is_still_there)?;
     prepare(&db).map_err(|error| match error {
         RegistryError::NotARegistry { .. } => RegistryError::NotARegistry { path: from.into() },
         other => other,

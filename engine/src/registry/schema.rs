@@ -9,6 +9,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::backup::write_private;
 use super::digests::{self, TABLES, Table};
+use super::ours::Ours;
 use super::{RegistryError, Result, home, snapshot};
 use crate::lease::Lease;
 
@@ -67,8 +68,9 @@ pub(super) fn open_shared(path: &Path, run: &Path) -> Result<(Lease, Connection)
 }
 
 fn open(path: &Path) -> Result<Connection> {
-    check_private(path)?;
+    let ours = Ours::check(path)?;
     let connection = Connection::open(path)?;
+    ours.is_still_there()?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     match connection.is_readonly(rusqlite::MAIN_DB)? {
         true => Err(RegistryError::ReadOnly),
@@ -106,45 +108,6 @@ fn make_new(path: &Path, lease: &Lease) -> Result<()> {
         Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(failed) => Err(io(failed.error)),
     }
-}
-
-/// Refuses a folder or a file that somebody else owns, or can write to, and a file that is
-/// empty. It is not opened: closing a registry would take the locks away that SQLite has on it.
-pub(super) fn check_private(path: &Path) -> Result<()> {
-    let found = path.metadata().map_err(|e| RegistryError::io(&e))?;
-    if found.is_file() && found.len() == 0 {
-        return Err(RegistryError::Empty { path: path.into() });
-    }
-    match who_else(&found) {
-        None => Ok(()),
-        Some(reason) => Err(RegistryError::NotPrivate {
-            path: path.into(),
-            reason,
-        }),
-    }
-}
-
-/// Who else has a hand in it, if anybody.
-#[cfg(unix)]
-fn who_else(found: &std::fs::Metadata) -> Option<String> {
-    use std::os::unix::fs::MetadataExt;
-    let us = rustix::process::geteuid().as_raw();
-    match (found.uid() == us, found.mode() & 0o022) {
-        (true, 0) => None,
-        (false, _) => Some(format!(
-            "it belongs to the user {}, and this is {us}",
-            found.uid()
-        )),
-        (true, _) => Some(format!(
-            "others can write to it (mode {:o})",
-            found.mode() & 0o777
-        )),
-    }
-}
-
-#[cfg(not(unix))]
-fn who_else(_: &std::fs::Metadata) -> Option<String> {
-    None
 }
 
 /// Makes the tables in a file, or in memory, where there are none.
