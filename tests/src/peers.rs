@@ -20,7 +20,7 @@ pub fn quick(test: &str) -> bool {
 /// # Panics
 /// Where it is not installed.
 pub fn rage() -> PathBuf {
-    installed("bin/rage")
+    installed("rage/bin/rage")
 }
 
 /// Has the npm package `age-encryption` encrypt a file to a recipient.
@@ -35,7 +35,7 @@ pub fn age_encryption(recipient: &str, from: &Path, to: &Path) {
         const encrypter = new Encrypter();
         encrypter.addRecipient(recipient);
         writeFileSync(to, await encrypter.encrypt(readFileSync(from)));";
-    let package = installed("node_modules/age-encryption/package.json");
+    let package = installed("age-encryption/node_modules/age-encryption/package.json");
     let folder = package.ancestors().nth(3).unwrap_or(&package);
     let output = Command::new("node")
         .args(["--input-type=module", "--eval", SCRIPT, recipient])

@@ -42,6 +42,20 @@ pub(crate) fn place(name: &str) -> PathBuf {
     format!("/usr/lib/{}-linux-gnu/{name}", std::env::consts::ARCH).into()
 }
 
+/// What this system's archive calls a package: `apt-get download` takes none that is only
+/// provided by another one.
+fn name(package: &str) -> String {
+    let mut showpkg = Command::new("apt-cache");
+    showpkg.env("LC_ALL", "C").args(["showpkg", package]);
+    let said = showpkg.output().map_or_else(|_| Vec::new(), |o| o.stdout);
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let is_virtual = said.contains("\nVersions: \n\n");
+    let provider = (said.split_once("Reverse Provides: \n"))
+        .and_then(|(_, providers)| providers.split_whitespace().next())
+        .filter(|_| is_virtual);
+    provider.unwrap_or(package).to_owned()
+}
+
 fn unpack(packages: &[&str], into: &Path) {
     fs::create_dir_all(into).unwrap();
     let run = |command: &mut Command| {
@@ -53,7 +67,8 @@ fn unpack(packages: &[&str], into: &Path) {
             String::from_utf8_lossy(&output.stderr)
         );
     };
-    run(Command::new("apt-get").arg("download").args(packages));
+    let names = packages.iter().map(|package| name(package));
+    run(Command::new("apt-get").arg("download").args(names));
     for package in folder::content(into) {
         run(Command::new("dpkg-deb")
             .arg("--extract")

@@ -1,10 +1,11 @@
 //! The bench for devices.
 
+use std::env;
 use std::ffi::OsString;
 use std::process::Command;
 
 use crate::test::QUICK;
-use crate::{Result, kryoptic, process, setup};
+use crate::{Result, kryoptic, peers, process, setup};
 
 /// Builds and runs the bench; `args` are its own, but for `--quick`.
 ///
@@ -16,6 +17,10 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     setup::run(setup::What::Tests, setup::Voice::Quiet)?;
     if !quick {
         kryoptic::build()?;
+        // It names the app that Ledger's emulator runs.
+        if env::var_os("LEDGER_ETH_ELF").is_some() {
+            peers::install_speculos()?;
+        }
     }
     let mut bench = command(quick, &args);
     bench.env(QUICK, if quick { "1" } else { "" });

@@ -3,10 +3,16 @@
 //! It looks for the thing itself (a program, a library), so what came from elsewhere
 //! counts, and it says what it is going to do before it does it.
 
+mod archive;
+mod proof;
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::{env, fs};
+
+pub(crate) use proof::softhsm_module;
+
+use proof::Proof;
 
 use crate::screen::{self, Style};
 use crate::{Failure, Result, process};
@@ -23,27 +29,6 @@ struct Need {
     package: &'static str,
     purpose: &'static str,
     proof: Proof,
-}
-
-/// What shows that a package's content is there.
-enum Proof {
-    Program(&'static str),
-    AnyProgram(&'static [&'static str]),
-    /// The program, and the module for PKCS#11 beside it.
-    SoftHsm(&'static str),
-    /// The file that pkg-config reads. It is looked for without pkg-config, which may be
-    /// missing itself.
-    PkgConfigFile(&'static str),
-    /// A file in one of the compiler's folders for headers.
-    Header(&'static str),
-    /// One of these files, where no `PATH` leads.
-    AnyFile(&'static [&'static str]),
-    /// A file in one of the folders for libraries.
-    Library(&'static str),
-    /// Clang as a library, in its own folder, one for each version.
-    ClangLibrary,
-    /// A module that Python finds.
-    PythonModule(&'static str),
 }
 
 /// What a command needs; each needs what those before it do, too.
@@ -281,7 +266,7 @@ fn install_missing(what: What, voice: Voice) -> Result<()> {
             packages.join(" ")
         )));
     }
-    install(&packages)?;
+    install(&missing)?;
 
     let still: Vec<_> = self::missing(what)
         .iter()
@@ -299,27 +284,6 @@ fn install_missing(what: What, voice: Voice) -> Result<()> {
     }
 }
 
-/// SoftHSM2's module, in the places that distributions put it.
-pub(crate) fn softhsm_module() -> Option<PathBuf> {
-    let mut folders = Vec::new();
-    for lib in [
-        "/usr/lib",
-        "/usr/lib64",
-        "/usr/local/lib",
-        "/opt/homebrew/lib",
-    ]
-    .map(Path::new)
-    {
-        folders.push(lib.join("softhsm"));
-        folders.push(lib.join("pkcs11"));
-        folders.extend(subfolders(lib).map(|folder| folder.join("softhsm")));
-    }
-    folders
-        .into_iter()
-        .map(|folder| folder.join("libsofthsm2.so"))
-        .find(|file| file.is_file())
-}
-
 fn missing(what: What) -> Vec<&'static Need> {
     needs(what).filter(|need| !need.proof.holds()).collect()
 }
@@ -334,76 +298,12 @@ fn needs(what: What) -> impl Iterator<Item = &'static Need> {
     wanted.flat_map(|(_, needs)| needs)
 }
 
-impl Proof {
-    fn holds(&self) -> bool {
-        let installed = |program: &str| process::find_program(program).is_some();
-        match self {
-            Self::Program(program) => installed(program),
-            Self::AnyProgram(programs) => programs.iter().any(|program| installed(program)),
-            Self::SoftHsm(program) => installed(program) && softhsm_module().is_some(),
-            Self::PkgConfigFile(name) => pkg_config_folders()
-                .iter()
-                .any(|folder| folder.join(name).is_file()),
-            Self::Header(name) => {
-                ["/usr/include", "/usr/local/include"]
-                .map(Path::new)
-                .iter()
-                .any(|folder| folder.join(name).is_file())
-                // A system without these folders brings its headers with its compiler.
-                || !cfg!(target_os = "linux")
-            }
-            Self::AnyFile(files) => files.iter().any(|file| Path::new(file).is_file()),
-            Self::Library(name) => ["/usr/lib", "/usr/lib64", "/usr/local/lib"]
-                .map(Path::new)
-                .iter()
-                .any(|lib| {
-                    lib.join(name).is_file()
-                        || subfolders(lib).any(|folder| folder.join(name).is_file())
-                }),
-            Self::ClangLibrary => subfolders(Path::new("/usr/lib"))
-                .any(|folder| folder.join("lib/libclang.so").is_file()),
-            Self::PythonModule(name) => {
-                process::succeeds(Command::new("python3").args(["-c", &format!("import {name}")]))
-            }
-        }
-    }
-}
-
-fn pkg_config_folders() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = ["PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR"]
-        .iter()
-        .filter_map(env::var_os)
-        .flat_map(|value| env::split_paths(&value).collect::<Vec<_>>())
-        .collect();
-    for root in ["/usr", "/usr/local"].map(Path::new) {
-        for lib in ["lib", "lib64", "share"].map(|name| root.join(name)) {
-            folders.push(lib.join("pkgconfig"));
-            folders.extend(subfolders(&lib).map(|folder| folder.join("pkgconfig")));
-        }
-    }
-    folders
-}
-
-/// Debian keeps libraries in a folder for each architecture.
-fn subfolders(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-}
-
-/// Announces both commands, then runs them.
-fn install(packages: &[&str]) -> Result<()> {
+/// Updates the lists, which say what the packages are called here, and installs them. It
+/// says each before it does it.
+fn install(needs: &[&Need]) -> Result<()> {
     let privilege = Privilege::of_this_user();
-    let mut update = privilege.apt_get();
-    update.arg("update");
-    let mut install = privilege.apt_get();
-    install.args(["-o", "DPkg::Lock::Timeout=300"]);
-    install.args(["install", "-y", "--no-install-recommends"]);
-    install.args(packages);
-
     if privilege == Privilege::None {
+        let packages: Vec<_> = needs.iter().map(|need| need.package).collect();
         return Err(Failure::new(
             "packages are missing; installing them takes root's rights, and there is no sudo",
         )
@@ -412,24 +312,27 @@ fn install(packages: &[&str]) -> Result<()> {
             packages.join(" ")
         )));
     }
-    screen::note(Style::Heading, "They will be installed with:");
-    screen::note(
-        Style::Plain,
-        format_args!("  {}", process::display(&update)),
-    );
-    screen::note(
-        Style::Plain,
-        format_args!("  {}", process::display(&install)),
-    );
-
     // One broken third-party list fails the update, and need not concern our packages.
-    if let Err(failure) = process::run(&mut update) {
+    if let Err(failure) = process::run(privilege.apt_get().arg("update")) {
         screen::note(
             Style::Bad,
             format_args!("{failure}; trying with the lists there are"),
         );
     }
-    process::run(&mut install).map_err(|failure| {
+    let apt = archive::Apt(privilege);
+    let packages = needs.iter().map(|need| {
+        let name = archive::name(need, &apt)?;
+        if name != need.package {
+            let says = format!("Here {} is called {name}.", need.package);
+            screen::note(Style::Plain, says);
+        }
+        Ok(name)
+    });
+    let packages = packages.collect::<Result<Vec<_>>>()?;
+    let mut install = privilege.apt_get();
+    install.args(["-o", "DPkg::Lock::Timeout=300"]);
+    install.args(["install", "-y", "--no-install-recommends"]);
+    process::run(install.args(packages)).map_err(|failure| {
         failure.hint("apt-get's own message above says why; then run this command again")
     })
 }
@@ -481,18 +384,6 @@ impl Privilege {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_there_is_found_and_what_is_not_is_not() {
-        assert!(Proof::Program("sh").holds());
-        assert!(!Proof::Program("claviger-no-such-program").holds());
-        assert!(Proof::AnyProgram(&["claviger-no-such-program", "sh"]).holds());
-        assert!(!Proof::PkgConfigFile("claviger-no-such-library.pc").holds());
-        assert!(Proof::AnyFile(&["/no/such/file", "/bin/sh"]).holds());
-        assert!(!Proof::AnyFile(&["/no/such/file"]).holds());
-        assert!(!Proof::Library("libclaviger-no-such.so").holds());
-        assert!(!Proof::PythonModule("claviger_no_such_module").holds());
-    }
 
     #[test]
     fn each_command_needs_no_more_than_it_uses() {

@@ -11,7 +11,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard};
 
 use claviger_piv::PivDriver;
 use claviger_piv::reader::PcscReaders;
@@ -63,35 +63,16 @@ fn run(command: &mut Command) -> String {
 
 // --- ykman -------------------------------------------------------------------------
 
-/// ykman, installed from PyPI into the target folder the first time.
-fn ykman() -> &'static Path {
-    const VERSION: &str = "5.9.2";
-    static YKMAN: OnceLock<PathBuf> = OnceLock::new();
-    YKMAN.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ykman-{VERSION}"));
-        let program = folder.join("bin/ykman");
-        let lock = fs::File::create(folder.with_extension("lock")).unwrap();
-        lock.lock().unwrap();
-        if !program.exists() {
-            let made = Command::new("python3")
-                .args(["-m", "venv"])
-                .arg(&folder)
-                .status();
-            assert!(
-                made.is_ok_and(|status| status.success()),
-                "python3 makes no virtual environment: run `cargo xtask setup`"
-            );
-            let installed = Command::new(folder.join("bin/pip"))
-                .args(["install", "--quiet", "--disable-pip-version-check"])
-                .arg(format!("yubikey-manager=={VERSION}"))
-                .status();
-            assert!(
-                installed.is_ok_and(|status| status.success()),
-                "pip does not install yubikey-manager {VERSION}"
-            );
-        }
-        program
-    })
+/// ykman, as `cargo xtask setup` installs it into the target folder.
+fn ykman() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("peers");
+    let folder = target.join("ykman");
+    assert!(
+        folder.join("installed").exists(),
+        "{} is not installed: run `cargo xtask setup`",
+        folder.display()
+    );
+    folder.join("bin/ykman")
 }
 
 #[track_caller]
