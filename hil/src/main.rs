@@ -15,9 +15,9 @@ use claviger_hil::screen::{Interrupt, line};
 use claviger_hil::virtuals::{self, VIRTUALS};
 use claviger_hil::{HilError, report, results};
 
-/// Runs the conformance suite and measures, on attached devices and on virtual ones.
+/// Run the conformance suite and measure, on attached devices and on virtual ones
 ///
-/// Nothing is written to a device whose serial is not in hil.toml.
+/// A device whose serial is not in hil.toml is only read.
 #[derive(Parser)]
 #[command(name = "claviger-hil", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -29,14 +29,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show what changed between two runs; exits with 1 where something got worse
+    /// Compare two runs; exit with 1 if something got worse
     Compare {
         /// The results.jsonl of the first run
         before: PathBuf,
         /// The results.jsonl of the second run
         after: PathBuf,
     },
-    /// Make the reports of a run again
+    /// Write the reports of a run again
     Report {
         /// The results.jsonl of the run
         results: PathBuf,
@@ -44,7 +44,7 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "hil-report")]
         out: PathBuf,
     },
-    /// Replay transcripts of PIV cards; exits with 1 where something else comes of one
+    /// Replay transcripts of PIV cards; exit with 1 if a result differs
     Replay {
         /// The transcripts
         #[arg(required = true)]
@@ -67,34 +67,34 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// The devices that may be written to [default: hil.toml, if it is there]
+    /// The list of devices that may be written to [default: hil.toml, if there is one]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The folder for the reports
     #[arg(long, value_name = "DIR", default_value = "hil-report")]
     out: PathBuf,
-    /// Only the devices with these names
+    /// Run only the devices with these names
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// Only the checks with these names
+    /// Run only the checks with these names
     #[arg(long = "check", value_name = "NAME", value_delimiter = ',', conflicts_with_all = ["write_readme", "check_readme"])]
     checks: Vec<String>,
-    /// Only virtual devices
+    /// Run only virtual devices
     #[arg(long = "virtual", conflicts_with = "attached")]
     only_virtual: bool,
-    /// Only devices that are attached
+    /// Run only attached devices
     #[arg(long)]
     attached: bool,
-    /// How long each figure is measured, in seconds
+    /// The time for each figure, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "0.3", value_parser = seconds)]
     seconds: f64,
-    /// How long one key signs without a pause, in seconds; 0 leaves it out
+    /// The time that one key signs without a pause, in seconds; 0 for none
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     endurance: f64,
-    /// Make the checks, and measure nothing
+    /// Run the checks and measure nothing
     #[arg(long)]
     no_measure: bool,
-    /// Write transcripts of what went over the wire, without the secrets
+    /// Write transcripts of the wire, without secrets
     #[arg(long)]
     record: bool,
     /// Write the virtual devices' rows into the table of docs/tokens.md

@@ -1,7 +1,7 @@
 //! Claviger's main job, shown with the real command on a throw-away token.
 //!
-//! [`steps`] is the story: what is typed, what must come of it, and what it means.
-//! Everything else here makes the stage and plays it.
+//! [`steps`] has what is typed, what must result, and what it means. Everything else here prepares
+//! the token and runs the steps.
 
 mod json;
 
@@ -75,10 +75,10 @@ fn steps(module: &Path) -> Vec<Step> {
 
     vec![
         step(
-            "What tokens are there?",
+            "List the tokens",
             plain(&["claviger", "tokens"]),
             Says(TOKEN),
-            "Tokens are named by kind, manufacturer and serial; reader and slot numbers change.",
+            "Tokens are identified by kind, manufacturer and serial; reader and slot numbers change.",
         ),
         step(
             "Generate an identity",
@@ -93,19 +93,19 @@ fn steps(module: &Path) -> Vec<Step> {
                 "commit,decrypt",
             ]),
             Success,
-            "Two keys, one for each use, made on the token; it will never hand them out.",
+            "Two key pairs, one to sign and one to decrypt, made on the token. They never leave it.",
         ),
         step(
-            "Let a stranger look at the token",
+            "List the objects with another tool",
             second_opinion(),
             Says("never extractable"),
-            "OpenSC's tool, logged in, sees the keys too: made here, never extractable.",
+            "OpenSC's tool, logged in, shows the keys: made on the token, never extractable.",
         ),
         step(
-            "Look at it",
+            "Show the identity",
             plain(&["claviger", "show", "alice"]),
             Says("BEGIN PUBLIC KEY"),
-            "The public halves, in the forms that the rest of the world uses.",
+            "The public keys, in the forms that other programs use.",
         ),
         step(
             "Sign a file",
@@ -119,7 +119,7 @@ fn steps(module: &Path) -> Vec<Step> {
                 "letter.sig",
             ]),
             Success,
-            "The token signs; only the signature comes back.",
+            "The token signs. The private key stays on it.",
         ),
         step(
             "Verify the signature",
@@ -132,16 +132,16 @@ fn steps(module: &Path) -> Vec<Step> {
                 "letter.txt",
             ]),
             Success,
-            "This needs neither token nor PIN.",
+            "This needs neither the token nor the PIN.",
         ),
         step(
-            "Give the public key away",
+            "Export the public key",
             plain(&["claviger", "--json", "show", "alice"]),
             SigningKeyFor("alice.pem"),
-            "Of this, the public key whose use is \"sign\" went into alice.pem.",
+            "The public key whose use is \"sign\" went into alice.pem.",
         ),
         step(
-            "Let a stranger verify the signature",
+            "Verify the signature with OpenSSL",
             plain(&[
                 "openssl",
                 "dgst",
@@ -153,7 +153,7 @@ fn steps(module: &Path) -> Vec<Step> {
                 "letter.txt",
             ]),
             Says("Verified OK"),
-            "OpenSSL has never heard of Claviger, and agrees.",
+            "OpenSSL agrees, with the public key alone.",
         ),
         step(
             "Encrypt a file to alice",
@@ -172,10 +172,10 @@ fn steps(module: &Path) -> Vec<Step> {
             "Decrypt it",
             with_pin(&["decrypt", "alice", "letter.age"]),
             Says(LETTER),
-            "The token opens the file's key; the letter is decrypted on this side.",
+            "The token opens the file key. The host decrypts the letter.",
         ),
         step(
-            "Let bob read alice's post, and no more",
+            "Let bob decrypt with alice's keys, and nothing else",
             with_pin(&[
                 "connect",
                 "bob",
@@ -185,31 +185,31 @@ fn steps(module: &Path) -> Vec<Step> {
                 "decrypt",
             ]),
             Success,
-            "A second identity on the same keys. Capabilities can only shrink.",
+            "A second identity on the same keys, with fewer capabilities.",
         ),
         step(
             "Bob decrypts",
             with_pin(&["decrypt", "bob", "letter.age"]),
             Says(LETTER),
-            "The same key on the same token.",
+            "He uses the same key on the same token.",
         ),
         step(
             "Bob tries to sign",
             with_pin(&["sign", "bob", "letter.txt"]),
             Refusal,
-            "Refused, as it must be: bob was given `decrypt` only.",
+            "Refused, as expected: bob can only decrypt.",
         ),
         step(
-            "Who is there?",
+            "List the identities",
             plain(&["claviger", "identities"]),
             Says("bob"),
-            "The registry knows who uses which key; it holds no secrets.",
+            "The registry knows which identity uses which key. It holds no secrets.",
         ),
         step(
             "Delete bob",
             with_pin(&["delete", "bob"]),
             Success,
-            "Bob only borrowed the keys: they stay.",
+            "The keys are alice's, so they stay.",
         ),
         step(
             "Delete alice",
@@ -218,10 +218,10 @@ fn steps(module: &Path) -> Vec<Step> {
             "Alice's keys were generated here, so they are destroyed on the token.",
         ),
         step(
-            "Is the token empty again?",
+            "Check that the token is empty",
             second_opinion(),
             SaysNothingOf("Object"),
-            "The same tool finds no object any more. Nothing was left behind.",
+            "The same tool finds no object. Nothing was left behind.",
         ),
     ]
 }
@@ -246,7 +246,7 @@ pub(crate) fn run() -> Result<()> {
     screen::line(
         Style::Good,
         format_args!(
-            "\nAll {total} steps went as they should, in {seconds:.1} s. \
+            "\nAll {total} steps succeeded, in {seconds:.1} s. \
              The token and everything else in the temporary folder are gone."
         ),
     );
@@ -256,9 +256,9 @@ pub(crate) fn run() -> Result<()> {
         Style::Plain,
         format_args!(
             "\nWhat to try next:\n  \
-             {program} tokens    the tokens that you have yourself\n  \
-             {program} --help    everything else the command does\n  \
-             README.md{:width$}how to use it with your own token",
+             {program} tokens    list your own tokens\n  \
+             {program} --help    all commands\n  \
+             README.md{:width$}use it with your own token",
             "",
             width = format!("{program} tokens").len().saturating_sub(5),
         ),

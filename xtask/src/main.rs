@@ -42,21 +42,21 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
-  setup                      install what the other commands need (announced before it is done)
-  demo                       show Claviger's main job on a throw-away SoftHSM2 token
+  setup                      install what the other commands need, after listing it
+  demo                       show the main job on a throw-away SoftHSM2 token
   test [--quick] [ARGS...]   run the tests; --quick leaves out those that need an emulator,
-                             ARGS go to cargo nextest (or cargo test where nextest is missing)
+                             ARGS go to cargo nextest, or to cargo test if there is none
   bench [--json]             measure; --json prints one JSON object on standard output
   chaos [--json] [--kills N] [--removals N] [--seconds N] [--seed N]
-                             kill processes, pull out tokens, overload them, and see whether
-                             the promises hold; --json as above
+                             try to break the promises: kill processes, unplug and overload
+                             tokens; --json as above
   hil [--quick] [ARGS...]    run the suite and measure, on attached devices and on virtual ones;
                              --quick as above, ARGS go to the bench (--help lists them)
-  lint [--advisories [DB]]   formatting, clippy, documentation, licences; and RustSec's
+  lint [--advisories [DB]]   check formatting, clippy, documentation, licences; and RustSec's
                              advisories, from a clone of its database or from the network
   man                        write the command's man pages to target/man
 
-The user's own tokens and configuration are left alone.
+Your own tokens and configuration are not touched.
 ";
 
 fn main() -> ExitCode {
