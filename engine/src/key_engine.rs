@@ -454,7 +454,7 @@ impl Decryptor for Routed {
         let decryptor = Arc::clone(&self.decryptor);
         match request {
             Unwrap::Agree { peer } => {
-                let peer = peer.to_vec();
+                let peer = peer.clone();
                 self.token.work_apart(call, move |call| {
                     decryptor.unwrap(Unwrap::Agree { peer: &peer }, call)
                 })

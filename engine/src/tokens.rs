@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_token::token::split_backend;
+use claviger_token::backend;
 use claviger_token::{
     Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Unreadable,
 };
@@ -191,7 +191,7 @@ impl Tokens {
     }
 
     pub(crate) fn driver(&self, backend: &str) -> Result<&Arc<dyn Driver>, EngineError> {
-        let (scheme, _) = split_backend(backend)?;
+        let (scheme, _) = backend::split(backend)?;
         self.drivers
             .get(scheme)
             .ok_or_else(|| EngineError::NoDriver {

@@ -326,7 +326,6 @@ mod tests {
     use base64::prelude::BASE64_STANDARD_NO_PAD;
     use claviger_token::key::BadPublicKey;
     use claviger_token::{SlotId, Unwrap};
-    use p256::elliptic_curve::sec1::FromEncodedPoint;
     use sha2::Sha256;
 
     /// A device made of a P-256 key, to compare with the age crate's own encryption.
@@ -362,8 +361,7 @@ mod tests {
             let Unwrap::Agree { peer } = request else {
                 return Err(Error::DecryptionFailed);
             };
-            let point = p256::EncodedPoint::from_bytes(peer).unwrap();
-            let peer = p256::PublicKey::from_encoded_point(&point).unwrap();
+            let peer = p256::PublicKey::from_sec1_bytes(peer.as_bytes()).unwrap();
             let shared =
                 p256::ecdh::diffie_hellman(self.secret.to_nonzero_scalar(), peer.as_affine());
             Ok(Zeroizing::new(shared.raw_secret_bytes().to_vec()))

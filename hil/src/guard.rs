@@ -535,7 +535,7 @@ impl Decryptor for GuardedDecryptor {
         guard.check()?;
         guard.tap.call("unwrap", || match request {
             Unwrap::Agree { peer } => {
-                json!({ "handle": handle, "peer": shown(peer), "late": is_late(call) })
+                json!({ "handle": handle, "peer": shown(peer.as_bytes()), "late": is_late(call) })
             }
             Unwrap::Oaep { ciphertext, label } => json!({
                 "handle": handle,

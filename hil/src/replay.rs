@@ -519,7 +519,11 @@ impl Stage {
         let secret = match with.get("peer") {
             Some(_) => {
                 let peer = bytes(with, "peer")?;
-                decryptor.unwrap(Unwrap::Agree { peer: &peer }, &call)
+                // Of bytes that are no key the driver that was recorded said the same.
+                match PublicKey::from_bytes(decryptor.public_key().algorithm(), &peer) {
+                    Ok(peer) => decryptor.unwrap(Unwrap::Agree { peer: &peer }, &call),
+                    Err(_) => Err(Error::DecryptionFailed),
+                }
             }
             None => {
                 let (ciphertext, label) = (bytes(with, "ciphertext")?, bytes(with, "label")?);

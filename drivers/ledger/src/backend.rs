@@ -1,7 +1,6 @@
 //! Backend strings: `ledger:[serial=HEX][;account=N][;tcp=HOST:PORT]`.
 
-use claviger_token::Error;
-use claviger_token::token::split_backend;
+use claviger_token::{Error, backend};
 
 use crate::slot::LAST_ACCOUNT;
 
@@ -22,24 +21,9 @@ pub(crate) struct Backend {
 impl Backend {
     /// Parses strictly: every attribute is known, is there once and has a value.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let bad = |reason: &str| Error::BadBackend {
-            backend: text.chars().take(80).collect(),
-            reason: reason.into(),
-        };
-        let (scheme, rest) = split_backend(text)?;
-        if scheme != SCHEME {
-            return Err(bad("it does not begin with ledger:"));
-        }
+        let bad = |reason: &str| backend::bad(text, reason);
         let mut backend = Backend::default();
-        let mut seen = Vec::new();
-        for attribute in rest.split(';').filter(|_| !rest.is_empty()) {
-            let (name, value) = attribute
-                .split_once('=')
-                .ok_or_else(|| bad("an attribute is a name, = and a value"))?;
-            if seen.contains(&name) {
-                return Err(bad("an attribute is there twice"));
-            }
-            seen.push(name);
+        for (name, value) in backend::attributes(SCHEME, text)? {
             match name {
                 "serial" => backend.serial = Some(serial(value).ok_or_else(|| bad(SERIAL))?),
                 "account" => backend.account = Some(account(value).ok_or_else(|| bad(ACCOUNT))?),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use claviger_token::key::to_hex;
-use claviger_token::{Algorithm, Error, PublicKey, TokenId};
+use claviger_token::{Algorithm, Error, PublicKey, TokenId, agreement};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -278,13 +278,13 @@ pub(crate) fn agree(
     session: &mut Session<'_>,
     token: &TokenId,
     account: u32,
-    peer: &[u8; 32],
+    peer: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, Fault> {
     let data = [path(account).as_slice(), peer].concat();
     let ask = command(PRIVACY, 0x18, WITH_APPROVAL, 1, data);
     let reply = session.approved(token, std::iter::once(ask))?;
     match reply.data.len() {
-        32 => Ok(reply.data),
+        agreement::SECRET_LENGTH => Ok(reply.data),
         _ => Err(Fault::malformed(PRIVACY, "not a shared secret")),
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use claviger_token::backend::bad;
 use claviger_token::{Access, Algorithm, Error, KeySpec, SlotId};
 
 use crate::backend;
@@ -89,10 +90,8 @@ impl Slot {
                 kind: kinds.find(|kind| kind.spec().algorithm.name() == algorithm)?,
             })
         };
-        parsed().ok_or_else(|| Error::BadBackend {
-            backend: name.name().chars().take(80).collect(),
-            reason: "a Ledger has the slots N/secp256k1 and N/x25519".into(),
-        })
+        const SLOTS: &str = "a Ledger has the slots N/secp256k1 and N/x25519";
+        parsed().ok_or_else(|| bad(name.name(), SLOTS))
     }
 
     pub(crate) fn id(self) -> SlotId {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use claviger_token::agreement;
 use claviger_token::sync::lock;
 use claviger_token::{
     Call, Decryptor, Deletion, Derives, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey,
@@ -339,40 +340,18 @@ impl Decryptor for Key {
         let Unwrap::Agree { peer } = request else {
             return Err(Error::DecryptionFailed);
         };
-        let peer = sound_peer(peer).ok_or(Error::DecryptionFailed)?;
+        let peer = agreement::peer_bytes(self.public_key.algorithm(), peer)?;
         let Key { wallet, slot, .. } = self;
         let secret = wallet.run(call, |session| {
-            ethereum::agree(session, &wallet.id, slot.account, &peer)
+            ethereum::agree(session, &wallet.id, slot.account, peer)
         })?;
-        // Every byte is looked at, whatever it is.
-        match secret.iter().fold(0, |all, byte| all | byte) {
-            0 => Err(Error::DecryptionFailed),
-            _ => Ok(secret),
-        }
+        agreement::unknown_to_others(secret)
     }
-}
-
-/// The peer's key, if it is none of small order, which would give a known secret: nobody
-/// is asked to approve that.
-fn sound_peer(peer: &[u8]) -> Option<[u8; 32]> {
-    let peer = <[u8; 32]>::try_from(peer).ok()?;
-    // Any scalar tells: all are multiples of eight.
-    let scalar = x25519_dalek::StaticSecret::from([0x55; 32]);
-    let secret = scalar.diffie_hellman(&peer.into());
-    secret.was_contributory().then_some(peer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_peer_that_gives_a_known_secret_is_not_sound() {
-        assert!(sound_peer(&[9; 32]).is_some());
-        assert!(sound_peer(&[0; 32]).is_none());
-        assert!(sound_peer(&[9; 31]).is_none());
-        assert!(sound_peer(&[4; 65]).is_none());
-    }
 
     #[test]
     fn a_high_s_is_made_low() {

@@ -26,9 +26,9 @@ mod private_key;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
+use claviger_token::backend;
 use claviger_token::key::to_hex;
 use claviger_token::sync::{lock, read, write};
-use claviger_token::token::split_backend;
 use claviger_token::{
     Access, Call, Decryptor, Deletion, DigestSigner, Driver, Error, GeneratedKey, KeyRef, KeySpec,
     KeyUse, Listing, NewKey, Pace, Protection, PublicKey, Secret, Signature, SignatureScheme,
@@ -118,16 +118,14 @@ impl Driver for MemoryDriver {
     }
 }
 
-fn check_backend(backend: &str) -> Result<(), Error> {
-    let reason = match split_backend(backend)? {
-        (SCHEME, "") => return Ok(()),
-        (SCHEME, _) => "there is one memory, nothing follows the colon",
-        _ => "it does not begin with memory:",
-    };
-    Err(Error::BadBackend {
-        backend: backend.chars().take(80).collect(),
-        reason: reason.into(),
-    })
+fn check_backend(text: &str) -> Result<(), Error> {
+    match backend::attributes(SCHEME, text)?.is_empty() {
+        true => Ok(()),
+        false => Err(backend::bad(
+            text,
+            "there is one memory, nothing follows the colon",
+        )),
+    }
 }
 
 /// 64 random bits in hexadecimal.

@@ -2,7 +2,7 @@
 
 use blst::min_pk;
 use claviger_token::key::BLS_DST;
-use claviger_token::{Algorithm, KeySpec, KeyUse, Secret};
+use claviger_token::{Algorithm, KeySpec, KeyUse, PublicKey, Secret, agreement};
 use p256::elliptic_curve::sec1::ToEncodedPoint;
 use rand_core::{OsRng, RngCore};
 use signature::Signer;
@@ -123,24 +123,20 @@ impl PrivateKey {
         }
     }
 
-    /// The shared secret with `peer`; `None` for a peer that is no valid key and for a
-    /// secret to which this key contributes nothing.
-    pub(crate) fn agree(&self, peer: &[u8]) -> Option<Secret> {
+    /// The shared secret with `peer`; `None` for a peer of another algorithm.
+    pub(crate) fn agree(&self, peer: &PublicKey) -> Option<Secret> {
         match self {
             PrivateKey::AgreeP256(key) => {
-                if peer.len() != 65 {
-                    return None;
-                }
+                let peer = agreement::peer_bytes(Algorithm::P256, peer).ok()?;
                 let peer = p256::PublicKey::from_sec1_bytes(peer).ok()?;
                 let shared = p256::ecdh::diffie_hellman(key.to_nonzero_scalar(), peer.as_affine());
                 Some(Secret::new(shared.raw_secret_bytes().to_vec()))
             }
             PrivateKey::AgreeX25519(key) => {
+                let peer = agreement::peer_bytes(Algorithm::X25519, peer).ok()?;
                 let peer = <[u8; 32]>::try_from(peer).ok()?;
                 let shared = key.diffie_hellman(&peer.into());
-                shared
-                    .was_contributory()
-                    .then(|| Secret::new(shared.as_bytes().to_vec()))
+                Some(Secret::new(shared.as_bytes().to_vec()))
             }
             _ => None,
         }
@@ -190,7 +186,8 @@ mod tests {
             scalar[32 - digits.len()..].copy_from_slice(digits);
             let key = PrivateKey::AgreeP256(p256::SecretKey::from_slice(&scalar).unwrap());
             let what = format!("{}: {}", test.tc_id, test.comment);
-            let got = key.agree(&test.public_key);
+            let peer = PublicKey::from_bytes(Algorithm::P256, &test.public_key);
+            let got = peer.ok().and_then(|peer| key.agree(&peer));
             counted += usize::from(counts(test.result, got, &test.shared_secret, &what));
         }
         assert!(counted > 200, "{counted}");
@@ -205,7 +202,8 @@ mod tests {
             let scalar = <[u8; 32]>::try_from(test.private_key.as_slice()).unwrap();
             let key = PrivateKey::AgreeX25519(scalar.into());
             let what = format!("{}: {}", test.tc_id, test.comment);
-            let got = key.agree(&test.public_key);
+            let peer = PublicKey::from_bytes(Algorithm::X25519, &test.public_key);
+            let got = peer.ok().and_then(|peer| key.agree(&peer));
             counted += usize::from(counts(test.result, got, &test.shared_secret, &what));
         }
         assert!(counted > 200, "{counted}");

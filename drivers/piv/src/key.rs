@@ -7,9 +7,8 @@ use claviger_token::possession::Challenge;
 use claviger_token::sync::lock;
 use claviger_token::{
     Algorithm, Call, Decryptor, DigestSigner, Error, Event, KeyRef, KeySpec, KeyUse, PublicKey,
-    Secret, Signature, SignatureScheme, Signer, SlotId, Unwrap,
+    Secret, Signature, SignatureScheme, Signer, SlotId, Unwrap, agreement,
 };
-use sha2::{Digest, Sha256, Sha384};
 use zeroize::Zeroizing;
 
 use crate::apdu::Status;
@@ -358,19 +357,13 @@ const LONGEST_IN_ONE_COMMAND: usize = 128;
 
 pub(crate) struct PivSigner(pub(crate) Key);
 
-/// `DigestInfo` of SHA-256, without the digest (RFC 8017 §9.2, note 1).
-const SHA256_DIGEST_INFO: [u8; 19] = [
-    0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05,
-    0x00, 0x04, 0x20,
-];
-
 /// Ed25519 signs the message itself (RFC 8032 §5.1.6), so it has to fit into the card:
 /// YubiKeys take about 3 KiB in one command, chained or not.
 pub const LONGEST_ED25519_MESSAGE: usize = 3000;
 
 /// EMSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §9.2): cards take the block as it is.
 fn padded(digest: &[u8], length: usize) -> Option<Vec<u8>> {
-    let info = [&SHA256_DIGEST_INFO[..], digest].concat();
+    let info = SignatureScheme::RsaPkcs1Sha256.digest_info(digest)?;
     let padding = length.checked_sub(info.len() + 3).filter(|n| *n >= 8)?;
     Some([&[0, 1][..], &vec![0xff; padding], &[0], &info].concat())
 }
@@ -378,12 +371,10 @@ fn padded(digest: &[u8], length: usize) -> Option<Vec<u8>> {
 /// What the card is given for a signature of `message`; `None` where its keys of this
 /// kind make none.
 pub(crate) fn to_be_signed(algorithm: Algorithm, message: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let digest = match SignatureScheme::of(algorithm)? {
-        SignatureScheme::Ed25519 => return Some(message.into()),
-        SignatureScheme::EcdsaP384Sha384 => Sha384::digest(message).to_vec(),
-        _ => Sha256::digest(message).to_vec(),
-    };
-    digest_to_be_signed(algorithm, &digest).map(Cow::from)
+    match SignatureScheme::of(algorithm)? {
+        SignatureScheme::Ed25519 => Some(message.into()),
+        scheme => digest_to_be_signed(algorithm, &scheme.digest(message)?).map(Cow::from),
+    }
 }
 
 /// The same for the message with this digest.
@@ -522,38 +513,16 @@ impl Decryptor for PivDecryptor {
         let Unwrap::Agree { peer } = request else {
             return Err(Error::DecryptionFailed);
         };
-        if !is_sound_peer(key.spec.algorithm, peer) {
-            return Err(Error::DecryptionFailed);
-        }
+        let peer = agreement::peer_bytes(key.spec.algorithm, peer)?;
         let secret = key.operate(Operation::Agree, peer, call)?;
-        if secret.len() != 32 {
+        if secret.len() != agreement::SECRET_LENGTH {
             return Err(Error::MalformedReply {
                 token: key.token.info.id.clone(),
                 call: "GENERAL AUTHENTICATE".into(),
                 reason: "the secret is not 32 bytes long".into(),
             });
         }
-        // Every byte is looked at, whatever it is.
-        match secret.iter().fold(0, |all, byte| all | byte) {
-            0 => Err(Error::DecryptionFailed),
-            _ => Ok(secret),
-        }
-    }
-}
-
-/// Whether the peer's key is one that the card may see: on the curve, in the one form
-/// that is agreed, and not of small order.
-fn is_sound_peer(algorithm: Algorithm, peer: &[u8]) -> bool {
-    match algorithm {
-        Algorithm::P256 => {
-            peer.len() == 65 && peer[0] == 4 && PublicKey::from_bytes(algorithm, peer).is_ok()
-        }
-        Algorithm::X25519 => <[u8; 32]>::try_from(peer).is_ok_and(|peer| {
-            // Any scalar tells: all are multiples of eight.
-            let scalar = x25519_dalek::StaticSecret::from([0x55; 32]);
-            scalar.diffie_hellman(&peer.into()).was_contributory()
-        }),
-        _ => false,
+        agreement::unknown_to_others(secret)
     }
 }
 
@@ -568,14 +537,5 @@ mod tests {
         assert_eq!(block[..3], [0, 1, 0xff]);
         assert_eq!(block[256 - 52], 0);
         assert!(padded(&[7; 32], 60).is_none());
-    }
-
-    #[test]
-    fn a_peer_that_gives_a_known_secret_is_not_sound() {
-        assert!(is_sound_peer(Algorithm::X25519, &[9; 32]));
-        assert!(!is_sound_peer(Algorithm::X25519, &[0; 32]));
-        assert!(!is_sound_peer(Algorithm::X25519, &[9; 31]));
-        assert!(!is_sound_peer(Algorithm::P256, &[4; 65]));
-        assert!(!is_sound_peer(Algorithm::P384, &[4; 97]));
     }
 }

@@ -122,6 +122,7 @@
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use claviger_token::backend::{bad, the_one};
 use claviger_token::sync::lock;
 use claviger_token::{
     Access, Call, Driver, Error, Listing, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
@@ -325,26 +326,15 @@ impl Driver for PivDriver {
         let all: Vec<String> = seen.iter().map(name).collect();
         let mut fitting = seen;
         fitting.retain(|seen| fits(&wanted, &seen.identity));
-        match fitting.pop() {
-            Some(seen) if fitting.is_empty() => {
-                let connection = self.connect(seen, access)?;
-                Ok(self.token(connection, wanted.policies, backend)?)
-            }
-            None => {
-                let unreadable = unreadable.into_iter().map(|u| u.error.to_string());
-                Err(Error::NoToken {
-                    wanted: backend.into(),
-                    present: all.into_iter().chain(unreadable).collect(),
-                })
-            }
-            Some(last) => {
-                fitting.push(last);
-                Err(Error::AmbiguousToken {
-                    wanted: backend.into(),
-                    candidates: candidates(&fitting),
-                })
-            }
-        }
+        let Some(seen) = the_one(backend, fitting, candidates)? else {
+            let unreadable = unreadable.into_iter().map(|u| u.error.to_string());
+            return Err(Error::NoToken {
+                wanted: backend.into(),
+                present: all.into_iter().chain(unreadable).collect(),
+            });
+        };
+        let connection = self.connect(seen, access)?;
+        Ok(self.token(connection, wanted.policies, backend)?)
     }
 }
 
@@ -425,10 +415,8 @@ impl PivDriver {
     ) -> Result<Arc<PivToken>, Error> {
         let make = connection.make();
         if policies != Policies::default() && matches!(make, Make::Plain { .. }) {
-            return Err(Error::BadBackend {
-                backend: backend.chars().take(80).collect(),
-                reason: "this card has no policies for PIN and touch".into(),
-            });
+            let reason = "this card has no policies for PIN and touch";
+            return Err(bad(backend, reason));
         }
         let place = self.field.place(&connection.identity.id);
         let mut place = lock(&place);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use claviger_token::key::from_hex;
-use claviger_token::{Error, KeyUse, SlotId};
+use claviger_token::{Error, KeyUse, SlotId, backend};
 use rand_core::{OsRng, RngCore};
 
 /// A slot, by its key reference (SP 800-73-4 part 1, table 4b).
@@ -158,10 +158,8 @@ impl KeyName {
 /// # Errors
 /// [`Error::BadBackend`] where it is no name of a slot.
 pub(crate) fn parse_name(name: &SlotId) -> Result<KeyName, Error> {
-    let bad = || Error::BadBackend {
-        backend: name.name().chars().take(80).collect(),
-        reason: "a PIV card has the slots 9a, 9c, 9d, 9e and 82 to 95".into(),
-    };
+    const SLOTS: &str = "a PIV card has the slots 9a, 9c, 9d, 9e and 82 to 95";
+    let bad = || backend::bad(name.name(), SLOTS);
     let slot = Slot::parse(name.name()).ok_or_else(bad)?;
     let Some(mark) = name.mark() else {
         return Ok(KeyName {

@@ -12,8 +12,8 @@ use claviger_piv::apdu::Lost;
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::{
     Access, Algorithm, Call, Deletion, Driver, Error, Event, FixedPin, GeneratedKey, KeyRef,
-    KeySpec, NewKey, Pin, PinSource, RefusedInProcess, SlotId, SlotInfo, SlotState, Token, TokenId,
-    TriesLeft, Unfinished, Unwrap, possession,
+    KeySpec, NewKey, Pin, PinSource, PublicKey, RefusedInProcess, SlotId, SlotInfo, SlotState,
+    Token, TokenId, TriesLeft, Unfinished, Unwrap, possession,
 };
 use claviger_virtual_yubikey::{
     Algorithm as CardAlgorithm, Card, Device, Fault, Firmware, ManagementAlgorithm, PrivateKey,
@@ -123,7 +123,10 @@ fn a_signature_and_an_agreement_take_one_command() {
     }
     for (algorithm, peer) in [
         (Algorithm::P256, p256_peer()),
-        (Algorithm::X25519, vec![9; 32]),
+        (
+            Algorithm::X25519,
+            PublicKey::from_bytes(Algorithm::X25519, &[9; 32]).unwrap(),
+        ),
     ] {
         let key = make(&*token, KeySpec::decrypt(algorithm));
         let decryptor = token.decryptor(&key).unwrap();
@@ -137,10 +140,9 @@ fn a_signature_and_an_agreement_take_one_command() {
     }
 }
 
-fn p256_peer() -> Vec<u8> {
-    use p256::elliptic_curve::sec1::ToEncodedPoint;
+fn p256_peer() -> PublicKey {
     let key = p256::SecretKey::from_slice(&[7; 32]).unwrap();
-    key.public_key().to_encoded_point(false).as_bytes().to_vec()
+    PublicKey::from_bytes(Algorithm::P256, &key.public_key().to_sec1_bytes()).unwrap()
 }
 
 #[test]

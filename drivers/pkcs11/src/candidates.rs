@@ -274,7 +274,7 @@ impl Candidate {
     }
 
     /// A URI that names this token, with the PIN source of the request.
-    fn backend(&self, request: &Uri) -> String {
+    pub(crate) fn backend(&self, request: &Uri) -> String {
         let said = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let uri = Uri {
             manufacturer: said(self.token.manufacturer_id()),

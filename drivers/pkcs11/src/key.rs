@@ -10,6 +10,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use claviger_token::agreement;
 use claviger_token::sync::lock;
 use claviger_token::{
     Call, Decryptor, DigestSigner, Error, KeyRef, KeySpec, KeyUse, PublicKey, Secret, Signature,
@@ -19,7 +20,6 @@ use cryptoki::session::Session;
 
 use crate::error::{Fault, is_stale_handle};
 use crate::find::{Found, Proof, Search, Trial, place};
-use crate::mechanisms::is_sound_peer;
 use crate::object::{KeyObject, Read, vanished};
 use crate::operate::{Handle, Text};
 use crate::token::Pkcs11Token;
@@ -277,7 +277,7 @@ impl Decryptor for TokenDecryptor {
         call.check()?;
         let algorithm = self.0.spec.algorithm;
         let fits = match (request, algorithm.rsa_bits()) {
-            (Unwrap::Agree { peer }, None) => is_sound_peer(algorithm, peer),
+            (Unwrap::Agree { peer }, None) => agreement::peer_bytes(algorithm, peer).is_ok(),
             (Unwrap::Oaep { ciphertext, .. }, Some(bits)) => ciphertext.len() * 8 == bits,
             _ => false,
         };

@@ -30,13 +30,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use claviger_token::backend::the_one;
 use claviger_token::key::to_hex;
 use claviger_token::{
     Access, Call, Driver, Error, Listing, SlotId, SlotInfo, Token, TokenInfo, Unreadable,
 };
 use cryptoki::context::Pkcs11;
 
-use crate::candidates::{Found, Named, Source, find, find_again, is_named};
+use crate::candidates::{Candidate, Found, Named, Source, find, find_again, is_named};
 use crate::error::from_module;
 use crate::module::{Module, Patience};
 use crate::modules::{Configured, Places};
@@ -371,14 +372,12 @@ fn open_fitting(
     backend: &str,
     access: &Access,
 ) -> Result<Arc<Pkcs11Token>, Error> {
-    let found = find(sources, uri, Patience::Now)?;
-    match &found.candidates[..] {
-        [one] => one.open(uri, access),
-        [] => Err(missing(sources, uri, backend, found)),
-        _ => Err(Error::AmbiguousToken {
-            wanted: backend.into(),
-            candidates: found.backends(uri),
-        }),
+    let mut found = find(sources, uri, Patience::Now)?;
+    let candidates = std::mem::take(&mut found.candidates);
+    let names = |all: &[Candidate]| all.iter().map(|one| one.backend(uri)).collect();
+    match the_one(backend, candidates, names)? {
+        Some(one) => one.open(uri, access),
+        None => Err(missing(sources, uri, backend, found)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The mechanisms of keys, the kinds of key that a token makes and uses with them, and the
 //! templates of new keys.
 
-use claviger_token::{Algorithm, KeySpec, KeyUse, PublicKey};
+use claviger_token::{Algorithm, KeySpec, KeyUse};
 use cryptoki::mechanism::{Mechanism, MechanismInfo, MechanismType};
 use cryptoki::object::Attribute;
 
@@ -207,82 +207,4 @@ pub(crate) fn templates(
         Attribute::Unwrap(false),
     ]);
     (public, private)
-}
-
-/// The points of small order on Curve25519 and its twist, little-endian, without the
-/// top bit, which X25519 ignores (RFC 7748 §5): agreement with one of them gives zero.
-const SMALL_ORDER: [[u8; 32]; 7] = {
-    let mut points = [[0; 32]; 7];
-    points[1][0] = 1;
-    points[2] = [
-        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4,
-        0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49,
-        0xb8, 0x00,
-    ];
-    points[3] = [
-        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef,
-        0x5b, 0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f,
-        0x11, 0x57,
-    ];
-    // p - 1, p and p + 1, where p = 2^255 - 19.
-    let mut i = 4;
-    while i < 7 {
-        points[i] = [0xff; 32];
-        points[i][0] = 0xec + (i - 4) as u8;
-        points[i][31] = 0x7f;
-        i += 1;
-    }
-    points
-};
-
-/// Whether the peer's public key can be agreed with: a point on the curve, and not
-/// one for which every secret gives the same.
-pub(crate) fn is_sound_peer(algorithm: Algorithm, peer: &[u8]) -> bool {
-    match algorithm {
-        Algorithm::P256 => {
-            peer.len() == 65 && peer[0] == 4 && PublicKey::from_bytes(algorithm, peer).is_ok()
-        }
-        Algorithm::X25519 => <[u8; 32]>::try_from(peer).is_ok_and(|mut point| {
-            point[31] &= 0x7f;
-            !SMALL_ORDER.contains(&point)
-        }),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn p256_key() -> PublicKey {
-        let secret = p256::SecretKey::from_slice(&[7; 32]).unwrap();
-        PublicKey::from_bytes(Algorithm::P256, &secret.public_key().to_sec1_bytes()).unwrap()
-    }
-
-    #[test]
-    fn a_peer_of_small_order_is_refused() {
-        let secret = x25519_dalek::StaticSecret::from([77; 32]);
-        for mut point in SMALL_ORDER {
-            for top in [0, 0x80] {
-                point[31] = (point[31] & 0x7f) | top;
-                let agreed = secret.diffie_hellman(&point.into());
-                assert_eq!(agreed.as_bytes(), &[0; 32], "{point:?} is of small order");
-                assert!(!is_sound_peer(Algorithm::X25519, &point));
-            }
-        }
-        assert!(is_sound_peer(Algorithm::X25519, &[9; 32]));
-        assert!(!is_sound_peer(Algorithm::X25519, &[9; 31]));
-    }
-
-    #[test]
-    fn a_peer_that_is_not_on_the_curve_is_refused() {
-        let key = p256_key();
-        assert!(is_sound_peer(Algorithm::P256, key.as_bytes()));
-        let mut bent = key.as_bytes().to_vec();
-        bent[64] ^= 1;
-        assert!(!is_sound_peer(Algorithm::P256, &bent));
-        assert!(!is_sound_peer(Algorithm::P256, &[4; 65]));
-        assert!(!is_sound_peer(Algorithm::P256, &[0]));
-        assert!(!is_sound_peer(Algorithm::P384, key.as_bytes()));
-    }
 }

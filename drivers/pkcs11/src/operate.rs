@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use claviger_pkcs11_once::Once;
-use claviger_token::{Algorithm, KeySpec, Secret, Signature, SignatureScheme, Unwrap};
+use claviger_token::{Algorithm, KeySpec, Secret, Signature, SignatureScheme, Unwrap, agreement};
 use cryptoki::context::Function;
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
@@ -18,12 +18,6 @@ use zeroize::Zeroizing;
 
 use crate::error::{Fault, blames_input, describe, refuses_use};
 use crate::token::Pkcs11Token;
-
-/// `DigestInfo` of SHA-256, without the digest (RFC 8017 §9.2, note 1).
-const SHA256_DIGEST_INFO: [u8; 19] = [
-    0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05,
-    0x00, 0x04, 0x20,
-];
 
 /// The functions that end an operation in one call, where they know the sessions of
 /// `cryptoki`; asked for when the first operation is to be ended.
@@ -112,8 +106,8 @@ impl Pkcs11Token {
             }
             SignatureScheme::EcdsaP384Sha384 => (Mechanism::Ecdsa, text.digest::<Sha384>()),
             SignatureScheme::RsaPkcs1Sha256 => {
-                let info = [&SHA256_DIGEST_INFO[..], &text.digest::<Sha256>()].concat();
-                (Mechanism::RsaPkcs, info)
+                let info = scheme.digest_info(&text.digest::<Sha256>());
+                (Mechanism::RsaPkcs, info.ok_or_else(unsupported)?)
             }
             _ => return Err(unsupported()),
         };
@@ -145,7 +139,7 @@ impl Pkcs11Token {
         request: Unwrap<'_>,
     ) -> Result<Secret, Fault> {
         let opened = match request {
-            Unwrap::Agree { peer } => self.agree_with(session, key, peer),
+            Unwrap::Agree { peer } => self.agree_with(session, key, peer.as_bytes()),
             Unwrap::Oaep { ciphertext, label } => {
                 self.open_with(session, key, algorithm, ciphertext, label)
             }
@@ -153,7 +147,7 @@ impl Pkcs11Token {
         opened.map_err(|fault| self.name_refusal(fault, KeySpec::decrypt(algorithm)))
     }
 
-    /// Agrees with `peer`, which is [sound](crate::mechanisms::is_sound_peer), on 32 bytes.
+    /// Agrees with `peer` on 32 bytes.
     fn agree_with(&self, session: &Session, key: Handle, peer: &[u8]) -> Result<Secret, Fault> {
         let mechanism = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), peer));
         let derived = session.derive_key(&mechanism, key.object, &agreed_secret());
@@ -165,15 +159,13 @@ impl Pkcs11Token {
             Attribute::Value(value) => Some(Zeroizing::new(value)),
             _ => None,
         });
-        let secret = value.filter(|secret| secret.len() == 32).ok_or_else(|| {
-            let reason = "the secret cannot be read or is not 32 bytes long";
-            self.malformed("C_DeriveKey", reason)
-        })?;
-        // Every byte is looked at, whatever it is.
-        match secret.iter().fold(0, |all, byte| all | byte) {
-            0 => Err(Fault::Input),
-            _ => Ok(secret),
-        }
+        let secret = value
+            .filter(|secret| secret.len() == agreement::SECRET_LENGTH)
+            .ok_or_else(|| {
+                let reason = "the secret cannot be read or is not 32 bytes long";
+                self.malformed("C_DeriveKey", reason)
+            })?;
+        agreement::unknown_to_others(secret).map_err(|_| Fault::Input)
     }
 
     /// Opens an RSAES-OAEP with SHA-256.

@@ -13,7 +13,7 @@ use spki::der::asn1::{AnyRef, BitString, Null, ObjectIdentifier};
 use spki::der::{Decode, Encode, EncodePem};
 use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
 
-use crate::signing::{BadSignature, eip191_digest};
+use crate::signing::BadSignature;
 use crate::{Algorithm, Signature, SignatureScheme};
 
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -306,18 +306,8 @@ impl PublicKey {
                     .verify(message, bytes)
                     .map_err(|_| BadSignature)
             }
-            Algorithm::Secp256k1 => {
-                let digest = match scheme {
-                    SignatureScheme::Eip191Secp256k1 => eip191_digest(message),
-                    _ => Sha256::digest(message).into(),
-                };
-                self.verify_digest(&digest, signature)
-            }
-            Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
-                let digest = match scheme {
-                    SignatureScheme::RsaPkcs1Sha512 => Sha512::digest(message).to_vec(),
-                    _ => Sha256::digest(message).to_vec(),
-                };
+            Algorithm::Secp256k1 | Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
+                let digest = scheme.digest(message).ok_or(BadSignature)?;
                 self.verify_digest(&digest, signature)
             }
             Algorithm::Bls12381 => {

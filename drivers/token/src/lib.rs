@@ -9,8 +9,10 @@
 //! | --- | --- |
 //! | [`algorithm`] | key algorithms, and what a key is for |
 //! | [`token`] | the four traits, and how tokens, slots and keys are named |
+//! | [`backend`] | backend strings, and the one token that such a string names |
 //! | [`key`] | public keys: encodings, fingerprints, verification |
 //! | [`signing`] | signatures: schemes and encodings |
+//! | [`agreement`] | key agreement: what a driver checks of a request and of an answer |
 //! | [`shell`] | quoting for a shell |
 //! | [`pin`] | where PINs come from |
 //! | [`refused`] | rejected PINs, which are not sent again |
@@ -18,6 +20,7 @@
 //! | [`about`] | what a driver says of itself to people |
 //! | [`error`] | errors, each with a stable code |
 //! | [`possession`] | proofs that a token has the private key of a public key |
+//! | [`sync`] | locks that outlive a panic |
 //! | [`interop`] | handles as keys of the `signature` crate |
 //!
 //! # Blocking
@@ -26,7 +29,9 @@
 #![forbid(unsafe_code)]
 
 pub mod about;
+pub mod agreement;
 pub mod algorithm;
+pub mod backend;
 pub mod call;
 pub mod error;
 pub mod interop;

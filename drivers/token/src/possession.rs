@@ -4,7 +4,6 @@
 //! pair, before anybody relies on it. A signing key signs a text of this module. A decrypting key
 //! answers a [`Challenge`], whose answer this module computes as well.
 
-use p256::elliptic_curve::sec1::ToEncodedPoint;
 use rand_core::{OsRng, RngCore};
 use rsa::pkcs1::DecodeRsaPublicKey;
 use zeroize::Zeroizing;
@@ -76,9 +75,13 @@ fn none(token: &TokenId, key: &PublicKey, reason: &str) -> Error {
 
 /// Something to open, with the answer computed on this side.
 pub struct Challenge {
-    sent: Vec<u8>,
+    sent: Sent,
     answer: Secret,
-    is_agreement: bool,
+}
+
+enum Sent {
+    Peer(PublicKey),
+    Ciphertext(Vec<u8>),
 }
 
 impl Challenge {
@@ -92,19 +95,19 @@ impl Challenge {
                 let own = p256::SecretKey::random(&mut OsRng);
                 let key = p256::PublicKey::from_sec1_bytes(key.as_bytes()).ok()?;
                 let shared = p256::ecdh::diffie_hellman(own.to_nonzero_scalar(), key.as_affine());
+                let peer = own.public_key().to_sec1_bytes();
                 Challenge {
-                    sent: own.public_key().to_encoded_point(false).as_bytes().to_vec(),
+                    sent: Sent::Peer(PublicKey::from_bytes(Algorithm::P256, &peer).ok()?),
                     answer: Zeroizing::new(shared.raw_secret_bytes().to_vec()),
-                    is_agreement: true,
                 }
             }
             Algorithm::X25519 => {
                 let own = x25519_dalek::StaticSecret::random_from_rng(OsRng);
                 let key = <[u8; 32]>::try_from(key.as_bytes()).ok()?;
+                let peer = x25519_dalek::PublicKey::from(&own).to_bytes();
                 Challenge {
-                    sent: x25519_dalek::PublicKey::from(&own).to_bytes().to_vec(),
+                    sent: Sent::Peer(PublicKey::from_bytes(Algorithm::X25519, &peer).ok()?),
                     answer: Zeroizing::new(own.diffie_hellman(&key.into()).to_bytes().to_vec()),
-                    is_agreement: true,
                 }
             }
             Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
@@ -114,9 +117,8 @@ impl Challenge {
                 OsRng.fill_bytes(&mut answer);
                 let padding = rsa::Oaep::new_with_label::<sha2::Sha256, _>(label);
                 Challenge {
-                    sent: key.encrypt(&mut OsRng, padding, &answer).ok()?,
+                    sent: Sent::Ciphertext(key.encrypt(&mut OsRng, padding, &answer).ok()?),
                     answer,
-                    is_agreement: false,
                 }
             }
             _ => return None,
@@ -125,10 +127,10 @@ impl Challenge {
 
     /// What the key's [`Decryptor`] is asked.
     pub fn request(&self) -> Unwrap<'_> {
-        match self.is_agreement {
-            true => Unwrap::Agree { peer: &self.sent },
-            false => Unwrap::Oaep {
-                ciphertext: &self.sent,
+        match &self.sent {
+            Sent::Peer(peer) => Unwrap::Agree { peer },
+            Sent::Ciphertext(ciphertext) => Unwrap::Oaep {
+                ciphertext,
                 label: SSH_RSA_LABEL,
             },
         }
@@ -136,7 +138,10 @@ impl Challenge {
 
     /// What is sent: the peer's public key, or the ciphertext.
     pub fn sent(&self) -> &[u8] {
-        &self.sent
+        match &self.sent {
+            Sent::Peer(peer) => peer.as_bytes(),
+            Sent::Ciphertext(ciphertext) => ciphertext,
+        }
     }
 
     /// Whether this is the answer.

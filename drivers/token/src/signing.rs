@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use sha3::{Digest, Keccak256};
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use sha3::Keccak256;
 
 use crate::{Algorithm, Error};
 
@@ -89,6 +90,19 @@ impl SignatureScheme {
         }
     }
 
+    /// The digest of `message` that is signed; `None` where the message itself is signed.
+    pub fn digest(self, message: &[u8]) -> Option<Vec<u8>> {
+        Some(match self {
+            SignatureScheme::EcdsaP256Sha256
+            | SignatureScheme::EcdsaSecp256k1Sha256
+            | SignatureScheme::RsaPkcs1Sha256 => Sha256::digest(message).to_vec(),
+            SignatureScheme::EcdsaP384Sha384 => Sha384::digest(message).to_vec(),
+            SignatureScheme::RsaPkcs1Sha512 => Sha512::digest(message).to_vec(),
+            SignatureScheme::Eip191Secp256k1 => eip191_digest(message).to_vec(),
+            SignatureScheme::Ed25519 | SignatureScheme::Bls12381G2Basic => return None,
+        })
+    }
+
     /// Checks that `digest` is as long as the digests that are signed.
     ///
     /// # Errors
@@ -106,6 +120,24 @@ impl SignatureScheme {
                 reason: format!("{self} signs no digests"),
             }),
         }
+    }
+
+    /// The digest as RSASSA-PKCS1-v1_5 signs it, a `DigestInfo` in DER (RFC 8017 §9.2, note
+    /// 1), for tokens that do not make it themselves; `None` of other schemes.
+    pub fn digest_info(self, digest: &[u8]) -> Option<Vec<u8>> {
+        let begin: [u8; 19] = match self {
+            SignatureScheme::RsaPkcs1Sha256 => [
+                0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
+                0x01, 0x05, 0x00, 0x04, 0x20,
+            ],
+            SignatureScheme::RsaPkcs1Sha512 => [
+                0x30, 0x51, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02,
+                0x03, 0x05, 0x00, 0x04, 0x40,
+            ],
+            _ => return None,
+        };
+        let fits = self.digest_length() == Some(digest.len());
+        fits.then(|| [&begin[..], digest].concat())
     }
 
     /// Every scheme in which signatures of keys of `algorithm` are checked, the one
@@ -286,6 +318,28 @@ mod tests {
         assert_eq!(Signature::from_der(eip191.scheme(), &der), Ok(eip191));
         let sha256 = signature(SignatureScheme::EcdsaSecp256k1Sha256);
         assert!(key.verify(message, &sha256).is_err());
+    }
+
+    #[test]
+    fn a_digest_is_wrapped_as_rsa_signs_it() {
+        use rsa::pkcs1v15::Pkcs1v15Sign;
+        use rsa::sha2::{Sha256, Sha512};
+        for (scheme, padding) in [
+            (
+                SignatureScheme::RsaPkcs1Sha256,
+                Pkcs1v15Sign::new::<Sha256>(),
+            ),
+            (
+                SignatureScheme::RsaPkcs1Sha512,
+                Pkcs1v15Sign::new::<Sha512>(),
+            ),
+        ] {
+            let digest = vec![7; scheme.digest_length().unwrap()];
+            let info = scheme.digest_info(&digest).unwrap();
+            assert_eq!(info, [&padding.prefix[..], &digest].concat(), "{scheme}");
+            assert_eq!(scheme.digest_info(&digest[1..]), None);
+        }
+        assert_eq!(SignatureScheme::EcdsaP256Sha256.digest_info(&[7; 32]), None);
     }
 
     #[test]

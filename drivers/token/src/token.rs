@@ -325,11 +325,11 @@ pub trait Decryptor: Send + Sync {
 pub enum Unwrap<'a> {
     /// Key agreement with a peer's public key.
     Agree {
-        /// P-256: the uncompressed point (SEC 1 §2.3.3), 65 bytes. X25519: 32 bytes
-        /// (RFC 7748 §5). The answer is the x-coordinate, or the shared secret, 32
-        /// bytes; a driver refuses a peer that is not on the curve, and an all-zero
-        /// answer.
-        peer: &'a [u8],
+        /// A key of the same algorithm, P-256 or X25519; it is sound, since it is a
+        /// [`PublicKey`]. The answer is the x-coordinate, or the shared secret, 32 bytes;
+        /// a driver refuses a peer of another algorithm, and an answer of zeros
+        /// ([`agreement`](crate::agreement)).
+        peer: &'a PublicKey,
     },
     /// RSAES-OAEP with SHA-256 for the hash and for MGF1 (RFC 8017 §7.1).
     Oaep {
@@ -645,24 +645,6 @@ pub enum Deletion {
     Derivable,
     /// What is in its place is not it, or cannot be shown to be; it was left alone.
     Foreign,
-}
-
-/// The scheme and the rest of a backend string.
-///
-/// # Errors
-/// [`Error::BadBackend`] where there is no scheme.
-pub fn split_backend(backend: &str) -> Result<(&str, &str), Error> {
-    match backend.split_once(':') {
-        Some((scheme, rest))
-            if !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric()) =>
-        {
-            Ok((scheme, rest))
-        }
-        _ => Err(Error::BadBackend {
-            backend: backend.chars().take(80).collect(),
-            reason: "it does not begin with a scheme such as pkcs11:".into(),
-        }),
-    }
 }
 
 impl FromStr for SlotId {

@@ -27,11 +27,11 @@ const SSH_RSA: &str = "ssh-rsa";
 pub(super) enum Wrapped {
     /// HPKE base mode, DHKEM(P-256, HKDF-SHA256), HKDF-SHA256, ChaCha20Poly1305.
     P256Tag {
-        enc: [u8; 65],
+        enc: PublicKey,
         body: Vec<u8>,
     },
     X25519 {
-        share: [u8; 32],
+        share: PublicKey,
         body: Vec<u8>,
     },
     SshRsa {
@@ -48,14 +48,14 @@ impl Wrapped {
             (Algorithm::P256, P256TAG, [tag, enc]) if stanza.body.len() == BODY => {
                 let tag: [u8; 4] = decoded(tag)?;
                 let enc: [u8; 65] = decoded(enc)?;
-                // Also checks that the share is on the curve.
-                PublicKey::from_bytes(Algorithm::P256, &enc).ok()?;
-                (tag == p256_tag(key, &enc)?).then(|| Wrapped::P256Tag { enc, body: body() })
+                let is_for_key = tag == p256_tag(key, &enc)?;
+                let enc = PublicKey::from_bytes(Algorithm::P256, &enc).ok()?;
+                is_for_key.then(|| Wrapped::P256Tag { enc, body: body() })
             }
             (Algorithm::X25519, X25519, [share]) if stanza.body.len() == BODY => {
                 let share: [u8; 32] = decoded(share)?;
-                // Also checks that the secret is not zero whatever the key (C2SP age, X25519).
-                PublicKey::from_bytes(Algorithm::X25519, &share).ok()?;
+                // With such a share no secret is zero, whatever the key (C2SP age, X25519).
+                let share = PublicKey::from_bytes(Algorithm::X25519, &share).ok()?;
                 Some(Wrapped::X25519 {
                     share,
                     body: body(),
@@ -86,10 +86,10 @@ impl Wrapped {
     /// The file key, from what the device answered.
     pub(super) fn open(&self, key: &PublicKey, answer: Secret) -> Option<FileKey> {
         let file_key = match self {
-            Wrapped::P256Tag { enc, body } => open_p256tag(key, enc, &answer, body)?,
+            Wrapped::P256Tag { enc, body } => open_p256tag(key, enc.as_bytes(), &answer, body)?,
             Wrapped::X25519 { share, body } => {
                 let mut salt = [0; 64];
-                salt[..32].copy_from_slice(share);
+                salt[..32].copy_from_slice(share.as_bytes());
                 salt[32..].copy_from_slice(key.as_bytes());
                 let wrap_key =
                     Zeroizing::new(age_core::primitives::hkdf(&salt, X25519_LABEL, &answer));
@@ -104,13 +104,13 @@ impl Wrapped {
 
 /// HPKE's OpenBase (RFC 9180 §6.1) from the Diffie-Hellman value on: Decap's
 /// ExtractAndExpand (§4.1), the key schedule (§5.1), and the AEAD with the first nonce.
-fn open_p256tag(key: &PublicKey, enc: &[u8; 65], dh: &[u8], body: &[u8]) -> Option<Secret> {
+fn open_p256tag(key: &PublicKey, enc: &[u8], dh: &[u8], body: &[u8]) -> Option<Secret> {
     // kem_id 0x0010; kdf_id 0x0001, aead_id 0x0003.
     const KEM_SUITE: &[u8] = b"KEM\x00\x10";
     const SUITE: &[u8] = b"HPKE\x00\x10\x00\x01\x00\x03";
 
     let mut shared_secret = Zeroizing::new([0u8; 32]);
-    let kem_context = [enc.as_slice(), key.as_bytes()].concat();
+    let kem_context = [enc, key.as_bytes()].concat();
     extract_and_expand::<HkdfSha256>(dh, KEM_SUITE, &kem_context, shared_secret.as_mut()).ok()?;
 
     let (psk_id_hash, _) = labeled_extract::<HkdfSha256>(&[], SUITE, b"psk_id_hash", &[]);
