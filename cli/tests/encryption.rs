@@ -9,7 +9,7 @@
 mod common;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use claviger_tests::SoftHsm;
 use claviger_token::sync::lock;
@@ -591,17 +591,6 @@ mod with_a_yubikey {
 
         let both = Both::new();
         both.stage.write("letter.txt", LETTER);
-        // The command as installed; where PINs come from is said for it.
-        let bin = both.stage.path("bin");
-        fs::create_dir(&bin).unwrap();
-        let wrapper = format!(
-            "#!/bin/sh\nexec '{}' --pin-source file:pin --management-key file:management-key \"$@\"\n",
-            env!("CARGO_BIN_EXE_claviger")
-        );
-        fs::write(bin.join("claviger"), wrapper).unwrap();
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(bin.join("claviger"), mode).unwrap();
         // The token in the safe, and its module, by the names of this machine.
         let label = format!("'{}'", both.stage.token.backend());
         assert!(script.contains("'pkcs11:token=safe'"), "{script}");
@@ -609,19 +598,10 @@ mod with_a_yubikey {
         // Nobody is there to be asked.
         assert!(script.contains(" --management-key prompt"), "{script}");
         let script = script.replace(" --management-key prompt", "");
-        let path = std::env::var("PATH").unwrap();
+        let options = "--pin-source file:pin --management-key file:management-key";
         let (variable, socket) = Pcscd::environment();
-        let (softhsm, conf) = both.stage.token.environment();
-        let output = Command::new("sh")
-            .args(["-e", "-x", "-c", &script])
-            .current_dir(both.stage.path(""))
-            .env("PATH", format!("{}:{path}", bin.display()))
-            .env(variable, socket)
-            .env(softhsm, conf)
-            .env("CLAVIGER_HOME", both.stage.home())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let mut script = both.stage.script(&script, options);
+        let output = script.env(variable, socket).output().unwrap();
         let (out, err) = (output.stdout, String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{err}");
         // Both opened it.

@@ -21,6 +21,35 @@ fn key_of(identity: &Value, usage: &str) -> Value {
     keys.iter().find(|key| key["use"] == usage).unwrap().clone()
 }
 
+/// The part of the README that everybody types first.
+#[test]
+fn the_readmes_screen_of_use_works_as_written() {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once("\n## Use\n").expect("a section on use");
+    let mut blocks = section.split("```sh\n").skip(1);
+    let script = blocks.find(|block| block.starts_with("claviger")).unwrap();
+    let script = script.split("```").next().unwrap();
+    // The token by the name that it has here.
+    assert_eq!(
+        script.matches("'pkcs11:token=bench'").count(),
+        1,
+        "{script}"
+    );
+
+    let stage = Stage::new();
+    stage.write("letter.txt", LETTER);
+    let label = format!("'{}'", stage.token.backend());
+    let script = script.replace("'pkcs11:token=bench'", &label);
+    let output = stage.script(&script, "--pin-source file:pin").output();
+    let output = output.unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{err}");
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(out.contains("valid\n"), "{out}");
+    assert!(out.contains(&*String::from_utf8_lossy(LETTER)), "{out}");
+    assert_eq!(stage.private_keys(), 0);
+}
+
 #[test]
 fn an_identity_lives_from_generation_to_deletion() {
     let stage = Stage::new();

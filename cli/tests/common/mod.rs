@@ -109,6 +109,30 @@ impl Stage {
         self.path("home")
     }
 
+    /// Runs a script of a document, with the command as it is installed: `options` stand for
+    /// what a person would be asked.
+    pub(crate) fn script(&self, script: &str, options: &str) -> Command {
+        let bin = self.path("bin");
+        fs::create_dir(&bin).unwrap();
+        let claviger = env!("CARGO_BIN_EXE_claviger");
+        let wrapper = format!("#!/bin/sh\nexec '{claviger}' {options} \"$@\"\n");
+        fs::write(bin.join("claviger"), wrapper).unwrap();
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(bin.join("claviger"), mode).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let (variable, value) = self.token.environment();
+        let mut command = Command::new("sh");
+        command
+            .args(["-e", "-x", "-c", script])
+            .current_dir(self.folder())
+            .env("PATH", format!("{}:{path}", bin.display()))
+            .env(variable, value)
+            .env("CLAVIGER_HOME", self.home())
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .stdin(Stdio::null());
+        command
+    }
+
     /// The command without a PIN source, in the folder.
     pub(crate) fn claviger<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
         let mut command = as_user(env!("CARGO_BIN_EXE_claviger"));
