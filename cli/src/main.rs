@@ -6,6 +6,8 @@ mod args;
 mod commands;
 mod config;
 mod contact_file;
+#[cfg(test)]
+mod documents;
 mod drivers;
 mod failure;
 mod files;
