@@ -111,8 +111,11 @@ impl Config {
         if args.home.is_none() && !is_set("CLAVIGER_HOME") {
             args.home.clone_from(&settings.home);
         }
-        fill(&mut args.pin_source, settings.pin_source.as_ref());
-        fill(&mut args.management_key, settings.management_key.as_ref());
+        fill(&mut args.access.pin_source, settings.pin_source.as_ref());
+        fill(
+            &mut args.access.management_key,
+            settings.management_key.as_ref(),
+        );
         match &mut args.command {
             Command::Generate {
                 backend, params, ..
@@ -169,13 +172,13 @@ impl Config {
             self.home_shown(args, home.as_deref()),
             Setting::option(
                 "pin-source",
-                given(&args.pin_source),
+                given(&args.access.pin_source),
                 pin_source.clone(),
                 None,
             ),
             Setting::option(
                 "management-key",
-                given(&args.management_key),
+                given(&args.access.management_key),
                 management_key.clone(),
                 None,
             ),

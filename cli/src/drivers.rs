@@ -1,7 +1,17 @@
 //! The drivers of this build; no other module names one. Each is a feature of the package.
 
 use claviger_engine::node::NodeBuilder;
-use claviger_token::{Attestation, Error, PublicKey};
+use claviger_token::{About, Attestation, Error, PublicKey};
+
+/// What the drivers say of themselves.
+pub(crate) const ABOUT: &[About] = &[
+    #[cfg(feature = "pkcs11")]
+    claviger_pkcs11::Pkcs11Driver::ABOUT,
+    #[cfg(feature = "piv")]
+    claviger_piv::PivDriver::ABOUT,
+    #[cfg(feature = "ledger")]
+    claviger_ledger::LedgerDriver::ABOUT,
+];
 
 /// Gives the drivers to a node.
 pub(crate) fn add_to(node: NodeBuilder) -> NodeBuilder {
@@ -46,7 +56,7 @@ pub(crate) fn smartcards() -> Option<Result<usize, Error>> {
         let of_no_card = format!("piv:serial={}", "0".repeat(64));
         let driver = claviger_piv::PivDriver::new();
         Some(
-            match driver.open(&of_no_card, &Access::with(NoPin), &Call::unlimited()) {
+            match driver.open(&of_no_card, &Call::unlimited().using(Access::with(NoPin))) {
                 Err(Error::NoToken { present, .. }) => Ok(present.len()),
                 Err(error) => Err(error),
                 Ok(_) => Ok(1),

@@ -7,7 +7,7 @@ use claviger_engine::{EngineError, RegistryError};
 use claviger_token::{Error as TokenError, TokenId};
 use serde::Serialize;
 
-use crate::output;
+use crate::{hints, output};
 
 /// Failure of what was asked for; of `verify`, a signature that is not valid.
 pub(crate) const FAILED: u8 = 1;
@@ -149,12 +149,6 @@ impl From<EngineError> for Failure {
             EngineError::Token(TokenError::Cancelled) => INTERRUPTED,
             _ => FAILED,
         };
-        let hint = match &error {
-            EngineError::Token(TokenError::NoToken { present, .. }) if present.is_empty() => {
-                format!("{}; `claviger doctor` says what is missing", error.hint())
-            }
-            _ => error.hint(),
-        };
         let token = match &error {
             EngineError::Token(error)
             | EngineError::KeyNotUsable { reason: error }
@@ -164,7 +158,7 @@ impl From<EngineError> for Failure {
         Failure {
             code: error.code(),
             what: error.to_string(),
-            hint,
+            hint: hints::of(&error),
             status,
             token,
             quiet: false,
@@ -191,7 +185,7 @@ impl From<ContactError> for Failure {
             ContactError::Registry(error) => error.into(),
             other => Failure::new(other.to_string())
                 .coded(code)
-                .hint("choose another name, or remove it first"),
+                .hint(hints::by_code(code)),
         }
     }
 }

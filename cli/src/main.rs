@@ -11,10 +11,13 @@ mod documents;
 mod drivers;
 mod failure;
 mod files;
+mod help;
+mod hints;
 mod home;
 mod interrupt;
 mod names;
 mod new_file;
+mod options;
 mod output;
 #[cfg(unix)]
 mod pinentry;
@@ -26,7 +29,6 @@ mod views;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
@@ -52,7 +54,7 @@ fn run() -> Result<u8, Failure> {
     {
         output::speak_json();
     }
-    let args = match args::Args::try_parse() {
+    let args = match args::Args::read() {
         Ok(args) => args,
         Err(error) => return misunderstood(&error),
     };

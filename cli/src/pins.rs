@@ -7,7 +7,7 @@ use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use claviger_token::pin::Verbatim;
-use claviger_token::{Error, Pin, PinSource, StoredPin, TokenId, TriesLeft, shell};
+use claviger_token::{Call, Error, Pin, PinSource, StoredPin, TokenId, TriesLeft, shell};
 
 use crate::failure::Failure;
 use crate::files;
@@ -159,7 +159,15 @@ impl Pins {
     }
 
     /// Asks a person for it.
-    fn ask(&self, by: Asker, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
+    fn ask(
+        &self,
+        by: Asker,
+        token: &TokenId,
+        label: &str,
+        tries: TriesLeft,
+        call: &Call,
+    ) -> Result<Pin, Error> {
+        let deadline = self.deadline(call);
         let (name, token) = (self.wanted.name(), shown(token, label));
         match by {
             Asker::Terminal => {
@@ -167,7 +175,7 @@ impl Pins {
                     .map(|left| format!(" ({left})"))
                     .unwrap_or_default();
                 let question = format!("{name} for {token}{tries}: ");
-                self.at_terminal(|| prompt::ask(&question, &self.interrupt, self.deadline))
+                self.at_terminal(|| prompt::ask(&question, &self.interrupt, deadline))
             }
             #[cfg(unix)]
             Asker::Pinentry => {
@@ -179,15 +187,20 @@ impl Pins {
                     Wanted::Pin => "PIN:",
                     Wanted::ManagementKey => "Key:",
                 };
-                self.by_pinentry(|| {
-                    pinentry::ask(prompt, &description, &self.interrupt, self.deadline)
-                })
+                self.by_pinentry(|| pinentry::ask(prompt, &description, &self.interrupt, deadline))
             }
         }
     }
 
     /// Asks whether to send what was typed, though it is not known what became of the last PIN.
-    fn confirm_unsettled(&self, by: Asker, token: &TokenId, label: &str) -> Result<bool, Error> {
+    fn confirm_unsettled(
+        &self,
+        by: Asker,
+        token: &TokenId,
+        label: &str,
+        call: &Call,
+    ) -> Result<bool, Error> {
+        let deadline = self.deadline(call);
         let question = format!(
             "A PIN was sent to {} before, and its answer never came: if it was wrong, it cost an \
              attempt.\nSend this PIN?",
@@ -196,13 +209,18 @@ impl Pins {
         match by {
             Asker::Terminal => {
                 let question = format!("{question} Type yes to send it: ");
-                self.at_terminal(|| prompt::confirm(&question, &self.interrupt, self.deadline))
+                self.at_terminal(|| prompt::confirm(&question, &self.interrupt, deadline))
             }
             #[cfg(unix)]
             Asker::Pinentry => {
-                self.by_pinentry(|| pinentry::confirm(&question, &self.interrupt, self.deadline))
+                self.by_pinentry(|| pinentry::confirm(&question, &self.interrupt, deadline))
             }
         }
+    }
+
+    /// When an answer to a question on behalf of `call` is waited for no longer.
+    fn deadline(&self, call: &Call) -> Option<Instant> {
+        self.deadline.into_iter().chain(call.deadline()).min()
     }
 
     /// How a person is asked who is there, if there is one. A script that has a terminal
@@ -289,32 +307,38 @@ fn shown(token: &TokenId, label: &str) -> String {
 pub(crate) struct Handle(pub(crate) Arc<Pins>);
 
 impl PinSource for Handle {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
-        self.pin_with_tries(token, label, TriesLeft::Unknown)
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
+        self.pin_with_tries(token, label, TriesLeft::Unknown, call)
     }
 
-    fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
+    fn pin_with_tries(
+        &self,
+        token: &TokenId,
+        label: &str,
+        tries: TriesLeft,
+        call: &Call,
+    ) -> Result<Pin, Error> {
         let Handle(pins) = self;
         if let Choice::Stored(source) = &pins.choice {
             pins.warned.call_once(|| pins.warn_of_readers(source));
             let _phase = pins.interrupt.reading();
             return match pins.verbatim {
-                true => Verbatim(source.clone()).pin(token, label),
-                false => source.pin(token, label),
+                true => Verbatim(source.clone()).pin(token, label, call),
+                false => source.pin(token, label, call),
             };
         }
         match pins.asker() {
-            Some(by) => pins.ask(by, token, label, tries),
+            Some(by) => pins.ask(by, token, label, tries, call),
             None => Err(Error::PinNeeded {
                 token: token.clone(),
             }),
         }
     }
 
-    fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
+    fn sends_unsettled(&self, token: &TokenId, label: &str, call: &Call) -> Result<bool, Error> {
         let Handle(pins) = self;
         match pins.asker() {
-            Some(by) => pins.confirm_unsettled(by, token, label),
+            Some(by) => pins.confirm_unsettled(by, token, label, call),
             None => Ok(false),
         }
     }

@@ -41,7 +41,8 @@ impl Session {
     pub(crate) fn new(args: &Args, settings: Vec<Setting>) -> Result<Self, Failure> {
         let screen = Screen::new();
         let interrupt = Interrupt::listen(screen.clone());
-        let deadline = (args.timeout).and_then(|limit| Instant::now().checked_add(limit));
+        let deadline =
+            (args.access.limit.timeout).and_then(|limit| Instant::now().checked_add(limit));
         if let Some(deadline) = deadline {
             interrupt.end_at(deadline);
         }
@@ -49,15 +50,15 @@ impl Session {
             Pins::new(
                 wanted,
                 text.as_deref(),
-                args.pin_verbatim,
+                args.access.pin_verbatim,
                 deadline,
                 screen.clone(),
                 Arc::clone(&interrupt),
             )
         };
         let (pins, management_keys) = (
-            source(Wanted::Pin, &args.pin_source)?,
-            source(Wanted::ManagementKey, &args.management_key)?,
+            source(Wanted::Pin, &args.access.pin_source)?,
+            source(Wanted::ManagementKey, &args.access.management_key)?,
         );
         if pins.reads_stdin() && management_keys.reads_stdin() {
             return Err(Failure::usage(
@@ -66,14 +67,14 @@ impl Session {
         }
         Ok(Session {
             home: args.home.clone(),
-            last_try: args.last_try,
-            any_pin_length: args.any_pin_length,
-            no_pin_ledger: args.no_pin_ledger,
+            last_try: args.access.last_try,
+            any_pin_length: args.access.any_pin_length,
+            no_pin_ledger: args.access.no_pin_ledger,
             deadline,
             json: args.json,
             pins,
             management_keys,
-            factory_defaults: args.factory_defaults,
+            factory_defaults: args.access.factory_defaults,
             screen,
             interrupt,
             settings,
@@ -179,7 +180,7 @@ impl Session {
         let open = node.registry().open_intents()?;
         if open.iter().any(|intent| tokens.contains(&intent.token)) {
             let _phase = self.interrupt.tidily();
-            for (intent, error) in node.settle_with_pins_for(tokens).await? {
+            for (intent, error) in node.settle_with_pins_for(tokens, &self.call()).await? {
                 if tokens.contains(&intent.token) && is_about_pin(&error) {
                     return Err(error.into());
                 }

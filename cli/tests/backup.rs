@@ -174,7 +174,10 @@ fn keys_that_the_backup_does_not_know_are_listed_and_taken_in_one_step() {
         "{}",
         doctor.out()
     );
-    let offered = commands(&doctor, "claviger connect");
+    let mut offered = commands(&doctor, "claviger connect");
+    // Root without a namespace sees the tokens of other tests, too, by the module that p11-kit
+    // is configured for.
+    offered.retain(|command| command.contains(stage.token.label()));
     assert_eq!(offered.len(), 1, "{offered:?}");
     let words = format!("claviger connect bob --to {} --backend ", bob.join(","));
     assert!(offered[0].starts_with(&words), "{offered:?}");

@@ -39,7 +39,7 @@ fn a_token_that_is_not_there_is_named_with_those_that_are() {
     let stage = Stage::new();
     let backend = SoftHsm::backend_for("nobody");
     let refused = stage.run_with_pin(&["generate", "a", "--backend", &backend]);
-    let refused = refused.fails(1, "no token fits");
+    let refused = refused.fails(1, "no attached token matches");
     assert!(
         refused.err().contains(stage.token.label()),
         "{}",
@@ -138,7 +138,7 @@ fn a_wrong_pin_is_sent_once() {
         &backend,
     ];
     let (refused, sent) = logins(&stage, &words);
-    refused.fails(1, "refused the PIN");
+    refused.fails(1, "rejected the PIN");
     assert_eq!(sent, 1);
     assert_eq!(stage.private_keys(), 0);
 }
@@ -155,13 +155,13 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
         let (refused, sent) = logins(&stage, &[&source[..], &make].concat());
         (refused.fails(1, words).err(), sent)
     };
-    assert_eq!(sent("tr0mb0nes", "refused the PIN").1, 1);
+    assert_eq!(sent("tr0mb0nes", "rejected the PIN").1, 1);
     for _ in 0..3 {
         let (said, count) = sent("tr0mb0nes", "was not sent again");
         assert_eq!(count, 0);
         assert!(said.contains("--forget-refused-pin 'pkcs11:"), "{said}");
     }
-    assert_eq!(sent("tr0mb0nez", "refused the PIN").1, 1);
+    assert_eq!(sent("tr0mb0nez", "rejected the PIN").1, 1);
     let forget = |token: &str| stage.run(["doctor", "--forget-refused-pin", token]);
     let unknown = forget("nobody")
         .fails(1, "no refused PIN of `nobody`")
@@ -169,7 +169,7 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
     assert!(unknown.contains("\n  pkcs11:SoftHSM project/"), "{unknown}");
     let said = forget(&stage.token.backend()).succeeds().out();
     assert!(said.contains("refused 2 PINs"), "{said}");
-    assert_eq!(sent("tr0mb0nes", "refused the PIN").1, 1);
+    assert_eq!(sent("tr0mb0nes", "rejected the PIN").1, 1);
     // The right one clears what is on record.
     let sign = ["sign", "alice", "letter", "-o", "sig"];
     stage.run_with_pin(&sign).succeeds();
@@ -233,7 +233,7 @@ fn without_a_pin_source_and_a_terminal_the_command_says_what_it_needs() {
     let stage = Stage::new();
     let backend = stage.token.backend();
     let refused = stage.run(["generate", "a", "--backend", &backend]);
-    let refused = refused.fails(1, "needs a PIN");
+    let refused = refused.fails(1, "requires a PIN");
     assert!(refused.err().contains("--pin-source"), "{}", refused.err());
 }
 

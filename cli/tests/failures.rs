@@ -374,7 +374,7 @@ fn too_little_memory_to_tell_refused_pins_is_an_error() {
     stage.write("letter", "Meet me\n");
     stage.write("wrong", "000000");
     let words = ["--pin-source", "file:wrong", "sign", "alice", "letter"];
-    stage.run(words).fails(1, "refused the PIN");
+    stage.run(words).fails(1, "rejected the PIN");
     let mut said = 0;
     for mebibytes in (60..400).step_by(20) {
         let claviger = stage.claviger(words);

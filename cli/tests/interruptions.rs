@@ -16,7 +16,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use claviger_tests::SoftHsm;
+use claviger_tests::{SoftHsm, is_user};
 use common::{Outcome, Stage};
 use serde_json::Value;
 
@@ -440,8 +440,11 @@ fn whatever_it_waits_for_the_command_ends_in_time() {
     ] {
         Outcome::of(&mut begin(words)).fails(1, "the deadline passed");
     }
-    for backend in [&[][..], &["--backend", "pkcs11:"]] {
-        let words = [&["tokens", "--watch"], backend].concat();
+    // Root without a namespace asks the modules that this machine has for everybody, too: one
+    // may wait for the same service.
+    let backends = [&[][..], &["--backend", "pkcs11:"]];
+    for backend in backends.iter().filter(|_| is_user()) {
+        let words = [&["tokens", "--watch"], *backend].concat();
         Outcome::of(&mut begin(&words)).succeeds();
     }
     // What is to be encrypted does not come.
@@ -463,10 +466,10 @@ fn a_token_that_is_absent_is_absent_and_nothing_is_forgotten() {
     stage.token.remove();
     stage
         .run_with_pin(&["sign", "alice", "letter", "-o", "sig"])
-        .fails(1, "no token fits");
+        .fails(1, "no attached token matches");
     stage
         .run_with_pin(&["delete", "alice"])
-        .fails(1, "no token fits");
+        .fails(1, "no attached token matches");
     let doctor = stage.run(["doctor"]);
     assert_eq!(doctor.code(), Some(1));
     assert!(

@@ -100,7 +100,7 @@ fn a_pinentry_is_told_how_many_attempts_are_left() {
     let named = ["--pin-source", "pinentry"];
     let said = fails(&mut claviger(&stage, &named));
     assert!(
-        said.contains("refused the PIN") && !said.contains("975312"),
+        said.contains("rejected the PIN") && !said.contains("975312"),
         "{said}"
     );
     assert!(!told(&stage).contains("attempts"), "{}", told(&stage));
@@ -158,7 +158,7 @@ fn nobody_who_did_not_ask_for_a_pinentry_waits_for_one_without_a_screen_and_a_de
         }
         let begun = Instant::now();
         let said = fails(&mut command);
-        assert!(said.contains("needs a PIN"), "{said}");
+        assert!(said.contains("requires a PIN"), "{said}");
         assert!(begun.elapsed() < Duration::from_secs(10));
         assert_eq!(told(&stage), "");
     }

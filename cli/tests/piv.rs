@@ -243,7 +243,13 @@ impl Bench {
 fn an_identity_lives_on_a_yubikey_from_generation_to_deletion() {
     let bench = Bench::new(shared());
     let (before, serial) = (bench.content(), bench.yubikey.card().serial());
-    assert_eq!((bench.slots("free"), bench.slots("occupied")), (21, 3));
+    assert_eq!(
+        (
+            bench.slots("free"),
+            bench.slots("occupied")
+        ),
+        (21, 3)
+    );
 
     bench.generate(&[]).succeeds();
     let text = bench.run(&["tokens", "--backend", &bench.backend()]).out();
@@ -253,7 +259,13 @@ fn an_identity_lives_on_a_yubikey_from_generation_to_deletion() {
         .lines()
         .filter(|line| line.contains("alice  PIN once, touch never"));
     assert_eq!(ours.count(), 2, "{text}");
-    assert_eq!((bench.slots("free"), bench.slots("occupied")), (19, 5));
+    assert_eq!(
+        (
+            bench.slots("free"),
+            bench.slots("occupied")
+        ),
+        (19, 5)
+    );
 
     let root = pem(bench.yubikey.card().root_certificate());
     bench.write("root.pem", root);
@@ -356,17 +368,17 @@ fn a_wrong_pin_costs_one_try_and_the_last_one_is_kept() {
         sign(&[], pin).fails(1, "PIN");
         assert_eq!(bench.pin_tries(), 3, "{pin}");
     }
-    sign(&[], "135791").fails(1, "refused the PIN (2 tries left)");
+    sign(&[], "135791").fails(1, "rejected the PIN (2 attempts remaining)");
     assert_eq!(bench.pin_tries(), 2);
-    sign(&[], "135792").fails(1, "refused the PIN (one try left)");
+    sign(&[], "135792").fails(1, "rejected the PIN (one attempt remaining)");
     assert_eq!(bench.pin_tries(), 1);
     for pin in ["135791", PIN] {
-        sign(&[], pin).fails(1, "one PIN try left");
+        sign(&[], pin).fails(1, "one PIN attempt remaining");
         assert_eq!(bench.pin_tries(), 1);
     }
     let doctor = bench.run(&["doctor"]);
     assert!(
-        doctor.out().contains("one PIN try left"),
+        doctor.out().contains("one PIN attempt remaining"),
         "{}",
         doctor.out()
     );
@@ -395,7 +407,7 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
     let forget = |token: &str| bench.run(&["doctor", "--forget-refused-pin", token]);
     let serial = bench.yubikey.card().serial().to_string();
     forget(&serial).fails(1, "there are none on record");
-    sign("135791").fails(1, "refused the PIN (2 tries left)");
+    sign("135791").fails(1, "rejected the PIN (2 attempts remaining)");
     for _ in 0..3 {
         let again = sign("135791").fails(1, "was not sent again");
         let command = format!("claviger doctor --forget-refused-pin 'piv:Yubico/{serial}'");
@@ -413,7 +425,7 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
     );
     let said = forget(&serial).succeeds().out();
     assert!(said.contains("refused a PIN"), "{said}");
-    sign("135791").fails(1, "refused the PIN (one try left)");
+    sign("135791").fails(1, "rejected the PIN (one attempt remaining)");
     assert_eq!(bench.pin_tries(), 1);
     forget(&format!("piv:Yubico/{serial}")).succeeds();
     bench.write("pin", PIN);
@@ -421,8 +433,8 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
         .run_as_owner(&["--last-try", "sign", "alice", "letter", "-o", "sig"])
         .succeeds();
 
-    sign("135791").fails(1, "2 tries left");
-    sign("135792").fails(1, "one try left");
+    sign("135791").fails(1, "2 attempts remaining");
+    sign("135792").fails(1, "one attempt remaining");
     bench.yubikey.card().change_pin("135791");
     sign("135791").fails(1, "was not sent again");
     let forgotten = ["doctor", "--forget-refused-pin", &bench.backend()];
@@ -518,7 +530,7 @@ fn a_process_that_is_killed_before_the_card_has_answered_burns_one_try() {
     for pin in ["135791", "135791", PIN] {
         bench.write("pin", pin);
         let refused = bench.run_as_owner(&words);
-        let refused = refused.fails(1, "it is not known whether it was refused");
+        let refused = refused.fails(1, "it is not known whether it was rejected");
         assert!(
             refused.err().contains("--forget-refused-pin"),
             "{}",
@@ -598,12 +610,12 @@ fn without_the_right_management_key_nothing_is_made() {
         let words = ["--pin-source", "file:pin", "generate", "alice", "--backend"];
         bench.run(&[&words[..], &[&*backend], more].concat())
     };
-    generate(&[]).fails(1, "needs its management key");
-    generate(&["--factory-defaults"]).fails(1, "needs its management key");
+    generate(&[]).fails(1, "requires its management key");
+    generate(&["--factory-defaults"]).fails(1, "requires its management key");
     for (key, words) in [
-        (hex(&[0x5a; 24]), "refused the management key"),
-        (hex(&[0xa5; 16]), "refused the management key"),
-        (hex(&[0xa5; 32]), "refused the management key"),
+        (hex(&[0x5a; 24]), "rejected the management key"),
+        (hex(&[0xa5; 16]), "rejected the management key"),
+        (hex(&[0xa5; 32]), "rejected the management key"),
         ("not hexadecimal".into(), "not hexadecimal"),
     ] {
         bench.write("management-key", key);
@@ -622,11 +634,11 @@ fn factory_defaults_are_tried_only_when_that_is_said() {
     let before = bench.content();
     let backend = bench.backend();
     let words = ["generate", "alice", "--backend", &backend];
-    bench.run(&words).fails(1, "needs a PIN");
+    bench.run(&words).fails(1, "requires a PIN");
     bench.write("pin", "123456");
     bench
         .run(&[&["--pin-source", "file:pin"], &words[..]].concat())
-        .fails(1, "needs its management key");
+        .fails(1, "requires its management key");
     assert_eq!(bench.content(), before);
     let text = bench.run(&["tokens", "--backend", &backend]).out();
     assert_eq!(row(&text, "pin is default"), "true");
@@ -652,7 +664,13 @@ fn of_two_yubikeys_none_is_guessed() {
         assert_eq!(bench.yubikey.faults().count(ins::VERIFY), 0);
     }
     one.generate(&[]).succeeds();
-    assert_eq!((one.slots("free"), other.slots("free")), (22, 24));
+    assert_eq!(
+        (
+            one.slots("free"),
+            other.slots("free")
+        ),
+        (22, 24)
+    );
 }
 
 #[test]
@@ -704,14 +722,20 @@ fn without_a_command_to_delete_a_key_is_overwritten_and_its_slot_is_free_again()
         let bench = Bench::new(ours_before_aes().firmware(firmware));
         let free = bench.slots("free");
         bench.generate(&[]).succeeds();
-        assert_eq!(bench.slots("free"), free - 2);
+        assert_eq!(
+            bench.slots("free"),
+            free - 2
+        );
         let keys = bench.json(&["show", "alice"])["keys"].take();
         let of_alice: Vec<_> = keys.as_array().unwrap().iter().collect();
         assert_eq!(of_alice.len(), 2);
 
         let said = bench.run_as_owner(&["delete", "alice"]).succeeds().out();
         assert!(said.contains("destroyed"), "{said}");
-        assert_eq!(bench.slots("free"), free);
+        assert_eq!(
+            bench.slots("free"),
+            free
+        );
         let (left, _) = bench.content();
         for key in of_alice {
             let its = key["public_key"].as_str().unwrap();
@@ -870,7 +894,9 @@ fn a_signature_waits_for_its_yubikey_as_long_as_it_may() {
     bench.generate(&[]).succeeds();
     bench.yubikey.remove();
     let words = ["--timeout", "2", "sign", "alice", "letter"];
-    bench.run_as_owner(&words).fails(1, "no token fits");
+    bench
+        .run_as_owner(&words)
+        .fails(1, "no attached token matches");
 
     let words = [
         RIGHT,

@@ -158,7 +158,7 @@ fn a_pin_that_is_refused_without_a_note_is_said_to_be() {
             "alice",
             "letter",
         ];
-        let refused = stage.run(wrong).fails(1, "refused the PIN");
+        let refused = stage.run(wrong).fails(1, "rejected the PIN");
         assert_eq!(
             refused.err().matches(UNNOTED).count(),
             1,
@@ -175,7 +175,7 @@ fn what_was_refused_before_is_not_sent_without_a_note() {
     let stage = furnished();
     stage.write("wrong", "000000");
     let wrong = ["--pin-source", "file:wrong", "sign", "alice", "letter"];
-    stage.run(wrong).fails(1, "refused the PIN");
+    stage.run(wrong).fails(1, "rejected the PIN");
     write_protected(&stage, || {
         let again = [&["--no-pin-ledger"], &wrong[..]].concat();
         stage.run(again).fails(1, "before and was not sent again");

@@ -67,6 +67,8 @@ pub enum EngineError {
     NoDriver {
         /// The backend.
         backend: String,
+        /// The schemes of the drivers that this node has, in alphabetical order.
+        schemes: Vec<&'static str>,
     },
     /// One slot was named for two keys.
     #[error("`{backend}` names one slot, but the identity needs a key for each capability")]
@@ -184,8 +186,8 @@ pub enum EngineError {
     ReservedMessage {
         /// What it begins like.
         what: &'static str,
-        /// How that is signed, if somebody has it signed.
-        hint: &'static str,
+        /// What that is called: the [name](crate::Purpose::name) of a purpose, or `ssh-login`.
+        kind: &'static str,
     },
     /// The data is not what is signed for the purpose.
     #[error("this is not signed for the purpose `{purpose}`: {reason}")]
@@ -249,81 +251,4 @@ impl EngineError {
             EngineError::Registry(error) => error.code(),
         }
     }
-
-    /// One sentence for a person: what to do next. Empty where nothing is to be said.
-    pub fn hint(&self) -> String {
-        match self {
-            EngineError::IdentityExists => "choose another name, or delete it first".into(),
-            EngineError::ExternalIdentityNotFound => {
-                "`claviger identities` lists the identities, `claviger tokens` the keys on tokens"
-                    .into()
-            }
-            EngineError::CapabilitiesNotAvailable => {
-                "a connection can do no more than what it is connected to; \
-                 a single key signs or decrypts, not both"
-                    .into()
-            }
-            EngineError::IdentityDoesNotExist => "`claviger identities` lists them".into(),
-            EngineError::IdentityDeleted { .. } => {
-                "delete this identity too, and connect or generate it anew".into()
-            }
-            EngineError::CannotDecrypt { .. } => {
-                "ask for --capabilities commit, or for other --params".into()
-            }
-            EngineError::NoDriver { .. } => {
-                "a backend begins with pkcs11:, piv: or ledger:; `claviger tokens` shows every token's".into()
-            }
-            EngineError::OneSlotForTwoKeys { .. } => {
-                "name no slot, or ask for one capability".into()
-            }
-            EngineError::KeyHasOwner { owner, .. } => format!("connect to `{owner}` instead"),
-            EngineError::DerivesNothing { .. } => {
-                "`claviger doctor` lists keys on other tokens that no identity here uses".into()
-            }
-            EngineError::NoPair { .. } => {
-                "name one key that signs and one that decrypts; `claviger tokens` shows which does what"
-                    .into()
-            }
-            EngineError::InProgress { .. } => "try again in a moment".into(),
-            EngineError::DeletionUnfinished { .. } => {
-                "insert the token and run the deletion again, or `claviger doctor --repair`".into()
-            }
-            EngineError::NameIsContact => "choose another name, or remove the contact first".into(),
-            EngineError::NoEncryptionKey { .. } => {
-                "encrypt to somebody who has a key that decrypts; `claviger identities` and \
-                 `claviger contact list` show who does".into()
-            }
-            EngineError::InvalidEvidence { reason } => reason.to_string(),
-            EngineError::EvidenceExists => "nothing needs to be done".into(),
-            EngineError::NotProven { .. } | EngineError::NoSuchGrant { .. } => "`claviger reads-for list` lists the grants".into(),
-            EngineError::ReservedMessage { hint, .. } => (*hint).into(),
-            EngineError::ReadsForSilent { .. } => "try again in a moment".into(),
-            EngineError::NobodyOpens => {
-                "it was encrypted to others; `claviger identities` lists who is here".into()
-            }
-            EngineError::TokensAway { holders } => {
-                format!("attach one of those that may:{}", listed(holders))
-            }
-            EngineError::PinForSeveralTokens { holders } if holders.is_empty() => {
-                "give each token its own PIN: --pin-source prompt".into()
-            }
-            EngineError::PinForSeveralTokens { holders } => format!(
-                "say with whose key: claviger decrypt NAME FILE, where NAME is one of{}",
-                listed(holders)
-            ),
-            EngineError::Token(e) | EngineError::KeyNotUsable { reason: e } => e.hint(),
-            EngineError::Registry(e) => e.hint(),
-            EngineError::TooManyRecipients
-            | EngineError::CannotEncrypt { .. }
-            | EngineError::NotAllowed { .. }
-            | EngineError::NotForPurpose { .. }
-            | EngineError::BadName { .. }
-            | EngineError::NoSuchEngine { .. } => String::new(),
-        }
-    }
-}
-
-fn listed(holders: &[Holder]) -> String {
-    let lines = holders.iter().map(|holder| format!("\n  {holder}"));
-    lines.collect()
 }

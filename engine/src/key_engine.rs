@@ -390,9 +390,9 @@ impl KeyEngine {
         }
         let key = info.key_ref();
         let (device, usage) = (Arc::clone(&token.token), info.usage);
-        let handle = token.work_blocking(call, move |_| match usage {
-            KeyUse::Sign => device.signer(&key).map(Handle::Signer),
-            KeyUse::Decrypt => device.decryptor(&key).map(Handle::Decryptor),
+        let handle = token.work_blocking(call, move |call| match usage {
+            KeyUse::Sign => device.signer(&key, call).map(Handle::Signer),
+            KeyUse::Decrypt => device.decryptor(&key, call).map(Handle::Decryptor),
         })?;
         let found = match &handle {
             Handle::Signer(signer) => signer.slot(),

@@ -49,6 +49,7 @@ pub mod message;
 pub mod node;
 mod only_for;
 pub mod opener;
+mod pin_note;
 pub mod policy;
 pub mod purpose;
 pub mod reads_for;

@@ -428,8 +428,9 @@ impl Node {
     pub async fn tokens(
         &self,
         backend: Option<&str>,
+        call: &Call,
     ) -> Result<Vec<(TokenInfo, Vec<SlotInfo>)>, EngineError> {
-        Ok(self.look(backend).await?.tokens)
+        Ok(self.look(backend, call).await?.tokens)
     }
 
     /// The same, with the places where there is something that cannot be read.
@@ -439,10 +440,11 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::tokens`].
-    pub async fn look(&self, backend: Option<&str>) -> Result<Found, EngineError> {
+    pub async fn look(&self, backend: Option<&str>, call: &Call) -> Result<Found, EngineError> {
         let (node, backend) = (Arc::clone(&self.0), backend.map(str::to_owned));
+        let call = call.clone();
         tokio::task::spawn_blocking(move || {
-            let mut found = node.tokens.list(backend.as_deref())?;
+            let mut found = node.tokens.list(backend.as_deref(), &call)?;
             for (token, slots) in &mut found.tokens {
                 let noted = node.registry.take_account(token);
                 // Tokens can be seen also where the registry cannot.
@@ -486,8 +488,8 @@ impl Node {
     ///
     /// # Errors
     /// [`EngineError::Registry`].
-    pub async fn settle(&self) -> Result<Vec<(Intent, EngineError)>, EngineError> {
-        self.settle_all(None).await
+    pub async fn settle(&self, call: &Call) -> Result<Vec<(Intent, EngineError)>, EngineError> {
+        self.settle_all(None, call).await
     }
 
     /// As [`Node::settle`], and PINs go to `tokens` only: one that nobody means to use must
@@ -498,19 +500,21 @@ impl Node {
     pub async fn settle_with_pins_for(
         &self,
         tokens: &[TokenId],
+        call: &Call,
     ) -> Result<Vec<(Intent, EngineError)>, EngineError> {
-        self.settle_all(Some(tokens.to_vec())).await
+        self.settle_all(Some(tokens.to_vec()), call).await
     }
 
     async fn settle_all(
         &self,
         with_pins: Option<Vec<TokenId>>,
+        call: &Call,
     ) -> Result<Vec<(Intent, EngineError)>, EngineError> {
         let turn = Arc::clone(&self.0.management).lock_owned().await;
-        let node = Arc::clone(&self.0);
+        let (node, call) = (Arc::clone(&self.0), call.clone());
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            settle_all(&node, with_pins.as_deref())
+            settle_all(&node, with_pins.as_deref(), &call)
         })
         .await
         .unwrap_or_else(|_| Err(interrupted()))
@@ -693,7 +697,7 @@ impl Inner {
         backend: &str,
         call: &Call,
     ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
-        self.rename(self.tokens.open(backend, call)?)
+        self.rename(self.tokens.open(backend, call)?, call)
     }
 
     /// The same for a token that is known: another one that `backend` fits gets no PIN.
@@ -703,16 +707,17 @@ impl Inner {
         backend: &str,
         call: &Call,
     ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
-        self.rename(self.tokens.open_this(token, backend, call)?)
+        self.rename(self.tokens.open_this(token, backend, call)?, call)
     }
 
     fn rename(
         &self,
         opened: (Arc<OpenToken>, Option<SlotId>),
+        call: &Call,
     ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
         let info = opened.0.token.info();
         for former in &info.formerly {
-            if self.registry.knows_token(former)? && self.tokens.is_only_one(info, former) {
+            if self.registry.knows_token(former)? && self.tokens.is_only_one(info, former, call) {
                 self.registry.rename_token(former, &info.id)?;
                 write(&self.engines).clear();
             }

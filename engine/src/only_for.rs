@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use claviger_token::{Access, Error, NoPin, Pin, PinSource, TokenId, TriesLeft};
+use claviger_token::{Access, Call, Error, Pin, PinSource, TokenId, TriesLeft};
 
 /// Gives PINs to one token, and notes who else asked for one.
 pub(crate) struct OnlyFor {
@@ -42,38 +42,31 @@ impl OnlyFor {
 }
 
 impl PinSource for OnlyFor {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
         match *token == self.token {
-            true => self.pins.pin(token, label),
+            true => self.pins.pin(token, label, call),
             false => Err(self.refuse(token)),
         }
     }
 
-    fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
+    fn pin_with_tries(
+        &self,
+        token: &TokenId,
+        label: &str,
+        tries: TriesLeft,
+        call: &Call,
+    ) -> Result<Pin, Error> {
         match *token == self.token {
-            true => self.pins.pin_with_tries(token, label, tries),
+            true => self.pins.pin_with_tries(token, label, tries, call),
             false => Err(self.refuse(token)),
         }
     }
 
-    fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
-        Ok(*token == self.token && self.pins.sends_unsettled(token, label)?)
+    fn sends_unsettled(&self, token: &TokenId, label: &str, call: &Call) -> Result<bool, Error> {
+        Ok(*token == self.token && self.pins.sends_unsettled(token, label, call)?)
     }
 
     fn is_one_for_all(&self) -> bool {
         false
     }
-}
-
-/// `access`, with PINs from `pins`.
-pub(crate) fn with_pins(access: &Access, pins: Arc<dyn PinSource>) -> Access {
-    Access {
-        pins,
-        ..access.clone()
-    }
-}
-
-/// `access` without PINs of its own: a backend may name one all the same.
-pub(crate) fn without_pins(access: &Access) -> Access {
-    with_pins(access, Arc::new(NoPin))
 }

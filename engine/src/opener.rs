@@ -20,7 +20,8 @@
 //! use claviger_token::{Call, envelope::Sealed};
 //!
 //! async fn open(node: &Node, file: &Sealed<&[u8]>) -> Result<Opened, NotOpened> {
-//!     Opener::anybody(node, file.stanzas()).await?.open(&Call::unlimited()).await
+//!     let call = Call::unlimited();
+//!     Opener::anybody(node, file.stanzas(), &call).await?.open(&call).await
 //! }
 //! ```
 //!
@@ -89,6 +90,8 @@ pub struct Holder {
     pub token: TokenId,
     /// Whether the token is attached.
     pub attached: bool,
+    /// Why it is not known whether it is attached.
+    pub unreadable: Option<String>,
 }
 
 impl Opener {
@@ -97,10 +100,10 @@ impl Opener {
     ///
     /// # Errors
     /// [`EngineError::Registry`].
-    pub async fn anybody(node: &Node, stanzas: &Stanzas) -> Result<Self, EngineError> {
-        let (mut here, away) = candidates(node, stanzas).await?;
+    pub async fn anybody(node: &Node, stanzas: &Stanzas, call: &Call) -> Result<Self, EngineError> {
+        let (mut here, away) = candidates(node, stanzas, call).await?;
         here.sort_by_key(Candidate::order);
-        let pin_of = match node.0.tokens.has_one_pin_for_all() {
+        let pin_of = match node.0.tokens.has_one_pin_for_all(call) {
             true => PinOf::among(&here, &away),
             false => PinOf::WhoeverAsks,
         };
@@ -195,7 +198,7 @@ impl Opener {
         let gets_pin = self.pin_of.is_for(&candidate.token);
         let call = match gets_pin {
             true => call.clone(),
-            false => call.clone().without_pin(),
+            false => self.node.0.tokens.without_pin(call),
         };
         let Candidate { who, engine, .. } = candidate;
         match self
@@ -263,6 +266,7 @@ impl Candidate {
             who: self.who.clone(),
             token: self.token.clone(),
             attached: true,
+            unreadable: None,
         }
     }
 }
@@ -276,9 +280,10 @@ impl From<EngineError> for NotOpened {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} on {}", self.who, self.token)?;
-        match self.attached {
-            true => Ok(()),
-            false => f.write_str(" (not attached)"),
+        match (self.attached, &self.unreadable) {
+            (true, _) => Ok(()),
+            (false, None) => f.write_str(" (not attached)"),
+            (false, Some(reason)) => write!(f, " (cannot be read: {reason})"),
         }
     }
 }
@@ -329,6 +334,7 @@ struct Away {
     who: EngineId,
     token: TokenId,
     fit: Fit,
+    unreadable: Option<String>,
 }
 
 impl Away {
@@ -337,33 +343,39 @@ impl Away {
             who: self.who.clone(),
             token: self.token.clone(),
             attached: false,
+            unreadable: self.unreadable.clone(),
         }
     }
 }
 
-/// A token, and what of its slots is seen without a PIN.
-type Listed = (TokenInfo, Vec<SlotInfo>);
+/// A token, and what of its slots is seen without a PIN; or why nothing is, where that is known.
+type Seen = Result<(TokenInfo, Vec<SlotInfo>), Option<String>>;
 
 /// The identities that may open the file and whose token is here, and those whose is not.
 async fn candidates(
     node: &Node,
     stanzas: &Stanzas,
+    call: &Call,
 ) -> Result<(Vec<Candidate>, Vec<Away>), EngineError> {
     let (mut here, mut away): (Vec<Candidate>, Vec<_>) = Default::default();
-    let mut tokens: HashMap<TokenId, Option<Listed>> = HashMap::new();
+    let mut tokens: HashMap<TokenId, Seen> = HashMap::new();
     for (who, info, key, fit) in holders(node, stanzas).await? {
-        if !tokens.contains_key(&key.token) {
-            let found = node.tokens(Some(&info.backend.to_string())).await;
-            let mut found = found.unwrap_or_default().into_iter();
-            let it = found
-                .find(|(token, _)| token.id == key.token || token.formerly.contains(&key.token));
-            tokens.insert(key.token.clone(), it);
+        let token = key.token.clone();
+        if !tokens.contains_key(&token) {
+            let seen = see(node, &token, &info.backend.to_string(), call).await;
+            tokens.insert(token.clone(), seen);
         }
-        let (Some(Some((token, slots))), Some(engine)) =
-            (tokens.get(&key.token), info.decryption_engine)
-        else {
-            let token = key.token;
-            away.push(Away { who, token, fit });
+        let unreadable = match &tokens[&token] {
+            Ok(_) => None,
+            Err(unreadable) => unreadable.clone(),
+        };
+        let (Ok((token, slots)), Some(engine)) = (&tokens[&token], info.decryption_engine) else {
+            away.push(Away {
+                who,
+                token,
+                fit,
+                unreadable,
+            });
             continue;
         };
         here.push(Candidate {
@@ -376,6 +388,17 @@ async fn candidates(
         });
     }
     Ok((here, away))
+}
+
+/// The token, which `backend` leads to.
+async fn see(node: &Node, wanted: &TokenId, backend: &str, call: &Call) -> Seen {
+    let found = (node.look(Some(backend), call).await).map_err(|error| Some(error.to_string()))?;
+    let is_it = |token: &TokenInfo| token.id == *wanted || token.formerly.contains(wanted);
+    let it = found.tokens.into_iter().find(|(token, _)| is_it(token));
+    it.ok_or_else(|| {
+        let reasons = found.unreadable.iter().map(|place| place.error.to_string());
+        Some(reasons.collect::<Vec<_>>().join("; ")).filter(|reasons| !reasons.is_empty())
+    })
 }
 
 /// The identities whose key may open the file, each key once: who it was made for goes before

@@ -146,7 +146,7 @@ const TLS_PADDING: [u8; 64] = [b' '; 64];
 struct Reserved {
     begins: Beginning,
     what: &'static str,
-    hint: &'static str,
+    kind: &'static str,
 }
 
 enum Beginning {
@@ -180,42 +180,39 @@ const SESSION_IDS: [u8; 5] = [20, 28, 32, 48, 64];
 
 const SSH_MSG_USERAUTH_REQUEST: u8 = 50;
 
-/// What to do with a document that only looks like something else.
-const AS_SSH_SIGNATURE: &str = "sign the document itself: claviger sign --format sshsig";
-
 /// Everything that is signed for another purpose than [`Purpose::Raw`] begins with one of
 /// these, in this version and in those to come.
 const RESERVED: [Reserved; 6] = [
     Reserved {
         begins: Beginning::Bytes(0, possession::PREFIX.as_bytes()),
         what: "a proof of possession",
-        hint: "",
+        kind: "proof",
     },
     Reserved {
         // After its length.
         begins: Beginning::Bytes(4, crate::evidence::DOMAINS),
         what: "a statement of who reads for whom",
-        hint: "`claviger reads-for grant` and `claviger reads-for revoke` make and sign it",
+        kind: "evidence",
     },
     Reserved {
         begins: Beginning::Bytes(0, NODE_PREFIX.as_bytes()),
         what: "a statement of a node",
-        hint: "",
+        kind: "node",
     },
     Reserved {
         begins: Beginning::Bytes(0, sshsig::MAGIC),
         what: "what an SSH signature signs",
-        hint: AS_SSH_SIGNATURE,
+        kind: "sshsig",
     },
     Reserved {
         begins: Beginning::SshLogin,
         what: "what an SSH login signs",
-        hint: AS_SSH_SIGNATURE,
+        kind: "ssh-login",
     },
     Reserved {
         begins: Beginning::Bytes(0, &TLS_PADDING),
         what: "what TLS 1.3 signs, with 64 spaces",
-        hint: AS_SSH_SIGNATURE,
+        kind: "tls",
     },
 ];
 
@@ -230,7 +227,7 @@ pub(crate) const LONGEST_RESERVED: usize = 128;
 pub(crate) fn check_raw(message: &[u8]) -> Result<(), EngineError> {
     match RESERVED.iter().find(|it| it.begins.is_of(message)) {
         None => Ok(()),
-        Some(Reserved { what, hint, .. }) => Err(EngineError::ReservedMessage { what, hint }),
+        Some(Reserved { what, kind, .. }) => Err(EngineError::ReservedMessage { what, kind }),
     }
 }
 

@@ -11,16 +11,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use claviger_token::key::to_hex;
 use claviger_token::refused::nothing_was_lost;
 use claviger_token::sync::lock;
-use claviger_token::{Error, Pin, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft};
+use claviger_token::{Call, Error, Pin, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft};
 use rand_core::{OsRng, RngCore};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use secrecy::ExposeSecret;
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use crate::pin_note::{self, Note};
 use crate::registry::digests::{self, REFUSED_PIN, SENT_PIN};
 use crate::registry::{RegistryError, token_id};
 use crate::unnoted::{Tell, Unnoted, is_unwritable};
@@ -120,8 +119,74 @@ impl RefusedPinRecords {
                     unsettled: row.get("unsettled")?,
                 })
             })?
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<RefusedPinRecord>, _>>()?;
+        self.with_notes(records)
+    }
+
+    /// Adds the tokens whose last answer is not known.
+    fn with_notes(
+        &self,
+        mut records: Vec<RefusedPinRecord>,
+    ) -> Result<Vec<RefusedPinRecord>, RegistryError> {
+        for Note { token, .. } in self.notes()? {
+            match records.iter_mut().find(|record| record.token == token) {
+                Some(record) => record.unsettled = true,
+                None => records.push(RefusedPinRecord {
+                    token,
+                    refused: 0,
+                    unsettled: true,
+                }),
+            }
+        }
         Ok(records)
+    }
+
+    /// The PINs that were sent and whose answer is not known, as far as they are noted in files.
+    fn notes(&self) -> Result<Vec<Note>, RegistryError> {
+        match &self.locks {
+            Some(folder) => pin_note::all(folder).map_err(|e| RegistryError::io(&e)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Enters what is noted in files into the table of a backup.
+    pub(crate) fn note_in(&self, backup: &Connection) -> Result<(), RegistryError> {
+        let notes = self.notes()?;
+        if notes.is_empty() {
+            return Ok(());
+        }
+        digests::keep(backup)?;
+        for Note { token, tries } in notes {
+            insert_sent(backup, &token, tries)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a PIN was sent to `token` whose answer is not known, as its file says.
+    pub(crate) fn has_note_of(&self, token: &TokenId) -> Result<bool, RegistryError> {
+        Ok(self.note_of(token)?.is_some())
+    }
+
+    /// What is noted of the token `former` is of the token `now`.
+    pub(crate) fn rename_note(&self, former: &TokenId, now: &TokenId) -> Result<(), RegistryError> {
+        let (Some(folder), Some(note)) = (&self.locks, self.note_of(former)?) else {
+            return Ok(());
+        };
+        let note = Note {
+            token: now.clone(),
+            ..note
+        };
+        let renamed = pin_note::open(folder, now)
+            .and_then(|file| pin_note::begin(&file, folder, &note))
+            .and_then(|()| pin_note::forget(folder, former));
+        renamed.map_err(|e| RegistryError::io(&e))
+    }
+
+    fn note_of(&self, token: &TokenId) -> Result<Option<Note>, RegistryError> {
+        match &self.locks {
+            Some(folder) => pin_note::of_token(folder, token).map_err(|e| RegistryError::io(&e)),
+            None => Ok(None),
+        }
     }
 
     /// Forgets what is on record of `token`, so that any PIN may be sent to it again.
@@ -129,10 +194,40 @@ impl RefusedPinRecords {
     /// # Errors
     /// [`RegistryError`].
     pub fn forget(&self, token: &TokenId) -> Result<(), RegistryError> {
+        if let Some(why) = &self.unwritable {
+            return Err(why.clone());
+        }
+        self.forget_rows(token)?;
+        match &self.locks {
+            Some(folder) => pin_note::forget(folder, token).map_err(|e| RegistryError::io(&e)),
+            None => Ok(()),
+        }
+    }
+
+    /// What there is of `token` in the tables. Mostly nothing is, and nothing is written.
+    fn forget_rows(&self, token: &TokenId) -> Result<(), RegistryError> {
+        let is_there = self
+            .db()
+            .prepare_cached(
+                "SELECT 1 FROM sent_pin WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3 \
+                 UNION ALL SELECT 1 FROM refused_pin \
+                 WHERE kind = ?1 AND manufacturer = ?2 AND serial = ?3",
+            )?
+            .exists(name(token))?;
+        if !is_there {
+            return Ok(());
+        }
         self.write(|db| {
             forget_sent(db, token)?;
             forget_refused(db, token)
         })
+    }
+
+    fn forget_sent_row(&self, token: &TokenId) -> Result<(), RegistryError> {
+        match self.unsettled_row(token) {
+            Ok(None) => Ok(()),
+            _ => self.write(|db| forget_sent(db, token)),
+        }
     }
 
     fn write(
@@ -161,6 +256,17 @@ impl RefusedPinRecords {
     /// How many tries were left when the PIN was sent whose answer never came, if there is
     /// one.
     fn unsettled(&self, token: &TokenId) -> Result<Option<Option<u8>>, RegistryError> {
+        let (noted, row) = (self.note_of(token)?, self.unsettled_row(token)?);
+        Ok(match (noted, row) {
+            // They are of two PINs: what was left before both is not known.
+            (Some(_), Some(_)) => Some(None),
+            (noted, row) => row.or(noted.map(|note| note.tries)),
+        })
+    }
+
+    /// The same where it is noted in the table: by earlier versions, in a restored registry,
+    /// and where no other process shares it.
+    fn unsettled_row(&self, token: &TokenId) -> Result<Option<Option<u8>>, RegistryError> {
         Ok(self
             .db()
             .prepare_cached(&SENT_PIN.select(OF_TOKEN))?
@@ -173,10 +279,10 @@ impl RefusedPinRecords {
 }
 
 impl RefusedPins for RefusedPinRecords {
-    fn turn(&self, token: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error> {
+    fn turn(&self, token: &TokenId, call: &Call) -> Result<Box<dyn PinTurn + '_>, Error> {
         let file = self.lock_file(token)?;
         if let Some(file) = &file {
-            wait_for(file, token)?;
+            wait_for(&file.file, token, call)?;
         }
         Ok(self.locked(token, file))
     }
@@ -184,7 +290,7 @@ impl RefusedPins for RefusedPinRecords {
     fn turn_at_once(&self, token: &TokenId) -> Result<Option<Box<dyn PinTurn + '_>>, Error> {
         let file = self.lock_file(token)?;
         Ok(match &file {
-            Some(locked) if !is_locked_by_us(locked, token)? => None,
+            Some(locked) if !is_locked_by_us(&locked.file, token)? => None,
             _ => Some(self.locked(token, file)),
         })
     }
@@ -193,45 +299,45 @@ impl RefusedPins for RefusedPinRecords {
 impl RefusedPinRecords {
     /// The file that is locked by who sends a PIN to the token. None where nobody else can, or
     /// no file can be made, and it is sent all the same.
-    fn lock_file(&self, token: &TokenId) -> Result<Option<File>, Error> {
+    fn lock_file(&self, token: &TokenId) -> Result<Option<Lock>, Error> {
         let Some(folder) = &self.locks else {
             return Ok(None);
         };
-        let path = folder.join(format!("pin-{}", file_name(token)));
-        let open = File::options().create(true).append(true).open(&path);
+        let open = pin_note::open(folder, token);
         let file = match open.map_err(|e| RegistryError::io(&e)) {
             Ok(file) => file,
             Err(error) if self.unnoted.is_some() && is_unwritable(&error) => {
                 // Others may have made it, who could write.
-                match File::open(&path) {
-                    Ok(file) => file,
-                    Err(_) => return Ok(None),
-                }
+                return Ok(File::open(pin_note::path(folder, token)).ok().map(Lock::of_others));
             }
             Err(error) => return Err(not_noted(token, &error)),
         };
-        Ok(Some(file))
+        Ok(Some(Lock {
+            file,
+            is_ours: true,
+        }))
     }
 
-    fn locked(&self, token: &TokenId, lock: Option<File>) -> Box<dyn PinTurn + '_> {
+    fn locked(&self, token: &TokenId, lock: Option<Lock>) -> Box<dyn PinTurn + '_> {
         Box::new(Turn {
             records: self,
             token: token.clone(),
             is_noted: true,
-            _lock: lock,
+            lock,
         })
     }
 }
 
-fn wait_for(file: &File, token: &TokenId) -> Result<(), Error> {
+fn wait_for(file: &File, token: &TokenId, call: &Call) -> Result<(), Error> {
     let give_up = Instant::now() + LONGEST_TURN;
     while !is_locked_by_us(file, token)? {
+        call.check()?;
         if Instant::now() >= give_up {
             return Err(Error::Busy {
                 token: token.clone(),
             });
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(call.at_most(LOOK_AGAIN));
     }
     Ok(())
 }
@@ -243,16 +349,6 @@ fn is_locked_by_us(file: &File, token: &TokenId) -> Result<bool, Error> {
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(e)) => Err(not_noted(token, &RegistryError::io(&e))),
     }
-}
-
-/// A name for a file, whatever a token is called.
-fn file_name(token: &TokenId) -> String {
-    let mut hash = Sha256::new();
-    for part in [&token.kind, &token.manufacturer, &token.serial] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    to_hex(&hash.finalize()[..16])
 }
 
 fn not_noted(token: &TokenId, error: &RegistryError) -> Error {
@@ -268,7 +364,23 @@ struct Turn<'a> {
     /// Whether it is written down that the PIN is being sent.
     is_noted: bool,
     /// Locked until the turn ends, and by the system until the process does.
-    _lock: Option<File>,
+    lock: Option<Lock>,
+}
+
+/// A file that is locked, with the note of what is sent.
+struct Lock {
+    file: File,
+    /// Whether it can be written.
+    is_ours: bool,
+}
+
+impl Lock {
+    fn of_others(file: File) -> Self {
+        Lock {
+            file,
+            is_ours: false,
+        }
+    }
 }
 
 impl PinTurn for Turn<'_> {
@@ -299,19 +411,7 @@ impl PinTurn for Turn<'_> {
             TriesLeft::Exactly(left) => Some(left),
             _ => None,
         };
-        let done = records.write(|db| {
-            db.prepare_cached(
-                "INSERT OR REPLACE INTO sent_pin (kind, manufacturer, serial, tries) \
-                 VALUES (?, ?, ?, ?)",
-            )?
-            .execute(params![
-                token.kind,
-                token.manufacturer,
-                token.serial,
-                before
-            ])?;
-            Ok(())
-        });
+        let done = self.note_sent(before);
         match (done, &records.unnoted) {
             (Err(error), Some(unnoted)) if is_unwritable(&error) => {
                 self.is_noted = false;
@@ -329,10 +429,12 @@ impl PinTurn for Turn<'_> {
             return;
         }
         let done = match verdict {
-            PinVerdict::Accepted => self.records.forget(&self.token),
-            PinVerdict::NotJudged => self.records.write(|db| forget_sent(db, &self.token)),
-            PinVerdict::Refused => self.note(pin),
+            PinVerdict::Accepted => self.records.forget_rows(&self.token),
+            PinVerdict::NotJudged => self.records.forget_sent_row(&self.token),
+            PinVerdict::Refused => self.note_refused(pin),
         };
+        // Last, so that nothing is lost where the process ends in between.
+        let done = done.and_then(|()| self.note_answered());
         if let Err(error) = done {
             tracing::warn!(
                 token = %self.token, ?verdict, %error,
@@ -343,7 +445,32 @@ impl PinTurn for Turn<'_> {
 }
 
 impl Turn<'_> {
-    fn note(&self, pin: &Pin) -> Result<(), RegistryError> {
+    /// Notes on the disk that a PIN is being sent.
+    fn note_sent(&self, tries: Option<u8>) -> Result<(), RegistryError> {
+        let (records, token) = (self.records, &self.token);
+        if let Some(why) = &records.unwritable {
+            return Err(why.clone());
+        }
+        let Some(folder) = &records.locks else {
+            return records.write(|db| insert_sent(db, token, tries));
+        };
+        let Some(lock) = self.lock.as_ref().filter(|lock| lock.is_ours) else {
+            return Err(RegistryError::ReadOnly);
+        };
+        let token = token.clone();
+        let noted = pin_note::begin(&lock.file, folder, &Note { token, tries });
+        noted.map_err(|e| RegistryError::io(&e))
+    }
+
+    /// Notes that the token has answered.
+    fn note_answered(&self) -> Result<(), RegistryError> {
+        match &self.lock {
+            Some(lock) => pin_note::end(&lock.file).map_err(|e| RegistryError::io(&e)),
+            None => Ok(()),
+        }
+    }
+
+    fn note_refused(&self, pin: &Pin) -> Result<(), RegistryError> {
         // All of a token have one salt, so that to look whether a PIN is among them costs
         // one hash.
         let known = self.records.hashes(&self.token)?;
@@ -378,6 +505,14 @@ const OF_TOKEN: &str = "WHERE kind = ? AND manufacturer = ? AND serial = ?";
 
 fn name(token: &TokenId) -> [&str; 3] {
     [&token.kind, &token.manufacturer, &token.serial]
+}
+
+fn insert_sent(db: &Connection, token: &TokenId, tries: Option<u8>) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO sent_pin (kind, manufacturer, serial, tries) VALUES (?, ?, ?, ?)",
+    )?
+    .execute(params![token.kind, token.manufacturer, token.serial, tries])?;
+    Ok(())
 }
 
 fn forget_sent(db: &Connection, token: &TokenId) -> rusqlite::Result<()> {
@@ -493,6 +628,8 @@ fn check_memory(bytes: u64) -> Result<(), RegistryError> {
 
 #[cfg(test)]
 mod tests {
+    use claviger_token::key::to_hex;
+
     use super::*;
 
     #[test]

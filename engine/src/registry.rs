@@ -275,7 +275,9 @@ impl Registry {
                 .map(|entry| {
                     let entry = entry?;
                     let who = entry.who.clone();
-                    Ok((who, entry.with_keys(&mut find)?.1))
+                    let (keys, mut info) = entry.with_keys(&mut find)?;
+                    info.keys = keys.into_iter().map(|key| key.info).collect();
+                    Ok((who, info))
                 })
                 .collect()
         })
@@ -587,17 +589,19 @@ struct Entry {
 impl Entry {
     /// A row that [`IDENTITY`] selects.
     fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        const WHO: (usize, usize) = (IDENTITY.at("node"), IDENTITY.at("name"));
+        const CAPABILITIES: usize = IDENTITY.at("capabilities");
         Ok(Entry {
             unchecked: IDENTITY.unchecked(row)?,
-            who: engine_id(row, "node", "name")?,
-            backend: Backend::from(row.get::<_, String>("backend")?),
-            capabilities: parsed(row, "capabilities")?,
-            sign: row.get("sign_key")?,
-            decrypt: row.get("decrypt_key")?,
+            who: engine_id(row, WHO.0, WHO.1)?,
+            backend: Backend::from(row.get::<_, String>(const { IDENTITY.at("backend") })?),
+            capabilities: parsed(row, CAPABILITIES, "capabilities")?,
+            sign: row.get(const { IDENTITY.at("sign_key") })?,
+            decrypt: row.get(const { IDENTITY.at("decrypt_key") })?,
         })
     }
 
-    /// `find` is what [`find_key`] gives.
+    /// The identity with its keys apart. `find` is what [`find_key`] gives.
     fn with_keys(
         mut self,
         find: &mut Statement<'_>,
@@ -611,8 +615,8 @@ impl Entry {
             };
             let found = find
                 .query_row([id], |row| {
-                    let (engine, digest) = (row.get::<_, String>("engine")?, row.get("digest")?);
-                    Ok((key_record(row)?, engine, digest))
+                    let engine: String = row.get(const { KEY.at("engine") })?;
+                    Ok((key_record(row)?, engine, row.get(KEY.digest_at())?))
                 })
                 .optional()?;
             let Some((key, engine, digest)) = found else {
@@ -633,7 +637,7 @@ impl Entry {
             capabilities: self.capabilities,
             commitment_engine,
             decryption_engine,
-            keys: keys.iter().map(|k| k.info.clone()).collect(),
+            keys: Vec::new(),
         };
         Ok((keys, info))
     }
@@ -651,7 +655,11 @@ fn identity(
     match entry {
         None => Ok(None),
         Some(entry) if entry.who != *who => Err(NotAsWritten::error("identity", &entry.who.name)),
-        Some(entry) => entry.with_keys(&mut *find_key(db)?).map(Some),
+        Some(entry) => {
+            let (keys, mut info) = entry.with_keys(&mut *find_key(db)?)?;
+            info.keys = keys.iter().map(|key| key.info.clone()).collect();
+            Ok(Some((keys, info)))
+        }
     }
 }
 

@@ -23,18 +23,19 @@ use crate::{EngineError, KeyInfo};
 pub(crate) fn settle_all(
     node: &Inner,
     with_pins: Option<&[TokenId]>,
+    call: &Call,
 ) -> Result<Vec<(Intent, EngineError)>, EngineError> {
     let open = node.registry.open_intents()?;
     let may_have = |token: &TokenId| with_pins.is_none_or(|tokens| tokens.contains(token));
     let asked: HashSet<&TokenId> = (open.iter().map(|intent| &intent.token))
         .filter(|token| may_have(token))
         .collect();
-    let is_for_one = asked.len() > 1 && node.tokens.has_one_pin_for_all();
+    let is_for_one = asked.len() > 1 && node.tokens.has_one_pin_for_all(call);
     let mut left = Vec::new();
     for intent in &open {
         let call = match may_have(&intent.token) && !is_for_one {
-            true => Call::unlimited(),
-            false => Call::unlimited().without_pin(),
+            true => call.clone(),
+            false => node.tokens.without_pin(call),
         };
         let settled = node
             .open_this(&intent.token, &intent.backend, &call)

@@ -159,7 +159,7 @@ impl TokenChanges {
             Some(backend) => {
                 let driver = tokens.driver(backend)?;
                 // Also a bad one is refused before anything is waited for.
-                driver.look(backend)?;
+                driver.look(backend, &Call::unlimited())?;
                 drivers.push(driver);
                 vec![backend.into()]
             }
@@ -261,7 +261,7 @@ fn take_stock(standings: &Standings, driver: &dyn Driver) {
     backends.extend(known().map(|standing| standing.backend.clone()));
     let mut seen = HashSet::new();
     for backend in backends {
-        match driver.look(&backend) {
+        match driver.look(&backend, &Call::unlimited()) {
             Ok(found) => {
                 for token in found
                     .tokens

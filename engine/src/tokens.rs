@@ -1,19 +1,19 @@
 //! The drivers of a node, and its open tokens.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_token::backend;
 use claviger_token::{
-    Access, Call, Driver, Error, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Unreadable,
+    Access, Call, Driver, Error, NoPin, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Unreadable,
 };
 
 use crate::EngineError;
 use crate::lane::{Lane, StillAtIt};
-use crate::only_for::{OnlyFor, with_pins, without_pins};
+use crate::only_for::OnlyFor;
 use crate::standings::{Standing, Standings};
 use crate::token_state::Happening;
 
@@ -170,14 +170,15 @@ pub struct Found {
 
 /// The drivers, how tokens are opened, and those that are.
 pub(crate) struct Tokens {
-    drivers: HashMap<&'static str, Arc<dyn Driver>>,
-    access: Access,
+    drivers: BTreeMap<&'static str, Arc<dyn Driver>>,
+    access: Arc<Access>,
     open: Mutex<HashMap<TokenId, Arc<OpenToken>>>,
     pub(crate) standings: Standings,
 }
 
 impl Tokens {
     pub(crate) fn new(drivers: Vec<Arc<dyn Driver>>, access: Access) -> Self {
+        let access = Arc::new(access);
         Tokens {
             drivers: drivers.into_iter().map(|d| (d.scheme(), d)).collect(),
             access,
@@ -196,11 +197,12 @@ impl Tokens {
             .get(scheme)
             .ok_or_else(|| EngineError::NoDriver {
                 backend: backend.into(),
+                schemes: self.drivers.keys().copied().collect(),
             })
     }
 
     /// The attached tokens that fit `backend`, or all where there is none. Blocks.
-    pub(crate) fn list(&self, backend: Option<&str>) -> Result<Found, EngineError> {
+    pub(crate) fn list(&self, backend: Option<&str>, call: &Call) -> Result<Found, EngineError> {
         let mut found = Found::default();
         let asked: Vec<(&Arc<dyn Driver>, String)> = match backend {
             Some(backend) => vec![(self.driver(backend)?, backend.into())],
@@ -212,7 +214,7 @@ impl Tokens {
         };
         let is_named = backend.is_some();
         for (driver, backend) in asked {
-            let listing = match driver.look(&backend) {
+            let listing = match driver.look(&backend, call) {
                 // The tokens of other drivers can be listed.
                 Err(error) if !is_named => {
                     tracing::warn!(%error, scheme = driver.scheme(), "tokens cannot be listed");
@@ -222,7 +224,7 @@ impl Tokens {
             };
             found.unreadable.extend(listing.unreadable);
             for mut token in listing.tokens {
-                match driver.slots(&token) {
+                match driver.slots(&token, call) {
                     Ok(slots) => found.tokens.push((token, slots)),
                     // It went away since it was listed.
                     Err(Error::TokenUnavailable { .. }) => {}
@@ -238,11 +240,11 @@ impl Tokens {
     }
 
     /// Whether no other token that is there was called `former` by an earlier version.
-    pub(crate) fn is_only_one(&self, token: &TokenInfo, former: &TokenId) -> bool {
+    pub(crate) fn is_only_one(&self, token: &TokenInfo, former: &TokenId, call: &Call) -> bool {
         let Ok(driver) = self.driver(&token.backend) else {
             return false;
         };
-        let all = driver.tokens(&format!("{}:", driver.scheme()));
+        let all = driver.tokens(&format!("{}:", driver.scheme()), call);
         all.is_ok_and(|all| {
             let mut others = all.iter().filter(|other| other.id != token.id);
             !others.any(|other| other.formerly.contains(former))
@@ -256,7 +258,7 @@ impl Tokens {
         backend: &str,
         call: &Call,
     ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
-        self.open_with(backend, &self.access_for(call), call)
+        self.open_with(backend, &self.call_for(call))
     }
 
     /// Opens `wanted`, which is reached by `backend`. Another token that is reached by it
@@ -267,14 +269,15 @@ impl Tokens {
         backend: &str,
         call: &Call,
     ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
-        let access = self.access_for(call);
         let open_only = |token: &TokenId| {
-            let pins = OnlyFor::new(token, &access);
-            let opened = self.open_with(backend, &with_pins(&access, pins.clone()), call);
+            let call = self.call_for(call);
+            let pins = OnlyFor::new(token, call.access());
+            let access = call.access().clone().with_pins(pins.clone());
+            let opened = self.open_with(backend, &call.using(access));
             (opened, pins.stranger())
         };
         match open_only(wanted) {
-            (Err(_), Some(stranger)) if self.was_called(backend, &stranger, wanted) => {
+            (Err(_), Some(stranger)) if self.was_called(backend, &stranger, wanted, call) => {
                 open_only(&stranger).0
             }
             (Err(_), Some(stranger)) => Err(EngineError::Token(Error::TokenUnavailable {
@@ -286,38 +289,59 @@ impl Tokens {
     }
 
     /// Whether one PIN was given for whichever token asks.
-    pub(crate) fn has_one_pin_for_all(&self) -> bool {
-        self.access.pins.is_one_for_all()
+    pub(crate) fn has_one_pin_for_all(&self, call: &Call) -> bool {
+        self.access_of(call).pins.is_one_for_all()
     }
 
-    fn access_for(&self, call: &Call) -> Cow<'_, Access> {
-        match call.asks_no_pin() {
-            true => Cow::Owned(without_pins(&self.access)),
-            false => Cow::Borrowed(&self.access),
-        }
+    /// `call`, for which nobody gives a PIN: a token that wants one is opened only if its
+    /// backend says where its PIN is.
+    pub(crate) fn without_pin(&self, call: &Call) -> Call {
+        let access = Access {
+            factory_defaults: false,
+            ..(**self.access_of(call)).clone()
+        };
+        call.clone().using(access.with_pins(Arc::new(NoPin)))
+    }
+
+    fn access_of<'a>(&'a self, call: &'a Call) -> &'a Arc<Access> {
+        call.own_access().unwrap_or(&self.access)
+    }
+
+    /// `call` with what it may use: what it carries, or the node's own. What the registry
+    /// remembers counts in either case.
+    fn call_for(&self, call: &Call) -> Call {
+        let access = match call.own_access() {
+            None => Arc::clone(&self.access),
+            Some(own) => Arc::new(Access {
+                refused_pins: Arc::clone(&self.access.refused_pins),
+                first_account: self.access.first_account,
+                ..(**own).clone()
+            }),
+        };
+        call.clone().using(access)
     }
 
     /// Whether an earlier version called the token `former`, and no other one.
-    fn was_called(&self, backend: &str, token: &TokenId, former: &TokenId) -> bool {
+    fn was_called(&self, backend: &str, token: &TokenId, former: &TokenId, call: &Call) -> bool {
         let found = self
             .driver(backend)
-            .and_then(|driver| Ok(driver.tokens(backend)?));
+            .and_then(|driver| Ok(driver.tokens(backend, call)?));
         let all = found.unwrap_or_default();
         let found = all.iter().find(|found| found.id == *token);
-        found
-            .is_some_and(|found| found.formerly.contains(former) && self.is_only_one(found, former))
+        found.is_some_and(|found| {
+            found.formerly.contains(former) && self.is_only_one(found, former, call)
+        })
     }
 
     fn open_with(
         &self,
         backend: &str,
-        access: &Access,
         call: &Call,
     ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
         let driver = self.driver(backend)?;
         let slot = driver.named_slot(backend)?;
         let token = driver
-            .open(backend, access, call)
+            .open(backend, call)
             .inspect_err(|error| self.standings.note_error(error))?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let id = token.info().id.clone();

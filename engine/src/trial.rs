@@ -41,12 +41,12 @@ pub(crate) fn prove<T: Clone + Send + 'static>(
         let _hold = its_hold;
         match spec.usage {
             KeyUse::Sign => {
-                let signer = device.signer(&key)?;
+                let signer = device.signer(&key, call)?;
                 possession::of_signer(&*signer, &id, call)?;
                 Ok(signer.slot())
             }
             KeyUse::Decrypt => {
-                let decryptor = device.decryptor(&key)?;
+                let decryptor = device.decryptor(&key, call)?;
                 possession::of_decryptor(&*decryptor, &id, call)?;
                 Ok(decryptor.slot())
             }

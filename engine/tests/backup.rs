@@ -96,14 +96,22 @@ async fn a_restored_home_has_what_was_backed_up_and_settles_nothing_until_told()
     let node = node(home.path(), &device);
     assert_eq!(names(node.registry()), ["alice"]);
     assert!(node.registry().is_copy());
-    let left = node.settle().await.unwrap();
+    let left = node
+        .settle(&claviger_token::Call::unlimited())
+        .await
+        .unwrap();
     assert!(matches!(
         left[0].1,
         EngineError::Registry(RegistryError::Copy)
     ));
     assert_eq!(device.keys(), 4);
     node.registry().claim_home().unwrap();
-    assert!(node.settle().await.unwrap().is_empty());
+    assert!(
+        node.settle(&claviger_token::Call::unlimited())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(device.keys(), 4);
 
     // What was moved aside is whole, and a backup itself.
@@ -271,7 +279,10 @@ async fn what_a_token_refused_since_the_backup_is_not_forgotten() {
     let file = backup(&registry, outside.path());
     let pin = Pin::from("135791");
     let turn = |registry: &Registry| {
-        let mut turn = registry.refused_pins().turn(&device.id()).unwrap();
+        let mut turn = registry
+            .refused_pins()
+            .turn(&device.id(), &claviger_token::Call::unlimited())
+            .unwrap();
         turn.begin(&pin, TriesLeft::Unknown)?;
         turn.end(&pin, PinVerdict::Refused);
         Ok::<_, Error>(())
@@ -350,7 +361,10 @@ fn new_homes_begin_at_different_accounts_and_those_of_before_where_they_did() {
 fn send(registry: &Registry, serial: &str, pin: &str, verdict: Option<PinVerdict>) {
     let pin = Pin::from(pin);
     let token = token(serial);
-    let mut turn = registry.refused_pins().turn(&token).unwrap();
+    let mut turn = registry
+        .refused_pins()
+        .turn(&token, &claviger_token::Call::unlimited())
+        .unwrap();
     turn.begin(&pin, TriesLeft::Unknown).unwrap();
     if let Some(verdict) = verdict {
         turn.end(&pin, verdict);
@@ -360,7 +374,10 @@ fn send(registry: &Registry, serial: &str, pin: &str, verdict: Option<PinVerdict
 /// What becomes of a PIN before it is sent.
 fn sends(registry: &Registry, serial: &str, pin: &str) -> Result<(), Error> {
     let token = token(serial);
-    let mut turn = registry.refused_pins().turn(&token).unwrap();
+    let mut turn = registry
+        .refused_pins()
+        .turn(&token, &claviger_token::Call::unlimited())
+        .unwrap();
     turn.begin(&Pin::from(pin), TriesLeft::Unknown)
 }
 

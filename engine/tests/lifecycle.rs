@@ -102,7 +102,7 @@ async fn a_generation_that_fails_half_way_leaves_nothing() {
     // The first key is still on the token, which is gone; what is to be done is not forgotten.
     assert_eq!(device.keys(), 1);
     assert_eq!(node.registry().open_intents().unwrap().len(), 1);
-    let left = node.settle().await.unwrap();
+    let left = node.settle(&Call::unlimited()).await.unwrap();
     assert_eq!(
         left.len(),
         1,
@@ -110,7 +110,7 @@ async fn a_generation_that_fails_half_way_leaves_nothing() {
     );
 
     device.attach();
-    assert!(node.settle().await.unwrap().is_empty());
+    assert!(node.settle(&Call::unlimited()).await.unwrap().is_empty());
     assert_eq!(device.keys(), 0);
     assert!(node.registry().open_intents().unwrap().is_empty());
     make(&node, "alice", &device.backend()).await;
@@ -174,9 +174,9 @@ async fn an_old_deletion_does_not_touch_a_new_identity_of_the_same_name() {
     device.detach_after(1);
     delete(&first, "alice", "alice").await.unwrap_err();
     device.attach();
-    assert!(first.settle().await.unwrap().is_empty());
+    assert!(first.settle(&Call::unlimited()).await.unwrap().is_empty());
     make(&first, "alice", &device.backend()).await;
-    assert!(first.settle().await.unwrap().is_empty());
+    assert!(first.settle(&Call::unlimited()).await.unwrap().is_empty());
     assert_eq!(device.keys(), 2);
     assert_eq!(first.registry().identities().unwrap().len(), 1);
 }
@@ -285,7 +285,7 @@ async fn what_a_living_process_works_on_is_left_alone() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(second.registry().open_intents().unwrap().is_empty());
-    assert!(second.settle().await.unwrap().is_empty());
+    assert!(second.settle(&Call::unlimited()).await.unwrap().is_empty());
     made.await.unwrap();
     assert_eq!(device.keys(), 2);
 }
@@ -307,7 +307,7 @@ async fn what_a_living_process_gave_up_is_settled_by_another() {
     assert_eq!(device.keys(), 1);
     let second = node(home.path(), &device);
     assert_eq!(second.registry().open_intents().unwrap().len(), 1);
-    assert!(second.settle().await.unwrap().is_empty());
+    assert!(second.settle(&Call::unlimited()).await.unwrap().is_empty());
     assert_eq!(device.keys(), 0);
     assert!(first.registry().open_intents().unwrap().is_empty());
 }

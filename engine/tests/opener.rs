@@ -15,8 +15,8 @@ use claviger_engine::{
 };
 use claviger_formats::envelope::{self, Sealed};
 use claviger_token::{
-    Access, Call, Driver, Error, FixedPin, KeyUse, Listing, Pin, PinSource, SlotId, SlotInfo,
-    Token, TokenId, TokenInfo,
+    About, Access, Call, Driver, Error, FixedPin, KeyUse, Listing, Pin, PinSource, SlotId,
+    SlotInfo, Token, TokenId, TokenInfo,
 };
 use common::{Device, call, delete, id};
 use secrecy::ExposeSecret;
@@ -43,15 +43,15 @@ impl Safe {
     }
 
     fn is_there(&self) -> bool {
-        let seen = self.device.look("device:").unwrap();
+        let seen = self.device.look("device:", &Call::unlimited()).unwrap();
         !seen.tokens.is_empty()
     }
 
-    fn log_in(&self, pins: &dyn PinSource) -> Result<(), Error> {
+    fn log_in(&self, pins: &dyn PinSource, call: &Call) -> Result<(), Error> {
         if self.logged_in.load(SeqCst) {
             return Ok(());
         }
-        let pin = pins.pin(&self.device.id(), "safe")?;
+        let pin = pins.pin(&self.device.id(), "safe", call)?;
         self.came.lock().unwrap().push(pin.expose_secret().into());
         let is_right = pin.expose_secret() == self.pin;
         self.logged_in.store(is_right, SeqCst);
@@ -75,11 +75,11 @@ impl Safe {
 struct Safes([Safe; 2]);
 
 impl Driver for Safes {
-    fn scheme(&self) -> &'static str {
-        "device"
+    fn about(&self) -> About {
+        About::new("device", "a device of this test")
     }
 
-    fn look(&self, backend: &str) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, _: &Call) -> Result<Listing, Error> {
         let there = self.0.iter().filter(|safe| safe.is_there());
         let there = there.map(|safe| TokenInfo {
             login_required: true,
@@ -95,17 +95,17 @@ impl Driver for Safes {
         })
     }
 
-    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         let safe = self.0.iter().find(|safe| safe.device.id() == token.id);
-        Token::slots(&safe.unwrap().device, &call())
+        Token::slots(&safe.unwrap().device, call)
     }
 
     fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
         Ok(None)
     }
 
-    fn open(&self, backend: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
-        let found = self.look(backend)?.tokens;
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
+        let found = self.look(backend, call)?.tokens;
         let [token] = found.as_slice() else {
             return Err(Error::NoToken {
                 wanted: backend.into(),
@@ -115,8 +115,8 @@ impl Driver for Safes {
         let safe = self.0.iter().find(|safe| safe.device.id() == token.id);
         let safe = safe.unwrap();
         match backend.split_once("?pin=") {
-            Some((_, pin)) => safe.log_in(&FixedPin::new(pin))?,
-            None => safe.log_in(&*access.pins)?,
+            Some((_, pin)) => safe.log_in(&FixedPin::new(pin), call)?,
+            None => safe.log_in(&*call.access().pins, call)?,
         }
         Ok(Arc::new(safe.device.clone()))
     }
@@ -126,7 +126,7 @@ impl Driver for Safes {
 struct Person([(TokenId, &'static str); 2]);
 
 impl PinSource for Person {
-    fn pin(&self, token: &TokenId, _: &str) -> Result<Pin, Error> {
+    fn pin(&self, token: &TokenId, _: &str, _: &Call) -> Result<Pin, Error> {
         let known = self.0.iter().find(|(of, _)| of == token);
         Ok(Pin::from(known.unwrap().1))
     }
@@ -212,7 +212,7 @@ impl Stage {
 
 async fn open(node: &Node, file: &[u8]) -> Result<Opened, NotOpened> {
     let file = Sealed::read(file).unwrap();
-    let opener = Opener::anybody(node, file.stanzas()).await?;
+    let opener = Opener::anybody(node, file.stanzas(), &Call::unlimited()).await?;
     opener.open(&call()).await
 }
 
@@ -235,13 +235,64 @@ async fn the_pin_of_a_token_that_is_away_goes_to_no_other() {
     let node = stage.node(FixedPin::new(PINS[0]));
     let error = refused(open(&node, &file).await);
     assert_eq!(error.code(), "pin-for-several-tokens");
-    let hint = error.hint();
+    let EngineError::PinForSeveralTokens { holders } = &error else {
+        panic!("{error:?}");
+    };
+    let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+    let [a, b] = &holders[..] else {
+        panic!("{holders:?}");
+    };
     assert!(
-        hint.contains("ida on ") && hint.contains("idb on "),
-        "{hint}"
+        a.starts_with("ida on ") && b.starts_with("idb on "),
+        "{holders:?}"
     );
-    assert!(hint.contains("(not attached)"), "{hint}");
+    assert!(a.contains("(not attached)"), "{a}");
     assert_eq!(stage.came(), nothing());
+}
+
+/// A driver of the same kind whose tokens cannot be looked at.
+struct Blind;
+
+impl Driver for Blind {
+    fn about(&self) -> About {
+        About::new("device", "a device of this test")
+    }
+
+    fn look(&self, _: &str, _: &Call) -> Result<Listing, Error> {
+        Err(Error::System {
+            what: "no smartcard service".into(),
+            reason: "connection refused".into(),
+        })
+    }
+
+    fn slots(&self, _: &TokenInfo, _: &Call) -> Result<Vec<SlotInfo>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
+        Ok(None)
+    }
+
+    fn open(&self, _: &str, _: &Call) -> Result<Arc<dyn Token>, Error> {
+        Err(Error::Cancelled)
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_looked_at_is_not_called_away() {
+    let stage = Stage::new(IdParams::Ed25519).await;
+    let file = stage.file_for(&["ida"]);
+    let node = Node::builder(Registry::open(stage.home.path()).unwrap())
+        .driver(Blind)
+        .build();
+    let EngineError::TokensAway { holders } = refused(open(&node, &file).await) else {
+        panic!("another error");
+    };
+    let shown: Vec<String> = holders.iter().map(ToString::to_string).collect();
+    let said = shown
+        .iter()
+        .all(|holder| holder.contains("smartcard service"));
+    assert!(said && !shown.is_empty(), "{shown:?}");
 }
 
 #[tokio::test]
@@ -393,19 +444,25 @@ async fn what_was_interrupted_on_several_tokens_is_not_settled_with_one_pin() {
     }
     stage.log_out();
     let node = stage.node(FixedPin::new(PINS[0]));
-    let left = node.settle().await.unwrap();
+    let left = node.settle(&Call::unlimited()).await.unwrap();
     assert_eq!(left.len(), 2);
     for (_, error) in &left {
         assert_eq!(error.code(), "pin-for-several-tokens");
-        assert!(error.hint().contains("--pin-source prompt"));
     }
     assert_eq!(stage.came(), nothing());
 
     let first = [stage.safes.0[0].device.id()];
-    let left = node.settle_with_pins_for(&first).await.unwrap();
+    let left = node
+        .settle_with_pins_for(&first, &Call::unlimited())
+        .await
+        .unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!(stage.came(), [vec![PINS[0].to_owned()], vec![]]);
     drop(node);
-    let left = stage.node(stage.person()).settle().await.unwrap();
+    let left = stage
+        .node(stage.person())
+        .settle(&Call::unlimited())
+        .await
+        .unwrap();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -101,7 +101,12 @@ async fn a_key_has_its_mark_until_its_identity_is_entered_and_then_its_name() {
     assert!(open[0].keys.iter().all(|key| key.public_key.is_some()));
 
     device.names_with(None);
-    assert!(node.settle().await.unwrap().is_empty());
+    assert!(
+        node.settle(&claviger_token::Call::unlimited())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(device.labels(), ["alice", "alice"]);
     assert!(node.registry().open_intents().unwrap().is_empty());
     assert_eq!(node.registry().identities().unwrap().len(), 1);
@@ -150,14 +155,23 @@ async fn a_copy_of_the_home_destroys_no_key_that_was_entered() {
     assert_eq!(second.registry().open_intents().unwrap().len(), 1);
     // It is known as a copy, and settles nothing.
     assert!(second.registry().is_copy() && !first.registry().is_copy());
-    let left = second.settle().await.unwrap();
+    let left = second
+        .settle(&claviger_token::Call::unlimited())
+        .await
+        .unwrap();
     assert!(matches!(
         left[..],
         [(_, EngineError::Registry(RegistryError::Copy))]
     ));
     // Where somebody says that it is the home, the key's name keeps it.
     second.registry().claim_home().unwrap();
-    assert!(second.settle().await.unwrap().is_empty());
+    assert!(
+        second
+            .settle(&claviger_token::Call::unlimited())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(device.keys(), 2);
     assert!(!node(copy.path(), &device).registry().is_copy());
     let engine = made.commitment_engine.unwrap();
@@ -183,7 +197,7 @@ async fn what_was_tried_is_remembered() {
     // Also by the next process.
     let node = common::node(home.path(), &device);
     let (token, _) = node
-        .tokens(None)
+        .tokens(None, &claviger_token::Call::unlimited())
         .await
         .unwrap()
         .into_iter()
@@ -228,7 +242,13 @@ async fn the_keys_of_identities_are_listed_as_theirs() {
     let node = node(home.path(), &device);
     make(&node, "alice", &device.backend()).await;
     let backend = device.backend().to_string();
-    let listed = || async { node.tokens(Some(&backend)).await.unwrap().remove(0).1 };
+    let listed = || async {
+        node.tokens(Some(&backend), &claviger_token::Call::unlimited())
+            .await
+            .unwrap()
+            .remove(0)
+            .1
+    };
     let alice = |slot: &claviger_token::SlotInfo| {
         slot.notes
             .contains(&("identity".into(), "alice".to_owned()))

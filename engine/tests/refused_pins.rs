@@ -10,7 +10,7 @@ use std::sync::{Arc, Barrier};
 use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    Access, Call, Driver, Error, FixedPin, Listing, Pin, PinSource, PinVerdict, RefusedPins,
+    About, Access, Call, Driver, Error, FixedPin, Listing, Pin, PinSource, PinVerdict, RefusedPins,
     SlotId, SlotInfo, Token, TokenId, TokenInfo, TriesLeft, refused,
 };
 use common::generate;
@@ -39,9 +39,7 @@ struct State {
 impl Vault {
     fn new() -> Self {
         let memory = MemoryDriver::new();
-        let inner = memory
-            .open("memory:", &Access::without_pin(), &Call::unlimited())
-            .unwrap();
+        let inner = memory.open("memory:", &Call::unlimited()).unwrap();
         let mut info = inner.info().clone();
         info.id.kind = "vault".into();
         info.backend = BACKEND.into();
@@ -84,32 +82,33 @@ impl Vault {
 }
 
 impl Driver for Vault {
-    fn scheme(&self) -> &'static str {
-        "vault"
+    fn about(&self) -> About {
+        About::new("vault", "a vault of this test")
     }
 
-    fn look(&self, _: &str) -> Result<Listing, Error> {
+    fn look(&self, _: &str, _: &Call) -> Result<Listing, Error> {
         Ok(Listing {
             tokens: vec![self.0.info.clone()],
             unreadable: Vec::new(),
         })
     }
 
-    fn slots(&self, _: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
-        self.0.inner.slots(&Call::unlimited())
+    fn slots(&self, _: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        self.0.inner.slots(call)
     }
 
     fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
         Ok(None)
     }
 
-    fn open(&self, _: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
-        let token = self.0.info.id.clone();
-        let pin: Pin = access.pins.pin(&token, "")?;
+    fn open(&self, _: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
+        let (token, access) = (self.0.info.id.clone(), call.access());
+        let pin: Pin = access.pins.pin(&token, "", call)?;
         let asked = refused::Asked {
             pin: &pin,
             pins: &*access.pins,
             label: "",
+            call,
         };
         let turn = refused::begin(&*access.refused_pins, &token, &asked, || {
             Ok(match self.0.tells.load(SeqCst) {
@@ -160,11 +159,11 @@ impl Person {
 }
 
 impl PinSource for Person {
-    fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
+    fn pin(&self, _: &TokenId, _: &str, _: &Call) -> Result<Pin, Error> {
         Ok(Pin::from(self.types))
     }
 
-    fn sends_unsettled(&self, _: &TokenId, _: &str) -> Result<bool, Error> {
+    fn sends_unsettled(&self, _: &TokenId, _: &str, _: &Call) -> Result<bool, Error> {
         self.asked.fetch_add(1, SeqCst);
         Ok(self.says)
     }
@@ -189,7 +188,6 @@ async fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
     for _ in 0..3 {
         let again = vault.open_with(home, "135791").await.unwrap_err();
         assert!(matches!(again, Error::PinRefusedBefore { .. }), "{again:?}");
-        assert!(again.hint().contains("--forget-refused-pin"));
     }
     assert_eq!((vault.tries(), vault.came()), (2, 1));
     let other = vault.open_with(home, "135792").await;
@@ -401,20 +399,32 @@ fn make_older(db: &rusqlite::Connection) {
     db.pragma_update(None, "user_version", 2).unwrap();
 }
 
+/// The file in which it is noted that a PIN is being sent to the only token.
+fn pin_note(home: &std::path::Path) -> std::path::PathBuf {
+    let entries = std::fs::read_dir(home.join("run")).unwrap();
+    let mut notes = entries
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("pin-"));
+    let note = notes.next().expect("there is a note").path();
+    assert!(notes.next().is_none());
+    note
+}
+
 #[tokio::test]
 async fn a_pin_that_cannot_be_noted_is_not_sent() {
     let (vault, home) = stage();
     let home = home.path();
-    drop(Registry::open(home).unwrap());
-    let db = rusqlite::Connection::open(home.join("registry.sqlite")).unwrap();
-    db.execute_batch(
-        "CREATE TRIGGER full BEFORE INSERT ON sent_pin BEGIN SELECT RAISE(FAIL, 'full'); END",
-    )
-    .unwrap();
+    vault.open_with(home, PIN).await.unwrap();
+    let note = pin_note(home);
+    let noted = std::fs::read(&note).unwrap();
+    assert!(noted.starts_with(b"done"), "{noted:?}");
+    // What is no file cannot be written to, not even by root.
+    std::fs::remove_file(&note).unwrap();
+    std::fs::create_dir(&note).unwrap();
     let failed = vault.open_with(home, PIN).await.unwrap_err();
     assert!(matches!(failed, Error::PinNotNoted { .. }), "{failed:?}");
-    assert_eq!(vault.came(), 0);
-    db.execute_batch("DROP TRIGGER full").unwrap();
+    assert_eq!(vault.came(), 1);
+    std::fs::remove_dir(&note).unwrap();
     vault.open_with(home, PIN).await.unwrap();
 }
 
@@ -447,7 +457,7 @@ fn a_turn_that_another_process_has_is_not_waited_for_by_who_holds_what_they_may_
         serial: serial.into(),
         ..Vault::new().0.info.id.clone()
     };
-    let turn = theirs.turn(&token("1")).unwrap();
+    let turn = theirs.turn(&token("1"), &Call::unlimited()).unwrap();
     assert!(ours.turn_at_once(&token("1")).unwrap().is_none());
     assert!(ours.turn_at_once(&token("2")).unwrap().is_some());
     drop(turn);

@@ -6,9 +6,9 @@ use claviger_engine::message::{
     RequestCommitment, RequestConnectIdentity, RequestDeleteIdentity, RequestGenerateIdentity,
 };
 use claviger_engine::node::{IDENTITY_MANAGEMENT, MAILBOX_CAPACITY, SendError};
-use claviger_engine::{Backend, Capabilities, EngineId, EngineMsg, IdParams, Msg};
+use claviger_engine::{Backend, Capabilities, EngineError, EngineId, EngineMsg, IdParams, Msg};
 use claviger_formats::envelope;
-use claviger_token::{Algorithm, KeyUse};
+use claviger_token::{Algorithm, Error, KeySpec, KeyUse};
 use common::*;
 
 use Capabilities::{Commit, CommitAndDecrypt, Decrypt};
@@ -530,8 +530,16 @@ async fn unsupported_combinations_are_refused_before_anything_is_touched() {
     let reply = generate(&node, "a", &backend, IdParams::Rsa2048, CommitAndDecrypt).await;
     let err = reply.err.unwrap();
     assert!(err.to_string().contains("rsa2048"), "{err}");
-    assert!(err.hint().contains("ed25519"), "{}", err.hint());
-    for unknown in ["nfc:x", "no backend at all", "remote:peer"] {
+    let EngineError::Token(Error::Unsupported { supported, .. }) = &err else {
+        panic!("{err:?}");
+    };
+    assert!(supported.contains(&KeySpec::sign(Algorithm::Ed25519)));
+    let reply = generate(&node, "a", &"nfc:x".into(), IdParams::P256, Commit).await;
+    let Some(EngineError::NoDriver { schemes, .. }) = reply.err else {
+        panic!("nfc: has a driver");
+    };
+    assert_eq!(schemes, ["device"]);
+    for unknown in ["no backend at all", "remote:peer"] {
         let reply = generate(&node, "a", &unknown.into(), IdParams::P256, Commit).await;
         assert!(reply.err.is_some(), "{unknown}");
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use claviger_engine::{Node, Registry};
 use claviger_token::{
-    Access, Call, Driver, Error, Listing, SlotId, SlotInfo, Token, TokenInfo, Watch,
+    About, Access, Call, Driver, Error, Listing, SlotId, SlotInfo, Token, TokenInfo, Watch,
 };
 
 /// Writes down what it is asked to look at.
@@ -40,16 +40,16 @@ impl Watch for Always {
 }
 
 impl Driver for Lookout {
-    fn scheme(&self) -> &'static str {
-        "vault"
+    fn about(&self) -> About {
+        About::new("vault", "a vault of this test")
     }
 
-    fn look(&self, backend: &str) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, _: &Call) -> Result<Listing, Error> {
         self.0.lock().unwrap().push(backend.into());
         Ok(Listing::default())
     }
 
-    fn slots(&self, _: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    fn slots(&self, _: &TokenInfo, _: &Call) -> Result<Vec<SlotInfo>, Error> {
         Ok(Vec::new())
     }
 
@@ -61,7 +61,7 @@ impl Driver for Lookout {
         Ok(None)
     }
 
-    fn open(&self, backend: &str, _: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, _: &Call) -> Result<Arc<dyn Token>, Error> {
         Err(Error::NoToken {
             wanted: backend.into(),
             present: Vec::new(),

@@ -104,7 +104,7 @@ impl Bench {
     /// Whether the device can still be found.
     pub(crate) fn is_there(&self) -> bool {
         (self.make)()
-            .tokens(&self.backend)
+            .tokens(&self.backend, &claviger_token::Call::unlimited())
             .is_ok_and(|found| !found.is_empty())
     }
 }

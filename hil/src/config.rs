@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use claviger_token::sync::lock;
-use claviger_token::{Access, Error, NoPin, Pin, PinSource, StoredPin, TokenId};
+use claviger_token::{Access, Call, Error, NoPin, Pin, PinSource, StoredPin, TokenId};
 use serde::Deserialize;
 
 use crate::error::HilError;
@@ -183,7 +183,7 @@ impl Asked {
 }
 
 impl PinSource for Asked {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
+    fn pin(&self, token: &TokenId, label: &str, _: &Call) -> Result<Pin, Error> {
         let mut answer = lock(&self.answer);
         if let Some(known) = &*answer {
             return Ok(known.clone());

@@ -85,7 +85,11 @@ impl Sources {
 /// Says which PKCS#11 tokens there are: their serials and backend strings, a line each.
 pub fn pkcs11_tokens(backends: &[String]) -> String {
     let all = backends.iter();
-    let all = all.flat_map(|backend| Pkcs11Driver::new().tokens(backend).unwrap_or_default());
+    let all = all.flat_map(|backend| {
+        Pkcs11Driver::new()
+            .tokens(backend, &claviger_token::Call::unlimited())
+            .unwrap_or_default()
+    });
     all.map(|info| format!("{}\t{}\n", info.id.serial, info.backend))
         .collect()
 }
@@ -204,10 +208,13 @@ fn not_looked_into(why: impl std::fmt::Display) {
 
 /// What a driver finds; what it cannot look into is said.
 fn found(driver: &dyn Driver, backend: &str) -> Vec<TokenInfo> {
-    let listing = driver.look(backend).unwrap_or_else(|error| {
-        not_looked_into(crate::error::sentence(&error));
-        Listing::default()
-    });
+    let listing = driver
+        .look(backend, &claviger_token::Call::unlimited())
+        .unwrap_or_else(|error| {
+            let advice = driver.about().when_none.join("; ");
+            not_looked_into(format_args!("{error}; {advice}"));
+            Listing::default()
+        });
     for Unreadable { place, error } in &listing.unreadable {
         not_looked_into(format_args!("{place}: {}", crate::error::sentence(error)));
     }
@@ -349,7 +356,10 @@ fn bench(
     };
     let is_there = {
         let backend = backend.clone();
-        move || look.tokens(&backend).is_ok_and(|found| !found.is_empty())
+        move || {
+            look.tokens(&backend, &claviger_token::Call::unlimited())
+                .is_ok_and(|found| !found.is_empty())
+        }
     };
     let is_ledger = info.id.kind == "ledger";
     Bench {

@@ -88,8 +88,40 @@ impl HilError {
 
 /// An error of a token as a person reads it: what, and what to do.
 pub(crate) fn sentence(error: &TokenError) -> String {
-    match error.hint() {
-        hint if hint.is_empty() => error.to_string(),
-        hint => format!("{error}; {hint}"),
+    match hint(error) {
+        None => error.to_string(),
+        Some(hint) => format!("{error}; {hint}"),
     }
+}
+
+/// What to do about an error of a token, in the words of the bench; `None` where the error says
+/// it all.
+fn hint(error: &TokenError) -> Option<String> {
+    match error {
+        TokenError::NotReady { cure, .. } => return Some(cure.clone()),
+        TokenError::NoToken { present, .. } if !present.is_empty() => {
+            return Some(format!("attached are {}", present.join(", ")));
+        }
+        TokenError::AmbiguousToken { candidates, .. } => {
+            return Some(format!("they are {}", candidates.join(", ")));
+        }
+        _ => {}
+    }
+    let hint = match error.code() {
+        "pin-needed" => "say in hil.toml where it is: pin = \"env:VAR\"",
+        "pin-source" | "pin-length" | "pin-wrong" | "pin-refused-before" => {
+            "check the `pin` in hil.toml"
+        }
+        "pin-locked" => "unlock it with the vendor's tool (PUK or security officer)",
+        "management-key-needed" => "say in hil.toml where it is: management-key = \"env:VAR\"",
+        "management-key-wrong" => "check the `management-key` in hil.toml",
+        "token-unavailable" => "insert the token and try again",
+        "device-locked" => "unlock it and try again",
+        "app-not-open" => "open the app and try again",
+        "token-full" | "only-named-slots" => "make room on it",
+        "token-read-only" => "remove the write protection",
+        "deadline-exceeded" | "busy" => "try again later",
+        _ => return None,
+    };
+    Some(hint.into())
 }

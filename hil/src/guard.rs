@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use claviger_token::key::to_hex;
 use claviger_token::sync::lock;
 use claviger_token::{
-    Access, Call, Decryptor, Deletion, DigestSigner, Driver, Error, GeneratedKey, KeyRef, KeySpec,
-    Listing, NewKey, Pin, PinSource, PublicKey, Secret, Signature, SignatureScheme, Signer, SlotId,
-    SlotInfo, Token, TokenId, TokenInfo, TriesLeft, Unfinished, Unwrap,
+    About, Access, Call, Decryptor, Deletion, DigestSigner, Driver, Error, GeneratedKey, KeyRef,
+    KeySpec, Listing, NewKey, Pin, PinSource, PublicKey, Secret, Signature, SignatureScheme,
+    Signer, SlotId, SlotInfo, Token, TokenId, TokenInfo, TriesLeft, Unfinished, Unwrap,
 };
 use serde_json::{Value, json};
 
@@ -143,32 +143,32 @@ struct GuardedDriver {
 }
 
 impl Driver for GuardedDriver {
-    fn scheme(&self) -> &'static str {
-        self.inner.scheme()
+    fn about(&self) -> About {
+        self.inner.about()
     }
 
-    fn look(&self, backend: &str) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
         let Guard { tap, .. } = &self.guard;
         tap.call("tokens", || json!({ "backend": brief(backend) }));
-        self.guard.done(self.inner.look(backend), |found| {
+        self.guard.done(self.inner.look(backend, call), |found| {
             show::tokens(&found.tokens)
         })
     }
 
-    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         let Guard { tap, .. } = &self.guard;
         tap.call("seen_slots", || json!({ "backend": token.backend }));
         self.guard
-            .done(self.inner.slots(token), |found| show::slots(found))
+            .done(self.inner.slots(token, call), |found| show::slots(found))
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
         self.inner.named_slot(backend)
     }
 
-    fn open(&self, backend: &str, access: &Access, call: &Call) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         self.guard.check()?;
-        let guard = &self.guard;
+        let (guard, access) = (&self.guard, call.access());
         let noted = Access {
             pins: Arc::new(Noted {
                 tap: Arc::clone(&guard.tap),
@@ -187,7 +187,7 @@ impl Driver for GuardedDriver {
             "open",
             || json!({ "backend": brief(backend), "as": number }),
         );
-        let opened = self.inner.open(backend, &noted, &guard.watched(call));
+        let opened = self.inner.open(backend, &guard.watched(call).using(noted));
         let inner = guard.done(opened, show::nothing)?;
         Ok(Arc::new(GuardedToken {
             guard: guard.clone(),
@@ -230,16 +230,22 @@ impl Noted {
 }
 
 impl PinSource for Noted {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
-        self.note(self.inner.pin(token, label))
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
+        self.note(self.inner.pin(token, label, call))
     }
 
-    fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
-        self.note(self.inner.pin_with_tries(token, label, tries))
+    fn pin_with_tries(
+        &self,
+        token: &TokenId,
+        label: &str,
+        tries: TriesLeft,
+        call: &Call,
+    ) -> Result<Pin, Error> {
+        self.note(self.inner.pin_with_tries(token, label, tries, call))
     }
 
-    fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
-        self.inner.sends_unsettled(token, label)
+    fn sends_unsettled(&self, token: &TokenId, label: &str, call: &Call) -> Result<bool, Error> {
+        self.inner.sends_unsettled(token, label, call)
     }
 
     fn is_one_for_all(&self) -> bool {
@@ -385,11 +391,11 @@ impl Token for GuardedToken {
         self.guard.done(discarded, show::deletion)
     }
 
-    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+    fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error> {
         self.guard.check()?;
         let handle = self.handle();
         self.call("signer", || of_handle(key, &handle));
-        let signer = self.inner.signer(key);
+        let signer = self.inner.signer(key, &self.guard.watched(call));
         let inner = self.guard.done(signer, show::nothing)?;
         Ok(Arc::new(GuardedSigner(Handle {
             guard: self.guard.clone(),
@@ -398,11 +404,11 @@ impl Token for GuardedToken {
         })))
     }
 
-    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
+    fn decryptor(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Decryptor>, Error> {
         self.guard.check()?;
         let handle = self.handle();
         self.call("decryptor", || of_handle(key, &handle));
-        let decryptor = self.inner.decryptor(key);
+        let decryptor = self.inner.decryptor(key, &self.guard.watched(call));
         let inner = self.guard.done(decryptor, show::nothing)?;
         Ok(Arc::new(GuardedDecryptor(Handle {
             guard: self.guard.clone(),

@@ -55,10 +55,10 @@ pub(crate) fn measure<E>(
     found: &mut dyn FnMut(Finding) -> Result<(), E>,
 ) -> Result<(), E> {
     bench.renew();
-    let token = match bench
-        .driver()
-        .open(&bench.backend, &bench.access, &Call::unlimited())
-    {
+    let token = match bench.driver().open(
+        &bench.backend,
+        &Call::unlimited().using(bench.access.clone()),
+    ) {
         Ok(token) => token,
         Err(error) => return found(not_measured("everything", &error)),
     };
@@ -258,10 +258,13 @@ impl<'a> Meter<'a> {
 
     fn work(&self, made: &Made<'_>, usage: KeyUse) -> Result<Work, Error> {
         let work = match usage {
-            KeyUse::Sign => Work::Sign(self.token.signer(&made.key)?),
+            KeyUse::Sign => Work::Sign(self.token.signer(&made.key, &Call::unlimited())?),
             KeyUse::Decrypt => {
                 let challenge = challenge(self.token.info(), &made.key.public_key)?;
-                Work::Open(self.token.decryptor(&made.key)?, Box::new(challenge))
+                Work::Open(
+                    self.token.decryptor(&made.key, &Call::unlimited())?,
+                    Box::new(challenge),
+                )
             }
         };
         // What is done only once is not measured.

@@ -334,7 +334,7 @@ struct Given {
 }
 
 impl PinSource for Given {
-    fn pin(&self, token: &TokenId, _label: &str) -> Result<Pin, Error> {
+    fn pin(&self, token: &TokenId, _label: &str, _: &Call) -> Result<Pin, Error> {
         let is_pin = self.is_pin;
         let given = self.player.expect("a PIN or a key", |line| match line {
             Line::Pin { given } if is_pin => {
@@ -386,7 +386,9 @@ impl Stage {
                 return Ok(());
             }
             "tokens" => {
-                let found = self.driver.tokens(&long_text(with, "backend")?);
+                let found = self
+                    .driver
+                    .tokens(&long_text(with, "backend")?, &Call::unlimited());
                 if let Ok(found) = &found {
                     self.infos.clone_from(found);
                 }
@@ -396,7 +398,9 @@ impl Stage {
                 let backend = text(with, "backend")?;
                 let info = self.infos.iter().find(|info| info.backend == backend);
                 let info = info.ok_or("the token was not seen before")?;
-                outcome(&self.driver.slots(info), |found| show::slots(found))
+                outcome(&self.driver.slots(info, &Call::unlimited()), |found| {
+                    show::slots(found)
+                })
             }
             "open" => {
                 let access = Access {
@@ -406,7 +410,9 @@ impl Stage {
                     ..Access::without_pin()
                 };
                 let backend = long_text(with, "backend")?;
-                let opened = self.driver.open(&backend, &access, &Call::unlimited());
+                let opened = self
+                    .driver
+                    .open(&backend, &Call::unlimited().using(access.clone()));
                 let result = outcome(&opened, show::nothing);
                 if let Ok(token) = opened {
                     self.tokens.insert(number(with, "as")?, token);
@@ -479,13 +485,13 @@ impl Stage {
                 let key = key_ref(with)?;
                 let handle = text(with, "as")?;
                 if name == "signer" {
-                    let signer = token.signer(&key);
+                    let signer = token.signer(&key, &Call::unlimited());
                     let result = outcome(&signer, show::nothing);
                     self.signers
                         .extend(signer.ok().map(|signer| (handle, signer)));
                     result
                 } else {
-                    let decryptor = token.decryptor(&key);
+                    let decryptor = token.decryptor(&key, &Call::unlimited());
                     let result = outcome(&decryptor, show::nothing);
                     self.decryptors
                         .extend(decryptor.ok().map(|decryptor| (handle, decryptor)));

@@ -253,7 +253,10 @@ impl Run<'_> {
             Ok(bench) => self.bench(&subject, &info, &bench),
             Err(why) => {
                 line(format_args!("{}: {why}", subject.device));
-                let seen = reader.slots(&info).map(drop).map_err(|e| sentence(&e));
+                let seen = reader
+                    .slots(&info, &Call::unlimited())
+                    .map(drop)
+                    .map_err(|e| sentence(&e));
                 self.own_check(&subject, "it_shows_its_slots_without_a_pin", seen)?;
                 self.skip_all(&subject, &why)?;
                 self.progress.advance(self.steps_of_one() as u64);
@@ -438,7 +441,10 @@ impl Run<'_> {
     ) -> Result<(), HilError> {
         // Even where somebody pressed Ctrl-C: through a driver without a guard.
         let outcome = tidy_up(bench, info).and_then(|left| {
-            let token = (bench.make)().open(&bench.backend, &bench.access, &Call::unlimited())?;
+            let token = (bench.make)().open(
+                &bench.backend,
+                &Call::unlimited().using(bench.access.clone()),
+            )?;
             Ok((left, sorted(token.slots(&Call::unlimited())?)))
         });
         match outcome {
@@ -479,7 +485,9 @@ fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
         line(format_args!("{}: {left}", bench.guard.name));
     }
     bench.renew();
-    let opened = bench.driver().open(&bench.backend, &bench.access, &call);
+    let opened = bench
+        .driver()
+        .open(&bench.backend, &call.clone().using(bench.access.clone()));
     let token = opened.map_err(told)?;
     if bench.wipe && !info.derives {
         for slot in token.slots(&call).map_err(told)? {
@@ -542,7 +550,10 @@ fn tidy_up(bench: &Bench, info: &TokenInfo) -> Result<Vec<String>, Error> {
     if left.is_empty() {
         return Ok(Vec::new());
     }
-    let token = (bench.make)().open(&bench.backend, &bench.access, &Call::unlimited())?;
+    let token = (bench.make)().open(
+        &bench.backend,
+        &Call::unlimited().using(bench.access.clone()),
+    )?;
     let mut not_shown = Vec::new();
     for left in left {
         if remove(&*token, &left)? {

@@ -54,7 +54,7 @@ pub(crate) fn count(
     let mut spies = SPIES.iter().map(Path::new);
     let spy = spies.find(|path| path.exists());
     let spy = spy.ok_or("pkcs11-spy of OpenSC is not installed")?;
-    let pin = (bench.access.pins).pin(&info.id, &info.label);
+    let pin = (bench.access.pins).pin(&info.id, &info.label, &Call::unlimited());
     let pin = pin.map_err(|e| sentence(&e))?;
     let places = places(bench, info).map_err(|e| sentence(&e))?;
     let places = places.iter().flat_map(|(slot, mark)| {
@@ -104,7 +104,7 @@ pub(crate) fn count(
 /// A slot and a mark for each kind of key, noted as those of a key of the bench.
 fn places(bench: &Bench, info: &TokenInfo) -> Result<Vec<(SlotId, String)>, Error> {
     let call = Call::unlimited();
-    let token = (bench.driver()).open(&bench.backend, &bench.access, &call)?;
+    let token = (bench.driver()).open(&bench.backend, &call.clone().using(bench.access.clone()))?;
     let mut places = Vec::new();
     for &spec in &info.makes {
         for slot in token.free_slots(&[spec], &[], &call)? {
@@ -128,7 +128,7 @@ pub fn spied(
 ) -> Result<(), String> {
     let driver = Pkcs11Driver::new();
     let access = Access::with(StoredPin::Fd(0));
-    let token = driver.open(backend, &access, &Call::unlimited());
+    let token = driver.open(backend, &Call::unlimited().using(access.clone()));
     let token = token.map_err(|e| sentence(&e))?;
     let makes = token.info().makes.clone();
     for (&spec, (slot, mark)) in makes.iter().zip(places) {
@@ -186,12 +186,12 @@ fn one(token: &dyn Token, spec: KeySpec, left: &mut Unfinished) -> Result<(), Er
     };
     let (verb, mut work): (_, Box<dyn FnMut() -> Result<(), Error>>) = match spec.usage {
         KeyUse::Sign => {
-            let signer = token.signer(&key)?;
+            let signer = token.signer(&key, &Call::unlimited())?;
             let work = move || signer.sign(b"claviger-hil", &Call::unlimited()).map(drop);
             (Verb::Sign, Box::new(work))
         }
         KeyUse::Decrypt => {
-            let decryptor = token.decryptor(&key)?;
+            let decryptor = token.decryptor(&key, &Call::unlimited())?;
             let challenge = challenge(token.info(), &key.public_key)?;
             let work = move || {
                 let request = challenge.request();

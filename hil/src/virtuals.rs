@@ -218,7 +218,7 @@ struct Kind {
 )]
 fn device(parts: &Parts<'_>, kind: Kind) -> Device {
     let reader = (kind.make)();
-    let found = reader.tokens(&kind.backend);
+    let found = reader.tokens(&kind.backend, &claviger_token::Call::unlimited());
     let info = match found.map(|mut found| found.pop()) {
         Ok(Some(info)) if info.id.serial.is_empty() => {
             let mut notes = info.notes.into_iter();

@@ -194,8 +194,8 @@ fn a_card_that_is_full_or_locked_or_near_to_it_is_left_alone() {
     for (name, words) in [
         ("piv-1", "too full"),
         ("piv-2", "locked"),
-        ("piv-3", "one PIN try left"),
-        ("piv-4", "refused the PIN"),
+        ("piv-3", "one PIN attempt remaining"),
+        ("piv-4", "rejected the PIN"),
     ] {
         let all = outcomes(&results, name);
         let (_, outcome, why) = all
@@ -364,7 +364,7 @@ fn keys_that_claviger_made_go_where_the_device_may_be_wiped() {
     );
     let desk = Desk::with(&[&card]).only_checks(&[FOUND]);
     let driver = PivDriver::with_readers(desk.trays.clone());
-    let token = driver.open("piv:", &desk.access(), &Call::unlimited());
+    let token = driver.open("piv:", &Call::unlimited().using(desk.access()));
     let token = token.unwrap();
     let spec = KeySpec::sign(claviger_token::Algorithm::P256);
     let slot = SlotId::new("82");

@@ -47,7 +47,7 @@ pub use softhsm::SoftHsm;
 #[cfg(unix)]
 pub use tpm::Tpm;
 #[cfg(unix)]
-pub use user::{as_root, as_user, is_user};
+pub use user::{as_root, as_user, is_powerless, is_user, needs_user};
 
 /// The example for library users compiles.
 #[cfg(doctest)]

@@ -31,7 +31,7 @@ const COUNT: usize = 4_000;
 /// Its keys live as long as it does.
 static TOKEN: LazyLock<Arc<dyn Token>> = LazyLock::new(|| {
     let access = Access::without_pin();
-    let token = MemoryDriver::new().open("memory:", &access, &Call::unlimited());
+    let token = MemoryDriver::new().open("memory:", &Call::unlimited().using(access.clone()));
     token.unwrap()
 });
 
@@ -48,11 +48,15 @@ fn key(spec: KeySpec) -> KeyRef {
 }
 
 fn decryptor(algorithm: Algorithm) -> Arc<dyn Decryptor> {
-    TOKEN.decryptor(&key(KeySpec::decrypt(algorithm))).unwrap()
+    TOKEN
+        .decryptor(&key(KeySpec::decrypt(algorithm)), &Call::unlimited())
+        .unwrap()
 }
 
 fn signer(algorithm: Algorithm) -> Arc<dyn Signer> {
-    TOKEN.signer(&key(KeySpec::sign(algorithm))).unwrap()
+    TOKEN
+        .signer(&key(KeySpec::sign(algorithm)), &Call::unlimited())
+        .unwrap()
 }
 
 /// An RSA key that nobody has: a modulus is a number.

@@ -51,14 +51,14 @@ impl Asked {
 }
 
 impl PinSource for Asked {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
         self.times.fetch_add(1, Ordering::Relaxed);
-        self.pin.pin(token, label)
+        self.pin.pin(token, label, call)
     }
 }
 
 fn open(token: &Kryoptic, access: &Access) -> Result<Arc<dyn Token>, Error> {
-    Pkcs11Driver::new().open(&token.backend(), access, &Call::unlimited())
+    Pkcs11Driver::new().open(&token.backend(), &Call::unlimited().using(access.clone()))
 }
 
 fn at_any_price(pin: impl PinSource + 'static) -> Access {
@@ -70,7 +70,9 @@ fn at_any_price(pin: impl PinSource + 'static) -> Access {
 
 /// What the token says of its PIN.
 fn notes(token: &Kryoptic) -> Vec<(String, String)> {
-    let found = Pkcs11Driver::new().tokens(&token.backend()).unwrap();
+    let found = Pkcs11Driver::new()
+        .tokens(&token.backend(), &Call::unlimited())
+        .unwrap();
     let notes = found[0].notes.iter();
     notes
         .filter(|(name, _)| name.starts_with("pin_"))

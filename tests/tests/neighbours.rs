@@ -14,7 +14,7 @@ fn signer(token: &SoftHsm) -> Arc<dyn Signer> {
     let call = Call::unlimited();
     let spec = KeySpec::sign(Algorithm::P256);
     let token = Pkcs11Driver::new()
-        .open(&token.backend(), &token.access(), &Call::unlimited())
+        .open(&token.backend(), &Call::unlimited().using(token.access()))
         .unwrap();
     let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
     let mark = &unfinished_mark();
@@ -24,7 +24,9 @@ fn signer(token: &SoftHsm) -> Arc<dyn Signer> {
         mark,
     };
     let public_key = token.generate(&new, &call).unwrap().public_key;
-    token.signer(&KeyRef { slot, public_key }).unwrap()
+    token
+        .signer(&KeyRef { slot, public_key }, &Call::unlimited())
+        .unwrap()
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn bench() -> Bench {
     let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
     let backend = format!("piv:serial={}", yubikey.card().serial());
     let token = PivDriver::new()
-        .open(&backend, &access(), &Call::unlimited())
+        .open(&backend, &Call::unlimited().using(access()))
         .unwrap();
     let call = Call::unlimited();
     let slot = token.free_slots(&[SPEC], &[], &call).unwrap().remove(0);
@@ -52,7 +52,7 @@ fn bench() -> Bench {
     };
     let public_key = token.generate(&new, &call).unwrap().public_key;
     let key = KeyRef { slot, public_key };
-    let signer = token.signer(&key).unwrap();
+    let signer = token.signer(&key, &Call::unlimited()).unwrap();
     signer.sign(b"message", &call).unwrap();
     Bench {
         yubikey,
@@ -154,7 +154,9 @@ fn a_slot_that_was_tried_is_not_called_untried_any_more() {
             backend: Backend::from(backend.clone()),
         };
         runtime.block_on(node.delete(&ids[0], request, &call));
-        let look = runtime.block_on(node.look(Some(&backend))).unwrap();
+        let look = runtime
+            .block_on(node.look(Some(&backend), &Call::unlimited()))
+            .unwrap();
         let (_, slots) = &look.tokens[0];
         let said = |name: &str| {
             let slot = slots.iter().find(|slot| slot.slot.name() == name).unwrap();

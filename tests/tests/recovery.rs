@@ -31,9 +31,9 @@ struct Asked {
 }
 
 impl PinSource for Asked {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
         self.times.fetch_add(1, Ordering::Relaxed);
-        self.pin.pin(token, label)
+        self.pin.pin(token, label, call)
     }
 }
 

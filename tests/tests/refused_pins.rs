@@ -16,8 +16,8 @@ use claviger_token::{
 struct Dying(RefusedPinRecords);
 
 impl RefusedPins for Dying {
-    fn turn(&self, token: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error> {
-        Ok(Box::new(DyingTurn(self.0.turn(token)?)))
+    fn turn(&self, token: &TokenId, call: &Call) -> Result<Box<dyn PinTurn + '_>, Error> {
+        Ok(Box::new(DyingTurn(self.0.turn(token, call)?)))
     }
 }
 
@@ -41,7 +41,7 @@ fn softhsm_shows_whether_a_pin_whose_answer_was_lost_was_refused() {
             refused_pins,
             ..Access::with(FixedPin::new(pin))
         };
-        let opened = driver.open(&token.backend(), &access, &Call::unlimited());
+        let opened = driver.open(&token.backend(), &Call::unlimited().using(access.clone()));
         opened.map(drop)
     };
     let dying = || Arc::new(Dying(records.clone()));

@@ -168,24 +168,24 @@ impl Driver for Faulty<Arc<MemoryDriver>> {
         self.inner.about()
     }
 
-    fn look(&self, backend: &str) -> Result<Listing, Error> {
-        let Listing { tokens, unreadable } = self.inner.look(backend)?;
+    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
+        let Listing { tokens, unreadable } = self.inner.look(backend, call)?;
         Ok(Listing {
             tokens: tokens.into_iter().map(|info| self.info(info)).collect(),
             unreadable,
         })
     }
 
-    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
-        self.inner.slots(token)
+    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        self.inner.slots(token, call)
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
         self.inner.named_slot(backend)
     }
 
-    fn open(&self, backend: &str, access: &Access, call: &Call) -> Result<Arc<dyn Token>, Error> {
-        let token = self.inner.open(backend, access, call)?;
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
+        let token = self.inner.open(backend, call)?;
         let info = self.info(token.info().clone());
         let inner = (token, info);
         let fault = self.fault;
@@ -238,20 +238,20 @@ impl Token for Faulty<(Arc<dyn Token>, TokenInfo)> {
         self.inner.0.discard(left, call)
     }
 
-    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+    fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error> {
         let mut key = key.clone();
         if self.fault == Fault::TrustsTheSlot {
-            let slots = self.inner.0.slots(&Call::unlimited())?;
+            let slots = self.inner.0.slots(call)?;
             let found = slots.into_iter().find(|slot| slot.slot == key.slot);
             if let Some(public_key) = found.and_then(|slot| slot.public_key) {
                 key.public_key = public_key;
             }
         }
-        Ok(self.with(self.inner.0.signer(&key)?))
+        Ok(self.with(self.inner.0.signer(&key, call)?))
     }
 
-    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
-        Ok(self.with(self.inner.0.decryptor(key)?))
+    fn decryptor(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Decryptor>, Error> {
+        Ok(self.with(self.inner.0.decryptor(key, call)?))
     }
 }
 

@@ -2,25 +2,23 @@
 
 use std::path::Path;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::{Answer, FINE};
-use crate::args::Args;
 use crate::failure::Failure;
-use crate::output;
+use crate::{help, output};
 
 /// What `shell` needs to complete the command's words, on standard output.
 pub(crate) fn write(shell: Shell) -> Answer {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "claviger", &mut script);
+    clap_complete::generate(shell, &mut help::definition(), "claviger", &mut script);
     output::print(&String::from_utf8_lossy(&script))?;
     Ok(FINE)
 }
 
 /// The man pages, as `claviger.1`, `claviger-sign.1`, ….
 pub(crate) fn write_man_pages(folder: &Path) -> Answer {
-    clap_mangen::generate_to(Args::command(), folder)
+    clap_mangen::generate_to(help::definition(), folder)
         .map_err(|e| Failure::io(format!("`{}`", folder.display()), &e))?;
     Ok(FINE)
 }

@@ -21,7 +21,10 @@ use super::{Answer, FINE};
 use crate::failure::{FAILED, Failure};
 use crate::home::{REGISTRY, has_registry};
 use crate::session::{Session, describe};
-use crate::{drivers, output};
+use crate::{drivers, hints, output};
+
+/// The backend that every smartcard fits.
+pub(super) const SMARTCARDS: &str = "piv:";
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -99,7 +102,7 @@ impl Findings {
         };
         // Several looks may have found the same.
         if !self.0.iter().any(|finding| finding.what == what) {
-            self.error(what, error.hint());
+            self.error(what, hints::of_registry(&error));
             if let Some(finding) = self.0.last_mut() {
                 finding.code = Some(error.code());
             }
@@ -149,13 +152,14 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
     {
         let _busy = session.screen.spin("looking at the tokens");
         let mut seen = Seen::new();
-        check_modules(&node, &mut seen, &mut findings).await;
+        check_modules(session, &node, &mut seen, &mut findings).await;
         let smartcards_work = check_smartcards(&node, &mut findings);
         if smartcards_work {
-            check_readers(&node, &mut seen, &mut findings).await;
+            check_readers(session, &node, &mut seen, &mut findings).await;
         }
         usb::check(&usb::Host::this(), smartcards_work, &mut findings);
-        if has_registry && let Err(error) = check_identities(&node, &mut seen, &mut findings).await
+        if has_registry
+            && let Err(error) = check_identities(session, &node, &mut seen, &mut findings).await
         {
             findings.broken(&home, error)?;
         }
@@ -281,8 +285,8 @@ async fn check_intents(
     if node.registry().is_copy() {
         let error = RegistryError::Copy;
         match open.is_empty() {
-            true => findings.note(error.to_string(), error.hint()),
-            false => findings.warning(error.to_string(), error.hint()),
+            true => findings.note(error.to_string(), hints::of_registry(&error)),
+            false => findings.warning(error.to_string(), hints::of_registry(&error)),
         }
     }
     if open.is_empty() {
@@ -301,7 +305,7 @@ async fn check_intents(
     let left = {
         let _phase = session.interrupt.tidily();
         let _busy = session.screen.spin("settling what was interrupted");
-        node.settle().await?
+        node.settle(&session.call()).await?
     };
     if session.interrupt.came() {
         return Err(Error::Cancelled.into());
@@ -313,7 +317,7 @@ async fn check_intents(
                 intent.identity, intent.token
             )),
             Some((_, error)) => {
-                findings.error(format!("{}: {error}", describe(intent)), error.hint());
+                findings.error(format!("{}: {error}", describe(intent)), hints::of(error));
             }
         }
     }
@@ -321,7 +325,7 @@ async fn check_intents(
 }
 
 /// Looks whether the modules that p11-kit knows can be used.
-async fn check_modules(node: &Node, tokens: &mut Seen, findings: &mut Findings) {
+async fn check_modules(session: &Session, node: &Node, tokens: &mut Seen, findings: &mut Findings) {
     let Some(mut modules) = drivers::modules() else {
         return;
     };
@@ -333,7 +337,7 @@ async fn check_modules(node: &Node, tokens: &mut Seen, findings: &mut Findings) 
             .info("p11-kit knows no PKCS#11 modules: backends must name theirs with module-path");
     }
     for module in modules {
-        match node.look(Some(&module.backend)).await {
+        match node.look(Some(&module.backend), &session.call()).await {
             Ok(found) => {
                 findings.info(format!(
                     "the PKCS#11 module {} works; tokens: {}",
@@ -367,8 +371,8 @@ pub(super) fn of_unreadable(Unreadable { place, error }: &Unreadable) -> (String
 }
 
 /// Looks whether there are cards that cannot be read, or whose PUK is blocked.
-async fn check_readers(node: &Node, seen: &mut Seen, findings: &mut Findings) {
-    if let Ok(found) = node.look(Some("piv:")).await {
+async fn check_readers(session: &Session, node: &Node, seen: &mut Seen, findings: &mut Findings) {
+    if let Ok(found) = node.look(Some("piv:"), &session.call()).await {
         let is_blocked =
             |token: &&TokenInfo| token.notes.contains(&("puk_locked".into(), "true".into()));
         let tokens = found.tokens.iter().map(|(token, _)| token);
@@ -392,7 +396,7 @@ pub(super) fn hint_of_module(error: &EngineError) -> String {
         EngineError::Token(Error::BadModule { .. }) => {
             "p11-kit is configured for it: install the module, or remove its configuration".into()
         }
-        other => other.hint(),
+        other => hints::of(other),
     }
 }
 
@@ -409,21 +413,20 @@ fn check_smartcards(node: &Node, findings: &mut Findings) -> bool {
             let identities = node.registry().identities().unwrap_or_default();
             let is_needed = identities
                 .iter()
-                .any(|(_, info)| info.backend.to_string().starts_with("piv:"));
+                .any(|(_, info)| info.backend.to_string().starts_with(SMARTCARDS));
+            let steps = hints::absent(SMARTCARDS);
             match is_needed {
-                true => findings.error(error.to_string(), SMARTCARDS),
-                false => findings.note(error.to_string(), SMARTCARDS),
+                true => findings.error(error.to_string(), steps),
+                false => findings.note(error.to_string(), steps),
             }
             false
         }
     }
 }
 
-pub(super) const SMARTCARDS: &str = "smartcards need pcscd: install it (sudo apt install pcscd), and see that \
-     it is running (systemctl status pcscd.socket); over ssh or in a service, polkit must allow it";
-
 /// Looks whether the keys of each identity are there.
 async fn check_identities(
+    session: &Session,
     node: &Node,
     all_seen: &mut Seen,
     findings: &mut Findings,
@@ -446,13 +449,16 @@ async fn check_identities(
             continue;
         };
         if !seen.contains_key(subtype) {
-            let found = node.tokens(Some(subtype)).await;
+            let found = node.tokens(Some(subtype), &session.call()).await;
             seen.insert(subtype.clone(), found);
         }
         match seen.get(subtype) {
             Some(Ok(tokens)) => check_identity(name, info, tokens, findings),
             Some(Err(error)) => {
-                findings.error(format!("`{name}` cannot be used: {error}"), error.hint());
+                findings.error(
+                    format!("`{name}` cannot be used: {error}"),
+                    hints::of(error),
+                );
             }
             None => {}
         }
@@ -533,7 +539,7 @@ fn check_token(token: &TokenInfo, findings: &mut Findings) {
                 "unlock it with the vendor's tool (PUK or security officer)",
             ),
             ("pin_tries", "1") => findings.warning(
-                format!("{what} has one PIN try left"),
+                format!("{what} has one PIN attempt remaining"),
                 "one wrong PIN locks it; --last-try dares it",
             ),
             ("pin_tries", "low") => findings.warning(

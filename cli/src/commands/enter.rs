@@ -8,6 +8,7 @@ use claviger_token::{Error, Fingerprint, KeySpec, KeyUse, SlotInfo, TokenInfo, s
 
 use super::{Answer, FINE};
 use crate::failure::Failure;
+use crate::hints;
 use crate::names;
 use crate::output;
 use crate::session::{self, Session};
@@ -68,7 +69,7 @@ fn not_generated(node: &Node, who: &EngineId, error: EngineError) -> Failure {
         }
         _ => false,
     };
-    let hint = error.hint();
+    let hint = hints::of(&error);
     let failure = Failure::from(error);
     let open = node.registry().open_intents().unwrap_or_default();
     if open.iter().any(|intent| intent.identity == *who) {
@@ -133,7 +134,8 @@ async fn check_token(
     }
     let found = {
         let _busy = session.screen.spin("looking for the token");
-        node.tokens(Some(&given.to_string())).await?
+        node.tokens(Some(&given.to_string()), &session.call())
+            .await?
     };
     let is_there = |key: &KeyInfo| found.iter().any(|(token, _)| token.id == key.token);
     if info.keys.iter().all(is_there) {
@@ -164,7 +166,7 @@ async fn adoption(
     let found = {
         let _busy = session.screen.spin("looking for the key");
         let asked = given.as_ref().map(Backend::to_string);
-        node.tokens(asked.as_deref()).await?
+        node.tokens(asked.as_deref(), &session.call()).await?
     };
     let holders: Vec<(&TokenInfo, Vec<&SlotInfo>)> = found
         .iter()

@@ -71,6 +71,7 @@ fn answers(session: &Session, command: &Command) -> bool {
         | Command::Backup { .. }
         | Command::ReadsFor {
             command: ReadsForCommand::Export { .. },
+            ..
         } => session.json,
         Command::Verify { .. } => false,
         _ => true,
@@ -85,16 +86,19 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
         Command::Tokens {
             backend,
             watch: true,
+            ..
         } => tokens::watch(session, backend.as_deref()).await,
         Command::Tokens {
             backend,
             watch: false,
+            ..
         } => in_time(session, tokens::run(session, backend.as_deref())).await,
         Command::Generate {
             name,
             backend,
             params,
             capabilities,
+            ..
         } => {
             let params = params.unwrap_or(DEFAULT_PARAMS);
             enter::generate(session, &name, &backend, params, capabilities).await
@@ -104,8 +108,9 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             to,
             backend,
             capabilities,
+            ..
         } => enter::connect(session, &name, &to, backend.as_deref(), capabilities).await,
-        Command::Delete { name, yes } => delete::run(session, &name, yes).await,
+        Command::Delete { name, yes, .. } => delete::run(session, &name, yes).await,
         Command::Identities => identities::list(session),
         Command::Show {
             name,
@@ -117,6 +122,7 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             format,
             namespace,
             output,
+            ..
         } => {
             let wanted = sign::Wanted {
                 format: format.unwrap_or_default(),
@@ -163,7 +169,7 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             };
             crypt::encrypt(session, file.as_deref(), wanted).await
         }
-        Command::Decrypt { words, output } => {
+        Command::Decrypt { words, output, .. } => {
             crypt::decrypt(session, &words, output.as_deref()).await
         }
         Command::Contact { command } => match command {
@@ -172,11 +178,11 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             ContactCommand::Rename { old, new } => contact::rename(session, &old, &new),
             ContactCommand::Remove { name } => contact::remove(session, &name),
         },
-        Command::ReadsFor { command } => match command {
-            ReadsForCommand::Grant { reader, by, until } => {
-                reads_for::grant(session, &reader, &by, until).await
-            }
-            ReadsForCommand::Revoke { reader, by } => {
+        Command::ReadsFor { command, .. } => match command {
+            ReadsForCommand::Grant {
+                reader, by, until, ..
+            } => reads_for::grant(session, &reader, &by, until).await,
+            ReadsForCommand::Revoke { reader, by, .. } => {
                 reads_for::revoke(session, &reader, &by).await
             }
             ReadsForCommand::List { identity } => reads_for::list(session, identity.as_deref()),

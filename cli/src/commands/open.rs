@@ -29,7 +29,7 @@ pub(super) async fn with_any(
 ) -> Result<Opened, Failure> {
     let opener = {
         let _busy = session.screen.spin("looking for a key");
-        Opener::anybody(node, file).await?
+        Opener::anybody(node, file, &session.call()).await?
     };
     let opened = open(session, node, opener).await?;
     if session.screen.is_terminal() {

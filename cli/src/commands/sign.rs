@@ -18,8 +18,8 @@ use crate::allowed_signers;
 use crate::args::Format;
 use crate::failure::Failure;
 use crate::files::{self, Input, Privacy};
-use crate::output;
 use crate::session::{self, Session};
+use crate::{hints, output};
 
 /// No signature is longer, in bytes: an SSH signature of a long RSA key takes about 3 KiB.
 const LONGEST_SIGNATURE: usize = 64 << 10;
@@ -279,7 +279,7 @@ fn unjudged(reason: &CannotJudge) -> Failure {
         CannotJudge::Changed => "cannot-judge-changed",
         _ => "cannot-judge",
     };
-    let hint = reason.hint();
+    let hint = hints::of_verdict(reason);
     Failure::new(format!("this cannot be judged: {reason}"))
         .coded(code)
         .hint(hint)

@@ -8,16 +8,13 @@ use tokio::time::timeout_at;
 use super::{Answer, FINE, doctor};
 use crate::failure::Failure;
 use crate::session::{self, Session};
-use crate::{drivers, home, output};
+use crate::{drivers, hints, home, output};
 
 /// The kind of smartcards, which have no labels and a fixed number of slots.
 const PIV: &str = "piv";
 
 /// The kind of Ledgers, which have no labels either.
 const LEDGER: &str = "ledger";
-
-const MODULES: &str = "of PKCS#11 modules only those that p11-kit knows are asked; name others \
-                       with --backend 'pkcs11:?module-path=/path/to/module.so'";
 
 /// A token in JSON.
 #[derive(Serialize)]
@@ -41,7 +38,7 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
     let node = session.node(registry(session)?);
     let looked = {
         let _busy = session.screen.spin("looking for tokens");
-        node.look(backend).await
+        node.look(backend, &session.call()).await
     };
     let Found {
         tokens: mut found,
@@ -55,8 +52,9 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         output::print_json(&views)?;
     } else if found.is_empty() {
         output::print("no tokens\n")?;
-        if backend.is_none() {
-            output::complain("hint", MODULES, "");
+        for about in drivers::ABOUT.iter().filter(|_| backend.is_none()) {
+            let what = format!("to find {}", about.kind);
+            output::complain("hint", &format!("{what}: {}", hints::absent(about.scheme)), "");
         }
     } else {
         let text: Vec<String> = found
@@ -72,7 +70,7 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         output::warn(&what, &hint);
     }
     if let Some(error) = no_service {
-        output::warn(&error.to_string(), doctor::SMARTCARDS);
+        output::warn(&error.to_string(), &hints::absent(doctor::SMARTCARDS));
     }
     Ok(FINE)
 }
@@ -93,7 +91,7 @@ fn registry(session: &Session) -> Result<Registry, Failure> {
     match found {
         Some(Ok(registry)) => Ok(registry),
         Some(Err(error)) => {
-            output::warn(&error.to_string(), &error.hint());
+            output::warn(&error.to_string(), &hints::of_registry(&error));
             Ok(Registry::in_memory()?)
         }
         None => Ok(Registry::in_memory()?),
@@ -109,13 +107,13 @@ async fn no_smartcard_service(
     found: &[(TokenInfo, Vec<SlotInfo>)],
 ) -> Result<Option<Error>, Failure> {
     // Many have no smartcards, and do not want to be told each time.
-    if !found.is_empty() || !backend.is_none_or(|backend| backend.starts_with("piv:")) {
+    if !found.is_empty() || !backend.is_none_or(|backend| backend.starts_with(doctor::SMARTCARDS)) {
         return Ok(None);
     }
     // It blocks, like all that asks a device.
     match tokio::task::spawn_blocking(drivers::smartcards).await {
         Ok(Some(Err(error))) if backend.is_some() => {
-            Err(Failure::from(error).hint(doctor::SMARTCARDS))
+            Err(Failure::from(error).hint(hints::absent(doctor::SMARTCARDS)))
         }
         Ok(Some(Err(error))) => Ok(Some(error)),
         Ok(Some(Ok(_)) | None) | Err(_) => Ok(None),

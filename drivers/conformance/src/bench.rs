@@ -46,7 +46,10 @@ impl Bench {
         Bench {
             token: subject
                 .driver()
-                .open(&subject.backend(), &subject.access(), &Call::unlimited())
+                .open(
+                    &subject.backend(),
+                    &Call::unlimited().using(subject.access()),
+                )
                 .unwrap(),
             call: Call::unlimited(),
         }
@@ -151,13 +154,13 @@ impl Bench {
 
 impl Made {
     pub(crate) fn signer(&self) -> Arc<dyn Signer> {
-        let signer = self.token.signer(&self.key).unwrap();
+        let signer = self.token.signer(&self.key, &Call::unlimited()).unwrap();
         assert_eq!(*signer.public_key(), self.key.public_key);
         signer
     }
 
     pub(crate) fn decryptor(&self) -> Arc<dyn Decryptor> {
-        let decryptor = self.token.decryptor(&self.key).unwrap();
+        let decryptor = self.token.decryptor(&self.key, &Call::unlimited()).unwrap();
         assert_eq!(*decryptor.public_key(), self.key.public_key);
         decryptor
     }
@@ -180,8 +183,8 @@ pub(crate) enum Handle {
 impl Handle {
     pub(crate) fn of(token: &dyn Token, key: &KeyRef, usage: KeyUse) -> Result<Handle, Error> {
         Ok(match usage {
-            KeyUse::Sign => Handle::Signs(token.signer(key)?),
-            KeyUse::Decrypt => Handle::Decrypts(token.decryptor(key)?),
+            KeyUse::Sign => Handle::Signs(token.signer(key, &Call::unlimited())?),
+            KeyUse::Decrypt => Handle::Decrypts(token.decryptor(key, &Call::unlimited())?),
         })
     }
 

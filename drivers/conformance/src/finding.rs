@@ -16,7 +16,7 @@ pub(crate) fn a_token_is_found_by_the_name_that_it_gives(
     let backend = subject.backend();
     assert!(backend.starts_with(&format!("{}:", driver.scheme())));
 
-    let found = driver.tokens(&backend).unwrap();
+    let found = driver.tokens(&backend, &Call::unlimited()).unwrap();
     assert_eq!(found.len(), 1, "{backend} is to name one token: {found:?}");
     let TokenInfo {
         id,
@@ -38,12 +38,16 @@ pub(crate) fn a_token_is_found_by_the_name_that_it_gives(
     assert!(makes.iter().all(|spec| uses.contains(spec)));
     assert!(untried.iter().all(|spec| uses.contains(spec)));
 
-    assert_eq!(driver.tokens(own).unwrap(), found, "by its own name {own}");
+    assert_eq!(
+        driver.tokens(own, &Call::unlimited()).unwrap(),
+        found,
+        "by its own name {own}"
+    );
     let token = driver
-        .open(own, &subject.access(), &Call::unlimited())
+        .open(own, &Call::unlimited().using(subject.access()))
         .unwrap();
     assert_eq!(token.info().id, *id);
-    driver.slots(token.info()).unwrap();
+    driver.slots(token.info(), &Call::unlimited()).unwrap();
     Ok(())
 }
 
@@ -51,11 +55,17 @@ pub(crate) fn a_backend_that_fits_nothing_finds_no_token(
     subject: &dyn Subject,
 ) -> Result<(), Skip> {
     let backend = subject.absent_backend().map_err(Skip)?;
-    assert_eq!(subject.driver().tokens(&backend).unwrap(), []);
+    assert_eq!(
+        subject
+            .driver()
+            .tokens(&backend, &Call::unlimited())
+            .unwrap(),
+        []
+    );
     refused!(
         subject
             .driver()
-            .open(&backend, &subject.access(), &Call::unlimited()),
+            .open(&backend, &Call::unlimited().using(subject.access())),
         Error::NoToken { .. }
     );
     Ok(())
@@ -74,10 +84,13 @@ pub(crate) fn a_malformed_backend_is_refused(subject: &dyn Subject) -> Result<()
         format!(" {}", subject.backend()),
         "é".repeat(10_000),
     ] {
-        refused!(driver.tokens(&backend), Error::BadBackend { .. });
+        refused!(
+            driver.tokens(&backend, &Call::unlimited()),
+            Error::BadBackend { .. }
+        );
         refused!(driver.named_slot(&backend), Error::BadBackend { .. });
         refused!(
-            driver.open(&backend, &subject.access(), &Call::unlimited()),
+            driver.open(&backend, &Call::unlimited().using(subject.access())),
             Error::BadBackend { .. }
         );
     }

@@ -190,8 +190,14 @@ pub(crate) fn a_key_has_one_use(subject: &dyn Subject) -> Result<(), Skip> {
     for spec in bench.token.info().makes.clone() {
         let made = bench.make(spec);
         let refusal = match spec.usage {
-            KeyUse::Sign => bench.token.decryptor(&made.key).map(drop),
-            KeyUse::Decrypt => bench.token.signer(&made.key).map(drop),
+            KeyUse::Sign => bench
+                .token
+                .decryptor(&made.key, &claviger_token::Call::unlimited())
+                .map(drop),
+            KeyUse::Decrypt => bench
+                .token
+                .signer(&made.key, &claviger_token::Call::unlimited())
+                .map(drop),
         };
         refused!(refusal, Error::Unsupported { .. } | Error::NotUsable { .. });
     }

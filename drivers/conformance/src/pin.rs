@@ -1,6 +1,6 @@
 //! A PIN is asked for when it is needed, and a rejected one is not sent twice.
 
-use claviger_token::{Access, Call, Error};
+use claviger_token::{Call, Error};
 
 use crate::bench::{Bench, Handle, refused};
 use crate::check::{Skip, Theme};
@@ -11,14 +11,12 @@ pub(crate) const THEME: Theme = Theme::Pin;
 
 pub(crate) fn a_token_that_needs_a_pin_says_so(subject: &dyn Subject) -> Result<(), Skip> {
     let driver = subject.driver();
-    let found = driver.tokens(&subject.backend()).unwrap();
+    let found = driver
+        .tokens(&subject.backend(), &Call::unlimited())
+        .unwrap();
     assert!(found.iter().all(|token| token.login_required));
     refused!(
-        driver.open(
-            &subject.backend(),
-            &Access::without_pin(),
-            &Call::unlimited()
-        ),
+        driver.open(&subject.backend(), &Call::unlimited()),
         Error::PinNeeded { .. }
     );
     Bench::open(subject).slots();
@@ -29,12 +27,12 @@ pub(crate) fn a_refused_pin_is_not_sent_twice(subject: &dyn Subject) -> Result<(
     let driver = subject.driver();
     let wrong = subject.wrong_access().map_err(Skip)?;
     refused!(
-        driver.open(&subject.backend(), &wrong, &Call::unlimited()),
+        driver.open(&subject.backend(), &Call::unlimited().using(wrong.clone())),
         Error::PinWrong { .. }
     );
     for _ in 0..3 {
         refused!(
-            driver.open(&subject.backend(), &wrong, &Call::unlimited()),
+            driver.open(&subject.backend(), &Call::unlimited().using(wrong.clone())),
             Error::PinRefusedBefore { .. }
         );
     }
@@ -55,11 +53,7 @@ pub(crate) fn a_token_that_is_open_opens_again_without_a_pin(
     let made = bench.make(spec);
     let again = subject
         .driver()
-        .open(
-            &subject.backend(),
-            &Access::without_pin(),
-            &Call::unlimited(),
-        )
+        .open(&subject.backend(), &Call::unlimited())
         .unwrap();
     assert_eq!(again.info().id, bench.token.info().id);
     let handle = Handle::of(&*again, &made.key, spec.usage).unwrap();

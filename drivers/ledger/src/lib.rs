@@ -91,7 +91,7 @@ use std::time::{Duration, Instant};
 
 use claviger_token::sync::lock;
 use claviger_token::{
-    Access, Call, Driver, Error, Interval, KeySpec, Listing, Pace, SlotId, SlotInfo, Token,
+    About, Call, Driver, Error, Interval, KeySpec, Listing, Pace, SlotId, SlotInfo, Token,
     TokenInfo, Unreadable, Watch,
 };
 
@@ -103,6 +103,7 @@ use crate::port::{Port, Shown, nobody};
 use crate::slot::{Accounts, Kind};
 use crate::transport::Devices;
 
+mod about;
 mod apdu;
 mod backend;
 mod claim;
@@ -128,6 +129,11 @@ pub use tcp::Tcp;
 /// How long all devices together may take to show themselves.
 const LISTING: Duration = Duration::from_secs(10);
 
+/// `call`, which ends by itself: a device that is busy does not say so.
+fn listing(call: &Call) -> Call {
+    call.clone().no_longer_than(LISTING)
+}
+
 /// How often a device that is attached is asked how it is, by those who watch it.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 
@@ -144,6 +150,9 @@ struct Ways {
 }
 
 impl LedgerDriver {
+    /// What the driver says of itself to people.
+    pub const ABOUT: About = about::ABOUT;
+
     /// A driver for the devices on this system's USB. In one process all of these are
     /// one.
     pub fn new() -> Self {
@@ -184,8 +193,8 @@ impl Default for LedgerDriver {
 }
 
 impl Driver for LedgerDriver {
-    fn scheme(&self) -> &'static str {
-        backend::SCHEME
+    fn about(&self) -> About {
+        LedgerDriver::ABOUT
     }
 
     fn watch(&self) -> Box<dyn Watch> {
@@ -196,10 +205,10 @@ impl Driver for LedgerDriver {
         })
     }
 
-    fn look(&self, backend: &str) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
         let backend = Backend::parse(backend)?;
         let field = self.field(&backend);
-        let seen = match field.look(&Call::within(LISTING)) {
+        let seen = match field.look(&listing(call)) {
             Ok(seen) => seen,
             Err(unreachable) => {
                 let unreadable = Unreadable {
@@ -236,13 +245,13 @@ impl Driver for LedgerDriver {
         })
     }
 
-    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         if token.id.serial.is_empty() {
             return Ok(Vec::new());
         }
         let backend = Backend::parse(&token.backend)?;
         let field = self.field(&backend);
-        let call = Call::within(LISTING);
+        let call = listing(call);
         let seen = field.look(&call).map_err(field::unreachable)?;
         let shown = seen.into_iter().filter_map(|seen| seen.shown.ok());
         let mut shown = shown.filter(|shown| shown.known.id == token.id);
@@ -262,14 +271,14 @@ impl Driver for LedgerDriver {
         Ok(None)
     }
 
-    fn open(&self, backend: &str, access: &Access, call: &Call) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let wanted = Backend::parse(backend)?;
         let field = self.field(&wanted);
         let (port, known) = field.find(backend, &wanted, call)?;
         let info = info(&field, &port, Some(&known), Vec::new());
         Ok(field
             .wallet(&known)
-            .token(port, info, known, Accounts::of(&wanted, access)))
+            .token(port, info, known, Accounts::of(&wanted, call.access())))
     }
 }
 
@@ -360,13 +369,7 @@ fn what_to_do(fault: Fault) -> String {
             )
         }
         Fault::Lost { reason, .. } => format!("it cannot be used: {reason}"),
-        fault => {
-            let error = fault.into_error(&nobody());
-            match error.hint() {
-                hint if hint.is_empty() => error.to_string(),
-                hint => format!("{error}; {hint}"),
-            }
-        }
+        fault => fault.into_error(&nobody()).to_string(),
     }
 }
 

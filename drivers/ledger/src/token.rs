@@ -147,12 +147,12 @@ impl Token for LedgerToken {
         }
     }
 
-    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
-        Ok(Arc::new(self.key(key, KeyUse::Sign)?))
+    fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error> {
+        Ok(Arc::new(self.key(key, KeyUse::Sign, call)?))
     }
 
-    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
-        Ok(Arc::new(self.key(key, KeyUse::Decrypt)?))
+    fn decryptor(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Decryptor>, Error> {
+        Ok(Arc::new(self.key(key, KeyUse::Decrypt, call)?))
     }
 
     fn derives(&self) -> Option<&dyn Derives> {
@@ -202,7 +202,7 @@ impl LedgerToken {
         })
     }
 
-    fn key(&self, key: &KeyRef, usage: KeyUse) -> Result<Key, Error> {
+    fn key(&self, key: &KeyRef, usage: KeyUse, call: &Call) -> Result<Key, Error> {
         let algorithm = key.public_key.algorithm();
         let app = &self.known.app;
         if usage == KeyUse::Decrypt && self.known.peer.is_none() && app.is_too_old() {
@@ -211,7 +211,7 @@ impl LedgerToken {
         self.kind(KeySpec { algorithm, usage })?;
         let slot = Slot::parse(&key.slot)?;
         let wallet = Arc::clone(&self.wallet);
-        let call = Call::within(LOOK);
+        let call = call.clone().no_longer_than(LOOK);
         let found = wallet.public_key_waiting(slot, &call, Wait::in_vain(&call))?;
         if found != key.public_key {
             return Err(mismatch(&wallet.id, slot, &key.public_key, &found));

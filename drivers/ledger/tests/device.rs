@@ -7,8 +7,8 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -40,8 +40,11 @@ impl Bench {
         let device = bus.plug("usb-1", answers(&app));
         let token = open(&bus.driver(), "ledger:").unwrap();
         let key = key(&*token, "0/secp256k1", SIGN);
-        let signer = token.signer(&key).unwrap();
-        let decryptor = token.decryptor(&common::key(&*token, "0/x25519", DECRYPT));
+        let signer = token.signer(&key, &Call::unlimited()).unwrap();
+        let decryptor = token.decryptor(
+            &common::key(&*token, "0/x25519", DECRYPT),
+            &Call::unlimited(),
+        );
         let decryptor = decryptor.unwrap();
         device.take_sent();
         Bench {
@@ -101,13 +104,15 @@ fn the_recorded_app_is_asked_what_was_recorded_and_nothing_else() {
             .contains(&("app".into(), "Ethereum 1.23.0-dev".into()))
     );
     let signer = key(&*token, "0/secp256k1", SIGN);
-    let signer = token.signer(&signer).unwrap();
+    let signer = token.signer(&signer, &Call::unlimited()).unwrap();
     let call = Call::unlimited();
     for message in [b"identity challenge".to_vec(), vec![b'a'; 400]] {
         let signature = signer.sign(&message, &call).unwrap();
         signer.public_key().verify(&message, &signature).unwrap();
     }
-    let decryptor = token.decryptor(&key(&*token, "0/x25519", DECRYPT)).unwrap();
+    let decryptor = token
+        .decryptor(&key(&*token, "0/x25519", DECRYPT), &Call::unlimited())
+        .unwrap();
     let peer = &PublicKey::from_bytes(Algorithm::X25519, &[9; 32]).unwrap();
     let secret = decryptor.unwrap(Unwrap::Agree { peer }, &call).unwrap();
     assert_eq!(secret[..3], [0xb4, 0x04, 0x58]);
@@ -136,14 +141,14 @@ fn in_the_steady_state_nothing_is_asked_but_the_operation() {
 #[test]
 fn without_a_device_there_is_no_token() {
     let driver = Bus::default().driver();
-    assert!(driver.tokens("ledger:").unwrap().is_empty());
-    let error = open(&driver, "ledger:").map(drop).unwrap_err();
-    assert!(matches!(error, Error::NoToken { .. }));
     assert!(
-        error.hint().contains("plug the Ledger in"),
-        "{}",
-        error.hint()
+        driver
+            .tokens("ledger:", &Call::unlimited())
+            .unwrap()
+            .is_empty()
     );
+    let error = open(&driver, "ledger:").map(drop).unwrap_err();
+    assert!(matches!(error, Error::NoToken { present, .. } if present.is_empty()));
 }
 
 #[test]
@@ -152,7 +157,7 @@ fn of_two_seeds_none_is_taken_and_each_is_found_by_its_serial() {
     bus.plug("usb-1", answers(&Ethereum::new()));
     bus.plug("usb-2", answers(&Ethereum::with_seed(OTHER_SEED)));
     let driver = bus.driver();
-    let tokens = driver.tokens("ledger:").unwrap();
+    let tokens = driver.tokens("ledger:", &Call::unlimited()).unwrap();
     assert_eq!(tokens.len(), 2);
     let names: Vec<String> = tokens.iter().map(|token| token.backend.clone()).collect();
     refused!(
@@ -161,7 +166,7 @@ fn of_two_seeds_none_is_taken_and_each_is_found_by_its_serial() {
     );
     for info in &tokens {
         assert_eq!(open(&driver, &info.backend).unwrap().info(), info);
-        assert_eq!(driver.slots(info).unwrap().len(), 10);
+        assert_eq!(driver.slots(info, &Call::unlimited()).unwrap().len(), 10);
     }
     let absent = "ledger:serial=0123456789abcdef";
     refused!(
@@ -176,9 +181,14 @@ fn two_devices_with_one_seed_are_one_token() {
     let first = bus.plug("usb-1", answers(&Ethereum::new()));
     bus.plug("usb-2", answers(&Ethereum::new()));
     let driver = bus.driver();
-    assert_eq!(driver.tokens("ledger:").unwrap().len(), 1);
+    assert_eq!(
+        driver.tokens("ledger:", &Call::unlimited()).unwrap().len(),
+        1
+    );
     let token = open(&driver, "ledger:").unwrap();
-    let signer = token.signer(&key(&*token, "3/secp256k1", SIGN)).unwrap();
+    let signer = token
+        .signer(&key(&*token, "3/secp256k1", SIGN), &Call::unlimited())
+        .unwrap();
     signer.sign(b"", &Call::unlimited()).unwrap();
     first.unplug();
     signer.sign(b"", &Call::unlimited()).unwrap();
@@ -190,7 +200,7 @@ fn a_locked_device_is_listed_and_nothing_else_is_asked() {
     let device = bus.plug("usb-1", answers(&app));
     app.set_locked(true);
     let driver = bus.driver();
-    let tokens = driver.tokens("ledger:").unwrap();
+    let tokens = driver.tokens("ledger:", &Call::unlimited()).unwrap();
     assert_eq!(tokens.len(), 1);
     assert_eq!(
         (&*tokens[0].id.serial, &*tokens[0].backend),
@@ -198,18 +208,39 @@ fn a_locked_device_is_listed_and_nothing_else_is_asked() {
     );
     let state = ("state".into(), "locked: unlock it".into());
     assert_eq!(tokens[0].notes, [state]);
-    assert!(driver.slots(&tokens[0]).unwrap().is_empty());
+    assert!(
+        driver
+            .slots(&tokens[0], &Call::unlimited())
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(device.take_sent(), [[0xb0, 1, 0, 0, 0]]);
     let by_serial = "ledger:serial=8374458579327a58";
-    assert!(driver.tokens(by_serial).unwrap().is_empty());
+    assert!(
+        driver
+            .tokens(by_serial, &Call::unlimited())
+            .unwrap()
+            .is_empty()
+    );
 
     // Also when it was not before.
     app.set_locked(false);
     let _token = open(&driver, "ledger:").unwrap();
-    assert_eq!(driver.tokens(by_serial).unwrap().len(), 1);
+    assert_eq!(
+        driver.tokens(by_serial, &Call::unlimited()).unwrap().len(),
+        1
+    );
     app.set_locked(true);
-    assert!(driver.tokens(by_serial).unwrap().is_empty());
-    assert_eq!(driver.tokens("ledger:").unwrap(), tokens);
+    assert!(
+        driver
+            .tokens(by_serial, &Call::unlimited())
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        driver.tokens("ledger:", &Call::unlimited()).unwrap(),
+        tokens
+    );
 }
 
 #[test]
@@ -286,7 +317,7 @@ fn the_wrong_app_and_no_app_are_told_apart_and_the_right_one_is_waited_for() {
         let device = bus.plug("usb-1", answers(&app));
         app.open(elsewhere(running.unwrap_or("BOLOS"), refusal));
         let driver = bus.driver();
-        let tokens = driver.tokens("ledger:").unwrap();
+        let tokens = driver.tokens("ledger:", &Call::unlimited()).unwrap();
         assert_eq!(tokens[0].notes, [("state".into(), shown.into())]);
 
         let told = Told::default();
@@ -403,7 +434,7 @@ fn what_was_unplugged_is_not_listed_and_is_when_it_is_back() {
     let bus = Bus::default();
     let device = bus.plug("usb-1", answers(&Ethereum::new()));
     let driver = bus.driver();
-    let listed = || driver.tokens("ledger:").unwrap().len();
+    let listed = || driver.tokens("ledger:", &Call::unlimited()).unwrap().len();
     assert_eq!(listed(), 1);
     device.answer_next(Err(Broken::Lost("unplugged".into())));
     assert_eq!(listed(), 1);
@@ -496,20 +527,17 @@ fn what_another_program_left_behind_is_thrown_away_when_a_device_is_opened() {
     for late in [&signature[..], &secret, &[0x69, 0x85]] {
         let mut app = answers(&app);
         let late = late.to_vec();
-        let first = AtomicBool::new(true);
+        let (first, this) = (AtomicBool::new(true), Arc::new(OnceLock::new()));
+        let itself: Arc<OnceLock<Device>> = Arc::clone(&this);
         let device = bus.plug("usb-1", move |apdu| {
+            // The late answer comes first; then the one to the question.
             if first.swap(false, Ordering::Relaxed) {
-                return late.clone();
+                itself.get().unwrap().say(&late);
             }
             app(apdu)
         });
-        // The late answer comes first; then the one to the question.
-        let answer = Ethereum::new().answer(&[0xb0, 1, 0, 0, 0]);
-        let driver = bus.driver();
-        let opened = thread::spawn(move || open(&driver, "ledger:").map(drop));
-        wait_until(|| !device.take_sent().is_empty());
-        device.say(&answer);
-        opened.join().unwrap().unwrap();
+        assert!(this.set(device.clone()).is_ok());
+        open(&bus.driver(), "ledger:").map(drop).unwrap();
         device.unplug();
     }
 }
@@ -676,7 +704,7 @@ fn a_key_that_is_deleted_can_be_derived_again() {
     bench.agree(&call).unwrap();
     assert_eq!(key(&*bench.token, "0/secp256k1", SIGN), bench.key);
     refused!(bench.sign(&call), Error::KeyNotFound { .. });
-    let signer = bench.token.signer(&bench.key).unwrap();
+    let signer = bench.token.signer(&bench.key, &Call::unlimited()).unwrap();
     signer.sign(b"", &call).unwrap();
     // Nothing is known of it elsewhere.
     let elsewhere = open(&bench.bus.driver(), "ledger:").unwrap();
@@ -695,7 +723,10 @@ fn a_malformed_backend_is_refused_before_a_device_is_touched() {
         "ledger:account=x",
         "ledger:;",
     ] {
-        refused!(driver.tokens(backend), Error::BadBackend { .. });
+        refused!(
+            driver.tokens(backend, &Call::unlimited()),
+            Error::BadBackend { .. }
+        );
         refused!(open(&driver, backend), Error::BadBackend { .. });
     }
     assert!(device.take_sent().is_empty());
@@ -720,7 +751,7 @@ impl Devices for NoUsb {
 #[test]
 fn that_devices_cannot_be_listed_is_said() {
     let driver = LedgerDriver::with_devices(NoUsb);
-    let listing = driver.look("ledger:").unwrap();
+    let listing = driver.look("ledger:", &Call::unlimited()).unwrap();
     assert!(listing.tokens.is_empty());
     let [unreadable] = &listing.unreadable[..] else {
         panic!("{listing:?}");
@@ -760,9 +791,17 @@ fn a_device_that_is_there_is_asked_how_it_is_now_and_then() {
     let driver = LedgerDriver::with_devices(Untold(bus.clone()));
     let mut watch = driver.watch();
     let mut worth_a_look = || (0..30).any(|_| watch.wait(Duration::from_millis(50)));
-    assert!(driver.tokens("ledger:").unwrap().is_empty());
+    assert!(
+        driver
+            .tokens("ledger:", &Call::unlimited())
+            .unwrap()
+            .is_empty()
+    );
     assert!(!worth_a_look(), "there is nothing");
     bus.plug("usb-1", answers(&Ethereum::new()));
-    assert_eq!(driver.tokens("ledger:").unwrap().len(), 1);
+    assert_eq!(
+        driver.tokens("ledger:", &Call::unlimited()).unwrap().len(),
+        1
+    );
     assert!(worth_a_look(), "it may have been locked");
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use claviger_ledger::LedgerDriver;
 use claviger_ledger_emulator::{App, Emulator};
-use claviger_token::{Access, Call, Driver, Error};
+use claviger_token::{Call, Driver, Error};
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
@@ -32,7 +32,7 @@ fn another_app() {
     let emulator = Emulator::start(App::Boil);
     let backend = format!("ledger:tcp={}", emulator.apdu_address());
     let driver = LedgerDriver::new();
-    let tokens = driver.tokens(&backend).unwrap();
+    let tokens = driver.tokens(&backend, &Call::unlimited()).unwrap();
     assert_eq!(tokens.len(), 1);
     assert_eq!(tokens[0].backend, backend);
     let (note, value) = &tokens[0].notes[0];
@@ -40,7 +40,7 @@ fn another_app() {
     assert!(value.ends_with("is open: open the app Ethereum"), "{value}");
 
     let call = Call::within(Duration::from_millis(700));
-    let opened = driver.open(&backend, &Access::without_pin(), &call);
+    let opened = driver.open(&backend, &call);
     match opened.map(drop) {
         Err(Error::AppNotOpen { running, .. }) => assert!(running.is_some()),
         other => panic!("{other:?}"),

@@ -20,7 +20,9 @@ use common::{Bus, DECRYPT, SIGN, Told, answers, key, open, open_within, wait_unt
 const MESSAGE: &[u8] = b"a message";
 
 fn signer(token: &dyn Token) -> Arc<dyn Signer> {
-    token.signer(&key(token, "0/secp256k1", SIGN)).unwrap()
+    token
+        .signer(&key(token, "0/secp256k1", SIGN), &Call::unlimited())
+        .unwrap()
 }
 
 fn state(info: &TokenInfo) -> Option<&str> {
@@ -30,7 +32,7 @@ fn state(info: &TokenInfo) -> Option<&str> {
 
 /// The one token that is listed.
 fn listed(driver: &LedgerDriver) -> TokenInfo {
-    let mut tokens = driver.tokens("ledger:").unwrap();
+    let mut tokens = driver.tokens("ledger:", &Call::unlimited()).unwrap();
     assert_eq!(tokens.len(), 1, "{tokens:?}");
     tokens.remove(0)
 }
@@ -46,7 +48,7 @@ fn while_a_person_is_asked_the_device_gets_no_command_and_is_listed_as_busy() {
     let driver = bus.driver();
     let token = open(&driver, "ledger:").unwrap();
     let signer = signer(&*token);
-    let before = driver.slots(token.info()).unwrap();
+    let before = driver.slots(token.info(), &Call::unlimited()).unwrap();
     app.set_approval(Approval::Hang);
     thread::scope(|scope| {
         let signed = scope.spawn(|| signer.sign(MESSAGE, &Call::unlimited()).map(drop));
@@ -54,7 +56,7 @@ fn while_a_person_is_asked_the_device_gets_no_command_and_is_listed_as_busy() {
         let info = listed(&driver);
         assert!(is_busy(&info), "{:?}", info.notes);
         assert_eq!(info.id, token.info().id);
-        assert_eq!(driver.slots(&info).unwrap(), before);
+        assert_eq!(driver.slots(&info, &Call::unlimited()).unwrap(), before);
         assert_eq!(app.interruptions(), 0);
         app.set_approval(Approval::Approve);
         signed.join().unwrap().unwrap();
@@ -78,7 +80,7 @@ fn a_review_that_nobody_waits_for_is_still_a_review() {
     assert!(is_busy(&info), "{:?}", info.notes);
     assert_eq!(info.id, token.info().id);
     // What is known is shown; a key that was never read is not asked for.
-    let slots = driver.slots(&info).unwrap();
+    let slots = driver.slots(&info, &Call::unlimited()).unwrap();
     assert!(slots.iter().all(|slot| slot.public_key.is_some()));
     assert!((1..10).contains(&slots.len()), "{slots:?}");
     assert!(begun.elapsed() < Duration::from_secs(2));
@@ -86,7 +88,7 @@ fn a_review_that_nobody_waits_for_is_still_a_review() {
 
     app.set_approval(Approval::Reject);
     assert_eq!(state(&listed(&driver)), None);
-    assert_eq!(driver.slots(&info).unwrap().len(), 10);
+    assert_eq!(driver.slots(&info, &Call::unlimited()).unwrap().len(), 10);
     app.set_approval(Approval::Approve);
     sign(5000).unwrap();
     assert_eq!(app.interruptions(), 0);
@@ -152,7 +154,7 @@ fn a_process_that_ends_leaves_its_review_to_the_next_one() {
     app.set_approval(Approval::Approve);
     assert_eq!(state(&listed(&next)), None);
     let token = open(&next, "ledger:").unwrap();
-    let decryptor = token.decryptor(&key(&*token, "0/x25519", DECRYPT));
+    let decryptor = token.decryptor(&key(&*token, "0/x25519", DECRYPT), &Call::unlimited());
     decryptor.unwrap().confirm(&Call::unlimited()).unwrap();
     assert_eq!(app.interruptions(), 0);
 }

@@ -2,16 +2,16 @@
 //!
 //! ```
 //! use claviger_memory::MemoryDriver;
-//! use claviger_token::{Access, Algorithm, Call, Driver, KeyRef, KeySpec, NewKey};
+//! use claviger_token::{Algorithm, Call, Driver, KeyRef, KeySpec, NewKey};
 //!
 //! let call = Call::unlimited();
-//! let token = MemoryDriver::new().open("memory:", &Access::without_pin(), &Call::unlimited())?;
+//! let token = MemoryDriver::new().open("memory:", &call)?;
 //! let spec = KeySpec::sign(Algorithm::Ed25519);
 //! let slot = token.free_slots(&[spec], &[], &call)?.remove(0);
 //! let new = NewKey { slot: &slot, spec, mark: "alice" };
 //! let public_key = token.generate(&new, &call)?.public_key;
 //!
-//! let signer = token.signer(&KeyRef { slot, public_key: public_key.clone() })?;
+//! let signer = token.signer(&KeyRef { slot, public_key: public_key.clone() }, &call)?;
 //! let signature = signer.sign(b"message", &call)?;
 //! assert!(public_key.verify(b"message", &signature).is_ok());
 //! # Ok::<(), claviger_token::Error>(())
@@ -30,9 +30,10 @@ use claviger_token::backend;
 use claviger_token::key::to_hex;
 use claviger_token::sync::{lock, read, write};
 use claviger_token::{
-    Access, Call, Decryptor, Deletion, DigestSigner, Driver, Error, GeneratedKey, KeyRef, KeySpec,
-    KeyUse, Listing, NewKey, Pace, Protection, PublicKey, Secret, Signature, SignatureScheme,
-    Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unfinished, Unwrap,
+    About, Call, Decryptor, Deletion, DigestSigner, Driver, Error, Example, GeneratedKey, KeyRef,
+    KeySpec, KeyUse, Listing, NewKey, Pace, Protection, PublicKey, Secret, Signature,
+    SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unfinished,
+    Unwrap,
 };
 use rand_core::{OsRng, RngCore};
 
@@ -48,6 +49,15 @@ pub struct MemoryDriver {
 }
 
 impl MemoryDriver {
+    /// What the driver says of itself to people.
+    pub const ABOUT: About = About::new(SCHEME, "a token in the memory of a process").written(
+        BACKEND,
+        &[Example::new(
+            BACKEND,
+            "the one of this process; its keys end with it",
+        )],
+    );
+
     /// A driver with an empty token of its own.
     pub fn new() -> Self {
         MemoryDriver {
@@ -85,11 +95,11 @@ impl Default for MemoryDriver {
 }
 
 impl Driver for MemoryDriver {
-    fn scheme(&self) -> &'static str {
-        SCHEME
+    fn about(&self) -> About {
+        MemoryDriver::ABOUT
     }
 
-    fn look(&self, backend: &str) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, _: &Call) -> Result<Listing, Error> {
         check_backend(backend)?;
         Ok(Listing {
             tokens: vec![self.token.info.clone()],
@@ -102,17 +112,17 @@ impl Driver for MemoryDriver {
         Ok(None)
     }
 
-    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         if token.id != self.token.info.id {
             return Err(Error::TokenUnavailable {
                 token: token.id.clone(),
                 reason: "its process or its driver has ended".into(),
             });
         }
-        self.token.slots(&Call::unlimited())
+        self.token.slots(call)
     }
 
-    fn open(&self, backend: &str, _access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, _: &Call) -> Result<Arc<dyn Token>, Error> {
         check_backend(backend)?;
         Ok(self.token.clone())
     }
@@ -309,11 +319,11 @@ impl Token for MemoryToken {
         Ok(self.remove(|found| !left.mark.is_empty() && *found.label() == left.mark))
     }
 
-    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+    fn signer(&self, key: &KeyRef, _: &Call) -> Result<Arc<dyn Signer>, Error> {
         Ok(self.handle(key, KeyUse::Sign)?)
     }
 
-    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
+    fn decryptor(&self, key: &KeyRef, _: &Call) -> Result<Arc<dyn Decryptor>, Error> {
         Ok(self.handle(key, KeyUse::Decrypt)?)
     }
 }

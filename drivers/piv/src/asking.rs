@@ -1,10 +1,13 @@
 //! Asking a source for a PIN, whose answer may take any time.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use claviger_token::{Error, Pin, PinSource, TokenId, TriesLeft};
+use claviger_token::{Call, Error, Pin, TokenId, TriesLeft};
+
+/// So often it is looked whether the call was given up.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A PIN that somebody was asked for, once.
 pub(crate) struct Asking {
@@ -15,12 +18,13 @@ pub(crate) struct Asking {
 
 impl Asking {
     /// Asks, on a thread of its own: whoever answers may be a person.
-    pub(crate) fn begin(pins: &Arc<dyn PinSource>, token: &TokenId, tries: TriesLeft) -> Self {
+    pub(crate) fn begin(token: &TokenId, tries: TriesLeft, call: &Call) -> Self {
         let (sender, answers) = channel();
-        let (pins, token) = (Arc::clone(pins), token.clone());
+        let pins = Arc::clone(&call.access().pins);
+        let (token, call) = (token.clone(), call.clone());
         std::thread::spawn(move || {
             // Nobody may be listening any more.
-            let _ = sender.send(pins.pin_with_tries(&token, "", tries));
+            let _ = sender.send(pins.pin_with_tries(&token, "", tries, &call));
         });
         Asking {
             answers,
@@ -36,17 +40,22 @@ impl Asking {
         }
     }
 
-    /// The answer, whenever it comes.
-    pub(crate) fn answer(&mut self) -> Result<Pin, Error> {
-        match &self.answer {
-            Some(answer) => answer.clone(),
-            None => {
+    /// The answer, if it comes before `call` is over.
+    pub(crate) fn answer(&mut self, call: &Call) -> Result<Pin, Error> {
+        if let Some(answer) = &self.answer {
+            return answer.clone();
+        }
+        loop {
+            match self.answers.recv_timeout(call.at_most(LOOK_AGAIN)) {
+                Ok(answer) => return self.keep(answer),
+                Err(RecvTimeoutError::Timeout) => call.check()?,
                 // Its thread panicked.
-                let nothing = Err(Error::PinSource {
-                    origin: "the PIN's source".into(),
-                    reason: "it gave no answer".into(),
-                });
-                self.keep(self.answers.recv().unwrap_or(nothing))
+                Err(RecvTimeoutError::Disconnected) => {
+                    return self.keep(Err(Error::PinSource {
+                        origin: "the PIN's source".into(),
+                        reason: "it gave no answer".into(),
+                    }));
+                }
             }
         }
     }

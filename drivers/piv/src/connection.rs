@@ -106,12 +106,12 @@ impl Connection {
         identity: &Identity,
         reader: &str,
         link: Option<Box<dyn Link>>,
-        access: &Access,
+        call: &Call,
     ) -> Result<Arc<Self>, Error> {
-        let connection = Connection::new(field, identity, access);
+        let connection = Connection::new(field, identity, call.access());
         *lock(&connection.reader) = reader.into();
         *lock(&connection.state) = State::found(link);
-        connection.log_in(access)?;
+        connection.log_in(call)?;
         Ok(Arc::new(connection))
     }
 
@@ -138,18 +138,18 @@ impl Connection {
         field: &Arc<Field>,
         reader: &str,
         link: Box<dyn Link>,
-        access: &Access,
+        call: &Call,
         place: impl FnOnce(&TokenId) -> Arc<Mutex<Place>>,
         wanted: impl FnOnce(&Identity) -> bool,
     ) -> Result<Option<Arc<Self>>, Error> {
-        let call = Call::unlimited();
+        let access = call.access();
         let looking = field.looking_at(reader);
         let alone = lock(&looking);
         let Ok(mut held) = Held::begin(link) else {
             return Ok(None);
         };
         let mut turn = held.turn();
-        let mut card = Card::new(&mut turn, &call);
+        let mut card = Card::new(&mut turn, call);
         let Ok(Answer::Card(identity)) = identify(&mut card) else {
             return Ok(None);
         };
@@ -178,7 +178,7 @@ impl Connection {
                 turns: &*access.refused_pins,
                 turn: None,
             },
-            access,
+            call,
             &mut asked,
         );
         drop(turn);
@@ -186,7 +186,7 @@ impl Connection {
         *lock(&connection.reader) = reader.into();
         *lock(&connection.state) = State::opened(held, verified, pin);
         let logged_in = logged_in.map_err(|fault| fault.into_error(connection.id()));
-        connection.end_login(logged_in, access, asked)?;
+        connection.end_login(logged_in, call, asked)?;
         let connection = Arc::new(connection);
         place.connection = Arc::downgrade(&connection);
         Ok(Some(connection))
@@ -275,7 +275,7 @@ impl Connection {
                     state.release();
                     // Nor does anybody here wait for us.
                     drop(state);
-                    turn = Some(turns.turn(self.id())?);
+                    turn = Some(turns.turn(self.id(), call)?);
                     call.check()?;
                     state = lock(&self.state);
                     waits += 1;
@@ -436,13 +436,16 @@ impl Connection {
 
     /// The management key that the operator gives, if they do. Asked for outside of a
     /// transaction.
-    pub(crate) fn given_management_key(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    pub(crate) fn given_management_key(
+        &self,
+        call: &Call,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         if let Some(key) = &*lock(&self.management_key) {
             return Ok(Some(key.clone()));
         }
         let accesses = lock(&self.accesses).clone();
         for access in accesses {
-            match access.management_keys.pin(self.id(), "") {
+            match access.management_keys.pin(self.id(), "", call) {
                 Ok(text) => {
                     return match management::parse_key(text.expose_secret()) {
                         Some(key) => Ok(Some(key)),

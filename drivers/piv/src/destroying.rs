@@ -108,7 +108,7 @@ impl PivToken {
             Found::Foreign => return Ok(Deletion::Foreign),
             Found::Mark | Found::Key(_) => {}
         }
-        let given = self.connection.given_management_key()?;
+        let given = self.connection.given_management_key(call)?;
         let destroyed = Cell::new(false);
         let found = self.connection.run(call, How::FRESH, |session| {
             let make = session.proven_make()?;

@@ -187,17 +187,21 @@ impl Field {
     /// Does `work` with each card that can be reached, without a PIN.
     pub(crate) fn visit<T>(
         &self,
+        call: &Call,
         mut work: impl FnMut(&mut Card<'_>, &Identity) -> Result<T, Fault>,
     ) -> Result<Visit<T>, Unreachable> {
-        let call = Call::unlimited();
         let mut visit = Visit {
             seen: Vec::new(),
             unreadable: Vec::new(),
         };
         for reader in self.readers.list()? {
+            if call.check().is_err() {
+                // Whoever asks is told that the call is over.
+                break;
+            }
             let open = self.open_in(&reader).and_then(|connection| {
                 let identity = connection.identity.clone();
-                let done = connection.run(&call, How::REPEAT, |s| work(&mut s.card, &identity));
+                let done = connection.run(call, How::REPEAT, |s| work(&mut s.card, &identity));
                 Some(Seen {
                     reader: reader.clone(),
                     identity,
@@ -207,7 +211,7 @@ impl Field {
             });
             let seen = match open {
                 Some(seen) => Ok(Some(seen)),
-                None => self.look(&reader, &call, &mut work),
+                None => self.look(&reader, call, &mut work),
             };
             match seen {
                 Ok(seen) => visit.seen.extend(seen),

@@ -47,7 +47,12 @@ struct Checked {
 
 impl Key {
     /// Finds the key.
-    pub(crate) fn open(token: &Arc<PivToken>, key: &KeyRef, usage: KeyUse) -> Result<Self, Error> {
+    pub(crate) fn open(
+        token: &Arc<PivToken>,
+        key: &KeyRef,
+        usage: KeyUse,
+        call: &Call,
+    ) -> Result<Self, Error> {
         let algorithm = key.public_key.algorithm();
         let spec = KeySpec { algorithm, usage };
         token.info.check_uses(spec)?;
@@ -64,7 +69,7 @@ impl Key {
             checked: Mutex::default(),
         };
         let connection = &token.connection;
-        connection.run(&Call::unlimited(), How::REPEAT, |s| key.examine(s, true))?;
+        connection.run(call, How::REPEAT, |s| key.examine(s, true))?;
         Ok(key)
     }
 

@@ -125,7 +125,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use claviger_token::backend::{bad, the_one};
 use claviger_token::sync::lock;
 use claviger_token::{
-    Access, Call, Driver, Error, Listing, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
+    About, Call, Driver, Error, Listing, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
 };
 
 use crate::attestation::Makers;
@@ -141,6 +141,7 @@ use crate::reader::{PcscReaders, Readers, Unreachable};
 use crate::slot::{Slot, new_name};
 use crate::token::PivToken;
 
+mod about;
 pub mod apdu;
 mod asking;
 pub mod attestation;
@@ -184,6 +185,9 @@ pub struct PivDriver {
 }
 
 impl PivDriver {
+    /// What the driver says of itself to people.
+    pub const ABOUT: About = about::ABOUT;
+
     /// A driver for the readers of this system's PC/SC service. In one process all of
     /// these are one: a card is opened once.
     ///
@@ -246,16 +250,17 @@ impl Default for PivDriver {
 }
 
 impl Driver for PivDriver {
-    fn scheme(&self) -> &'static str {
-        backend::SCHEME
+    fn about(&self) -> About {
+        PivDriver::ABOUT
     }
 
-    fn look(&self, backend: &str) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
         let backend = Backend::parse(backend)?;
-        let visit = self.field.visit(|card, identity| {
+        let visit = self.field.visit(call, |card, identity| {
             let make = self.field.prove(card, identity)?;
             notes(card, &make)
         });
+        call.check()?;
         let Visit { seen, unreadable } = match visit {
             Ok(visit) => visit,
             Err(Unreachable { what, reason }) => {
@@ -282,12 +287,12 @@ impl Driver for PivDriver {
         Ok(Listing { tokens, unreadable })
     }
 
-    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         let unavailable = |reason: String| Error::TokenUnavailable {
             token: token.id.clone(),
             reason,
         };
-        let visit = self.field.visit(|card, identity| {
+        let visit = self.field.visit(call, |card, identity| {
             if identity.id != token.id {
                 return Ok(None);
             }
@@ -296,6 +301,7 @@ impl Driver for PivDriver {
             let slots = slots.map(|slot| Ok(inspect(card, &make, slot)?.info(slot)));
             slots.collect::<Result<Vec<_>, Fault>>().map(Some)
         });
+        call.check()?;
         let visit = visit.map_err(|e| unavailable(format!("{}: {}", e.what, e.reason)))?;
         let mut found = visit.seen.into_iter().filter_map(|seen| seen.done);
         match (found.next(), found.next()) {
@@ -314,12 +320,13 @@ impl Driver for PivDriver {
         Ok(slot.map(|slot| new_name(slot, None)))
     }
 
-    fn open(&self, backend: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let wanted = Backend::parse(backend)?;
-        if let Some(connection) = self.open_at_once(&wanted, access)? {
+        if let Some(connection) = self.open_at_once(&wanted, call)? {
             return Ok(self.token(connection, wanted.policies, backend)?);
         }
-        let visit = self.field.visit(|_, _| Ok(()));
+        let visit = self.field.visit(call, |_, _| Ok(()));
+        call.check()?;
         let Visit { seen, unreadable } =
             visit.map_err(|Unreachable { what, reason }| Error::System { what, reason })?;
         let name = |seen: &Seen<()>| Backend::for_serial(&seen.identity.id.serial);
@@ -333,7 +340,7 @@ impl Driver for PivDriver {
                 present: all.into_iter().chain(unreadable).collect(),
             });
         };
-        let connection = self.connect(seen, access)?;
+        let connection = self.connect(seen, call)?;
         Ok(self.token(connection, wanted.policies, backend)?)
     }
 }
@@ -362,7 +369,7 @@ impl PivDriver {
     fn open_at_once(
         &self,
         wanted: &Backend,
-        access: &Access,
+        call: &Call,
     ) -> Result<Option<Arc<Connection>>, Error> {
         let Ok(readers) = self.field.readers.list() else {
             return Ok(None);
@@ -379,13 +386,13 @@ impl PivDriver {
             return Ok(None);
         };
         let place = |id: &TokenId| self.field.place(id);
-        Connection::open_the_only_one(&self.field, reader, link, access, place, |identity| {
+        Connection::open_the_only_one(&self.field, reader, link, call, place, |identity| {
             fits(wanted, identity)
         })
     }
 
     /// Opens a card that was found, or gives the one that is open.
-    fn connect(&self, seen: Seen<()>, access: &Access) -> Result<Arc<Connection>, Error> {
+    fn connect(&self, seen: Seen<()>, call: &Call) -> Result<Arc<Connection>, Error> {
         let Seen {
             reader,
             identity,
@@ -394,15 +401,15 @@ impl PivDriver {
         } = seen;
         let place = self.field.place(&identity.id);
         // Held through the login, so that a PIN is given once.
-        let mut place = lock(&place);
+        let mut place = call.lock(&place)?;
         if let Some(connection) = place.connection.upgrade() {
             if !connection.is_logged_in() {
-                connection.log_in(access)?;
+                connection.log_in(call)?;
             }
-            connection.remember(access);
+            connection.remember(call.access());
             return Ok(connection);
         }
-        let connection = Connection::open(&self.field, &identity, &reader, link, access)?;
+        let connection = Connection::open(&self.field, &identity, &reader, link, call)?;
         place.connection = Arc::downgrade(&connection);
         Ok(connection)
     }

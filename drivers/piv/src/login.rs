@@ -26,8 +26,6 @@ const AT_ONCE: Duration = Duration::from_millis(25);
 #[derive(Default)]
 pub(crate) struct Asked {
     asking: Option<Asking>,
-    /// Whether the card says that its PIN is the published default.
-    default: Option<bool>,
 }
 
 impl Connection {
@@ -37,13 +35,13 @@ impl Connection {
     }
 
     /// Asks for the PIN and gives it to the card, if that risks nothing.
-    pub(crate) fn log_in(&self, access: &Access) -> Result<(), Error> {
+    pub(crate) fn log_in(&self, call: &Call) -> Result<(), Error> {
         let mut asked = Asked::default();
-        let turns = (&*access.refused_pins, None);
-        let begun = self.run_in_turn(&Call::unlimited(), How::LOGIN, turns, |session| {
-            self.begin_login(session, access, &mut asked)
+        let turns = (&*call.access().refused_pins, None);
+        let begun = self.run_in_turn(call, How::LOGIN, turns, |session| {
+            self.begin_login(session, call, &mut asked)
         });
-        self.end_login(begun, access, asked)
+        self.end_login(begun, call, asked)
     }
 
     /// Begins to ask for the PIN once it is known that the card may take one, and gives it
@@ -52,22 +50,18 @@ impl Connection {
     pub(crate) fn begin_login(
         &self,
         session: &mut Session<'_>,
-        access: &Access,
+        call: &Call,
         asked: &mut Asked,
     ) -> Result<bool, Fault> {
+        let access = call.access();
         let tries = session.check_tries(access.last_try)?;
-        if access.factory_defaults && asked.asking.is_none() {
-            // Before the question: nobody would end it if the card went away now.
-            let pin = told(session.card.pin_metadata())?.flatten();
-            asked.default = pin.and_then(|pin| pin.default);
-        }
         let asking = asked
             .asking
-            .get_or_insert_with(|| Asking::begin(&access.pins, self.id(), tries));
+            .get_or_insert_with(|| Asking::begin(self.id(), tries, call));
         let Some(answer) = asking.within(AT_ONCE) else {
             return Ok(false);
         };
-        let pin = self.checked(answer, access, asked.default)?;
+        let pin = self.checked(answer, access, session)?;
         session.tries = Some(tries);
         match session.give_pin(&pin, access.last_try) {
             Err(Fault::NotOurTurn) => Ok(false),
@@ -80,13 +74,13 @@ impl Connection {
     pub(crate) fn end_login(
         &self,
         begun: Result<bool, Error>,
-        access: &Access,
+        call: &Call,
         asked: Asked,
     ) -> Result<(), Error> {
+        let access = call.access();
         let last_try = access.last_try;
         let Asked {
             asking: Some(mut asking),
-            default,
         } = asked
         else {
             return begun.map(drop);
@@ -96,67 +90,83 @@ impl Connection {
             lock(&self.state).release();
         }
         let mut done = match begun {
-            Ok(false) => {
-                let pin = self.checked(asking.answer(), access, default);
-                pin.and_then(|pin| self.in_turn(access, |s| s.give_pin(&pin, last_try)))
-            }
+            Ok(false) => self.in_turn(call, asking.answer(call), |session, pin| {
+                session.give_pin(pin, last_try)
+            }),
             begun => begun.map(drop),
         };
         if let Err(Error::PinUnsettled { token }) = &done
-            && access.pins.sends_unsettled(token, "")?
+            && access.pins.sends_unsettled(token, "", call)?
         {
-            let pin = self.checked(asking.answer(), access, default)?;
-            done = self.in_turn(access, |s| s.give_pin_anyway(&pin, last_try));
+            done = self.in_turn(call, asking.answer(call), |session, pin| {
+                session.give_pin_anyway(pin, last_try)
+            });
         }
         match done {
             // Some keys want no PIN.
-            Err(Error::PinNeeded { .. }) if self.has_keys_without_pin()? => Ok(()),
+            Err(Error::PinNeeded { .. }) if self.has_keys_without_pin(call)? => Ok(()),
             done => done,
         }
     }
 
-    /// Takes the turn, and then the card.
+    /// Takes the turn, and then the card, if there is something to give it.
     fn in_turn(
         &self,
-        access: &Access,
-        give: impl FnMut(&mut Session<'_>) -> Result<(), Fault>,
+        call: &Call,
+        answer: Result<Pin, Error>,
+        give: impl Fn(&mut Session<'_>, &Pin) -> Result<(), Fault>,
     ) -> Result<(), Error> {
+        let access = call.access();
+        if !matches!(&answer, Err(Error::PinNeeded { .. }) if access.factory_defaults) {
+            self.fits(answer.as_ref().map_err(Clone::clone)?, access)?;
+        }
         let turns = &*access.refused_pins;
-        let turn = turns.turn(self.id())?;
-        self.run_in_turn(&Call::unlimited(), How::LOGIN, (turns, Some(turn)), give)
+        let turn = turns.turn(self.id(), call)?;
+        let turns = (turns, Some(turn));
+        self.run_in_turn(call, How::LOGIN, turns, |session| {
+            let pin = self.checked(answer.clone(), access, session)?;
+            give(session, &pin)
+        })
     }
 
     /// The PIN that is to be sent: the one that was given, or the published default where
-    /// that may be tried.
+    /// that may be tried and the card does not say that its PIN is another.
     fn checked(
         &self,
         answer: Result<Pin, Error>,
         access: &Access,
-        default: Option<bool>,
-    ) -> Result<Pin, Error> {
+        session: &mut Session<'_>,
+    ) -> Result<Pin, Fault> {
         let pin = match answer {
-            Err(Error::PinNeeded { .. }) if access.factory_defaults && default != Some(false) => {
+            Err(needed @ Error::PinNeeded { .. }) if access.factory_defaults => {
+                let metadata = told(session.card.pin_metadata())?.flatten();
+                if metadata.and_then(|pin| pin.default) == Some(false) {
+                    return Err(needed.into());
+                }
                 Pin::from(DEFAULT_PIN)
             }
             pin => pin?,
         };
+        self.fits(&pin, access)?;
+        Ok(pin)
+    }
+
+    fn fits(&self, pin: &Pin, access: &Access) -> Result<(), Error> {
         let (length, most) = (pin.expose_secret().len(), *PIN_LENGTH.end());
-        let fits =
-            PIN_LENGTH.contains(&length) || (access.any_pin_length && (1..=most).contains(&length));
-        match fits {
-            true => Ok(pin),
-            false => Err(Error::PinLength {
-                token: self.id().clone(),
-                min: *PIN_LENGTH.start(),
-                max: most,
-            }),
+        if PIN_LENGTH.contains(&length) || (access.any_pin_length && (1..=most).contains(&length)) {
+            return Ok(());
         }
+        Err(Error::PinLength {
+            token: self.id().clone(),
+            min: *PIN_LENGTH.start(),
+            max: most,
+        })
     }
 
     /// Whether there is a key that works without a PIN.
-    fn has_keys_without_pin(&self) -> Result<bool, Error> {
+    fn has_keys_without_pin(&self, call: &Call) -> Result<bool, Error> {
         let make = self.make();
-        self.run(&Call::unlimited(), How::REPEAT, |session| {
+        self.run(call, How::REPEAT, |session| {
             for slot in Slot::all() {
                 let content = inspect(&mut session.card, &make, slot)?;
                 if content.public_key().is_some() && content.policies(slot).0 == PinPolicy::Never {

@@ -58,7 +58,7 @@ impl PivToken {
         };
         // Before anybody is asked for a management key.
         self.connection.run(call, How::REPEAT, |s| free(s))?;
-        let given = self.connection.given_management_key()?;
+        let given = self.connection.given_management_key(call)?;
         let touched = Cell::new(false);
         let key = Cell::new(None);
         let made = self.connection.run(call, How::ONCE, |session| {
@@ -209,7 +209,7 @@ impl PivToken {
                 key: key.public_key.fingerprint().to_string(),
             })),
         };
-        let given = self.connection.given_management_key()?;
+        let given = self.connection.given_management_key(call)?;
         self.connection.run(call, How::FRESH, |session| {
             let make = session.proven_make()?;
             let (slot, content) = find(session, &make)?;

@@ -101,13 +101,13 @@ impl Token for PivToken {
         self.discard_left(left, call)
     }
 
-    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
-        let key = Key::open(&self.me()?, key, KeyUse::Sign)?;
+    fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error> {
+        let key = Key::open(&self.me()?, key, KeyUse::Sign, call)?;
         Ok(Arc::new(PivSigner(key)))
     }
 
-    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
-        let key = Key::open(&self.me()?, key, KeyUse::Decrypt)?;
+    fn decryptor(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Decryptor>, Error> {
+        let key = Key::open(&self.me()?, key, KeyUse::Decrypt, call)?;
         Ok(Arc::new(PivDecryptor(key)))
     }
 }

@@ -51,7 +51,10 @@ impl Subject for Virtual {
     }
 
     fn backend(&self) -> String {
-        let found = self.driver().tokens("piv:").unwrap();
+        let found = self
+            .driver()
+            .tokens("piv:", &claviger_token::Call::unlimited())
+            .unwrap();
         found[0].backend.clone()
     }
 

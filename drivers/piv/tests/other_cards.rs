@@ -42,7 +42,9 @@ fn pico() -> Device {
 }
 
 fn open(desk: &Desk) -> Arc<dyn Token> {
-    desk.driver().open("piv:", &access(), &call()).unwrap()
+    desk.driver()
+        .open("piv:", &call().clone().using(access()))
+        .unwrap()
 }
 
 fn generate(token: &dyn Token, slot: &SlotId, spec: KeySpec) -> Result<GeneratedKey, Error> {
@@ -67,8 +69,12 @@ fn make(token: &dyn Token, spec: KeySpec) -> Result<KeyRef, Error> {
 fn prove(token: &dyn Token, key: &KeyRef, usage: KeyUse) -> Result<(), Error> {
     let id = &token.info().id;
     match usage {
-        KeyUse::Sign => possession::of_signer(&*token.signer(key)?, id, &call()),
-        KeyUse::Decrypt => possession::of_decryptor(&*token.decryptor(key)?, id, &call()),
+        KeyUse::Sign => {
+            possession::of_signer(&*token.signer(key, &Call::unlimited())?, id, &call())
+        }
+        KeyUse::Decrypt => {
+            possession::of_decryptor(&*token.decryptor(key, &Call::unlimited())?, id, &call())
+        }
     }
 }
 
@@ -97,11 +103,18 @@ fn note<'a>(notes: &'a [(String, String)], name: &str) -> Option<&'a str> {
 fn a_card_is_yubicos_by_its_root_and_not_by_its_version() {
     let yubikey = Device::new(Card::builder().pin(PIN).build());
     let desk = Desk::with(&[&yubikey]);
-    let found = desk.driver().tokens("piv:").unwrap().remove(0);
+    let found = desk
+        .driver()
+        .tokens("piv:", &Call::unlimited())
+        .unwrap()
+        .remove(0);
     assert_eq!(found.model, "YubiKey 5.7.1");
     assert_eq!(found.untried, []);
     let stranger = desk.driver_that_trusts_nobody();
-    let unknown = stranger.tokens("piv:").unwrap().remove(0);
+    let unknown = stranger
+        .tokens("piv:", &Call::unlimited())
+        .unwrap()
+        .remove(0);
     // Named the same, so that what is known of it stays its own.
     assert_eq!(unknown.id, found.id);
 
@@ -113,11 +126,15 @@ fn a_card_is_yubicos_by_its_root_and_not_by_its_version() {
         Device::new(Card::builder().of_another_maker().build()),
     ] {
         let desk = Desk::with(&[&device]);
-        let found = desk.driver().tokens("piv:").unwrap().remove(0);
+        let found = desk
+            .driver()
+            .tokens("piv:", &Call::unlimited())
+            .unwrap()
+            .remove(0);
         assert!(!found.model.contains("YubiKey"), "{}", found.model);
         assert_eq!(found.untried, found.uses, "nothing was tried");
         assert!(!found.remembered_as.is_empty());
-        let slots = desk.driver().slots(&found).unwrap();
+        let slots = desk.driver().slots(&found, &Call::unlimited()).unwrap();
         let retired = slots.iter().find(|s| s.slot == SlotId::new("82")).unwrap();
         assert_eq!(note(&retired.notes, "slot"), Some("not tried"));
         // Nothing was written to find out.
@@ -212,7 +229,6 @@ fn a_slot_that_the_card_does_not_have_is_said_and_leaves_nothing() {
     match token.free_slots(&[P256], &taken, &call()) {
         Err(error @ Error::OnlyNamedSlots { .. }) => {
             assert!(error.to_string().contains("9a, 9c, 9d, 9e"), "{error}");
-            assert!(error.hint().contains("piv:slot=9a"), "{}", error.hint());
         }
         other => panic!("{other:?}"),
     }
@@ -435,7 +451,7 @@ fn a_reader_whose_card_cannot_be_read_is_listed_with_the_reason() {
     let nameless = plain_card();
     nameless.card().put_object(object::CHUID, &[]).unwrap();
     let driver = Desk::with(&[&mute, &good, &nameless]).driver();
-    let listing = driver.look("piv:").unwrap();
+    let listing = driver.look("piv:", &Call::unlimited()).unwrap();
     assert_eq!(listing.tokens.len(), 1);
     let reasons: Vec<String> = listing
         .unreadable
@@ -449,7 +465,7 @@ fn a_reader_whose_card_cannot_be_read_is_listed_with_the_reason() {
     assert!(reasons[0].contains("6F00"), "{reasons:?}");
     assert!(reasons[1].contains("CHUID"), "{reasons:?}");
     let driver = Desk::with(&[&mute]).driver();
-    match driver.open("piv:", &access(), &call()) {
+    match driver.open("piv:", &call().clone().using(access())) {
         Err(Error::NoToken { present, .. }) => {
             assert!(present[0].contains("cannot be read"), "{present:?}");
         }
@@ -461,7 +477,7 @@ fn a_reader_whose_card_cannot_be_read_is_listed_with_the_reason() {
 fn two_cards_of_one_serial_are_listed_as_two_and_refused() {
     let twins = [(); 2].map(|()| Device::new(Card::builder().serial(7).pin(PIN).build()));
     let driver = Desk::with(&[&twins[0], &twins[1]]).driver();
-    let found = driver.tokens("piv:serial=7").unwrap();
+    let found = driver.tokens("piv:serial=7", &Call::unlimited()).unwrap();
     assert_eq!(found.len(), 2);
     let readers: Vec<_> = found
         .iter()
@@ -469,14 +485,14 @@ fn two_cards_of_one_serial_are_listed_as_two_and_refused() {
         .collect();
     assert_eq!(readers.len(), 2);
     assert_ne!(readers[0], readers[1]);
-    match driver.open("piv:serial=7", &access(), &call()) {
+    match driver.open("piv:serial=7", &call().clone().using(access())) {
         Err(Error::AmbiguousToken { candidates, .. }) => {
             assert!(candidates[0].contains(readers[0]), "{candidates:?}");
             assert!(candidates[1].contains(readers[1]), "{candidates:?}");
         }
         other => panic!("{:?}", other.map(drop)),
     }
-    assert!(driver.slots(&found[0]).is_err());
+    assert!(driver.slots(&found[0], &Call::unlimited()).is_err());
     for twin in &twins {
         assert_eq!(
             twin.faults().count(ins::VERIFY),
@@ -492,7 +508,7 @@ fn the_pin_of_a_card_is_not_given_to_its_twin() {
     let desk = Desk::with(&[&ours]);
     let token = open(&desk);
     let key = make(&*token, P256).unwrap();
-    let signer = token.signer(&key).unwrap();
+    let signer = token.signer(&key, &Call::unlimited()).unwrap();
     desk.insert(&twin);
     desk.reset(&ours);
     assert!(matches!(
@@ -604,8 +620,8 @@ fn a_key_that_was_moved_is_found_used_named_and_destroyed() {
             let token = open(&desk);
             prove(&*token, &key, spec.usage).unwrap();
             let found = match spec.usage {
-                KeyUse::Sign => token.signer(&key).unwrap().slot(),
-                KeyUse::Decrypt => token.decryptor(&key).unwrap().slot(),
+                KeyUse::Sign => token.signer(&key, &Call::unlimited()).unwrap().slot(),
+                KeyUse::Decrypt => token.decryptor(&key, &Call::unlimited()).unwrap().slot(),
             };
             assert_eq!(found, SlotId::new("90"));
             assert_eq!(found.mark(), key.slot.mark(), "it is still Claviger's");
@@ -630,9 +646,7 @@ fn a_key_whose_policy_is_never_signs_without_a_pin() {
     let never = (Origin::Imported, PinPolicy::Never, TouchPolicy::Never);
     let device = Device::new(card.key(slot(0x82), key, never.0, never.1, never.2).build());
     let driver = Desk::with(&[&device]).driver();
-    let token = driver
-        .open("piv:", &Access::without_pin(), &call())
-        .unwrap();
+    let token = driver.open("piv:", &call()).unwrap();
     let key = |name: &str| {
         let slots = token.slots(&call()).unwrap();
         let slot = slots
@@ -651,7 +665,9 @@ fn a_key_whose_policy_is_never_signs_without_a_pin() {
         "{wanting:?}"
     );
     // With the PIN it works, and the token is the same.
-    let again = driver.open("piv:", &access(), &call()).unwrap();
+    let again = driver
+        .open("piv:", &call().clone().using(access()))
+        .unwrap();
     prove(&*again, &key("9a"), KeyUse::Sign).unwrap();
 
     // Where every key wants a PIN, none is no way in.
@@ -663,7 +679,7 @@ fn a_key_whose_policy_is_never_signs_without_a_pin() {
     );
     let driver = Desk::with(&[&device]).driver();
     assert!(matches!(
-        driver.open("piv:", &Access::without_pin(), &call()),
+        driver.open("piv:", &call()),
         Err(Error::PinNeeded { .. })
     ));
 }
@@ -673,7 +689,7 @@ fn a_blocked_puk_is_said() {
     let device = Device::new(Card::builder().pin(PIN).build());
     let driver = Desk::with(&[&device]).driver();
     let puk_locked = || {
-        let found = driver.tokens("piv:").unwrap().remove(0);
+        let found = driver.tokens("piv:", &Call::unlimited()).unwrap().remove(0);
         note(&found.notes, "puk_locked").map(str::to_owned)
     };
     assert_eq!(puk_locked(), None);
@@ -701,7 +717,9 @@ fn a_management_key_is_taken_as_people_write_it() {
             ..Access::with(FixedPin::new(PIN))
         };
         let driver = Desk::with(&[&device]).driver();
-        let token = driver.open("piv:", &access, &call()).unwrap();
+        let token = driver
+            .open("piv:", &call().clone().using(access.clone()))
+            .unwrap();
         make(&*token, P256).unwrap();
     }
 }

@@ -31,7 +31,9 @@ fn canokey() -> Device {
 }
 
 fn open(desk: &Desk) -> Arc<dyn Token> {
-    desk.driver().open("piv:", &access(), &call()).unwrap()
+    desk.driver()
+        .open("piv:", &call().clone().using(access()))
+        .unwrap()
 }
 
 /// Makes a key, in a process of its own.
@@ -46,15 +48,23 @@ fn make(desk: &Desk) -> KeyRef {
     };
     let public_key = token.generate(&new, &call()).unwrap().public_key;
     let key = KeyRef { slot, public_key };
-    possession::of_signer(&*token.signer(&key).unwrap(), &token.info().id, &call()).unwrap();
+    possession::of_signer(
+        &*token.signer(&key, &Call::unlimited()).unwrap(),
+        &token.info().id,
+        &call(),
+    )
+    .unwrap();
     token.name(&key, "alice", &call()).unwrap();
     key
 }
 
 /// What a process does that is started for one signature.
 fn sign_once(desk: &Desk, key: &KeyRef, access: &Access) {
-    let token = desk.driver().open("piv:", access, &call()).unwrap();
-    let signer = token.signer(key).unwrap();
+    let token = desk
+        .driver()
+        .open("piv:", &call().clone().using(access.clone()))
+        .unwrap();
+    let signer = token.signer(key, &Call::unlimited()).unwrap();
     signer.sign(b"message", &call()).unwrap();
 }
 
@@ -115,7 +125,7 @@ fn a_token_that_is_open_and_does_nothing_leaves_the_card_to_others() {
     assert!(is_free_within(Duration::from_secs(2), &desk, &device));
     // Others have used it: it is not known any more what is selected, nor by whom.
     desk.reset(&device);
-    let signer = token.signer(&key).unwrap();
+    let signer = token.signer(&key, &Call::unlimited()).unwrap();
     signer.sign(b"message", &call()).unwrap();
     assert!(!desk.is_busy(&device));
     assert_eq!(device.card().pin_tries(), 3);
@@ -127,7 +137,7 @@ fn a_token_that_is_always_at_work_leaves_the_card_to_others_between_two_signatur
     let desk = Desk::with(&[&device]);
     let key = make(&desk);
     let token = open(&desk);
-    let signer = token.signer(&key).unwrap();
+    let signer = token.signer(&key, &Call::unlimited()).unwrap();
     let free = (0..4).filter(|_| {
         signer.sign(b"message", &call()).unwrap();
         !desk.is_busy(&device)
@@ -148,7 +158,7 @@ fn a_card_that_is_taken_out_or_reset_while_its_transaction_goes_on_is_found_agai
     for disturb in disturbances {
         let token = open(&desk);
         disturb();
-        let signer = token.signer(&key).unwrap();
+        let signer = token.signer(&key, &Call::unlimited()).unwrap();
         disturb();
         signer.sign(b"message", &call()).unwrap();
         disturb();
@@ -164,7 +174,7 @@ fn the_pin_of_a_card_is_not_given_to_the_one_that_takes_its_place_meanwhile() {
     let desk = Desk::with(&[&ours]);
     let key = make(&desk);
     let token = open(&desk);
-    let signer = token.signer(&key).unwrap();
+    let signer = token.signer(&key, &Call::unlimited()).unwrap();
     desk.swap(&ours, &other);
     assert!(matches!(
         signer.sign(b"message", &call()),
@@ -184,7 +194,7 @@ struct Slow {
 }
 
 impl PinSource for Slow {
-    fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
+    fn pin(&self, _: &TokenId, _: &str, _: &Call) -> Result<Pin, Error> {
         // Longer than a source that is not a person takes.
         std::thread::sleep(Duration::from_millis(50));
         let free = is_free_within(Duration::from_secs(2), &self.desk, &self.device);
@@ -197,7 +207,7 @@ impl PinSource for Slow {
 struct Thinking(Arc<AtomicBool>);
 
 impl PinSource for Thinking {
-    fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
+    fn pin(&self, _: &TokenId, _: &str, _: &Call) -> Result<Pin, Error> {
         self.0.store(true, Ordering::SeqCst);
         // Longer than a source that is not a person takes.
         std::thread::sleep(Duration::from_millis(300));
@@ -216,14 +226,18 @@ fn no_question_for_a_pin_stays_behind_where_the_card_does_not_say_whether_it_is_
         let device = yubikey();
         let desk = Desk::with(&[&device]);
         let driver = desk.driver();
-        drop(driver.open("piv:", &access(), &call()).unwrap());
+        drop(
+            driver
+                .open("piv:", &call().clone().using(access()))
+                .unwrap(),
+        );
         (device.faults()).add(Rule::new(fault).on(ins::GET_METADATA).always());
         let was_asked = Arc::default();
         let defaults = Access {
             factory_defaults: true,
             ..Access::with(Thinking(Arc::clone(&was_asked)))
         };
-        let opened = driver.open("piv:", &defaults, &call());
+        let opened = driver.open("piv:", &call().clone().using(defaults.clone()));
         assert_eq!(opened.is_ok(), opens, "{:?}", opened.err());
         assert_eq!(was_asked.load(Ordering::SeqCst), opens);
     }

@@ -36,7 +36,7 @@ struct Shared {
 struct Turn<'a>(&'a Shared, #[allow(dead_code)] MutexGuard<'a, ()>);
 
 impl RefusedPins for Shared {
-    fn turn(&self, _: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error> {
+    fn turn(&self, _: &TokenId, _: &Call) -> Result<Box<dyn PinTurn + '_>, Error> {
         Ok(Box::new(Turn(self, self.turn.lock().unwrap())))
     }
 
@@ -99,7 +99,9 @@ impl Stage {
     }
 
     fn open(&self, access: &Access) -> Result<Arc<dyn Token>, Error> {
-        self.desk.driver().open("piv:", access, &call())
+        self.desk
+            .driver()
+            .open("piv:", &call().clone().using(access.clone()))
     }
 
     /// Begins `work` while somebody else has the turn. They get the card meanwhile, as does
@@ -148,11 +150,11 @@ impl Stage {
 struct Bold;
 
 impl PinSource for Bold {
-    fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
+    fn pin(&self, _: &TokenId, _: &str, _: &Call) -> Result<Pin, Error> {
         Ok(Pin::from(PIN))
     }
 
-    fn sends_unsettled(&self, _: &TokenId, _: &str) -> Result<bool, Error> {
+    fn sends_unsettled(&self, _: &TokenId, _: &str, _: &Call) -> Result<bool, Error> {
         Ok(true)
     }
 }
@@ -165,7 +167,11 @@ fn who_opens_a_card_waits_for_the_turn_without_it_and_counts_the_tries_in_it() {
     for cards in 1..=2 {
         let (driver, access) = (stage.desk.driver(), stage.access());
         let backend = format!("piv:serial={}", stage.device.card().serial());
-        let work = move || driver.open(&backend, &access, &call()).map(drop);
+        let work = move || {
+            driver
+                .open(&backend, &call().clone().using(access.clone()))
+                .map(drop)
+        };
         let opening = stage.beside(work, || stage.spend_a_try());
         opening.join().unwrap().unwrap();
         assert_eq!(*stage.shared.begun.lock().unwrap(), [TriesLeft::Exactly(2)]);
@@ -181,7 +187,11 @@ fn who_opens_a_card_waits_for_the_turn_without_it_and_counts_the_tries_in_it() {
 fn no_pin_is_sent_where_the_last_try_is_left_once_it_is_our_turn() {
     let stage = Stage::new();
     let (driver, access) = (stage.desk.driver(), stage.access());
-    let work = move || driver.open("piv:", &access, &call()).map(drop);
+    let work = move || {
+        driver
+            .open("piv:", &call().clone().using(access.clone()))
+            .map(drop)
+    };
     let opening = stage.beside(work, || (0..2).for_each(|_| stage.spend_a_try()));
     let opened = opening.join().unwrap();
     assert!(
@@ -205,7 +215,11 @@ fn the_published_pin_and_one_that_a_person_decides_to_send_wait_as_well() {
         ..Access::without_pin()
     };
     let driver = stage.desk.driver();
-    let work = move || driver.open("piv:", &factory, &call()).map(drop);
+    let work = move || {
+        driver
+            .open("piv:", &call().clone().using(factory.clone()))
+            .map(drop)
+    };
     stage.beside(work, || {}).join().unwrap().unwrap();
 
     let stage = Stage::new();
@@ -215,7 +229,11 @@ fn the_published_pin_and_one_that_a_person_decides_to_send_wait_as_well() {
         ..Access::with(Bold)
     };
     let driver = stage.desk.driver();
-    let work = move || driver.open("piv:", &bold, &call()).map(drop);
+    let work = move || {
+        driver
+            .open("piv:", &call().clone().using(bold.clone()))
+            .map(drop)
+    };
     stage.beside(work, || {}).join().unwrap().unwrap();
 }
 
@@ -235,7 +253,7 @@ fn a_pin_that_is_given_again_waits_for_its_turn_without_the_card() {
         KeyRef { slot, public_key }
     };
     let key = make(&token);
-    let signer = token.signer(&key).unwrap();
+    let signer = token.signer(&key, &Call::unlimited()).unwrap();
     stage.desk.reset(&stage.device);
     let signing = stage.beside(move || signer.sign(b"message", &call()), || {});
     let signature = signing.join().unwrap().unwrap();
@@ -253,7 +271,11 @@ fn another_card_that_came_meanwhile_gets_no_pin() {
         ..Access::with(FixedPin::new(PIN))
     };
     let driver = stage.desk.driver();
-    let work = move || driver.open("piv:", &access, &call()).map(drop);
+    let work = move || {
+        driver
+            .open("piv:", &call().clone().using(access.clone()))
+            .map(drop)
+    };
     let opening = stage.beside(work, || stage.desk.swap(&stage.device, &other));
     let opened = opening.join().unwrap();
     assert!(

@@ -53,7 +53,9 @@ fn call() -> Call {
 }
 
 fn open(desk: &Desk) -> Arc<dyn Token> {
-    desk.driver().open("piv:", &access(), &call()).unwrap()
+    desk.driver()
+        .open("piv:", &call().clone().using(access()))
+        .unwrap()
 }
 
 /// The label of keys that are not named yet.
@@ -106,7 +108,9 @@ fn a_signature_and_an_agreement_take_one_command() {
         // A block that is longer than a short command, and the rest of the signature.
         (KeySpec::sign(Algorithm::Rsa2048), 2),
     ] {
-        let signer = token.signer(&make(&*token, spec)).unwrap();
+        let signer = token
+            .signer(&make(&*token, spec), &Call::unlimited())
+            .unwrap();
         signer.sign(b"first", &call()).unwrap();
         for _ in 0..3 {
             let counts = counted(&device, || drop(signer.sign(b"message", &call()).unwrap()));
@@ -129,7 +133,7 @@ fn a_signature_and_an_agreement_take_one_command() {
         ),
     ] {
         let key = make(&*token, KeySpec::decrypt(algorithm));
-        let decryptor = token.decryptor(&key).unwrap();
+        let decryptor = token.decryptor(&key, &Call::unlimited()).unwrap();
         let agree = || {
             let secret = decryptor.unwrap(Unwrap::Agree { peer: &peer }, &call());
             assert_eq!(secret.unwrap().len(), 32);
@@ -164,7 +168,12 @@ fn a_generation_is_one_transaction_of_few_commands() {
 fn a_wrong_pin_is_counted_and_not_sent_again() {
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
-    let with = |pin: &str| driver.open("piv:", &Access::with(FixedPin::new(pin)), &call());
+    let with = |pin: &str| {
+        driver.open(
+            "piv:",
+            &call().clone().using(Access::with(FixedPin::new(pin))),
+        )
+    };
     assert!(matches!(
         with("135791"),
         Err(Error::PinWrong {
@@ -194,11 +203,13 @@ fn a_wrong_pin_is_counted_and_not_sent_again() {
     assert_eq!(device.card().pin_tries(), 1);
     let token = driver.open(
         "piv:",
-        &Access {
-            last_try: true,
-            ..access()
-        },
-        &call(),
+        &call().clone().using(
+            Access {
+                last_try: true,
+                ..access()
+            }
+            .clone(),
+        ),
     );
     assert_eq!(device.card().pin_tries(), 3);
     drop(token);
@@ -223,7 +234,7 @@ fn a_pin_that_is_refused_without_a_count_is_not_sent_again() {
     let open = || {
         Desk::with(&[&device])
             .driver()
-            .open("piv:", &with(), &call())
+            .open("piv:", &call().clone().using(with()))
     };
     assert!(matches!(
         open(),
@@ -247,7 +258,7 @@ fn a_card_without_a_token_open_shows_everything_but_needs_no_pin() {
             .build(),
     );
     let driver = Desk::with(&[&device]).driver();
-    let found = driver.tokens("piv:").unwrap().remove(0);
+    let found = driver.tokens("piv:", &Call::unlimited()).unwrap().remove(0);
     assert_eq!(found.model, "YubiKey 5.7.1");
     assert_eq!(found.id.manufacturer, "Yubico");
     assert_eq!(found.id.serial, device.card().serial().to_string());
@@ -262,7 +273,7 @@ fn a_card_without_a_token_open_shows_everything_but_needs_no_pin() {
     assert_eq!(note("puk_tries"), Some("3"));
     assert_eq!(note("management_key"), Some("aes192"));
     assert_eq!(note("management_key_protected"), Some("false"));
-    let slots = driver.slots(&found).unwrap();
+    let slots = driver.slots(&found, &Call::unlimited()).unwrap();
     assert_eq!(slots.len(), 24);
     assert_eq!(slots[0].slot.as_str(), "9a");
     assert_eq!(slots[0].state, SlotState::Occupied);
@@ -276,11 +287,13 @@ fn a_card_without_a_token_open_shows_everything_but_needs_no_pin() {
 fn two_cards_are_not_guessed_between() {
     let (one, two) = (yubikey(), yubikey());
     let driver = Desk::with(&[&one, &two]).driver();
-    match driver.open("piv:", &access(), &call()) {
+    match driver.open("piv:", &call().clone().using(access())) {
         Err(Error::AmbiguousToken { candidates, .. }) => {
             let serials = [&one, &two].map(|d| format!("piv:serial={}", d.card().serial()));
             assert_eq!(candidates, serials);
-            driver.open(&candidates[1], &access(), &call()).unwrap();
+            driver
+                .open(&candidates[1], &call().clone().using(access()))
+                .unwrap();
         }
         Err(other) => panic!("{other:?}"),
         Ok(_) => panic!("opened"),
@@ -294,7 +307,9 @@ fn a_reset_and_another_application_are_recovered_from() {
         let device = old(firmware);
         let desk = Desk::with(&[&device]);
         let token = open(&desk);
-        let signer = token.signer(&make(&*token, P256)).unwrap();
+        let signer = token
+            .signer(&make(&*token, P256), &Call::unlimited())
+            .unwrap();
         let sign = || drop(signer.sign(b"message", &call()).unwrap());
         sign();
         let reset = || desk.reset(&device);
@@ -326,12 +341,16 @@ fn a_reset_and_another_application_are_recovered_from() {
 fn listing_does_not_take_the_pin_from_an_open_token() {
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
-    let token = driver.open("piv:", &access(), &call()).unwrap();
-    let signer = token.signer(&make(&*token, P256)).unwrap();
+    let token = driver
+        .open("piv:", &call().clone().using(access()))
+        .unwrap();
+    let signer = token
+        .signer(&make(&*token, P256), &Call::unlimited())
+        .unwrap();
     signer.sign(b"message", &call()).unwrap();
     let counts = counted(&device, || {
-        let found = driver.tokens("piv:").unwrap();
-        driver.slots(&found[0]).unwrap();
+        let found = driver.tokens("piv:", &Call::unlimited()).unwrap();
+        driver.slots(&found[0], &Call::unlimited()).unwrap();
         signer.sign(b"message", &call()).unwrap();
     });
     assert!(!counts.contains_key(&ins::SELECT), "{counts:02x?}");
@@ -342,7 +361,9 @@ fn another_card_in_the_same_reader_is_never_used() {
     let (device, other) = (yubikey(), yubikey());
     let desk = Desk::with(&[&device]);
     let token = open(&desk);
-    let signer = token.signer(&make(&*token, P256)).unwrap();
+    let signer = token
+        .signer(&make(&*token, P256), &Call::unlimited())
+        .unwrap();
     signer.sign(b"message", &call()).unwrap();
     desk.swap(&device, &other);
     for _ in 0..2 {
@@ -362,7 +383,9 @@ fn a_pin_that_was_changed_elsewhere_costs_one_try() {
     let device = yubikey();
     let desk = Desk::with(&[&device]);
     let token = open(&desk);
-    let signer = token.signer(&make(&*token, P256)).unwrap();
+    let signer = token
+        .signer(&make(&*token, P256), &Call::unlimited())
+        .unwrap();
     signer.sign(b"message", &call()).unwrap();
     device.card().change_pin("864209");
     desk.reset(&device);
@@ -384,11 +407,15 @@ fn a_key_with_policy_always_gets_the_pin_before_each_operation() {
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
     let backend = "piv:slot=9c;pin-policy=always";
-    let token = driver.open(backend, &access(), &call()).unwrap();
+    let token = driver
+        .open(backend, &call().clone().using(access()))
+        .unwrap();
     let slot = driver.named_slot(backend).unwrap().unwrap();
     assert_eq!(slot.to_string(), "9c");
     let public_key = generate(&*token, &slot, P256).unwrap().public_key;
-    let signer = token.signer(&KeyRef { slot, public_key }).unwrap();
+    let signer = token
+        .signer(&KeyRef { slot, public_key }, &Call::unlimited())
+        .unwrap();
     for _ in 0..3 {
         signer.sign(b"message", &call()).unwrap();
     }
@@ -398,9 +425,7 @@ fn a_key_with_policy_always_gets_the_pin_before_each_operation() {
         BTreeMap::from([(ins::VERIFY, 2), (ins::AUTHENTICATE, 1)])
     );
     // Another view of the same card, opened once.
-    let plain = driver
-        .open("piv:", &Access::without_pin(), &call())
-        .unwrap();
+    let plain = driver.open("piv:", &call()).unwrap();
     assert_eq!(plain.info().id, token.info().id);
 }
 
@@ -410,8 +435,12 @@ fn a_touch_is_announced_and_a_missing_one_is_told_apart() {
         let device = yubikey();
         let driver = Desk::with(&[&device]).driver();
         let backend = format!("piv:pin-policy={pin_policy};touch-policy=always");
-        let token = driver.open(&backend, &access(), &call()).unwrap();
-        let signer = token.signer(&make(&*token, P256)).unwrap();
+        let token = driver
+            .open(&backend, &call().clone().using(access()))
+            .unwrap();
+        let signer = token
+            .signer(&make(&*token, P256), &Call::unlimited())
+            .unwrap();
         let events: Arc<Mutex<Vec<Event>>> = Arc::default();
         let seen = Arc::clone(&events);
         let call =
@@ -450,7 +479,7 @@ fn management_keys_come_from_where_they_may() {
     let needed = |device: &Device, access: Access| {
         let token = Desk::with(&[device])
             .driver()
-            .open("piv:", &access, &call())
+            .open("piv:", &call().clone().using(access.clone()))
             .unwrap();
         let slot = token.free_slots(&[P256], &[], &call()).unwrap().remove(0);
         generate(&*token, &slot, P256).map(drop)
@@ -526,7 +555,7 @@ fn the_rights_of_the_pin_and_of_the_administrator_end() {
         answer.contains("105, 130") || answer.contains("69, 82"),
         "{answer}"
     );
-    let signer = token.signer(&key).unwrap();
+    let signer = token.signer(&key, &Call::unlimited()).unwrap();
     signer.sign(b"message", &call()).unwrap();
     drop((signer, token));
     let answer = format!("{:?}", device.transmit(&[0, 0x20, 0, 0x80]));
@@ -555,7 +584,7 @@ fn where_a_select_ends_no_rights_they_end_all_the_same() {
         let token = open(&desk);
         let key = make(&*token, P256);
         assert!(refused(&device, &PUT));
-        let signer = token.signer(&key).unwrap();
+        let signer = token.signer(&key, &Call::unlimited()).unwrap();
         signer.sign(b"message", &call()).unwrap();
         assert!(!refused(&device, &ASK_FOR_TRIES));
         drop((signer, token));
@@ -754,7 +783,7 @@ fn without_a_command_to_delete_a_generation_that_dies_anywhere_is_undone_all_the
                     assert_eq!(again, Deletion::NothingThere);
                     let key = make(&*token, P256);
                     assert_eq!(key.slot, slot);
-                    let signer = token.signer(&key).unwrap();
+                    let signer = token.signer(&key, &Call::unlimited()).unwrap();
                     signer.sign(b"message", &call()).unwrap();
                 }
             }
@@ -806,14 +835,16 @@ fn an_emptied_slot_says_so_and_is_named_and_used_again() {
         let device = card();
         let driver = Desk::with(&[&device]).driver();
         let backend = "piv:slot=9c";
-        let token = driver.open(backend, &access(), &call()).unwrap();
+        let token = driver
+            .open(backend, &call().clone().using(access()))
+            .unwrap();
         let mut last = None;
         for _ in 0..3 {
             let slot = driver.named_slot(backend).unwrap().unwrap();
             let made = generate(&*token, &slot, P256).unwrap();
             let public_key = made.public_key;
             let key = KeyRef { slot, public_key };
-            let signer = token.signer(&key).unwrap();
+            let signer = token.signer(&key, &Call::unlimited()).unwrap();
             signer.sign(b"message", &call()).unwrap();
             // What was destroyed before is another key than this.
             if let Some(last) = last.replace(key.clone()) {
@@ -828,7 +859,10 @@ fn an_emptied_slot_says_so_and_is_named_and_used_again() {
                 Err(Error::KeyNotFound { .. })
             ));
             let slots = token.slots(&call()).unwrap();
-            assert_eq!(driver.slots(token.info()).unwrap(), slots);
+            assert_eq!(
+                driver.slots(token.info(), &Call::unlimited()).unwrap(),
+                slots
+            );
             let emptied = slots.iter().find(|s| s.slot == key.slot).unwrap();
             assert_eq!(emptied.state, SlotState::Free);
             assert_eq!(emptied.public_key, None);
@@ -897,7 +931,7 @@ fn a_card_that_refuses_to_overwrite_keeps_the_key_and_one_that_fails_is_asked_ag
                 Err(Error::CannotDestroy { .. })
             ));
             assert_eq!(token.slots(&call()).unwrap(), before);
-            let signer = token.signer(&key).unwrap();
+            let signer = token.signer(&key, &Call::unlimited()).unwrap();
             signer.sign(b"message", &call()).unwrap();
         }
         device.faults().add(refuse(0x6f00));
@@ -931,7 +965,7 @@ fn what_others_made_is_never_touched() {
         assert_eq!(discard(&*token, name).unwrap(), expected);
     }
     assert_eq!(inventory(&device), before);
-    let signer = other.signer(&theirs).unwrap();
+    let signer = other.signer(&theirs, &Call::unlimited()).unwrap();
     signer.sign(b"message", &call()).unwrap();
 
     // A key without a certificate, a certificate without a key, something else.
@@ -1019,10 +1053,10 @@ fn works(token: &dyn Token, key: &KeyRef) {
 /// What is run before a key is entered.
 fn prove(token: &dyn Token, key: &KeyRef, call: &Call) -> Result<(), Error> {
     let id = &token.info().id;
-    match token.signer(key) {
+    match token.signer(key, &Call::unlimited()) {
         Ok(signer) => possession::of_signer(&*signer, id, call),
         Err(Error::Unsupported { .. }) => {
-            possession::of_decryptor(&*token.decryptor(key)?, id, call)
+            possession::of_decryptor(&*token.decryptor(key, &Call::unlimited())?, id, call)
         }
         Err(error) => Err(error),
     }
@@ -1179,11 +1213,11 @@ fn old_firmware_does_all_that_it_offers() {
             let key = make(&*token, spec);
             match spec.usage {
                 claviger_token::KeyUse::Sign => {
-                    let signer = token.signer(&key).unwrap();
+                    let signer = token.signer(&key, &Call::unlimited()).unwrap();
                     signer.sign(b"message", &call()).unwrap();
                 }
                 claviger_token::KeyUse::Decrypt => {
-                    let decryptor = token.decryptor(&key).unwrap();
+                    let decryptor = token.decryptor(&key, &Call::unlimited()).unwrap();
                     let peer = p256_peer();
                     decryptor
                         .unwrap(Unwrap::Agree { peer: &peer }, &call())
@@ -1259,7 +1293,7 @@ fn malformed_replies_are_errors_and_spend_no_tries() {
                 .faults()
                 .add(Rule::new(Fault::alter(change)).after(step));
             let driver = desk.driver();
-            let Ok(token) = driver.open("piv:", &access(), &call()) else {
+            let Ok(token) = driver.open("piv:", &call().clone().using(access())) else {
                 assert_eq!(device.card().pin_tries(), 3);
                 continue;
             };
@@ -1267,7 +1301,9 @@ fn malformed_replies_are_errors_and_spend_no_tries() {
                 let slot = token.free_slots(&[P256], &[], &call())?.remove(0);
                 let public_key = generate(&*token, &slot, P256)?.public_key;
                 let key = KeyRef { slot, public_key };
-                token.signer(&key)?.sign(b"message", &call())?;
+                token
+                    .signer(&key, &Call::unlimited())?
+                    .sign(b"message", &call())?;
                 token.delete(&key, &call())
             })();
             assert_eq!(device.card().pin_tries(), 3, "step {step}: {worked:?}");
@@ -1280,19 +1316,21 @@ fn a_card_of_the_plain_standard_is_served_without_yubicos_extensions() {
     let device = plain_card();
     let desk = Desk::with(&[&device]);
     let driver = desk.driver();
-    let found = driver.tokens("piv:").unwrap().remove(0);
+    let found = driver.tokens("piv:", &Call::unlimited()).unwrap().remove(0);
     assert_eq!(found.id.manufacturer, "PIV");
     assert_eq!(found.id.serial, "ab".repeat(16));
     assert!(
         driver
-            .open("piv:pin-policy=always", &access(), &call())
+            .open("piv:pin-policy=always", &call().clone().using(access()))
             .is_err()
     );
-    let token = driver.open(&found.backend, &access(), &call()).unwrap();
+    let token = driver
+        .open(&found.backend, &call().clone().using(access()))
+        .unwrap();
     let mut made = Vec::new();
     for spec in [P256, KeySpec::sign(Algorithm::Rsa2048)] {
         let key = make(&*token, spec);
-        let signer = token.signer(&key).unwrap();
+        let signer = token.signer(&key, &Call::unlimited()).unwrap();
         signer.sign(b"message", &call()).unwrap();
         let counts = counted(&device, || drop(signer.sign(b"message", &call()).unwrap()));
         assert!(!counts.contains_key(&ins::VERIFY), "{counts:02x?}");
@@ -1316,7 +1354,7 @@ fn a_card_of_the_plain_standard_is_served_without_yubicos_extensions() {
 struct Meanwhile<F>(F);
 
 impl<F: Fn() + Send + Sync> PinSource for Meanwhile<F> {
-    fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
+    fn pin(&self, _: &TokenId, _: &str, _: &Call) -> Result<Pin, Error> {
         (self.0)();
         Ok(MANAGEMENT_KEY.into())
     }
@@ -1341,7 +1379,10 @@ fn of_two_who_make_a_key_in_one_slot_the_second_is_told_and_changes_nothing() {
             management_keys: Arc::new(Meanwhile(quicker)),
             ..access()
         };
-        let second = desk.driver().open("piv:", &slower, &call()).unwrap();
+        let second = desk
+            .driver()
+            .open("piv:", &call().clone().using(slower.clone()))
+            .unwrap();
         let ours = second.free_slots(&[P256], &[], &call()).unwrap().remove(0);
         assert_eq!(ours, theirs);
         assert_ne!(ours.as_str(), theirs.as_str());
@@ -1354,7 +1395,7 @@ fn of_two_who_make_a_key_in_one_slot_the_second_is_told_and_changes_nothing() {
         assert_eq!(counts[&ins::GENERATE], 1, "the first one's");
         assert_eq!(discard(&*second, &ours).unwrap(), Deletion::Foreign);
         let key = made.lock().unwrap().take().unwrap();
-        let signer = first.signer(&key).unwrap();
+        let signer = first.signer(&key, &Call::unlimited()).unwrap();
         signer.sign(b"message", &call()).unwrap();
         let next = second.free_slots(&[P256], &[], &call()).unwrap();
         assert_eq!(next, [SlotId::new("83")]);
@@ -1395,7 +1436,7 @@ fn two_processes_share_a_card() {
     let signers: Vec<_> = tokens
         .iter()
         .zip(&keys)
-        .map(|(token, key)| token.signer(key).unwrap())
+        .map(|(token, key)| token.signer(key, &Call::unlimited()).unwrap())
         .collect();
     std::thread::scope(|scope| {
         for signer in &signers {
@@ -1409,7 +1450,7 @@ fn two_processes_share_a_card() {
     // One ends, and takes its rights with it; the other gets them again.
     let [first, second] = tokens;
     drop((first, signers.into_iter().next()));
-    let signer = second.signer(&keys[1]).unwrap();
+    let signer = second.signer(&keys[1], &Call::unlimited()).unwrap();
     signer.sign(b"message", &call()).unwrap();
     assert_eq!(device.card().pin_tries(), 3);
 }
@@ -1420,7 +1461,7 @@ fn a_key_that_somebody_else_made_in_the_slot_is_not_taken_for_ours() {
     let desk = Desk::with(&[&device]);
     let (token, other) = (open(&desk), open(&desk));
     let key = make(&*token, P256);
-    let signer = token.signer(&key).unwrap();
+    let signer = token.signer(&key, &Call::unlimited()).unwrap();
     signer.sign(b"message", &call()).unwrap();
     // Behind our back, in another process.
     other.delete(&key, &call()).unwrap();
@@ -1433,7 +1474,7 @@ fn a_key_that_somebody_else_made_in_the_slot_is_not_taken_for_ours() {
     );
     let deleted = token.delete(&key, &call()).unwrap();
     assert_eq!(deleted, Deletion::Foreign);
-    other.signer(&theirs).unwrap();
+    other.signer(&theirs, &Call::unlimited()).unwrap();
 }
 
 /// There is no service to ask.
@@ -1455,21 +1496,21 @@ impl Readers for NoService {
 #[test]
 fn no_service_no_reader_and_no_card_are_told_apart() {
     let driver = PivDriver::with_readers(NoService);
-    assert_eq!(driver.tokens("piv:").unwrap(), []);
+    assert_eq!(driver.tokens("piv:", &Call::unlimited()).unwrap(), []);
     assert!(matches!(
-        driver.open("piv:", &access(), &call()),
+        driver.open("piv:", &call().clone().using(access())),
         Err(Error::System { .. })
     ));
     let driver = Desk::default().driver();
-    assert_eq!(driver.tokens("piv:").unwrap(), []);
+    assert_eq!(driver.tokens("piv:", &Call::unlimited()).unwrap(), []);
     assert!(matches!(
-        driver.open("piv:", &access(), &call()),
+        driver.open("piv:", &call().clone().using(access())),
         Err(Error::NoToken { present, .. }) if present.is_empty()
     ));
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
     assert!(matches!(
-        driver.open("piv:serial=1", &access(), &call()),
+        driver.open("piv:serial=1", &call().clone().using(access())),
         Err(Error::NoToken { present, .. }) if present.len() == 1
     ));
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_token::sync::lock;
-use claviger_token::{Access, Error, PinSource, TokenId, TokenInfo, Unreadable};
+use claviger_token::{Call, Error, PinSource, TokenId, TokenInfo, Unreadable};
 use cryptoki::slot::{Slot, TokenInfo as CkTokenInfo};
 
 use crate::absence;
@@ -391,7 +391,8 @@ impl Candidate {
     }
 
     /// Opens the token, once for all in this process.
-    pub(crate) fn open(&self, uri: &Uri, access: &Access) -> Result<Arc<Pkcs11Token>, Error> {
+    pub(crate) fn open(&self, uri: &Uri, call: &Call) -> Result<Arc<Pkcs11Token>, Error> {
+        let access = call.access();
         let pins: &dyn PinSource = match &uri.pin_source {
             Some(source) => source,
             None => &*access.pins,
@@ -401,6 +402,7 @@ impl Candidate {
             last_try: access.last_try,
             any_length: access.any_pin_length,
             refused: &access.refused_pins,
+            call,
         };
         let id = self.id();
         let only_in = self.has_twin.then_some(self.slot);
@@ -412,7 +414,7 @@ impl Candidate {
         );
         let place: Arc<Place> = lock(&OPEN).entry(name).or_default().clone();
         // Held through the login: what a second login says depends on the first.
-        let mut state = lock(&place.state);
+        let mut state = call.lock(&place.state)?;
         let give_up = Instant::now() + CLOSING_TIME;
         loop {
             if let Some(token) = state.token.upgrade() {
@@ -423,7 +425,8 @@ impl Candidate {
                 }
                 return Ok(token);
             }
-            let left = give_up.saturating_duration_since(Instant::now());
+            call.check()?;
+            let left = call.at_most(give_up.saturating_duration_since(Instant::now()));
             if state.living == 0 || left.is_zero() {
                 break;
             }

@@ -9,7 +9,7 @@
 use std::cell::Cell;
 
 use claviger_token::possession::{self, Challenge};
-use claviger_token::{Error, Fingerprint, KeySpec, PublicKey, SlotId};
+use claviger_token::{Call, Error, Fingerprint, KeySpec, PublicKey, SlotId};
 use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::Session;
 use rand_core::{OsRng, RngCore};
@@ -344,9 +344,9 @@ impl<'a> Search<'a> {
         OsRng.fill_bytes(&mut random);
         let text = format!("{} {}", possession::PREFIX, to_hex(&random));
         let (key, algorithm) = (read.handle(), self.public_key.algorithm());
-        let signature =
-            self.token
-                .sign_with(self.session, key, algorithm, Text::Message(text.as_bytes()))?;
+        // None that wants the PIN for each use is tried, so nothing waits.
+        let (message, call) = (Text::Message(text.as_bytes()), Call::unlimited());
+        let signature = (self.token).sign_with(self.session, key, algorithm, message, &call)?;
         Ok(self.public_key.verify(text.as_bytes(), &signature).is_ok())
     }
 
@@ -356,9 +356,8 @@ impl<'a> Search<'a> {
         };
         let (key, algorithm) = (read.handle(), self.public_key.algorithm());
         let request = challenge.request();
-        let answer = self
-            .token
-            .unwrap_with(self.session, key, algorithm, request)?;
+        let call = Call::unlimited();
+        let answer = (self.token).unwrap_with(self.session, key, algorithm, request, &call)?;
         Ok(challenge.is_answered_by(&answer))
     }
 }

@@ -139,7 +139,7 @@ impl Key {
 }
 
 impl Pkcs11Token {
-    fn key(&self, key: &KeyRef, usage: KeyUse) -> Result<Key, Error> {
+    fn key(&self, key: &KeyRef, usage: KeyUse, call: &Call) -> Result<Key, Error> {
         let spec = KeySpec {
             algorithm: key.public_key.algorithm(),
             usage,
@@ -156,18 +156,22 @@ impl Pkcs11Token {
             cached: Mutex::new(None),
             was_deceived: AtomicBool::new(false),
         };
-        let call = Call::unlimited();
         self.connection
-            .run(&call, |session, epoch| found.find(session, epoch))?;
+            .run(call, |session, epoch| found.find(session, epoch))?;
         Ok(found)
     }
 
-    pub(crate) fn signer_of(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
-        Ok(Arc::new(TokenSigner(self.key(key, KeyUse::Sign)?)))
+    pub(crate) fn signer_of(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error> {
+        Ok(Arc::new(TokenSigner(self.key(key, KeyUse::Sign, call)?)))
     }
 
-    pub(crate) fn decryptor_of(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
-        Ok(Arc::new(TokenDecryptor(self.key(key, KeyUse::Decrypt)?)))
+    pub(crate) fn decryptor_of(
+        &self,
+        key: &KeyRef,
+        call: &Call,
+    ) -> Result<Arc<dyn Decryptor>, Error> {
+        let key = self.key(key, KeyUse::Decrypt, call)?;
+        Ok(Arc::new(TokenDecryptor(key)))
     }
 }
 
@@ -215,7 +219,7 @@ impl TokenSigner {
         for _ in 0..2 {
             call.check()?;
             let (signature, used) = self.0.with(call, |session, handle| {
-                token.sign_with(session, handle, spec.algorithm, text)
+                token.sign_with(session, handle, spec.algorithm, text, call)
             })?;
             if self.0.is_certain(used) {
                 return Ok(signature);
@@ -286,7 +290,7 @@ impl Decryptor for TokenDecryptor {
         }
         let token = &self.0.token;
         let opened = self.0.with(call, |session, handle| {
-            token.unwrap_with(session, handle, algorithm, request)
+            token.unwrap_with(session, handle, algorithm, request, call)
         });
         opened.map(|(secret, _)| secret)
     }

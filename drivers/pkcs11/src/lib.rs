@@ -33,7 +33,7 @@ use std::sync::Arc;
 use claviger_token::backend::the_one;
 use claviger_token::key::to_hex;
 use claviger_token::{
-    Access, Call, Driver, Error, Listing, SlotId, SlotInfo, Token, TokenInfo, Unreadable,
+    About, Call, Driver, Error, Listing, SlotId, SlotInfo, Token, TokenInfo, Unreadable,
 };
 use cryptoki::context::Pkcs11;
 
@@ -44,6 +44,7 @@ use crate::modules::{Configured, Places};
 use crate::token::Pkcs11Token;
 use crate::uri::Uri;
 
+mod about;
 mod absence;
 mod candidates;
 mod delete;
@@ -78,6 +79,9 @@ pub struct Pkcs11Driver {
 }
 
 impl Pkcs11Driver {
+    /// What the driver says of itself to people.
+    pub const ABOUT: About = about::ABOUT;
+
     /// A driver that finds modules as p11-kit does on this system.
     pub fn new() -> Self {
         Pkcs11Driver::with_places(Places::of_this_system())
@@ -96,12 +100,13 @@ impl Default for Pkcs11Driver {
 }
 
 impl Driver for Pkcs11Driver {
-    fn scheme(&self) -> &'static str {
-        uri::SCHEME
+    fn about(&self) -> About {
+        Pkcs11Driver::ABOUT
     }
 
     /// A module that cannot be used is asked again slower and slower.
-    fn look(&self, backend: &str) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
+        call.check()?;
         let uri = Uri::parse(backend)?;
         let sources = self.sources(&uri, Patience::Slower);
         let Sources {
@@ -132,7 +137,8 @@ impl Driver for Pkcs11Driver {
         })
     }
 
-    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        call.check()?;
         let uri = Uri::parse(&token.backend)?;
         let sources = self.sources(&uri, Patience::Now)?;
         let candidate = match find_again(&sources.usable, token) {
@@ -160,12 +166,12 @@ impl Driver for Pkcs11Driver {
 
     /// A token that is named by its manufacturer and serial is also found in another module
     /// than the one that is named, among those that are configured.
-    fn open(&self, backend: &str, access: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let uri = Uri::parse(backend)?;
         let in_place = self.sources(&uri, Patience::Now);
-        match in_place.and_then(|sources| open_in(&sources.usable, &uri, backend, access)) {
+        match in_place.and_then(|sources| open_in(&sources.usable, &uri, backend, call)) {
             Err(error) if is_not_there(&error) => {
-                let elsewhere = self.open_elsewhere(&uri, access);
+                let elsewhere = self.open_elsewhere(&uri, call);
                 Ok(elsewhere.unwrap_or(Err(error))?)
             }
             other => Ok(other?),
@@ -236,11 +242,7 @@ impl Pkcs11Driver {
 
     /// Opens the one token of the configured modules that says the same of itself as the one
     /// that the URI names; `None` where there is none, or the URI does not tell it from others.
-    fn open_elsewhere(
-        &self,
-        uri: &Uri,
-        access: &Access,
-    ) -> Option<Result<Arc<Pkcs11Token>, Error>> {
+    fn open_elsewhere(&self, uri: &Uri, call: &Call) -> Option<Result<Arc<Pkcs11Token>, Error>> {
         if uri.module_path.is_none() && uri.module_name.is_none() {
             return None;
         }
@@ -256,7 +258,7 @@ impl Pkcs11Driver {
         match &found.candidates[..] {
             [one] if one.has_telling_serial() => {
                 tracing::info!(token = %one.id(), module = %one.source.path.display(), "found elsewhere");
-                Some(one.open(&anywhere, access))
+                Some(one.open(&anywhere, call))
             }
             _ => None,
         }
@@ -312,11 +314,12 @@ fn open_in(
     sources: &[Source],
     uri: &Uri,
     backend: &str,
-    access: &Access,
+    call: &Call,
 ) -> Result<Arc<Pkcs11Token>, Error> {
     let mut looks = 1;
     loop {
-        match open_fitting(sources, uri, backend, access) {
+        call.check()?;
+        match open_fitting(sources, uri, backend, call) {
             // A token that was there before may be just away.
             Err(Error::NoToken { .. } | Error::TokenUnavailable { .. })
                 if names_a_token(uri) && looks < MOST_LOOKS && reset(sources) =>
@@ -370,13 +373,13 @@ fn open_fitting(
     sources: &[Source],
     uri: &Uri,
     backend: &str,
-    access: &Access,
+    call: &Call,
 ) -> Result<Arc<Pkcs11Token>, Error> {
     let mut found = find(sources, uri, Patience::Now)?;
     let candidates = std::mem::take(&mut found.candidates);
     let names = |all: &[Candidate]| all.iter().map(|one| one.backend(uri)).collect();
     match the_one(backend, candidates, names)? {
-        Some(one) => one.open(uri, access),
+        Some(one) => one.open(uri, call),
         None => Err(missing(sources, uri, backend, found)),
     }
 }
@@ -426,13 +429,16 @@ mod tests {
 
     #[test]
     fn a_module_that_was_named_must_be_one() {
-        let driver = Pkcs11Driver::with_places(Places::default());
+        let (driver, call) = (
+            Pkcs11Driver::with_places(Places::default()),
+            Call::unlimited(),
+        );
         for path in ["/", "/nonexistent.so", "/etc/passwd"] {
-            let found = driver.tokens(&format!("pkcs11:?module-path={path}"));
+            let found = driver.tokens(&format!("pkcs11:?module-path={path}"), &call);
             assert!(matches!(found, Err(Error::BadModule { .. })), "{path}");
         }
-        assert!(driver.tokens("pkcs11:").unwrap().is_empty());
-        let opened = driver.open("pkcs11:token=a", &Access::without_pin(), &Call::unlimited());
+        assert!(driver.tokens("pkcs11:", &call).unwrap().is_empty());
+        let opened = driver.open("pkcs11:token=a", &call);
         assert!(matches!(opened, Err(Error::NoToken { .. })));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use claviger_token::{Error, Pin, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft, refused};
+use claviger_token::{
+    Call, Error, Pin, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft, refused,
+};
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::object::{Attribute, ObjectClass};
 use cryptoki::session::{Session, SessionState, UserType};
@@ -22,6 +24,8 @@ pub(crate) struct Login<'a> {
     /// Whether to send a PIN whose length the token says it does not take.
     pub(crate) any_length: bool,
     pub(crate) refused: &'a Arc<dyn RefusedPins>,
+    /// For whose request.
+    pub(crate) call: &'a Call,
 }
 
 /// Where to log in.
@@ -103,7 +107,7 @@ fn login_with_pin(
     } = *door;
     let failed = |error: Ck| from_module(&error, id);
     let tries = tries_left(quirks, info);
-    let pin = how.pins.pin_with_tries(id, info.label(), tries)?;
+    let pin = how.pins.pin_with_tries(id, info.label(), tries, how.call)?;
     if !how.any_length {
         check_length(&pin, info, id)?;
     }
@@ -121,6 +125,7 @@ fn login_with_pin(
         pin: &pin,
         pins: how.pins,
         label: info.label(),
+        call: how.call,
     };
     let turn = refused::begin(&**how.refused, &holder, &asked, tries_left)?;
     // A copy for as long as the call takes; it is wiped.

@@ -4,7 +4,9 @@
 use std::sync::OnceLock;
 
 use claviger_pkcs11_once::Once;
-use claviger_token::{Algorithm, KeySpec, Secret, Signature, SignatureScheme, Unwrap, agreement};
+use claviger_token::{
+    Algorithm, Call, KeySpec, Secret, Signature, SignatureScheme, Unwrap, agreement,
+};
 use cryptoki::context::Function;
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
@@ -65,8 +67,9 @@ impl Pkcs11Token {
         key: Handle,
         algorithm: Algorithm,
         text: Text<'_>,
+        call: &Call,
     ) -> Result<Signature, Fault> {
-        let signed = self.sign_at_once(session, key, algorithm, text);
+        let signed = self.sign_at_once(session, key, algorithm, text, call);
         signed.map_err(|fault| self.name_refusal(fault, KeySpec::sign(algorithm)))
     }
 
@@ -86,6 +89,7 @@ impl Pkcs11Token {
         key: Handle,
         algorithm: Algorithm,
         text: Text<'_>,
+        call: &Call,
     ) -> Result<Signature, Fault> {
         let unsupported = || Fault::Ours(self.unsupported(KeySpec::sign(algorithm)));
         let scheme = SignatureScheme::of(algorithm).ok_or_else(unsupported)?;
@@ -115,7 +119,7 @@ impl Pkcs11Token {
         let bytes = match self.one_call(session) {
             Some(once) => {
                 session.sign_init(&mechanism, key.object)?;
-                self.authenticate(session, key)?;
+                self.authenticate(session, key, call)?;
                 let mut buffer = vec![0; length];
                 let length = once.sign(session, &input, &mut buffer)?;
                 buffer.truncate(length);
@@ -137,11 +141,12 @@ impl Pkcs11Token {
         key: Handle,
         algorithm: Algorithm,
         request: Unwrap<'_>,
+        call: &Call,
     ) -> Result<Secret, Fault> {
         let opened = match request {
             Unwrap::Agree { peer } => self.agree_with(session, key, peer.as_bytes()),
             Unwrap::Oaep { ciphertext, label } => {
-                self.open_with(session, key, algorithm, ciphertext, label)
+                self.open_with(session, key, algorithm, ciphertext, label, call)
             }
         };
         opened.map_err(|fault| self.name_refusal(fault, KeySpec::decrypt(algorithm)))
@@ -176,6 +181,7 @@ impl Pkcs11Token {
         algorithm: Algorithm,
         ciphertext: &[u8],
         label: &[u8],
+        call: &Call,
     ) -> Result<Secret, Fault> {
         // NSS takes no other source, not even for an empty label.
         let source = PkcsOaepSource::data_specified(label);
@@ -184,7 +190,7 @@ impl Pkcs11Token {
         let opened = match self.one_call(session) {
             Some(once) => {
                 session.decrypt_init(&mechanism, key.object)?;
-                self.authenticate(session, key)?;
+                self.authenticate(session, key, call)?;
                 let mut buffer = Zeroizing::new(vec![0; ciphertext.len()]);
                 let opened = once.decrypt(session, ciphertext, &mut buffer);
                 opened.map(|length| {
@@ -216,9 +222,9 @@ impl Pkcs11Token {
     }
 
     /// Gives the PIN for the operation that was begun just now, where the key wants that.
-    fn authenticate(&self, session: &Session, key: Handle) -> Result<(), Fault> {
+    fn authenticate(&self, session: &Session, key: Handle, call: &Call) -> Result<(), Fault> {
         match key.always_authenticate {
-            true => self.connection.authenticate_once(session),
+            true => self.connection.authenticate_once(session, call),
             false => Ok(()),
         }
     }

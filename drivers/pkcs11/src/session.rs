@@ -83,30 +83,36 @@ struct Retained(Option<Pin>);
 struct RetainedFirst<'a>(Retained, &'a dyn PinSource);
 
 impl PinSource for RetainedFirst<'_> {
-    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error> {
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
         match &self.0.0 {
-            Some(_) => self.0.pin(token, label),
-            None => self.1.pin(token, label),
+            Some(_) => self.0.pin(token, label, call),
+            None => self.1.pin(token, label, call),
         }
     }
 
-    fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
+    fn pin_with_tries(
+        &self,
+        token: &TokenId,
+        label: &str,
+        tries: TriesLeft,
+        call: &Call,
+    ) -> Result<Pin, Error> {
         match &self.0.0 {
-            Some(_) => self.0.pin(token, label),
-            None => self.1.pin_with_tries(token, label, tries),
+            Some(_) => self.0.pin(token, label, call),
+            None => self.1.pin_with_tries(token, label, tries, call),
         }
     }
 
-    fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
+    fn sends_unsettled(&self, token: &TokenId, label: &str, call: &Call) -> Result<bool, Error> {
         match &self.0.0 {
             Some(_) => Ok(false),
-            None => self.1.sends_unsettled(token, label),
+            None => self.1.sends_unsettled(token, label, call),
         }
     }
 }
 
 impl PinSource for Retained {
-    fn pin(&self, token: &TokenId, _label: &str) -> Result<Pin, Error> {
+    fn pin(&self, token: &TokenId, _label: &str, _: &Call) -> Result<Pin, Error> {
         self.0.clone().ok_or_else(|| Error::PinNeeded {
             token: token.clone(),
         })
@@ -385,7 +391,7 @@ impl Connection {
             pins: &RetainedFirst(retained, how.pins),
             ..*how
         };
-        self.recover(epoch, &Call::unlimited(), Some(&how))
+        self.recover(epoch, how.call, Some(&how))
     }
 
     /// Replaces what failed in `epoch` by a new session with a new login. Of several
@@ -416,6 +422,7 @@ impl Connection {
             // The token took it.
             any_length: true,
             refused: &self.refused,
+            call,
         };
         let result = self.reattach(how.unwrap_or(&retained));
         let mut state = lock(&self.state);

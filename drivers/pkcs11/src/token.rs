@@ -101,12 +101,12 @@ impl Token for Pkcs11Token {
         self.discard_key(left, call)
     }
 
-    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
-        self.signer_of(key)
+    fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error> {
+        self.signer_of(key, call)
     }
 
-    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
-        self.decryptor_of(key)
+    fn decryptor(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Decryptor>, Error> {
+        self.decryptor_of(key, call)
     }
 }
 

@@ -221,7 +221,7 @@ fn a_certificate_stands_in_for_a_public_key() {
         });
         // Without a PIN it is seen, too.
         let info = bench.token.info();
-        let seen = Pkcs11Driver::new().slots(info).unwrap();
+        let seen = Pkcs11Driver::new().slots(info, &Call::unlimited()).unwrap();
         assert_eq!(seen[0].public_key.as_ref(), Some(&key));
         assert_eq!(seen[0].uses, [KeyUse::Sign, KeyUse::Decrypt]);
         assert_eq!(seen[0].slot, shown.slot);
@@ -297,11 +297,14 @@ fn a_pair_that_is_no_pair_signs_nothing_and_agrees_on_nothing() {
         ),
         "{signed:?}"
     );
-    let opened = bench.token.decryptor(&key).and_then(|decryptor| {
-        let proof = possession::of_decryptor(&*decryptor, id, &call);
-        assert!(decryptor.confirm(&call).is_err());
-        proof
-    });
+    let opened = bench
+        .token
+        .decryptor(&key, &Call::unlimited())
+        .and_then(|decryptor| {
+            let proof = possession::of_decryptor(&*decryptor, id, &call);
+            assert!(decryptor.confirm(&call).is_err());
+            proof
+        });
     assert!(
         matches!(
             opened,
@@ -332,7 +335,10 @@ fn a_key_that_may_not_be_used_says_why() {
         panic!("CKA_SIGN is false, but: {signer:?}");
     };
     assert_eq!((&*reason, wanted), ("CKA_SIGN is false", P256));
-    let decryptor = bench.token.decryptor(&key_in("02", &decrypt)).map(drop);
+    let decryptor = bench
+        .token
+        .decryptor(&key_in("02", &decrypt), &Call::unlimited())
+        .map(drop);
     let Err(Error::NotUsable { reason, .. }) = decryptor else {
         panic!("CKA_DERIVE is false, but: {decryptor:?}");
     };

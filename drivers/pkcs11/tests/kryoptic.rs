@@ -34,7 +34,7 @@ impl Noted {
 }
 
 impl RefusedPins for Noted {
-    fn turn(&self, _: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error> {
+    fn turn(&self, _: &TokenId, _: &Call) -> Result<Box<dyn PinTurn + '_>, Error> {
         Ok(Box::new(self.clone()))
     }
 }
@@ -63,7 +63,9 @@ fn two_tokens_that_say_the_same_are_told_apart_by_their_slots_or_not_used() {
         ..one.access()
     };
     let (driver, call) = (Pkcs11Driver::new(), Call::unlimited());
-    let alone = driver.open(&one.backend(), &access, &call).unwrap();
+    let alone = driver
+        .open(&one.backend(), &call.clone().using(access.clone()))
+        .unwrap();
     let slots = alone.slots(&call).unwrap();
     assert_eq!(slots, []);
 
@@ -75,7 +77,9 @@ fn two_tokens_that_say_the_same_are_told_apart_by_their_slots_or_not_used() {
         "{lost:?}"
     );
     assert_eq!(noted.all(), [Some(PinVerdict::Accepted)]);
-    let either = driver.open(&one.backend(), &access, &call).map(drop);
+    let either = driver
+        .open(&one.backend(), &call.clone().using(access.clone()))
+        .map(drop);
     assert!(
         matches!(either, Err(Error::AmbiguousToken { .. })),
         "{either:?}"
@@ -84,7 +88,9 @@ fn two_tokens_that_say_the_same_are_told_apart_by_their_slots_or_not_used() {
     let by_slot = |token: &Kryoptic| {
         let with_slot = format!(";slot-id={}?", token.slot());
         let backend = token.backend().replace('?', &with_slot);
-        driver.open(&backend, &access, &call).unwrap()
+        driver
+            .open(&backend, &call.clone().using(access.clone()))
+            .unwrap()
     };
     let (first, second) = (by_slot(&one), by_slot(&other));
     let new = NewKey {
@@ -111,13 +117,17 @@ fn a_token_that_cannot_be_read_is_sent_no_pin() {
     };
     let (driver, call) = (Pkcs11Driver::new(), Call::unlimited());
     token.remove();
-    let failed = driver.open(&token.backend(), &access, &call).map(drop);
+    let failed = driver
+        .open(&token.backend(), &call.clone().using(access.clone()))
+        .map(drop);
     token.insert();
     assert!(
         matches!(failed, Err(Error::TokenUnavailable { .. })),
         "{failed:?}"
     );
     assert_eq!(noted.all(), []);
-    driver.open(&token.backend(), &access, &call).unwrap();
+    driver
+        .open(&token.backend(), &call.clone().using(access.clone()))
+        .unwrap();
     assert_eq!(noted.all(), [Some(PinVerdict::Accepted)]);
 }

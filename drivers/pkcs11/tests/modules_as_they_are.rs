@@ -90,7 +90,7 @@ tests! {
 }
 
 fn open(backend: &str, access: &Access) -> Result<Arc<dyn Token>, Error> {
-    Pkcs11Driver::new().open(backend, access, &Call::unlimited())
+    Pkcs11Driver::new().open(backend, &Call::unlimited().using(access.clone()))
 }
 
 fn signer(token: &Arc<dyn Token>, spec: KeySpec) -> Arc<dyn Signer> {
@@ -102,7 +102,9 @@ fn signer(token: &Arc<dyn Token>, spec: KeySpec) -> Arc<dyn Signer> {
         mark: "mark",
     };
     let public_key = token.generate(&new, &call).unwrap().public_key;
-    token.signer(&KeyRef { slot, public_key }).unwrap()
+    token
+        .signer(&KeyRef { slot, public_key }, &Call::unlimited())
+        .unwrap()
 }
 
 fn sign(signer: &Arc<dyn Signer>) -> Result<(), Error> {
@@ -133,7 +135,7 @@ mod opencryptoki {
         let two = [OpenCryptoki::new(), OpenCryptoki::new()];
         let module = OpenCryptoki::module();
         let all = format!("pkcs11:?module-path={}", module.display());
-        let listed = Pkcs11Driver::new().look(&all).unwrap();
+        let listed = Pkcs11Driver::new().look(&all, &Call::unlimited()).unwrap();
         assert!(listed.unreadable.is_empty(), "{listed:?}");
         for token in &two {
             let is_it = |found: &&claviger_token::TokenInfo| found.label == token.label();
@@ -182,7 +184,7 @@ mod nss {
     pub(super) fn a_database_named_by_p11_kit_or_by_the_backend_is_reached() {
         let token = Nss::new();
         let driver = Pkcs11Driver::with_places(Nss::places());
-        let opened = driver.open(&token.backend(), &token.access(), &Call::unlimited());
+        let opened = driver.open(&token.backend(), &Call::unlimited().using(token.access()));
         let opened = opened.unwrap();
         sign(&signer(&opened, P256)).unwrap();
         let backend = opened.info().backend.clone();
@@ -244,7 +246,7 @@ mod p11_kit_client {
         );
         token.remove();
         let driver = Pkcs11Driver::new();
-        let listed = driver.look(&backend).unwrap();
+        let listed = driver.look(&backend, &Call::unlimited()).unwrap();
         let [unreadable] = &listed.unreadable[..] else {
             panic!("{listed:?}");
         };
@@ -253,11 +255,18 @@ mod p11_kit_client {
             "{listed:?}"
         );
         let away = open(&backend, &token.access()).map(drop).unwrap_err();
-        assert!(matches!(away, Error::NotReady { .. }), "{away:?}");
-        assert!(away.hint().contains("p11-kit server"), "{}", away.hint());
+        let Error::NotReady { cure, .. } = away else {
+            panic!("{away:?}");
+        };
+        assert!(cure.contains("p11-kit server"), "{cure}");
         token.insert();
         // Also by who only looks.
-        wait_for(|| !driver.tokens(&backend).unwrap().is_empty());
+        wait_for(|| {
+            !driver
+                .tokens(&backend, &Call::unlimited())
+                .unwrap()
+                .is_empty()
+        });
         sign(&signer(&open(&backend, &token.access()).unwrap(), P256)).unwrap();
     }
 
@@ -272,7 +281,9 @@ mod p11_kit_client {
         let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
         std::thread::spawn(move || listener.incoming().for_each(drop));
         let backend = format!("pkcs11:?module-path={}", module.display());
-        let listed = Pkcs11Driver::new().look(&backend).unwrap();
+        let listed = Pkcs11Driver::new()
+            .look(&backend, &Call::unlimited())
+            .unwrap();
         let [unreadable] = &listed.unreadable[..] else {
             panic!("{listed:?}");
         };
@@ -314,7 +325,10 @@ mod kryoptic {
     pub(super) fn it_is_known_behind_another_library() {
         let token = Kryoptic::new();
         let (_module, backend) = behind_p11_kit(&token.backend());
-        let found = Pkcs11Driver::new().tokens(&backend).unwrap().remove(0);
+        let found = Pkcs11Driver::new()
+            .tokens(&backend, &Call::unlimited())
+            .unwrap()
+            .remove(0);
         let oaep = KeySpec::decrypt(Algorithm::Rsa2048);
         assert!(found.makes.contains(&oaep));
         assert!(!found.untried.contains(&oaep));

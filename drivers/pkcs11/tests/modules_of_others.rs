@@ -104,9 +104,9 @@ fn unfinished(token: &dyn Token, spec: KeySpec) -> (KeyRef, Protection, Unfinish
 fn proves(token: &dyn Token, key: &KeyRef, usage: KeyUse) -> Result<(), Error> {
     let (id, call) = (&token.info().id, Call::unlimited());
     match usage {
-        KeyUse::Sign => possession::of_signer(&*token.signer(key)?, id, &call),
+        KeyUse::Sign => possession::of_signer(&*token.signer(key, &Call::unlimited())?, id, &call),
         KeyUse::Decrypt => {
-            let decryptor = token.decryptor(key)?;
+            let decryptor = token.decryptor(key, &Call::unlimited())?;
             possession::of_decryptor(&*decryptor, id, &call)?;
             decryptor.confirm(&call)
         }
@@ -179,7 +179,7 @@ mod nss {
     fn open(nss: &Nss) -> Arc<dyn Token> {
         let driver = Pkcs11Driver::with_places(Nss::places());
         driver
-            .open(&nss.backend(), &nss.access(), &Call::unlimited())
+            .open(&nss.backend(), &Call::unlimited().using(nss.access()))
             .unwrap()
     }
 
@@ -199,7 +199,9 @@ mod kryoptic {
     fn open(kryoptic: &Kryoptic) -> Arc<dyn Token> {
         let driver = Pkcs11Driver::new();
         let (backend, access) = (kryoptic.backend(), kryoptic.access());
-        driver.open(&backend, &access, &Call::unlimited()).unwrap()
+        driver
+            .open(&backend, &Call::unlimited().using(access.clone()))
+            .unwrap()
     }
 
     pub(super) fn keys_live_from_generate_to_delete() {
@@ -274,7 +276,9 @@ mod opencryptoki {
     fn open(opencryptoki: &OpenCryptoki) -> Arc<dyn Token> {
         let driver = Pkcs11Driver::new();
         let (backend, access) = (opencryptoki.backend(), opencryptoki.access());
-        driver.open(&backend, &access, &Call::unlimited()).unwrap()
+        driver
+            .open(&backend, &Call::unlimited().using(access.clone()))
+            .unwrap()
     }
 
     pub(super) fn keys_live_from_generate_to_delete() {
@@ -305,7 +309,7 @@ mod opencryptoki {
         let token = open(&opencryptoki);
         let call = Call::unlimited();
         let (key, ..) = unfinished(&*token, RSA[0]);
-        let signer = token.signer(&key).unwrap();
+        let signer = token.signer(&key, &Call::unlimited()).unwrap();
         signer.sign(b"message", &call).unwrap();
         let reused = others(&OpenCryptoki::module(), opencryptoki.slot(), |session| {
             let ours = session.find_objects(&[Attribute::Token(true)]).unwrap();
@@ -336,7 +340,9 @@ mod p11_kit_client {
         let client = P11KitClient::new();
         let driver = Pkcs11Driver::new();
         let (backend, access) = (client.backend(), client.access());
-        let token = driver.open(&backend, &access, &Call::unlimited()).unwrap();
+        let token = driver
+            .open(&backend, &Call::unlimited().using(access.clone()))
+            .unwrap();
         let makes = token.info().makes.clone();
         live_and_die(&*token, &makes, true);
     }
@@ -349,7 +355,9 @@ mod p11_kit_proxy {
         let proxy = P11KitProxy::new();
         let driver = Pkcs11Driver::new();
         let (backend, access) = (proxy.backend(), proxy.access());
-        let token = driver.open(&backend, &access, &Call::unlimited()).unwrap();
+        let token = driver
+            .open(&backend, &Call::unlimited().using(access.clone()))
+            .unwrap();
         let makes = token.info().makes.clone();
         live_and_die(&*token, &makes, true);
     }
@@ -361,7 +369,7 @@ mod tpm {
     fn open(tpm: &Tpm) -> Arc<dyn Token> {
         let driver = Pkcs11Driver::new();
         driver
-            .open(&tpm.backend(), &tpm.access(), &Call::unlimited())
+            .open(&tpm.backend(), &Call::unlimited().using(tpm.access()))
             .unwrap()
     }
 
@@ -385,7 +393,9 @@ mod tpm {
         let token = open(&tpm);
         let (key, ..) = unfinished(&*token, KeySpec::sign(Algorithm::P256));
         // Without a PIN.
-        let seen = Pkcs11Driver::new().slots(token.info()).unwrap();
+        let seen = Pkcs11Driver::new()
+            .slots(token.info(), &Call::unlimited())
+            .unwrap();
         assert_eq!(seen[0].public_key.as_ref(), Some(&key.public_key));
         assert_eq!(seen[0].uses, [KeyUse::Sign]);
     }

@@ -34,7 +34,9 @@ impl Stage {
     fn open(&self) -> Arc<dyn Token> {
         let backend = format!("pkcs11:?module-path={}", self.module.path().display());
         let (driver, access) = (Pkcs11Driver::new(), self.hsm.access());
-        driver.open(&backend, &access, &Call::unlimited()).unwrap()
+        driver
+            .open(&backend, &Call::unlimited().using(access.clone()))
+            .unwrap()
     }
 }
 
@@ -68,7 +70,7 @@ fn a_signature_is_one_c_sign() {
         Algorithm::Rsa2048,
     ] {
         let signer = token
-            .signer(&key(&token, KeySpec::sign(algorithm)))
+            .signer(&key(&token, KeySpec::sign(algorithm)), &Call::unlimited())
             .unwrap();
         // The first finds out which functions know the session.
         sign(&signer).unwrap();
@@ -98,7 +100,10 @@ fn a_signature_that_does_not_verify_is_not_given_out() {
         let stage = Stage::new(before);
         let token = stage.open();
         let signer = token
-            .signer(&key(&token, KeySpec::sign(Algorithm::P256)))
+            .signer(
+                &key(&token, KeySpec::sign(Algorithm::P256)),
+                &Call::unlimited(),
+            )
             .unwrap();
         if !before.is_empty() {
             sign(&signer).unwrap();
@@ -137,7 +142,10 @@ fn a_key_that_the_token_refuses_to_use_says_how() {
     let stage = Stage::new(&[]);
     let token = stage.open();
     let signer = token
-        .signer(&key(&token, KeySpec::sign(Algorithm::P256)))
+        .signer(
+            &key(&token, KeySpec::sign(Algorithm::P256)),
+            &Call::unlimited(),
+        )
         .unwrap();
     // CKR_KEY_FUNCTION_NOT_PERMITTED
     stage.alter(&["answer C_SignInit 0x68"]);
@@ -155,7 +163,10 @@ fn an_operation_that_is_lost_in_the_module_is_begun_again() {
     let stage = Stage::new(&[]);
     let token = stage.open();
     let signer = token
-        .signer(&key(&token, KeySpec::sign(Algorithm::P256)))
+        .signer(
+            &key(&token, KeySpec::sign(Algorithm::P256)),
+            &Call::unlimited(),
+        )
         .unwrap();
     sign(&signer).unwrap();
     stage.module.forget_calls();

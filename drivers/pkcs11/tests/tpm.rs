@@ -17,14 +17,19 @@ fn two_tokens_with_one_serial_are_two() {
     Tpm::prepare();
     let (one, other) = (Tpm::new(), Tpm::new());
     let driver = Pkcs11Driver::new();
-    let info = |token: &Tpm| driver.tokens(&token.backend()).unwrap().remove(0);
+    let info = |token: &Tpm| {
+        driver
+            .tokens(&token.backend(), &Call::unlimited())
+            .unwrap()
+            .remove(0)
+    };
     let (first, second) = (info(&one), info(&other));
     assert_ne!(first.id, second.id);
     for info in [&first, &second] {
         assert!(info.id.serial.ends_with(&info.label), "{}", info.id);
         // Its own backend names just it.
         assert_eq!(
-            driver.tokens(&info.backend).unwrap(),
+            driver.tokens(&info.backend, &Call::unlimited()).unwrap(),
             std::slice::from_ref(info)
         );
     }
@@ -35,7 +40,7 @@ fn two_tokens_with_one_serial_are_two() {
             refused_pins: memory.clone(),
             ..Access::with(FixedPin::new(pin))
         };
-        let opened = driver.open(&token.backend(), &access, &Call::unlimited());
+        let opened = driver.open(&token.backend(), &Call::unlimited().using(access.clone()));
         opened.map(drop)
     };
     let wrong = open(&one, "wrong-pin");

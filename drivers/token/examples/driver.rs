@@ -57,14 +57,14 @@ impl Driver for OneKeyDriver {
         About::new("onekey", "a token with one key")
     }
 
-    fn look(&self, _: &str) -> Result<Listing, Error> {
+    fn look(&self, _: &str, _: &Call) -> Result<Listing, Error> {
         Ok(Listing {
             tokens: vec![self.0.info.clone()],
             unreadable: vec![],
         })
     }
 
-    fn slots(&self, _: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    fn slots(&self, _: &TokenInfo, _: &Call) -> Result<Vec<SlotInfo>, Error> {
         self.0.slots(&Call::unlimited())
     }
 
@@ -72,7 +72,7 @@ impl Driver for OneKeyDriver {
         Ok(None)
     }
 
-    fn open(&self, _: &str, _: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, _: &str, _: &Call) -> Result<Arc<dyn Token>, Error> {
         Ok(self.0.clone())
     }
 }
@@ -123,7 +123,7 @@ impl Token for OneKey {
         Ok(Deletion::NothingThere)
     }
 
-    fn signer(&self, wanted: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+    fn signer(&self, wanted: &KeyRef, _: &Call) -> Result<Arc<dyn Signer>, Error> {
         // A key is its public key, wherever it is said to be.
         match wanted.public_key == self.public {
             true => Ok(Arc::new(Handle {
@@ -138,7 +138,7 @@ impl Token for OneKey {
         }
     }
 
-    fn decryptor(&self, wanted: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
+    fn decryptor(&self, wanted: &KeyRef, _: &Call) -> Result<Arc<dyn Decryptor>, Error> {
         let algorithm = wanted.public_key.algorithm();
         self.info.check_uses(KeySpec::decrypt(algorithm))?;
         Err(Error::KeyNotFound {
@@ -178,13 +178,17 @@ impl Signer for Handle {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let call = Call::unlimited();
-    let token = OneKeyDriver::new()?.open("onekey:", &Access::without_pin(), &call)?;
+    let token = OneKeyDriver::new()?.open("onekey:", &call)?;
     let found = token.slots(&call)?.remove(0);
     let key = KeyRef {
         slot: found.slot,
         public_key: found.public_key.ok_or("a silent key")?,
     };
-    possession::of_signer(&*token.signer(&key)?, &token.info().id, &call)?;
+    possession::of_signer(
+        &*token.signer(&key, &Call::unlimited())?,
+        &token.info().id,
+        &call,
+    )?;
     println!(
         "{} has the key {}",
         token.info().id,

@@ -1,25 +1,30 @@
-//! The circumstances of a request: its deadline, its cancellation, who is told that it waits for a
-//! person, and the access that it may use.
+//! The circumstances of a request: how long it may take, whether it was given up, whom to
+//! tell that it waits for a person, and what it may use to open a token.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
-use crate::{Error, KeyUse, TokenId};
+use crate::{Access, Error, KeyUse, TokenId};
+
+/// So often it is looked whether a lock is free.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Who is told when an operation waits for a person.
 pub type Watcher = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// The circumstances of one operation on a token.
+/// The circumstances of one request.
 ///
-/// Cheap to clone; the clones share the cancellation.
+/// What waits on its behalf ends at its deadline, or soon after it was given up: for a PIN,
+/// for a turn, for a person. What a device has begun comes to its end. A clone copies three
+/// pointers; clones share the cancellation and the access.
 #[derive(Clone, Default)]
 pub struct Call {
     deadline: Option<Instant>,
     cancelled: Option<Arc<AtomicBool>>,
     watcher: Option<Watcher>,
-    without_pin: bool,
+    access: Option<Arc<Access>>,
 }
 
 impl Call {
@@ -34,6 +39,14 @@ impl Call {
             deadline: Instant::now().checked_add(limit),
             ..Call::default()
         }
+    }
+
+    /// Lets the call end `limit` from now, unless it ends sooner.
+    #[must_use]
+    pub fn no_longer_than(mut self, limit: Duration) -> Self {
+        let end = Instant::now().checked_add(limit);
+        self.deadline = self.deadline.into_iter().chain(end).min();
+        self
     }
 
     /// Lets `cancelled`, once true, give the operation up at the next step at which
@@ -64,17 +77,24 @@ impl Call {
         self
     }
 
-    /// Lets nobody be asked for a PIN on behalf of this operation: a token that wants one is
-    /// opened only if its backend says where its PIN is.
+    /// Lets the request open tokens with `access`.
     #[must_use]
-    pub fn without_pin(mut self) -> Self {
-        self.without_pin = true;
+    pub fn using(mut self, access: impl Into<Arc<Access>>) -> Self {
+        self.access = Some(access.into());
         self
     }
 
-    /// Whether nobody may be asked for a PIN; whoever opens tokens heeds it.
-    pub fn asks_no_pin(&self) -> bool {
-        self.without_pin
+    /// What the request may use to open a token; no PIN where it carries nothing.
+    pub fn access(&self) -> &Access {
+        match &self.access {
+            Some(access) => access,
+            None => Access::none(),
+        }
+    }
+
+    /// What the request carries to open a token, if anything. Without it, a node uses its own.
+    pub fn own_access(&self) -> Option<&Arc<Access>> {
+        self.access.as_ref()
     }
 
     /// The moment by which the operation must be done.
@@ -87,6 +107,37 @@ impl Call {
         self.cancelled
             .as_ref()
             .is_some_and(|c| c.load(Ordering::Relaxed))
+    }
+
+    /// Whether somebody can give the operation up.
+    pub fn can_be_cancelled(&self) -> bool {
+        self.cancelled.is_some()
+    }
+
+    /// How long who waits may wait before it [checks](Call::check) again: until the deadline,
+    /// and not longer than `most`.
+    pub fn at_most(&self, most: Duration) -> Duration {
+        match self.deadline {
+            None => most,
+            Some(deadline) => deadline.saturating_duration_since(Instant::now()).min(most),
+        }
+    }
+
+    /// The lock, waited for as long as the call lasts: who has it may wait for a person. That
+    /// somebody panicked who had it does not count.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], [`Error::DeadlineExceeded`].
+    pub fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> Result<MutexGuard<'a, T>, Error> {
+        loop {
+            match mutex.try_lock() {
+                Ok(guard) => return Ok(guard),
+                Err(TryLockError::Poisoned(guard)) => return Ok(guard.into_inner()),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            self.check()?;
+            std::thread::sleep(self.at_most(LOOK_AGAIN));
+        }
     }
 
     /// To be called before each step that the device is asked for.
@@ -116,6 +167,7 @@ impl fmt::Debug for Call {
         f.debug_struct("Call")
             .field("deadline", &self.deadline)
             .field("cancelled", &self.is_cancelled())
+            .field("access", &self.access)
             .finish_non_exhaustive()
     }
 }

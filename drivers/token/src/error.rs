@@ -1,11 +1,12 @@
 //! Errors between a caller and a token, one variant per cause.
 
-use crate::{KeySpec, KeyUse, TokenId, shell};
+use crate::{KeySpec, KeyUse, TokenId};
 
 /// A failed operation on a token.
 ///
-/// Recovery is decided by the variant, never by the text: [`Error::advice`] says
-/// what kind of next step helps, [`Error::hint`] says it in a sentence. No variant
+/// Recovery is decided by the variant, never by the text. [`Error::code`] names the variant for
+/// programs, [`Error::advice`] says what kind of next step helps. What that step is called is
+/// the front-end's: the text is one cause and names no option of any program. No variant
 /// carries a PIN, a key or a plaintext.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -33,11 +34,11 @@ pub enum Error {
         module: String,
         /// What is missing, and what the module said.
         reason: String,
-        /// What to do about it.
+        /// What starts it, or gives access to it.
         cure: String,
     },
     /// No attached token fits the description.
-    #[error("no token fits `{wanted}`")]
+    #[error("no attached token matches `{wanted}`")]
     NoToken {
         /// The description that nothing fits.
         wanted: String,
@@ -45,7 +46,7 @@ pub enum Error {
         present: Vec<String>,
     },
     /// Several attached tokens fit the description, and one is not guessed.
-    #[error("`{wanted}` fits {} tokens", candidates.len())]
+    #[error("`{wanted}` matches {} tokens", candidates.len())]
     AmbiguousToken {
         /// The description.
         wanted: String,
@@ -61,7 +62,7 @@ pub enum Error {
         reason: String,
     },
     /// The token needs a PIN and there was none to be had.
-    #[error("the token {token} needs a PIN")]
+    #[error("the token {token} requires a PIN")]
     PinNeeded {
         /// The token.
         token: TokenId,
@@ -76,7 +77,7 @@ pub enum Error {
     },
     /// The PIN's length is outside what the token takes; it was not sent.
     #[error(
-        "the PIN for {token} has a length that this token cannot have set ({})",
+        "the PIN was not sent to {token}: the token takes PINs of {}",
         lengths(*min, *max)
     )]
     PinLength {
@@ -88,7 +89,7 @@ pub enum Error {
         max: usize,
     },
     /// The token refused the PIN. It was sent once and is not sent again.
-    #[error("the token {token} refused the PIN{tries}")]
+    #[error("the token {token} rejected the PIN{tries}")]
     PinWrong {
         /// The token.
         token: TokenId,
@@ -96,7 +97,7 @@ pub enum Error {
         tries: TriesLeft,
     },
     /// This PIN was refused by this token before; it was not sent again.
-    #[error("this PIN was refused by {token} before and was not sent again")]
+    #[error("{token} rejected this PIN before; it was not sent again")]
     PinRefusedBefore {
         /// The token.
         token: TokenId,
@@ -104,17 +105,15 @@ pub enum Error {
     /// A PIN was sent to this token and its answer never came, so that it is not known
     /// whether it was refused; nothing was sent since.
     #[error(
-        "a PIN was sent to {token} before, and it is not known whether it was refused; \
-         nothing was sent again"
+        "a PIN was sent to {token} before, and it is not known whether it was rejected; \
+         no PIN was sent since"
     )]
     PinUnsettled {
         /// The token.
         token: TokenId,
     },
     /// That the PIN is being sent could not be written down; so it was not sent.
-    #[error(
-        "the PIN was not sent to {token}, since that could not be written down first: {reason}"
-    )]
+    #[error("the PIN was not sent to {token}: a rejection could not be recorded: {reason}")]
     PinNotNoted {
         /// The token.
         token: TokenId,
@@ -122,7 +121,7 @@ pub enum Error {
         reason: String,
     },
     /// One wrong PIN would lock the token; nothing was sent.
-    #[error("{token} has one PIN try left; nothing was sent")]
+    #[error("{token} has one PIN attempt remaining; no PIN was sent")]
     PinFinalTry {
         /// The token.
         token: TokenId,
@@ -140,13 +139,13 @@ pub enum Error {
         token: TokenId,
     },
     /// The smartcard needs its management key and there was none to be had.
-    #[error("{token} needs its management key")]
+    #[error("{token} requires its management key")]
     ManagementKeyNeeded {
         /// The token.
         token: TokenId,
     },
     /// The management key is not the card's, or not of its algorithm.
-    #[error("{token} refused the management key: {reason}")]
+    #[error("{token} rejected the management key: {reason}")]
     ManagementKeyWrong {
         /// The token.
         token: TokenId,
@@ -176,9 +175,7 @@ pub enum Error {
         running: Option<String>,
     },
     /// The app on the device cannot do yet what is needed of it.
-    #[error(
-        "the app {app} on the {device} is of version {found}; {least} is the oldest that serves"
-    )]
+    #[error("the app {app} on the {device} has version {found}, which is older than {least}")]
     AppTooOld {
         /// What it is, such as `Ledger Nano X`.
         device: String,
@@ -190,7 +187,7 @@ pub enum Error {
         least: String,
     },
     /// The person at the token refused.
-    #[error("it was rejected on {token}")]
+    #[error("the request was rejected on {token}")]
     Rejected {
         /// The token.
         token: TokenId,
@@ -243,7 +240,7 @@ pub enum Error {
         slot: String,
     },
     /// The slots that are left have a purpose of their own and are taken only by name.
-    #[error("{token} has only slots left that are used when they are named: {}", left.join(", "))]
+    #[error("{token} has no free slots except those that are used only by name: {}", left.join(", "))]
     OnlyNamedSlots {
         /// The token.
         token: TokenId,
@@ -356,14 +353,6 @@ pub enum Error {
     },
 }
 
-/// Backends, each as a word of a shell and on a line of its own.
-fn on_lines(backends: &[String]) -> String {
-    let lines = backends
-        .iter()
-        .map(|text| format!("\n  {}", shell::quoted(text)));
-    lines.collect()
-}
-
 fn running_app(running: &Option<String>) -> String {
     match running {
         Some(app) => format!(", but {app}"),
@@ -404,9 +393,9 @@ impl std::fmt::Display for TriesLeft {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             TriesLeft::Unknown | TriesLeft::All => Ok(()),
-            TriesLeft::Low => f.write_str(" (the token reports that its count of tries is low)"),
-            TriesLeft::Exactly(1) | TriesLeft::Final => f.write_str(" (one try left)"),
-            TriesLeft::Exactly(n) => write!(f, " ({n} tries left)"),
+            TriesLeft::Low => f.write_str(" (the token reports few remaining attempts)"),
+            TriesLeft::Exactly(1) | TriesLeft::Final => f.write_str(" (one attempt remaining)"),
+            TriesLeft::Exactly(n) => write!(f, " ({n} attempts remaining)"),
         }
     }
 }
@@ -575,172 +564,5 @@ impl Error {
             | Error::MalformedReply { .. }
             | Error::System { .. } => Advice::GiveUp,
         }
-    }
-
-    /// One sentence for a person: what to do next. Empty where nothing is to be said.
-    pub fn hint(&self) -> String {
-        match self {
-            Error::BadBackend { backend, .. } if backend.starts_with("piv") => {
-                "a backend for smartcards looks like piv: or piv:serial=12345678;slot=9c".into()
-            }
-            Error::BadBackend { backend, .. } if backend.starts_with("ledger") => {
-                "a backend for Ledgers looks like ledger: or ledger:serial=0123456789abcdef;account=0"
-                    .into()
-            }
-            Error::BadBackend { .. } => {
-                "a backend looks like pkcs11:token=LABEL?module-path=/path/to/module.so".into()
-            }
-            Error::BadModule { .. } => {
-                "module-path must name the vendor's PKCS#11 library, built for this system".into()
-            }
-            Error::NotReady { cure, .. } => cure.clone(),
-            Error::NoToken { wanted, present } if present.is_empty() && wanted.starts_with("piv:") => {
-                "insert the smartcard; a USB token needs its CCID interface enabled".into()
-            }
-            Error::NoToken { wanted, present }
-                if present.is_empty()
-                    && wanted.starts_with("ledger:")
-                    && wanted.contains("tcp=") =>
-            {
-                "nothing answers at this address; start the emulator".into()
-            }
-            Error::NoToken { wanted, present }
-                if present.is_empty() && wanted.starts_with("ledger:") =>
-            {
-                "plug the Ledger in and unlock it; Linux wants a udev rule for it".into()
-            }
-            Error::NoToken { present, .. } if present.is_empty() => {
-                "no token is attached, or no module knows of it; name the module with ?module-path="
-                    .into()
-            }
-            Error::NoToken { present, .. } => {
-                format!("attached are:{}", on_lines(present))
-            }
-            Error::AmbiguousToken { candidates, .. } => {
-                format!("name one of them:{}", on_lines(candidates))
-            }
-            Error::TokenUnavailable { .. } => "insert the token and try again".into(),
-            Error::PinNeeded { .. } => {
-                "give it with --pin-source env:VAR|file:PATH|fd:N|prompt, or pin-source= in the backend"
-                    .into()
-            }
-            Error::PinSource { .. } => "check the PIN source".into(),
-            Error::PinLength { .. } => {
-                "check the PIN source; if the PIN is right all the same, say --any-pin-length".into()
-            }
-            Error::PinWrong { .. } => {
-                "it was sent once; check the PIN before you try again, a token locks after a few"
-                    .into()
-            }
-            Error::PinRefusedBefore { token } => format!(
-                "give another PIN; if it is the right one by now: \
-                 claviger doctor --forget-refused-pin {}",
-                shell::quoted(&token.to_string())
-            ),
-            Error::PinUnsettled { token } => format!(
-                "type the PIN (--pin-source prompt) and confirm that it is to be sent, or: \
-                 claviger doctor --forget-refused-pin {}",
-                shell::quoted(&token.to_string())
-            ),
-            Error::PinNotSet { .. } => {
-                "set one as the security officer: pkcs11-tool --module MODULE --login \
-                 --login-type so --init-pin"
-                    .into()
-            }
-            Error::PinNotNoted { .. } => {
-                "check the home folder: its permissions, and the space that is left; or send \
-                 it without a note, so that no refusal is remembered: --no-pin-ledger"
-                    .into()
-            }
-            Error::PinFinalTry { .. } => {
-                "if you are sure of the PIN, ask for the last try with --last-try".into()
-            }
-            Error::PinLocked { .. } => {
-                "unlock it with the vendor's tool (PUK or security officer)".into()
-            }
-            Error::Unsupported { supported, .. } => {
-                let list: Vec<String> = supported.iter().map(KeySpec::to_string).collect();
-                format!("it offers {}", list.join(", "))
-            }
-            Error::ManagementKeyNeeded { .. } => {
-                "give it with --management-key env:VAR|file:PATH|fd:N|prompt".into()
-            }
-            Error::ManagementKeyWrong { .. } => "check the source of the management key".into(),
-            Error::DeviceLocked { .. } => "unlock it and try again".into(),
-            Error::AppNotOpen { app, .. } => {
-                format!("open the app {app} on the device and try again")
-            }
-            Error::AppTooOld { app, .. } => {
-                format!("update the app {app} with the vendor's own program")
-            }
-            Error::NotTouched { .. } => "try again, and touch it when it blinks".into(),
-            Error::CannotDestroy { .. } => {
-                "the identity is kept, and its key still works; only the vendor's tool can destroy it, by \
-                 resetting the whole token".into()
-            }
-            Error::OnlyNamedSlots { left, .. } => format!(
-                "name one in the backend, such as piv:slot={}, or delete identities that are no \
-                 longer needed",
-                left.first().map_or("9a", String::as_str)
-            ),
-            Error::TokenFull { .. } => "delete identities that are no longer needed".into(),
-            Error::TokenReadOnly { .. } => "remove the write protection".into(),
-            Error::NotUsable { .. } => {
-                "name another key, or change this one's attributes with the vendor's tool".into()
-            }
-            Error::NoPossession { .. } => {
-                "name the key that the private half on the token belongs to; `claviger tokens` \
-                 lists what there is".into()
-            }
-            Error::SlotOccupied { .. } | Error::NoSuchSlot { .. } => {
-                "name a free slot, or none".into()
-            }
-            Error::KeyNotFound { .. } => {
-                "it was deleted by someone else, or this is not the token it was made on".into()
-            }
-            Error::KeyMismatch { .. } => {
-                "name the slot that holds the key; if it is to be deleted and nobody needs what is \
-                 there, remove that with the vendor's tool and try again".into()
-            }
-            Error::NotProtected { .. } => "the key was removed again; use another token".into(),
-            Error::DeadlineExceeded | Error::Busy { .. } => "try again later".into(),
-            Error::Device { .. } | Error::MalformedReply { .. } => {
-                "`claviger doctor` shows the state of the token".into()
-            }
-            Error::BadMessage { .. }
-            | Error::DecryptionFailed
-            | Error::HeaderTooLong { .. }
-            | Error::Cancelled
-            | Error::Rejected { .. }
-            | Error::System { .. } => String::new(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_to_be_pasted_is_one_word_whatever_a_device_calls_itself() {
-        let token = TokenId {
-            kind: "pkcs11".into(),
-            manufacturer: "x'; rm -rf ~; '".into(),
-            serial: "1".into(),
-        };
-        let hint = Error::PinRefusedBefore { token }.hint();
-        let word = r"'pkcs11:x'\''; rm -rf ~; '\''/1'";
-        assert!(hint.ends_with(word), "{hint}");
-        let several = Error::AmbiguousToken {
-            wanted: "pkcs11:".into(),
-            candidates: vec![
-                "pkcs11:token=a;serial=1".into(),
-                "pkcs11:token=$(id)".into(),
-            ],
-        };
-        assert_eq!(
-            several.hint(),
-            "name one of them:\n  'pkcs11:token=a;serial=1'\n  'pkcs11:token=$(id)'"
-        );
     }
 }

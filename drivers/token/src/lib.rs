@@ -16,7 +16,8 @@
 //! | [`shell`] | quoting for a shell |
 //! | [`pin`] | where PINs come from |
 //! | [`refused`] | rejected PINs, which are not sent again |
-//! | [`call`] | deadlines, cancellation, waiting for a person |
+//! | [`access`] | what a request may use to open a token |
+//! | [`call`] | the circumstances of a request: deadline, cancellation, whom to tell, access |
 //! | [`about`] | what a driver says of itself to people |
 //! | [`error`] | errors, each with a stable code |
 //! | [`possession`] | proofs that a token has the private key of a public key |
@@ -29,6 +30,7 @@
 #![forbid(unsafe_code)]
 
 pub mod about;
+pub mod access;
 pub mod agreement;
 pub mod algorithm;
 pub mod backend;
@@ -46,12 +48,13 @@ pub mod sync;
 pub mod token;
 
 pub use about::{About, Example};
+pub use access::Access;
 pub use algorithm::{Algorithm, KeySpec, KeyUse};
 pub use call::{Call, Event};
 pub use error::{Advice, Error, TriesLeft};
 pub use key::{Fingerprint, PublicKey};
 pub use locked::{DUMPABLE, Pin, keep_memory_private};
-pub use pin::{Access, FixedPin, NoPin, PinSource, StoredPin};
+pub use pin::{FixedPin, NoPin, PinSource, StoredPin};
 pub use refused::{PinTurn, PinVerdict, RefusedInProcess, RefusedPins};
 pub use signing::{Signature, SignatureScheme};
 pub use token::{

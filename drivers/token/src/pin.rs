@@ -8,30 +8,40 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use secrecy::ExposeSecret;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::{Error, Pin, RefusedInProcess, RefusedPins, TokenId, TriesLeft};
+use crate::{Call, Error, Pin, TokenId, TriesLeft};
 
 /// Gives the PIN of a token.
 pub trait PinSource: Send + Sync {
     /// The PIN for `token`, whose label is `label`.
     ///
+    /// Who waits for a person waits until the deadline of `call` and no longer, and ends soon
+    /// after the call was given up.
+    ///
     /// # Errors
     /// [`Error::PinNeeded`] where there is none to be had, [`Error::PinSource`] where
-    /// the source failed. The caller asks again only when a person has changed something.
-    fn pin(&self, token: &TokenId, label: &str) -> Result<Pin, Error>;
+    /// the source failed, [`Error::DeadlineExceeded`], [`Error::Cancelled`]. The caller asks
+    /// again only when a person has changed something.
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error>;
 
     /// [`PinSource::pin`] for a token that says how many tries are left. Who asks a person
     /// shows that.
     ///
     /// # Errors
     /// As [`PinSource::pin`].
-    fn pin_with_tries(&self, token: &TokenId, label: &str, tries: TriesLeft) -> Result<Pin, Error> {
+    fn pin_with_tries(
+        &self,
+        token: &TokenId,
+        label: &str,
+        tries: TriesLeft,
+        call: &Call,
+    ) -> Result<Pin, Error> {
         let _ = tries;
-        self.pin(token, label)
+        self.pin(token, label, call)
     }
 
     /// Whether to send the PIN that was just given for `token`, though it is not known what
@@ -42,8 +52,8 @@ pub trait PinSource: Send + Sync {
     ///
     /// # Errors
     /// As [`PinSource::pin`].
-    fn sends_unsettled(&self, token: &TokenId, label: &str) -> Result<bool, Error> {
-        let (_, _) = (token, label);
+    fn sends_unsettled(&self, token: &TokenId, label: &str, call: &Call) -> Result<bool, Error> {
+        let (_, _, _) = (token, label, call);
         Ok(false)
     }
 
@@ -56,65 +66,12 @@ pub trait PinSource: Send + Sync {
     }
 }
 
-/// How a token is opened: with whose PIN, and how much may be risked.
-#[derive(Clone)]
-pub struct Access {
-    /// Where the PIN comes from if the backend names no source of its own.
-    pub pins: Arc<dyn PinSource>,
-    /// Whether to log in even if a refusal would lock the token.
-    pub last_try: bool,
-    /// Whether to send a PIN whose length the token says it does not take: some state other
-    /// limits than they keep.
-    pub any_pin_length: bool,
-    /// Where the management key of a smartcard comes from: hexadecimal, in a source of
-    /// the same kinds as a PIN's.
-    pub management_keys: Arc<dyn PinSource>,
-    /// Whether the published defaults of a kind of token may be tried where no PIN or
-    /// management key is given.
-    pub factory_defaults: bool,
-    /// Which PINs were refused before and are not sent again.
-    pub refused_pins: Arc<dyn RefusedPins>,
-    /// From which account on a token that derives its keys looks for free ones, where the
-    /// backend names none: who else uses the seed begins elsewhere.
-    pub first_account: u32,
-}
-
-impl Access {
-    /// PINs from `pins`, and never the last try. PINs that are refused are remembered as
-    /// long as the process lives; a node of `claviger-engine` remembers them in its
-    /// registry.
-    pub fn with(pins: impl PinSource + 'static) -> Self {
-        Access {
-            pins: Arc::new(pins),
-            last_try: false,
-            any_pin_length: false,
-            management_keys: Arc::new(NoPin),
-            factory_defaults: false,
-            refused_pins: RefusedInProcess::shared(),
-            first_account: 0,
-        }
-    }
-
-    /// No PIN at all: only what a token gives without one.
-    pub fn without_pin() -> Self {
-        Access::with(NoPin)
-    }
-}
-
-impl fmt::Debug for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Access")
-            .field("last_try", &self.last_try)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Has no PIN for any token.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoPin;
 
 impl PinSource for NoPin {
-    fn pin(&self, token: &TokenId, _label: &str) -> Result<Pin, Error> {
+    fn pin(&self, token: &TokenId, _label: &str, _: &Call) -> Result<Pin, Error> {
         Err(Error::PinNeeded {
             token: token.clone(),
         })
@@ -143,7 +100,7 @@ impl fmt::Debug for FixedPin {
 }
 
 impl PinSource for FixedPin {
-    fn pin(&self, _token: &TokenId, _label: &str) -> Result<Pin, Error> {
+    fn pin(&self, _token: &TokenId, _label: &str, _: &Call) -> Result<Pin, Error> {
         Ok(self.0.clone())
     }
 }
@@ -239,7 +196,7 @@ impl StoredPin {
 pub struct Verbatim(pub StoredPin);
 
 impl PinSource for Verbatim {
-    fn pin(&self, _token: &TokenId, _label: &str) -> Result<Pin, Error> {
+    fn pin(&self, _token: &TokenId, _label: &str, _: &Call) -> Result<Pin, Error> {
         let content = self.0.content()?;
         let text = content.expose_secret();
         let pin = text.strip_suffix('\n').unwrap_or(text);
@@ -327,7 +284,7 @@ fn first_line(text: &str) -> Result<&str, &'static str> {
 }
 
 impl PinSource for StoredPin {
-    fn pin(&self, _token: &TokenId, _label: &str) -> Result<Pin, Error> {
+    fn pin(&self, _token: &TokenId, _label: &str, _: &Call) -> Result<Pin, Error> {
         let content = self.content()?;
         match first_line(content.expose_secret()) {
             Ok(line) => Ok(Pin::from(line)),
@@ -409,9 +366,14 @@ mod tests {
         let path = folder.path().join("pin");
         std::fs::write(&path, " 12\n34 \n").unwrap();
         let source = StoredPin::File(path);
-        let refused = source.pin(&token, "").unwrap_err().to_string();
+        let refused = source
+            .pin(&token, "", &Call::unlimited())
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("follows") && !refused.contains("34"));
-        let pin = Verbatim(source).pin(&token, "").unwrap();
+        let pin = Verbatim(source)
+            .pin(&token, "", &Call::unlimited())
+            .unwrap();
         assert_eq!(pin.expose_secret(), " 12\n34 ");
     }
 
@@ -439,7 +401,7 @@ mod tests {
         };
         let read = |file: &dyn AsRawFd| {
             let number = file.as_raw_fd().try_into().unwrap();
-            let pin = StoredPin::Fd(number).pin(&token, "");
+            let pin = StoredPin::Fd(number).pin(&token, "", &Call::unlimited());
             pin.map(|pin| pin.expose_secret().to_owned())
         };
         // Its path leads to nothing any more.
@@ -461,7 +423,8 @@ mod tests {
     #[test]
     fn no_debug_output_shows_a_pin() {
         let pin = FixedPin::new("tr0mb0ne");
-        let shown = format!("{pin:?} {:?}", Access::with(pin.clone()));
+        let access = crate::Access::with(pin.clone());
+        let shown = format!("{pin:?} {access:?}");
         assert!(!shown.contains("tr0mb0ne"), "{shown}");
     }
 }

@@ -24,16 +24,17 @@ use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
 use crate::sync::lock;
-use crate::{Error, Pin, PinSource, TokenId, TriesLeft};
+use crate::{Call, Error, Pin, PinSource, TokenId, TriesLeft};
 
 /// Remembers the PINs that tokens refused.
 pub trait RefusedPins: Send + Sync {
-    /// Waits until nobody who shares this memory is sending a PIN to `token`.
+    /// Waits until nobody who shares this memory is sending a PIN to `token`, or until `call`
+    /// is over.
     ///
     /// # Errors
     /// [`Error::PinNotNoted`] where the memory cannot be used, [`Error::Busy`] where
-    /// somebody else's turn takes too long.
-    fn turn(&self, token: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error>;
+    /// somebody else's turn takes too long, [`Error::DeadlineExceeded`], [`Error::Cancelled`].
+    fn turn(&self, token: &TokenId, call: &Call) -> Result<Box<dyn PinTurn + '_>, Error>;
 
     /// [`RefusedPins::turn`] without waiting; `None` where somebody else has the turn. For who
     /// holds what they may need, as a card is held in a transaction: it is let go first, and
@@ -44,7 +45,7 @@ pub trait RefusedPins: Send + Sync {
     /// # Errors
     /// [`Error::PinNotNoted`].
     fn turn_at_once(&self, token: &TokenId) -> Result<Option<Box<dyn PinTurn + '_>>, Error> {
-        self.turn(token).map(Some)
+        self.turn(token, &Call::unlimited()).map(Some)
     }
 }
 
@@ -93,6 +94,8 @@ pub struct Asked<'a> {
     pub pins: &'a dyn PinSource,
     /// The token's label, by which a person knows it.
     pub label: &'a str,
+    /// For whose request.
+    pub call: &'a Call,
 }
 
 /// Takes a turn with `token` and begins it. `tries` says in the turn how many tries are left,
@@ -110,18 +113,21 @@ pub fn begin<'a>(
     asked: &Asked<'_>,
     mut tries: impl FnMut() -> Result<TriesLeft, Error>,
 ) -> Result<Box<dyn PinTurn + 'a>, Error> {
-    let mut turn = memory.turn(token)?;
+    let mut turn = memory.turn(token, asked.call)?;
     match turn.begin(asked.pin, tries()?) {
         Ok(()) => return Ok(turn),
         Err(Error::PinUnsettled { token }) => {
             drop(turn);
-            if !asked.pins.sends_unsettled(&token, asked.label)? {
+            if !asked
+                .pins
+                .sends_unsettled(&token, asked.label, asked.call)?
+            {
                 return Err(Error::PinUnsettled { token });
             }
         }
         Err(other) => return Err(other),
     }
-    let mut turn = memory.turn(token)?;
+    let mut turn = memory.turn(token, asked.call)?;
     turn.begin_anyway(asked.pin, tries()?)?;
     Ok(turn)
 }
@@ -177,7 +183,7 @@ impl Default for RefusedInProcess {
 }
 
 impl RefusedPins for RefusedInProcess {
-    fn turn(&self, token: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error> {
+    fn turn(&self, token: &TokenId, _: &Call) -> Result<Box<dyn PinTurn + '_>, Error> {
         Ok(Box::new(TurnInProcess {
             memory: self,
             token: token.clone(),
@@ -230,7 +236,7 @@ mod tests {
         let memory = RefusedInProcess::default();
         let [wrong, right] = ["135791", "246802"].map(Pin::from);
         let begin = |serial: &str, pin: &Pin| {
-            let mut turn = memory.turn(&token(serial)).unwrap();
+            let mut turn = memory.turn(&token(serial), &Call::unlimited()).unwrap();
             turn.begin(pin, TriesLeft::Unknown).map(|()| turn)
         };
         begin("1", &wrong).unwrap().end(&wrong, PinVerdict::Refused);
@@ -250,7 +256,7 @@ mod tests {
     struct UnsettledTurn<'a>(&'a Unsettled);
 
     impl RefusedPins for Unsettled {
-        fn turn(&self, _: &TokenId) -> Result<Box<dyn PinTurn + '_>, Error> {
+        fn turn(&self, _: &TokenId, _: &Call) -> Result<Box<dyn PinTurn + '_>, Error> {
             self.0.lock().unwrap().push("turn");
             Ok(Box::new(UnsettledTurn(self)))
         }
@@ -279,11 +285,11 @@ mod tests {
     struct Person<'a>(&'a Unsettled, bool);
 
     impl PinSource for Person<'_> {
-        fn pin(&self, _: &TokenId, _: &str) -> Result<Pin, Error> {
+        fn pin(&self, _: &TokenId, _: &str, _: &Call) -> Result<Pin, Error> {
             Ok(Pin::from("246802"))
         }
 
-        fn sends_unsettled(&self, _: &TokenId, label: &str) -> Result<bool, Error> {
+        fn sends_unsettled(&self, _: &TokenId, label: &str, _: &Call) -> Result<bool, Error> {
             assert_eq!(label, "label");
             self.0.0.lock().unwrap().push("asked");
             Ok(self.1)
@@ -292,13 +298,14 @@ mod tests {
 
     #[test]
     fn of_a_pin_that_is_not_settled_the_person_is_asked_while_nobody_waits() {
-        let pin = Pin::from("246802");
+        let (pin, call) = (Pin::from("246802"), Call::unlimited());
         let begin = |pins: &dyn PinSource, memory: &Unsettled| {
             let label = "label";
             let asked = Asked {
                 pin: &pin,
                 pins,
                 label,
+                call: &call,
             };
             let tries = || Ok(TriesLeft::Unknown);
             begin(memory, &token("1"), &asked, tries).map(drop)

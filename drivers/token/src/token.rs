@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::key::to_hex;
 use crate::{
-    Access, Algorithm, Call, Error, KeySpec, KeyUse, PublicKey, Signature, SignatureScheme,
+    About, Algorithm, Call, Error, KeySpec, KeyUse, PublicKey, Signature, SignatureScheme,
 };
 
 /// What a private-key operation hands out: wiped when dropped.
@@ -19,8 +19,13 @@ pub type Secret = Zeroizing<Vec<u8>>;
 
 /// Knows the tokens of one kind.
 pub trait Driver: Send + Sync {
+    /// What the driver says of itself to people.
+    fn about(&self) -> About;
+
     /// The scheme of the backend strings that this driver serves, such as `pkcs11`.
-    fn scheme(&self) -> &'static str;
+    fn scheme(&self) -> &'static str {
+        self.about().scheme
+    }
 
     /// The attached tokens that fit `backend`, found without a PIN, and the places where
     /// there is something that cannot be read.
@@ -29,22 +34,23 @@ pub trait Driver: Send + Sync {
     /// bare scheme with a colon fits every token of the kind.
     ///
     /// # Errors
-    /// [`Error::BadBackend`], [`Error::BadModule`]. That nothing fits is no error.
-    fn look(&self, backend: &str) -> Result<Listing, Error>;
+    /// [`Error::BadBackend`], [`Error::BadModule`], [`Error::DeadlineExceeded`],
+    /// [`Error::Cancelled`]. That nothing fits is no error.
+    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error>;
 
     /// The attached tokens that fit `backend`: [`Driver::look`] without what cannot be read.
     ///
     /// # Errors
     /// As [`Driver::look`].
-    fn tokens(&self, backend: &str) -> Result<Vec<TokenInfo>, Error> {
-        Ok(self.look(backend)?.tokens)
+    fn tokens(&self, backend: &str, call: &Call) -> Result<Vec<TokenInfo>, Error> {
+        Ok(self.look(backend, call)?.tokens)
     }
 
     /// The slots of `token` as far as they can be seen without a PIN.
     ///
     /// # Errors
     /// [`Error::TokenUnavailable`] if it went away since it was listed.
-    fn slots(&self, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error>;
+    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error>;
 
     /// What waits for tokens of this kind to come and go.
     fn watch(&self) -> Box<dyn Watch> {
@@ -57,7 +63,8 @@ pub trait Driver: Send + Sync {
     /// [`Error::BadBackend`].
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error>;
 
-    /// Opens the one token that fits `backend`, logging in where the token wants it.
+    /// Opens the one token that fits `backend`, logging in where the token wants it, with what
+    /// the call [may use](Call::access).
     ///
     /// Opening a token that is open already gives the same token again; no PIN is
     /// asked for then. Where a person has to do something first, such as unlocking the
@@ -67,7 +74,7 @@ pub trait Driver: Send + Sync {
     /// [`Error::BadBackend`], [`Error::BadModule`], [`Error::NoToken`],
     /// [`Error::AmbiguousToken`] (with the candidates), and the PIN errors, of which
     /// each is final for this PIN: nothing is sent twice.
-    fn open(&self, backend: &str, access: &Access, call: &Call) -> Result<Arc<dyn Token>, Error>;
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error>;
 }
 
 /// What is found where a driver looks for tokens.
@@ -185,14 +192,14 @@ pub trait Token: Send + Sync {
     ///
     /// # Errors
     /// [`Error::KeyNotFound`], [`Error::KeyMismatch`], [`Error::Unsupported`],
-    /// [`Error::NotUsable`], [`Error::TokenUnavailable`].
-    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error>;
+    /// [`Error::NotUsable`], [`Error::TokenUnavailable`], [`Error::DeadlineExceeded`].
+    fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error>;
 
     /// A decryptor for the key, found by its public half wherever on the token it is.
     ///
     /// # Errors
     /// As [`Token::signer`].
-    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error>;
+    fn decryptor(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Decryptor>, Error>;
 
     /// The token as one that derives its keys from a seed, if it is one
     /// ([`TokenInfo::derives`]).

@@ -66,6 +66,7 @@ impl Registry {
     pub fn backup(&self) -> Result<Backup> {
         let mut copy = snapshot::of(&self.db())?;
         check_rows(&copy)?;
+        self.refused_pins.note_in(&copy)?;
         Ok(Backup {
             content: content(&copy)?,
             first_account: self.first_account(),

@@ -95,10 +95,6 @@ pub enum RegistryError {
     },
 }
 
-/// What to do where what was written is lost.
-const RESTORE: &str = "restore a backup: claviger restore FILE; without one, adopt each key that \
-     is still on a token: claviger connect NAME --to FINGERPRINT";
-
 impl RegistryError {
     /// A name for the variant that does not change, for programs.
     pub fn code(&self) -> &'static str {
@@ -117,41 +113,6 @@ impl RegistryError {
             RegistryError::Damaged { .. } => "registry-damaged",
             RegistryError::Altered { .. } => "registry-row-altered",
             RegistryError::Other { .. } => "registry-other",
-        }
-    }
-
-    /// One sentence for a person: what to do next. Empty where nothing is to be said.
-    pub fn hint(&self) -> String {
-        match self {
-            RegistryError::NotAFolder { .. } => {
-                "name another folder with --home or CLAVIGER_HOME".into()
-            }
-            RegistryError::NotARegistry { .. } => format!(
-                "name another folder with --home or CLAVIGER_HOME; if the registry was here, {RESTORE}"
-            ),
-            RegistryError::Empty { .. } => {
-                format!("{RESTORE}; to begin anew, remove the file")
-            }
-            RegistryError::Lost { left, .. } => format!(
-                "{RESTORE}; to begin anew, remove it: rm {}",
-                claviger_token::shell::quoted(&left.display().to_string())
-            ),
-            RegistryError::NotPrivate { path, .. } => format!(
-                "chown and chmod it: chmod go-w {}",
-                claviger_token::shell::quoted(&path.display().to_string())
-            ),
-            RegistryError::Copy => {
-                "if no other copy is in use: claviger doctor --this-is-the-home".into()
-            }
-            RegistryError::Newer { .. } => "use the newer program; nothing was changed".into(),
-            RegistryError::DiskFull => "free some space; nothing is lost".into(),
-            RegistryError::ReadOnly => "check the permissions of the home folder".into(),
-            RegistryError::Busy => "try again in a moment".into(),
-            RegistryError::InUse => {
-                "end the other `claviger` processes of this home, and try again".into()
-            }
-            RegistryError::Damaged { .. } | RegistryError::Altered { .. } => RESTORE.into(),
-            RegistryError::Other { .. } => String::new(),
         }
     }
 

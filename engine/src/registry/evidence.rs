@@ -184,7 +184,7 @@ fn terms(row: &Row<'_>) -> rusqlite::Result<Terms> {
 /// A row that [`EVIDENCE`] selects.
 pub(super) fn piece(row: &Row<'_>) -> rusqlite::Result<Evidence> {
     EVIDENCE.check(row)?;
-    let scheme: SignatureScheme = parsed(row, "scheme")?;
+    let scheme: SignatureScheme = parsed(row, "scheme", "scheme")?;
     Ok(Evidence {
         from_identity: party(row, "from_name", "from_sign", "from_decrypt")?,
         to_identity: party(row, "to_name", "to_sign", "to_decrypt")?,

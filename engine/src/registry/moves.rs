@@ -68,6 +68,9 @@ impl Registry {
 
     /// Whether anything is noted of a token.
     pub(crate) fn knows_token(&self, token: &TokenId) -> Result<bool> {
+        if self.refused_pins.has_note_of(token)? {
+            return Ok(true);
+        }
         self.read(|db| {
             for table in TABLES {
                 let query = format!(
@@ -104,6 +107,7 @@ impl Registry {
                 )?;
             }
             Ok(())
-        })
+        })?;
+        self.refused_pins.rename_note(former, now)
     }
 }

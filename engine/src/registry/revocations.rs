@@ -109,7 +109,7 @@ pub(super) fn insert_revocation(
 
 fn revocation(row: &Row<'_>) -> rusqlite::Result<Revocation> {
     REVOCATION.check(row)?;
-    let scheme: SignatureScheme = parsed(row, "scheme")?;
+    let scheme: SignatureScheme = parsed(row, "scheme", "scheme")?;
     let signer: String = row.get("signer")?;
     Ok(Revocation {
         statement: row.get("statement")?,

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use claviger_token::{KeyUse, PublicKey, SlotId, TokenId, Unfinished};
-use rusqlite::Row;
+use rusqlite::{Row, RowIndex};
 use serde::{Deserialize, Serialize};
 
 use super::digests::{INTENT, KEY};
@@ -56,18 +56,21 @@ impl NotAsWritten {
     }
 }
 
-pub(super) fn parsed<T: FromStr>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
-    row.get::<_, String>(column)?
-        .parse()
-        .map_err(|_| damaged(column))
+/// What the text at `at` says, in the column of this name.
+pub(super) fn parsed<T: FromStr>(
+    row: &Row<'_>,
+    at: impl RowIndex,
+    column: &str,
+) -> rusqlite::Result<T> {
+    let text = row.get_ref(at)?.as_str()?;
+    text.parse().map_err(|_| damaged(column))
 }
 
-pub(super) fn engine_id(row: &Row<'_>, node: &str, name: &str) -> rusqlite::Result<EngineId> {
-    let text: String = row.get(node)?;
-    let id = match text.as_str() {
+pub(super) fn engine_id<I: RowIndex>(row: &Row<'_>, node: I, name: I) -> rusqlite::Result<EngineId> {
+    let id = match row.get_ref(node)?.as_str()? {
         "" => None,
         key => {
-            let key = PublicKey::from_text(key).map_err(|_| damaged(node))?;
+            let key = PublicKey::from_text(key).map_err(|_| damaged("node"))?;
             Some(NodeId(Arc::new(key)))
         }
     };
@@ -88,28 +91,34 @@ pub(crate) fn token_id(row: &Row<'_>) -> rusqlite::Result<TokenId> {
 /// A row that [`KEY`] selects.
 pub(super) fn key_record(row: &Row<'_>) -> rusqlite::Result<KeyRecord> {
     KEY.check(row)?;
-    let public_key: String = row.get("public_key")?;
+    let text = |at: usize| row.get_ref(at)?.as_str().map_err(rusqlite::Error::from);
+    let public_key = text(const { KEY.at("public_key") })?;
+    let owner = const { (KEY.at("owner_node"), KEY.at("owner_name")) };
     Ok(KeyRecord {
-        id: row.get("id")?,
-        backend: row.get("backend")?,
+        id: row.get(const { KEY.at("id") })?,
+        backend: row.get(const { KEY.at("backend") })?,
         info: KeyInfo {
-            usage: match row.get::<_, String>("usage")?.as_str() {
+            usage: match text(const { KEY.at("usage") })? {
                 "sign" => KeyUse::Sign,
                 "decrypt" => KeyUse::Decrypt,
                 _ => return Err(damaged("usage")),
             },
-            token: token_id(row)?,
-            slot: SlotId::new(row.get::<_, String>("slot")?),
-            public_key: PublicKey::from_text(&public_key).map_err(|_| damaged("public_key"))?,
-            origin: match row.get::<_, String>("origin")?.as_str() {
+            token: TokenId {
+                kind: row.get(const { KEY.at("kind") })?,
+                manufacturer: row.get(const { KEY.at("manufacturer") })?,
+                serial: row.get(const { KEY.at("serial") })?,
+            },
+            slot: SlotId::new(text(const { KEY.at("slot") })?),
+            public_key: PublicKey::from_text(public_key).map_err(|_| damaged("public_key"))?,
+            origin: match text(const { KEY.at("origin") })? {
                 "generated" => Origin::Generated,
                 "adopted" => Origin::Adopted,
                 _ => return Err(damaged("origin")),
             },
-            protection: from_json(row, "protection")?,
-            attestation: from_json(row, "attestation")?,
-            owner: engine_id(row, "owner_node", "owner_name")?,
-            deleted: row.get("deleted")?,
+            protection: from_json(row, const { KEY.at("protection") }, "protection")?,
+            attestation: from_json(row, const { KEY.at("attestation") }, "attestation")?,
+            owner: engine_id(row, owner.0, owner.1)?,
+            deleted: row.get(const { KEY.at("deleted") })?,
         },
     })
 }
@@ -121,10 +130,11 @@ pub(super) fn json(value: &impl serde::Serialize) -> Option<String> {
 
 pub(super) fn from_json<T: serde::de::DeserializeOwned>(
     row: &Row<'_>,
+    at: usize,
     column: &str,
 ) -> rusqlite::Result<Option<T>> {
-    row.get::<_, Option<String>>(column)?
-        .map(|json| serde_json::from_str(&json).map_err(|_| damaged(column)))
+    let json = row.get_ref(at)?.as_str_or_null()?;
+    json.map(|json| serde_json::from_str(json).map_err(|_| damaged(column)))
         .transpose()
 }
 
@@ -157,9 +167,10 @@ pub(super) fn keys_json(keys: &[Unfinished]) -> Option<String> {
 }
 
 fn intended_keys(row: &Row<'_>) -> rusqlite::Result<Vec<Unfinished>> {
-    let Some(keys) = from_json::<Vec<IntendedKey>>(row, "keys")? else {
+    let Some(keys) = from_json::<Vec<IntendedKey>>(row, const { INTENT.at("keys") }, "keys")? else {
         // Written by a version that noted the slots alone.
-        let slots: Vec<SlotId> = from_json(row, "slots")?.ok_or_else(|| damaged("slots"))?;
+        let slots: Vec<SlotId> = from_json(row, const { INTENT.at("slots") }, "slots")?
+            .ok_or_else(|| damaged("slots"))?;
         let of_slot = |slot| Unfinished {
             slot,
             mark: String::new(),

@@ -55,12 +55,16 @@ impl Home {
         };
         let (pins, pin) = (node.registry().refused_pins(), Pin::from("1234"));
         let refused = token("1");
-        let mut turn = pins.turn(&refused).unwrap();
+        let mut turn = pins
+            .turn(&refused, &claviger_token::Call::unlimited())
+            .unwrap();
         turn.begin(&pin, TriesLeft::Exactly(3)).unwrap();
         turn.end(&pin, PinVerdict::Refused);
         // The answer of this one never comes.
         let silent = token("2");
-        let mut turn = pins.turn(&silent).unwrap();
+        let mut turn = pins
+            .turn(&silent, &claviger_token::Call::unlimited())
+            .unwrap();
         turn.begin(&pin, TriesLeft::Exactly(2)).unwrap();
         drop(turn);
         home.device.detach_after(1);

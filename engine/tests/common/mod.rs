@@ -15,9 +15,9 @@ use claviger_engine::message::{
 use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    Access, Call, Decryptor, Deletion, Driver, Error, Event, GeneratedKey, KeyRef, KeySpec,
-    Listing, NewKey, Pace, Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo,
-    Token, TokenId, TokenInfo, Unfinished, Unwrap,
+    About, Call, Decryptor, Deletion, Driver, Error, Event, GeneratedKey, KeyRef, KeySpec, Listing,
+    NewKey, Pace, Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo, Token,
+    TokenId, TokenInfo, Unfinished, Unwrap,
 };
 
 /// A token like a device: it outlives the node, protects its keys, and can fail.
@@ -96,7 +96,7 @@ impl Device {
 
     fn with(pace: Pace, derives: bool) -> Self {
         let inner = MemoryDriver::new()
-            .open("memory:", &Access::without_pin(), &Call::unlimited())
+            .open("memory:", &Call::unlimited())
             .unwrap();
         let mut info = inner.info().clone();
         info.id.kind = "device".into();
@@ -320,11 +320,11 @@ impl Device {
 }
 
 impl Driver for Device {
-    fn scheme(&self) -> &'static str {
-        "device"
+    fn about(&self) -> About {
+        About::new("device", "a device of this test")
     }
 
-    fn look(&self, _: &str) -> Result<Listing, Error> {
+    fn look(&self, _: &str, _: &Call) -> Result<Listing, Error> {
         let tokens = self.check().map(|()| vec![self.0.info.clone()]);
         Ok(Listing {
             tokens: tokens.unwrap_or_default(),
@@ -332,16 +332,16 @@ impl Driver for Device {
         })
     }
 
-    fn slots(&self, _: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    fn slots(&self, _: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         self.in_order()?;
-        Token::slots(self, &Call::unlimited())
+        Token::slots(self, call)
     }
 
     fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
         Ok(self.0.named_slot.lock().unwrap().clone())
     }
 
-    fn open(&self, backend: &str, _: &Access, _: &Call) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, _: &Call) -> Result<Arc<dyn Token>, Error> {
         self.0.opened.fetch_add(1, SeqCst);
         while self.0.silent.load(SeqCst) {
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -452,15 +452,15 @@ impl Token for Device {
         self.destroy(call, |inner, call| inner.discard(left, call))
     }
 
-    fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
+    fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error> {
         self.check()?;
-        let signer = self.0.inner.signer(key)?;
+        let signer = self.0.inner.signer(key, call)?;
         Ok(Arc::new(DeviceSigner(self.clone(), signer)))
     }
 
-    fn decryptor(&self, key: &KeyRef) -> Result<Arc<dyn Decryptor>, Error> {
+    fn decryptor(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Decryptor>, Error> {
         self.check()?;
-        let decryptor = self.0.inner.decryptor(key)?;
+        let decryptor = self.0.inner.decryptor(key, call)?;
         Ok(Arc::new(DeviceDecryptor(self.clone(), decryptor)))
     }
 }

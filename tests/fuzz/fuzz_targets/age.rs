@@ -19,7 +19,7 @@ struct Subject {
 }
 
 static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
-    let token = MemoryDriver::new().open("memory:", &Access::without_pin(), &Call::unlimited());
+    let token = MemoryDriver::new().open("memory:", &Call::unlimited());
     let (token, call) = (token.unwrap(), Call::unlimited());
     let supported = token.info().makes.clone();
     let candidates = [Algorithm::P256, Algorithm::X25519, Algorithm::Secp256k1];
@@ -34,7 +34,7 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
         let public_key = token.generate(&new, &call).unwrap().public_key;
         let file = envelope::encrypt(&[&public_key], TEXT).unwrap();
         let key = KeyRef { slot, public_key };
-        let decryptor = token.decryptor(&key).unwrap();
+        let decryptor = token.decryptor(&key, &Call::unlimited()).unwrap();
         Subject { decryptor, file }
     });
     let subjects: Vec<_> = subjects.collect();

@@ -105,10 +105,10 @@ fn call() -> Call {
 fuzz_target!(|data: &[u8]| {
     let bytes = data.iter().copied().collect();
     let driver = LedgerDriver::with_devices(Device(Arc::new(Mutex::new(bytes))));
-    for token in driver.tokens("ledger:").unwrap_or_default() {
-        let _ = driver.slots(&token);
+    for token in driver.tokens("ledger:", &Call::unlimited()).unwrap_or_default() {
+        let _ = driver.slots(&token, &Call::unlimited());
     }
-    let Ok(token) = driver.open("ledger:", &Access::without_pin(), &call()) else {
+    let Ok(token) = driver.open("ledger:", &call()) else {
         return;
     };
     let specs = [
@@ -129,14 +129,14 @@ fuzz_target!(|data: &[u8]| {
         let public_key = made.public_key;
         let key = KeyRef { slot, public_key };
         let id = &token.info().id;
-        if let Ok(signer) = token.signer(&key) {
+        if let Ok(signer) = token.signer(&key, &Call::unlimited()) {
             let _ = possession::of_signer(&*signer, id, &call());
             let message = b"identity challenge";
             if let Ok(signature) = signer.sign(message, &call()) {
                 assert_eq!(key.public_key.verify(message, &signature), Ok(()));
             }
         }
-        if let Ok(decryptor) = token.decryptor(&key) {
+        if let Ok(decryptor) = token.decryptor(&key, &Call::unlimited()) {
             let _ = possession::of_decryptor(&*decryptor, id, &call());
             let _ = decryptor.unwrap(Unwrap::Agree { peer: &[9; 32] }, &call());
             let _ = decryptor.confirm(&call());

@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 const MESSAGE: &[u8] = b"message";
 
 static SUBJECTS: LazyLock<Vec<(PublicKey, String)>> = LazyLock::new(|| {
-    let token = MemoryDriver::new().open("memory:", &Access::without_pin(), &Call::unlimited());
+    let token = MemoryDriver::new().open("memory:", &Call::unlimited());
     let (token, call) = (token.unwrap(), Call::unlimited());
     let data = sshsig::signed_data(sshsig::FILE_NAMESPACE, MESSAGE).unwrap();
     let specs = [Algorithm::P256, Algorithm::Ed25519].map(KeySpec::sign);
@@ -28,7 +28,7 @@ static SUBJECTS: LazyLock<Vec<(PublicKey, String)>> = LazyLock::new(|| {
         };
         let public_key = token.generate(&new, &call).unwrap().public_key;
         let key = KeyRef { slot, public_key };
-        let signature = token.signer(&key).unwrap().sign(&data, &call).unwrap();
+        let signature = token.signer(&key, &Call::unlimited()).unwrap().sign(&data, &call).unwrap();
         let pem = sshsig::to_pem(&key.public_key, sshsig::FILE_NAMESPACE, &signature);
         (key.public_key, pem.unwrap())
     });

@@ -151,15 +151,15 @@ pub fn access() -> Access {
 
 /// Asks a card for all that it shows without a PIN. Any error will do, here and below.
 pub fn look(driver: &PivDriver) {
-    for token in driver.tokens("piv:").unwrap_or_default() {
-        let _ = driver.slots(&token);
+    for token in driver.tokens("piv:", &Call::unlimited()).unwrap_or_default() {
+        let _ = driver.slots(&token, &Call::unlimited());
     }
 }
 
 /// Uses every key on a card.
 pub fn use_keys(driver: &PivDriver) {
     let call = Call::unlimited();
-    let Ok(token) = driver.open("piv:", &access(), &Call::unlimited()) else {
+    let Ok(token) = driver.open("piv:", &Call::unlimited().using(access())) else {
         return;
     };
     for found in token.slots(&call).unwrap_or_default() {
@@ -169,10 +169,10 @@ pub fn use_keys(driver: &PivDriver) {
         assert_eq!(found.state, SlotState::Occupied);
         let slot = found.slot;
         let key = KeyRef { slot, public_key };
-        if let Ok(signer) = token.signer(&key) {
+        if let Ok(signer) = token.signer(&key, &Call::unlimited()) {
             let _ = signer.sign(b"message", &call);
         }
-        if let Ok(decryptor) = token.decryptor(&key) {
+        if let Ok(decryptor) = token.decryptor(&key, &Call::unlimited()) {
             let _ = decryptor.confirm(&call);
             let peer = key.public_key.as_bytes();
             let _ = decryptor.unwrap(Unwrap::Agree { peer }, &call);
@@ -183,7 +183,7 @@ pub fn use_keys(driver: &PivDriver) {
 /// Makes a key, and destroys it.
 pub fn make_keys(driver: &PivDriver) {
     let (spec, call) = (KeySpec::sign(Algorithm::P256), Call::unlimited());
-    let Ok(token) = driver.open("piv:slot=9c", &access(), &Call::unlimited()) else {
+    let Ok(token) = driver.open("piv:slot=9c", &Call::unlimited().using(access())) else {
         return;
     };
     let _ = token.free_slots(&[spec], &[], &call);

@@ -38,7 +38,7 @@ pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), 
         }
         if record.unsettled {
             findings.note(
-                format!("a PIN was sent to {token}, and it is not known whether it was refused"),
+                format!("a PIN was sent to {token}, and it is not known whether it was rejected"),
                 format!(
                     "type the PIN the next time (--pin-source prompt) and confirm that it is to \
                      be sent, or let any PIN be sent again: {forget}"
@@ -66,7 +66,7 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
     let node = session.node(registry);
     if named.is_empty()
         // What is no backend names nothing.
-        && let Ok(tokens) = node.tokens(Some(name)).await
+        && let Ok(tokens) = node.tokens(Some(name), &session.call()).await
     {
         let is_there =
             |record: &&RefusedPinRecord| (tokens.iter()).any(|(token, _)| token.id == record.token);

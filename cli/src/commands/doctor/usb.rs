@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::usb_ids::{FAMILIES, Family, INSTALL, Node};
 use super::{Findings, SMARTCARDS};
+use crate::hints;
 
 /// Where to look, and how a node is tried.
 pub(super) struct Host {
@@ -66,7 +67,7 @@ fn check_smartcard(device: &Path, what: &str, works: bool, findings: &mut Findin
     } else {
         findings.note(
             format!("{what} is a smartcard, and the smartcard service cannot be reached"),
-            SMARTCARDS,
+            hints::absent(SMARTCARDS),
         );
     }
 }

@@ -232,7 +232,7 @@ pub(crate) fn open_within(
     backend: &str,
     call: &Call,
 ) -> Result<Arc<dyn Token>, Error> {
-    driver.open(backend, &Access::without_pin(), call)
+    driver.open(backend, call)
 }
 
 /// The key of a slot.

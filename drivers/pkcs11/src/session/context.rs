@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use claviger_token::Call;
 use cryptoki::session::Session;
 
 use super::{Connection, Retained, is_refusal};
@@ -17,7 +18,7 @@ impl Connection {
 
     /// Gives the PIN that the token accepted before, for the operation that was begun with the
     /// session just now.
-    pub(crate) fn authenticate_once(&self, session: &Session) -> Result<(), Fault> {
+    pub(crate) fn authenticate_once(&self, session: &Session, call: &Call) -> Result<(), Fault> {
         let (slot, pin) = {
             let state = lock(&self.state);
             (state.slot, state.pin.clone())
@@ -35,6 +36,7 @@ impl Connection {
             last_try: false,
             any_length: true,
             refused: &self.refused,
+            call,
         };
         login_for_operation(&door, session, &how).map_err(|error| {
             if is_refusal(&error) {

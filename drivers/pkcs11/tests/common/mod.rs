@@ -32,7 +32,7 @@ impl Bench {
     pub fn new() -> Self {
         let hsm = SoftHsm::new();
         let call = Call::unlimited();
-        let opened = Pkcs11Driver::new().open(&hsm.backend(), &hsm.access(), &call);
+        let opened = Pkcs11Driver::new().open(&hsm.backend(), &call.clone().using(hsm.access()));
         let token = opened.unwrap();
         Bench { hsm, token }
     }
@@ -87,7 +87,7 @@ impl Bench {
     }
 
     pub fn signer(&self, key: &KeyRef) -> Result<Arc<dyn Signer>, Error> {
-        self.token.signer(key)
+        self.token.signer(key, &Call::unlimited())
     }
 
     /// The key proves to be there.
@@ -101,7 +101,7 @@ impl Bench {
     /// The key proves to be there.
     pub fn agrees(&self, key: &KeyRef) -> Arc<dyn Decryptor> {
         let (id, call) = (&self.token.info().id, Call::unlimited());
-        let decryptor = self.token.decryptor(key).unwrap();
+        let decryptor = self.token.decryptor(key, &Call::unlimited()).unwrap();
         possession::of_decryptor(&*decryptor, id, &call).unwrap();
         decryptor.confirm(&call).unwrap();
         decryptor

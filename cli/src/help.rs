@@ -1,0 +1,188 @@
+//! What `--help` says below the options, and what help, completions and man pages are made from.
+
+use clap::{Args as _, CommandFactory};
+
+use crate::args::Args;
+use crate::drivers;
+use crate::options::TokenOptions;
+
+/// The command with all that belongs to it.
+pub(crate) fn definition() -> clap::Command {
+    let of_tokens = TokenOptions::augment_args(clap::Command::new(""));
+    let is_of_tokens = |arg: &clap::Arg| {
+        of_tokens
+            .get_arguments()
+            .any(|a| a.get_id() == arg.get_id())
+    };
+    // These are taken before the command that uses them, and shown with that.
+    let hide = |arg: clap::Arg| match is_of_tokens(&arg) {
+        true => arg.hide(true),
+        false => arg,
+    };
+    Args::command()
+        .mut_args(hide)
+        .mut_subcommand("reads-for", |command| command.mut_args(hide))
+}
+
+/// How backends are written, by the drivers that this program has.
+pub(crate) fn backends() -> String {
+    let examples = || drivers::ABOUT.iter().flat_map(|about| about.examples);
+    let width = examples().map(|example| example.backend.len()).max();
+    let mut text = "Backends (quote them in a shell):\n".to_owned();
+    for about in drivers::ABOUT {
+        text.push_str(&format!("  {}\n", about.syntax));
+    }
+    text.push_str("\nSuch as:\n");
+    for example in examples() {
+        text.push_str(&format!(
+            "  {:width$}  {}\n",
+            example.backend,
+            example.names,
+            width = width.unwrap_or_default()
+        ));
+    }
+    text.push_str("`claviger tokens` shows the backend of every token.");
+    text
+}
+
+/// Examples, and how backends are written.
+pub(crate) fn with_backends(examples: &str) -> String {
+    format!("{examples}\n\n{}", backends())
+}
+
+pub(crate) const EXAMPLES: &str = "\
+Options of tokens, such as --pin-source, are shown with the commands that use them:
+`claviger sign --help`. They may stand before the command, too.
+
+Examples:
+  claviger tokens
+  claviger generate alice --backend 'pkcs11:token=bench'
+  claviger sign alice letter.txt --format sshsig -o letter.txt.sig
+  claviger encrypt alice letter.txt -o letter.age
+  claviger decrypt alice letter.age
+
+Exit status: 0 success, 1 failure (of verify: the signature is not valid), 2 wrong usage,
+3 verify cannot judge the signature,
+128 and the number of the signal that ended the command: 130 after Ctrl-C.
+With --json a failure is one line on standard error: {\"error\":{\"code\":…,\"message\":…,\"hint\":…}}.
+CLAVIGER_LOG=debug logs to standard error; a PIN is never logged.";
+
+pub(crate) const GENERATE: &str = "\
+Examples:
+  claviger generate alice --backend 'pkcs11:token=bench'
+  claviger generate build-bot --params ed25519 --capabilities commit \\
+      --backend 'pkcs11:token=ci?module-path=/usr/lib/softhsm/libsofthsm2.so' \\
+      --pin-source env:CI_PIN";
+
+pub(crate) const CONNECT: &str = "\
+Examples:
+  claviger connect bob --to alice --capabilities decrypt
+  claviger connect old-key --to SHA256:xOYj... --backend 'pkcs11:token=bench'
+  claviger connect alice --to SHA256:xOYj...,SHA256:Kq0d...    # both keys of a lost identity
+
+An adopted key is never destroyed: `claviger delete` only releases it.";
+
+pub(crate) const SIGN: &str = "\
+Messages may be longer than memory, with two exceptions: raw signatures of Ed25519 and BLS keys,
+which sign the message itself, and tokens that hash by themselves (tpm2-pkcs11 with RSA).
+
+A file that a key signs for another purpose is refused: a statement of who reads for whom, or the
+data of an SSH signature.
+
+Examples:
+  claviger sign alice letter.txt --format der -o letter.sig
+      openssl dgst -sha256 -verify alice.pem -signature letter.sig letter.txt
+  claviger sign alice letter.txt --format sshsig -o letter.txt.sig
+      ssh-keygen -Y verify -f allowed_signers -I alice -n file -s letter.txt.sig < letter.txt";
+
+pub(crate) const VERIFY: &str = "\
+A signature does not identify what it signs. Anybody can make a second valid ECDSA signature from
+a first one. An SSH signature stays valid if its lines are broken differently or text follows it.
+Raw Ed25519 and BLS signatures need as much memory as the message; all other forms take messages
+of any length.
+
+Examples:
+  claviger verify alice --signature letter.sig letter.txt
+  claviger verify alice@example.org --allowed-signers ~/.ssh/allowed_signers \\
+      --signature letter.txt.sig letter.txt";
+
+pub(crate) const ENCRYPT: &str = "\
+The result is an age file. Any age program can make one for the recipient that
+`claviger show NAME` prints.
+
+Examples:
+  claviger encrypt alice letter.txt -o letter.age
+  claviger encrypt alice --also bob letter.txt -o letter.age
+  claviger encrypt yk --reads-for letter.txt -o letter.age          # and to whom yk lets read
+  claviger encrypt yk --reads-for --depth 1 letter.txt -o letter.age
+  tar c folder | claviger encrypt alice > folder.tar.age";
+
+pub(crate) const DECRYPT: &str = "\
+Without NAME, the command finds an identity that can open the file. It tries keys first that need
+neither touch nor approval. If keys on several tokens could open the file, a single --pin-source is
+not used; give NAME.
+
+A single word is the name of an identity, if there is one of that name; otherwise a file.
+
+Examples:
+  claviger decrypt letter.age
+  claviger decrypt alice letter.age -o letter.txt
+  claviger decrypt < letter.age";
+
+pub(crate) const CONTACT: &str = "\
+Examples:
+  claviger show alice --json > alice.json       # on Alice's machine
+  claviger contact add alice alice.json         # here
+  claviger encrypt alice letter.txt -o letter.age
+  claviger verify alice --signature letter.sig letter.txt";
+
+pub(crate) const READS_FOR: &str = "\
+If A reads for B, the holder of A's key can decrypt what is encrypted to B. B grants this with its
+signing key, and the evidence is kept. A grant is about keys: an identity that is made anew inherits
+none. Grants are transitive: whoever reads for A reads for B, too. B can revoke a grant or limit it.
+
+Examples:
+  claviger reads-for grant safe --by yk
+  claviger encrypt yk --reads-for letter.txt -o letter.age    # yk or safe opens it
+  claviger reads-for check safe yk
+  claviger reads-for export evidence.json       # and import it on another machine
+  claviger reads-for grant deputy --by yk --until 2027-01-31
+  claviger reads-for revoke safe --by yk";
+
+pub(crate) const BACKUP: &str = "\
+A backup holds names, public keys, contacts, evidence and where keys are. Of rejected PINs it holds
+slow hashes. It holds no private key and no PIN.
+
+Examples:
+  claviger backup /media/usb/claviger.backup
+  claviger restore /media/usb/claviger.backup";
+
+pub(crate) const RESTORE: &str = "\
+The present registry is moved aside, even if it is damaged. Nothing is changed if the backup is
+damaged, or if another process has the registry open.
+
+The restored home counts as a copy: abandoned intents are not resolved in it before
+`claviger doctor --this-is-the-home`. Keys that were made after the backup are still on their
+tokens: `claviger doctor` lists them, `claviger connect` adopts them.
+
+Examples:
+  claviger restore /media/usb/claviger.backup
+  claviger doctor";
+
+pub(crate) const CONFIG: &str = "\
+The file is ~/.config/claviger/config.toml, or the one that CLAVIGER_CONFIG names. If
+CLAVIGER_CONFIG is empty, no file is read. The command line and CLAVIGER_HOME take precedence.
+Every setting is optional:
+  home = \"/srv/claviger\"
+  pin-source = \"file:/run/secrets/pin\"      # or env:VAR, prompt, pinentry
+  management-key = \"env:PIV_KEY\"
+  params = \"ed25519\"                        # of generate
+  format = \"sshsig\"                         # of sign
+  [backends]
+  bench = \"pkcs11:token=bench\"              # claviger generate alice --backend bench";
+
+pub(crate) const COMPLETIONS: &str = "\
+Examples:
+  claviger completions bash > ~/.local/share/bash-completion/completions/claviger
+  claviger completions zsh > ~/.zfunc/_claviger
+  claviger completions fish > ~/.config/fish/completions/claviger.fish";

@@ -1,0 +1,22 @@
+//! What the driver says of itself to people.
+
+use claviger_token::{About, Example};
+
+use crate::backend::SCHEME;
+
+pub(crate) const ABOUT: About = About::new(SCHEME, "a Ledger")
+    .written(
+        "ledger:[serial=HEX][;account=NUMBER][;tcp=HOST:PORT]",
+        &[
+            Example::new("ledger:", "the Ledger, if only one is attached"),
+            Example::new(
+                "ledger:serial=0123456789abcdef;account=7",
+                "this Ledger, and this account",
+            ),
+        ],
+    )
+    .when_none(&[
+        "plug the Ledger in and unlock it",
+        "on Linux, install the udev rule for it",
+        "with tcp=, start the emulator at that address",
+    ]);
