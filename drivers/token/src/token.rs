@@ -14,10 +14,10 @@ use crate::{
     About, Algorithm, Call, Error, KeySpec, KeyUse, PublicKey, Signature, SignatureScheme,
 };
 
-/// What a private-key operation hands out: wiped when dropped.
+/// The result of a private-key operation; wiped when dropped.
 pub type Secret = Zeroizing<Vec<u8>>;
 
-/// Knows the tokens of one kind.
+/// Lists and opens the tokens of one kind.
 pub trait Driver: Send + Sync {
     /// What the driver says of itself to people.
     fn about(&self) -> About;
@@ -27,18 +27,18 @@ pub trait Driver: Send + Sync {
         self.about().scheme
     }
 
-    /// The attached tokens that fit `backend`, found without a PIN, and the places where
-    /// there is something that cannot be read.
+    /// The attached tokens that match `backend`, found without a PIN, and the places that cannot
+    /// be read.
     ///
     /// `backend` is a backend string with this driver's [scheme](Driver::scheme); the
-    /// bare scheme with a colon fits every token of the kind.
+    /// bare scheme with a colon matches every token of the kind.
     ///
     /// # Errors
     /// [`Error::BadBackend`], [`Error::BadModule`], [`Error::DeadlineExceeded`],
-    /// [`Error::Cancelled`]. That nothing fits is no error.
+    /// [`Error::Cancelled`]. No match is not an error.
     fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error>;
 
-    /// The attached tokens that fit `backend`: [`Driver::look`] without what cannot be read.
+    /// The attached tokens that match `backend`: [`Driver::look`] without the unreadable places.
     ///
     /// # Errors
     /// As [`Driver::look`].
@@ -46,13 +46,13 @@ pub trait Driver: Send + Sync {
         Ok(self.look(backend, call)?.tokens)
     }
 
-    /// The slots of `token` as far as they can be seen without a PIN.
+    /// The slots of `token` that are visible without a PIN.
     ///
     /// # Errors
-    /// [`Error::TokenUnavailable`] if it went away since it was listed.
+    /// [`Error::TokenUnavailable`] if the token was unplugged since it was listed.
     fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error>;
 
-    /// What waits for tokens of this kind to come and go.
+    /// Waits until tokens of this kind are plugged in or unplugged.
     fn watch(&self) -> Box<dyn Watch> {
         Box::new(Interval)
     }
@@ -63,30 +63,30 @@ pub trait Driver: Send + Sync {
     /// [`Error::BadBackend`].
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error>;
 
-    /// Opens the one token that fits `backend`, logging in where the token wants it, with what
+    /// Opens the one token that matches `backend`, and logs in if the token needs it, with what
     /// the call [may use](Call::access).
     ///
-    /// Opening a token that is open already gives the same token again; no PIN is
-    /// asked for then. Where a person has to do something first, such as unlocking the
-    /// device, `call` says who is told and how long to wait.
+    /// Opening an open token returns the same token, without asking for a PIN. If a person has to
+    /// do something first, such as unlocking the device, `call` says who is told and how long to
+    /// wait.
     ///
     /// # Errors
     /// [`Error::BadBackend`], [`Error::BadModule`], [`Error::NoToken`],
-    /// [`Error::AmbiguousToken`] (with the candidates), and the PIN errors, of which
-    /// each is final for this PIN: nothing is sent twice.
+    /// [`Error::AmbiguousToken`] (with the candidates), and the PIN errors. Each of these is final
+    /// for its PIN: nothing is sent twice.
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error>;
 }
 
-/// What is found where a driver looks for tokens.
+/// The tokens that a driver finds, and the places that it cannot read.
 #[derive(Debug, Clone, Default)]
 pub struct Listing {
     /// The tokens.
     pub tokens: Vec<TokenInfo>,
-    /// Where there is something that may be a token, and cannot be read.
+    /// The places with a possible token that cannot be read.
     pub unreadable: Vec<Unreadable>,
 }
 
-/// A place where there is something that may be a token, and cannot be read.
+/// A place with a possible token that cannot be read.
 #[derive(Debug, Clone)]
 pub struct Unreadable {
     /// The place in the driver's terms: a reader, a module, a slot of it.
@@ -95,15 +95,14 @@ pub struct Unreadable {
     pub error: Error,
 }
 
-/// Waits for tokens to come and go.
+/// Waits until tokens are plugged in or unplugged.
 pub trait Watch: Send {
-    /// Waits until tokens may have come or gone since the last time, or until `limit` is
-    /// over, and says whether it is worth looking.
+    /// Waits until tokens may have changed since the last call, or until `limit` is over. Returns
+    /// whether it is worth looking.
     fn wait(&mut self, limit: Duration) -> bool;
 }
 
-/// For tokens that do not tell when they come and go: it is always worth looking, four
-/// times a second.
+/// For tokens that announce no changes: it is always worth looking, four times a second.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Interval;
 
@@ -116,28 +115,27 @@ impl Watch for Interval {
 
 /// An open token.
 pub trait Token: Send + Sync {
-    /// Who the token is and what it offers.
+    /// The token's name and what it offers.
     fn info(&self) -> &TokenInfo;
 
-    /// Every slot with what is in it, private objects included.
+    /// All slots and their content, private objects included.
     ///
     /// # Errors
     /// [`Error::TokenUnavailable`], [`Error::Device`].
     fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error>;
 
-    /// A free slot for each key of `specs`, chosen by the token's own policy; no slot
-    /// twice, and none of `taken`.
+    /// A free slot for each key of `specs`, chosen by the token's own policy. The slots are
+    /// distinct, and none is in `taken`.
     ///
-    /// `taken` are the slots that the caller has given to keys of this token, now or
-    /// before. A token that knows by itself which slots are free need not look at it; one
-    /// that derives its keys cannot know.
+    /// `taken` has the slots that the caller uses or has used for keys of this token. A token that
+    /// knows its free slots can ignore it; a token that derives its keys cannot.
     ///
-    /// Nothing is changed on the token, and the slots are not reserved there: it is the
-    /// caller who writes down what it is going to do before it does it.
+    /// Nothing is changed on the token, and the slots are not reserved there. The caller records an
+    /// intent before it uses them.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the token does not offer one of `specs`;
-    /// [`Error::TokenFull`], [`Error::TokenReadOnly`] where there is no room.
+    /// [`Error::Unsupported`] if the token does not offer one of `specs`;
+    /// [`Error::TokenFull`], [`Error::TokenReadOnly`] if there is no room.
     fn free_slots(
         &self,
         specs: &[KeySpec],
@@ -147,8 +145,8 @@ pub trait Token: Send + Sync {
 
     /// Makes a key on the token that is marked as [unfinished](Unfinished).
     ///
-    /// On an error nothing of the key remains on the token, as far as the token can
-    /// still be asked; [`Token::discard`] removes what is left.
+    /// After an error nothing of the key remains on the token, as long as the token still answers;
+    /// [`Token::discard`] removes the rest.
     ///
     /// # Errors
     /// [`Error::Unsupported`], [`Error::TokenFull`], [`Error::TokenReadOnly`],
@@ -156,66 +154,66 @@ pub trait Token: Send + Sync {
     /// [`Error::Device`].
     fn generate(&self, new: &NewKey<'_>, call: &Call) -> Result<GeneratedKey, Error>;
 
-    /// Finishes a key that was [generated](Token::generate): its mark becomes `label`, where
-    /// the token has labels. Doing it again is no error.
+    /// Finishes a key that was [generated](Token::generate): `label` replaces its mark, if the
+    /// token has labels. Repeating it is no error.
     ///
     /// # Errors
-    /// [`Error::KeyNotFound`], [`Error::TokenUnavailable`], [`Error::Device`]. The key
-    /// works all the same.
+    /// [`Error::KeyNotFound`], [`Error::TokenUnavailable`], [`Error::Device`]. The key works
+    /// nevertheless.
     fn name(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error>;
 
-    /// Destroys the key whose public half is [`KeyRef::public_key`], wherever on the token it
-    /// is by now, and nothing else.
+    /// Destroys the key whose public key is [`KeyRef::public_key`], in whichever slot it is, and
+    /// nothing else.
     ///
-    /// Doing it again is no error: it answers [`Deletion::NothingThere`].
+    /// Repeating it is no error: the answer is [`Deletion::NothingThere`].
     ///
     /// # Errors
     /// [`Error::TokenUnavailable`], [`Error::TokenReadOnly`], [`Error::CannotDestroy`],
-    /// [`Error::Device`]; [`Error::KeyMismatch`] where there is a key and it cannot be told
-    /// whether it is the one that is meant. It is left as it is.
+    /// [`Error::Device`]; [`Error::KeyMismatch`] if there is a key that cannot be identified. That
+    /// key is unchanged.
     fn delete(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error>;
 
-    /// Destroys what a generation left that did not come to its end, complete or not.
+    /// Destroys what an unfinished generation left, complete or not.
     ///
-    /// A token that changes labels destroys only what still carries the mark: a key that was
-    /// [named](Token::name) belongs to an identity, whatever an old copy of the registry
-    /// says. Where labels cannot be changed or kept, [`Unfinished::public_key`] decides. What
-    /// has neither is left as it is, which [`Deletion::Foreign`] says.
+    /// A token that can change labels destroys only keys that still carry the mark: a key that was
+    /// [named](Token::name) belongs to an identity, whatever an old copy of the registry says. If
+    /// labels cannot be changed or kept, [`Unfinished::public_key`] decides. A key with neither is
+    /// left unchanged, and the answer is [`Deletion::Foreign`].
     ///
-    /// Doing it again is no error: it answers [`Deletion::NothingThere`].
+    /// Repeating it is no error: the answer is [`Deletion::NothingThere`].
     ///
     /// # Errors
     /// As [`Token::delete`].
     fn discard(&self, left: &Unfinished, call: &Call) -> Result<Deletion, Error>;
 
-    /// A signer for the key, found by its public half wherever on the token it is.
+    /// A signer for the key, which is found by its public key in any slot.
     ///
     /// # Errors
     /// [`Error::KeyNotFound`], [`Error::KeyMismatch`], [`Error::Unsupported`],
     /// [`Error::NotUsable`], [`Error::TokenUnavailable`], [`Error::DeadlineExceeded`].
     fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error>;
 
-    /// A decryptor for the key, found by its public half wherever on the token it is.
+    /// A decryptor for the key, which is found by its public key in any slot.
     ///
     /// # Errors
     /// As [`Token::signer`].
     fn decryptor(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Decryptor>, Error>;
 
-    /// The token as one that derives its keys from a seed, if it is one
+    /// Access to derived keys, if the token derives its keys from a seed
     /// ([`TokenInfo::derives`]).
     fn derives(&self) -> Option<&dyn Derives> {
         None
     }
 }
 
-/// A token that derives its keys from a seed, by numbered accounts, and can be asked for the
-/// public half of any of them.
+/// A token that derives its keys from a seed, by numbered accounts, and returns the public key of
+/// any account.
 pub trait Derives: Send + Sync {
-    /// The key for `spec` in `account`, and its slot. Nothing becomes of it: it is neither in
-    /// use from then on nor listed.
+    /// The key for `spec` in `account`, and its slot. The call does not mark the key as used, and
+    /// does not list it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where no account has such a key, [`Error::TokenUnavailable`],
+    /// [`Error::Unsupported`] if no account has such a key, [`Error::TokenUnavailable`],
     /// [`Error::DeadlineExceeded`], [`Error::Device`].
     fn derived(
         &self,
@@ -225,18 +223,18 @@ pub trait Derives: Send + Sync {
     ) -> Result<(SlotId, PublicKey), Error>;
 }
 
-/// A key that is to be made.
+/// A key to make.
 #[derive(Debug, Clone, Copy)]
 pub struct NewKey<'a> {
-    /// Where.
+    /// Its slot.
     pub slot: &'a SlotId,
-    /// Of which kind.
+    /// Its kind.
     pub spec: KeySpec,
-    /// The label that it has until it is [named](Token::name); see [`unfinished_mark`].
+    /// Its label until it is [named](Token::name); see [`unfinished_mark`].
     pub mark: &'a str,
 }
 
-/// What every mark of an unfinished key begins with.
+/// The prefix of every mark of an unfinished key.
 pub const UNFINISHED: &str = "claviger-unfinished-";
 
 /// A new mark: [`UNFINISHED`] and 32 random hexadecimal digits.
@@ -246,14 +244,14 @@ pub fn unfinished_mark() -> String {
     format!("{UNFINISHED}{}", to_hex(&random))
 }
 
-/// A key whose generation did not come to its end, as far as it was written down.
+/// A key whose generation did not finish, as far as it was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Where it was to be made.
+    /// Its intended slot.
     pub slot: SlotId,
-    /// Its mark. Empty where an earlier version noted none.
+    /// Its mark; empty if an earlier version recorded none.
     pub mark: String,
-    /// Its public half, where the generation came so far.
+    /// Its public key, if the generation got that far.
     pub public_key: Option<PublicKey>,
 }
 
@@ -262,44 +260,42 @@ pub trait Signer: Send + Sync {
     /// The key's public half.
     fn public_key(&self) -> &PublicKey;
 
-    /// Where the key was found: another tool may have moved it.
+    /// The slot in which the key was found; another tool may have moved it.
     fn slot(&self) -> SlotId;
 
-    /// The scheme of the signatures that it makes.
+    /// The scheme of its signatures.
     fn scheme(&self) -> Option<SignatureScheme> {
         SignatureScheme::of(self.public_key().algorithm())
     }
 
-    /// Signs `message`, hashed as the scheme of the key demands.
+    /// Signs `message`, hashed as the key's scheme requires.
     ///
     /// # Errors
-    /// [`Error::BadMessage`], [`Error::KeyNotFound`] if the key has gone,
+    /// [`Error::BadMessage`], [`Error::KeyNotFound`] if the key no longer exists,
     /// [`Error::TokenUnavailable`], [`Error::DeadlineExceeded`], [`Error::Device`].
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error>;
 
-    /// The key as one that signs digests, where the token lets the host hash: for messages
-    /// that are longer than memory. `None` where the token hashes, and where the scheme signs
-    /// the message itself (Ed25519, BLS).
+    /// A signer of digests, if the token lets the host hash: for messages that are longer than
+    /// memory. `None` if the token hashes, or if the scheme signs the message itself (Ed25519, BLS).
     fn of_digests(&self) -> Option<&dyn DigestSigner> {
         None
     }
 }
 
-/// Signs digests of messages. Who may hand in a digest can have anything signed, so this is
+/// Signs digests of messages. A caller that chooses the digest can have anything signed, so this is
 /// for callers that have hashed a message themselves.
 pub trait DigestSigner: Send + Sync {
-    /// Signs the message with this digest: the hash that the [scheme](Signer::scheme) names,
-    /// whole ([`SignatureScheme::digest_length`]).
+    /// Signs the message with this digest: the complete hash of the [scheme](Signer::scheme)
+    /// ([`SignatureScheme::digest_length`]).
     ///
     /// # Errors
-    /// [`Error::BadMessage`] where it has another length; else as [`Signer::sign`].
+    /// [`Error::BadMessage`] if it has another length; otherwise as [`Signer::sign`].
     fn sign_digest(&self, digest: &[u8], call: &Call) -> Result<Signature, Error>;
 }
 
-/// Opens with one key on a token what was wrapped for it.
+/// Unwraps with one key on a token what was wrapped for it.
 ///
-/// This is the device's primitive; ciphertexts are opened by
-/// `claviger-formats`.
+/// This is the primitive of the device; `claviger-formats` opens ciphertexts with it.
 pub trait Decryptor: Send + Sync {
     /// The key's public half.
     fn public_key(&self) -> &PublicKey;
@@ -307,27 +303,26 @@ pub trait Decryptor: Send + Sync {
     /// Where the key was found: another tool may have moved it.
     fn slot(&self) -> SlotId;
 
-    /// Looks whether it is still this key that answers.
+    /// Checks whether this key still answers.
     ///
-    /// An agreement does not show with which key it was made; that shows when what was
-    /// sealed does not open. Whoever has used the key in vain asks here, and so does not take
-    /// a lost key for a bad ciphertext.
+    /// A key agreement does not show which key made it. If a ciphertext does not open, the caller
+    /// checks here, so that a lost key is not mistaken for a bad ciphertext.
     ///
     /// # Errors
-    /// [`Error::KeyNotFound`] where it has gone or another is in its place,
+    /// [`Error::KeyNotFound`] if it no longer exists or another key is in its place,
     /// [`Error::TokenUnavailable`], [`Error::Device`].
     fn confirm(&self, call: &Call) -> Result<(), Error>;
 
     /// Performs the private-key operation.
     ///
     /// # Errors
-    /// [`Error::DecryptionFailed`] for everything that depends on the input;
+    /// [`Error::DecryptionFailed`] for every fault of the input;
     /// [`Error::KeyNotFound`], [`Error::TokenUnavailable`],
-    /// [`Error::DeadlineExceeded`], [`Error::Device`] for what does not.
+    /// [`Error::DeadlineExceeded`], [`Error::Device`] for all others.
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error>;
 }
 
-/// The private-key operation that opens something.
+/// The private-key operation of an unwrapping.
 #[derive(Debug, Clone, Copy)]
 pub enum Unwrap<'a> {
     /// Key agreement with a peer's public key.
@@ -347,15 +342,15 @@ pub enum Unwrap<'a> {
     },
 }
 
-/// The name of a token: what it is and its serial, never where it is plugged in.
+/// The name of a token: its kind, manufacturer and serial, never its reader or path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TokenId {
     /// The driver's scheme, such as `pkcs11`.
     pub kind: String,
     /// The manufacturer as the token gives it.
     pub manufacturer: String,
-    /// The serial as the token gives it; where it gives none that tells it from others, the
-    /// driver adds to it what does.
+    /// The serial as the token gives it. If it is not unique, the driver adds what tells the token
+    /// apart.
     pub serial: String,
 }
 
@@ -365,7 +360,7 @@ impl fmt::Display for TokenId {
     }
 }
 
-/// A token as it shows itself without a PIN.
+/// What a token shows without a PIN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TokenInfo {
     /// The token's name.
@@ -379,12 +374,12 @@ pub struct TokenInfo {
     pub backend: String,
     /// The kinds of key that it makes.
     pub makes: Vec<KeySpec>,
-    /// The kinds of key that it works with, wherever they were made.
+    /// The kinds of key that it can use, wherever they were made.
     pub uses: Vec<KeySpec>,
-    /// Those of them that it states, and that nobody here has seen to work yet.
+    /// Those that it states and that have not been tried yet.
     pub untried: Vec<KeySpec>,
-    /// The name under which it is remembered what was tried: that of the card, or of a model
-    /// with its versions. Empty where nothing is to be remembered.
+    /// The name under which the outcomes of trials are recorded: that of the card, or of a model
+    /// with its versions. Empty if nothing is recorded.
     #[serde(skip)]
     pub remembered_as: String,
     /// The names that earlier versions of the driver gave it.
@@ -392,15 +387,15 @@ pub struct TokenInfo {
     pub formerly: Vec<TokenId>,
     /// Whether its keys outlive this process.
     pub durable: bool,
-    /// Whether its keys are derived from a seed, as on a hardware wallet: they can be
-    /// derived again after they were deleted, and every slot has its key already.
+    /// Whether its keys are derived from a seed, as on a hardware wallet. A deleted key can be
+    /// derived again, and every slot already has its key.
     pub derives: bool,
-    /// Where its operations are to be run.
+    /// Where to run its operations.
     #[serde(skip)]
     pub pace: Pace,
-    /// Whether it wants a PIN before it does anything with private keys.
+    /// Whether it needs a PIN before it uses private keys.
     pub login_required: bool,
-    /// What else an operator wants to know: `firmware`, `pin_locked`, `pin_tries` …
+    /// Further facts for the operator: `firmware`, `pin_locked`, `pin_tries` …
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<(String, String)>,
 }
@@ -409,15 +404,15 @@ impl TokenInfo {
     /// Refuses a key that the token does not make.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] with all that it does make.
+    /// [`Error::Unsupported`] with all kinds that it makes.
     pub fn check_makes(&self, spec: KeySpec) -> Result<(), Error> {
         self.check(spec, &self.makes)
     }
 
-    /// Refuses a key that the token does not work with.
+    /// Refuses a key that the token cannot use.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] with all that it does work with.
+    /// [`Error::Unsupported`] with all kinds that it can use.
     pub fn check_uses(&self, spec: KeySpec) -> Result<(), Error> {
         self.check(spec, &self.uses)
     }
@@ -434,15 +429,15 @@ impl TokenInfo {
     }
 }
 
-/// How long a token takes, and so where its operations are to be run.
+/// The speed of a token, which decides where to run its operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// Quick: a signature costs about as much as handing it to another thread. Called
-    /// in place, by any number of threads.
+    /// Quick: a signature takes about as long as handing it to another thread. Called in place, by
+    /// any number of threads.
     Quick,
-    /// Slow: worked by threads of its own.
+    /// Slow: served by threads of its own.
     Slow {
-        /// How many operations it works on at a time.
+        /// How many operations it handles at a time.
         workers: usize,
     },
 }
@@ -452,10 +447,9 @@ pub enum Pace {
 /// PKCS#11: the `CKA_ID`, in lower-case hexadecimal; for a key without one its
 /// fingerprint. PIV: the slot, such as `9a`.
 ///
-/// Where one slot holds one key after another, the token may append `#` and a mark that
-/// names the generation: `82#5f0c…`. The mark is stored with the name, so that what is
-/// undone or deleted later is the key that was meant and not its successor; it is
-/// neither shown nor compared.
+/// If a slot can hold successive keys, the token may append `#` and a mark that names the
+/// generation: `82#5f0c…`. The mark is stored with the name, so that a later undo or deletion hits
+/// the intended key and not its successor. It is neither shown nor compared.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SlotId(String);
@@ -466,7 +460,7 @@ impl SlotId {
         SlotId(name.into())
     }
 
-    /// All of it, to be stored: the token's name for the slot and the mark.
+    /// The complete form, for storage: the token's name for the slot and the mark.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -485,8 +479,7 @@ impl SlotId {
         }
     }
 
-    /// Which of the keys that were in the slot is meant, where the token tells them
-    /// apart.
+    /// Which of the slot's successive keys is meant, if the token tells them apart.
     pub fn mark(&self) -> Option<&str> {
         self.0.split_once('#').map(|(_, mark)| mark)
     }
@@ -524,25 +517,25 @@ impl fmt::Display for SlotId {
     }
 }
 
-/// A slot and what is in it.
+/// A slot and its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SlotInfo {
     /// The slot.
     pub slot: SlotId,
     /// Whether it holds something.
     pub state: SlotState,
-    /// The public key, where it can be read.
+    /// The public key, if it can be read.
     #[serde(skip)]
     pub public_key: Option<PublicKey>,
-    /// The key's algorithm, where it is one that Claviger knows.
+    /// The key's algorithm, if Claviger knows it.
     pub algorithm: Option<Algorithm>,
     /// The public key's [fingerprint](PublicKey::fingerprint).
     pub fingerprint: Option<String>,
-    /// What the token lets the key be used for.
+    /// The uses that the token allows.
     pub uses: Vec<KeyUse>,
     /// The label of the key.
     pub label: String,
-    /// What else an operator wants to know: `pin_policy`, `touch_policy` …
+    /// Further facts for the operator: `pin_policy`, `touch_policy` …
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<(String, String)>,
 }
@@ -553,45 +546,45 @@ pub struct SlotInfo {
 pub enum SlotState {
     /// Nothing: a key can be made here.
     Free,
-    /// A key, or another object that is in its way.
+    /// A key, or another object in its place.
     Occupied,
 }
 
-/// What is remembered of a key: enough to find it again and to know that it is it.
+/// A reference to a key: enough to find it again and to identify it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRef {
-    /// Where it is.
+    /// Its slot.
     pub slot: SlotId,
-    /// What it is.
+    /// Its public key.
     pub public_key: PublicKey,
 }
 
 /// A key that a token just made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GeneratedKey {
-    /// The public half, as the token gave it and checked to be a valid key.
+    /// The public key from the token, checked to be valid.
     pub public_key: PublicKey,
-    /// What the token says about the private half.
+    /// What the token states about the private key.
     pub protection: Protection,
-    /// The token's own certificate of that, where it gives one.
+    /// The token's own certificate of that, if it has one.
     pub attestation: Option<Attestation>,
 }
 
 /// A certificate by which a token states that it made a key itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attestation {
-    /// X.509 certificates as PEM: the statement first, then the chain towards a root
-    /// as far as the token has it. Checked by the driver to belong together and to be
-    /// about this key and this token.
+    /// X.509 certificates as PEM: the statement first, then the chain towards a root as far as the
+    /// token has it. The driver has checked that they belong together, and that they are about this
+    /// key and this token.
     pub certificates: Vec<String>,
     /// What is stated: `serial`, `firmware`, `pin_policy`, `touch_policy` …
     pub facts: Vec<(String, String)>,
 }
 
-/// What a token says about how it keeps a private key.
+/// What a token states about the protection of a private key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Protection {
-    /// The key was made by the token itself (`CKA_LOCAL`).
+    /// The token made the key itself (`CKA_LOCAL`).
     pub local: bool,
     /// Its value is never shown (`CKA_SENSITIVE`, and always was).
     pub sensitive: bool,
@@ -600,7 +593,7 @@ pub struct Protection {
 }
 
 impl Protection {
-    /// All that a hardware token promises.
+    /// The promises of a hardware token.
     pub const FULL: Protection = Protection {
         local: true,
         sensitive: true,
@@ -614,8 +607,8 @@ impl Protection {
         never_extractable: false,
     };
 
-    /// The same of a key that the caller has just had made: some tokens do not say of their
-    /// own keys that they are (NSS softokn 3.87).
+    /// The same for a key that the caller has just had made: some tokens do not state it for their
+    /// own keys (NSS softokn 3.87).
     #[must_use]
     pub fn made_here(self) -> Protection {
         Protection {
@@ -640,7 +633,7 @@ impl Protection {
     }
 }
 
-/// What became of a key that was to be removed.
+/// The outcome of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Deletion {
@@ -650,7 +643,7 @@ pub enum Deletion {
     NothingThere,
     /// The key is no longer used but can be derived again from the token's seed.
     Derivable,
-    /// What is in its place is not it, or cannot be shown to be; it was left alone.
+    /// Another key is in its place, or the key cannot be identified. It was left unchanged.
     Foreign,
 }
 
