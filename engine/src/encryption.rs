@@ -13,35 +13,33 @@ use crate::evidence::{Evidence, KeysId, Party, PublicKeys};
 use crate::reads_for::as_reader;
 use crate::{EngineError, EngineId, EngineName};
 
-/// The most recipients that one ciphertext is made for: as many as are tried when it is
-/// opened.
+/// The maximum number of recipients of one ciphertext: as many as decryption tries.
 pub const MOST_RECIPIENTS: usize = claviger_formats::envelope::MOST_ATTEMPTS;
 
-/// To whom a sender wants its plaintext encrypted, where evidence leaves a choice. The default
-/// is the identity itself, and nobody else.
+/// The recipients that a sender wants if evidence leaves a choice. The default is the identity
+/// itself, and nobody else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preference {
-    /// Beside the recipient everyone who provably reads for the identity: each of them opens
-    /// the ciphertext with a key of their own. They were granted that by the identity, or by
-    /// those whom it let read.
+    /// Add everyone who provably reads for the identity. Each of them opens the ciphertext with a
+    /// key of their own. The identity, or one of its readers, has granted them that.
     pub readers: bool,
-    /// Who may become the recipient in place of the identity, where the identity provably
-    /// reads for them: the cheapest is taken, the identity itself among them.
+    /// Who may become the recipient in place of the identity, if the identity provably reads for
+    /// them. The cheapest is chosen, the identity itself included.
     pub via: Via,
-    /// How many pieces of evidence a chain may have.
+    /// The maximum length of a chain of evidence.
     pub depth: usize,
 }
 
-/// To whom data may be disclosed that is meant for an identity which reads for them.
+/// Who may receive data in place of an identity that reads for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Via {
-    /// To nobody.
+    /// Nobody.
     #[default]
     Nobody,
-    /// To these, whom the sender names.
+    /// These, named by the sender.
     Named(Vec<EngineId>),
-    /// To anyone: the sender does not want to know.
+    /// Anyone.
     Anyone,
 }
 
@@ -70,16 +68,16 @@ impl Default for Preference {
     }
 }
 
-/// A key that something is encrypted to, and whose it is.
+/// A recipient: a key and its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
-    /// Who has it, as they are known here or, where they are not, as the evidence has it.
+    /// The owner of the key, by the name here or, if there is none, by the name in the evidence.
     pub name: EngineName,
     /// The key.
     pub key: PublicKey,
 }
 
-/// Requests that wait for evidence, by identity. `T` is how one of them is answered.
+/// Requests that wait for evidence, by identity. `T` answers one of them.
 pub(crate) struct Pending<T> {
     batches: HashMap<EngineId, Batch<T>>,
     next: u64,
@@ -90,15 +88,15 @@ struct Batch<T> {
     waiting: Vec<T>,
 }
 
-/// The evidence for a batch, or why there is none.
+/// The evidence for a batch, or the error.
 pub(crate) type Answer = Result<Arc<Vec<Evidence>>, EngineError>;
 
 /// What a message leads to.
 #[derive(Debug)]
 pub(crate) enum Effect<T> {
-    /// Ask the Reads For engine about the identity, and keep the time for this batch.
+    /// Ask the Reads For engine about the identity, and start the timer of this batch.
     Query { identity: EngineId, batch: u64 },
-    /// Go on with these requests.
+    /// Continue with these requests.
     Answer { waiting: Vec<T>, with: Answer },
 }
 
@@ -129,7 +127,7 @@ impl<T> Pending<T> {
         })
     }
 
-    /// Whether a reply from `sender` about an identity is waited for.
+    /// Whether a reply from `sender` about an identity is pending.
     pub(crate) fn expects(
         &self,
         sender: &EngineId,
@@ -155,7 +153,7 @@ impl<T> Pending<T> {
         Some(Effect::Answer { waiting, with })
     }
 
-    /// The time for a batch is over. Nothing happens where it was answered.
+    /// The timer of a batch has ended. Ignored if the batch was answered.
     pub(crate) fn silence(
         &mut self,
         configured: &EngineId,
@@ -181,14 +179,14 @@ pub(crate) struct Choice<'a> {
     pub(crate) moment: u64,
 }
 
-/// Those to whose keys a plaintext for `identity` is to be encrypted. Of the evidence only
-/// what verifies counts, and has not ended; what was revoked is not in it.
+/// The recipients of a plaintext for `identity`. Only evidence that verifies and has not ended
+/// counts; revoked evidence is not in it.
 ///
-/// An identity without a key that decrypts reads for nobody, whatever evidence says: who grants
-/// it to read for them would else become the recipient of what is meant for it.
+/// An identity without a decryption key reads for nobody, whatever evidence says. Otherwise anybody
+/// could become the recipient of its data by granting it to read for them.
 ///
 /// # Errors
-/// [`EngineError::NoEncryptionKey`] where there is none, [`EngineError::NotProven`],
+/// [`EngineError::NoEncryptionKey`] if there is none, [`EngineError::NotProven`],
 /// [`EngineError::TooManyRecipients`].
 pub(crate) fn choose(
     who: &EngineId,
@@ -254,8 +252,7 @@ pub(crate) fn choose(
     Ok(recipients)
 }
 
-/// What it costs to open something with the decryption key, relative to others; `None`
-/// where one cannot encrypt to it.
+/// The relative cost of opening a file with the decryption key; `None` if nobody can encrypt to it.
 fn rank(keys: &PublicKeys) -> Option<usize> {
     match keys.decrypt.as_ref()?.algorithm() {
         Algorithm::X25519 => Some(0),

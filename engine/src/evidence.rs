@@ -30,12 +30,12 @@ pub use self::statement::Statement;
 use self::statement::push;
 pub use self::text::{EvidenceFile, from_text, to_text};
 
-/// The public keys by which an identity is known: one for each use, where it has one.
+/// The public keys that identify an identity: at most one for each use.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct PublicKeys {
-    /// The key whose signatures are the identity's.
+    /// The signing key.
     pub sign: Option<PublicKey>,
-    /// The key that one encrypts to.
+    /// The encryption key.
     pub decrypt: Option<PublicKey>,
 }
 
@@ -45,8 +45,8 @@ impl PublicKeys {
         self.sign.is_none() && self.decrypt.is_none()
     }
 
-    /// Whether these cannot be the keys of the same identity: for some use both have a
-    /// key, and not the same.
+    /// Whether these cannot be the keys of one identity: for some use both have a key, and the keys
+    /// differ.
     pub fn contradict(&self, other: &PublicKeys) -> bool {
         let differ = |a: &Option<PublicKey>, b: &Option<PublicKey>| match (a, b) {
             (Some(a), Some(b)) => a != b,
@@ -55,7 +55,7 @@ impl PublicKeys {
         differ(&self.sign, &other.sign) || differ(&self.decrypt, &other.decrypt)
     }
 
-    /// The decryption key alone: what was granted to it holds for whoever has it.
+    /// The decryption key alone: a grant to it holds for whoever has the key.
     pub(crate) fn decryptor(&self) -> PublicKeys {
         PublicKeys {
             sign: None,
@@ -86,7 +86,7 @@ impl PublicKeys {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct KeysId(pub(crate) [u8; 32]);
 
-/// An identity as others know it.
+/// An identity by its name and public keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Party {
     /// Its name.
@@ -95,8 +95,8 @@ pub struct Party {
     pub keys: PublicKeys,
 }
 
-/// The seconds since the beginning of 1970 (UTC) at this moment. Of a clock that is before 1970
-/// it is [`u64::MAX`]: nothing that has an end counts then.
+/// The current time in seconds since the beginning of 1970 (UTC). If the clock is before 1970 it is
+/// [`u64::MAX`], so that no grant with an end counts.
 pub fn now() -> u64 {
     seconds(SystemTime::now())
 }
@@ -106,27 +106,27 @@ fn seconds(time: SystemTime) -> u64 {
     since.map_or(u64::MAX, |since| since.as_secs())
 }
 
-/// What a grant says beside who reads for whom.
+/// The terms of a grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Terms {
-    /// Nothing: it is of version 1, and not relied on.
+    /// None: the grant is of version 1 and not relied on.
     V1,
     /// Version 2.
     V2 {
-        /// Random: it tells this grant from every other.
+        /// A random number that makes the grant unique.
         number: [u8; 16],
-        /// When it ends: seconds since the beginning of 1970 (UTC), at most
-        /// [`Terms::LATEST`]. `None`: it does not.
+        /// The end, in seconds since the beginning of 1970 (UTC), at most [`Terms::LATEST`]. `None`:
+        /// no end.
         until: Option<u64>,
     },
 }
 
 impl Terms {
-    /// The latest end that there is: SQLite's integers have a sign.
+    /// The latest possible end: SQLite's integers are signed.
     pub const LATEST: u64 = i64::MAX as u64;
 
-    /// Those of a new grant, with a number that no other has.
+    /// Terms of a new grant, with a unique number.
     pub fn new(until: Option<u64>) -> Self {
         let mut number = [0; 16];
         OsRng.fill_bytes(&mut number);
@@ -134,7 +134,7 @@ impl Terms {
         Terms::V2 { number, until }
     }
 
-    /// Whether there are such terms: an end is at most [`Terms::LATEST`].
+    /// Whether the terms are valid: an end is at most [`Terms::LATEST`].
     pub(crate) fn are_possible(&self) -> bool {
         match self {
             Terms::V1 => true,
@@ -142,7 +142,7 @@ impl Terms {
         }
     }
 
-    /// Whether a grant with these terms counts at a moment, if it was not revoked.
+    /// Whether a grant with these terms counts at a time, unless it is revoked.
     pub fn hold_at(&self, moment: u64) -> bool {
         match self {
             Terms::V1 => false,
@@ -151,31 +151,31 @@ impl Terms {
     }
 }
 
-/// What has to be signed, by `to`, so that it is evidence that `from` reads for `to`.
+/// The statement that `to` signs as evidence that `from` reads for `to`.
 pub fn statement(from: &Party, to: &Party, terms: &Terms) -> Vec<u8> {
     statement::grant(from, to, terms)
 }
 
-/// Evidence that one identity reads for another. What is in it may be anything until it
-/// is [verified](Evidence::verify), and what is verified may have ended or be revoked.
+/// Evidence that one identity reads for another. Do not rely on it before it is
+/// [verified](Evidence::verify). Verified evidence may have ended or be revoked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "text::Piece", into = "text::Piece")]
 pub struct Evidence {
-    /// Who reads.
+    /// The reader.
     pub from_identity: Party,
-    /// For whom; the one who says so.
+    /// The identity that it reads for, which grants it.
     pub to_identity: Party,
-    /// What else it says.
+    /// The terms.
     pub terms: Terms,
     /// The signature of `to_identity` over the [statement].
     pub proof: Signature,
 }
 
 impl Evidence {
-    /// Checks that `to_identity` signed just this.
+    /// Checks that `to_identity` signed exactly this.
     ///
     /// # Errors
-    /// [`BadEvidence`] says what is wrong.
+    /// [`BadEvidence`] with what is wrong.
     pub fn verify(&self) -> Result<(), BadEvidence> {
         for party in [&self.from_identity, &self.to_identity] {
             check_name(&party.name).map_err(BadEvidence::Name)?;
@@ -193,44 +193,43 @@ impl Evidence {
             .map_err(|_| BadEvidence::Signature)
     }
 
-    /// Whether it is what it says, and counts at this moment if it was not revoked.
+    /// Whether it verifies and counts now, unless it is revoked.
     pub(crate) fn holds_at(&self, moment: u64) -> bool {
         self.reader_can_decrypt() && self.terms.hold_at(moment) && self.verify().is_ok()
     }
 
-    /// Whether the reader has a key that decrypts. One without reads for nobody, whatever is
-    /// said of it.
+    /// Whether the reader has a decryption key. Without one it reads for nobody.
     pub(crate) fn reader_can_decrypt(&self) -> bool {
         self.from_identity.keys.decrypt.is_some()
     }
 
-    /// What was signed.
+    /// The signed statement.
     pub fn statement(&self) -> Vec<u8> {
         statement(&self.from_identity, &self.to_identity, &self.terms)
     }
 
-    /// A digest (SHA-256) over the statement: two pieces with the same one say the same, and
-    /// it is what a [`Revocation`] names.
+    /// The SHA-256 of the statement. Two pieces with the same digest say the same. A [`Revocation`]
+    /// names it.
     pub fn statement_id(&self) -> [u8; 32] {
         Sha256::digest(self.statement()).into()
     }
 }
 
-/// That a grant does not hold any more, said by the key that made it. It may be anything
-/// until it is [verified](Revocation::verify).
+/// A revocation of a grant, signed by the key that made the grant. Do not rely on it before it is
+/// [verified](Revocation::verify).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "text::RevocationText", into = "text::RevocationText")]
 pub struct Revocation {
-    /// The [digest](Evidence::statement_id) over the statement that is revoked.
+    /// The [digest](Evidence::statement_id) of the revoked statement.
     pub statement: [u8; 32],
-    /// Whose it is: the key that signed the statement. Of another key it revokes nothing.
+    /// The key that signed the statement. Signed by another key, it revokes nothing.
     pub by: PublicKey,
     /// The signature of that key.
     pub proof: Signature,
 }
 
 impl Revocation {
-    /// Checks that the key signed just this.
+    /// Checks that the key signed exactly this.
     ///
     /// # Errors
     /// [`BadEvidence::Signature`].
@@ -249,22 +248,22 @@ impl Revocation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadEvidence {
-    /// The text is none, or of another version; or its end is after [`Terms::LATEST`].
+    /// The text is malformed or of another version, or its end is after [`Terms::LATEST`].
     #[error("it is malformed")]
     Malformed,
-    /// A name that cannot be one.
+    /// An invalid name.
     #[error("a name in it cannot be one: {0}")]
     Name(&'static str),
     /// The reader has no keys.
     #[error("it is about a reader without keys")]
     NoReader,
-    /// The identity that it is about has no key that signs, so nobody can have said it.
+    /// The granting identity has no signing key, so it cannot have signed this.
     #[error("it is about an identity without a key that signs")]
     NoSigner,
-    /// The signature is not that of the identity that it is about, over these names and keys.
+    /// The granting identity did not sign these names and keys.
     #[error("the signature is not one over these names and keys")]
     Signature,
-    /// A name in it belongs to an identity or a contact here that has other keys.
+    /// A name in it belongs to an identity or a contact here with other keys.
     #[error("it is about other keys than those that a name in it stands for here")]
     OtherKeys,
 }

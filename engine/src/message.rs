@@ -8,20 +8,20 @@ use crate::evidence::Evidence;
 use crate::reads_for::EvidenceAbout;
 use crate::{Backend, Capabilities, Commitment, EngineError, EngineId, IdParams, Purpose};
 
-/// A message on its way.
+/// A message with its sender and target.
 #[derive(Debug)]
 pub struct EngineMsg {
-    /// Who sends it; the key under which an identity is entered.
+    /// The sender, which is also the id of an identity that it requests.
     pub sender: EngineId,
-    /// Who is to have it.
+    /// The receiver.
     pub target: EngineId,
-    /// In which of the target's mailboxes; `None` is 0.
+    /// The mailbox of the target; `None` is 0.
     pub mailbox: Option<u64>,
-    /// What it says.
+    /// The content.
     pub msg: Msg,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Msg {
@@ -41,7 +41,7 @@ pub enum Msg {
     RequestCommitment(RequestCommitment),
     /// The answer to it.
     ReplyCommitment(ReplyCommitment),
-    /// To a Decryption engine: open.
+    /// To a Decryption engine: decrypt.
     RequestDecryption(RequestDecryption),
     /// The answer to it.
     ReplyDecryption(ReplyDecryption),
@@ -53,11 +53,11 @@ pub enum Msg {
     RequestReadsFor(RequestReadsFor),
     /// The answer to it.
     ReplyReadsFor(ReplyReadsFor),
-    /// To the Reads For engine: take this evidence.
+    /// To the Reads For engine: store this evidence.
     SubmitReadsForEvidence(SubmitReadsForEvidence),
     /// The answer to it.
     ReplySubmitReadsForEvidence(ReplySubmitReadsForEvidence),
-    /// To the Reads For engine: what evidence is there about an identity?
+    /// To the Reads For engine: return the evidence about an identity.
     QueryReadsForEvidence(QueryReadsForEvidence),
     /// The answer to it.
     ReplyReadsForEvidence(ReplyReadsForEvidence),
@@ -66,11 +66,11 @@ pub enum Msg {
 /// Make an identity for the sender.
 #[derive(Debug, Clone)]
 pub struct RequestGenerateIdentity {
-    /// Where its keys are to be made.
+    /// The token for its keys.
     pub backend: Backend,
     /// Its cryptosystem.
     pub params: IdParams,
-    /// What it is to be able to do.
+    /// Its capabilities.
     pub capabilities: Capabilities,
 }
 
@@ -90,13 +90,12 @@ pub struct ReplyGenerateIdentity {
 /// Let the sender use an existing identity, or adopt an existing key.
 #[derive(Debug, Clone)]
 pub struct RequestConnectIdentity {
-    /// The identity; or, as its name, the fingerprint of a key on the backend's token; or those
-    /// of the two keys of an identity, one that signs and one that decrypts, with a comma
-    /// between them.
+    /// The identity. To adopt keys, its name is the fingerprint of a key on the backend's token, or
+    /// the fingerprints of a signing key and a decryption key, separated by a comma.
     pub external_identity: EngineId,
-    /// Where the key to adopt is; of no account for an identity that is known.
+    /// The token of the key to adopt; ignored for an existing identity.
     pub backend: Backend,
-    /// What the sender wants to be able to do.
+    /// The capabilities that the sender requests.
     pub capabilities: Capabilities,
 }
 
@@ -116,15 +115,15 @@ pub struct ReplyConnectIdentity {
 pub struct RequestDeleteIdentity {
     /// The identity.
     pub external_identity: EngineId,
-    /// Where it is. The entry knows it, so this is of no account.
+    /// Its token; ignored, since the entry knows it.
     pub backend: Backend,
 }
 
 /// The answer to [`RequestDeleteIdentity`].
 #[derive(Debug, Clone)]
 pub struct ReplyDeleteIdentity {
-    /// What became of each key that was made for the identity: what the device
-    /// confirmed. Empty where the identity had none of its own.
+    /// The outcome for each key that was made for the identity, as the device confirmed it. Empty
+    /// if the identity had no keys of its own.
     pub keys: Vec<Deletion>,
     /// What went wrong.
     pub err: Option<EngineError>,
@@ -133,9 +132,9 @@ pub struct ReplyDeleteIdentity {
 /// Sign.
 #[derive(Debug, Clone)]
 pub struct RequestCommitment {
-    /// What to sign: a message, or what the purpose says.
+    /// The data to sign: a message, or what the purpose requires.
     pub data: Vec<u8>,
-    /// What the signature is for.
+    /// The purpose of the signature.
     pub purpose: Purpose,
 }
 
@@ -158,7 +157,7 @@ pub struct ReplyCommitment {
     pub err: Option<EngineError>,
 }
 
-/// Open a ciphertext.
+/// Decrypt a ciphertext.
 #[derive(Debug, Clone)]
 pub struct RequestDecryption {
     /// The ciphertext: an age file.
@@ -170,7 +169,7 @@ pub struct RequestDecryption {
 pub struct ReplyDecryption {
     /// The plaintext; empty on an error.
     pub data: Secret,
-    /// What went wrong; `Decryption Failed` for all that depends on the ciphertext.
+    /// What went wrong; `Decryption Failed` for every fault of the ciphertext.
     pub err: Option<EngineError>,
 }
 
@@ -187,11 +186,11 @@ impl std::fmt::Debug for ReplyDecryption {
 pub struct RequestEncrypt {
     /// The plaintext.
     pub data: Secret,
-    /// Who is to read it.
+    /// The recipient.
     pub external_identity: EngineId,
-    /// Whether evidence of who reads for whom is to be used.
+    /// Whether to use evidence of who reads for whom.
     pub use_reads_for: bool,
-    /// What is preferred where evidence leaves a choice; of no account without it.
+    /// The preference if evidence leaves a choice; ignored without evidence.
     pub preference: Preference,
 }
 
@@ -217,22 +216,22 @@ pub struct ReplyEncrypt {
 /// Does `a` read for `b`: can whoever holds A's decryptor decrypt what is encrypted to B?
 #[derive(Debug, Clone)]
 pub struct RequestReadsFor {
-    /// Who would read.
+    /// The reader.
     pub a: EngineId,
-    /// For whom.
+    /// The identity that it would read for.
     pub b: EngineId,
 }
 
 /// The answer to [`RequestReadsFor`].
 #[derive(Debug, Clone)]
 pub struct ReplyReadsFor {
-    /// Whether it does; false on an error.
+    /// Whether `a` reads for `b`; false on an error.
     pub reads_for: bool,
     /// What went wrong.
     pub err: Option<EngineError>,
 }
 
-/// Take this evidence, if it verifies.
+/// Store this evidence, if it verifies.
 #[derive(Debug, Clone)]
 pub struct SubmitReadsForEvidence {
     /// The evidence.
@@ -246,7 +245,7 @@ pub struct ReplySubmitReadsForEvidence {
     pub err: Option<EngineError>,
 }
 
-/// What evidence is there about an identity?
+/// Return the evidence about an identity.
 #[derive(Debug, Clone)]
 pub struct QueryReadsForEvidence {
     /// The identity.
@@ -256,7 +255,7 @@ pub struct QueryReadsForEvidence {
 /// The answer to [`QueryReadsForEvidence`].
 #[derive(Debug, Clone)]
 pub struct ReplyReadsForEvidence {
-    /// The identity that was asked about.
+    /// The identity.
     pub external_identity: EngineId,
     /// The evidence; none on an error.
     pub evidence: EvidenceAbout,

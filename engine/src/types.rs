@@ -24,7 +24,7 @@ impl fmt::Display for NodeId {
 /// An opaque string that names an engine on its node.
 pub type EngineName = Arc<str>;
 
-/// Who sends, who receives, whose identity: a name on a node.
+/// A name on a node: of a sender, a receiver or an identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct EngineId {
     /// The node; `None` is this one.
@@ -55,13 +55,13 @@ impl fmt::Display for EngineId {
 /// The longest name of an identity, in bytes of UTF-8.
 pub const LONGEST_NAME: usize = 128;
 
-/// Checks that `name` can be the name of an identity: 1 to [`LONGEST_NAME`] bytes in Unicode's
-/// normalization form C (UAX #15), so that what is the same to people is the same here; no
-/// character that is not seen (control and format characters, those that change the direction
-/// of what follows, what no version of Unicode assigns), no white space at its ends.
+/// Checks that `name` can be the name of an identity. It has 1 to [`LONGEST_NAME`] bytes in Unicode's
+/// normalization form C (UAX #15), so that names that people see as the same are the same. It has no
+/// invisible characters (control and format characters, changes of direction, unassigned code
+/// points), and no white space at its ends.
 ///
 /// # Errors
-/// What is wrong with it, as the end of a sentence.
+/// What is wrong with the name, as the end of a sentence.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
     match name {
         "" => Err("it is empty"),
@@ -79,8 +79,7 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Whether a character is not seen by itself: it formats or separates others, or means nothing
-/// to anybody but those who agreed on it.
+/// Whether a character is invisible: it formats or separates others, or is private or unassigned.
 fn is_unseen(c: char) -> bool {
     use unicode_properties::{GeneralCategory as Category, UnicodeGeneralCategory};
     matches!(
@@ -95,7 +94,7 @@ fn is_unseen(c: char) -> bool {
     )
 }
 
-/// The name of an engine that works for an identity:
+/// The name of an engine of an identity:
 /// `name ++ "_" ++ kind ++ "_" ++ addr.name`, with `name` the requester's.
 pub fn engine_name(usage: KeyUse, who_asked: &EngineId) -> EngineName {
     let kind = match usage {
@@ -106,20 +105,20 @@ pub fn engine_name(usage: KeyUse, who_asked: &EngineId) -> EngineName {
     format!("{name}_{kind}_{name}").into()
 }
 
-/// Where an identity's keys are.
+/// The place of an identity's keys.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", from = "String")]
 pub enum Backend {
-    /// In the memory of this process; they die with it.
+    /// In the memory of this process, as long as it runs.
     LocalMemory,
     /// On a device attached to this machine.
     LocalConnection {
         /// Which device: a backend string such as `pkcs11:token=bench`.
         subtype: String,
     },
-    /// On another machine, known there by another identity.
+    /// On another machine, under another identity.
     RemoteConnection {
-        /// The identity over there.
+        /// The identity on that machine.
         external_identity: String,
     },
 }
@@ -163,7 +162,7 @@ impl fmt::Display for Backend {
     }
 }
 
-/// The cryptosystem of an identity; it decides the algorithms of its keys.
+/// The cryptosystem of an identity, which decides the algorithms of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IdParams {
     /// Signs with Ed25519, decrypts with an X25519 key beside it.
@@ -185,7 +184,7 @@ pub enum IdParams {
 }
 
 impl IdParams {
-    /// All of them, in the order in which they are shown to people.
+    /// All of them, in the order of display.
     pub const ALL: [IdParams; 8] = [
         IdParams::P256,
         IdParams::P384,
@@ -218,7 +217,7 @@ impl IdParams {
         }
     }
 
-    /// The key that serves `usage`, or `None` where this cryptosystem cannot.
+    /// The key for `usage`, or `None` if this cryptosystem has none.
     pub fn key(self, usage: KeyUse) -> Option<KeySpec> {
         let algorithm = match (usage, self) {
             (KeyUse::Sign, _) => self.signing(),
@@ -251,7 +250,7 @@ impl FromStr for IdParams {
     }
 }
 
-/// What an identity can do.
+/// The capabilities of an identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Capabilities {
     /// Commit, that is sign.
@@ -272,7 +271,7 @@ impl Capabilities {
         }
     }
 
-    /// The key uses that they stand for.
+    /// The key uses of these capabilities.
     pub fn uses(self) -> impl Iterator<Item = KeyUse> {
         [KeyUse::Sign, KeyUse::Decrypt]
             .into_iter()
@@ -304,7 +303,7 @@ impl fmt::Display for Capabilities {
 impl FromStr for Capabilities {
     type Err = &'static str;
 
-    /// Parses `commit`, `decrypt`, or both with a comma between.
+    /// Parses `commit`, `decrypt`, or both, separated by a comma.
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         match s {
             "commit" => Ok(Capabilities::Commit),
@@ -318,10 +317,10 @@ impl FromStr for Capabilities {
 /// A signature together with its algorithm.
 pub type Commitment = Signature;
 
-/// What is known of an identity.
+/// An identity: its keys, capabilities and engines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityInfo {
-    /// Where its keys are.
+    /// The place of its keys.
     pub backend: Backend,
     /// What it can do.
     pub capabilities: Capabilities,
@@ -329,7 +328,7 @@ pub struct IdentityInfo {
     pub commitment_engine: Option<EngineId>,
     /// The engine that decrypts for it.
     pub decryption_engine: Option<EngineId>,
-    /// What its engines are bound to: one key for each capability.
+    /// The keys of its engines, one for each capability.
     pub keys: Vec<KeyInfo>,
 }
 
@@ -343,19 +342,19 @@ impl IdentityInfo {
 /// A key that an identity's engine is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyInfo {
-    /// What the key is for.
+    /// The use of the key.
     pub usage: KeyUse,
-    /// The token that it is on.
+    /// Its token.
     pub token: TokenId,
-    /// Its place there.
+    /// Its slot.
     pub slot: SlotId,
-    /// Its public half.
+    /// Its public key.
     pub public_key: PublicKey,
-    /// Where it came from.
+    /// Its origin.
     pub origin: Origin,
-    /// What the token said about its private half when it was made or adopted.
+    /// What the token stated about its private key when it was made or adopted.
     pub protection: Option<Protection>,
-    /// The token's own certificate of that, where it gave one.
+    /// The token's own certificate of that, if it has one.
     pub attestation: Option<Attestation>,
     /// The identity that the key was made or adopted for.
     pub owner: EngineId,
@@ -382,7 +381,7 @@ impl KeyInfo {
     }
 }
 
-/// Where a key came from, and so what becomes of it when its identity is deleted.
+/// The origin of a key, which decides what happens to it when its identity is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
