@@ -60,13 +60,13 @@ fn find_at(
         }
     }
     match refused {
-        Some(reason) => {
-            Err(Failure::new(format!("this cannot be judged: {reason}"))
-                .coded("signer-not-allowed"))
-        }
+        Some(reason) => Err(
+            Failure::new(format!("the signature cannot be judged: {reason}"))
+                .coded("signer-not-allowed"),
+        ),
         None if is_known => Ok(None),
         None => Err(Failure::new(
-            "this cannot be judged: nobody of this name is in the allowed signers",
+            "the signature cannot be judged: the allowed signers do not have this name",
         )
         .coded("no-identity")),
     }

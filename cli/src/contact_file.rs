@@ -67,7 +67,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
         && envelope::recipient_text(key).is_none()
     {
         let algorithm = key.algorithm();
-        return Err(format!("one cannot encrypt to a key of {algorithm}"));
+        return Err(format!("a key of {algorithm} cannot be encrypted to"));
     }
     match (parsed.keys.is_empty(), parsed.left.is_empty()) {
         (false, _) => Ok(parsed),

@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn every_code_of_the_crates_below_has_a_hint_or_is_known_to_need_none() {
         let list = include_str!("../../ERRORS.md");
-        let below = list.split("## Of the command").next().unwrap_or_default();
+        let (below, _) = list.split_once("\n## Command\n").unwrap();
         let codes: Vec<&str> = below
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next())

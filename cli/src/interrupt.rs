@@ -59,7 +59,7 @@ enum Reaction {
 }
 
 const TIDYING: &str =
-    "interrupted: tidying up on the token (once more to leave that to the next start)";
+    "interrupted: tidying up on the token (press Ctrl-C again to leave that to the next command)";
 
 /// What signals do to this process.
 pub(crate) struct Interrupt {
@@ -206,7 +206,7 @@ impl Interrupt {
             let failure = Failure::from(Error::DeadlineExceeded);
             let failure = match mode {
                 Mode::Tidy => failure.hint(
-                    "what was begun is settled when the token is used next, or by \
+                    "what was begun is resolved when the token is used next, or by \
                      `claviger doctor --repair`",
                 ),
                 Mode::AtOnce | Mode::Prompt => failure,

@@ -107,6 +107,6 @@ fn start_log() {
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .init(),
-        Err(error) => output::warn("CLAVIGER_LOG is of no use", &error.to_string()),
+        Err(error) => output::warn("CLAVIGER_LOG cannot be used", &error.to_string()),
     }
 }

@@ -192,7 +192,7 @@ impl Session {
         Ok(())
     }
 
-    /// Says what was interrupted and is not settled.
+    /// Says what was interrupted and is not resolved.
     pub(crate) fn warn_open(&self, node: &Node) -> Result<(), Failure> {
         for intent in node.registry().open_intents()? {
             warn_open(&intent, None);
@@ -209,8 +209,8 @@ fn warner(screen: Screen) -> impl Fn(&TokenId) + Send + Sync {
             screen.aside(|| {
                 output::warn(
                     &format!(
-                        "the PIN is sent to {token} without a note, since the registry cannot be \
-                         written to"
+                        "the PIN is sent to {token}, though the registry cannot be written to and its \
+                         rejection could not be recorded"
                     ),
                     "if the token rejects it, the next command sends it again and spends \
                      another attempt",
@@ -271,7 +271,7 @@ fn warn_open(intent: &Intent, error: Option<&EngineError>) {
     let reason = error.map(|e| format!(" ({e})")).unwrap_or_default();
     output::warn(
         &format!("{}{reason}", describe(intent)),
-        "`claviger doctor --repair` settles it when the token is there",
+        "insert the token, then run: claviger doctor --repair",
     );
 }
 
@@ -283,7 +283,7 @@ pub(crate) fn describe(intent: &Intent) -> String {
         Action::Name => "naming of the keys",
     };
     format!(
-        "the {what} of `{}` on {} was interrupted and is not settled",
+        "the {what} of `{}` on {} was interrupted and is not resolved",
         intent.identity, intent.token
     )
 }
@@ -298,15 +298,15 @@ pub(crate) fn new_name(name: &str) -> Result<EngineId, Failure> {
 pub(crate) fn device(backend: &str) -> Result<Backend, Failure> {
     if backend.starts_with("memory:") {
         return Err(Failure::new(
-            "the backend `memory:` is of no use here: its keys die with the process, \
-             and this command ends as soon as it has answered",
+            "the backend `memory:` cannot be used here: its keys end with the process, \
+             and this command ends when it has answered",
         )
         .coded("backend-not-served")
         .hint("name a token; SoftHSM2 makes one without hardware"));
     }
     match Backend::from(backend) {
         Backend::RemoteConnection { .. } => Err(Failure::new(
-            "the backend `remote:` is of no use here: this command only works with tokens \
+            "the backend `remote:` cannot be used here: this command only works with tokens \
              that are attached to this machine",
         )
         .coded("backend-not-served")

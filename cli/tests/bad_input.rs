@@ -164,16 +164,16 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
     assert_eq!(sent("tr0mb0nez", "rejected the PIN").1, 1);
     let forget = |token: &str| stage.run(["doctor", "--forget-refused-pin", token]);
     let unknown = forget("nobody")
-        .fails(1, "no refused PIN of `nobody`")
+        .fails(1, "no rejected PIN of `nobody`")
         .err();
     assert!(unknown.contains("\n  pkcs11:SoftHSM project/"), "{unknown}");
     let said = forget(&stage.token.backend()).succeeds().out();
-    assert!(said.contains("refused 2 PINs"), "{said}");
+    assert!(said.contains("rejected 2 PINs"), "{said}");
     assert_eq!(sent("tr0mb0nes", "rejected the PIN").1, 1);
     // The right one clears what is on record.
     let sign = ["sign", "alice", "letter", "-o", "sig"];
     stage.run_with_pin(&sign).succeeds();
-    forget("nobody").fails(1, "there are none on record");
+    forget("nobody").fails(1, "none are recorded");
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn added(stage: &Stage, file: &str) -> BTreeMap<String, String> {
 
 fn refused(stage: &Stage, file: &str) -> String {
     let outcome = stage.run(["contact", "add", file, file]);
-    outcome.fails(1, "is of no use").err()
+    outcome.fails(1, "cannot be used").err()
 }
 
 #[track_caller]

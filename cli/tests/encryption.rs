@@ -416,7 +416,7 @@ fn decrypt_takes_no_one_or_two_words() {
     stage.write("file", others.read("file"));
     stage
         .run(["decrypt", "file"])
-        .fails(1, "no identity here can open this");
+        .fails(1, "no identity here can open the file");
     for bad in [&b""[..], b"no age file", &sealed[..100]] {
         let refused = stage.feed(&["decrypt"], bad);
         assert_eq!(refused.err(), "error: Decryption Failed\n");
@@ -684,7 +684,7 @@ fn a_bad_file_leaves_nothing_in_the_output() {
             let is_many = what == "ten thousand stanzas";
             assert!(
                 refused.err().contains("Decryption Failed")
-                    || refused.err().contains("no identity here can open this")
+                    || refused.err().contains("no identity here can open the file")
                     || (is_many && refused.err().contains("longer than 1024 KiB")),
                 "{what}: {}",
                 refused.err()

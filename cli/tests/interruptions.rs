@@ -130,7 +130,7 @@ fn a_generation_that_was_killed_is_undone_by_the_next_command_that_uses_the_toke
             }
             _ => {
                 let repaired = stage.run_with_pin(&["doctor", "--repair"]).succeeds();
-                assert!(repaired.out().contains("is settled"), "{}", repaired.out());
+                assert!(repaired.out().contains("is resolved"), "{}", repaired.out());
             }
         }
         assert!(!is_unsettled(&stage), "after {next}");

@@ -513,7 +513,7 @@ fn a_search_for_accounts_ends_when_it_is_told_to() {
     assert!(begun.elapsed() < Duration::from_secs(10));
     bench
         .run(&["doctor", "--backend", &backend, "--find-accounts", "letter"])
-        .fails(1, "`letter` is of no use");
+        .fails(1, "`letter` cannot be used");
     bench
         .run(&[
             "doctor",

@@ -243,13 +243,7 @@ impl Bench {
 fn an_identity_lives_on_a_yubikey_from_generation_to_deletion() {
     let bench = Bench::new(shared());
     let (before, serial) = (bench.content(), bench.yubikey.card().serial());
-    assert_eq!(
-        (
-            bench.slots("free"),
-            bench.slots("occupied")
-        ),
-        (21, 3)
-    );
+    assert_eq!((bench.slots("free"), bench.slots("occupied")), (21, 3));
 
     bench.generate(&[]).succeeds();
     let text = bench.run(&["tokens", "--backend", &bench.backend()]).out();
@@ -259,13 +253,7 @@ fn an_identity_lives_on_a_yubikey_from_generation_to_deletion() {
         .lines()
         .filter(|line| line.contains("alice  PIN once, touch never"));
     assert_eq!(ours.count(), 2, "{text}");
-    assert_eq!(
-        (
-            bench.slots("free"),
-            bench.slots("occupied")
-        ),
-        (19, 5)
-    );
+    assert_eq!((bench.slots("free"), bench.slots("occupied")), (19, 5));
 
     let root = pem(bench.yubikey.card().root_certificate());
     bench.write("root.pem", root);
@@ -406,7 +394,7 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
     };
     let forget = |token: &str| bench.run(&["doctor", "--forget-refused-pin", token]);
     let serial = bench.yubikey.card().serial().to_string();
-    forget(&serial).fails(1, "there are none on record");
+    forget(&serial).fails(1, "none are recorded");
     sign("135791").fails(1, "rejected the PIN (2 attempts remaining)");
     for _ in 0..3 {
         let again = sign("135791").fails(1, "was not sent again");
@@ -415,16 +403,16 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
     }
     assert_eq!(bench.pin_tries(), 2);
     let doctor = bench.run(&["doctor"]).succeeds().out();
-    assert!(doctor.contains("refused a PIN; none is sent"), "{doctor}");
+    assert!(doctor.contains("rejected a PIN; no such PIN is sent"), "{doctor}");
 
-    let unknown = forget("4711").fails(1, "no refused PIN of `4711`");
+    let unknown = forget("4711").fails(1, "no rejected PIN of `4711`");
     assert!(
         unknown.err().contains(&format!("piv:Yubico/{serial}")),
         "{}",
         unknown.err()
     );
     let said = forget(&serial).succeeds().out();
-    assert!(said.contains("refused a PIN"), "{said}");
+    assert!(said.contains("rejected a PIN"), "{said}");
     sign("135791").fails(1, "rejected the PIN (one attempt remaining)");
     assert_eq!(bench.pin_tries(), 1);
     forget(&format!("piv:Yubico/{serial}")).succeeds();
@@ -664,13 +652,7 @@ fn of_two_yubikeys_none_is_guessed() {
         assert_eq!(bench.yubikey.faults().count(ins::VERIFY), 0);
     }
     one.generate(&[]).succeeds();
-    assert_eq!(
-        (
-            one.slots("free"),
-            other.slots("free")
-        ),
-        (22, 24)
-    );
+    assert_eq!((one.slots("free"), other.slots("free")), (22, 24));
 }
 
 #[test]
@@ -722,20 +704,14 @@ fn without_a_command_to_delete_a_key_is_overwritten_and_its_slot_is_free_again()
         let bench = Bench::new(ours_before_aes().firmware(firmware));
         let free = bench.slots("free");
         bench.generate(&[]).succeeds();
-        assert_eq!(
-            bench.slots("free"),
-            free - 2
-        );
+        assert_eq!(bench.slots("free"), free - 2);
         let keys = bench.json(&["show", "alice"])["keys"].take();
         let of_alice: Vec<_> = keys.as_array().unwrap().iter().collect();
         assert_eq!(of_alice.len(), 2);
 
         let said = bench.run_as_owner(&["delete", "alice"]).succeeds().out();
         assert!(said.contains("destroyed"), "{said}");
-        assert_eq!(
-            bench.slots("free"),
-            free
-        );
+        assert_eq!(bench.slots("free"), free);
         let (left, _) = bench.content();
         for key in of_alice {
             let its = key["public_key"].as_str().unwrap();
@@ -781,7 +757,7 @@ impl FailsToRepair for Outcome {
     #[track_caller]
     fn fails_to_repair(self) {
         assert_eq!(self.code(), Some(1));
-        assert!(self.out().contains("is not settled"), "{}", self.out());
+        assert!(self.out().contains("is not resolved"), "{}", self.out());
     }
 }
 

@@ -16,7 +16,7 @@ use std::process::Stdio;
 
 use common::{Outcome, Stage};
 
-const UNNOTED: &str = "without a note, since the registry cannot be written to";
+const UNNOTED: &str = "rejection could not be recorded";
 
 /// Alice, whose letters are signed and encrypted, who grants, and who has a contact.
 fn furnished() -> Stage {

@@ -114,7 +114,7 @@ pub enum EngineError {
     #[error("a contact has this name")]
     NameIsContact,
     /// The identity has no key that one can encrypt to.
-    #[error("one cannot encrypt to `{identity}`: it has no key that decrypts")]
+    #[error("`{identity}` has no key to encrypt to")]
     NoEncryptionKey {
         /// The identity.
         identity: EngineId,
@@ -126,13 +126,13 @@ pub enum EngineError {
     )]
     TooManyRecipients,
     /// The recipients do not go together.
-    #[error("it cannot be encrypted: {reason}")]
+    #[error("the data cannot be encrypted: {reason}")]
     CannotEncrypt {
         /// Why not.
         reason: String,
     },
     /// The Reads For engine was asked and did not answer in time.
-    #[error("the engine `{engine}` did not say in time who reads for whom")]
+    #[error("the engine `{engine}` did not answer in time")]
     ReadsForSilent {
         /// The engine.
         engine: EngineId,
@@ -147,19 +147,19 @@ pub enum EngineError {
         reason: BadEvidence,
     },
     /// No identity here can open the file.
-    #[error("no identity here can open this")]
+    #[error("no identity here can open the file")]
     NobodyOpens,
     /// No token that is attached can open the file; others may.
-    #[error("no token that is attached can open this")]
+    #[error("no attached token can open the file")]
     TokensAway {
         /// Whose tokens they are.
         holders: Vec<Holder>,
     },
     /// Several tokens would do, and one PIN was given for whichever asks. It is the PIN of one
     /// of them, and was sent to none.
-    #[error("{}, and the PIN that was given is that of one", match holders.is_empty() {
-        true => "several tokens are concerned",
-        false => "keys on several tokens may open this",
+    #[error("{}, and one PIN was given for all of them", match holders.is_empty() {
+        true => "several tokens are involved",
+        false => "keys on several tokens could open the file",
     })]
     PinForSeveralTokens {
         /// Who may open the file; nobody where it is not about a file.

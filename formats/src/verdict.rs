@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use claviger_token::key::from_hex;
 use claviger_token::signing::{BadSignature, eip191_digest, eip191_prefix};
-use claviger_token::{Algorithm, PublicKey, Signature, SignatureScheme, shell};
+use claviger_token::{Algorithm, PublicKey, Signature, SignatureScheme};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use sha3::Keccak256;
 
@@ -125,26 +125,6 @@ fn guess(looks: Option<Looks>) -> &'static str {
         Some(Looks::Hex) => ": it is one in hexadecimal",
         Some(Looks::Armor) => ": it is in the armor of another program",
         None => "",
-    }
-}
-
-impl CannotJudge {
-    /// One sentence for a person: what to do next. Empty where nothing is to be said.
-    pub fn hint(&self) -> String {
-        match self {
-            CannotJudge::UnknownForm { looks, .. } => match looks {
-                Some(Looks::Base64) => "decode it first: base64 -d".into(),
-                Some(Looks::Hex) => "decode it first: xxd -r -p".into(),
-                _ => "give a raw signature (of ECDSA, r and s), DER, or an SSH signature".into(),
-            },
-            CannotJudge::Namespace { found, .. } => format!(
-                "ask for it, if that is what is wanted: --namespace {}",
-                shell::quoted(found)
-            ),
-            CannotJudge::LengthUnknown => "name the file that holds the message".into(),
-            CannotJudge::Changed => "try again".into(),
-            CannotJudge::Ssh(_) => String::new(),
-        }
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn add(session: &Session, name: &str, file: &Path) -> Answer {
     let input = Input::open(Some(file), &session.screen)?;
     let bytes = input.read_up_to(contact_file::LONGEST)?;
     let parsed = contact_file::parse(&bytes).map_err(|reason| {
-        Failure::new(format!("`{}` is of no use: {reason}", file.display()))
+        Failure::new(format!("`{}` cannot be used: {reason}", file.display()))
             .coded("bad-contact-file")
             .hint(
                 "give a public key in PEM, a certificate, an SSH public key, an age recipient, or \

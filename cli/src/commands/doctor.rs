@@ -263,7 +263,7 @@ fn check_permissions(home: &Path, findings: &mut Findings) {
         findings.warning(
             format!(
                 "others have access to the home folder {} (mode {mode:o}): \
-                 who can write to it can pass off keys as somebody else's",
+                 whoever can write to it can replace keys",
                 home.display()
             ),
             format!("chmod 700 {}", shell::quoted(&home.display().to_string())),
@@ -297,14 +297,14 @@ async fn check_intents(
         for intent in &open {
             findings.warning(
                 describe(intent),
-                "insert the token, and settle it with `claviger doctor --repair`",
+                "insert the token, then run: claviger doctor --repair",
             );
         }
         return Ok(());
     }
     let left = {
         let _phase = session.interrupt.tidily();
-        let _busy = session.screen.spin("settling what was interrupted");
+        let _busy = session.screen.spin("resolving what was interrupted");
         node.settle(&session.call()).await?
     };
     if session.interrupt.came() {
@@ -313,7 +313,7 @@ async fn check_intents(
     for intent in &open {
         match left.iter().find(|(left, _)| left == intent) {
             None => findings.info(format!(
-                "what was interrupted for `{}` on {} is settled",
+                "what was interrupted for `{}` on {} is resolved",
                 intent.identity, intent.token
             )),
             Some((_, error)) => {
@@ -378,8 +378,8 @@ async fn check_readers(session: &Session, node: &Node, seen: &mut Seen, findings
         let tokens = found.tokens.iter().map(|(token, _)| token);
         for token in tokens.filter(is_blocked) {
             findings.warning(
-                format!("the PUK of {} is blocked: a blocked PIN could not be reset", token.id),
-                "if its PIN is blocked too, only resetting the PIV application helps, which destroys its keys",
+                format!("the PUK of {} is blocked: it could not unblock the PIN", token.id),
+                "keep the PIN: if that is blocked, too, only a reset of the PIV application helps, which destroys its keys",
             );
         }
         found
@@ -394,7 +394,7 @@ async fn check_readers(session: &Session, node: &Node, seen: &mut Seen, findings
 pub(super) fn hint_of_module(error: &EngineError) -> String {
     match error {
         EngineError::Token(Error::BadModule { .. }) => {
-            "p11-kit is configured for it: install the module, or remove its configuration".into()
+            "install the module, or remove it from p11-kit's configuration".into()
         }
         other => hints::of(other),
     }
@@ -438,7 +438,7 @@ async fn check_identities(
         if let Some(key) = info.keys.iter().find(|key| key.deleted) {
             findings.warning(
                 format!(
-                    "`{name}` is of no use: `{}`, which it was connected to, was deleted",
+                    "`{name}` cannot be used: `{}`, which it was connected to, was deleted",
                     key.owner
                 ),
                 format!("claviger delete {}", shell::quoted(&name.name)),
@@ -485,7 +485,7 @@ fn check_identity(
         let Some((_, slots)) = tokens.iter().find(|(token, _)| token.id == key.token) else {
             findings.warning(
                 format!("the token of `{name}` is absent: {}", info.backend),
-                "insert it; nothing is forgotten because it is not there",
+                "insert it; the identity is kept meanwhile",
             );
             return;
         };
@@ -540,11 +540,11 @@ fn check_token(token: &TokenInfo, findings: &mut Findings) {
             ),
             ("pin_tries", "1") => findings.warning(
                 format!("{what} has one PIN attempt remaining"),
-                "one wrong PIN locks it; --last-try dares it",
+                "if you are sure of the PIN, log in with --last-try",
             ),
             ("pin_tries", "low") => findings.warning(
-                format!("{what} was given a wrong PIN since the last right one"),
-                "if it was not you, find out who; the next right PIN clears the count",
+                format!("{what} has rejected a PIN since the last login"),
+                "if it was not you, find out who it was; the next login clears the count",
             ),
             ("write_protected", "true") => findings.warning(
                 format!("{what} is write-protected: no keys can be made or destroyed on it"),

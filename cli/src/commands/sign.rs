@@ -280,7 +280,7 @@ fn unjudged(reason: &CannotJudge) -> Failure {
         _ => "cannot-judge",
     };
     let hint = hints::of_verdict(reason);
-    Failure::new(format!("this cannot be judged: {reason}"))
+    Failure::new(format!("the signature cannot be judged: {reason}"))
         .coded(code)
         .hint(hint)
 }

@@ -54,7 +54,11 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         output::print("no tokens\n")?;
         for about in drivers::ABOUT.iter().filter(|_| backend.is_none()) {
             let what = format!("to find {}", about.kind);
-            output::complain("hint", &format!("{what}: {}", hints::absent(about.scheme)), "");
+            output::complain(
+                "hint",
+                &format!("{what}: {}", hints::absent(about.scheme)),
+                "",
+            );
         }
     } else {
         let text: Vec<String> = found

@@ -392,7 +392,7 @@ impl<'a> Battle<'a> {
             self.ground.heal();
         }
         let outcome = Outcome::of(&mut self.command(&repair));
-        self.tally.settled += u64::from(outcome.out().contains("is settled"));
+        self.tally.settled += u64::from(outcome.out().contains("is resolved"));
         // Of a key that another program has replaced doctor says that it is gone.
         let identities = self.identities();
         let mut keys = identities.values().flat_map(keys_of);

@@ -49,9 +49,7 @@ pub enum RegistryError {
     },
     /// The home is a copy, or was restored or moved: what was interrupted may be finished
     /// elsewhere since, and is not settled here.
-    #[error(
-        "this home is a copy of another one, or was restored: what was interrupted is not settled here"
-    )]
+    #[error("this home is a copy, or was restored: abandoned intents are not resolved here")]
     Copy,
     /// The registry was written by a newer program.
     #[error("the registry has version {found}; this program knows version {known}")]
@@ -68,7 +66,7 @@ pub enum RegistryError {
     #[error("the registry cannot be written to")]
     ReadOnly,
     /// Another process has been writing for too long.
-    #[error("another process holds the registry")]
+    #[error("another process has locked the registry")]
     Busy,
     /// The registry cannot be replaced while another process has it open.
     #[error("another process has the registry open")]

@@ -95,7 +95,7 @@ fn keys_of(session: &Session, what: &Path) -> Result<Vec<SoughtKey>, Failure> {
         return Ok(fingerprints.into_iter().map(of_any_kind).collect());
     }
     let parsed = contact_file::parse(&bytes).map_err(|reason| {
-        Failure::new(format!("`{}` is of no use: {reason}", what.display()))
+        Failure::new(format!("`{}` cannot be used: {reason}", what.display()))
             .coded("bad-contact-file")
             .hint(
                 "give public keys in a form that `claviger contact add` takes, or fingerprints \

@@ -30,9 +30,9 @@ pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), 
         );
         if record.refused > 0 {
             findings.note(
-                format!("{token} {}; none is sent to it again", refused(&record)),
+                format!("{token} {}; no such PIN is sent to it again", refused(&record)),
                 format!(
-                    "a right PIN clears this; if one of them is the right one by now: {forget}"
+                    "log in with the right PIN, which clears this; if a rejected PIN is right by now: {forget}"
                 ),
             );
         }
@@ -40,8 +40,8 @@ pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), 
             findings.note(
                 format!("a PIN was sent to {token}, and it is not known whether it was rejected"),
                 format!(
-                    "type the PIN the next time (--pin-source prompt) and confirm that it is to \
-                     be sent, or let any PIN be sent again: {forget}"
+                    "type the PIN (--pin-source prompt) and confirm that it is sent, or let any \
+                     PIN be sent again: {forget}"
                 ),
             );
             // It may keep every command from the token.
@@ -76,14 +76,14 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
         [one] => one,
         [] => {
             return Err(
-                Failure::new(format!("no refused PIN of `{name}` is on record"))
+                Failure::new(format!("no rejected PIN of `{name}` is recorded"))
                     .coded("no-refused-pin")
-                    .hint(on_record("on record are", &all)),
+                    .hint(on_record("recorded are", &all)),
             );
         }
         several => {
             return Err(Failure::new(format!(
-                "`{name}` fits {} tokens with refused PINs",
+                "`{name}` matches {} tokens with rejected PINs",
                 several.len()
             ))
             .hint(on_record("name one of them:", several)));
@@ -97,7 +97,7 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
         })?;
     } else {
         output::print(&format!(
-            "forgotten: that {} {}\n",
+            "forgotten: {} {}\n",
             record.token,
             match record.refused {
                 0 => "did not answer to a PIN".into(),
@@ -110,14 +110,14 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
 
 fn refused(record: &RefusedPinRecord) -> String {
     match record.refused {
-        1 => "refused a PIN".into(),
-        several => format!("refused {several} PINs"),
+        1 => "rejected a PIN".into(),
+        several => format!("rejected {several} PINs"),
     }
 }
 
 fn on_record(title: &str, records: &[RefusedPinRecord]) -> String {
     if records.is_empty() {
-        return "there are none on record".into();
+        return "none are recorded".into();
     }
     let names = records.iter().map(|record| format!("\n  {}", record.token));
     format!("{title}{}", names.collect::<String>())
