@@ -275,7 +275,11 @@ mod tests {
             assert_eq!(noted.tries, None, "byte {at}");
             fs::write(&path, &whole[..at]).unwrap();
             let noted = of_token(folder, &token("1")).unwrap();
-            assert_eq!(noted.map(|noted| noted.tries), (at > 0).then_some(None), "{at}");
+            assert_eq!(
+                noted.map(|noted| noted.tries),
+                (at > 0).then_some(None),
+                "{at}"
+            );
         }
         fs::write(&path, vec![0; 4096]).unwrap();
         assert!(of_token(folder, &token("1")).unwrap().is_some());

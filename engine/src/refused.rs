@@ -308,7 +308,9 @@ impl RefusedPinRecords {
             Ok(file) => file,
             Err(error) if self.unnoted.is_some() && is_unwritable(&error) => {
                 // Others may have made it, who could write.
-                return Ok(File::open(pin_note::path(folder, token)).ok().map(Lock::of_others));
+                return Ok(File::open(pin_note::path(folder, token))
+                    .ok()
+                    .map(Lock::of_others));
             }
             Err(error) => return Err(not_noted(token, &error)),
         };

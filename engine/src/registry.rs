@@ -275,7 +275,7 @@ impl Registry {
                 .map(|entry| {
                     let entry = entry?;
                     let who = entry.who.clone();
-                    let (keys, mut info) = entry.with_keys(&mut find)?;
+                    let (keys, mut info) = entry.and_keys(&mut find)?;
                     info.keys = keys.into_iter().map(|key| key.info).collect();
                     Ok((who, info))
                 })
@@ -601,8 +601,18 @@ impl Entry {
         })
     }
 
-    /// The identity with its keys apart. `find` is what [`find_key`] gives.
+    /// The keys, and what is known of the identity. `find` is what [`find_key`] gives.
     fn with_keys(
+        self,
+        find: &mut Statement<'_>,
+    ) -> rusqlite::Result<(Vec<KeyRecord>, IdentityInfo)> {
+        let (keys, mut info) = self.and_keys(find)?;
+        info.keys = keys.iter().map(|key| key.info.clone()).collect();
+        Ok((keys, info))
+    }
+
+    /// The same without the keys in what is known of the identity.
+    fn and_keys(
         mut self,
         find: &mut Statement<'_>,
     ) -> rusqlite::Result<(Vec<KeyRecord>, IdentityInfo)> {
@@ -655,11 +665,7 @@ fn identity(
     match entry {
         None => Ok(None),
         Some(entry) if entry.who != *who => Err(NotAsWritten::error("identity", &entry.who.name)),
-        Some(entry) => {
-            let (keys, mut info) = entry.with_keys(&mut *find_key(db)?)?;
-            info.keys = keys.iter().map(|key| key.info.clone()).collect();
-            Ok(Some((keys, info)))
-        }
+        Some(entry) => entry.with_keys(&mut *find_key(db)?).map(Some),
     }
 }
 

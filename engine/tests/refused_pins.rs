@@ -6,6 +6,7 @@ mod common;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
 use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
@@ -465,6 +466,26 @@ fn a_turn_that_another_process_has_is_not_waited_for_by_who_holds_what_they_may_
     assert!(theirs.turn_at_once(&token("1")).unwrap().is_none());
     drop(turn);
     assert!(theirs.turn_at_once(&token("1")).unwrap().is_some());
+}
+
+#[test]
+fn a_turn_that_another_process_has_is_waited_for_no_longer_than_the_call_lasts() {
+    let home = tempfile::tempdir().unwrap();
+    let [ours, theirs] = [(); 2].map(|()| Registry::open(home.path()).unwrap());
+    let [ours, theirs] = [&ours, &theirs].map(|registry| registry.refused_pins());
+    let token = Vault::new().0.info.id.clone();
+    let turn = theirs.turn(&token, &Call::unlimited()).unwrap();
+    let begun = Instant::now();
+    let late = ours.turn(&token, &Call::within(Duration::from_millis(50)));
+    assert!(matches!(late.err(), Some(Error::DeadlineExceeded)));
+    let given_up = Arc::new(AtomicBool::new(true));
+    let call = Call::unlimited().cancelled_by(given_up);
+    let cancelled = ours.turn(&token, &call);
+    assert!(matches!(cancelled.err(), Some(Error::Cancelled)));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    drop(turn);
+    let soon = Call::within(Duration::from_secs(5));
+    assert!(ours.turn(&token, &soon).is_ok());
 }
 
 #[test]

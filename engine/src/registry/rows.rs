@@ -66,7 +66,11 @@ pub(super) fn parsed<T: FromStr>(
     text.parse().map_err(|_| damaged(column))
 }
 
-pub(super) fn engine_id<I: RowIndex>(row: &Row<'_>, node: I, name: I) -> rusqlite::Result<EngineId> {
+pub(super) fn engine_id<I: RowIndex>(
+    row: &Row<'_>,
+    node: I,
+    name: I,
+) -> rusqlite::Result<EngineId> {
     let id = match row.get_ref(node)?.as_str()? {
         "" => None,
         key => {
@@ -167,7 +171,8 @@ pub(super) fn keys_json(keys: &[Unfinished]) -> Option<String> {
 }
 
 fn intended_keys(row: &Row<'_>) -> rusqlite::Result<Vec<Unfinished>> {
-    let Some(keys) = from_json::<Vec<IntendedKey>>(row, const { INTENT.at("keys") }, "keys")? else {
+    let Some(keys) = from_json::<Vec<IntendedKey>>(row, const { INTENT.at("keys") }, "keys")?
+    else {
         // Written by a version that noted the slots alone.
         let slots: Vec<SlotId> = from_json(row, const { INTENT.at("slots") }, "slots")?
             .ok_or_else(|| damaged("slots"))?;

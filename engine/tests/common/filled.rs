@@ -40,12 +40,23 @@ impl Home {
         }
         for (reader, by) in [("mallory", "alice"), ("alice", "mallory")] {
             let granted = node
-                .grant_reads_for(&id(reader), &id(by), None, &call())
+                .grant_reads_for(
+                    &claviger_engine::EngineId::program(),
+                    &id(reader),
+                    &id(by),
+                    None,
+                    &call(),
+                )
                 .await;
             granted.unwrap();
         }
         let revoked = node
-            .revoke_reads_for(&id("alice"), &id("mallory"), &call())
+            .revoke_reads_for(
+                &claviger_engine::EngineId::program(),
+                &id("alice"),
+                &id("mallory"),
+                &call(),
+            )
             .await;
         assert_eq!(revoked.unwrap().len(), 1);
         let token = |serial: &str| TokenId {
@@ -67,12 +78,43 @@ impl Home {
             .unwrap();
         turn.begin(&pin, TriesLeft::Exactly(2)).unwrap();
         drop(turn);
+        // What comes from a registry of before is in the table, and not in a file.
+        home.enter_sent_pins(&node);
         home.device.detach_after(1);
         let all = Capabilities::CommitAndDecrypt;
         let (backend, params) = (home.device.backend(), IdParams::Ed25519);
         generate(&node, "eve", &backend, params, all).await;
         home.device.attach();
         home
+    }
+
+    /// Moves what is noted of PINs that were sent from files to the table, as in a registry that
+    /// was restored elsewhere.
+    fn enter_sent_pins(&self, node: &Node) {
+        let backup = node.registry().backup().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let file = elsewhere.path().join("backup");
+        std::fs::write(&file, backup.file).unwrap();
+        let db = Connection::open(self.file()).unwrap();
+        db.execute("ATTACH ? AS backup", [file.to_str().unwrap()])
+            .unwrap();
+        db.execute_batch(
+            "INSERT INTO sent_pin SELECT * FROM backup.sent_pin;
+             UPDATE seal SET digests = (SELECT digests FROM backup.seal b WHERE b.name = seal.name)
+             WHERE name = 'sent_pin'",
+        )
+        .unwrap();
+        for entry in std::fs::read_dir(self.folder.path().join("run")).unwrap() {
+            let path = entry.unwrap().path();
+            if path
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with("pin-")
+            {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
     }
 
     pub fn node(&self) -> Node {
