@@ -75,10 +75,10 @@ pub(crate) struct Interrupt {
     unfinished: Mutex<Option<PathBuf>>,
     /// A terminal that does not show what is typed, and how it was before.
     #[cfg(unix)]
-    silenced: Mutex<Option<crate::prompt::Silenced>>,
+    silenced: Mutex<Option<crate::questions::Silenced>>,
     /// Programs that ask a person, and are not to be left behind.
     #[cfg(unix)]
-    pinentries: Mutex<Vec<crate::pinentry::Started>>,
+    pinentries: Mutex<Vec<crate::questions::Started>>,
     screen: Screen,
 }
 
@@ -224,7 +224,7 @@ impl Interrupt {
 
     /// From now on, until [`Interrupt::restore_terminal`], a terminal is silent.
     #[cfg(unix)]
-    pub(crate) fn remember_terminal(&self, silenced: crate::prompt::Silenced) {
+    pub(crate) fn remember_terminal(&self, silenced: crate::questions::Silenced) {
         let mut known = self.silenced();
         // Who asks while another does finds it silent already; it may also have been stopped
         // by a signal that cannot be handled.
@@ -241,18 +241,18 @@ impl Interrupt {
 
     /// From now on, until [`Interrupt::forget_pinentry`], this is not to be left behind.
     #[cfg(unix)]
-    pub(crate) fn remember_pinentry(&self, started: crate::pinentry::Started) {
+    pub(crate) fn remember_pinentry(&self, started: crate::questions::Started) {
         self.pinentries().push(started);
     }
 
     /// It has ended, or was told to.
     #[cfg(unix)]
-    pub(crate) fn forget_pinentry(&self, started: crate::pinentry::Started) {
+    pub(crate) fn forget_pinentry(&self, started: crate::questions::Started) {
         self.pinentries().retain(|known| *known != started);
     }
 
     #[cfg(unix)]
-    fn pinentries(&self) -> std::sync::MutexGuard<'_, Vec<crate::pinentry::Started>> {
+    fn pinentries(&self) -> std::sync::MutexGuard<'_, Vec<crate::questions::Started>> {
         lock(&self.pinentries)
     }
 
@@ -275,7 +275,7 @@ impl Interrupt {
     }
 
     #[cfg(unix)]
-    fn silenced(&self) -> std::sync::MutexGuard<'_, Option<crate::prompt::Silenced>> {
+    fn silenced(&self) -> std::sync::MutexGuard<'_, Option<crate::questions::Silenced>> {
         lock(&self.silenced)
     }
 

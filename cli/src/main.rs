@@ -23,6 +23,8 @@ mod output;
 mod pinentry;
 mod pins;
 mod prompt;
+#[cfg(unix)]
+mod questions;
 mod screen;
 mod session;
 mod views;

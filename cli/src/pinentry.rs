@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use claviger_token::Pin;
 use pinentry::unix::Options;
 use pinentry::{ConfirmationDialog, PassphraseInput};
-use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::gettid;
 use secrecy::ExposeSecret;
 
 use crate::interrupt::{AHEAD, Interrupt};
+use crate::questions::Started;
 
 /// How often it is looked whether a signal came.
 const LOOK: Duration = Duration::from_millis(50);
@@ -140,7 +140,7 @@ fn apart<T: Send + 'static>(
         // Nobody may be listening any more.
         let _ = answers.send(work(&surroundings));
     });
-    let started = began.recv().ok().map(|thread| Started { thread });
+    let started = began.recv().ok().map(Started::by);
     let _remembered = started.map(|started| Remembered::new(interrupt, started));
     let gives_up = |no| {
         if let Some(started) = started {
@@ -163,25 +163,6 @@ fn apart<T: Send + 'static>(
             }
             Err(RecvTimeoutError::Timeout) if is_over() => return gives_up(NoAnswer::TooLate),
             Err(RecvTimeoutError::Timeout) => {}
-        }
-    }
-}
-
-/// What a thread started.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Started {
-    thread: Pid,
-}
-
-impl Started {
-    /// Ends it, where the system says what that is: its window would stay.
-    pub(crate) fn end(self) {
-        let list = format!("/proc/self/task/{}/children", self.thread.as_raw_nonzero());
-        let started = std::fs::read_to_string(list).unwrap_or_default();
-        for program in started.split_whitespace() {
-            if let Some(program) = program.parse().ok().and_then(Pid::from_raw) {
-                let _ = kill_process(program, Signal::TERM);
-            }
         }
     }
 }

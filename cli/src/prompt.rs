@@ -84,9 +84,6 @@ pub(crate) fn ask(
 }
 
 #[cfg(unix)]
-pub(crate) use unix::Silenced;
-
-#[cfg(unix)]
 mod unix {
     use std::fs::File;
     use std::io::{self, Read, Write};
@@ -94,15 +91,14 @@ mod unix {
 
     use claviger_token::Pin;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::process::getpgrp;
     use rustix::termios::{
-        InputModes, LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr,
-        tcgetpgrp, tcsetattr,
+        InputModes, LocalModes, OptionalActions, QueueSelector, tcflush, tcgetattr, tcsetattr,
     };
     use zeroize::Zeroizing;
 
     use super::NoAnswer;
     use crate::interrupt::{AHEAD, Interrupt};
+    use crate::questions::Silenced;
 
     /// How often it is looked whether a signal came.
     const LOOK: Duration = Duration::from_millis(50);
@@ -143,28 +139,6 @@ mod unix {
         answer
     }
 
-    /// A terminal that does not show what is typed, and how it was before.
-    pub(crate) struct Silenced {
-        tty: File,
-        before: Termios,
-    }
-
-    impl Silenced {
-        /// Has it show again what is typed.
-        pub(crate) fn show(&self) {
-            // Who is in the background would be stopped for it; then the shell, which has
-            // the terminal, has put it right.
-            if tcgetpgrp(&self.tty).is_ok_and(|group| group == getpgrp()) {
-                let _ = tcsetattr(&self.tty, OptionalActions::Now, &self.before);
-            }
-        }
-
-        /// Whether it showed what was typed before.
-        pub(crate) fn showed(&self) -> bool {
-            self.before.local_modes.contains(LocalModes::ECHO)
-        }
-    }
-
     /// When it ends, the terminal shows again what is typed.
     struct Silence<'a>(&'a Interrupt);
 
@@ -191,10 +165,7 @@ mod unix {
         silent.local_modes.insert(lines);
         (silent.input_modes).remove(InputModes::IGNCR | InputModes::INLCR);
         silent.input_modes.insert(InputModes::ICRNL);
-        interrupt.remember_terminal(Silenced {
-            tty: tty.try_clone()?,
-            before,
-        });
+        interrupt.remember_terminal(Silenced::new(tty.try_clone()?, before));
         again(|| tcsetattr(tty, OptionalActions::Flush, &silent))
     }
 

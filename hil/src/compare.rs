@@ -256,7 +256,10 @@ fn difference(before: &Record, after: &Record, noise: &Noise<'_>) -> Option<(Ver
                 Verdict::Better
             };
             let what = latency_of(of, *keys);
-            let (a, b) = (crate::report::html::time(*a), crate::report::html::time(*b));
+            let (a, b) = (
+                crate::report::units::time(*a),
+                crate::report::units::time(*b),
+            );
             Some((verdict, format!("{what}: {a} → {b} ({:+.0} %)", by * 100.0)))
         }
         (

@@ -2,7 +2,7 @@
 
 use claviger_token::{Error, backend};
 
-use crate::slot::LAST_ACCOUNT;
+use crate::slot::parse_account;
 
 /// The scheme of the backend strings.
 pub(crate) const SCHEME: &str = "ledger";
@@ -26,7 +26,9 @@ impl Backend {
         for (name, value) in backend::attributes(SCHEME, text)? {
             match name {
                 "serial" => backend.serial = Some(serial(value).ok_or_else(|| bad(SERIAL))?),
-                "account" => backend.account = Some(account(value).ok_or_else(|| bad(ACCOUNT))?),
+                "account" => {
+                    backend.account = Some(parse_account(value).ok_or_else(|| bad(ACCOUNT))?)
+                }
                 "tcp" => backend.tcp = Some(address(value).ok_or_else(|| bad(TCP))?),
                 _ => return Err(bad("it has serial, account and tcp")),
             }
@@ -58,12 +60,6 @@ const TCP: &str = "tcp is a host, a colon and a port";
 fn serial(value: &str) -> Option<String> {
     let fits = value.len() == SERIAL_DIGITS && value.bytes().all(|b| b.is_ascii_hexdigit());
     fits.then(|| value.to_ascii_lowercase())
-}
-
-/// A number in its one decimal form.
-pub(crate) fn account(value: &str) -> Option<u32> {
-    let number: u32 = value.parse().ok()?;
-    (number <= LAST_ACCOUNT && number.to_string() == value).then_some(number)
 }
 
 fn address(value: &str) -> Option<String> {

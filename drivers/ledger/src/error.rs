@@ -2,8 +2,8 @@
 
 use claviger_token::{Error, TokenId};
 
-use crate::apdu::Status;
-use crate::ethereum::{self, App};
+use crate::app::{APP, App};
+use crate::status::Status;
 use crate::transport::Broken;
 
 /// Why an operation did not succeed, before it is known whether that can be mended.
@@ -61,7 +61,7 @@ impl Fault {
             Fault::Locked { device } => Error::DeviceLocked { device },
             Fault::NoApp { device, running } => Error::AppNotOpen {
                 device,
-                app: ethereum::APP.into(),
+                app: APP.into(),
                 running,
             },
             Fault::Occupied => Error::Busy { token },

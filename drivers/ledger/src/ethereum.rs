@@ -1,22 +1,16 @@
 //! The commands of the Ethereum app (its `doc/ethapp.adoc`).
 
-use std::fmt;
-
 use claviger_token::key::to_hex;
 use claviger_token::{Algorithm, Error, PublicKey, TokenId, agreement};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::apdu::{Command, LONGEST_DATA, Status};
+use crate::apdu::{Command, Exchange, LONGEST_DATA};
+use crate::app::{App, counted};
 use crate::backend::{SCHEME, SERIAL_DIGITS};
 use crate::error::Fault;
-use crate::port::Session;
 use crate::slot::{Kind, Slot};
-
-/// The name of the app.
-pub(crate) const APP: &str = "Ethereum";
-/// The first version that agrees on keys (EIP-1024).
-pub(crate) const OLDEST: (u32, u32, u32) = (1, 9, 18);
+use crate::status::Status;
 
 /// The longest message in bytes that any device is sent: the app writes it out in
 /// hexadecimal to show it, in a buffer whose length is a number of 16 bits.
@@ -41,13 +35,6 @@ pub fn longest_message(model: &str) -> usize {
 const SYSTEM: u8 = 0xb0;
 const CLASS: u8 = 0xe0;
 const HARDENED: u32 = 1 << 31;
-
-/// The app that is open.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct App {
-    pub(crate) name: String,
-    pub(crate) version: String,
-}
 
 /// What a device shows of itself when it is unlocked and the app is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,70 +83,6 @@ impl Known {
     }
 }
 
-impl App {
-    /// `01`, then name, version and flags, each after its length in one byte.
-    pub(crate) fn parse(data: &[u8]) -> Result<Self, Fault> {
-        let parsed = || {
-            let (&1, data) = data.split_first()? else {
-                return None;
-            };
-            let (name, data) = counted(data)?;
-            let (version, data) = counted(data)?;
-            // Old systems give no flags.
-            if !data.is_empty() {
-                counted(data).filter(|(_, rest)| rest.is_empty())?;
-            }
-            let printable = |bytes: &[u8]| {
-                let text = std::str::from_utf8(bytes).ok()?;
-                Some(text.chars().filter(|c| !c.is_control()).collect())
-            };
-            Some(App {
-                name: printable(name)?,
-                version: printable(version)?,
-            })
-        };
-        parsed().ok_or_else(|| Fault::malformed(NAME_AND_VERSION, "not a name and a version"))
-    }
-
-    /// The version as numbers; what follows them, such as `-dev`, does not count.
-    pub(crate) fn number(&self) -> (u32, u32, u32) {
-        let mut parts = self.version.splitn(3, '.').map(|part| {
-            let end = part.find(|c: char| !c.is_ascii_digit());
-            part[..end.unwrap_or(part.len())].parse().unwrap_or(0)
-        });
-        let mut next = || parts.next().unwrap_or(0);
-        (next(), next(), next())
-    }
-
-    /// Whether it is from before the first version that agrees on keys.
-    pub(crate) fn is_too_old(&self) -> bool {
-        self.number() < OLDEST
-    }
-
-    /// The error for a key that this version knows nothing of.
-    pub(crate) fn too_old(self, device: String) -> Error {
-        let (major, minor, patch) = OLDEST;
-        Error::AppTooOld {
-            device,
-            app: self.name,
-            found: self.version,
-            least: format!("{major}.{minor}.{patch}"),
-        }
-    }
-}
-
-impl fmt::Display for App {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the app {} {}", self.name, self.version)
-    }
-}
-
-/// What a length in one byte counts, and the rest.
-fn counted(data: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (&length, data) = data.split_first()?;
-    data.split_at_checked(length.into())
-}
-
 pub(crate) const NAME_AND_VERSION: &str = "GET APP NAME AND VERSION";
 const GET_ADDRESS: &str = "GET ETH PUBLIC ADDRESS";
 const SIGN: &str = "SIGN ETH PERSONAL MESSAGE";
@@ -175,6 +98,11 @@ pub(crate) fn name_and_version() -> Command {
         p2: 0,
         data: Vec::new(),
     }
+}
+
+/// The app that is open, of a reply to [`name_and_version`].
+pub(crate) fn app_of(reply: &[u8]) -> Result<App, Fault> {
+    App::parse(reply).ok_or_else(|| Fault::malformed(NAME_AND_VERSION, "not a name and a version"))
 }
 
 /// m/44'/60'/account'/0/0 (BIP 44), each step a number of 32 bits, after their count.
@@ -200,7 +128,7 @@ const SILENTLY: u8 = 0;
 const WITH_APPROVAL: u8 = 1;
 
 /// The account's secp256k1 key, shown to nobody.
-pub(crate) fn signing_key(session: &mut Session<'_>, account: u32) -> Result<PublicKey, Fault> {
+pub(crate) fn signing_key(session: &mut dyn Exchange, account: u32) -> Result<PublicKey, Fault> {
     let reply = session.command(&command(GET_ADDRESS, 0x02, SILENTLY, 0, path(account)))?;
     // The key and the address made of it, each after its length.
     let key = counted(&reply.data).and_then(|(key, rest)| {
@@ -212,7 +140,7 @@ pub(crate) fn signing_key(session: &mut Session<'_>, account: u32) -> Result<Pub
 }
 
 /// The account's X25519 key (EIP-1024), shown to nobody.
-pub(crate) fn decryption_key(session: &mut Session<'_>, account: u32) -> Result<PublicKey, Fault> {
+pub(crate) fn decryption_key(session: &mut dyn Exchange, account: u32) -> Result<PublicKey, Fault> {
     let reply = session.command(&command(PRIVACY, 0x18, SILENTLY, 0, path(account)))?;
     PublicKey::from_bytes(Algorithm::X25519, &reply.data)
         .map_err(|_| Fault::malformed(PRIVACY, "not a public key"))
@@ -220,7 +148,7 @@ pub(crate) fn decryption_key(session: &mut Session<'_>, account: u32) -> Result<
 
 /// [`decryption_key`] of account 0, or that the app has none to give: that it does not
 /// agree on keys is no reason to do without its signatures.
-pub(crate) fn agreement(session: &mut Session<'_>) -> Result<Option<PublicKey>, Fault> {
+pub(crate) fn agreement(session: &mut dyn Exchange) -> Result<Option<PublicKey>, Fault> {
     match session.command(&command(PRIVACY, 0x18, SILENTLY, 0, path(0))) {
         Ok(reply) => Ok(PublicKey::from_bytes(Algorithm::X25519, &reply.data).ok()),
         Err(Fault::Status { .. } | Fault::Unknown { .. }) => Ok(None),
@@ -231,13 +159,13 @@ pub(crate) fn agreement(session: &mut Session<'_>) -> Result<Option<PublicKey>, 
 /// Signs `message`, which is at most [`LONGEST_MESSAGE`] bytes long, as a personal
 /// message (EIP-191): r and s. In as few commands as it fits into.
 pub(crate) fn sign(
-    session: &mut Session<'_>,
+    session: &mut dyn Exchange,
     token: &TokenId,
     account: u32,
     message: &[u8],
 ) -> Result<[u8; 64], Fault> {
     let commands = sign_commands(account, message);
-    let reply = session.approved(token, commands.into_iter());
+    let reply = session.approved(token, commands);
     let reply = reply.map_err(|fault| match fault {
         Fault::Status {
             status: Status::NO_MEMORY,
@@ -275,14 +203,14 @@ fn sign_commands(account: u32, message: &[u8]) -> Vec<Command> {
 /// Agrees on a secret with the owner of `peer` (EIP-1024), after an approval. Without
 /// one the app would give it too: so it is always asked for.
 pub(crate) fn agree(
-    session: &mut Session<'_>,
+    session: &mut dyn Exchange,
     token: &TokenId,
     account: u32,
     peer: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, Fault> {
     let data = [path(account).as_slice(), peer].concat();
     let ask = command(PRIVACY, 0x18, WITH_APPROVAL, 1, data);
-    let reply = session.approved(token, std::iter::once(ask))?;
+    let reply = session.approved(token, vec![ask])?;
     match reply.data.len() {
         agreement::SECRET_LENGTH => Ok(reply.data),
         _ => Err(Fault::malformed(PRIVACY, "not a shared secret")),
@@ -294,39 +222,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn versions_compare_as_numbers() {
-        let number = |version: &str| {
-            let (name, version) = (String::new(), version.into());
-            App { name, version }.number()
-        };
-        assert_eq!(number("1.23.0-dev"), (1, 23, 0));
-        assert!(number("1.9.18") >= OLDEST && number("1.10.0") > OLDEST);
-        assert!(number("1.9.17") < OLDEST && number("1.9") < OLDEST && number("x") < OLDEST);
-        assert!(number("99999999999999.1.1") < OLDEST);
-    }
-
-    #[test]
-    fn an_app_is_read_strictly() {
-        let data = b"\x01\x08Ethereum\x0a1.23.0-dev\x01\x00";
-        let app = App::parse(data).unwrap();
-        assert_eq!((&*app.name, &*app.version), (APP, "1.23.0-dev"));
-        for cut in 0..data.len() {
-            // Without the flags it is the reply of an old system.
-            assert_eq!(App::parse(&data[..cut]).is_ok(), cut == data.len() - 2);
-        }
-        assert!(App::parse(&[data.as_slice(), b"."].concat()).is_err());
-        assert!(App::parse(b"\x02\x00\x00").is_err());
-        assert!(App::parse(b"\x01\x01\xff\x00").is_err());
-    }
-
     proptest! {
-        #[test]
-        fn no_reply_panics(data: Vec<u8>) {
-            let _ = App::parse(&data);
-            let _ = App::parse(&[&[1], data.as_slice()].concat());
-        }
-
         #[test]
         fn a_message_is_sent_whole_and_in_as_few_commands_as_it_takes(
             account in 0..HARDENED,

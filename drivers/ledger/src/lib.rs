@@ -95,9 +95,10 @@ use claviger_token::{
     TokenInfo, Unreadable, Watch,
 };
 
+use crate::app::{APP, App, OLDEST};
 use crate::backend::Backend;
 use crate::error::Fault;
-use crate::ethereum::{App, Known};
+use crate::ethereum::Known;
 use crate::field::{Field, Seen};
 use crate::port::{Port, Shown, nobody};
 use crate::slot::{Accounts, Kind};
@@ -105,6 +106,7 @@ use crate::transport::Devices;
 
 mod about;
 mod apdu;
+mod app;
 mod backend;
 mod claim;
 mod error;
@@ -114,6 +116,7 @@ pub mod frame;
 mod hid;
 mod port;
 mod slot;
+mod status;
 mod tcp;
 mod token;
 pub mod transport;
@@ -276,9 +279,12 @@ impl Driver for LedgerDriver {
         let field = self.field(&wanted);
         let (port, known) = field.find(backend, &wanted, call)?;
         let info = info(&field, &port, Some(&known), Vec::new());
-        Ok(field
-            .wallet(&known)
-            .token(port, info, known, Accounts::of(&wanted, call.access())))
+        Ok(field.wallet(&known).token(
+            port,
+            info,
+            known,
+            Accounts::of(wanted.account, call.access()),
+        ))
     }
 }
 
@@ -346,7 +352,7 @@ fn info(
 }
 
 fn why_it_does_not_decrypt(app: &App) -> String {
-    let (major, minor, patch) = ethereum::OLDEST;
+    let (major, minor, patch) = OLDEST;
     match app.is_too_old() {
         true => format!("update the app to {major}.{minor}.{patch} or newer"),
         false => "the app does not agree on keys (EIP-1024)".into(),
@@ -357,15 +363,15 @@ fn why_it_does_not_decrypt(app: &App) -> String {
 fn what_to_do(fault: Fault) -> String {
     match fault {
         Fault::Locked { .. } => "locked: unlock it".into(),
-        Fault::NoApp { running: None, .. } => format!("open the app {} on it", ethereum::APP),
+        Fault::NoApp { running: None, .. } => format!("open the app {} on it", APP),
         Fault::NoApp {
             running: Some(app), ..
-        } => format!("the app {app} is open: open the app {}", ethereum::APP),
+        } => format!("the app {app} is open: open the app {}", APP),
         Fault::Occupied => "busy with a review: approve or reject it on the device".into(),
         Fault::Unknown { app, call, .. } => {
             format!(
                 "{app} does not know {call}: install Ledger's own app {}",
-                ethereum::APP
+                APP
             )
         }
         Fault::Lost { reason, .. } => format!("it cannot be used: {reason}"),

@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error, Event, TokenId};
 
-use crate::apdu::{Command, Reply, Status};
+use crate::apdu::{Command, Exchange, Reply};
+use crate::app::{APP, App};
 use crate::backend::SCHEME;
 use crate::claim::{Claim, Taken};
 use crate::error::Fault;
-use crate::ethereum::{self, App, Known};
+use crate::ethereum::{self, Known};
+use crate::status::Status;
 use crate::transport::{Attached, Broken, Devices, Transport};
 
 /// How long a person is waited for where the caller gives no deadline, except for an
@@ -286,7 +288,7 @@ impl Session<'_> {
             return Ok(known.clone());
         }
         let app = self.app()?;
-        if app.name != ethereum::APP {
+        if app.name != APP {
             return Err(self.no_app(Some(app.name)));
         }
         let root = ethereum::signing_key(self, 0)?;
@@ -321,12 +323,12 @@ impl Session<'_> {
         for _ in 0..STALE {
             let reply = self.receive(command.name, Some(limit), None)?;
             let app = match reply.status {
-                Status::OK => App::parse(&reply.data),
+                Status::OK => ethereum::app_of(&reply.data),
                 Status::REJECTED => Err(Fault::malformed(command.name, "a rejection")),
                 _ => {
                     return self
                         .check(command.name, reply)
-                        .and_then(|r| App::parse(&r.data));
+                        .and_then(|r| ethereum::app_of(&r.data));
                 }
             };
             match app {
@@ -344,37 +346,6 @@ impl Session<'_> {
             command.name,
             "it does not say which app is open",
         ))
-    }
-
-    /// One command that no person has to approve.
-    pub(crate) fn command(&mut self, command: &Command) -> Result<Reply, Fault> {
-        self.send(command)?;
-        let reply = self.receive(command.name, Some(ANSWER), None)?;
-        self.check(command.name, reply)
-    }
-
-    /// Commands that a person has to approve: `last` says of each whether the approval
-    /// may come of it.
-    pub(crate) fn approved(
-        &mut self,
-        token: &TokenId,
-        commands: impl ExactSizeIterator<Item = Command>,
-    ) -> Result<Reply, Fault> {
-        let mut approval = Approval { token, told: false };
-        let mut left = commands.len();
-        let mut done = Err(Fault::malformed("nothing", "nothing was asked"));
-        for command in commands {
-            left -= 1;
-            done = self.approve_one(&command, left == 0, &mut approval);
-            if done.is_err() {
-                break;
-            }
-        }
-        if approval.told {
-            let token = token.clone();
-            self.call.tell(&Event::PersonDone { token });
-        }
-        done
     }
 
     fn approve_one(
@@ -529,7 +500,7 @@ impl Session<'_> {
             return self.no_app(None);
         }
         match self.app() {
-            Ok(app) if app.name == ethereum::APP => Fault::Unknown {
+            Ok(app) if app.name == APP => Fault::Unknown {
                 device: self.port.device(),
                 app,
                 call,
@@ -546,6 +517,35 @@ impl Session<'_> {
             // The name of the system's own screen.
             running: running.filter(|name| name != "BOLOS"),
         }
+    }
+}
+
+impl Exchange for Session<'_> {
+    /// One command that no person has to approve.
+    fn command(&mut self, command: &Command) -> Result<Reply, Fault> {
+        self.send(command)?;
+        let reply = self.receive(command.name, Some(ANSWER), None)?;
+        self.check(command.name, reply)
+    }
+
+    /// Commands that a person has to approve: `last` says of each whether the approval
+    /// may come of it.
+    fn approved(&mut self, token: &TokenId, commands: Vec<Command>) -> Result<Reply, Fault> {
+        let mut approval = Approval { token, told: false };
+        let mut left = commands.len();
+        let mut done = Err(Fault::malformed("nothing", "nothing was asked"));
+        for command in commands {
+            left -= 1;
+            done = self.approve_one(&command, left == 0, &mut approval);
+            if done.is_err() {
+                break;
+            }
+        }
+        if approval.told {
+            let token = token.clone();
+            self.call.tell(&Event::PersonDone { token });
+        }
+        done
     }
 }
 

@@ -6,8 +6,6 @@ use std::ops::RangeInclusive;
 use claviger_token::backend::bad;
 use claviger_token::{Access, Algorithm, Error, KeySpec, SlotId};
 
-use crate::backend;
-
 /// The last account: a hardened index has 31 bits (BIP 32).
 pub(crate) const LAST_ACCOUNT: u32 = (1 << 31) - 1;
 
@@ -21,8 +19,9 @@ pub(crate) enum Accounts {
 }
 
 impl Accounts {
-    pub(crate) fn of(backend: &backend::Backend, access: &Access) -> Self {
-        match backend.account {
+    /// The one that a backend names, or those from the first that may be used on.
+    pub(crate) fn of(named: Option<u32>, access: &Access) -> Self {
+        match named {
             Some(account) => Accounts::Named(account),
             None => Accounts::From(access.first_account.min(LAST_ACCOUNT)),
         }
@@ -86,7 +85,7 @@ impl Slot {
             let (account, algorithm) = name.as_str().split_once('/')?;
             let mut kinds = Kind::ALL.into_iter();
             Some(Slot {
-                account: backend::account(account)?,
+                account: parse_account(account)?,
                 kind: kinds.find(|kind| kind.spec().algorithm.name() == algorithm)?,
             })
         };
@@ -105,6 +104,12 @@ impl fmt::Display for Slot {
     }
 }
 
+/// The number of an account, in its one decimal form.
+pub(crate) fn parse_account(value: &str) -> Option<u32> {
+    let number: u32 = value.parse().ok()?;
+    (number <= LAST_ACCOUNT && number.to_string() == value).then_some(number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,15 +117,12 @@ mod tests {
     #[test]
     fn accounts_are_those_from_the_first_on_or_the_one_that_is_named() {
         let mut access = Access::without_pin();
-        let of = |backend, access: &Access| {
-            Accounts::of(&backend::Backend::parse(backend).unwrap(), access)
-        };
-        assert_eq!(of("ledger:", &access).range(), 0..=LAST_ACCOUNT);
+        assert_eq!(Accounts::of(None, &access).range(), 0..=LAST_ACCOUNT);
         access.first_account = 7_000;
-        assert_eq!(of("ledger:", &access).range(), 7_000..=LAST_ACCOUNT);
-        assert_eq!(of("ledger:account=3", &access).range(), 3..=3);
+        assert_eq!(Accounts::of(None, &access).range(), 7_000..=LAST_ACCOUNT);
+        assert_eq!(Accounts::of(Some(3), &access).range(), 3..=3);
         access.first_account = u32::MAX;
-        assert_eq!(of("ledger:", &access).range().count(), 1);
+        assert_eq!(Accounts::of(None, &access).range().count(), 1);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use claviger_token::{Call, Error, Event, TokenId};
 
+use crate::app::APP;
 use crate::error::Fault;
-use crate::ethereum;
 use crate::port::{PATIENCE, nobody, slice};
 
 /// Waits for a person to unlock a device or to open the app, by asking again and again.
@@ -65,7 +65,7 @@ impl<'a> Wait<'a> {
             },
             Fault::NoApp { device, .. } => Event::AppNeeded {
                 device: device.clone(),
-                app: ethereum::APP.into(),
+                app: APP.into(),
             },
             // Nobody knows of which token it is, and it may as well be rejected.
             _ => Event::ApprovalNeeded { token: nobody() },

@@ -7,7 +7,7 @@ use cryptoki::context::Function;
 use cryptoki::error::Error as Ck;
 
 use crate::error::describe;
-use crate::module::Library;
+use crate::library::Library;
 
 /// What a module needs besides itself.
 struct Needs {

@@ -11,13 +11,16 @@ use cryptoki::slot::{Slot, TokenInfo as CkTokenInfo};
 
 use crate::absence;
 use crate::error::describe;
+use crate::library::Library;
 use crate::login::Login;
 use crate::mechanisms;
-use crate::module::{Entered, Library, Module, Patience};
-use crate::operate::OneCall;
+use crate::module::{Entered, Module};
+use crate::name::{are_twins, former_ids, token_id};
+use crate::one_call::OneCall;
 use crate::quirks::{self, Quirks, Said, is_blank};
 use crate::session::Connection;
 use crate::token::{Living, Pkcs11Token, Place};
+use crate::trouble::Patience;
 use crate::uri::{self, Uri};
 
 /// So long at most a token that is being closed is waited for.
@@ -203,49 +206,6 @@ fn fits(
         && uri.library_version.is_none_or(|v| v == library.version)
         && uri.slot_id.is_none_or(|id| id == slot.id())
         && slot_fits()
-}
-
-/// The name of a token, by what it says of itself.
-pub(crate) fn token_id(token: &CkTokenInfo, quirks: &Quirks) -> TokenId {
-    named(token, telling_serial(token, quirks))
-}
-
-/// The names that earlier versions gave a token.
-fn former_ids(token: &CkTokenInfo, quirks: &Quirks) -> Vec<TokenId> {
-    let serial = token.serial_number();
-    let had_no_label = !quirks.unique_serial && !is_blank(serial) && !token.label().is_empty();
-    had_no_label
-        .then(|| named(token, serial.into()))
-        .into_iter()
-        .collect()
-}
-
-fn named(token: &CkTokenInfo, serial: String) -> TokenId {
-    TokenId {
-        kind: uri::SCHEME.into(),
-        manufacturer: token.manufacturer_id().into(),
-        serial,
-    }
-}
-
-/// Whether two tokens have one name and one label.
-fn are_twins(one: &CkTokenInfo, other: &CkTokenInfo) -> bool {
-    one.label() == other.label()
-        && one.serial_number() == other.serial_number()
-        && one.manufacturer_id() == other.manufacturer_id()
-}
-
-fn telling_serial(token: &CkTokenInfo, quirks: &Quirks) -> String {
-    serial_and_label(token.serial_number(), token.label(), quirks.unique_serial)
-}
-
-/// The serial, or where that tells nothing, as with all tokens of tpm2-pkcs11, NSS and
-/// opencryptoki, `SERIAL/LABEL`.
-fn serial_and_label(serial: &str, label: &str, is_unique: bool) -> String {
-    match is_unique && !is_blank(serial) || label.is_empty() {
-        true => serial.into(),
-        false => format!("{}/{label}", serial.trim_matches([' ', '\0'])),
-    }
 }
 
 /// Where each token is opened, so that it is opened once: the module, what the token says
@@ -480,21 +440,5 @@ mod tests {
             Path::new("/x/opensc-pkcs11.so.1"),
             "opensc-pkcs11"
         ));
-    }
-
-    #[test]
-    fn a_serial_that_tells_nothing_is_told_apart_by_the_label() {
-        for (serial, label, unique, told) in [
-            ("0a1b", "label", true, "0a1b"),
-            ("0000000000000000", "label", true, "0000000000000000/label"),
-            ("", "label", true, "/label"),
-            ("\0\0 ", "a/b", true, "/a/b"),
-            ("0000", "", true, "0000"),
-            ("", "", true, ""),
-            ("123", "label", false, "123/label"),
-            ("123", "", false, "123"),
-        ] {
-            assert_eq!(serial_and_label(serial, label, unique), told);
-        }
     }
 }

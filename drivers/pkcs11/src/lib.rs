@@ -39,9 +39,10 @@ use cryptoki::context::Pkcs11;
 
 use crate::candidates::{Candidate, Found, Named, Source, find, find_again, is_named};
 use crate::error::from_module;
-use crate::module::{Module, Patience};
+use crate::module::Module;
 use crate::modules::{Configured, Places};
 use crate::token::Pkcs11Token;
+use crate::trouble::Patience;
 use crate::uri::Uri;
 
 mod about;
@@ -53,18 +54,22 @@ mod error;
 mod find;
 mod generate;
 mod key;
+mod library;
 mod list;
 mod login;
 mod mechanism_cache;
 mod mechanisms;
 mod module;
 pub mod modules;
+mod name;
 mod object;
+mod one_call;
 mod operate;
 pub mod quirks;
 mod seen;
 mod session;
 mod token;
+mod trouble;
 pub mod uri;
 
 /// So often at most a module that forgets tokens looks for one that is known by its serial or

@@ -16,10 +16,11 @@ use cryptoki::slot::{Slot, TokenInfo};
 
 use crate::absence;
 use crate::error::{describe, has_lost_its_tokens, is_gone, is_uninitialised};
+use crate::library::Library;
 use crate::mechanism_cache::MechanismCache;
 use crate::quirks::{self, is_blank};
 use crate::seen::Seen;
-use crate::session::Connection;
+use crate::trouble::{Patience, Trouble};
 
 /// So often at most is a module initialised anew to look for a token. Whoever comes
 /// too early waits: not for long, since it may be on a task that others need.
@@ -30,11 +31,6 @@ const MOST_READS: usize = 4;
 
 /// So long is a module new to its process.
 const FRESH: Duration = Duration::from_secs(1);
-
-/// How long a module that cannot be used is left alone by those who only look around, at
-/// first and at most. It doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How the libraries of p11-kit begin to say who made them: with a connection, and without.
 const P11_KIT: [&str; 2] = ["PKCS#11 Kit", "p11-kit"];
@@ -54,7 +50,7 @@ pub(crate) struct Module {
     /// [`Module::reset`], since `C_Finalize` must not run beside another call
     /// (PKCS#11 v2.40 §5.4). Held for writing by everyone where calls come one by one.
     gate: RwLock<()>,
-    connections: Mutex<Vec<Weak<Connection>>>,
+    connections: Mutex<Vec<Weak<dyn Sessions>>>,
     last_reset: Mutex<Option<Instant>>,
     loaded: Instant,
     /// When it failed to show its slots, where it did the last time.
@@ -66,12 +62,10 @@ pub(crate) struct Module {
     token_infos: OnceLock<Option<TokenInfos>>,
 }
 
-/// What a module says of itself (`C_GetInfo`).
-#[derive(Debug, Default)]
-pub(crate) struct Library {
-    pub(crate) manufacturer: String,
-    pub(crate) description: String,
-    pub(crate) version: (u8, u8),
+/// Who has sessions with a token of a module.
+pub(crate) trait Sessions: Send + Sync {
+    /// They have ended: the module is initialised anew.
+    fn forget_sessions(&self);
 }
 
 /// Shows that its holder may call the module. Not to be taken twice by one thread.
@@ -91,15 +85,6 @@ pub(crate) struct Sight {
     pub(crate) unreadable: Vec<(Slot, Ck)>,
 }
 
-/// Whether a module that failed a moment ago is tried again at once.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// At once: somebody wants a token of it.
-    Now,
-    /// Slower and slower: somebody looks around.
-    Slower,
-}
-
 /// A module, or how often it could not be loaded.
 #[derive(Default)]
 struct Cell {
@@ -112,15 +97,6 @@ struct Failed {
     argument: Option<CString>,
     error: Error,
     trouble: Trouble,
-}
-
-/// What was wrong with a module when it was asked last, and how long it is left alone for it.
-#[derive(Clone)]
-pub(crate) struct Trouble {
-    /// The error, where it gave one.
-    said: Option<String>,
-    at: Instant,
-    pause: Duration,
 }
 
 /// The modules by their real paths.
@@ -223,10 +199,10 @@ impl Module {
 
     /// Notes a connection whose sessions a [restart](Module::restart) ends; none may come
     /// between its first session and this.
-    pub(crate) fn watch(&self, connection: &Arc<Connection>, _: &Entered<'_>) {
+    pub(crate) fn watch(&self, connection: Weak<dyn Sessions>, _: &Entered<'_>) {
         let mut connections = lock(&self.connections);
         connections.retain(|c| c.strong_count() > 0);
-        connections.push(Arc::downgrade(connection));
+        connections.push(connection);
     }
 
     /// Enters the module and looks at its slots. A module that has lost what is behind it,
@@ -385,13 +361,13 @@ impl Module {
     }
 
     /// Says whether it did, as `may` it be with these connections. None comes in between.
-    fn restart_if(&self, may: impl FnOnce(&[Arc<Connection>]) -> bool) -> bool {
+    fn restart_if(&self, may: impl FnOnce(&[Arc<dyn Sessions>]) -> bool) -> bool {
         let mut last = lock(&self.last_reset);
         if let Some(last) = *last {
             std::thread::sleep(RESET_INTERVAL.saturating_sub(last.elapsed()));
         }
         // Dropped last: with the last reference a connection enters the module.
-        let connections: Vec<_>;
+        let connections: Vec<Arc<dyn Sessions>>;
         let _alone = write(&self.gate);
         connections = (lock(&self.connections).iter())
             .filter_map(Weak::upgrade)
@@ -432,34 +408,6 @@ fn says_the_same(one: &TokenInfo, other: &TokenInfo) -> bool {
         && one.label() == other.label()
         && one.serial_number() == other.serial_number()
         && one.manufacturer_id() == other.manufacturer_id()
-}
-
-impl Library {
-    fn of(pkcs11: &Pkcs11) -> Self {
-        let Ok(info) = pkcs11.get_library_info() else {
-            return Library::default();
-        };
-        let version = info.library_version();
-        Library {
-            manufacturer: info.manufacturer_id().into(),
-            description: info.library_description().into(),
-            version: (version.major(), version.minor()),
-        }
-    }
-}
-
-impl Trouble {
-    pub(crate) fn after(before: Option<&Trouble>, said: Option<String>) -> Self {
-        Trouble {
-            said,
-            at: Instant::now(),
-            pause: before.map_or(FIRST_PAUSE, |before| LONGEST_PAUSE.min(2 * before.pause)),
-        }
-    }
-
-    pub(crate) fn is_too_early(&self, patience: Patience) -> bool {
-        patience == Patience::Slower && self.at.elapsed() < self.pause
-    }
 }
 
 /// Initialises a module, and says whether it is to be called by one thread at a time: it says

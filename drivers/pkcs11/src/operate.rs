@@ -1,9 +1,6 @@
 //! The operations of a private key: one signature, one agreement, one decryption, each on a session
 //! and with a handle.
 
-use std::sync::OnceLock;
-
-use claviger_pkcs11_once::Once;
 use claviger_token::{
     Algorithm, Call, KeySpec, Secret, Signature, SignatureScheme, Unwrap, agreement,
 };
@@ -20,11 +17,6 @@ use zeroize::Zeroizing;
 
 use crate::error::{Fault, blames_input, describe, refuses_use};
 use crate::token::Pkcs11Token;
-
-/// The functions that end an operation in one call, where they know the sessions of
-/// `cryptoki`; asked for when the first operation is to be ended.
-#[derive(Default)]
-pub(crate) struct OneCall(OnceLock<Option<Once>>);
 
 /// A private key as a session has it.
 #[derive(Clone, Copy)]
@@ -116,7 +108,7 @@ impl Pkcs11Token {
             _ => return Err(unsupported()),
         };
         let length = signature_length(algorithm).ok_or_else(unsupported)?;
-        let bytes = match self.one_call(session) {
+        let bytes = match self.one_call.of(&self.connection, session) {
             Some(once) => {
                 session.sign_init(&mechanism, key.object)?;
                 self.authenticate(session, key, call)?;
@@ -187,7 +179,7 @@ impl Pkcs11Token {
         let source = PkcsOaepSource::data_specified(label);
         let oaep = PkcsOaepParams::new(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, source);
         let mechanism = Mechanism::RsaPkcsOaep(oaep);
-        let opened = match self.one_call(session) {
+        let opened = match self.one_call.of(&self.connection, session) {
             Some(once) => {
                 session.decrypt_init(&mechanism, key.object)?;
                 self.authenticate(session, key, call)?;
@@ -237,23 +229,6 @@ impl Pkcs11Token {
             true => Err(Fault::Ours(self.not_usable(spec, reason))),
             false => Ok(()),
         }
-    }
-
-    /// The module's functions that end an operation in one call, if they can be had.
-    fn one_call(&self, session: &Session) -> Option<&Once> {
-        if let Some(known) = self.one_call.0.get() {
-            return known.as_ref();
-        }
-        let once = Once::of(self.connection.module_path()).ok();
-        let once = once.filter(|once| once.know(session));
-        // A session that has just died is known to none.
-        if once.is_none() && session.get_session_info().is_err() {
-            return None;
-        }
-        if once.is_none() {
-            tracing::debug!(token = %self.info.id, "every result takes two calls");
-        }
-        self.one_call.0.get_or_init(|| once).as_ref()
     }
 }
 

@@ -7,7 +7,7 @@ use claviger_token::TokenId;
 use claviger_token::sync::lock;
 use cryptoki::slot::{Slot, TokenInfo};
 
-use crate::module::{Patience, Trouble};
+use crate::trouble::{Patience, Trouble};
 
 /// A token's name and label.
 type Name = (TokenId, String);

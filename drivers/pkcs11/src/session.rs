@@ -9,11 +9,12 @@ use cryptoki::error::Error as Ck;
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
-use crate::candidates::token_id;
 use crate::error::{Fault, from_module, is_uninitialised};
 use crate::login::{Door, Login, is_logged_in, login};
-use crate::module::{Module, Patience};
+use crate::module::{Module, Sessions};
+use crate::name::token_id;
 use crate::quirks::Quirks;
+use crate::trouble::Patience;
 
 mod context;
 
@@ -190,7 +191,7 @@ impl Connection {
             state.anchor = Some(anchor);
             state.pin = pin;
         }
-        module.watch(&connection, &entered);
+        module.watch(Arc::downgrade(&connection) as _, &entered);
         drop(entered);
         Ok(connection)
     }
@@ -359,16 +360,6 @@ impl Connection {
         }
     }
 
-    /// Ends the use of every session that is not lent. Called by [`Module::reset`],
-    /// and so while none is.
-    pub(crate) fn forget_sessions(&self) {
-        let sessions = {
-            let mut state = lock(&self.state);
-            (state.anchor.take(), std::mem::take(&mut state.idle))
-        };
-        drop(sessions);
-    }
-
     /// Initialises the module anew; the next operation logs in again.
     pub(crate) fn restart_module(&self) {
         self.module.restart();
@@ -532,10 +523,22 @@ impl Connection {
     }
 }
 
+impl Sessions for Connection {
+    /// Ends the use of every session that is not lent. Called by [`Module::reset`],
+    /// and so while none is.
+    fn forget_sessions(&self) {
+        let sessions = {
+            let mut state = lock(&self.state);
+            (state.anchor.take(), std::mem::take(&mut state.idle))
+        };
+        drop(sessions);
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         let _entered = self.module.enter();
-        self.forget_sessions();
+        Sessions::forget_sessions(self);
     }
 }
 

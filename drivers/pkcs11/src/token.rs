@@ -10,7 +10,7 @@ use claviger_token::{
 };
 use rand_core::{OsRng, RngCore};
 
-use crate::operate::OneCall;
+use crate::one_call::OneCall;
 use crate::quirks::Quirks;
 use crate::session::Connection;
 

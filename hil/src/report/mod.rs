@@ -13,6 +13,7 @@ pub mod html;
 pub mod junit;
 pub mod readme;
 mod svg;
+pub(crate) mod units;
 
 const JUNIT: &str = "junit.xml";
 const HTML: &str = "report.html";

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::html::time;
+use crate::report::units::time;
 
 /// A logarithmic scale of times, in microseconds, that covers what is measured.
 #[derive(Debug, Clone, Copy)]
