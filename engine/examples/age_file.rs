@@ -19,7 +19,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The opener finds out who can open it; only the header has been read by then.
     let sealed = Sealed::read(&file[..])?;
     let opened = stage.runtime.block_on(async {
-        let opener = Opener::anybody(&stage.node, sealed.stanzas(), &Call::unlimited()).await?;
+        let opener = Opener::anybody(
+            &stage.node,
+            &claviger_engine::EngineId::program(),
+            sealed.stanzas(),
+            &Call::unlimited(),
+        )
+        .await?;
         Ok::<_, Box<dyn Error>>(opener.open(&Call::unlimited()).await?)
     })?;
     let mut text = String::new();

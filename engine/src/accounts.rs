@@ -13,7 +13,6 @@ use std::sync::Arc;
 use claviger_token::{Algorithm, Call, Error, Fingerprint, KeySpec, PublicKey, SlotId, TokenInfo};
 
 use crate::EngineError;
-use crate::node::Inner;
 use crate::registry::{ACCOUNTS, STARTS};
 use crate::tokens::OpenToken;
 
@@ -68,18 +67,16 @@ pub struct Search<'a> {
     pub found: &'a [FoundKey],
 }
 
-/// Looks for `sought` on the token that `backend` names. Blocks.
+/// Looks for `sought` on the token. Blocks.
 ///
 /// # Errors
 /// [`EngineError::DerivesNothing`], and what the token says.
 pub(crate) fn find(
-    node: &Inner,
-    backend: &str,
+    token: &OpenToken,
     sought: &[SoughtKey],
     call: &Call,
     tell: &dyn Fn(Search<'_>),
 ) -> Result<Vec<FoundKey>, EngineError> {
-    let (token, _) = node.open(backend, call)?;
     if token.token.derives().is_none() {
         return Err(EngineError::DerivesNothing {
             token: token.id().clone(),
@@ -90,7 +87,7 @@ pub(crate) fn find(
         left: sought.iter().map(|key| key.fingerprint).collect(),
         seen: HashSet::new(),
         found: Vec::new(),
-        token: &token,
+        token,
         call,
         tell,
     };
@@ -139,7 +136,7 @@ impl Look<'_> {
         let before = self.found.len();
         for spec in self.specs.clone() {
             let device = Arc::clone(&self.token.token);
-            let derived = self.token.work_blocking(self.call, move |call| {
+            let derived = self.token.work_apart(self.call, move |call| {
                 let derives = device.derives();
                 derives
                     .map(|derives| derives.derived(account, spec, call))

@@ -13,8 +13,8 @@ use claviger_token::{
 
 use crate::identity_management::Sought;
 use crate::lifecycle::refusal;
-use crate::message::{Msg, ReplyConnectIdentity};
-use crate::node::Inner;
+use crate::node::{Engines, Inner};
+use crate::opening::Opened;
 use crate::registry::NewIdentity;
 use crate::settling::settle;
 use crate::tokens::OpenToken;
@@ -28,32 +28,25 @@ struct Found {
     key: KeyRef,
 }
 
+/// Enters an identity for keys on a token that is open, at whose turn we are.
 pub(crate) fn adopt(
     node: &Inner,
     who: &EngineId,
-    backend: &Backend,
-    sought: &Sought,
+    (token, named_slot): Opened,
+    (backend, sought): (&Backend, &Sought),
     call: &Call,
-) -> Result<Msg, EngineError> {
-    for fingerprint in sought.fingerprints() {
-        if let Some(owner) = node.registry.owner_of(fingerprint)? {
-            return Err(EngineError::KeyHasOwner {
-                fingerprint: *fingerprint,
-                owner,
-            });
-        }
-    }
-    let (token, named_slot) = node.open(&backend.to_string(), call)?;
+) -> Result<Engines, EngineError> {
+    call.check()?;
     if named_slot.is_some() && sought.fingerprints().len() > 1 {
         return Err(EngineError::OneSlotForTwoKeys {
             backend: backend.to_string(),
         });
     }
-    settle(node, &token)?;
+    settle(node, &token, call)?;
     let mut info = token.token.info().clone();
     node.registry.take_account(&mut info)?;
     let device = Arc::clone(&token.token);
-    let slots = token.work_blocking(call, move |call| device.slots(call))?;
+    let slots = token.work_apart(call, move |call| device.slots(call))?;
     let found = match sought {
         Sought::One(fingerprint, usage) => {
             let (slot, public_key) = in_slot(&token, &slots, named_slot.as_ref(), fingerprint)?;
@@ -88,11 +81,26 @@ pub(crate) fn adopt(
         .map_err(|e| refusal(e, who))?;
     node.refresh(who);
     let engine = |of| has(of).then(|| EngineId::local(engine_name(of, who)));
-    Ok(Msg::ReplyConnectIdentity(ReplyConnectIdentity {
+    Ok(Engines {
         commitment_engine: engine(KeyUse::Sign),
         decryption_engine: engine(KeyUse::Decrypt),
-        err: None,
-    }))
+    })
+}
+
+/// Refuses keys that belong to somebody: before a token is opened for them.
+///
+/// # Errors
+/// [`EngineError::KeyHasOwner`].
+pub(crate) fn check_owners(node: &Inner, sought: &Sought) -> Result<(), EngineError> {
+    for fingerprint in sought.fingerprints() {
+        if let Some(owner) = node.registry.owner_of(fingerprint)? {
+            return Err(EngineError::KeyHasOwner {
+                fingerprint: *fingerprint,
+                owner,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn found(slot: &SlotInfo, public_key: PublicKey, usage: KeyUse) -> Found {

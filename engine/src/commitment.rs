@@ -6,8 +6,9 @@ use std::sync::Arc;
 use claviger_formats::verdict;
 use claviger_token::{Algorithm, Call, Error};
 
+use crate::key_engine::Request;
 use crate::message::RequestCommitment;
-use crate::node::{Done, Node, Work};
+use crate::node::{Done, Node, Work, no_such};
 use crate::policy::Operation;
 use crate::purpose::{LONGEST_RESERVED, Purpose, ToSign, check_raw};
 use crate::{Commitment, EngineError, EngineId};
@@ -56,8 +57,11 @@ impl Node {
         request: RequestCommitment,
         call: &Call,
     ) -> Result<Commitment, EngineError> {
-        let answer = self.to_commitment(who, engine, request, call).await;
-        answer.unwrap_or_else(|| Err(no_such(engine)))
+        let RequestCommitment { data, purpose } = request;
+        let found = self.usable(who, engine, Operation::Sign(&purpose), call);
+        let found = found.await?.ok_or_else(|| no_such(engine))?;
+        let text = purpose.to_be_signed(data, &found.key.info.public_key)?;
+        self.sign(who, engine, found, text, call).await
     }
 
     /// Signs a message that may be longer than memory: it is hashed as it is read, on this
@@ -81,7 +85,9 @@ impl Node {
         check_raw(&head)?;
         let found = self.usable(who, engine, Operation::Sign(&Purpose::Raw), call);
         let found = found.await?.ok_or_else(|| no_such(engine))?;
-        let scheme = found.hashes_here(&self.0.tokens, call).await?;
+        let scheme = found
+            .hashes_here(&self.0.tokens, Request { who, call })
+            .await?;
         // What came to its end so early is all there is: a file that grows meanwhile, or a
         // terminal, would give more, and nobody would look at its beginning.
         let rest = match head.len() < LONGEST_RESERVED {
@@ -103,27 +109,6 @@ impl Node {
         Ok(self.sign(who, engine, found, text, call).await?)
     }
 
-    /// A message to a Commitment engine. `None`: there is none of this name.
-    pub(crate) async fn to_commitment(
-        &self,
-        sender: &EngineId,
-        target: &EngineId,
-        request: RequestCommitment,
-        call: &Call,
-    ) -> Option<Result<Commitment, EngineError>> {
-        let RequestCommitment { data, purpose } = request;
-        let found = self.usable(sender, target, Operation::Sign(&purpose), call);
-        let engine = match found.await.transpose()? {
-            Ok(engine) => engine,
-            Err(error) => return Some(Err(error)),
-        };
-        let text = purpose.to_be_signed(data, &engine.key.info.public_key);
-        Some(match text {
-            Ok(text) => self.sign(sender, target, engine, text, call).await,
-            Err(error) => Err(error),
-        })
-    }
-
     async fn sign(
         &self,
         sender: &EngineId,
@@ -137,12 +122,6 @@ impl Node {
             Done::Signed(commitment) => Ok(commitment),
             Done::Opened(_) => Err(no_such(name)),
         }
-    }
-}
-
-fn no_such(engine: &EngineId) -> EngineError {
-    EngineError::NoSuchEngine {
-        engine: engine.clone(),
     }
 }
 

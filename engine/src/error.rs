@@ -114,7 +114,7 @@ pub enum EngineError {
     #[error("a contact has this name")]
     NameIsContact,
     /// The identity has no key that one can encrypt to.
-    #[error("`{identity}` has no key to encrypt to")]
+    #[error("`{identity}` has no key that decrypts, so nothing can be encrypted to it")]
     NoEncryptionKey {
         /// The identity.
         identity: EngineId,

@@ -12,11 +12,9 @@ use tokio::sync::oneshot;
 
 use crate::encryption::{self, Answer, Choice, Effect, Pending, Preference, Recipient, Via};
 use crate::evidence::{Evidence, PublicKeys, now};
-use crate::message::{
-    EngineMsg, Msg, QueryReadsForEvidence, ReplyEncrypt, ReplyReadsFor, ReplyReadsForEvidence,
-    ReplySubmitReadsForEvidence, RequestEncrypt, RequestReadsFor, SubmitReadsForEvidence,
-};
+use crate::message::{ReplyReadsForEvidence, RequestEncrypt};
 use crate::node::{ENCRYPTION, Inner, Node, READS_FOR};
+use crate::policy;
 use crate::reads_for::{EvidenceAbout, ReadsFor};
 use crate::registry::{Known, RegistryError, Revision};
 use crate::{EngineError, EngineId};
@@ -78,6 +76,7 @@ impl Node {
     /// [`EngineError::NotProven`] and [`EngineError::ReadsForSilent`].
     pub async fn encrypt(
         &self,
+        who: &EngineId,
         request: RequestEncrypt,
         call: &Call,
     ) -> Result<Vec<u8>, EngineError> {
@@ -87,7 +86,7 @@ impl Node {
             use_reads_for,
             preference,
         } = request;
-        let recipients = self.recipients(&external_identity, use_reads_for, &preference, call);
+        let recipients = self.recipients(who, &external_identity, use_reads_for, &preference, call);
         let keys: Vec<_> = recipients.await?.into_iter().map(|r| r.key).collect();
         if data.len() <= LONG_PLAINTEXT && keys.len() <= FEW {
             return seal(&keys, &data);
@@ -104,12 +103,14 @@ impl Node {
     /// As [`Node::encrypt`].
     pub async fn recipients(
         &self,
+        who: &EngineId,
         identity: &EngineId,
         use_reads_for: bool,
         preference: &Preference,
         call: &Call,
     ) -> Result<Vec<Recipient>, EngineError> {
         call.check()?;
+        (self.0.policy).check(who, policy::Access::Encrypt(identity))?;
         let mut known = self.0.must_know(identity)?;
         let (mut evidence, mut named) = (Arc::default(), Vec::new());
         let mut preference = preference.clone();
@@ -173,7 +174,13 @@ impl Node {
     ///
     /// # Errors
     /// [`EngineError::ExternalIdentityNotFound`], [`EngineError::Registry`].
-    pub fn reads_for(&self, a: &EngineId, b: &EngineId) -> Result<bool, EngineError> {
+    pub fn reads_for(
+        &self,
+        who: &EngineId,
+        a: &EngineId,
+        b: &EngineId,
+    ) -> Result<bool, EngineError> {
+        self.may_read(who, [a, b])?;
         let (a, b) = (self.0.must_know(a)?, self.0.must_know(b)?);
         let now = self.0.registry.revision()?;
         let keys = (&a.party.keys, &b.party.keys);
@@ -190,9 +197,11 @@ impl Node {
     /// As [`Node::reads_for`].
     pub fn reads_for_chain(
         &self,
+        who: &EngineId,
         a: &EngineId,
         b: &EngineId,
     ) -> Result<Option<Vec<Evidence>>, EngineError> {
+        self.may_read(who, [a, b])?;
         let (a, b) = (self.0.must_know(a)?, self.0.must_know(b)?);
         let now = self.0.registry.revision()?;
         let keys = (&a.party.keys, &b.party.keys);
@@ -206,8 +215,35 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::reads_for`].
-    pub fn evidence_about(&self, identity: &EngineId) -> Result<EvidenceAbout, EngineError> {
+    pub fn evidence_about(
+        &self,
+        who: &EngineId,
+        identity: &EngineId,
+    ) -> Result<EvidenceAbout, EngineError> {
+        self.may_read(who, [identity])?;
         self.0.evidence_about(identity)
+    }
+
+    /// Takes a piece of evidence, if it verifies and is new.
+    ///
+    /// # Errors
+    /// [`EngineError::NotAllowed`], [`EngineError::InvalidEvidence`],
+    /// [`EngineError::EvidenceExists`], [`EngineError::Registry`].
+    pub fn submit_evidence(&self, who: &EngineId, evidence: &Evidence) -> Result<(), EngineError> {
+        (self.0.policy).check(who, policy::Access::SubmitEvidence)?;
+        self.0.submit(evidence)
+    }
+
+    fn may_read<const N: usize>(
+        &self,
+        who: &EngineId,
+        about: [&EngineId; N],
+    ) -> Result<(), EngineError> {
+        let mut about = about.into_iter();
+        about.try_for_each(|about| {
+            let access = policy::Access::ReadEvidence(about);
+            self.0.policy.check(who, access)
+        })
     }
 
     /// The public keys of an identity or a contact; none of those that were deleted.
@@ -218,74 +254,15 @@ impl Node {
         let known = self.0.know(who)?;
         Ok(known.map(|known| known.party.keys.clone()))
     }
-
-    /// A message to the Encryption engine. `None`: it was dropped, or is no request.
-    pub(crate) async fn to_encryption(
-        &self,
-        sender: &EngineId,
-        msg: Msg,
-        call: &Call,
-    ) -> Option<Msg> {
-        match msg {
-            Msg::RequestEncrypt(request) => {
-                let (ciphertext, err) = match self.encrypt(request, call).await {
-                    Ok(ciphertext) => (ciphertext, None),
-                    Err(err) => (Vec::new(), Some(err)),
-                };
-                Some(Msg::ReplyEncrypt(ReplyEncrypt { ciphertext, err }))
-            }
-            Msg::ReplyReadsForEvidence(reply) => {
-                self.0.take_evidence(sender, reply).await;
-                None
-            }
-            _ => None,
-        }
-    }
-
-    /// A message to the Reads For engine. `None`: no guard accepts it.
-    pub(crate) async fn to_reads_for(&self, msg: Msg) -> Option<Msg> {
-        let node = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || node.reads_for_handles(msg))
-            .await
-            .ok()
-            .flatten()
-    }
 }
 
 impl Inner {
-    /// The Reads For engine. `None`: no guard accepts the message.
-    fn reads_for_handles(self: Arc<Self>, msg: Msg) -> Option<Msg> {
-        let node = Node(Arc::clone(&self));
-        Some(match msg {
-            Msg::RequestReadsFor(RequestReadsFor { a, b }) => {
-                let (reads_for, err) = match node.reads_for(&a, &b) {
-                    Ok(reads_for) => (reads_for, None),
-                    Err(err) => (false, Some(err)),
-                };
-                Msg::ReplyReadsFor(ReplyReadsFor { reads_for, err })
-            }
-            Msg::SubmitReadsForEvidence(SubmitReadsForEvidence { evidence }) => {
-                Msg::ReplySubmitReadsForEvidence(ReplySubmitReadsForEvidence {
-                    err: self.submit(&evidence).err(),
-                })
-            }
-            Msg::QueryReadsForEvidence(QueryReadsForEvidence { external_identity }) => {
-                let (evidence, err) = match self.evidence_about(&external_identity) {
-                    Ok(evidence) => (evidence, None),
-                    Err(err) => (EvidenceAbout::default(), Some(err)),
-                };
-                Msg::ReplyReadsForEvidence(ReplyReadsForEvidence {
-                    external_identity,
-                    evidence,
-                    err,
-                })
-            }
-            _ => return None,
-        })
-    }
-
     /// A reply of a Reads For engine to the Encryption engine.
-    async fn take_evidence(self: &Arc<Self>, sender: &EngineId, reply: ReplyReadsForEvidence) {
+    pub(crate) async fn take_evidence(
+        self: &Arc<Self>,
+        sender: &EngineId,
+        reply: ReplyReadsForEvidence,
+    ) {
         let ReplyReadsForEvidence {
             external_identity,
             evidence,
@@ -327,7 +304,7 @@ impl Inner {
     pub(crate) fn relation(&self) -> std::sync::MutexGuard<'_, ReadsFor> {
         // A panic in between leaves pieces out at worst, and they are asked for again.
         let relation = &self.exchange.relation;
-        lock(&relation)
+        lock(relation)
     }
 
     /// The keys that a name stands for here.
@@ -344,7 +321,7 @@ impl Inner {
     pub(crate) fn know(&self, who: &EngineId) -> Result<Option<Arc<Known>>, RegistryError> {
         let now = self.registry.revision()?;
         let cache = &self.exchange.known;
-        let seen = read(&cache);
+        let seen = read(cache);
         if seen.0 == now
             && let Some(known) = seen.1.get(who)
         {
@@ -354,7 +331,7 @@ impl Inner {
         let Some(known) = self.registry.known(who)?.map(Arc::new) else {
             return Ok(None);
         };
-        let mut seen = write(&cache);
+        let mut seen = write(cache);
         if seen.0 != now {
             *seen = (now, HashMap::new());
         }
@@ -368,27 +345,28 @@ impl Inner {
 async fn query(node: Weak<Inner>, identity: EngineId, batch: u64) {
     let Some(inner) = node.upgrade() else { return };
     let (reads_for, deadline) = (inner.exchange.reads_for.clone(), inner.exchange.deadline);
-    let msg = Msg::QueryReadsForEvidence(QueryReadsForEvidence {
-        external_identity: identity.clone(),
-    });
-    let asker = EngineId::local(ENCRYPTION);
     if reads_for == EngineId::local(READS_FOR) {
-        let asked = Node(Arc::clone(&inner));
+        let (asked, about) = (Arc::clone(&inner), identity.clone());
         drop(inner);
-        let reply = tokio::time::timeout(deadline, asked.to_reads_for(msg)).await;
-        if let Ok(Some(Msg::ReplyReadsForEvidence(reply))) = reply {
-            asked.0.take_evidence(&reads_for, reply).await;
+        let answer = tokio::task::spawn_blocking(move || {
+            let answer = asked.evidence_about(&about);
+            (asked, answer)
+        });
+        if let Ok(Ok((asked, answer))) = tokio::time::timeout(deadline, answer).await {
+            let (evidence, err) = match answer {
+                Ok(evidence) => (evidence, None),
+                Err(err) => (EvidenceAbout::default(), Some(err)),
+            };
+            let reply = ReplyReadsForEvidence {
+                external_identity: identity,
+                evidence,
+                err,
+            };
+            asked.take_evidence(&reads_for, reply).await;
             return;
         }
     } else {
-        // One that is not there, or whose mailbox is full, is as silent as any.
-        let delivered = inner.deliver(EngineMsg {
-            sender: asker,
-            target: reads_for.clone(),
-            mailbox: None,
-            msg,
-        });
-        drop(delivered);
+        inner.ask_for_evidence(&reads_for, &identity);
         drop(inner);
         tokio::time::sleep(deadline).await;
     }

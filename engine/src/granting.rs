@@ -10,6 +10,7 @@ use crate::encryption::Recipient;
 use crate::evidence::{Evidence, EvidenceFile, Party, Revocation, Statement, Terms, now};
 use crate::message::RequestCommitment;
 use crate::node::{Inner, Node};
+use crate::policy;
 use crate::reads_for::{self, EvidenceAbout, as_reader};
 use crate::registry::RegistryError;
 use crate::types::LONGEST_NAME;
@@ -73,11 +74,13 @@ impl Node {
     /// signing says.
     pub async fn grant_reads_for(
         &self,
+        who: &EngineId,
         reader: &EngineId,
         by: &EngineId,
         until: Option<u64>,
         call: &Call,
     ) -> Result<Evidence, EngineError> {
+        (self.0.policy).check(who, policy::Access::Grant { reader, by })?;
         let engine = self.signs_for(by)?;
         let (from, to) = (self.0.must_know(reader)?, self.0.must_know(by)?);
         if from.party.keys.decrypt.is_none() {
@@ -130,10 +133,12 @@ impl Node {
     /// before an error is revoked.
     pub async fn revoke_reads_for(
         &self,
+        who: &EngineId,
         reader: &EngineId,
         by: &EngineId,
         call: &Call,
     ) -> Result<Vec<Revocation>, EngineError> {
+        (self.0.policy).check(who, policy::Access::Revoke { reader, by })?;
         let engine = self.signs_for(by)?;
         let known = self.0.know(reader)?;
         let keys: Vec<_> = (known.iter())
@@ -227,8 +232,11 @@ impl Node {
     /// [`NotImported`] names the first piece that is invalid.
     pub async fn import_evidence(
         &self,
+        who: &EngineId,
         file: impl Into<EvidenceFile>,
     ) -> Result<Imported, NotImported> {
+        let may = (self.0.policy).check(who, policy::Access::SubmitEvidence);
+        may.map_err(NotImported::whole)?;
         let (node, file) = (self.clone(), file.into());
         tokio::task::spawn_blocking(move || node.import(&file))
             .await

@@ -1,36 +1,38 @@
 //! Identity Management: decides what each message leads to.
 //!
-//! [`decide`] is pure: it maps the entries and a message to an action. The
-//! [`lifecycle`](crate::lifecycle) carries the action out and makes the reply from its result.
+//! What is here is pure: it maps the entries and a request to an action, or to the reason why
+//! there is none. The [`lifecycle`](crate::lifecycle) carries the action out.
 
 use claviger_token::{Fingerprint, KeySpec, KeyUse};
 
-use crate::message::{
-    Msg, ReplyConnectIdentity, ReplyDeleteIdentity, ReplyGenerateIdentity, RequestConnectIdentity,
-    RequestDeleteIdentity, RequestGenerateIdentity,
-};
+use crate::message::{RequestConnectIdentity, RequestDeleteIdentity, RequestGenerateIdentity};
 use crate::policy::{Access, Policy};
 use crate::types::{Origin, check_name};
 use crate::{Backend, Capabilities, EngineError, EngineId, IdentityInfo};
 
-/// What a message to Identity Management leads to.
+/// Make keys and enter an identity for them.
 #[derive(Debug)]
-pub(crate) enum Decision {
-    /// Nothing changes; this is the reply.
-    Reply(Msg),
-    /// Make keys and enter an identity for them.
-    Generate {
-        backend: Backend,
-        keys: Vec<KeySpec>,
-        capabilities: Capabilities,
-    },
+pub(crate) struct Generate {
+    pub(crate) backend: Backend,
+    pub(crate) keys: Vec<KeySpec>,
+    pub(crate) capabilities: Capabilities,
+}
+
+/// What Connect leads to.
+#[derive(Debug)]
+pub(crate) enum Connect {
     /// Enter an identity that uses the engines of another.
-    Connect {
+    Copy {
         original: EngineId,
         info: IdentityInfo,
     },
     /// Enter an identity for keys that are on a token.
     Adopt { backend: Backend, keys: Sought },
+}
+
+/// What Delete leads to.
+#[derive(Debug)]
+pub(crate) enum Delete {
     /// Destroy an identity's keys and remove its entry.
     Destroy {
         identity: EngineId,
@@ -62,39 +64,23 @@ impl Sought {
     }
 }
 
-/// Decides on a message from `who_asked`. `None`: no guard accepts it.
-///
-/// `entry` looks an identity up; an error of it becomes the reply.
-pub(crate) fn decide(
-    who_asked: &EngineId,
-    msg: Msg,
-    policy: &dyn Policy,
-    entry: impl Fn(&EngineId) -> Result<Option<IdentityInfo>, EngineError>,
-) -> Option<Decision> {
-    Some(match msg {
-        Msg::RequestGenerateIdentity(request) => generate(who_asked, request, entry)
-            .unwrap_or_else(|err| Decision::Reply(refuse_generate(who_asked, err))),
-        Msg::RequestConnectIdentity(request) => connect(who_asked, request, policy, entry)
-            .unwrap_or_else(|err| Decision::Reply(refuse_connect(err))),
-        Msg::RequestDeleteIdentity(request) => delete(who_asked, request, policy, entry)
-            .unwrap_or_else(|err| Decision::Reply(refuse_delete(err))),
-        _ => return None,
-    })
-}
-
 type Entry = Result<Option<IdentityInfo>, EngineError>;
 
-fn generate(
+/// What a request to generate leads to. `entry` looks an identity up, here and below.
+pub(crate) fn generate(
     who_asked: &EngineId,
     request: RequestGenerateIdentity,
+    policy: &dyn Policy,
     entry: impl Fn(&EngineId) -> Entry,
-) -> Result<Decision, EngineError> {
-    may_enter(who_asked, &entry)?;
+) -> Result<Generate, EngineError> {
     let RequestGenerateIdentity {
         backend,
         params,
         capabilities,
     } = request;
+    let access = Access::Generate { backend: &backend };
+    policy.check(who_asked, access)?;
+    may_enter(who_asked, &entry)?;
     let keys = capabilities
         .uses()
         .map(|usage| {
@@ -103,19 +89,20 @@ fn generate(
                 .ok_or(EngineError::CannotDecrypt { params })
         })
         .collect::<Result<_, _>>()?;
-    Ok(Decision::Generate {
+    Ok(Generate {
         backend,
         keys,
         capabilities,
     })
 }
 
-fn connect(
+/// What a request to connect leads to.
+pub(crate) fn connect(
     who_asked: &EngineId,
     request: RequestConnectIdentity,
     policy: &dyn Policy,
     entry: impl Fn(&EngineId) -> Entry,
-) -> Result<Decision, EngineError> {
+) -> Result<Connect, EngineError> {
     may_enter(who_asked, &entry)?;
     let RequestConnectIdentity {
         external_identity: original,
@@ -146,7 +133,7 @@ fn connect(
             .filter(|k| capabilities.include(k.usage))
             .collect(),
     };
-    Ok(Decision::Connect { original, info })
+    Ok(Connect::Copy { original, info })
 }
 
 fn adopt(
@@ -155,7 +142,7 @@ fn adopt(
     backend: Backend,
     capabilities: Capabilities,
     policy: &dyn Policy,
-) -> Result<Decision, EngineError> {
+) -> Result<Connect, EngineError> {
     let named: Result<Vec<Fingerprint>, _> = original.name.split(',').map(str::parse).collect();
     let fingerprints = match named {
         Ok(fingerprints) if original.node.is_none() => fingerprints,
@@ -171,15 +158,16 @@ fn adopt(
         ([_] | [_, _], _) => return Err(EngineError::CapabilitiesNotAvailable),
         _ => return Err(EngineError::ExternalIdentityNotFound),
     };
-    Ok(Decision::Adopt { backend, keys })
+    Ok(Connect::Adopt { backend, keys })
 }
 
-fn delete(
+/// What a request to delete leads to.
+pub(crate) fn delete(
     who_asked: &EngineId,
     request: RequestDeleteIdentity,
     policy: &dyn Policy,
     entry: impl Fn(&EngineId) -> Entry,
-) -> Result<Decision, EngineError> {
+) -> Result<Delete, EngineError> {
     let identity = request.external_identity;
     let info = entry(&identity)?.ok_or(EngineError::IdentityDoesNotExist)?;
     policy.check(who_asked, Access::Delete(&identity))?;
@@ -188,8 +176,8 @@ fn delete(
         .iter()
         .any(|key| key.owner == identity && key.origin == Origin::Generated && !key.deleted);
     Ok(match own {
-        true => Decision::Destroy { identity, info },
-        false => Decision::Release { identity, info },
+        true => Delete::Destroy { identity, info },
+        false => Delete::Release { identity, info },
     })
 }
 
@@ -199,28 +187,4 @@ fn may_enter(who_asked: &EngineId, entry: &impl Fn(&EngineId) -> Entry) -> Resul
         return Err(EngineError::IdentityExists);
     }
     check_name(&who_asked.name).map_err(|reason| EngineError::BadName { reason })
-}
-
-pub(crate) fn refuse_generate(who_asked: &EngineId, err: EngineError) -> Msg {
-    Msg::ReplyGenerateIdentity(ReplyGenerateIdentity {
-        commitment_engine: None,
-        decryption_engine: None,
-        external_identity: who_asked.clone(),
-        err: Some(err),
-    })
-}
-
-pub(crate) fn refuse_connect(err: EngineError) -> Msg {
-    Msg::ReplyConnectIdentity(ReplyConnectIdentity {
-        commitment_engine: None,
-        decryption_engine: None,
-        err: Some(err),
-    })
-}
-
-pub(crate) fn refuse_delete(err: EngineError) -> Msg {
-    Msg::ReplyDeleteIdentity(ReplyDeleteIdentity {
-        keys: Vec::new(),
-        err: Some(err),
-    })
 }

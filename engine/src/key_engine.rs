@@ -10,14 +10,15 @@ use std::time::Instant;
 use claviger_formats::envelope;
 use claviger_formats::envelope::{Stanzas, UnwrappedKey};
 use claviger_token::token::Secret;
-use claviger_token::{
-    Call, Decryptor, Error, KeyUse, PublicKey, Signature, SignatureScheme, Signer, SlotId, Unwrap,
-};
+use claviger_token::{Call, Decryptor, Error, KeyUse, Signature, SignatureScheme, Signer, SlotId};
 
+use crate::opening::{Opening, Wanted};
 use crate::purpose::ToSign;
 use crate::registry::KeyRecord;
+use crate::routed::Routed;
 use crate::standings::is_absence;
 use crate::tokens::{OpenToken, Pacer, Tokens};
+use crate::turns::in_time;
 use crate::{EngineError, EngineId};
 
 /// Payloads longer than this are not decrypted on an async task.
@@ -25,6 +26,13 @@ const LONG_PAYLOAD: usize = 1 << 20;
 
 /// What another process does to an identity is noticed within this time, in milliseconds.
 const LOOK_AGAIN: u64 = 1_000;
+
+/// A request to a key's engine: who makes it, and its circumstances.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) who: &'a EngineId,
+    pub(crate) call: &'a Call,
+}
 
 /// An engine that signs or decrypts with one key.
 pub(crate) struct KeyEngine {
@@ -119,11 +127,11 @@ impl KeyEngine {
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
         text: Arc<ToSign>,
-        call: &Call,
+        by: Request<'_>,
     ) -> Result<Signature, EngineError> {
         loop {
-            match self.try_to_sign(tokens, Arc::clone(&text), call).await {
-                Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
+            match self.try_to_sign(tokens, Arc::clone(&text), by).await {
+                Err(error) if is_absence(&error) => self.wait(tokens, by, error).await?,
                 done => return done,
             }
         }
@@ -133,9 +141,9 @@ impl KeyEngine {
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
         text: Arc<ToSign>,
-        call: &Call,
+        by: Request<'_>,
     ) -> Result<Signature, EngineError> {
-        let bound = self.bound(tokens, call).await?;
+        let (bound, call) = (self.bound(tokens, by).await?, by.call);
         let Handle::Signer(signer) = bound.handle.clone() else {
             return Err(self.no_such_engine());
         };
@@ -156,9 +164,9 @@ impl KeyEngine {
     pub(crate) async fn hashes_here(
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
-        call: &Call,
+        by: Request<'_>,
     ) -> Result<Option<SignatureScheme>, EngineError> {
-        match self.bound_in_time(tokens, call).await?.handle.clone() {
+        match self.bound_in_time(tokens, by).await?.handle.clone() {
             Handle::Signer(signer) => Ok(signer.of_digests().and(signer.scheme())),
             Handle::Decryptor(_) => Err(self.no_such_engine()),
         }
@@ -170,11 +178,11 @@ impl KeyEngine {
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
         data: Arc<Vec<u8>>,
-        call: &Call,
+        by: Request<'_>,
     ) -> Result<Secret, EngineError> {
         loop {
-            match self.try_to_decrypt(tokens, Arc::clone(&data), call).await {
-                Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
+            match self.try_to_decrypt(tokens, Arc::clone(&data), by).await {
+                Err(error) if is_absence(&error) => self.wait(tokens, by, error).await?,
                 done => return done,
             }
         }
@@ -184,9 +192,9 @@ impl KeyEngine {
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
         data: Arc<Vec<u8>>,
-        call: &Call,
+        by: Request<'_>,
     ) -> Result<Secret, EngineError> {
-        let bound = self.bound(tokens, call).await?;
+        let (bound, call) = (self.bound(tokens, by).await?, by.call);
         let Handle::Decryptor(decryptor) = bound.handle.clone() else {
             return Err(self.no_such_engine());
         };
@@ -205,11 +213,11 @@ impl KeyEngine {
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
         stanzas: &Stanzas,
-        call: &Call,
+        by: Request<'_>,
     ) -> Result<Option<UnwrappedKey>, EngineError> {
         loop {
-            match self.try_to_unwrap(tokens, stanzas.clone(), call).await {
-                Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
+            match self.try_to_unwrap(tokens, stanzas.clone(), by).await {
+                Err(error) if is_absence(&error) => self.wait(tokens, by, error).await?,
                 done => return done,
             }
         }
@@ -219,9 +227,9 @@ impl KeyEngine {
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
         stanzas: Stanzas,
-        call: &Call,
+        by: Request<'_>,
     ) -> Result<Option<UnwrappedKey>, EngineError> {
-        let bound = self.bound(tokens, call).await?;
+        let (bound, call) = (self.bound(tokens, by).await?, by.call);
         let Handle::Decryptor(decryptor) = bound.handle.clone() else {
             return Err(self.no_such_engine());
         };
@@ -253,20 +261,27 @@ impl KeyEngine {
     async fn wait(
         &self,
         tokens: &Arc<Tokens>,
-        call: &Call,
+        by: Request<'_>,
         absence: EngineError,
     ) -> Result<(), EngineError> {
-        let (token, backend) = (&self.key.info.token, &self.key.backend);
-        tokens.wait_for(token, backend, call, absence).await
+        tokens.wait_for(self.wanted(), by, absence).await
+    }
+
+    /// Which token its key is on.
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            backend: &self.key.backend,
+            token: Some(&self.key.info.token),
+        }
     }
 
     /// The key as a decryptor for callers that may block.
     pub(crate) async fn decryptor(
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
-        call: &Call,
+        by: Request<'_>,
     ) -> Result<Arc<dyn Decryptor>, EngineError> {
-        let bound = self.bound_in_time(tokens, call).await?;
+        let bound = self.bound_in_time(tokens, by).await?;
         match bound.handle.clone() {
             Handle::Decryptor(decryptor) => Ok(Arc::new(self.routed(&bound, decryptor))),
             Handle::Signer(_) => Err(self.no_such_engine()),
@@ -317,59 +332,68 @@ impl KeyEngine {
     async fn bound_in_time(
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
-        call: &Call,
+        by: Request<'_>,
     ) -> Result<Arc<Bound>, EngineError> {
         loop {
-            match self.bound(tokens, call).await {
-                Err(error) if is_absence(&error) => self.wait(tokens, call, error).await?,
+            match self.bound(tokens, by).await {
+                Err(error) if is_absence(&error) => self.wait(tokens, by, error).await?,
                 bound => return bound,
             }
         }
     }
 
     /// The handle; got from the token the first time.
+    ///
+    /// # Errors
+    /// What the token says; [`EngineError::NotAllowed`] where it is open by somebody else's PIN.
     async fn bound(
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
-        call: &Call,
+        by: Request<'_>,
     ) -> Result<Arc<Bound>, EngineError> {
+        let bound = match self.known() {
+            Some(bound) => bound,
+            None => self.bind(tokens, by).await?,
+        };
+        tokens.check_login(&bound.token, by.who)?;
+        Ok(bound)
+    }
+
+    /// Gets the handle from the token. Of several who want it one does.
+    async fn bind(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        Request { who, call }: Request<'_>,
+    ) -> Result<Arc<Bound>, EngineError> {
+        let absences = self.absences.load(Ordering::Acquire);
+        let turn = Arc::clone(&self.binding).lock_owned();
+        let mut turn = in_time(call, turn).await?;
         if let Some(bound) = self.known() {
             return Ok(bound);
         }
-        let absences = self.absences.load(Ordering::Acquire);
-        let got = async {
-            let mut turn = Arc::clone(&self.binding).lock_owned().await;
-            if let Some(bound) = self.known() {
-                return Ok(bound);
-            }
-            // It was looked for in the meantime.
-            if let Some(absence) = &*turn
-                && self.absences.load(Ordering::Acquire) != absences
-            {
-                return Err(absence.clone());
-            }
-            let (engine, tokens, call) = (Arc::clone(self), Arc::clone(tokens), call.clone());
-            // The turn goes along: where a token does not answer, one thread waits for it,
-            // however many requests give up meanwhile.
-            let bound = tokio::task::spawn_blocking(move || {
-                call.check()?;
-                let bound = engine.bind(&tokens, &call);
-                if let Err(error) = &bound
-                    && is_absence(error)
-                {
-                    *turn = Some(error.clone());
-                    engine.absences.fetch_add(1, Ordering::Release);
-                }
-                bound
-            });
-            bound.await.unwrap_or_else(|_| Err(Error::Cancelled.into()))
-        };
-        match call.deadline() {
-            None => got.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), got)
-                .await
-                .unwrap_or_else(|_| Err(Error::DeadlineExceeded.into())),
+        // It was looked for in the meantime.
+        if let Some(absence) = &*turn
+            && self.absences.load(Ordering::Acquire) != absences
+        {
+            return Err(absence.clone());
         }
+        let opening = tokens.openings.begin(&self.key.backend, call).await?;
+        let (engine, tokens) = (Arc::clone(self), Arc::clone(tokens));
+        let (who, its_call) = (who.clone(), call.clone());
+        // The turns go along: where a token does not answer, one thread waits for it, however
+        // many requests give up meanwhile.
+        let bound = tokio::task::spawn_blocking(move || {
+            let bound = engine.open_and_find(&tokens, opening, &who, &its_call);
+            if let Err(error) = &bound
+                && is_absence(error)
+            {
+                *turn = Some(error.clone());
+                engine.absences.fetch_add(1, Ordering::Release);
+            }
+            bound
+        });
+        let bound = in_time(call, bound).await?;
+        bound.unwrap_or_else(|_| Err(Error::Cancelled.into()))
     }
 
     /// The handle, where somebody got it from the token.
@@ -378,9 +402,18 @@ impl KeyEngine {
         bound.clone()
     }
 
-    fn bind(&self, tokens: &Tokens, call: &Call) -> Result<Arc<Bound>, EngineError> {
+    fn open_and_find(
+        &self,
+        tokens: &Tokens,
+        opening: Opening,
+        who: &EngineId,
+        call: &Call,
+    ) -> Result<Arc<Bound>, EngineError> {
+        call.check()?;
         let info = &self.key.info;
-        let (token, _) = tokens.open_this(&info.token, &self.key.backend, call)?;
+        let (token, _) = tokens.open(Some(who), self.wanted(), call)?;
+        // Others may open it while its key is looked for.
+        drop(opening);
         let is_it = *token.id() == info.token || token.token.info().formerly.contains(&info.token);
         if !is_it {
             return Err(EngineError::Token(Error::TokenUnavailable {
@@ -418,57 +451,6 @@ impl ToSign {
                     reason: "the token signs no digests with this key".into(),
                 }),
             },
-        }
-    }
-}
-
-/// A decryptor whose device operations run where its token wants them.
-struct Routed {
-    decryptor: Arc<dyn Decryptor>,
-    in_place: bool,
-    token: Arc<OpenToken>,
-}
-
-impl Decryptor for Routed {
-    fn public_key(&self) -> &PublicKey {
-        self.decryptor.public_key()
-    }
-
-    fn slot(&self) -> SlotId {
-        self.decryptor.slot()
-    }
-
-    fn confirm(&self, call: &Call) -> Result<(), Error> {
-        if self.in_place {
-            return self.decryptor.confirm(call);
-        }
-        let decryptor = Arc::clone(&self.decryptor);
-        self.token
-            .work_apart(call, move |call| decryptor.confirm(call))
-    }
-
-    fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
-        if self.in_place {
-            return self.decryptor.unwrap(request, call);
-        }
-        let decryptor = Arc::clone(&self.decryptor);
-        match request {
-            Unwrap::Agree { peer } => {
-                let peer = peer.clone();
-                self.token.work_apart(call, move |call| {
-                    decryptor.unwrap(Unwrap::Agree { peer: &peer }, call)
-                })
-            }
-            Unwrap::Oaep { ciphertext, label } => {
-                let (ciphertext, label) = (ciphertext.to_vec(), label.to_vec());
-                self.token.work_apart(call, move |call| {
-                    let request = Unwrap::Oaep {
-                        ciphertext: &ciphertext,
-                        label: &label,
-                    };
-                    decryptor.unwrap(request, call)
-                })
-            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The threads that serve a token, and their bounded queue.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ impl Lane {
             None => answer.await,
         };
         // No answer: the job panicked.
-        answer.unwrap_or_else(|_| Err(self.unavailable()))
+        answer.unwrap_or_else(|_| Err(self.panicked()))
     }
 
     /// The same for a caller that may block.
@@ -75,7 +75,7 @@ impl Lane {
         let _turn = self.submit(call, job, move |result| drop(reply.send(result)))?;
         match wait(&answer, call) {
             Err(RecvTimeoutError::Timeout) => Err(Error::DeadlineExceeded),
-            answer => answer.unwrap_or_else(|_| Err(self.unavailable())),
+            answer => answer.unwrap_or_else(|_| Err(self.panicked())),
         }
     }
 
@@ -83,28 +83,34 @@ impl Lane {
     /// deadline passes is waited for, `patience` more.
     ///
     /// # Errors
-    /// [`StillAtIt`] where it has not ended then either; within, what the job says.
+    /// [`NotDone`] where it never began, or has not ended then either; within, what the job says.
     pub(crate) fn carry_through<T: Send + 'static>(
         &self,
         call: &Call,
         patience: Duration,
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
-    ) -> Result<Result<T, Error>, StillAtIt> {
+    ) -> Result<Result<T, Error>, NotDone> {
         let (reply, answer) = sync_channel(1);
-        let turn = match self.submit(call, job, move |result| drop(reply.send(result))) {
-            Ok(turn) => turn,
-            Err(error) => return Ok(Err(error)),
+        let begun = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&begun);
+        let job = move |call: &Call| {
+            begins.store(true, Ordering::Release);
+            job(call)
         };
+        let turn = self.submit(call, job, move |result| drop(reply.send(result)));
+        let turn = turn.map_err(NotDone::NotBegun)?;
         let mut answered = wait(&answer, call);
         if answered.as_ref().err() == Some(&RecvTimeoutError::Timeout) {
             if turn.give_up() {
-                return Ok(Err(Error::DeadlineExceeded));
+                return Err(NotDone::NotBegun(Error::DeadlineExceeded));
             }
             answered = answer.recv_timeout(patience);
         }
         match answered {
-            Err(RecvTimeoutError::Timeout) => Err(StillAtIt),
-            answer => Ok(answer.unwrap_or_else(|_| Err(self.unavailable()))),
+            Err(RecvTimeoutError::Timeout) => Err(NotDone::StillAtIt),
+            // Its time was over when its turn came.
+            Ok(Err(error)) if !begun.load(Ordering::Acquire) => Err(NotDone::NotBegun(error)),
+            answer => Ok(answer.unwrap_or_else(|_| Err(self.panicked()))),
         }
     }
 
@@ -132,6 +138,13 @@ impl Lane {
         }
     }
 
+    fn panicked(&self) -> Error {
+        Error::TokenUnavailable {
+            token: self.token.clone(),
+            reason: "its driver panicked".into(),
+        }
+    }
+
     fn unavailable(&self) -> Error {
         Error::TokenUnavailable {
             token: self.token.clone(),
@@ -140,9 +153,14 @@ impl Lane {
     }
 }
 
-/// A job goes on that nobody waits for any more.
+/// Why nothing can be said of what came of a job.
 #[derive(Debug)]
-pub(crate) struct StillAtIt;
+pub(crate) enum NotDone {
+    /// It never began, and never will.
+    NotBegun(Error),
+    /// It goes on, and nobody waits for it any more.
+    StillAtIt,
+}
 
 /// Whether a job has begun, or never will. It never will once this is dropped.
 struct Turn(Arc<AtomicU8>);

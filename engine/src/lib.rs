@@ -17,7 +17,7 @@
 //! | `lifecycle`, `adoption` | does it, between the token and the registry |
 //! | [`purpose`] | purposes of signatures, and the bytes that are signed |
 //! | `commitment` | signs, also messages that are longer than memory |
-//! | `key_engine` | the Commitment and Decryption engines |
+//! | `key_engine`, `routed` | the Commitment and Decryption engines; decryptors that block |
 //! | [`opener`] | finds who can open a file, and with whose PIN |
 //! | [`encryption`] | the Encryption engine: recipients and pending requests; pure |
 //! | [`reads_for`] | the Reads For engine: the graph of evidence, in memory |
@@ -30,6 +30,8 @@
 //! | [`token_state`] | states of a token, transitions, and what a request gets in each |
 //! | `standings` | the states of all tokens, subscribers, and waiting for a token |
 //! | `tokens`, `lane` | open tokens, and the threads that serve them |
+//! | `opening`, `whose_pin` | opens tokens apart from everything else; whose PIN that takes |
+//! | `turns` | waits no longer than a request lasts; turns at identities and tokens |
 #![forbid(unsafe_code)]
 
 mod accounts;
@@ -47,21 +49,24 @@ mod lease;
 mod lifecycle;
 pub mod message;
 pub mod node;
-mod only_for;
 pub mod opener;
+mod opening;
 mod pin_note;
 pub mod policy;
 pub mod purpose;
 pub mod reads_for;
 pub mod refused;
 pub mod registry;
+mod routed;
 mod settling;
 mod standings;
 pub mod token_state;
 mod tokens;
 mod trial;
+mod turns;
 pub mod types;
 mod unnoted;
+mod whose_pin;
 
 pub use accounts::{FoundKey, Search, SoughtKey};
 pub use commitment::CommitStreamError;
@@ -71,7 +76,7 @@ pub use evidence::{BadEvidence, Evidence, EvidenceFile, Party, PublicKeys, Revoc
 pub use exchange::READS_FOR_DEADLINE;
 pub use granting::{Imported, NotImported, Standing};
 pub use message::{EngineMsg, Msg};
-pub use node::{Node, Participant};
+pub use node::{Engines, Node, Participant};
 pub use policy::{OwnersOnly, Policy};
 pub use purpose::Purpose;
 pub use registry::{Registry, RegistryError};

@@ -13,8 +13,20 @@
 //! later. If the process dies, or the token is not available, the intent stays, and
 //! [`settle`](crate::settling::settle) resolves it later.
 //!
-//! What the token has begun must end before it can be undone, so a request may be answered
-//! [`PATIENCE`] after its deadline. If even that is not enough, the intent stays claimed until the
+//! # Order
+//! The specification has Identity Management handle one message at a time. Here requests about
+//! different identities on different tokens run at once, and the outcome is the same: each of
+//! them reads and changes the map of identities in transactions of the registry, one that checks
+//! that there may be such an entry and writes the intent, and one that makes or removes the
+//! entry. So they take effect in the order of their last transactions, as if each had been
+//! handled alone at that moment. Requests about one identity, and those about one token, take
+//! [turns](crate::turns): of two that want the same name the second finds the entry of the first.
+//! Only then is a token asked for anything, and it was opened before, so that nobody waits for
+//! somebody else's PIN.
+//!
+//! # Deadlines
+//! A request ends at its deadline. What the token has begun must end before it can be undone, so a request may be answered
+//! [`PATIENCE`] after it. If even that is not enough, the intent stays claimed until the
 //! token has ended the operation.
 //!
 //! Everything here blocks, and runs on a thread that may block.
@@ -27,19 +39,16 @@ use claviger_token::{
     TokenInfo, Unfinished, unfinished_mark,
 };
 
-use crate::adoption::adopt;
-use crate::identity_management::{
-    Decision, decide, refuse_connect, refuse_delete, refuse_generate,
-};
-use crate::lane::StillAtIt;
-use crate::message::{Msg, ReplyConnectIdentity, ReplyDeleteIdentity, ReplyGenerateIdentity};
-use crate::node::Inner;
+use crate::identity_management::Generate;
+use crate::lane::NotDone;
+use crate::node::{Engines, Inner};
+use crate::opening::Opened;
 use crate::registry::{Action, BeginError, Claim, Intent, NewIdentity, RegistryError, What};
 use crate::settling::{NotDestroyed, Settled, destroy_keys, name_keys, settle, undo};
 use crate::tokens::OpenToken;
 use crate::trial::{Trial, prove};
 use crate::types::{Origin, engine_name};
-use crate::{Backend, Capabilities, EngineError, EngineId, IdentityInfo, KeyInfo};
+use crate::{Backend, EngineError, EngineId, IdentityInfo, KeyInfo};
 
 /// How long the token may take to end what it has begun, and for each thing that is tidied
 /// up, whatever the caller's deadline.
@@ -47,42 +56,21 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a generation begins anew where others are quicker.
 const ATTEMPTS: usize = 8;
 
-/// Handles one message to Identity Management. `None`: no guard accepts it.
-pub(crate) fn handle(node: &Inner, who: &EngineId, msg: Msg, call: &Call) -> Option<Msg> {
-    let entry = |id: &EngineId| Ok(node.registry.identity(id)?);
-    Some(match decide(who, msg, &*node.policy, entry)? {
-        Decision::Reply(reply) => reply,
-        Decision::Generate {
-            backend,
-            keys,
-            capabilities,
-        } => generate(node, who, &backend, &keys, capabilities, call)
-            .unwrap_or_else(|err| refuse_generate(who, err)),
-        Decision::Connect { original, info } => {
-            connect(node, who, &original, info).unwrap_or_else(refuse_connect)
-        }
-        Decision::Adopt { backend, keys } => {
-            adopt(node, who, &backend, &keys, call).unwrap_or_else(refuse_connect)
-        }
-        Decision::Destroy { identity, info } => {
-            destroy(node, &identity, &info, call).unwrap_or_else(refuse_delete)
-        }
-        Decision::Release { identity, info } => {
-            release(node, &identity, &info).unwrap_or_else(refuse_delete)
-        }
-    })
-}
-
-fn generate(
+/// Makes keys on a token that is open, at whose turn we are, and enters an identity for them.
+pub(crate) fn generate(
     node: &Inner,
     who: &EngineId,
-    backend: &Backend,
-    specs: &[KeySpec],
-    capabilities: Capabilities,
+    (token, named_slot): Opened,
+    wanted: &Generate,
     call: &Call,
-) -> Result<Msg, EngineError> {
-    let (token, named_slot) = node.open(&backend.to_string(), call)?;
-    settle(node, &token)?;
+) -> Result<Engines, EngineError> {
+    let Generate {
+        backend,
+        keys: specs,
+        capabilities,
+    } = wanted;
+    call.check()?;
+    settle(node, &token, call)?;
     if named_slot.is_some() && specs.len() > 1 {
         return Err(EngineError::OneSlotForTwoKeys {
             backend: backend.to_string(),
@@ -107,7 +95,7 @@ fn generate(
             },
             other => other.clone(),
         },
-        capabilities,
+        capabilities: *capabilities,
         volatile: !info.durable,
         derived: info.derives,
     };
@@ -172,12 +160,10 @@ fn generate(
             .include(usage)
             .then(|| EngineId::local(engine_name(usage, who)))
     };
-    Ok(Msg::ReplyGenerateIdentity(ReplyGenerateIdentity {
+    Ok(Engines {
         commitment_engine: engine(KeyUse::Sign),
         decryption_engine: engine(KeyUse::Decrypt),
-        external_identity: who.clone(),
-        err: None,
-    }))
+    })
 }
 
 /// Refuses to derive keys in a copy of a home: the other one may derive the same. An account
@@ -220,14 +206,14 @@ fn free_slots(
     let mut taken = node.registry.taken_slots(token.id())?;
     taken.extend(node.registry.missing_slots(token.token.info())?);
     let (device, specs) = (Arc::clone(&token.token), specs.to_vec());
-    Ok(token.work_blocking(call, move |call| device.free_slots(&specs, &taken, call))?)
+    Ok(token.work_apart(call, move |call| device.free_slots(&specs, &taken, call))?)
 }
 
 /// A slot that the backend names must be free before anything is written down: what is
 /// undone later must not be somebody else's key.
 fn check_free(token: &OpenToken, slot: SlotId, call: &Call) -> Result<SlotId, EngineError> {
     let device = Arc::clone(&token.token);
-    let slots = token.work_blocking(call, move |call| device.slots(call))?;
+    let slots = token.work_apart(call, move |call| device.slots(call))?;
     match slots.iter().find(|s| s.slot == slot) {
         Some(found) if found.state == SlotState::Occupied => Err(Error::SlotOccupied {
             token: token.id().clone(),
@@ -337,19 +323,21 @@ fn make_key(
             Err(Stopped::after(0, error))
         }
         Ok(Err(error)) => Err(Stopped::after(1, error)),
-        Err(StillAtIt) => Err(Stopped {
+        Err(NotDone::NotBegun(error)) => Err(Stopped::after(0, error)),
+        Err(NotDone::StillAtIt) => Err(Stopped {
             still_at_it: true,
             ..Stopped::after(1, Error::DeadlineExceeded)
         }),
     }
 }
 
-fn connect(
+/// Enters an identity that uses the engines of `original`.
+pub(crate) fn connect(
     node: &Inner,
     who: &EngineId,
     original: &EngineId,
     info: IdentityInfo,
-) -> Result<Msg, EngineError> {
+) -> Result<Engines, EngineError> {
     let volatile = info.backend == Backend::LocalMemory;
     let new = NewIdentity {
         who,
@@ -362,26 +350,22 @@ fn connect(
         .insert_connected(&new, original)
         .map_err(|e| refusal(e, who))?;
     node.refresh_engines(&info);
-    Ok(Msg::ReplyConnectIdentity(ReplyConnectIdentity {
+    Ok(Engines {
         commitment_engine: info.commitment_engine,
         decryption_engine: info.decryption_engine,
-        err: None,
-    }))
+    })
 }
 
-fn destroy(
+/// Destroys the keys of an identity on a token that is open, at whose turn we are, and removes
+/// its entry.
+pub(crate) fn destroy(
     node: &Inner,
     identity: &EngineId,
     info: &IdentityInfo,
+    (token, backend): (Arc<OpenToken>, &str),
     call: &Call,
-) -> Result<Msg, EngineError> {
-    let Some(backend) = node.registry.reached_by(identity)? else {
-        return Err(EngineError::IdentityDoesNotExist);
-    };
-    let (token, _) = match info.keys.first() {
-        Some(key) => node.open_this(&key.token, &backend, call)?,
-        None => node.open(&backend, call)?,
-    };
+) -> Result<Vec<Deletion>, EngineError> {
+    call.check()?;
     let is_it =
         |named: &TokenId| named == token.id() || token.token.info().formerly.contains(named);
     if let Some(key) = info.keys.iter().find(|key| !is_it(&key.token)) {
@@ -393,13 +377,13 @@ fn destroy(
     // By now the token may have another name than `info` says.
     let doomed: Vec<Unfinished> = info.keys.iter().map(KeyInfo::doomed).collect();
     // It may be that a deletion was begun earlier.
-    for Settled { intent, result } in settle(node, &token)? {
+    for Settled { intent, result } in settle(node, &token, call)? {
         if intent.identity != *identity || intent.action != Action::Delete {
             continue;
         }
         match result {
             Ok(keys) if node.registry.identity(identity)?.is_none() => {
-                return Ok(deleted(as_far_as_known(&token, keys)));
+                return Ok(as_far_as_known(&token, keys));
             }
             Err(EngineError::Token(reason)) => {
                 return Err(EngineError::DeletionUnfinished {
@@ -417,20 +401,24 @@ fn destroy(
     call.check()?;
     let (intent, claim) = node
         .registry
-        .begin(Action::Delete, identity, token.id(), &backend, &doomed)
+        .begin(Action::Delete, identity, token.id(), backend, &doomed)
         .map_err(|e| refusal(e, identity))?;
-    match destroy_keys(node, &token, &intent, &claim) {
+    match destroy_keys(node, &token, &intent, &claim, call) {
         Ok(keys) => {
             if let Err(error) = node.registry.finish_delete(&intent) {
                 node.registry.leave_open(&intent);
                 return Err(error.into());
             }
             node.refresh(identity);
-            Ok(deleted(as_far_as_known(&token, keys)))
+            Ok(as_far_as_known(&token, keys))
         }
         // The token said no before anything happened.
-        Err(NotDestroyed { done: 0, error })
-            if matches!(
+        Err(NotDestroyed {
+            done: 0,
+            begun,
+            error,
+        }) if !begun
+            || matches!(
                 error,
                 Error::TokenReadOnly { .. }
                     | Error::Busy { .. }
@@ -457,18 +445,19 @@ fn as_far_as_known(token: &OpenToken, mut keys: Vec<Deletion>) -> Vec<Deletion> 
     keys
 }
 
-fn release(node: &Inner, identity: &EngineId, info: &IdentityInfo) -> Result<Msg, EngineError> {
+/// Removes the entry of an identity whose keys are not its own.
+pub(crate) fn release(
+    node: &Inner,
+    identity: &EngineId,
+    info: &IdentityInfo,
+) -> Result<Vec<Deletion>, EngineError> {
     if !node.registry.release(identity, info)? {
         return Err(EngineError::InProgress {
             identity: identity.clone(),
         });
     }
     node.refresh_engines(info);
-    Ok(deleted(Vec::new()))
-}
-
-fn deleted(keys: Vec<Deletion>) -> Msg {
-    Msg::ReplyDeleteIdentity(ReplyDeleteIdentity { keys, err: None })
+    Ok(Vec::new())
 }
 
 pub(crate) fn refusal(error: BeginError, who: &EngineId) -> EngineError {

@@ -16,12 +16,12 @@
 //!
 //! ```
 //! use claviger_engine::opener::{NotOpened, Opened, Opener};
-//! use claviger_engine::Node;
+//! use claviger_engine::{EngineId, Node};
 //! use claviger_token::{Call, envelope::Sealed};
 //!
 //! async fn open(node: &Node, file: &Sealed<&[u8]>) -> Result<Opened, NotOpened> {
 //!     let call = Call::unlimited();
-//!     Opener::anybody(node, file.stanzas(), &call).await?.open(&call).await
+//!     Opener::anybody(node, &EngineId::program(), file.stanzas(), &call).await?.open(&call).await
 //! }
 //! ```
 //!
@@ -33,12 +33,15 @@ use std::fmt;
 use claviger_formats::envelope::{Fit, Stanzas, UnwrappedKey};
 use claviger_token::{Call, Error, KeyUse, SlotInfo, TokenId, TokenInfo};
 
-use crate::policy::Operation;
+use crate::key_engine::Request;
+use crate::policy::{self, Operation};
 use crate::{EngineError, EngineId, IdentityInfo, KeyInfo, Node, RegistryError};
 
 /// The identities that may open a file, in the order in which they are asked.
 pub struct Opener {
     node: Node,
+    /// Who wants it opened.
+    asker: EngineId,
     stanzas: Stanzas,
     left: VecDeque<Candidate>,
     /// Those whose token is not attached.
@@ -95,19 +98,24 @@ pub struct Holder {
 }
 
 impl Opener {
-    /// Everybody of this node who may open a file with these stanzas. Looks at their tokens
-    /// without a PIN.
+    /// Everybody of this node who may open a file with these stanzas, and whose key the policy
+    /// lets `asker` use. Looks at their tokens without a PIN.
     ///
     /// # Errors
-    /// [`EngineError::Registry`].
-    pub async fn anybody(node: &Node, stanzas: &Stanzas, call: &Call) -> Result<Self, EngineError> {
-        let (mut here, away) = candidates(node, stanzas, call).await?;
+    /// [`EngineError::Registry`]; [`EngineError::NotAllowed`] where it lets them use none.
+    pub async fn anybody(
+        node: &Node,
+        asker: &EngineId,
+        stanzas: &Stanzas,
+        call: &Call,
+    ) -> Result<Self, EngineError> {
+        let (mut here, away) = candidates(node, asker, stanzas, call).await?;
         here.sort_by_key(Candidate::order);
         let pin_of = match node.0.tokens.has_one_pin_for_all(call) {
             true => PinOf::among(&here, &away),
             false => PinOf::WhoeverAsks,
         };
-        Ok(Opener::new(node, stanzas, here, away, pin_of))
+        Ok(Opener::new((node, asker), stanzas, here, away, pin_of))
     }
 
     /// `who`, and nobody else. Its token is meant by that, so it gets the PIN.
@@ -115,7 +123,12 @@ impl Opener {
     /// # Errors
     /// [`EngineError::IdentityDoesNotExist`], [`EngineError::CapabilitiesNotAvailable`] where
     /// it has no key that decrypts, [`Error::DecryptionFailed`] where the file is not for it.
-    pub async fn only(node: &Node, who: &EngineId, stanzas: &Stanzas) -> Result<Self, EngineError> {
+    pub async fn only(
+        node: &Node,
+        asker: &EngineId,
+        who: &EngineId,
+        stanzas: &Stanzas,
+    ) -> Result<Self, EngineError> {
         let wanted = who.clone();
         let info = blocking(node, move |node| node.registry().identity(&wanted)).await?;
         let info = info.ok_or(EngineError::IdentityDoesNotExist)?;
@@ -136,11 +149,17 @@ impl Opener {
             needs_pin: true,
         };
         let pin_of = PinOf::WhoeverAsks;
-        Ok(Opener::new(node, stanzas, vec![candidate], vec![], pin_of))
+        Ok(Opener::new(
+            (node, asker),
+            stanzas,
+            vec![candidate],
+            vec![],
+            pin_of,
+        ))
     }
 
     fn new(
-        node: &Node,
+        (node, asker): (&Node, &EngineId),
         stanzas: &Stanzas,
         here: Vec<Candidate>,
         away: Vec<Away>,
@@ -148,6 +167,7 @@ impl Opener {
     ) -> Self {
         Opener {
             node: node.clone(),
+            asker: asker.clone(),
             stanzas: stanzas.clone(),
             had_candidates: !here.is_empty(),
             left: here.into(),
@@ -203,7 +223,7 @@ impl Opener {
         let Candidate { who, engine, .. } = candidate;
         match self
             .node
-            .unwrap_as(&who, &engine, &self.stanzas, &call)
+            .unwrap_as(&self.asker, (&who, &engine), &self.stanzas, &call)
             .await
         {
             Ok(Some(file_key)) => return Ok(Some(Opened { who, file_key })),
@@ -354,12 +374,23 @@ type Seen = Result<(TokenInfo, Vec<SlotInfo>), Option<String>>;
 /// The identities that may open the file and whose token is here, and those whose is not.
 async fn candidates(
     node: &Node,
+    asker: &EngineId,
     stanzas: &Stanzas,
     call: &Call,
 ) -> Result<(Vec<Candidate>, Vec<Away>), EngineError> {
     let (mut here, mut away): (Vec<Candidate>, Vec<_>) = Default::default();
     let mut tokens: HashMap<TokenId, Seen> = HashMap::new();
+    let mut refused = None;
     for (who, info, key, fit) in holders(node, stanzas).await? {
+        // What the asker may not use is not looked for.
+        let access = policy::Access::Use {
+            identity: &key.owner,
+            operation: Operation::Decrypt,
+        };
+        if let Err(error) = node.0.policy.check(asker, access) {
+            refused.get_or_insert(error);
+            continue;
+        }
         let token = key.token.clone();
         if !tokens.contains_key(&token) {
             let seen = see(node, &token, &info.backend.to_string(), call).await;
@@ -387,12 +418,16 @@ async fn candidates(
             fit,
         });
     }
-    Ok((here, away))
+    match refused.filter(|_| here.is_empty() && away.is_empty()) {
+        Some(refused) => Err(refused),
+        None => Ok((here, away)),
+    }
 }
 
 /// The token, which `backend` leads to.
 async fn see(node: &Node, wanted: &TokenId, backend: &str, call: &Call) -> Seen {
-    let found = (node.look(Some(backend), call).await).map_err(|error| Some(error.to_string()))?;
+    let found =
+        (node.look_for(Some(backend), call).await).map_err(|error| Some(error.to_string()))?;
     let is_it = |token: &TokenInfo| token.id == *wanted || token.formerly.contains(wanted);
     let it = found.tokens.into_iter().find(|(token, _)| is_it(token));
     it.ok_or_else(|| {
@@ -472,16 +507,20 @@ impl Node {
     /// Lets the Decryption engine `engine` unwrap what may be for its key. `None`: nothing is.
     async fn unwrap_as(
         &self,
-        who: &EngineId,
-        engine: &EngineId,
+        asker: &EngineId,
+        (who, engine): (&EngineId, &EngineId),
         stanzas: &Stanzas,
         call: &Call,
     ) -> Result<Option<UnwrappedKey>, EngineError> {
-        let found = self.usable(who, engine, Operation::Decrypt, call).await?;
+        // An entry that is connected to an earlier key of this name opens nothing.
+        let found = self.find_engine(who, &engine.name, call).await?;
+        let found = found.filter(|found| found.usage() == KeyUse::Decrypt);
         let found = found.ok_or_else(|| EngineError::NoSuchEngine {
             engine: engine.clone(),
         })?;
-        let unwrapped = found.unwrap(&self.0.tokens, stanzas, call).await;
+        self.may_use(asker, &found, Operation::Decrypt)?;
+        let by = Request { who: asker, call };
+        let unwrapped = found.unwrap(&self.0.tokens, stanzas, by).await;
         self.0.note_move(&found);
         unwrapped
     }

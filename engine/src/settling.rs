@@ -5,58 +5,17 @@
 //! ([`Token::discard`](claviger_token::Token::discard)). Keys that neither identifies are left and
 //! reported.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
-use claviger_token::{Call, Deletion, Error, KeyRef, TokenId, Unfinished};
+use claviger_token::{Call, Deletion, Error, KeyRef, Unfinished};
 
-use crate::lane::StillAtIt;
+use crate::lane::NotDone;
 use crate::lifecycle::PATIENCE;
 use crate::node::Inner;
 use crate::registry::{Action, Claim, Intent, RegistryError};
 use crate::tokens::OpenToken;
 use crate::{EngineError, KeyInfo};
-
-/// Settles every open intent that can be settled, and hands back the others. PINs go to the
-/// tokens in `with_pins`, or to all; but one PIN for whichever token asks goes to none where
-/// there are several.
-pub(crate) fn settle_all(
-    node: &Inner,
-    with_pins: Option<&[TokenId]>,
-    call: &Call,
-) -> Result<Vec<(Intent, EngineError)>, EngineError> {
-    let open = node.registry.open_intents()?;
-    let may_have = |token: &TokenId| with_pins.is_none_or(|tokens| tokens.contains(token));
-    let asked: HashSet<&TokenId> = (open.iter().map(|intent| &intent.token))
-        .filter(|token| may_have(token))
-        .collect();
-    let is_for_one = asked.len() > 1 && node.tokens.has_one_pin_for_all(call);
-    let mut left = Vec::new();
-    for intent in &open {
-        let call = match may_have(&intent.token) && !is_for_one {
-            true => call.clone(),
-            false => node.tokens.without_pin(call),
-        };
-        let settled = node
-            .open_this(&intent.token, &intent.backend, &call)
-            .and_then(|(token, _)| match *token.id() == intent.token {
-                true => settle_one(node, &token, intent),
-                false => Err(EngineError::Token(Error::TokenUnavailable {
-                    token: intent.token.clone(),
-                    reason: format!("{} is there instead", token.id()),
-                })),
-            });
-        match settled {
-            Ok(_) => {}
-            Err(EngineError::Token(Error::PinNeeded { .. })) if is_for_one => {
-                let holders = Vec::new();
-                left.push((intent.clone(), EngineError::PinForSeveralTokens { holders }));
-            }
-            Err(error) => left.push((intent.clone(), error)),
-        }
-    }
-    Ok(left)
-}
 
 /// Removes what a generation left of the first `touched` keys of `intent`. Where that fails the
 /// intent stays.
@@ -71,7 +30,7 @@ pub(crate) fn undo(
         keys: intent.keys[..touched].to_vec(),
         ..intent.clone()
     };
-    let undone = destroy_keys(node, token, &begun, claim)
+    let undone = destroy_keys(node, token, &begun, claim, &Call::within(PATIENCE))
         .map_err(|not| not.error.into())
         .and_then(|_| {
             node.registry
@@ -94,7 +53,8 @@ pub(crate) fn name_keys(
     claim: &Arc<Claim>,
 ) {
     let keys: Vec<KeyRef> = keys.iter().map(KeyInfo::key_ref).collect();
-    let named = name(token, intent, keys, claim).map_err(EngineError::from);
+    let named = name(token, intent, keys, claim, &Call::within(PATIENCE));
+    let named = named.map_err(EngineError::from);
     let named = named.and_then(|()| Ok(node.registry.abandon(intent)?));
     if let Err(error) = named {
         node.registry.leave_open(intent);
@@ -107,11 +67,12 @@ fn name(
     intent: &Intent,
     keys: Vec<KeyRef>,
     claim: &Arc<Claim>,
+    call: &Call,
 ) -> Result<(), Error> {
     for key in keys {
         let (device, label) = (Arc::clone(&token.token), intent.identity.name.clone());
         let its_claim = Arc::clone(claim);
-        let named = token.carry_through(&Call::within(PATIENCE), PATIENCE, move |call| {
+        let named = token.carry_through(call, PATIENCE, move |call| {
             let _claim = its_claim;
             device.name(&key, &label, call)
         });
@@ -125,7 +86,8 @@ fn name(
             Ok(Err(error)) => {
                 tracing::warn!(identity = %intent.identity, %error, "a key keeps another name");
             }
-            Err(StillAtIt) => return Err(Error::DeadlineExceeded),
+            Err(NotDone::NotBegun(error)) => return Err(error),
+            Err(NotDone::StillAtIt) => return Err(Error::DeadlineExceeded),
         }
     }
     Ok(())
@@ -133,6 +95,8 @@ fn name(
 
 /// Keys that were to be destroyed, and were not.
 pub(crate) struct NotDestroyed {
+    /// Whether the token was asked at all.
+    pub(crate) begun: bool,
     /// How many were before.
     pub(crate) done: usize,
     pub(crate) error: Error,
@@ -145,6 +109,7 @@ pub(crate) fn destroy_keys(
     token: &OpenToken,
     intent: &Intent,
     claim: &Arc<Claim>,
+    call: &Call,
 ) -> Result<Vec<Deletion>, NotDestroyed> {
     let entered = entered_keys(node, intent);
     let mut done = Vec::with_capacity(intent.keys.len());
@@ -160,15 +125,16 @@ pub(crate) fn destroy_keys(
             done.push(Deletion::NothingThere);
             continue;
         }
-        let call = Call::within(PATIENCE);
-        let deleted = token.carry_through(&call, PATIENCE, move |call| {
+        let deleted = token.carry_through(call, PATIENCE, move |_| {
             let _claim = its_claim;
+            // Once it is begun it is to come to its end.
+            let call = &Call::within(PATIENCE);
             match doomed {
                 Some(key) => device.delete(&key, call),
                 None => device.discard(&left, call),
             }
         });
-        let error = match deleted {
+        let (begun, error) = match deleted {
             Ok(Ok(deletion)) => {
                 if deletion == Deletion::Foreign {
                     tracing::warn!(
@@ -181,20 +147,28 @@ pub(crate) fn destroy_keys(
             }
             Ok(Err(error)) => {
                 node.registry.leave_open(intent);
-                error
+                (true, error)
+            }
+            Err(NotDone::NotBegun(error)) => {
+                node.registry.leave_open(intent);
+                (false, error)
             }
             // It stays claimed for as long as the token is at it.
-            Err(StillAtIt) => Error::DeadlineExceeded,
+            Err(NotDone::StillAtIt) => (true, Error::DeadlineExceeded),
         };
-        let done = done.len();
-        return Err(NotDestroyed { done, error });
+        return Err(NotDestroyed {
+            begun,
+            done: done.len(),
+            error,
+        });
     }
-    match check_gone(token, intent, &entered, &done) {
+    match check_gone(token, intent, &entered, &done, call) {
         Ok(()) => Ok(done),
         Err(error) => {
             node.registry.leave_open(intent);
             let done = done.iter().filter(|d| **d != Deletion::NothingThere);
             Err(NotDestroyed {
+                begun: true,
                 done: done.count(),
                 error,
             })
@@ -236,6 +210,7 @@ fn check_gone(
     intent: &Intent,
     entered: &[KeyRef],
     done: &[Deletion],
+    call: &Call,
 ) -> Result<(), Error> {
     if intent.action != Action::Delete {
         return Ok(());
@@ -248,7 +223,7 @@ fn check_gone(
         return Ok(());
     }
     let device = Arc::clone(&token.token);
-    let seen = token.work_blocking(&Call::within(PATIENCE), move |call| device.slots(call))?;
+    let seen = token.work_apart(call, move |call| device.slots(call))?;
     let is_shown = |key: &&KeyRef| {
         let mut seen = seen.iter();
         seen.any(|slot| slot.public_key.as_ref() == Some(&key.public_key))
@@ -259,6 +234,16 @@ fn check_gone(
             token: token.id().clone(),
             slot: key.slot.to_string(),
         }),
+    }
+}
+
+/// The circumstances of what is tidied up on behalf of a request: nobody is asked, and what is
+/// not begun when its deadline is over is left.
+fn tidying(call: &Call) -> Call {
+    match call.deadline() {
+        None => Call::within(PATIENCE),
+        Some(deadline) => Call::within(deadline.saturating_duration_since(Instant::now()))
+            .no_longer_than(PATIENCE),
     }
 }
 
@@ -273,14 +258,18 @@ pub(crate) struct Settled {
 ///
 /// # Errors
 /// [`EngineError::Registry`].
-pub(crate) fn settle(node: &Inner, token: &OpenToken) -> Result<Vec<Settled>, EngineError> {
+pub(crate) fn settle(
+    node: &Inner,
+    token: &OpenToken,
+    call: &Call,
+) -> Result<Vec<Settled>, EngineError> {
     let open = node.registry.open_intents()?;
     let its_own = open
         .into_iter()
         .filter(|intent| intent.token == *token.id());
     let mut settled = Vec::new();
     for intent in its_own {
-        if let Some(result) = settle_one(node, token, &intent).transpose() {
+        if let Some(result) = settle_one(node, token, &intent, call).transpose() {
             if let Err(error) = &result {
                 tracing::warn!(identity = %intent.identity, %error, "not settled");
             }
@@ -298,7 +287,9 @@ pub(crate) fn settle_one(
     node: &Inner,
     token: &OpenToken,
     intent: &Intent,
+    call: &Call,
 ) -> Result<Option<Vec<Deletion>>, EngineError> {
+    let call = &tidying(call);
     if node.registry.is_copy() {
         return Err(RegistryError::Copy.into());
     }
@@ -308,12 +299,12 @@ pub(crate) fn settle_one(
     let keys = match intent.action {
         Action::Name => {
             let keys = intent.keys.iter().filter_map(|key| known(key, &[]));
-            name(token, intent, keys.collect(), &claim)
+            name(token, intent, keys.collect(), &claim, call)
                 .inspect_err(|_| node.registry.leave_open(intent))?;
             Vec::new()
         }
         Action::Generate | Action::Delete => {
-            destroy_keys(node, token, intent, &claim).map_err(|n| n.error)?
+            destroy_keys(node, token, intent, &claim, call).map_err(|n| n.error)?
         }
     };
     let settled = match intent.action {

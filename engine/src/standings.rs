@@ -10,6 +10,8 @@ use claviger_token::{Advice, Call, Driver, Error, Event, TokenId, Watch};
 use tokio::sync::broadcast;
 
 use crate::EngineError;
+use crate::key_engine::Request;
+use crate::opening::Wanted;
 use crate::token_state::{Happening, TokenChange, TokenState};
 use crate::tokens::Tokens;
 
@@ -296,11 +298,13 @@ impl Tokens {
     /// keeps the token from being opened.
     pub(crate) async fn wait_for(
         self: &Arc<Self>,
-        token: &TokenId,
-        backend: &str,
-        call: &Call,
+        wanted: Wanted<'_>,
+        Request { who, call }: Request<'_>,
         absence: EngineError,
     ) -> Result<(), EngineError> {
+        let (Some(token), backend) = (wanted.token, wanted.backend) else {
+            return Err(absence);
+        };
         let Some(deadline) = call.deadline() else {
             return Err(absence);
         };
@@ -325,14 +329,26 @@ impl Tokens {
                 Err(Error::DeadlineExceeded) => return Err(absence),
                 Err(error) => return Err(error.into()),
             }
-            let (tokens, awaited, wanted) = (Arc::clone(self), Arc::clone(&awaited), token.clone());
+            let opening = match self.openings.begin(backend, call).await {
+                Ok(opening) => opening,
+                Err(Error::DeadlineExceeded) => return Err(absence),
+                Err(error) => return Err(error.into()),
+            };
+            let (tokens, awaited, sought) = (Arc::clone(self), Arc::clone(&awaited), token.clone());
             let (reached_by, its_call) = (backend.to_owned(), call.clone());
+            let who = who.clone();
             let limit = pause.min(deadline.saturating_duration_since(Instant::now()));
             // The turn goes along: where a device does not answer, one thread waits for it,
             // however many requests give up meanwhile.
             let looked = tokio::task::spawn_blocking(move || {
-                match tokens.open_this(&wanted, &reached_by, &its_call) {
-                    Ok((found, _)) if *found.id() == wanted => {
+                let wanted = Wanted {
+                    backend: &reached_by,
+                    token: Some(&sought),
+                };
+                let opened = tokens.open(Some(&who), wanted, &its_call);
+                drop(opening);
+                match opened {
+                    Ok((found, _)) if *found.id() == sought => {
                         awaited.returns.fetch_add(1, Ordering::Release);
                         return Ok(Looked::Back);
                     }

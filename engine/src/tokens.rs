@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use claviger_token::backend;
 use claviger_token::{
-    Access, Call, Driver, Error, NoPin, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
-    Unreadable,
+    Access, Call, Driver, Error, NoPin, Pace, SlotInfo, Token, TokenId, TokenInfo, Unreadable,
 };
 
-use crate::EngineError;
-use crate::lane::{Lane, StillAtIt};
-use crate::only_for::OnlyFor;
+use crate::lane::{Lane, NotDone};
+use crate::opening::{Opened, Openings, Wanted};
+use crate::policy::Policy;
 use crate::standings::{Standing, Standings};
 use crate::token_state::Happening;
+use crate::whose_pin::{Logins, RequestPins};
+use crate::{EngineError, EngineId};
 
 /// A token that is open, and the threads that work it.
 pub(crate) struct OpenToken {
@@ -93,14 +94,9 @@ impl OpenToken {
         call: &Call,
         patience: Duration,
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
-    ) -> Result<Result<T, Error>, StillAtIt> {
-        if self.is_quick() {
-            return Ok(self.in_place(call, job));
-        }
-        match self.lane() {
-            Ok(lane) => lane.carry_through(call, patience, job),
-            Err(error) => Ok(Err(error)),
-        }
+    ) -> Result<Result<T, Error>, NotDone> {
+        let lane = self.lane().map_err(NotDone::NotBegun)?;
+        lane.carry_through(call, patience, job)
     }
 
     fn in_place<T>(
@@ -172,17 +168,27 @@ pub struct Found {
 pub(crate) struct Tokens {
     drivers: BTreeMap<&'static str, Arc<dyn Driver>>,
     access: Arc<Access>,
+    policy: Arc<dyn Policy>,
     open: Mutex<HashMap<TokenId, Arc<OpenToken>>>,
+    /// Whose PIN opened them.
+    logins: Arc<Logins>,
+    pub(crate) openings: Openings,
     pub(crate) standings: Standings,
 }
 
 impl Tokens {
-    pub(crate) fn new(drivers: Vec<Arc<dyn Driver>>, access: Access) -> Self {
-        let access = Arc::new(access);
+    pub(crate) fn new(
+        drivers: Vec<Arc<dyn Driver>>,
+        access: Access,
+        policy: Arc<dyn Policy>,
+    ) -> Self {
         Tokens {
             drivers: drivers.into_iter().map(|d| (d.scheme(), d)).collect(),
-            access,
+            access: Arc::new(access),
+            policy,
             open: Mutex::default(),
+            logins: Arc::default(),
+            openings: Openings::default(),
             standings: Standings::default(),
         }
     }
@@ -251,41 +257,55 @@ impl Tokens {
         })
     }
 
-    /// Opens the token that `backend` names; also the slot that it names, if any.
-    /// Blocks: it may ask a person for the PIN.
+    /// Opens a token for `who`, or for the node itself. Blocks: it may ask a person for the PIN.
+    ///
+    /// Where it is known which token is wanted, another one that is reached by the same backend
+    /// gets no PIN.
+    ///
+    /// # Errors
+    /// What its driver says; [`EngineError::NotAllowed`] where somebody else's PIN opened it, who
+    /// does not share it.
     pub(crate) fn open(
         &self,
-        backend: &str,
+        who: Option<&EngineId>,
+        wanted: Wanted<'_>,
         call: &Call,
-    ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
-        self.open_with(backend, &self.call_for(call))
-    }
-
-    /// Opens `wanted`, which is reached by `backend`. Another token that is reached by it
-    /// gets no PIN.
-    pub(crate) fn open_this(
-        &self,
-        wanted: &TokenId,
-        backend: &str,
-        call: &Call,
-    ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
-        let open_only = |token: &TokenId| {
-            let call = self.call_for(call);
-            let pins = OnlyFor::new(token, call.access());
-            let access = call.access().clone().with_pins(pins.clone());
-            let opened = self.open_with(backend, &call.using(access));
+    ) -> Result<Opened, EngineError> {
+        let Wanted { backend, token } = wanted;
+        let open = |token| {
+            let pins = self.pins_of(call, who, token);
+            let opened = self.open_with(backend, &self.call_with(call, Arc::clone(&pins)));
+            if opened.is_err() {
+                pins.take_back();
+            }
             (opened, pins.stranger())
         };
-        match open_only(wanted) {
-            (Err(_), Some(stranger)) if self.was_called(backend, &stranger, wanted, call) => {
-                open_only(&stranger).0
+        let opened = match (open(token), token) {
+            ((Err(_), Some(stranger)), Some(wanted))
+                if self.was_called(backend, &stranger, wanted, call) =>
+            {
+                open(Some(&stranger)).0
             }
-            (Err(_), Some(stranger)) => Err(EngineError::Token(Error::TokenUnavailable {
-                token: wanted.clone(),
-                reason: format!("{stranger} is there instead"),
-            })),
-            (opened, _) => opened,
+            ((Err(_), Some(stranger)), Some(wanted)) => {
+                Err(EngineError::Token(Error::TokenUnavailable {
+                    token: wanted.clone(),
+                    reason: format!("{stranger} is there instead"),
+                }))
+            }
+            ((opened, _), _) => opened,
+        }?;
+        if let Some(who) = who {
+            self.check_login(&opened.0, who)?;
         }
+        Ok(opened)
+    }
+
+    /// Refuses who must not use the token since somebody else's PIN opened it.
+    ///
+    /// # Errors
+    /// [`EngineError::NotAllowed`].
+    pub(crate) fn check_login(&self, token: &OpenToken, who: &EngineId) -> Result<(), EngineError> {
+        self.logins.check(token.id(), who, &*self.policy)
     }
 
     /// Whether one PIN was given for whichever token asks.
@@ -307,18 +327,26 @@ impl Tokens {
         call.own_access().unwrap_or(&self.access)
     }
 
-    /// `call` with what it may use: what it carries, or the node's own. What the registry
-    /// remembers counts in either case.
-    fn call_for(&self, call: &Call) -> Call {
-        let access = match call.own_access() {
-            None => Arc::clone(&self.access),
-            Some(own) => Arc::new(Access {
-                refused_pins: Arc::clone(&self.access.refused_pins),
-                first_account: self.access.first_account,
-                ..(**own).clone()
-            }),
-        };
-        call.clone().using(access)
+    /// The PINs of a request: those that it carries, or the node's own.
+    fn pins_of(
+        &self,
+        call: &Call,
+        who: Option<&EngineId>,
+        only: Option<&TokenId>,
+    ) -> Arc<RequestPins> {
+        let owner = call.own_access().and(who).cloned();
+        RequestPins::new(&self.access_of(call).pins, only, owner, &self.logins)
+    }
+
+    /// `call` with what it may use: what it carries, or the node's own, with these PINs. What the
+    /// registry remembers counts in either case.
+    fn call_with(&self, call: &Call, pins: Arc<RequestPins>) -> Call {
+        call.clone().using(Access {
+            pins,
+            refused_pins: Arc::clone(&self.access.refused_pins),
+            first_account: self.access.first_account,
+            ..(**self.access_of(call)).clone()
+        })
     }
 
     /// Whether an earlier version called the token `former`, and no other one.
@@ -333,11 +361,7 @@ impl Tokens {
         })
     }
 
-    fn open_with(
-        &self,
-        backend: &str,
-        call: &Call,
-    ) -> Result<(Arc<OpenToken>, Option<SlotId>), EngineError> {
+    fn open_with(&self, backend: &str, call: &Call) -> Result<Opened, EngineError> {
         let driver = self.driver(backend)?;
         let slot = driver.named_slot(backend)?;
         let token = driver

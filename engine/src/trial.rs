@@ -5,6 +5,7 @@ use std::sync::Arc;
 use claviger_token::{Call, Error, Event, KeyRef, KeySpec, KeyUse, SlotId, possession};
 
 use crate::EngineError;
+use crate::lane::NotDone;
 use crate::lifecycle::PATIENCE;
 use crate::node::Inner;
 use crate::registry::What;
@@ -52,7 +53,10 @@ pub(crate) fn prove<T: Clone + Send + 'static>(
             }
         }
     });
-    let proven = proven.unwrap_or(Err(Error::DeadlineExceeded));
+    let proven = proven.unwrap_or_else(|not| match not {
+        NotDone::NotBegun(error) => Err(error),
+        NotDone::StillAtIt => Err(Error::DeadlineExceeded),
+    });
     let info = token.token.info();
     if info.untried.contains(&spec) {
         match &proven {

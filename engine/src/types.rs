@@ -34,6 +34,11 @@ pub struct EngineId {
 }
 
 impl EngineId {
+    /// The program that holds a node, when it asks for itself: `program`.
+    pub fn program() -> Self {
+        EngineId::local("program")
+    }
+
     /// The engine called `name` on this node.
     pub fn local(name: impl Into<EngineName>) -> Self {
         EngineId {

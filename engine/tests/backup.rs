@@ -315,7 +315,7 @@ async fn derived_keys_that_were_given_away_since_the_backup_are_not_given_again(
         params: IdParams::Ed25519,
         capabilities: Capabilities::Commit,
     };
-    let refused = node.generate(&id("bob"), request, &call()).await.err;
+    let refused = node.generate(&id("bob"), request, &call()).await.err();
     assert!(matches!(
         refused,
         Some(EngineError::Registry(RegistryError::Copy))

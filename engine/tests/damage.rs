@@ -181,7 +181,13 @@ async fn nothing_is_encrypted_to_a_contact_that_was_altered() {
         use_reads_for: false,
         preference: Preference::default(),
     };
-    let sealed = node.encrypt(request, &Call::unlimited()).await;
+    let sealed = node
+        .encrypt(
+            &claviger_engine::EngineId::program(),
+            request,
+            &Call::unlimited(),
+        )
+        .await;
     assert!(matches!(
         sealed,
         Err(EngineError::Registry(RegistryError::Altered { .. }))

@@ -41,7 +41,8 @@ fn request(to: &str, use_reads_for: bool, preference: Preference) -> RequestEncr
 /// Encrypts to `to` with the default preference.
 async fn seal(node: &Node, to: &str, use_reads_for: bool) -> Result<Vec<u8>, EngineError> {
     let request = request(to, use_reads_for, Preference::default());
-    node.encrypt(request, &call()).await
+    node.encrypt(&claviger_engine::EngineId::program(), request, &call())
+        .await
 }
 
 /// Whether the identity's Decryption engine opens the file.
@@ -73,9 +74,15 @@ async fn make_with(node: &Node, name: &str, params: IdParams, capabilities: Capa
 }
 
 async fn grant(node: &Node, reader: &str, by: &str) -> Evidence {
-    node.grant_reads_for(&id(reader), &id(by), None, &call())
-        .await
-        .unwrap()
+    node.grant_reads_for(
+        &claviger_engine::EngineId::program(),
+        &id(reader),
+        &id(by),
+        None,
+        &call(),
+    )
+    .await
+    .unwrap()
 }
 
 async fn submit(node: &Node, evidence: Evidence) -> String {
@@ -208,7 +215,10 @@ async fn nobody_becomes_a_recipient_in_place_of_an_identity_without_a_key() {
             Preference::WITH_READERS,
         ] {
             let request = request("team", use_reads_for, preference.clone());
-            let error = node.encrypt(request, &call()).await.unwrap_err();
+            let error = node
+                .encrypt(&claviger_engine::EngineId::program(), request, &call())
+                .await
+                .unwrap_err();
             assert!(
                 matches!(error, EngineError::NoEncryptionKey { .. }),
                 "{preference:?}: {error}"
@@ -226,7 +236,10 @@ async fn the_cheapest_is_found_transitively() {
     grant(&node, "start", "middle").await;
     grant(&node, "middle", "end").await;
     let cheapest = request("start", true, Preference::CHEAPEST);
-    let file = node.encrypt(cheapest, &call()).await.unwrap();
+    let file = node
+        .encrypt(&claviger_engine::EngineId::program(), cheapest, &call())
+        .await
+        .unwrap();
     assert!(opens(&node, "end", &file).await);
     assert!(!opens(&node, "start", &file).await);
 }
@@ -247,7 +260,10 @@ async fn the_preference_of_the_caller_decides() {
         (Preference::WITH_READERS, [true, true, false, true]),
     ] {
         let request = request("yubikey", true, preference.clone());
-        let file = node.encrypt(request, &call()).await.unwrap();
+        let file = node
+            .encrypt(&claviger_engine::EngineId::program(), request, &call())
+            .await
+            .unwrap();
         for (who, expected) in ["yubikey", "safe", "cheap", "heir"]
             .into_iter()
             .zip(expected)
@@ -401,7 +417,11 @@ async fn silence_answers_all_who_wait_and_nothing_waits_for_ever() {
     // Whoever is in a hurry does not wait so long.
     let hurry = Call::within(Duration::from_millis(20));
     let error = node
-        .encrypt(request("a", true, Preference::ITSELF), &hurry)
+        .encrypt(
+            &claviger_engine::EngineId::program(),
+            request("a", true, Preference::ITSELF),
+            &hurry,
+        )
         .await;
     assert!(matches!(
         error,
@@ -523,7 +543,10 @@ async fn it_is_a_partial_order() {
     for (a, b) in [("c", "b"), ("b", "a"), ("a", "a")] {
         assert!(reads_for(&node, a, b).await);
     }
-    let chain = node.reads_for_chain(&id("a"), &id("c")).unwrap().unwrap();
+    let chain = node
+        .reads_for_chain(&claviger_engine::EngineId::program(), &id("a"), &id("c"))
+        .unwrap()
+        .unwrap();
     let names: Vec<_> = chain.iter().map(|e| &*e.to_identity.name).collect();
     assert_eq!(names, ["b", "c"]);
     let msg = Msg::RequestReadsFor(RequestReadsFor {
@@ -646,11 +669,23 @@ async fn every_cryptosystem_that_signs_can_grant() {
         assert_eq!(from_text(text.as_bytes()).unwrap(), file);
     }
     let error = node
-        .grant_reads_for(&id("nobody"), &id("p256"), None, &call())
+        .grant_reads_for(
+            &claviger_engine::EngineId::program(),
+            &id("nobody"),
+            &id("p256"),
+            None,
+            &call(),
+        )
         .await;
     assert!(matches!(error, Err(EngineError::ExternalIdentityNotFound)));
     let error = node
-        .grant_reads_for(&id("reader"), &id("p256"), None, &call())
+        .grant_reads_for(
+            &claviger_engine::EngineId::program(),
+            &id("reader"),
+            &id("p256"),
+            None,
+            &call(),
+        )
         .await;
     assert!(matches!(error, Err(EngineError::EvidenceExists)));
 }
@@ -699,13 +734,22 @@ async fn evidence_travels_between_machines_that_know_each_others_public_keys() {
     // There it is called something else; the keys count.
     file.name = "your key".into();
     yours.registry().add_contact(&file).unwrap();
-    let imported = yours.import_evidence(vec![evidence.clone()]).await.unwrap();
+    let imported = yours
+        .import_evidence(
+            &claviger_engine::EngineId::program(),
+            vec![evidence.clone()],
+        )
+        .await
+        .unwrap();
     let one = Imported {
         added: 1,
         ..Imported::default()
     };
     assert_eq!(imported, one);
-    let again = yours.import_evidence(vec![evidence]).await.unwrap();
+    let again = yours
+        .import_evidence(&claviger_engine::EngineId::program(), vec![evidence])
+        .await
+        .unwrap();
     let known = Imported {
         known: 1,
         ..Imported::default()
@@ -713,7 +757,10 @@ async fn evidence_travels_between_machines_that_know_each_others_public_keys() {
     assert_eq!(again, known);
     assert!(reads_for(&yours, "safe", "your key").await);
     let request = request("your key", true, Preference::WITH_READERS);
-    let sealed = yours.encrypt(request, &call()).await.unwrap();
+    let sealed = yours
+        .encrypt(&claviger_engine::EngineId::program(), request, &call())
+        .await
+        .unwrap();
     assert!(opens(&mine, "yk", &sealed).await);
     assert!(opens(&yours, "safe", &sealed).await);
 }
@@ -741,7 +788,10 @@ async fn what_was_granted_to_a_decryption_key_alone_holds_for_its_owner_and_goes
     assert_eq!(submit(&node, piece).await, "");
     assert!(!reads_for(&node, "mallory", "yk").await);
     let request = request("yk", true, Preference::WITH_READERS);
-    let file = node.encrypt(request, &call()).await.unwrap();
+    let file = node
+        .encrypt(&claviger_engine::EngineId::program(), request, &call())
+        .await
+        .unwrap();
     assert!(opens(&node, "safe", &file).await);
     assert!(!opens(&node, "mallory", &file).await);
 }
@@ -753,7 +803,10 @@ async fn of_an_import_all_is_taken_or_nothing() {
     let good = signed(&node, "b", party(&node, "a"), party(&node, "b")).await;
     let mut bad = signed(&node, "c", party(&node, "a"), party(&node, "c")).await;
     bad.from_identity.name = "b".into();
-    let error = node.import_evidence(vec![good, bad]).await.unwrap_err();
+    let error = node
+        .import_evidence(&claviger_engine::EngineId::program(), vec![good, bad])
+        .await
+        .unwrap_err();
     assert_eq!(error.piece, Some(1));
     assert!(matches!(
         error.error,
@@ -820,16 +873,28 @@ async fn a_hundred_thousand_pieces_are_taken_and_asked_in_microseconds() {
         });
         // As many as there may be: the hub itself, and one less than that.
         if n as usize + 2 == MOST_RECIPIENTS {
-            node.import_evidence(std::mem::take(&mut evidence))
-                .await
-                .unwrap();
+            node.import_evidence(
+                &claviger_engine::EngineId::program(),
+                std::mem::take(&mut evidence),
+            )
+            .await
+            .unwrap();
             let keys = node
-                .recipients(&id("hub"), true, &Preference::WITH_READERS, &call())
+                .recipients(
+                    &claviger_engine::EngineId::program(),
+                    &id("hub"),
+                    true,
+                    &Preference::WITH_READERS,
+                    &call(),
+                )
                 .await;
             assert_eq!(keys.unwrap().len(), MOST_RECIPIENTS);
         }
     }
-    let imported = node.import_evidence(evidence).await.unwrap();
+    let imported = node
+        .import_evidence(&claviger_engine::EngineId::program(), evidence)
+        .await
+        .unwrap();
     assert_eq!(
         imported,
         Imported {
@@ -849,14 +914,35 @@ async fn a_hundred_thousand_pieces_are_taken_and_asked_in_microseconds() {
     assert!(reads_for(&node, "reader", "spoke").await);
     let begun = Instant::now();
     for _ in 0..100 {
-        assert!(node.reads_for(&id("reader"), &id("spoke")).unwrap());
-        assert!(!node.reads_for(&id("spoke"), &id("hub")).unwrap());
+        assert!(
+            node.reads_for(
+                &claviger_engine::EngineId::program(),
+                &id("reader"),
+                &id("spoke")
+            )
+            .unwrap()
+        );
+        assert!(
+            !node
+                .reads_for(
+                    &claviger_engine::EngineId::program(),
+                    &id("spoke"),
+                    &id("hub")
+                )
+                .unwrap()
+        );
     }
     let each = begun.elapsed() / 200;
     assert!(each < Duration::from_millis(1), "{each:?}");
     // So many cannot all be recipients; that is said, and nobody is left out silently.
     let keys = node
-        .recipients(&id("hub"), true, &Preference::WITH_READERS, &call())
+        .recipients(
+            &claviger_engine::EngineId::program(),
+            &id("hub"),
+            true,
+            &Preference::WITH_READERS,
+            &call(),
+        )
         .await;
     assert!(
         matches!(keys, Err(EngineError::TooManyRecipients)),

@@ -31,20 +31,27 @@ async fn node_with(names: &[&str]) -> Node {
     for name in names {
         let both = Capabilities::CommitAndDecrypt;
         let reply = generate(&node, name, &MEMORY, IdParams::P256, both).await;
-        assert!(reply.err.is_none());
+        assert!(reply.err.is_none(), "{:?}", reply.err);
     }
     node
 }
 
 async fn grant(node: &Node, reader: &str, by: &str, until: Option<u64>) -> Evidence {
     let granted = node
-        .grant_reads_for(&id(reader), &id(by), until, &call())
+        .grant_reads_for(
+            &claviger_engine::EngineId::program(),
+            &id(reader),
+            &id(by),
+            until,
+            &call(),
+        )
         .await;
     granted.unwrap()
 }
 
 fn reads(node: &Node, a: &str, b: &str) -> bool {
-    node.reads_for(&id(a), &id(b)).unwrap()
+    node.reads_for(&claviger_engine::EngineId::program(), &id(a), &id(b))
+        .unwrap()
 }
 
 fn party(node: &Node, name: &str) -> Party {
@@ -56,7 +63,15 @@ fn party(node: &Node, name: &str) -> Party {
 
 /// Whom something for `to` is encrypted to.
 async fn recipients(node: &Node, to: &str, preference: Preference) -> Vec<String> {
-    let found = node.recipients(&id(to), true, &preference, &call()).await;
+    let found = node
+        .recipients(
+            &claviger_engine::EngineId::program(),
+            &id(to),
+            true,
+            &preference,
+            &call(),
+        )
+        .await;
     found.unwrap().iter().map(|r| r.name.to_string()).collect()
 }
 
@@ -111,7 +126,10 @@ async fn an_end_that_the_registry_cannot_hold_is_refused_whichever_way_it_comes(
         let signer = piece.to_identity.keys.sign.as_ref().unwrap();
         assert_eq!(signer.verify(&piece.statement(), &piece.proof), Ok(()));
         assert_eq!(piece.verify(), Err(BadEvidence::Malformed));
-        let refused = node.import_evidence(vec![piece.clone()]).await.unwrap_err();
+        let refused = node
+            .import_evidence(&claviger_engine::EngineId::program(), vec![piece.clone()])
+            .await
+            .unwrap_err();
         assert!(matches!(
             refused.error,
             EngineError::InvalidEvidence {
@@ -154,7 +172,13 @@ async fn two_grants_of_the_same_are_two() {
     // One that lasts as long or longer is there already.
     for until in [None, Some(now() + 5000)] {
         let again = node
-            .grant_reads_for(&id("a"), &id("b"), until, &call())
+            .grant_reads_for(
+                &claviger_engine::EngineId::program(),
+                &id("a"),
+                &id("b"),
+                until,
+                &call(),
+            )
             .await;
         assert!(matches!(again, Err(EngineError::EvidenceExists)));
     }
@@ -173,12 +197,23 @@ async fn a_grant_that_has_ended_is_not_relied_on() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     assert!(!reads(&node, "safe", "yk") && !reads(&node, "heir", "yk"));
-    assert_eq!(node.reads_for_chain(&id("safe"), &id("yk")).unwrap(), None);
+    assert_eq!(
+        node.reads_for_chain(
+            &claviger_engine::EngineId::program(),
+            &id("safe"),
+            &id("yk")
+        )
+        .unwrap(),
+        None
+    );
     assert_eq!(
         recipients(&node, "yk", Preference::WITH_READERS).await,
         ["yk"]
     );
-    let kept = node.evidence_about(&id("yk")).unwrap().direct;
+    let kept = node
+        .evidence_about(&claviger_engine::EngineId::program(), &id("yk"))
+        .unwrap()
+        .direct;
     assert_eq!(node.standing(&kept).unwrap(), [Standing::Ended]);
     // It can be granted anew.
     grant(&node, "safe", "yk", None).await;
@@ -192,7 +227,12 @@ async fn a_revocation_wins_and_a_later_grant_stands() {
     grant(&node, "safe", "yk", None).await;
     let before = export(&node);
     let revoked = node
-        .revoke_reads_for(&id("safe"), &id("yk"), &call())
+        .revoke_reads_for(
+            &claviger_engine::EngineId::program(),
+            &id("safe"),
+            &id("yk"),
+            &call(),
+        )
         .await
         .unwrap();
     assert_eq!(revoked.len(), 2);
@@ -204,9 +244,18 @@ async fn a_revocation_wins_and_a_later_grant_stands() {
     let standing = node.standing(&before.evidence).unwrap();
     assert_eq!(standing, [Standing::Revoked, Standing::Revoked]);
     // What was revoked does not come back with the old file.
-    node.import_evidence(before).await.unwrap();
+    node.import_evidence(&claviger_engine::EngineId::program(), before)
+        .await
+        .unwrap();
     assert!(!reads(&node, "safe", "yk"));
-    let again = node.revoke_reads_for(&id("safe"), &id("yk"), &call()).await;
+    let again = node
+        .revoke_reads_for(
+            &claviger_engine::EngineId::program(),
+            &id("safe"),
+            &id("yk"),
+            &call(),
+        )
+        .await;
     assert!(matches!(again, Err(EngineError::NoSuchGrant { .. })));
     grant(&node, "safe", "yk", None).await;
     assert!(reads(&node, "safe", "yk"));
@@ -217,9 +266,14 @@ async fn a_revocation_wins_in_every_order_of_import() {
     let mine = node_with(&["safe", "yk"]).await;
     grant(&mine, "safe", "yk", None).await;
     let granted = export(&mine);
-    mine.revoke_reads_for(&id("safe"), &id("yk"), &call())
-        .await
-        .unwrap();
+    mine.revoke_reads_for(
+        &claviger_engine::EngineId::program(),
+        &id("safe"),
+        &id("yk"),
+        &call(),
+    )
+    .await
+    .unwrap();
     let both = export(&mine);
     let only = EvidenceFile {
         evidence: Vec::new(),
@@ -239,7 +293,10 @@ async fn a_revocation_wins_in_every_order_of_import() {
             yours.registry().add_contact(&party(&mine, name)).unwrap();
         }
         for file in files {
-            yours.import_evidence(file.clone()).await.unwrap();
+            yours
+                .import_evidence(&claviger_engine::EngineId::program(), file.clone())
+                .await
+                .unwrap();
             // Looked at in between, too: what is in memory follows.
             let _ = reads(&yours, "safe", "yk");
         }
@@ -248,7 +305,10 @@ async fn a_revocation_wins_in_every_order_of_import() {
             recipients(&yours, "yk", Preference::WITH_READERS).await,
             ["yk"]
         );
-        yours.import_evidence(anew.clone()).await.unwrap();
+        yours
+            .import_evidence(&claviger_engine::EngineId::program(), anew.clone())
+            .await
+            .unwrap();
         assert!(reads(&yours, "safe", "yk"));
     }
 }
@@ -258,9 +318,14 @@ async fn a_revocation_of_another_key_or_that_does_not_verify_revokes_nothing() {
     let node = node_with(&["safe", "yk", "mallory"]).await;
     let granted = grant(&node, "safe", "yk", None).await;
     grant(&node, "safe", "mallory", None).await;
-    node.revoke_reads_for(&id("safe"), &id("mallory"), &call())
-        .await
-        .unwrap();
+    node.revoke_reads_for(
+        &claviger_engine::EngineId::program(),
+        &id("safe"),
+        &id("mallory"),
+        &call(),
+    )
+    .await
+    .unwrap();
     let mut theirs = export(&node).revocations.remove(0);
     // In the name of the one who granted it, and signed by somebody else.
     theirs.statement = granted.statement_id();
@@ -271,7 +336,11 @@ async fn a_revocation_of_another_key_or_that_does_not_verify_revokes_nothing() {
             evidence: Vec::new(),
             revocations: vec![forged],
         };
-        assert!(node.import_evidence(file).await.is_err());
+        assert!(
+            node.import_evidence(&claviger_engine::EngineId::program(), file)
+                .await
+                .is_err()
+        );
     }
     // Mallory can say of any statement that it is hers.
     let info = node.registry().identity(&id("mallory")).unwrap().unwrap();
@@ -297,7 +366,9 @@ async fn a_revocation_of_another_key_or_that_does_not_verify_revokes_nothing() {
             proof,
         }],
     };
-    node.import_evidence(file).await.unwrap();
+    node.import_evidence(&claviger_engine::EngineId::program(), file)
+        .await
+        .unwrap();
     assert!(reads(&node, "safe", "yk"));
     assert_eq!(node.standing(&[granted]).unwrap(), [Standing::Counts]);
 }
@@ -311,7 +382,10 @@ async fn what_version_1_signed_is_kept_and_not_relied_on() {
     let text = text.replace("\"claviger_evidence\": 2", "\"claviger_evidence\": 1");
     let text = text.replace(",\n  \"revocations\": []", "");
     let imported = node
-        .import_evidence(from_text(text.as_bytes()).unwrap())
+        .import_evidence(
+            &claviger_engine::EngineId::program(),
+            from_text(text.as_bytes()).unwrap(),
+        )
         .await;
     let imported = imported.unwrap();
     assert_eq!((imported.added, imported.of_version_1), (1, 1));
@@ -339,7 +413,10 @@ async fn what_version_1_signed_is_kept_and_not_relied_on() {
 async fn a_name_that_stands_for_other_keys_here_is_imported_under_another() {
     let (mine, yours) = (node_with(&["safe", "yk"]).await, node_with(&["safe"]).await);
     grant(&mine, "safe", "yk", None).await;
-    let imported = yours.import_evidence(export(&mine)).await.unwrap();
+    let imported = yours
+        .import_evidence(&claviger_engine::EngineId::program(), export(&mine))
+        .await
+        .unwrap();
     assert_eq!(imported.added, 1);
     let [(old, new)] = &imported.renamed[..] else {
         panic!("{imported:?}");
@@ -367,7 +444,10 @@ async fn a_name_that_stands_for_other_keys_here_is_imported_under_another() {
     assert!(!yours.registry().rename_contact(new, "vault").unwrap());
     assert!(yours.registry().rename_contact("vault", "safe").is_err());
     assert!(yours.registry().rename_contact("vault", "yk").is_err());
-    let again = yours.import_evidence(export(&mine)).await.unwrap();
+    let again = yours
+        .import_evidence(&claviger_engine::EngineId::program(), export(&mine))
+        .await
+        .unwrap();
     assert!(again.renamed.is_empty());
     assert!(reads(&yours, "vault", "yk"));
 }
@@ -395,11 +475,23 @@ async fn data_is_disclosed_only_to_whom_the_sender_names() {
         assert_eq!(found, [expected], "{preference:?}");
     }
     let refused = node
-        .recipients(&id("bob"), true, &via(&["club"]), &call())
+        .recipients(
+            &claviger_engine::EngineId::program(),
+            &id("bob"),
+            true,
+            &via(&["club"]),
+            &call(),
+        )
         .await;
     assert!(matches!(refused, Err(EngineError::NotProven { .. })));
     let unknown = node
-        .recipients(&id("bob"), true, &via(&["eve"]), &call())
+        .recipients(
+            &claviger_engine::EngineId::program(),
+            &id("bob"),
+            true,
+            &via(&["eve"]),
+            &call(),
+        )
         .await;
     assert!(matches!(
         unknown,
@@ -432,11 +524,25 @@ async fn the_closure_is_as_deep_as_it_is_asked_for() {
         ..Preference::ITSELF
     };
     assert!(
-        node.recipients(&id("d"), true, &deep(3), &call())
-            .await
-            .is_ok()
+        node.recipients(
+            &claviger_engine::EngineId::program(),
+            &id("d"),
+            true,
+            &deep(3),
+            &call()
+        )
+        .await
+        .is_ok()
     );
-    let refused = node.recipients(&id("d"), true, &deep(2), &call()).await;
+    let refused = node
+        .recipients(
+            &claviger_engine::EngineId::program(),
+            &id("d"),
+            true,
+            &deep(2),
+            &call(),
+        )
+        .await;
     assert!(matches!(refused, Err(EngineError::NotProven { .. })));
 }
 
@@ -450,7 +556,11 @@ async fn evidence_with_nothing_but_zeros_for_a_signature_is_refused() {
         terms: Terms::new(None),
         proof: zeros,
     };
-    assert!(node.import_evidence(vec![evidence]).await.is_err());
+    assert!(
+        node.import_evidence(&claviger_engine::EngineId::program(), vec![evidence])
+            .await
+            .is_err()
+    );
     assert!(!reads(&node, "a", "b"));
     let nobody = PublicKeys::default();
     assert!(nobody.is_empty());
@@ -463,17 +573,27 @@ async fn the_signing_key_alone_revokes_what_it_granted() {
     let node = node_with(&["safe", "yk"]).await;
     let granted = grant(&node, "safe", "yk", None).await;
     let reply = connect(&node, "signer", "yk", &MEMORY, Capabilities::Commit).await;
-    assert!(reply.err.is_none());
+    assert!(reply.err.is_none(), "{:?}", reply.err);
     assert_eq!(party(&node, "signer").keys.decrypt, None);
     let revoked = node
-        .revoke_reads_for(&id("safe"), &id("signer"), &call())
+        .revoke_reads_for(
+            &claviger_engine::EngineId::program(),
+            &id("safe"),
+            &id("signer"),
+            &call(),
+        )
         .await
         .unwrap();
     assert_eq!(revoked.len(), 1);
     assert_eq!(revoked[0].statement, granted.statement_id());
     assert!(!reads(&node, "safe", "yk"));
     let again = node
-        .revoke_reads_for(&id("safe"), &id("signer"), &call())
+        .revoke_reads_for(
+            &claviger_engine::EngineId::program(),
+            &id("safe"),
+            &id("signer"),
+            &call(),
+        )
         .await;
     assert!(matches!(again, Err(EngineError::NoSuchGrant { .. })));
 }
@@ -486,7 +606,12 @@ async fn a_grant_that_has_ended_here_can_be_revoked() {
     let pieces = std::slice::from_ref(&granted);
     assert_eq!(node.standing(pieces).unwrap(), [Standing::Ended]);
     let revoked = node
-        .revoke_reads_for(&id("safe"), &id("yk"), &call())
+        .revoke_reads_for(
+            &claviger_engine::EngineId::program(),
+            &id("safe"),
+            &id("yk"),
+            &call(),
+        )
         .await
         .unwrap();
     assert_eq!(revoked[0].statement, granted.statement_id());
@@ -534,7 +659,9 @@ async fn revocations_of_other_evidence_do_not_slow_encryption_down() {
         evidence: Vec::new(),
         revocations: of_nothing(&node, "other", 200).await,
     };
-    node.import_evidence(file.clone()).await.unwrap();
+    node.import_evidence(&claviger_engine::EngineId::program(), file.clone())
+        .await
+        .unwrap();
     let mut quickest = Duration::MAX;
     for _ in 0..5 {
         let begun = Instant::now();
@@ -581,9 +708,15 @@ async fn nothing_is_verified_of_a_reply_that_nobody_asked_this_sender_for() {
 async fn who_has_no_encryption_key_reads_for_nobody() {
     let node = node_with(&["yk", "heir"]).await;
     let reply = generate(&node, "mute", &MEMORY, IdParams::P256, Capabilities::Commit).await;
-    assert!(reply.err.is_none());
+    assert!(reply.err.is_none(), "{:?}", reply.err);
     let refused = node
-        .grant_reads_for(&id("mute"), &id("yk"), None, &call())
+        .grant_reads_for(
+            &claviger_engine::EngineId::program(),
+            &id("mute"),
+            &id("yk"),
+            None,
+            &call(),
+        )
         .await;
     let Err(EngineError::NoEncryptionKey { identity }) = refused else {
         panic!("{refused:?}");
@@ -592,9 +725,19 @@ async fn who_has_no_encryption_key_reads_for_nobody() {
 
     // Another program may have granted it.
     let piece = as_another_program_signs(&node, "mute", "yk", Terms::new(None)).await;
-    node.import_evidence(vec![piece.clone()]).await.unwrap();
+    node.import_evidence(&claviger_engine::EngineId::program(), vec![piece.clone()])
+        .await
+        .unwrap();
     assert!(!reads(&node, "mute", "yk"));
-    assert_eq!(node.reads_for_chain(&id("mute"), &id("yk")).unwrap(), None);
+    assert_eq!(
+        node.reads_for_chain(
+            &claviger_engine::EngineId::program(),
+            &id("mute"),
+            &id("yk")
+        )
+        .unwrap(),
+        None
+    );
     assert!(reads(&node, "mute", "mute"));
     // Nor is it a step on the way to somebody else.
     grant(&node, "heir", "mute", None).await;
@@ -608,7 +751,13 @@ async fn who_has_no_encryption_key_reads_for_nobody() {
     assert_eq!(standing, [Standing::ReaderCannotDecrypt]);
     for preference in [Preference::CHEAPEST, Preference::WITH_READERS] {
         let refused = node
-            .recipients(&id("mute"), true, &preference, &call())
+            .recipients(
+                &claviger_engine::EngineId::program(),
+                &id("mute"),
+                true,
+                &preference,
+                &call(),
+            )
             .await;
         assert!(matches!(refused, Err(EngineError::NoEncryptionKey { .. })));
     }
@@ -616,6 +765,14 @@ async fn who_has_no_encryption_key_reads_for_nobody() {
         via: Via::Named(vec![id("yk")]),
         ..Preference::ITSELF
     };
-    let refused = node.recipients(&id("heir"), true, &via, &call()).await;
+    let refused = node
+        .recipients(
+            &claviger_engine::EngineId::program(),
+            &id("heir"),
+            true,
+            &via,
+            &call(),
+        )
+        .await;
     assert!(matches!(refused, Err(EngineError::NotProven { .. })));
 }

@@ -234,8 +234,8 @@ async fn a_cancelled_or_late_generation_is_undone() {
         };
         let reply = node.generate(&id("alice"), request, &call).await;
         assert!(matches!(
-            reply.err,
-            Some(EngineError::Token(
+            reply,
+            Err(EngineError::Token(
                 Error::Cancelled | Error::DeadlineExceeded
             ))
         ));
@@ -367,7 +367,7 @@ async fn a_named_slot_must_hold_the_key_that_is_adopted() {
     ));
     device.name_slot(slot.as_str());
     let reply = connect(&node, "alice", &fingerprint, &device.backend(), Commit).await;
-    assert!(reply.err.is_none());
+    assert!(reply.err.is_none(), "{:?}", reply.err);
 }
 
 #[tokio::test]
@@ -382,7 +382,7 @@ async fn one_named_slot_is_not_enough_for_two_keys() {
         Some(EngineError::OneSlotForTwoKeys { .. })
     ));
     let reply = generate(&node, "a", &backend, IdParams::P256, Commit).await;
-    assert!(reply.err.is_none());
+    assert!(reply.err.is_none(), "{:?}", reply.err);
     let info = node.registry().identity(&id("a")).unwrap().unwrap();
     assert_eq!(info.keys[0].slot.as_str(), "s7");
     // Occupied now: refused, and what is in it stays.

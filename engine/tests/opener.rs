@@ -3,8 +3,8 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use claviger_engine::message::RequestGenerateIdentity;
@@ -15,128 +15,12 @@ use claviger_engine::{
 };
 use claviger_formats::envelope::{self, Sealed};
 use claviger_token::{
-    About, Access, Call, Driver, Error, FixedPin, KeyUse, Listing, Pin, PinSource, SlotId,
-    SlotInfo, Token, TokenId, TokenInfo,
+    About, Access, Call, Driver, Error, FixedPin, KeyUse, Listing, PinSource, SlotId, SlotInfo,
+    Token, TokenInfo,
 };
+use common::safes::{PINS, Safe, Safes};
 use common::{Device, call, delete, id};
-use secrecy::ExposeSecret;
 use tempfile::TempDir;
-
-/// A token with a PIN of its own.
-#[derive(Clone)]
-struct Safe {
-    device: Device,
-    pin: &'static str,
-    logged_in: Arc<AtomicBool>,
-    /// The PINs that it was sent.
-    came: Arc<Mutex<Vec<String>>>,
-}
-
-impl Safe {
-    fn new(pin: &'static str) -> Self {
-        Safe {
-            device: Device::new(),
-            pin,
-            logged_in: Arc::default(),
-            came: Arc::default(),
-        }
-    }
-
-    fn is_there(&self) -> bool {
-        let seen = self.device.look("device:", &Call::unlimited()).unwrap();
-        !seen.tokens.is_empty()
-    }
-
-    fn log_in(&self, pins: &dyn PinSource, call: &Call) -> Result<(), Error> {
-        if self.logged_in.load(SeqCst) {
-            return Ok(());
-        }
-        let pin = pins.pin(&self.device.id(), "safe", call)?;
-        self.came.lock().unwrap().push(pin.expose_secret().into());
-        let is_right = pin.expose_secret() == self.pin;
-        self.logged_in.store(is_right, SeqCst);
-        match is_right {
-            true => Ok(()),
-            false => Err(Error::PinWrong {
-                token: self.device.id(),
-                tries: claviger_token::TriesLeft::Unknown,
-            }),
-        }
-    }
-
-    /// The PINs that came since this was asked last.
-    fn came(&self) -> Vec<String> {
-        std::mem::take(&mut *self.came.lock().unwrap())
-    }
-}
-
-/// Two tokens; the backend `device:any` fits both.
-#[derive(Clone)]
-struct Safes([Safe; 2]);
-
-impl Driver for Safes {
-    fn about(&self) -> About {
-        About::new("device", "a device of this test")
-    }
-
-    fn look(&self, backend: &str, _: &Call) -> Result<Listing, Error> {
-        let there = self.0.iter().filter(|safe| safe.is_there());
-        let there = there.map(|safe| TokenInfo {
-            login_required: true,
-            ..safe.device.info().clone()
-        });
-        let fits = |token: &TokenInfo| {
-            ["device:", "device:any"].contains(&backend)
-                || backend.split('?').next() == Some(&token.backend)
-        };
-        Ok(Listing {
-            tokens: there.filter(fits).collect(),
-            unreadable: Vec::new(),
-        })
-    }
-
-    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        let safe = self.0.iter().find(|safe| safe.device.id() == token.id);
-        Token::slots(&safe.unwrap().device, call)
-    }
-
-    fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
-        Ok(None)
-    }
-
-    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
-        let found = self.look(backend, call)?.tokens;
-        let [token] = found.as_slice() else {
-            return Err(Error::NoToken {
-                wanted: backend.into(),
-                present: Vec::new(),
-            });
-        };
-        let safe = self.0.iter().find(|safe| safe.device.id() == token.id);
-        let safe = safe.unwrap();
-        match backend.split_once("?pin=") {
-            Some((_, pin)) => safe.log_in(&FixedPin::new(pin), call)?,
-            None => safe.log_in(&*call.access().pins, call)?,
-        }
-        Ok(Arc::new(safe.device.clone()))
-    }
-}
-
-/// Knows the PIN of each token.
-struct Person([(TokenId, &'static str); 2]);
-
-impl PinSource for Person {
-    fn pin(&self, token: &TokenId, _: &str, _: &Call) -> Result<Pin, Error> {
-        let known = self.0.iter().find(|(of, _)| of == token);
-        Ok(Pin::from(known.unwrap().1))
-    }
-
-    fn is_one_for_all(&self) -> bool {
-        false
-    }
-}
-
-const PINS: [&str; 2] = ["111111", "222222"];
 
 /// Two safes, `ida` with keys on the first and `idb` with keys on the second.
 struct Stage {
@@ -152,7 +36,7 @@ impl Stage {
     /// The same; what is given ends the backend of `ida`'s and of `idb`'s token.
     async fn with_backends(params: IdParams, ends: [&str; 2]) -> Self {
         let stage = Stage {
-            safes: Safes(PINS.map(Safe::new)),
+            safes: Safes::new(),
             home: tempfile::tempdir().unwrap(),
         };
         for ((name, safe), end) in ["ida", "idb"].into_iter().zip(&stage.safes.0).zip(ends) {
@@ -160,7 +44,7 @@ impl Stage {
             let made = stage.generate(name, &backend, params).await;
             assert!(made.is_none(), "{made:?}");
         }
-        stage.log_out();
+        stage.safes.log_out();
         stage
     }
 
@@ -170,21 +54,8 @@ impl Stage {
             params,
             capabilities: Capabilities::CommitAndDecrypt,
         };
-        let node = self.node(self.person());
-        node.generate(&id(name), request, &call()).await.err
-    }
-
-    fn person(&self) -> Person {
-        let [a, b] = &self.safes.0;
-        Person([(a.device.id(), a.pin), (b.device.id(), b.pin)])
-    }
-
-    /// Nobody is logged in any more, and no PIN has come.
-    fn log_out(&self) {
-        for safe in &self.safes.0 {
-            safe.logged_in.store(false, SeqCst);
-            safe.came();
-        }
+        let node = self.node(self.safes.person());
+        node.generate(&id(name), request, &call()).await.err()
     }
 
     /// A node that was just started.
@@ -212,7 +83,13 @@ impl Stage {
 
 async fn open(node: &Node, file: &[u8]) -> Result<Opened, NotOpened> {
     let file = Sealed::read(file).unwrap();
-    let opener = Opener::anybody(node, file.stanzas(), &Call::unlimited()).await?;
+    let opener = Opener::anybody(
+        node,
+        &EngineId::program(),
+        file.stanzas(),
+        &Call::unlimited(),
+    )
+    .await?;
     opener.open(&call()).await
 }
 
@@ -243,10 +120,10 @@ async fn the_pin_of_a_token_that_is_away_goes_to_no_other() {
         panic!("{holders:?}");
     };
     assert!(
-        a.starts_with("ida on ") && b.starts_with("idb on "),
+        a.starts_with("idb on ") && b.starts_with("ida on "),
         "{holders:?}"
     );
-    assert!(a.contains("(not attached)"), "{a}");
+    assert!(b.contains("(not attached)"), "{b}");
     assert_eq!(stage.came(), nothing());
 }
 
@@ -304,8 +181,8 @@ async fn one_pin_for_whichever_token_asks_goes_to_none_of_several_and_to_the_onl
     assert_eq!(stage.came(), nothing());
 
     // Who knows whose PIN is asked for is asked.
-    assert!(open(&stage.node(stage.person()), &file).await.is_ok());
-    stage.log_out();
+    assert!(open(&stage.node(stage.safes.person()), &file).await.is_ok());
+    stage.safes.log_out();
 
     // A stanza that says for whom it is.
     let stage = Stage::new(IdParams::P256).await;
@@ -339,7 +216,7 @@ async fn the_policy_is_asked_before_a_file_is_opened() {
     let file = stage.file_for(&["ida"]);
     let node = Node::builder(Registry::open(stage.home.path()).unwrap())
         .driver(stage.safes.clone())
-        .access(Access::with(stage.person()))
+        .access(Access::with(stage.safes.person()))
         .policy(NoDecryption)
         .build();
     let error = refused(open(&node, &file).await);
@@ -353,19 +230,19 @@ async fn who_is_named_is_meant_and_gets_the_pin() {
     let bytes = stage.file_for(&["idb"]);
     let file = Sealed::read(&bytes[..]).unwrap();
     let node = stage.node(FixedPin::new(PINS[1]));
-    let opener = Opener::only(&node, &id("idb"), file.stanzas())
+    let opener = Opener::only(&node, &EngineId::program(), &id("idb"), file.stanzas())
         .await
         .unwrap();
     assert!(opener.open(&call()).await.is_ok());
     assert_eq!(stage.came(), [vec![], vec![PINS[1].to_owned()]]);
 
-    let failed = Opener::only(&node, &id("ida"), file.stanzas())
+    let failed = Opener::only(&node, &EngineId::program(), &id("ida"), file.stanzas())
         .await
         .unwrap();
     stage.safes.0[0].logged_in.store(true, SeqCst);
     let error = refused(failed.open(&call()).await);
     assert_eq!(error.to_string(), "Decryption Failed");
-    let nobody = Opener::only(&node, &id("nobody"), file.stanzas()).await;
+    let nobody = Opener::only(&node, &EngineId::program(), &id("nobody"), file.stanzas()).await;
     assert!(matches!(
         nobody.map(drop),
         Err(EngineError::IdentityDoesNotExist)
@@ -401,7 +278,7 @@ async fn a_token_that_took_the_place_of_another_gets_no_pin() {
     b.device.detach();
     let made = stage.generate("ida", "device:any", IdParams::Ed25519).await;
     assert!(made.is_none(), "{made:?}");
-    stage.log_out();
+    stage.safes.log_out();
     let node = stage.node(FixedPin::new(PINS[0]));
     let info = node.registry().identity(&id("ida")).unwrap().unwrap();
     let file = stage.file_for(&["ida"]);
@@ -442,7 +319,7 @@ async fn what_was_interrupted_on_several_tokens_is_not_settled_with_one_pin() {
         );
         safe.device.attach();
     }
-    stage.log_out();
+    stage.safes.log_out();
     let node = stage.node(FixedPin::new(PINS[0]));
     let left = node.settle(&Call::unlimited()).await.unwrap();
     assert_eq!(left.len(), 2);
@@ -460,7 +337,7 @@ async fn what_was_interrupted_on_several_tokens_is_not_settled_with_one_pin() {
     assert_eq!(stage.came(), [vec![PINS[0].to_owned()], vec![]]);
     drop(node);
     let left = stage
-        .node(stage.person())
+        .node(stage.safes.person())
         .settle(&Call::unlimited())
         .await
         .unwrap();

@@ -70,8 +70,7 @@ async fn who_generates_is_told_that_each_key_is_proven() {
         params: IdParams::P256,
         capabilities: CommitAndDecrypt,
     };
-    let reply = node.generate(&id("alice"), request, &call).await;
-    assert!(reply.err.is_none());
+    node.generate(&id("alice"), request, &call).await.unwrap();
     assert_eq!(*told.lock().unwrap(), [KeyUse::Sign, KeyUse::Decrypt]);
 }
 
@@ -187,8 +186,8 @@ async fn what_was_tried_is_remembered() {
         usage,
     };
     let node = node(home.path(), &device);
-    let made = generate(&node, "alice", &backend, IdParams::P256, CommitAndDecrypt).await;
-    assert!(made.err.is_none());
+    let reply = generate(&node, "alice", &backend, IdParams::P256, CommitAndDecrypt).await;
+    assert!(reply.err.is_none(), "{:?}", reply.err);
     device.misuses_keys(true);
     let failed = generate(&node, "bob", &backend, IdParams::Ed25519, Commit).await;
     assert!(failed.err.is_some());
@@ -197,7 +196,11 @@ async fn what_was_tried_is_remembered() {
     // Also by the next process.
     let node = common::node(home.path(), &device);
     let (token, _) = node
-        .tokens(None, &claviger_token::Call::unlimited())
+        .tokens(
+            &claviger_engine::EngineId::program(),
+            None,
+            &claviger_token::Call::unlimited(),
+        )
         .await
         .unwrap()
         .into_iter()
@@ -243,11 +246,15 @@ async fn the_keys_of_identities_are_listed_as_theirs() {
     make(&node, "alice", &device.backend()).await;
     let backend = device.backend().to_string();
     let listed = || async {
-        node.tokens(Some(&backend), &claviger_token::Call::unlimited())
-            .await
-            .unwrap()
-            .remove(0)
-            .1
+        node.tokens(
+            &claviger_engine::EngineId::program(),
+            Some(&backend),
+            &claviger_token::Call::unlimited(),
+        )
+        .await
+        .unwrap()
+        .remove(0)
+        .1
     };
     let alice = |slot: &claviger_token::SlotInfo| {
         slot.notes

@@ -405,7 +405,13 @@ async fn the_policy_is_asked_for_each_use_with_identity_operation_and_purpose() 
         Some(EngineError::NotAllowed { .. })
     ));
     let granted = node
-        .grant_reads_for(&id("alice"), &id("alice"), None, &call())
+        .grant_reads_for(
+            &EngineId::program(),
+            &id("alice"),
+            &id("alice"),
+            None,
+            &call(),
+        )
         .await;
     assert!(matches!(granted, Err(EngineError::NotAllowed { .. })));
     let asked = policy.0.lock().unwrap().join(", ");
@@ -435,7 +441,7 @@ async fn from_another_node_nobody_hands_in_digests_nor_uses_what_others_own() {
             &call(),
         )
         .await;
-    let own = reply.commitment_engine.unwrap();
+    let own = reply.unwrap().commitment_engine.unwrap();
     let sign = async |who: EngineId, engine: &EngineId, purpose: Purpose| {
         let request = RequestCommitment {
             data: vec![7; 32],

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use claviger_engine::{Node, Registry};
 use claviger_token::{
-    About, Access, Call, Driver, Error, Listing, SlotId, SlotInfo, Token, TokenInfo, Watch,
+    About, Call, Driver, Error, Listing, SlotId, SlotInfo, Token, TokenInfo, Watch,
 };
 
 /// Writes down what it is asked to look at.

@@ -46,8 +46,8 @@ async fn a_generation_that_misses_its_deadline_leaves_no_key_on_a_token_of_sever
     let call = Call::within(Duration::from_millis(100));
     let reply = node.generate(&id("alice"), request, &call).await;
     assert!(matches!(
-        reply.err,
-        Some(EngineError::Token(Error::DeadlineExceeded))
+        reply,
+        Err(EngineError::Token(Error::DeadlineExceeded))
     ));
     assert!(!device.is_generating());
     nothing_is_left(&node, &device);
@@ -88,7 +88,7 @@ async fn a_name_of_another_node_does_not_take_over_an_engine() {
         capabilities: Commit,
     };
     let reply = node.generate(&remote, request, &call()).await;
-    assert!(matches!(reply.err, Some(EngineError::IdentityExists)));
+    assert!(matches!(reply, Err(EngineError::IdentityExists)));
     assert_eq!(device.keys(), 2);
     let signed = node.commit(&id("alice"), &engine, vec![1], &call()).await;
     assert_eq!(key.verify(&[1], &signed.unwrap()), Ok(()));
@@ -105,7 +105,11 @@ async fn a_key_that_is_to_be_undone_is_not_adopted() {
     device.attach();
     let node = node(home.path(), &device);
     let seen = node
-        .tokens(Some(&device.backend().to_string()), &Call::unlimited())
+        .tokens(
+            &EngineId::program(),
+            Some(&device.backend().to_string()),
+            &Call::unlimited(),
+        )
         .await;
     let key = seen.unwrap()[0].1[0].fingerprint.clone().unwrap();
     let reply = connect(&node, "bob", &key, &device.backend(), Commit).await;
@@ -125,13 +129,20 @@ async fn a_token_that_cannot_be_looked_into_does_not_hide_the_others() {
         call: "slots".into(),
         status: "broken".into(),
     }));
-    let all = node.tokens(None, &Call::unlimited()).await.unwrap();
+    let all = node
+        .tokens(&EngineId::program(), None, &Call::unlimited())
+        .await
+        .unwrap();
     assert_eq!(all.len(), 2);
     let broken = all.iter().find(|(token, _)| token.id == device.id());
     let (name, state) = broken.unwrap().0.notes.last().unwrap();
     assert!(name == "state" && state.contains("broken"), "{state}");
     let named = node
-        .tokens(Some(&device.backend().to_string()), &Call::unlimited())
+        .tokens(
+            &EngineId::program(),
+            Some(&device.backend().to_string()),
+            &Call::unlimited(),
+        )
         .await;
     assert!(matches!(
         named,
@@ -181,8 +192,7 @@ async fn a_deletion_that_is_finished_later_does_not_say_that_derived_keys_are_de
         external_identity: id("alice"),
     };
     let reply = node.delete(&id("alice"), request, &call()).await;
-    assert!(reply.err.is_none());
-    assert_eq!(reply.keys, [Deletion::Derivable; 2]);
+    assert_eq!(reply.unwrap(), [Deletion::Derivable; 2]);
 }
 
 #[tokio::test]
@@ -256,7 +266,10 @@ async fn a_decryption_ends_at_its_deadline_on_a_key_that_has_turned_slow() {
         use_reads_for: false,
         preference: Default::default(),
     };
-    let file = node.encrypt(request, &call()).await.unwrap();
+    let file = node
+        .encrypt(&EngineId::program(), request, &call())
+        .await
+        .unwrap();
     let decrypt = |call| {
         let (node, engine, file) = (node.clone(), engine.clone(), file.clone());
         async move { node.decrypt(&id("alice"), &engine, file, &call).await }

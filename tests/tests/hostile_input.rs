@@ -205,12 +205,17 @@ async fn evidence_that_was_altered_is_evidence_of_nothing_else() {
             capabilities: Capabilities::CommitAndDecrypt,
         };
         let who = EngineId::local(name);
-        node.generate(&who, request, &Call::unlimited()).await;
+        let made = node.generate(&who, request, &Call::unlimited()).await;
+        made.unwrap();
     }
     let (safe, yk) = (EngineId::local("safe"), EngineId::local("yk"));
     let call = Call::unlimited();
-    node.grant_reads_for(&safe, &yk, None, &call).await.unwrap();
-    node.revoke_reads_for(&safe, &yk, &call).await.unwrap();
+    node.grant_reads_for(&EngineId::program(), &safe, &yk, None, &call)
+        .await
+        .unwrap();
+    node.revoke_reads_for(&EngineId::program(), &safe, &yk, &call)
+        .await
+        .unwrap();
     let file = EvidenceFile {
         evidence: node.registry().all_evidence().unwrap(),
         revocations: node.registry().all_revocations().unwrap(),

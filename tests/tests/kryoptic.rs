@@ -188,8 +188,7 @@ async fn what_others_encrypt_to_an_rsa_key_opens() {
             params,
             capabilities: Capabilities::CommitAndDecrypt,
         };
-        let made = node.generate(&name, request, &call).await;
-        assert!(made.err.is_none(), "{:?}", made.err);
+        let made = node.generate(&name, request, &call).await.unwrap();
         let engine = made.decryption_engine.unwrap();
 
         let decryptor = node.decryptor(&name, &engine, &call).await.unwrap();

@@ -23,8 +23,9 @@ async fn identity(node: Node, backend: Backend, params: IdParams) -> (Node, Publ
         capabilities: Capabilities::Decrypt,
     };
     let me = EngineId::local("me");
-    let made = node.generate(&me, request, &Call::unlimited()).await;
-    assert!(made.err.is_none(), "{:?}", made.err);
+    node.generate(&me, request, &Call::unlimited())
+        .await
+        .unwrap();
     let info = node.registry().identity(&me).unwrap().unwrap();
     let key = info.key(KeyUse::Decrypt).unwrap().public_key.clone();
     (node, key)
@@ -94,6 +95,13 @@ async fn what_rage_makes_for_an_ssh_rsa_key_opens_on_a_token_that_does_oaep() {
         use_reads_for: false,
         preference: Preference::default(),
     };
-    let file = node.encrypt(request, &Call::unlimited()).await.unwrap();
+    let file = node
+        .encrypt(
+            &claviger_engine::EngineId::program(),
+            request,
+            &Call::unlimited(),
+        )
+        .await
+        .unwrap();
     opens(&node, file).await;
 }

@@ -100,7 +100,7 @@ fn a_node_that_is_made_for_one_signature_takes_nine_commands_in_one_transaction(
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let made = node(home.path(), &readers);
     let made = runtime.block_on(made.generate(&alice, request, &call));
-    let engine = made.commitment_engine.unwrap();
+    let engine = made.unwrap().commitment_engine.unwrap();
     // A machine that is busy with other things may take longer than a transaction stays.
     for _ in 0..5 {
         let before = (readers.transactions(), readers.single_commands());
@@ -153,9 +153,9 @@ fn a_slot_that_was_tried_is_not_called_untried_any_more() {
             external_identity: ids[0].clone(),
             backend: Backend::from(backend.clone()),
         };
-        runtime.block_on(node.delete(&ids[0], request, &call));
+        let _ = runtime.block_on(node.delete(&ids[0], request, &call));
         let look = runtime
-            .block_on(node.look(Some(&backend), &Call::unlimited()))
+            .block_on(node.look(&EngineId::program(), Some(&backend), &Call::unlimited()))
             .unwrap();
         let (_, slots) = &look.tokens[0];
         let said = |name: &str| {

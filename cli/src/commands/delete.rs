@@ -42,20 +42,18 @@ pub(crate) async fn run(session: &Session, name: &str, is_sure: bool) -> Answer 
         external_identity: who.clone(),
         backend: info.backend.clone(),
     };
-    let reply = {
+    let deleted = {
         let _phase = session.interrupt.tidily();
         let _busy = session.screen.spin("deleting");
         node.delete(&who, request, &session.call()).await
     };
-    if let Some(error) = reply.err {
-        return Err(error.into());
-    }
+    let deleted = deleted?;
     session.warn_open(&node)?;
     let keys: Vec<Outcome> = info
         .keys
         .iter()
         .enumerate()
-        .map(|(i, key)| Outcome::of(&who, key, reply.keys.get(i).copied()))
+        .map(|(i, key)| Outcome::of(&who, key, deleted.get(i).copied()))
         .collect();
     if session.json {
         output::print_json(&DeletionView {

@@ -337,7 +337,10 @@ async fn check_modules(session: &Session, node: &Node, tokens: &mut Seen, findin
             .info("p11-kit knows no PKCS#11 modules: backends must name theirs with module-path");
     }
     for module in modules {
-        match node.look(Some(&module.backend), &session.call()).await {
+        match node
+            .look(&EngineId::program(), Some(&module.backend), &session.call())
+            .await
+        {
             Ok(found) => {
                 findings.info(format!(
                     "the PKCS#11 module {} works; tokens: {}",
@@ -372,7 +375,10 @@ pub(super) fn of_unreadable(Unreadable { place, error }: &Unreadable) -> (String
 
 /// Looks whether there are cards that cannot be read, or whose PUK is blocked.
 async fn check_readers(session: &Session, node: &Node, seen: &mut Seen, findings: &mut Findings) {
-    if let Ok(found) = node.look(Some("piv:"), &session.call()).await {
+    if let Ok(found) = node
+        .look(&EngineId::program(), Some(SMARTCARDS), &session.call())
+        .await
+    {
         let is_blocked =
             |token: &&TokenInfo| token.notes.contains(&("puk_locked".into(), "true".into()));
         let tokens = found.tokens.iter().map(|(token, _)| token);
@@ -449,7 +455,9 @@ async fn check_identities(
             continue;
         };
         if !seen.contains_key(subtype) {
-            let found = node.tokens(Some(subtype), &session.call()).await;
+            let found = node
+                .tokens(&EngineId::program(), Some(subtype), &session.call())
+                .await;
             seen.insert(subtype.clone(), found);
         }
         match seen.get(subtype) {

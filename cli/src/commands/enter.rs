@@ -35,12 +35,12 @@ pub(crate) async fn generate(
         params,
         capabilities,
     };
-    let reply = {
+    let made = {
         let _phase = session.interrupt.tidily();
         let _busy = session.screen.spin("making keys on the token");
         node.generate(&who, request, &session.call()).await
     };
-    if let Some(error) = reply.err {
+    if let Err(error) = made {
         return Err(not_generated(&node, &who, error));
     }
     session.warn_open(&node)?;
@@ -111,14 +111,12 @@ pub(crate) async fn connect(
             capabilities: capabilities.unwrap_or(info.capabilities),
         }
     };
-    let reply = {
+    let connected = {
         let _busy = session.screen.spin("asking the token");
         node.connect(&who, request, &session.call()).await
     };
-    match reply.err {
-        Some(error) => Err(error.into()),
-        None => report(session, &node, &who, "connected"),
-    }
+    connected?;
+    report(session, &node, &who, "connected")
 }
 
 /// Refuses a backend that is not that of the identity.
@@ -134,8 +132,12 @@ async fn check_token(
     }
     let found = {
         let _busy = session.screen.spin("looking for the token");
-        node.tokens(Some(&given.to_string()), &session.call())
-            .await?
+        node.tokens(
+            &EngineId::program(),
+            Some(&given.to_string()),
+            &session.call(),
+        )
+        .await?
     };
     let is_there = |key: &KeyInfo| found.iter().any(|(token, _)| token.id == key.token);
     if info.keys.iter().all(is_there) {
@@ -166,7 +168,8 @@ async fn adoption(
     let found = {
         let _busy = session.screen.spin("looking for the key");
         let asked = given.as_ref().map(Backend::to_string);
-        node.tokens(asked.as_deref(), &session.call()).await?
+        node.tokens(&EngineId::program(), asked.as_deref(), &session.call())
+            .await?
     };
     let holders: Vec<(&TokenInfo, Vec<&SlotInfo>)> = found
         .iter()

@@ -17,7 +17,7 @@ pub(super) async fn with_named(
 ) -> Result<Opened, Failure> {
     let (who, info) = session::identity(node.registry(), name)?;
     session::key(&who, &info, KeyUse::Decrypt)?;
-    let opener = Opener::only(node, &who, file).await?;
+    let opener = Opener::only(node, &EngineId::program(), &who, file).await?;
     open(session, node, opener).await.map_err(Not::for_who)
 }
 
@@ -29,7 +29,7 @@ pub(super) async fn with_any(
 ) -> Result<Opened, Failure> {
     let opener = {
         let _busy = session.screen.spin("looking for a key");
-        Opener::anybody(node, file, &session.call()).await?
+        Opener::anybody(node, &EngineId::program(), file, &session.call()).await?
     };
     let opened = open(session, node, opener).await?;
     if session.screen.is_terminal() {

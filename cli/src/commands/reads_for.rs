@@ -128,7 +128,7 @@ pub(crate) async fn grant(session: &Session, reader: &str, by: &str, until: Opti
     let key = session::key(&who, &info, KeyUse::Sign)?;
     let from = session::somebody(&node, reader)?;
     if node
-        .reads_for_chain(&from, &who)?
+        .reads_for_chain(&EngineId::program(), &from, &who)?
         .is_some_and(|c| c.is_empty())
     {
         return Err(Failure::new(format!(
@@ -142,7 +142,8 @@ pub(crate) async fn grant(session: &Session, reader: &str, by: &str, until: Opti
     let evidence = {
         let _busy = session.screen.spin("signing");
         let call = session.call();
-        node.grant_reads_for(&from, &who, until, &call).await?
+        node.grant_reads_for(&EngineId::program(), &from, &who, until, &call)
+            .await?
     };
     if session.json {
         output::print_json(&EvidenceView::of(&node, &evidence, Standing::Counts)?)?;
@@ -175,7 +176,8 @@ pub(crate) async fn revoke(session: &Session, reader: &str, by: &str) -> Answer 
     let from = EngineId::local(reader);
     let revoked = {
         let _busy = session.screen.spin("signing");
-        node.revoke_reads_for(&from, &who, &session.call()).await?
+        node.revoke_reads_for(&EngineId::program(), &from, &who, &session.call())
+            .await?
     };
     if session.json {
         output::print_json(&RevokedView {
@@ -191,7 +193,7 @@ pub(crate) async fn revoke(session: &Session, reader: &str, by: &str) -> Answer 
     }
     // Somebody else may let the same reader read.
     if node.public_keys(&from)?.is_some()
-        && let Some(chain) = node.reads_for_chain(&from, &who)?
+        && let Some(chain) = node.reads_for_chain(&EngineId::program(), &from, &who)?
         && let Some(piece) = chain.first()
     {
         let through = node.name_here(&piece.to_identity)?;
@@ -208,7 +210,7 @@ pub(crate) fn list(session: &Session, about: Option<&str>) -> Answer {
     let evidence = match about {
         None => node.registry().all_evidence()?,
         Some(name) => {
-            node.evidence_about(&session::somebody(&node, name)?)?
+            node.evidence_about(&EngineId::program(), &session::somebody(&node, name)?)?
                 .direct
         }
     };
@@ -255,7 +257,7 @@ struct Verdict {
 /// Why what `b` granted `a` is not relied on.
 fn not_relied_on(node: &Node, a: &EngineId, b: &EngineId) -> Result<Vec<&'static str>, Failure> {
     let (from, to) = (node.public_keys(a)?, node.public_keys(b)?);
-    let mut direct = node.evidence_about(b)?.direct;
+    let mut direct = node.evidence_about(&EngineId::program(), b)?.direct;
     direct.retain(|piece| {
         let parties = [&piece.from_identity, &piece.to_identity];
         parties.map(|party| Some(&party.keys)) == [from.as_ref(), to.as_ref()]
@@ -270,7 +272,7 @@ pub(crate) fn check(session: &Session, reader: &str, identity: &str) -> Answer {
         session::somebody(&node, reader)?,
         session::somebody(&node, identity)?,
     );
-    let evidence = node.reads_for_chain(&a, &b)?;
+    let evidence = node.reads_for_chain(&EngineId::program(), &a, &b)?;
     // What is in the registry was verified when it came; one cannot look too often.
     if let Some(piece) = evidence.iter().flatten().find(|e| e.verify().is_err()) {
         return Err(Failure::new(format!(
@@ -390,7 +392,7 @@ pub(crate) async fn import(session: &Session, file: &Path) -> Answer {
     let pieces: Vec<_> = read.evidence.iter().map(names).collect();
     let imported = {
         let _busy = session.screen.spin("verifying");
-        node.import_evidence(read).await
+        node.import_evidence(&EngineId::program(), read).await
     };
     let imported = imported.map_err(|not| match (not.piece, not.error) {
         (Some(piece), EngineError::InvalidEvidence { reason }) => {

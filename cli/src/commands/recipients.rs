@@ -99,8 +99,14 @@ pub(super) async fn find(
     for name in &whom.names {
         let through = session::somebody(node, name)?;
         check_alive(node, &through)?;
-        let call = session.call();
-        let recipients = node.recipients(&through, whom.by_evidence(), &preference, &call);
+        let (call, me) = (session.call(), EngineId::program());
+        let recipients = node.recipients(
+            &me,
+            &through,
+            whom.by_evidence(),
+            &preference,
+            &call,
+        );
         for recipient in recipients.await? {
             if found.iter().all(|known| *known.key() != recipient.key) {
                 let through = through.clone();

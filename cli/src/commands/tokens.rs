@@ -38,7 +38,12 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
     let node = session.node(registry(session)?);
     let looked = {
         let _busy = session.screen.spin("looking for tokens");
-        node.look(backend, &session.call()).await
+        node.look(
+            &claviger_engine::EngineId::program(),
+            backend,
+            &session.call(),
+        )
+        .await
     };
     let Found {
         tokens: mut found,

@@ -131,8 +131,10 @@ impl Subject {
             capabilities: Capabilities::Commit,
         };
         let who = EngineId::local("subject");
-        let reply = node.generate(&who, request, &Call::unlimited()).await;
-        assert!(reply.err.is_none(), "{:?}", reply.err);
+        let reply = node
+            .generate(&who, request, &Call::unlimited())
+            .await
+            .unwrap();
         let identities = node.registry().identities().unwrap();
         let (_, info) = { identities.into_iter() }
             .find(|(name, _)| *name == who)

@@ -284,3 +284,50 @@ fn another_card_that_came_meanwhile_gets_no_pin() {
     );
     assert!(stage.shared.begun.lock().unwrap().is_empty());
 }
+
+/// A person who does not answer, and does not look at the clock either.
+struct Away;
+
+impl PinSource for Away {
+    fn pin(&self, token: &TokenId, _: &str, _: &Call) -> Result<Pin, Error> {
+        std::thread::sleep(2 * LONG);
+        Err(Error::PinNeeded {
+            token: token.clone(),
+        })
+    }
+}
+
+#[test]
+fn a_person_who_does_not_answer_is_waited_for_until_the_deadline_and_without_the_card() {
+    let stage = Stage::new();
+    let given_up = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let begun = Instant::now();
+    let cancel = {
+        let given_up = Arc::clone(&given_up);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(600));
+            given_up.store(true, std::sync::atomic::Ordering::SeqCst);
+        })
+    };
+    let late = Call::within(Duration::from_millis(300));
+    let cancelled = call().cancelled_by(given_up);
+    for (call, is_it) in [
+        (late, matches_late as fn(&Error) -> bool),
+        (cancelled, |error| matches!(error, Error::Cancelled)),
+    ] {
+        let call = call.using(stage.access().with_pins(Arc::new(Away)));
+        let opened = stage.desk.driver().open("piv:", &call);
+        let error = opened.map(drop).unwrap_err();
+        assert!(is_it(&error), "{error:?}");
+        assert!(!stage.desk.is_busy(&stage.device));
+    }
+    assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
+    cancel.join().unwrap();
+    // No PIN was sent, and the next one is.
+    assert!(stage.shared.begun.lock().unwrap().is_empty());
+    stage.open(&stage.access()).unwrap();
+}
+
+fn matches_late(error: &Error) -> bool {
+    matches!(error, Error::DeadlineExceeded)
+}

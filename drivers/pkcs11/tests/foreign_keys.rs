@@ -211,7 +211,7 @@ fn what_an_earlier_version_began_is_discarded_by_its_public_key_or_not_at_all() 
 fn a_handle_does_not_sign_with_the_successor_of_its_key() {
     let bench = Bench::new();
     let ours = bench.ours("05", P256);
-    let signer = bench.signer(&ours, &Call::unlimited()).unwrap();
+    let signer = bench.signer(&ours).unwrap();
     signer.sign(b"message", &Call::unlimited()).unwrap();
     bench.others(|session| {
         destroy_all(session, &[Attribute::Label(b"ours".to_vec())]);

@@ -217,3 +217,58 @@ pub enum Event {
         token: TokenId,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_waited_for_no_longer_than_the_call_lasts() {
+        let (mutex, given_up) = (Mutex::new(()), Arc::new(AtomicBool::new(false)));
+        let held = mutex.lock();
+        let begun = Instant::now();
+        let late = Call::within(Duration::from_millis(50));
+        assert!(matches!(late.lock(&mutex), Err(Error::DeadlineExceeded)));
+        let cancelled = Call::unlimited().cancelled_by(Arc::clone(&given_up));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(50));
+                given_up.store(true, Ordering::Relaxed);
+            });
+            assert!(matches!(cancelled.lock(&mutex), Err(Error::Cancelled)));
+        });
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        drop(held);
+        assert!(Call::within(Duration::from_secs(5)).lock(&mutex).is_ok());
+    }
+
+    #[test]
+    fn a_call_ends_at_the_earliest_of_its_deadlines() {
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(1000));
+        for call in [
+            Call::unlimited().no_longer_than(short),
+            Call::within(long).no_longer_than(short),
+            Call::within(short).no_longer_than(long),
+        ] {
+            assert!(call.deadline() <= Some(Instant::now() + short));
+        }
+        assert_eq!(Call::unlimited().at_most(short), short);
+        assert!(Call::within(short).at_most(long) <= short);
+    }
+
+    #[test]
+    fn a_call_that_carries_nothing_has_no_pin() {
+        let token = TokenId {
+            kind: "k".into(),
+            manufacturer: "m".into(),
+            serial: "s".into(),
+        };
+        let call = Call::unlimited();
+        assert!(call.own_access().is_none());
+        let pin = call.access().pins.pin(&token, "", &call);
+        assert!(matches!(pin, Err(Error::PinNeeded { .. })));
+        let call = call.using(Access::with(crate::FixedPin::new("1234")));
+        assert!(call.access().pins.pin(&token, "", &call).is_ok());
+        assert!(!format!("{call:?}").contains("1234"));
+    }
+}

@@ -42,10 +42,7 @@ impl Stage {
             capabilities: Capabilities::CommitAndDecrypt,
         };
         let call = Call::unlimited();
-        let made = runtime.block_on(node.generate(&alice, request, &call));
-        if let Some(error) = made.err {
-            return Err(error.into());
-        }
+        let made = runtime.block_on(node.generate(&alice, request, &call))?;
         Ok(Stage {
             runtime,
             node,
@@ -83,9 +80,7 @@ impl Stage {
             backend: Backend::LocalMemory,
         };
         let call = Call::unlimited();
-        let deleted = self
-            .runtime
-            .block_on(self.node.delete(&self.alice, request, &call));
-        deleted.err.map_or(Ok(()), |error| Err(error.into()))
+        (self.runtime).block_on(self.node.delete(&self.alice, request, &call))?;
+        Ok(())
     }
 }

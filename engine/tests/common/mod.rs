@@ -2,10 +2,11 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod filled;
+pub mod safes;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use claviger_engine::message::{
@@ -42,6 +43,8 @@ struct State {
     silent: AtomicBool,
     /// How often somebody began to open it.
     opened: AtomicU32,
+    /// The token as those have it who opened it.
+    shared: Mutex<Weak<Device>>,
     /// How long making a key takes, and using it to decrypt: in milliseconds.
     generates_in: AtomicU64,
     decrypts_in: AtomicU64,
@@ -115,6 +118,7 @@ impl Device {
             wants_touch: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             opened: AtomicU32::default(),
+            shared: Mutex::default(),
             generates_in: AtomicU64::default(),
             decrypts_in: AtomicU64::default(),
             generating: AtomicBool::default(),
@@ -353,7 +357,11 @@ impl Driver for Device {
             });
         }
         self.in_order()?;
-        Ok(Arc::new(self.clone()))
+        // Opening what is open gives the same token again.
+        let mut shared = self.0.shared.lock().unwrap();
+        let token = shared.upgrade().unwrap_or_else(|| Arc::new(self.clone()));
+        *shared = Arc::downgrade(&token);
+        Ok(token)
     }
 }
 
@@ -525,7 +533,14 @@ pub async fn generate(
         params,
         capabilities,
     };
-    node.generate(&id(name), request, &call()).await
+    let made = node.generate(&id(name), request, &call()).await;
+    let (engines, err) = parts(made);
+    ReplyGenerateIdentity {
+        commitment_engine: engines.commitment_engine,
+        decryption_engine: engines.decryption_engine,
+        external_identity: id(name),
+        err,
+    }
 }
 
 /// An Ed25519 identity with both capabilities, which must succeed.
@@ -554,7 +569,12 @@ pub async fn connect(
         backend: backend.clone(),
         capabilities,
     };
-    node.connect(&id(name), request, &call()).await
+    let (engines, err) = parts(node.connect(&id(name), request, &call()).await);
+    ReplyConnectIdentity {
+        commitment_engine: engines.commitment_engine,
+        decryption_engine: engines.decryption_engine,
+        err,
+    }
 }
 
 pub async fn delete(node: &Node, who: &str, identity: &str) -> Result<Vec<Deletion>, EngineError> {
@@ -562,10 +582,13 @@ pub async fn delete(node: &Node, who: &str, identity: &str) -> Result<Vec<Deleti
         external_identity: id(identity),
         backend: Backend::LocalMemory,
     };
-    let reply = node.delete(&id(who), request, &call()).await;
-    match reply.err {
-        Some(err) => Err(err),
-        None => Ok(reply.keys),
+    node.delete(&id(who), request, &call()).await
+}
+
+fn parts<T: Default>(result: Result<T, EngineError>) -> (T, Option<EngineError>) {
+    match result {
+        Ok(value) => (value, None),
+        Err(err) => (T::default(), Some(err)),
     }
 }
 

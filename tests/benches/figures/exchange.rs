@@ -215,7 +215,11 @@ async fn reads_for() -> Figure {
         }
     }
     let node = memory_node();
-    let count = node.import_evidence(pieces).await.unwrap().added;
+    let count = node
+        .import_evidence(&EngineId::program(), pieces)
+        .await
+        .unwrap()
+        .added;
     // Whom this machine knows by name.
     let known: Vec<EngineId> = (0..1_000)
         .map(|_| people[random(people.len())].1.clone())
@@ -233,7 +237,9 @@ async fn reads_for() -> Figure {
         } else {
             &mut samples
         };
-        timed(place, || yes += usize::from(node.reads_for(a, b).unwrap()));
+        timed(place, || {
+            yes += usize::from(node.reads_for(&EngineId::program(), a, b).unwrap())
+        });
     }
     samples.sort_unstable();
     let at = |part: usize| micros(samples[samples.len() * part / 100]);
@@ -264,8 +270,9 @@ async fn scaling() -> Figure {
         params: IdParams::P256,
         capabilities: Capabilities::Decrypt,
     };
-    let made = node.generate(&who, request, &Call::unlimited()).await;
-    assert!(made.err.is_none());
+    node.generate(&who, request, &Call::unlimited())
+        .await
+        .unwrap();
     let info = node.registry().identity(&who).unwrap().unwrap();
     let key = info.keys[0].public_key.clone();
     let (mut ratios, mut bare, mut rates) = (Vec::new(), Vec::new(), (0.0, 0.0));
@@ -306,7 +313,13 @@ async fn rate(node: &Node, who: &EngineId, callers: usize, round: Duration) -> f
                         use_reads_for: false,
                         preference: Preference::default(),
                     };
-                    node.encrypt(request, &Call::unlimited()).await.unwrap();
+                    node.encrypt(
+                        &claviger_engine::EngineId::program(),
+                        request,
+                        &Call::unlimited(),
+                    )
+                    .await
+                    .unwrap();
                     count += 1;
                 }
                 count

@@ -26,8 +26,7 @@ pub(crate) async fn figures() -> Vec<Figure> {
         params: IdParams::Secp256k1,
         capabilities: Capabilities::CommitAndDecrypt,
     };
-    let made = node.generate(&who, request, &call).await;
-    assert!(made.err.is_none(), "{:?}", made.err);
+    let made = node.generate(&who, request, &call).await.unwrap();
     let (signer, decryptor) = (
         made.commitment_engine.unwrap(),
         made.decryption_engine.unwrap(),

@@ -113,8 +113,10 @@ impl Subject {
             .access(token.access())
             .build();
         let who = EngineId::local("bench");
-        let reply = node.generate(&who, p256(&token), &Call::unlimited()).await;
-        assert!(reply.err.is_none(), "{:?}", reply.err);
+        let reply = node
+            .generate(&who, p256(&token), &Call::unlimited())
+            .await
+            .unwrap();
         Subject {
             node,
             who,
@@ -375,18 +377,21 @@ async fn generate() -> [Figure; 1] {
             bare.session.destroy_object(object).unwrap();
         }
         let begun = Instant::now();
-        let reply = subject
+        let made = subject
             .node
             .generate(&who, p256(&subject.token), &Call::unlimited())
             .await;
         engine.push(begun.elapsed());
-        assert!(reply.err.is_none(), "{:?}", reply.err);
+        made.unwrap();
         let request = RequestDeleteIdentity {
             external_identity: who.clone(),
             backend: Backend::from(subject.token.backend()),
         };
-        let reply = subject.node.delete(&who, request, &Call::unlimited()).await;
-        assert!(reply.err.is_none(), "{:?}", reply.err);
+        subject
+            .node
+            .delete(&who, request, &Call::unlimited())
+            .await
+            .unwrap();
     }
     let (floor, engine) = (micros(median(&mut floor)), micros(median(&mut engine)));
     [Figure {
@@ -411,8 +416,8 @@ async fn memory() -> [Figure; 1] {
         params: IdParams::Ed25519,
         capabilities: Capabilities::Commit,
     };
-    let reply = node.generate(&who, request, &Call::unlimited()).await;
-    let target = reply.commitment_engine.unwrap();
+    let made = node.generate(&who, request, &Call::unlimited()).await;
+    let target = made.unwrap().commitment_engine.unwrap();
     let key = ed25519_dalek::SigningKey::generate(&mut rand_core::OsRng);
     let (mut floor, mut engine) = (Vec::new(), Vec::new());
     for _ in 0..30_000 {

@@ -39,8 +39,7 @@ pub(crate) async fn figures() -> Vec<Figure> {
         capabilities: Capabilities::CommitAndDecrypt,
     };
     card.faults().clear_log();
-    let made = node.generate(&who, request, &call).await;
-    assert!(made.err.is_none(), "{:?}", made.err);
+    let made = node.generate(&who, request, &call).await.unwrap();
     let generate = card.faults().log().len();
     let (signer, decryptor) = (
         made.commitment_engine.unwrap(),
@@ -109,10 +108,9 @@ pub(crate) async fn figures() -> Vec<Figure> {
         params: IdParams::P256,
         capabilities: Capabilities::Commit,
     };
-    let made = node
-        .generate(&EngineId::local("others"), request, &call)
-        .await;
-    assert!(made.err.is_none(), "{:?}", made.err);
+    node.generate(&EngineId::local("others"), request, &call)
+        .await
+        .unwrap();
     drop(node);
 
     vec![
@@ -204,7 +202,7 @@ async fn one_signature(card: &Inserted) -> (usize, usize) {
         capabilities: Capabilities::Commit,
     };
     let made = node().generate(&who, request, &call).await;
-    let signer = made.commitment_engine.unwrap();
+    let signer = made.unwrap().commitment_engine.unwrap();
     card.faults().clear_log();
     let begun = || readers.transactions() + readers.single_commands();
     let before = begun();

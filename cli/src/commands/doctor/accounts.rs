@@ -42,7 +42,14 @@ pub(crate) async fn find(session: &Session, what: &[PathBuf], backend: &str) -> 
     let mut missing: Vec<Fingerprint> = sought.iter().map(|key| key.fingerprint).collect();
     let node = session.node(Registry::in_memory()?);
     let tell = teller(session.screen.clone());
-    let found = (node.find_accounts(backend, sought, &session.call(), tell)).await?;
+    let found = (node.find_accounts(
+        &claviger_engine::EngineId::program(),
+        backend,
+        sought,
+        &session.call(),
+        tell,
+    ))
+    .await?;
     missing.retain(|wanted| found.iter().all(|key| key.fingerprint != *wanted));
     let status = match missing.is_empty() {
         true => FINE,

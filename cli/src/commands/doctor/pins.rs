@@ -66,7 +66,7 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
     let node = session.node(registry);
     if named.is_empty()
         // What is no backend names nothing.
-        && let Ok(tokens) = node.tokens(Some(name), &session.call()).await
+        && let Ok(tokens) = node.tokens(&claviger_engine::EngineId::program(), Some(name), &session.call()).await
     {
         let is_there =
             |record: &&RefusedPinRecord| (tokens.iter()).any(|(token, _)| token.id == record.token);

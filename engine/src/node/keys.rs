@@ -1,0 +1,260 @@
+//! Using keys: the requests to Commitment and Decryption engines.
+
+use std::sync::Arc;
+
+use claviger_token::sync::{lock, read, write};
+use claviger_token::token::Secret;
+use claviger_token::{Call, Decryptor, Error, KeyUse};
+
+use super::{Inner, Node};
+use crate::key_engine::{KeyEngine, Request};
+use crate::policy::{self, Operation};
+use crate::purpose::ToSign;
+use crate::registry::{KeyRecord, RegistryError};
+use crate::tokens::Tokens;
+use crate::types::engine_name;
+use crate::{Commitment, EngineError, EngineId, EngineName, IdentityInfo};
+
+impl Node {
+    /// Opens the age file `data` with the Decryption engine `engine`.
+    ///
+    /// # Errors
+    /// What the engine answers; [`EngineError::NoSuchEngine`] where there is none.
+    pub async fn decrypt(
+        &self,
+        who: &EngineId,
+        engine: &EngineId,
+        data: Vec<u8>,
+        call: &Call,
+    ) -> Result<Secret, EngineError> {
+        let found = self.usable(who, engine, Operation::Decrypt, call).await?;
+        let found = found.ok_or_else(|| no_such(engine))?;
+        let work = Work::Open(Arc::new(data));
+        match self.work(who, engine, found, work, call).await? {
+            Done::Opened(data) => Ok(data),
+            Done::Signed(_) => Err(no_such(engine)),
+        }
+    }
+
+    /// The key of the Decryption engine `engine`, for ciphertexts that are too long for
+    /// a message: to be given to [`decrypt_stream`](claviger_formats::envelope::decrypt_stream).
+    /// Its operations run where the token wants them, and block the caller.
+    ///
+    /// # Errors
+    /// As [`Node::decrypt`].
+    pub async fn decryptor(
+        &self,
+        who: &EngineId,
+        engine: &EngineId,
+        call: &Call,
+    ) -> Result<Arc<dyn Decryptor>, EngineError> {
+        let found = self.usable(who, engine, Operation::Decrypt, call).await?;
+        let found = found.ok_or_else(|| no_such(engine))?;
+        found.decryptor(&self.0.tokens, Request { who, call }).await
+    }
+
+    /// The Commitment or Decryption engine called `name`, if there is one that does this, and
+    /// if the policy lets `sender` have it done.
+    pub(crate) async fn usable(
+        &self,
+        sender: &EngineId,
+        name: &EngineId,
+        operation: Operation<'_>,
+        call: &Call,
+    ) -> Result<Option<Arc<KeyEngine>>, EngineError> {
+        if name.node.is_some() {
+            return Ok(None);
+        }
+        let usage = match operation {
+            Operation::Sign(_) => KeyUse::Sign,
+            Operation::Decrypt => KeyUse::Decrypt,
+        };
+        let found = self.find_engine(sender, &name.name, call).await?;
+        let Some(engine) = found.filter(|engine| engine.usage() == usage) else {
+            return Ok(None);
+        };
+        self.may_use(sender, &engine, operation)?;
+        Ok(Some(engine))
+    }
+
+    /// Asks the policy whether `who` may have the key used.
+    ///
+    /// # Errors
+    /// [`EngineError::NotAllowed`].
+    pub(crate) fn may_use(
+        &self,
+        who: &EngineId,
+        engine: &KeyEngine,
+        operation: Operation<'_>,
+    ) -> Result<(), EngineError> {
+        let access = policy::Access::Use {
+            identity: &engine.key.info.owner,
+            operation,
+        };
+        self.0.policy.check(who, access)
+    }
+
+    /// Lets a Commitment or Decryption engine work, on this task.
+    pub(crate) async fn work(
+        &self,
+        sender: &EngineId,
+        name: &EngineId,
+        engine: Arc<KeyEngine>,
+        work: Work,
+        call: &Call,
+    ) -> Result<Done, EngineError> {
+        let name = &name.name;
+        let by = Request { who: sender, call };
+        let result = work.clone().run(&engine, &self.0.tokens, by).await;
+        self.0.note_move(&engine);
+        let Err(EngineError::Token(error)) = &result else {
+            return result;
+        };
+        let is_missing = matches!(error, Error::KeyNotFound { .. });
+        if !is_missing && !matches!(error, Error::KeyMismatch { .. }) {
+            return result;
+        }
+        // Another process may have deleted the identity, or made it anew since.
+        write(&self.0.engines).remove(name);
+        match self.find_engine(sender, name, call).await? {
+            Some(now) if now.key.id != engine.key.id => work.run(&now, &self.0.tokens, by).await,
+            Some(_) => {
+                if is_missing {
+                    self.miss(&engine.key);
+                }
+                result
+            }
+            None => Err(EngineError::IdentityDeleted {
+                identity: engine.key.info.owner.clone(),
+            }),
+        }
+    }
+
+    /// Says in the log that the key has gone: once, since each request is told, too.
+    fn miss(&self, key: &KeyRecord) {
+        let mut missed = lock(&self.0.missed);
+        if missed.insert(key.id) {
+            let info = &key.info;
+            tracing::warn!(
+                identity = %info.owner, token = %info.token, slot = %info.slot,
+                "the identity's key is not on its token any more; the identity is kept"
+            );
+        }
+    }
+
+    /// The engine called `name`, alive for `sender`.
+    pub(crate) async fn find_engine(
+        &self,
+        sender: &EngineId,
+        name: &EngineName,
+        call: &Call,
+    ) -> Result<Option<Arc<KeyEngine>>, EngineError> {
+        let known = read(&self.0.engines).get(name).cloned();
+        let known = known.filter(|engine| engine.check_alive(sender).is_ok());
+        if let Some(engine) = &known
+            && !engine.is_due()
+        {
+            return Ok(known);
+        }
+        // Not asked for yet, or made by another process, or not alive when last seen; or it
+        // is time to see whether it still is.
+        let (node, wanted) = (Arc::clone(&self.0), name.clone());
+        let looked = tokio::task::spawn_blocking(move || node.registry.engine(&wanted));
+        let looked = match call.deadline() {
+            None => looked.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), looked)
+                .await
+                .map_err(|_| Error::DeadlineExceeded)?,
+        };
+        let record = match looked.unwrap_or_else(|e| {
+            Err(RegistryError::Other {
+                reason: e.to_string(),
+            })
+        }) {
+            // A registry that cannot be read does not end what works.
+            Err(error) if known.is_some() => {
+                tracing::debug!(%error, "an engine is not looked up");
+                return Ok(known);
+            }
+            record => record?,
+        };
+        let Some((key, stale)) = record else {
+            write(&self.0.engines).remove(name);
+            return Ok(None);
+        };
+        if let Some(engine) = known.filter(|engine| engine.is_still(&key, &stale)) {
+            return Ok(Some(engine));
+        }
+        let engine = Arc::new(KeyEngine::new(key, stale));
+        write(&self.0.engines).insert(name.clone(), Arc::clone(&engine));
+        engine.check_alive(sender)?;
+        Ok(Some(engine))
+    }
+}
+
+/// What a key engine is asked to do.
+#[derive(Clone)]
+pub(crate) enum Work {
+    Sign(Arc<ToSign>),
+    Open(Arc<Vec<u8>>),
+}
+
+pub(crate) enum Done {
+    Signed(Commitment),
+    Opened(Secret),
+}
+
+impl Work {
+    async fn run(
+        self,
+        engine: &Arc<KeyEngine>,
+        tokens: &Arc<Tokens>,
+        by: Request<'_>,
+    ) -> Result<Done, EngineError> {
+        match self {
+            Work::Sign(text) => engine.sign(tokens, text, by).await.map(Done::Signed),
+            Work::Open(data) => engine.decrypt(tokens, data, by).await.map(Done::Opened),
+        }
+    }
+}
+
+impl Inner {
+    /// Corrects the registry where another tool gave the engine's key another place.
+    pub(crate) fn note_move(&self, engine: &KeyEngine) {
+        let Some(slot) = engine.moved_to() else {
+            return;
+        };
+        let info = &engine.key.info;
+        tracing::info!(identity = %info.owner, token = %info.token, from = %info.slot, to = %slot, "the key has another place");
+        if let Err(error) = self.registry.key_moved(engine.key.id, &slot) {
+            tracing::warn!(identity = %info.owner, %error, "its new place is not noted");
+        }
+        self.refresh(&info.owner);
+    }
+
+    /// Forgets the engines that work for an identity, so that they are looked up anew.
+    pub(crate) fn refresh(&self, identity: &EngineId) {
+        let mut engines = write(&self.engines);
+        for usage in [KeyUse::Sign, KeyUse::Decrypt] {
+            engines.remove(&engine_name(usage, identity));
+        }
+    }
+
+    /// Forgets the engines that an identity refers to.
+    pub(crate) fn refresh_engines(&self, info: &IdentityInfo) {
+        let mut engines = write(&self.engines);
+        for engine in [&info.commitment_engine, &info.decryption_engine]
+            .into_iter()
+            .flatten()
+        {
+            engines.remove(&engine.name);
+        }
+    }
+}
+
+/// That there is no engine of this name that does this.
+pub(crate) fn no_such(engine: &EngineId) -> EngineError {
+    EngineError::NoSuchEngine {
+        engine: engine.clone(),
+    }
+}

@@ -1,0 +1,111 @@
+//! What a node shows: tokens, how they stand, and keys on them that were lost.
+
+use std::sync::Arc;
+
+use claviger_token::{Call, SlotInfo, TokenId, TokenInfo};
+
+use super::{Node, interrupted};
+use crate::accounts::{self, FoundKey, Search, SoughtKey};
+use crate::opening::Wanted;
+use crate::policy;
+use crate::tokens::Found;
+use crate::turns::in_time;
+use crate::{EngineError, EngineId, TokenChanges, TokenState};
+
+impl Node {
+    /// The changes of the tokens' states, as they happen: those of every token that is or
+    /// comes to be attached, from being absent on; where `backend` is given, those of its
+    /// kind, it included. As long as the result lives the devices are watched, by events
+    /// where their system has them.
+    ///
+    /// # Errors
+    /// [`EngineError::NoDriver`], or what the driver says of `backend`.
+    pub fn token_changes(&self, backend: Option<&str>) -> Result<TokenChanges, EngineError> {
+        TokenChanges::subscribe(&self.0.tokens, backend)
+    }
+
+    /// How the tokens stand that this node has seen so far.
+    pub fn token_states(&self) -> Vec<(TokenId, TokenState)> {
+        self.0.tokens.standings.all()
+    }
+
+    /// The attached tokens with what can be seen of their slots without a PIN: those
+    /// that fit `backend`, or all.
+    ///
+    /// # Errors
+    /// [`EngineError::NotAllowed`], [`EngineError::NoDriver`], or what a driver says.
+    pub async fn tokens(
+        &self,
+        who: &EngineId,
+        backend: Option<&str>,
+        call: &Call,
+    ) -> Result<Vec<(TokenInfo, Vec<SlotInfo>)>, EngineError> {
+        Ok(self.look(who, backend, call).await?.tokens)
+    }
+
+    /// The same, with the places where there is something that cannot be read.
+    ///
+    /// A token's statement is corrected by what was tried on it here before, and its slots say
+    /// which of them identities of this registry use (the note `identity`).
+    ///
+    /// # Errors
+    /// As [`Node::tokens`].
+    pub async fn look(
+        &self,
+        who: &EngineId,
+        backend: Option<&str>,
+        call: &Call,
+    ) -> Result<Found, EngineError> {
+        self.0.policy.check(who, policy::Access::ListTokens)?;
+        self.look_for(backend, call).await
+    }
+
+    /// [`Node::look`] on behalf of a request that was allowed as a whole.
+    pub(crate) async fn look_for(
+        &self,
+        backend: Option<&str>,
+        call: &Call,
+    ) -> Result<Found, EngineError> {
+        let (node, backend) = (Arc::clone(&self.0), backend.map(str::to_owned));
+        let its_call = call.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let mut found = node.tokens.list(backend.as_deref(), &its_call)?;
+            for (token, slots) in &mut found.tokens {
+                let noted = node.registry.take_account(token);
+                // Tokens can be seen also where the registry cannot.
+                let noted = noted
+                    .and_then(|()| node.registry.take_account_of_slots(token, slots))
+                    .and_then(|()| node.registry.note_owners(token, slots));
+                if let Err(error) = noted {
+                    tracing::warn!(%error, token = %token.id, "what is noted of it is not shown");
+                }
+            }
+            Ok(found)
+        });
+        in_time(call, found)
+            .await?
+            .unwrap_or_else(|_| Err(interrupted()))
+    }
+
+    /// Looks on the token that `backend` names, which derives its keys, for keys that some home
+    /// made there: in the first accounts of all places where homes begin. `tell` hears of each
+    /// account that was looked at; `call` ends the search at any of them.
+    ///
+    /// # Errors
+    /// [`EngineError::NotAllowed`], [`EngineError::DerivesNothing`], and what the token says.
+    pub async fn find_accounts(
+        &self,
+        who: &EngineId,
+        backend: &str,
+        sought: Vec<SoughtKey>,
+        call: &Call,
+        tell: impl Fn(Search<'_>) + Send + 'static,
+    ) -> Result<Vec<FoundKey>, EngineError> {
+        self.0.policy.check(who, policy::Access::ListTokens)?;
+        let opened = self.0.open(Some(who), Wanted::any(backend), call);
+        let ((token, _), call) = (opened.await?, call.clone());
+        tokio::task::spawn_blocking(move || accounts::find(&token, &sought, &call, &tell))
+            .await
+            .unwrap_or_else(|_| Err(interrupted()))
+    }
+}

@@ -1,0 +1,173 @@
+//! Tokens with a PIN each.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use claviger_token::{
+    About, Call, Driver, Error, FixedPin, Listing, Pin, PinSource, SlotId, SlotInfo, Token,
+    TokenId, TokenInfo,
+};
+use secrecy::ExposeSecret;
+
+use super::Device;
+
+/// A token with a PIN of its own.
+#[derive(Clone)]
+pub struct Safe {
+    pub device: Device,
+    pub pin: &'static str,
+    pub logged_in: Arc<AtomicBool>,
+    /// The PINs that it was sent.
+    pub came: Arc<Mutex<Vec<String>>>,
+}
+
+impl Safe {
+    pub fn new(pin: &'static str) -> Self {
+        Safe {
+            device: Device::new(),
+            pin,
+            logged_in: Arc::default(),
+            came: Arc::default(),
+        }
+    }
+
+    pub fn is_there(&self) -> bool {
+        let seen = self.device.look("device:", &Call::unlimited()).unwrap();
+        !seen.tokens.is_empty()
+    }
+
+    fn log_in(&self, pins: &dyn PinSource, call: &Call) -> Result<(), Error> {
+        if self.logged_in.load(SeqCst) {
+            return Ok(());
+        }
+        let pin = pins.pin(&self.device.id(), "safe", call)?;
+        self.came.lock().unwrap().push(pin.expose_secret().into());
+        let is_right = pin.expose_secret() == self.pin;
+        self.logged_in.store(is_right, SeqCst);
+        match is_right {
+            true => Ok(()),
+            false => Err(Error::PinWrong {
+                token: self.device.id(),
+                tries: claviger_token::TriesLeft::Unknown,
+            }),
+        }
+    }
+
+    /// The PINs that came since this was asked last.
+    pub fn came(&self) -> Vec<String> {
+        std::mem::take(&mut *self.came.lock().unwrap())
+    }
+}
+
+/// Two tokens; the backend `device:any` fits both.
+#[derive(Clone)]
+pub struct Safes(pub [Safe; 2]);
+
+impl Driver for Safes {
+    fn about(&self) -> About {
+        About::new("device", "a device of this test")
+    }
+
+    fn look(&self, backend: &str, _: &Call) -> Result<Listing, Error> {
+        let there = self.0.iter().filter(|safe| safe.is_there());
+        let there = there.map(|safe| TokenInfo {
+            login_required: true,
+            ..safe.device.info().clone()
+        });
+        let fits = |token: &TokenInfo| {
+            ["device:", "device:any"].contains(&backend)
+                || backend.split('?').next() == Some(&token.backend)
+        };
+        Ok(Listing {
+            tokens: there.filter(fits).collect(),
+            unreadable: Vec::new(),
+        })
+    }
+
+    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        let safe = self.0.iter().find(|safe| safe.device.id() == token.id);
+        Token::slots(&safe.unwrap().device, call)
+    }
+
+    fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
+        Ok(None)
+    }
+
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
+        let found = self.look(backend, call)?.tokens;
+        let [token] = found.as_slice() else {
+            return Err(Error::NoToken {
+                wanted: backend.into(),
+                present: Vec::new(),
+            });
+        };
+        let safe = self.0.iter().find(|safe| safe.device.id() == token.id);
+        let safe = safe.unwrap();
+        match backend.split_once("?pin=") {
+            Some((_, pin)) => safe.log_in(&FixedPin::new(pin), call)?,
+            None => safe.log_in(&*call.access().pins, call)?,
+        }
+        safe.device.open(&token.backend, call)
+    }
+}
+
+/// Knows the PIN of each token.
+pub struct Person(pub [(TokenId, &'static str); 2]);
+
+impl PinSource for Person {
+    fn pin(&self, token: &TokenId, _: &str, _: &Call) -> Result<Pin, Error> {
+        let known = self.0.iter().find(|(of, _)| of == token);
+        Ok(Pin::from(known.unwrap().1))
+    }
+
+    fn is_one_for_all(&self) -> bool {
+        false
+    }
+}
+
+pub const PINS: [&str; 2] = ["111111", "222222"];
+
+impl Safes {
+    pub fn new() -> Self {
+        Safes(PINS.map(Safe::new))
+    }
+
+    pub fn person(&self) -> Person {
+        let [a, b] = &self.0;
+        Person([(a.device.id(), a.pin), (b.device.id(), b.pin)])
+    }
+
+    /// Nobody is logged in any more, and no PIN has come.
+    pub fn log_out(&self) {
+        for safe in &self.0 {
+            safe.logged_in.store(false, SeqCst);
+            safe.came();
+        }
+    }
+}
+
+/// A person who is asked for the PIN of one token and does not answer until they are let; of
+/// other tokens they know the PIN.
+pub struct Hesitant {
+    pub knows: Person,
+    pub of: TokenId,
+    pub asked: Arc<AtomicBool>,
+    pub answers: Arc<AtomicBool>,
+}
+
+impl PinSource for Hesitant {
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
+        if *token == self.of {
+            self.asked.store(true, SeqCst);
+            while !self.answers.load(SeqCst) {
+                call.check()?;
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        }
+        self.knows.pin(token, label, call)
+    }
+
+    fn is_one_for_all(&self) -> bool {
+        false
+    }
+}

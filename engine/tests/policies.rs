@@ -1,0 +1,439 @@
+//! The policy is asked for everything, and who sends is stated by whoever lets a message in.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use claviger_engine::encryption::Preference;
+use claviger_engine::message::{
+    EngineMsg, Msg, QueryReadsForEvidence, ReplyReadsForEvidence, RequestCommitment,
+    RequestConnectIdentity, RequestDecryption, RequestDeleteIdentity, RequestEncrypt,
+    RequestGenerateIdentity, RequestReadsFor, SubmitReadsForEvidence,
+};
+use claviger_engine::opener::Opener;
+use claviger_engine::policy::{Access, Operation};
+use claviger_engine::reads_for::EvidenceAbout;
+use claviger_engine::{
+    Backend, Capabilities, EngineError, EngineId, Evidence, IdParams, Node, NodeId, Policy,
+    Purpose, Registry,
+};
+use claviger_formats::envelope::{self, Sealed};
+use claviger_memory::MemoryDriver;
+use claviger_token::{Call, KeySpec, KeyUse, PublicKey};
+use common::{Device, call, id};
+use tempfile::TempDir;
+
+/// What was asked for, as one word.
+fn word(access: Access<'_>) -> String {
+    match access {
+        Access::Generate { .. } => "generate".into(),
+        Access::Use {
+            operation: Operation::Sign(purpose),
+            ..
+        } => format!("sign {}", purpose.name()),
+        Access::Use {
+            operation: Operation::Decrypt,
+            ..
+        } => "decrypt".into(),
+        Access::Connect(_) => "connect".into(),
+        Access::Adopt => "adopt".into(),
+        Access::Delete(_) => "delete".into(),
+        Access::Grant { .. } => "grant".into(),
+        Access::Revoke { .. } => "revoke".into(),
+        Access::ListTokens => "list".into(),
+        Access::Encrypt(_) => "encrypt".into(),
+        Access::ReadEvidence(_) => "read evidence".into(),
+        Access::SubmitEvidence => "submit evidence".into(),
+        Access::UseLogin { .. } => "use a login".into(),
+        other => panic!("no word for {other:?}"),
+    }
+}
+
+/// Denies one thing, and notes who asked for what.
+#[derive(Clone, Default)]
+struct Denies {
+    what: Arc<Mutex<String>>,
+    asked: Arc<Mutex<Vec<(EngineId, String)>>>,
+}
+
+impl Policy for Denies {
+    fn check(&self, sender: &EngineId, access: Access<'_>) -> Result<(), EngineError> {
+        let word = word(access);
+        let denied = *self.what.lock().unwrap() == word;
+        self.asked.lock().unwrap().push((sender.clone(), word));
+        match denied {
+            false => Ok(()),
+            true => Err(EngineError::NotAllowed {
+                sender: sender.clone(),
+                what: "do this",
+            }),
+        }
+    }
+}
+
+struct Stage {
+    node: Node,
+    policy: Denies,
+    device: Device,
+    evidence: Evidence,
+    file: Vec<u8>,
+    _home: TempDir,
+}
+
+impl Stage {
+    /// `alice` and `bob`, who reads for her, and a key that is nobody's.
+    async fn new() -> Self {
+        let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
+        let policy = Denies::default();
+        let node = Node::builder(Registry::open(home.path()).unwrap())
+            .driver(device.clone())
+            .driver(MemoryDriver::new())
+            .policy(policy.clone())
+            .build();
+        for name in ["alice", "bob"] {
+            common::make(&node, name, &device.backend()).await;
+        }
+        let (me, reader, by, call) = (EngineId::program(), id("bob"), id("alice"), call());
+        let granted = node.grant_reads_for(&me, &reader, &by, None, &call);
+        let evidence = granted.await.unwrap();
+        let keys = node.public_keys(&id("alice")).unwrap().unwrap();
+        let file = envelope::encrypt(&[&keys.decrypt.unwrap()], b"text").unwrap();
+        Stage {
+            node,
+            policy,
+            device,
+            evidence,
+            file,
+            _home: home,
+        }
+    }
+
+    fn backend(&self) -> Backend {
+        self.device.backend()
+    }
+
+    /// Has `who` make the request that is called so, and says what it said.
+    async fn ask(&self, who: &EngineId, request: &str) -> Result<(), EngineError> {
+        let (node, call) = (&self.node, call());
+        let (alice, bob) = (id("alice"), id("bob"));
+        let sign = |purpose| RequestCommitment {
+            data: vec![7; 32],
+            purpose,
+        };
+        let signs = id("alice_committer_alice");
+        let opens = id("alice_decryptor_alice");
+        match request {
+            "generate" => {
+                let request = RequestGenerateIdentity {
+                    backend: self.backend(),
+                    params: IdParams::Ed25519,
+                    capabilities: Capabilities::Commit,
+                };
+                node.generate(who, request, &call).await.map(drop)
+            }
+            "connect" | "adopt" => {
+                let spec = KeySpec::sign(claviger_token::Algorithm::P256);
+                let to = match request {
+                    "connect" => alice,
+                    _ => id(&self.device.foreign_key(spec).1),
+                };
+                let request = RequestConnectIdentity {
+                    external_identity: to,
+                    backend: self.backend(),
+                    capabilities: Capabilities::Commit,
+                };
+                node.connect(who, request, &call).await.map(drop)
+            }
+            "delete" => {
+                let request = RequestDeleteIdentity {
+                    external_identity: bob,
+                    backend: self.backend(),
+                };
+                node.delete(who, request, &call).await.map(drop)
+            }
+            "sign raw" => {
+                let signed = node.commit(who, &signs, vec![1], &call);
+                signed.await.map(drop)
+            }
+            "sign raw, read" => {
+                let signed = node.commit_stream(who, &signs, &b"text"[..], &call).await;
+                signed.map(drop).map_err(|error| match error {
+                    claviger_engine::CommitStreamError::Engine(error) => error,
+                    other => panic!("{other}"),
+                })
+            }
+            "sign prehash" => {
+                let signed = node.commit_for(who, &signs, sign(Purpose::Prehash), &call);
+                signed.await.map(drop)
+            }
+            "decrypt" => {
+                let opened = node.decrypt(who, &opens, self.file.clone(), &call);
+                opened.await.map(drop)
+            }
+            "decrypt, streamed" => node.decryptor(who, &opens, &call).await.map(drop),
+            "decrypt, whoever can" => {
+                let sealed = Sealed::read(self.file.as_slice()).unwrap();
+                let opener = Opener::anybody(node, who, sealed.stanzas(), &call).await?;
+                opener.open(&call).await.map(drop).map_err(|not| not.error)
+            }
+            "decrypt, one can" => {
+                let sealed = Sealed::read(self.file.as_slice()).unwrap();
+                let opener = Opener::only(node, who, &alice, sealed.stanzas()).await?;
+                opener.open(&call).await.map(drop).map_err(|not| not.error)
+            }
+            "grant" => {
+                let granted = node.grant_reads_for(who, &alice, &bob, None, &call);
+                granted.await.map(drop)
+            }
+            "revoke" => {
+                let revoked = node.revoke_reads_for(who, &bob, &alice, &call);
+                revoked.await.map(drop)
+            }
+            "list" => node.tokens(who, Some("device:"), &call).await.map(drop),
+            "list, with slots" => node.look(who, None, &call).await.map(drop),
+            "list, accounts" => {
+                let found = node.find_accounts(who, "device:", Vec::new(), &call, |_| {});
+                found.await.map(drop)
+            }
+            "encrypt" => {
+                let request = RequestEncrypt {
+                    data: b"text".to_vec().into(),
+                    external_identity: alice,
+                    use_reads_for: false,
+                    preference: Preference::ITSELF,
+                };
+                node.encrypt(who, request, &call).await.map(drop)
+            }
+            "encrypt, streamed" => {
+                let to = node.recipients(who, &alice, true, &Preference::ITSELF, &call);
+                to.await.map(drop)
+            }
+            "read evidence" => node.reads_for(who, &bob, &alice).map(drop),
+            "read evidence, chain" => node.reads_for_chain(who, &bob, &alice).map(drop),
+            "read evidence, all" => node.evidence_about(who, &alice).map(drop),
+            "submit evidence" => node.submit_evidence(who, &self.evidence),
+            "submit evidence, file" => {
+                let file = vec![self.evidence.clone()];
+                let imported = node.import_evidence(who, file).await;
+                imported.map(drop).map_err(|not| not.error)
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+const REQUESTS: [&str; 24] = [
+    "generate",
+    "connect",
+    "adopt",
+    "delete",
+    "sign raw",
+    "sign raw, read",
+    "sign prehash",
+    "decrypt",
+    "decrypt, streamed",
+    "decrypt, whoever can",
+    "decrypt, one can",
+    "grant",
+    "revoke",
+    "list",
+    "list, with slots",
+    "list, accounts",
+    "encrypt",
+    "encrypt, streamed",
+    "read evidence",
+    "read evidence, chain",
+    "read evidence, all",
+    "submit evidence",
+    "submit evidence, file",
+    "sign evidence",
+];
+
+#[tokio::test]
+async fn the_policy_is_asked_for_every_request_and_what_it_denies_is_not_done() {
+    let stage = Stage::new().await;
+    let keys = stage.device.keys();
+    for request in REQUESTS {
+        let denied = request.split(',').next().unwrap();
+        *stage.policy.what.lock().unwrap() = denied.into();
+        stage.policy.asked.lock().unwrap().clear();
+        let opened = stage.device.opened();
+        let who = id("carol");
+        // A grant is a signature as well.
+        let asked = match request {
+            "sign evidence" => "grant",
+            other => other,
+        };
+        let done = stage.ask(&who, asked).await;
+        assert!(
+            matches!(done, Err(EngineError::NotAllowed { .. })),
+            "{request}: {done:?}"
+        );
+        let asked = stage.policy.asked.lock().unwrap();
+        let by_her = asked.iter().any(|(by, what)| *by == who && what == denied);
+        assert!(by_her || request == "sign evidence", "{request}: {asked:?}");
+        assert_eq!(stage.device.opened(), opened, "{request}");
+    }
+    let identities = stage.node.registry().identities().unwrap();
+    assert_eq!(identities.len(), 2);
+    // That of `adopt` was made by this test.
+    assert_eq!(stage.device.keys(), keys + 1);
+    let evidence = stage.node.evidence_about(&id("x"), &id("alice"));
+    stage.policy.what.lock().unwrap().clear();
+    assert!(evidence.is_ok());
+    let granted = stage.node.reads_for(&id("x"), &id("bob"), &id("alice"));
+    assert!(granted.unwrap());
+}
+
+#[tokio::test]
+async fn what_the_policy_does_not_deny_is_done() {
+    for request in REQUESTS.into_iter().filter(|r| *r != "sign evidence") {
+        let stage = Stage::new().await;
+        let done = stage.ask(&id("carol"), request).await;
+        assert!(
+            !matches!(done, Err(EngineError::NotAllowed { .. })),
+            "{request}"
+        );
+    }
+}
+
+/// Somebody on another node.
+fn remote(node: &Node, name: &str) -> EngineId {
+    let info = node.registry().identity(&id("alice")).unwrap().unwrap();
+    let key: PublicKey = info.key(KeyUse::Sign).unwrap().public_key.clone();
+    EngineId {
+        node: Some(NodeId(Arc::new(key))),
+        name: name.into(),
+    }
+}
+
+/// All messages to engines of `alice`, as if she sent them.
+fn messages(stage: &Stage) -> Vec<(EngineId, Msg)> {
+    let management = stage.node.identity_management();
+    let request = RequestConnectIdentity {
+        external_identity: id("alice"),
+        backend: stage.backend(),
+        capabilities: Capabilities::Commit,
+    };
+    let delete = RequestDeleteIdentity {
+        external_identity: id("alice"),
+        backend: stage.backend(),
+    };
+    let data = stage.file.clone();
+    vec![
+        (management.clone(), Msg::RequestConnectIdentity(request)),
+        (management, Msg::RequestDeleteIdentity(delete)),
+        (
+            id("alice_committer_alice"),
+            Msg::RequestCommitment(RequestCommitment::raw(vec![1])),
+        ),
+        (
+            id("alice_decryptor_alice"),
+            Msg::RequestDecryption(RequestDecryption { data }),
+        ),
+    ]
+}
+
+fn error(reply: Option<Msg>) -> Option<EngineError> {
+    match reply.unwrap() {
+        Msg::ReplyConnectIdentity(reply) => reply.err,
+        Msg::ReplyDeleteIdentity(reply) => reply.err,
+        Msg::ReplyCommitment(reply) => reply.err,
+        Msg::ReplyDecryption(reply) => reply.err,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_a_message_from_outside_says_of_its_sender_counts_for_nothing() {
+    let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
+    let stage = Stage::new().await;
+    let node = common::node(home.path(), &device);
+    common::make(&node, "alice", &device.backend()).await;
+    let mallory = remote(&node, "mallory");
+    for (target, msg) in messages(&stage) {
+        let message = EngineMsg {
+            sender: id("alice"),
+            target,
+            mailbox: None,
+            msg,
+        };
+        let reply = node.let_in(&mallory, message, &Call::unlimited()).await;
+        let error = error(reply.unwrap());
+        assert!(
+            matches!(&error, Some(EngineError::NotAllowed { sender, .. }) if *sender == mallory),
+            "{error:?}"
+        );
+    }
+    assert_eq!(node.registry().identities().unwrap().len(), 1);
+    // The same from this process is done, whatever was sent before it.
+    let (target, msg) = messages(&stage).remove(2);
+    let reply = node.ask(&id("alice"), &target, msg, &call()).await;
+    assert!(error(reply).is_none());
+}
+
+#[tokio::test]
+async fn who_lets_a_message_in_gets_the_reply_and_a_participant_the_true_sender() {
+    let stage = Stage::new().await;
+    let carol = remote(&stage.node, "carol");
+    let message = |target: EngineId, msg| EngineMsg {
+        sender: id("alice"),
+        target,
+        mailbox: Some(3),
+        msg,
+    };
+    let query = |name: &str| {
+        Msg::QueryReadsForEvidence(QueryReadsForEvidence {
+            external_identity: id(name),
+        })
+    };
+    let reads_for = stage.node.reads_for_engine();
+    let call = call();
+    let asked = (stage.node).let_in(&carol, message(reads_for.clone(), query("alice")), &call);
+    let Some(Msg::ReplyReadsForEvidence(reply)) = asked.await.unwrap() else {
+        panic!("no reply");
+    };
+    assert_eq!(reply.evidence.direct.len(), 1);
+    let listener = stage.node.attach("listener").unwrap();
+    let sent = (stage.node).let_in(&carol, message(listener.id().clone(), query("x")), &call);
+    assert!(sent.await.unwrap().is_none());
+    assert_eq!(listener.try_receive(3).unwrap().sender, carol);
+    // Each is asked about by the name of who was let in.
+    for (what, msg) in [
+        (
+            "read evidence",
+            Msg::RequestReadsFor(RequestReadsFor {
+                a: id("bob"),
+                b: id("alice"),
+            }),
+        ),
+        (
+            "submit evidence",
+            Msg::SubmitReadsForEvidence(SubmitReadsForEvidence {
+                evidence: stage.evidence.clone(),
+            }),
+        ),
+    ] {
+        stage.policy.asked.lock().unwrap().clear();
+        let message = message(reads_for.clone(), msg);
+        let reply = stage.node.let_in(&carol, message, &call).await;
+        assert!(reply.unwrap().is_some());
+        let asked = stage.policy.asked.lock().unwrap();
+        assert!(
+            asked
+                .iter()
+                .all(|(who, word)| *who == carol && word == what)
+        );
+        assert!(!asked.is_empty(), "{what}");
+    }
+    // Evidence that nobody asked the sender for is dropped, whoever it says that it is.
+    let forged = Msg::ReplyReadsForEvidence(ReplyReadsForEvidence {
+        external_identity: id("alice"),
+        evidence: EvidenceAbout::default(),
+        err: None,
+    });
+    let forged = message(stage.node.encryption(), forged);
+    let reply = stage.node.let_in(&carol, forged, &call).await;
+    assert!(reply.unwrap().is_none());
+}

@@ -1,0 +1,209 @@
+//! What a request may use to open a token: its own access or the node's, and whose login that
+//! makes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use claviger_engine::message::{RequestDeleteIdentity, RequestGenerateIdentity};
+use claviger_engine::opener::Opener;
+use claviger_engine::policy::{self, OwnersOnly};
+use claviger_engine::{
+    Backend, Capabilities, EngineError, EngineId, IdParams, Node, Policy, Registry,
+};
+use claviger_formats::envelope::{self, Sealed};
+use claviger_token::{Access, Call, Error, FixedPin, KeyUse, PinSource, Token};
+use common::safes::{PINS, Safes};
+use common::{call, id};
+use tempfile::TempDir;
+
+/// Whoever's PIN opened a token uses it, and nobody else.
+struct Private;
+
+impl Policy for Private {
+    fn check(&self, who: &EngineId, access: policy::Access<'_>) -> Result<(), EngineError> {
+        match access {
+            policy::Access::UseLogin { .. } => Err(EngineError::NotAllowed {
+                sender: who.clone(),
+                what: "use somebody else's login",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `alice` and `bob` with keys on the first of two safes, and nobody logged in.
+struct Stage {
+    safes: Safes,
+    home: TempDir,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let stage = Stage {
+            safes: Safes::new(),
+            home: tempfile::tempdir().unwrap(),
+        };
+        let node = stage.node(stage.safes.person(), OwnersOnly);
+        for name in ["alice", "bob"] {
+            let made = node.generate(&id(name), stage.request(), &call()).await;
+            made.unwrap();
+        }
+        stage.safes.log_out();
+        stage
+    }
+
+    fn request(&self) -> RequestGenerateIdentity {
+        RequestGenerateIdentity {
+            backend: Backend::from(self.safes.0[0].device.info().backend.clone()),
+            params: IdParams::Ed25519,
+            capabilities: Capabilities::CommitAndDecrypt,
+        }
+    }
+
+    fn node(&self, pins: impl PinSource + 'static, policy: impl Policy + 'static) -> Node {
+        Node::builder(Registry::open(self.home.path()).unwrap())
+            .driver(self.safes.clone())
+            .access(Access::with(pins))
+            .policy(policy)
+            .build()
+    }
+
+    fn came(&self) -> Vec<String> {
+        self.safes.0[0].came()
+    }
+}
+
+async fn sign(node: &Node, who: &str, call: &Call) -> Result<(), EngineError> {
+    let engine = id(&format!("{who}_committer_{who}"));
+    let signed = node.commit(&id(who), &engine, b"m".to_vec(), call).await;
+    signed.map(drop)
+}
+
+/// A call that carries the PIN of the first safe.
+fn with_pin() -> Call {
+    Call::unlimited().using(Access::with(FixedPin::new(PINS[0])))
+}
+
+fn is_not_allowed<T: std::fmt::Debug>(done: &Result<T, EngineError>) {
+    assert!(
+        matches!(done, Err(EngineError::NotAllowed { .. })),
+        "{done:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_opens_a_token_with_its_own_pin_and_one_without_with_the_nodes() {
+    let stage = Stage::new().await;
+    let node = stage.node(claviger_token::NoPin, OwnersOnly);
+    let without = sign(&node, "alice", &call()).await;
+    assert!(
+        matches!(without, Err(EngineError::Token(Error::PinNeeded { .. }))),
+        "{without:?}"
+    );
+    assert!(stage.came().is_empty());
+    sign(&node, "alice", &with_pin()).await.unwrap();
+    assert_eq!(stage.came(), [PINS[0]]);
+    stage.safes.log_out();
+    // A request with a PIN of its own does not get the node's.
+    let node = stage.node(FixedPin::new(PINS[0]), OwnersOnly);
+    let wrong = Call::unlimited().using(Access::with(FixedPin::new("999999")));
+    let refused = sign(&node, "alice", &wrong).await;
+    assert!(
+        matches!(refused, Err(EngineError::Token(Error::PinWrong { .. }))),
+        "{refused:?}"
+    );
+    assert_eq!(stage.came(), ["999999"]);
+    sign(&node, "alice", &call()).await.unwrap();
+    assert_eq!(stage.came(), [PINS[0]]);
+}
+
+#[tokio::test]
+async fn in_one_process_a_token_that_one_request_opened_serves_the_others() {
+    let stage = Stage::new().await;
+    let node = stage.node(claviger_token::NoPin, OwnersOnly);
+    sign(&node, "alice", &with_pin()).await.unwrap();
+    for who in ["alice", "bob"] {
+        sign(&node, who, &call()).await.unwrap();
+    }
+    assert_eq!(stage.came(), [PINS[0]]);
+}
+
+#[tokio::test]
+async fn a_policy_keeps_a_login_for_whose_pin_made_it() {
+    let stage = Stage::new().await;
+    let node = stage.node(claviger_token::NoPin, Private);
+    sign(&node, "alice", &with_pin()).await.unwrap();
+    sign(&node, "alice", &call()).await.unwrap();
+    // Somebody else's key on the token, and the key that was used.
+    is_not_allowed(&sign(&node, "bob", &call()).await);
+    let alices = id("alice_committer_alice");
+    let data = b"m".to_vec();
+    is_not_allowed(&node.commit(&id("bob"), &alices, data, &call()).await);
+    let opens = id("bob_decryptor_bob");
+    let decryptor = node.decryptor(&id("bob"), &opens, &call()).await;
+    is_not_allowed(&decryptor.map(drop));
+    is_not_allowed(&node.generate(&id("carol"), stage.request(), &call()).await);
+    let deleted = RequestDeleteIdentity {
+        external_identity: id("bob"),
+        backend: Backend::LocalMemory,
+    };
+    is_not_allowed(&node.delete(&id("bob"), deleted, &call()).await);
+    assert_eq!(node.registry().identities().unwrap().len(), 2);
+    assert_eq!(stage.safes.0[0].device.keys(), 4);
+    sign(&node, "alice", &call()).await.unwrap();
+    assert_eq!(stage.came(), [PINS[0]]);
+}
+
+#[tokio::test]
+async fn the_nodes_own_login_is_everybodys_whatever_the_policy_says_of_sharing() {
+    let stage = Stage::new().await;
+    let node = stage.node(FixedPin::new(PINS[0]), Private);
+    for who in ["alice", "bob"] {
+        sign(&node, who, &call()).await.unwrap();
+    }
+    // Nor does it become somebody's who has the PIN, too.
+    sign(&node, "alice", &with_pin()).await.unwrap();
+    sign(&node, "bob", &call()).await.unwrap();
+    assert_eq!(stage.came(), [PINS[0]]);
+}
+
+#[tokio::test]
+async fn a_pin_that_the_token_refuses_makes_nobodys_login() {
+    let stage = Stage::new().await;
+    let node = stage.node(FixedPin::new(PINS[0]), Private);
+    let wrong = Call::unlimited().using(Access::with(FixedPin::new("999999")));
+    assert!(sign(&node, "alice", &wrong).await.is_err());
+    sign(&node, "bob", &call()).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_pin_that_a_request_carries_for_whichever_token_asks_goes_to_none_of_several() {
+    let stage = Stage::new().await;
+    let node = stage.node(stage.safes.person(), OwnersOnly);
+    let second = RequestGenerateIdentity {
+        backend: Backend::from(stage.safes.0[1].device.info().backend.clone()),
+        ..stage.request()
+    };
+    node.generate(&id("dave"), second, &call()).await.unwrap();
+    let keys = ["alice", "dave"].map(|name| {
+        let info = node.registry().identity(&id(name)).unwrap().unwrap();
+        info.key(KeyUse::Decrypt).unwrap().public_key.clone()
+    });
+    let file = envelope::encrypt(&[&keys[0], &keys[1]], b"text").unwrap();
+    stage.safes.log_out();
+
+    let node = stage.node(stage.safes.person(), OwnersOnly);
+    let sealed = Sealed::read(file.as_slice()).unwrap();
+    let call = with_pin();
+    let asker = EngineId::program();
+    let opener = Opener::anybody(&node, &asker, sealed.stanzas(), &call);
+    let not = opener.await.unwrap().open(&call).await;
+    let Err(not) = not else {
+        panic!("one PIN opened it");
+    };
+    assert!(
+        matches!(not.error, EngineError::PinForSeveralTokens { .. }),
+        "{not}"
+    );
+    assert!(stage.came().is_empty());
+}
