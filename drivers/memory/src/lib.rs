@@ -205,7 +205,7 @@ impl MemoryToken {
         }
     }
 
-    fn handle(&self, wanted: &KeyRef, usage: KeyUse) -> Result<Arc<Handle>, Error> {
+    fn handle(&self, wanted: &KeyRef, usage: KeyUse) -> Result<Arc<MemoryKey>, Error> {
         let keys = self.read();
         let (slot, key) = self.find(&keys, &wanted.public_key)?;
         if key.usage != usage {
@@ -218,7 +218,7 @@ impl MemoryToken {
                 reason: "it was made for another use".into(),
             });
         }
-        Ok(Arc::new(Handle {
+        Ok(Arc::new(MemoryKey {
             token: self.info.id.clone(),
             slot: slot.clone(),
             public: key.public.clone(),
@@ -329,14 +329,14 @@ impl Token for MemoryToken {
 }
 
 /// A key as it is handed out; what it may be used for was checked before.
-struct Handle {
+struct MemoryKey {
     token: TokenId,
     slot: SlotId,
     public: PublicKey,
     key: Weak<Key>,
 }
 
-impl Handle {
+impl MemoryKey {
     fn key(&self, call: &Call) -> Result<Arc<Key>, Error> {
         call.check()?;
         self.key.upgrade().ok_or_else(|| Error::KeyNotFound {
@@ -355,7 +355,7 @@ impl Handle {
     }
 }
 
-impl Signer for Handle {
+impl Signer for MemoryKey {
     fn public_key(&self) -> &PublicKey {
         &self.public
     }
@@ -373,7 +373,7 @@ impl Signer for Handle {
     }
 }
 
-impl DigestSigner for Handle {
+impl DigestSigner for MemoryKey {
     fn sign_digest(&self, digest: &[u8], call: &Call) -> Result<Signature, Error> {
         self.scheme()
             .map_or(Ok(()), |scheme| scheme.check_digest(digest))?;
@@ -381,7 +381,7 @@ impl DigestSigner for Handle {
     }
 }
 
-impl Decryptor for Handle {
+impl Decryptor for MemoryKey {
     fn public_key(&self) -> &PublicKey {
         &self.public
     }
