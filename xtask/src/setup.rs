@@ -159,6 +159,11 @@ const TESTS: &[Need] = &[
         proof: Proof::Program("npm"),
     },
     Need {
+        package: "strace",
+        purpose: "counts what a process has the disk do",
+        proof: Proof::Program("strace"),
+    },
+    Need {
         package: "pcscd",
         purpose: "what smartcards are reached through",
         proof: Proof::AnyFile(&["/usr/sbin/pcscd", "/usr/bin/pcscd"]),

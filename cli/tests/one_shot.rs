@@ -1,0 +1,125 @@
+//! What a process costs that makes one signature: the calls that the module gets, and what
+//! has to reach the disk.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot run fails"
+)]
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use claviger_altered_module::AlteredModule;
+use claviger_tests::SoftHsm;
+use common::Stage;
+
+/// An identity `alice` on a token whose module counts its calls.
+fn counted() -> (Stage, AlteredModule) {
+    let stage = Stage::new();
+    stage.write("letter", "x");
+    let module = AlteredModule::of(SoftHsm::module().as_ref());
+    module.alter(&[&format!("only {}", stage.token.label())]);
+    let backend = format!("pkcs11:?module-path={}", module.path().display());
+    stage
+        .run_with_pin(&["generate", "alice", "--backend", &backend])
+        .succeeds();
+    module.forget_calls();
+    (stage, module)
+}
+
+#[test]
+fn a_process_that_signs_once_asks_the_module_for_no_more_than_it_needs() {
+    let (stage, module) = counted();
+    stage
+        .run_with_pin(&["sign", "alice", "letter", "-o", "sig"])
+        .succeeds();
+    // One look at the token, and one more in the turn to send the PIN: somebody else may have
+    // spent a try since. A list is asked for twice: for its length, and for itself.
+    for (function, most) in [
+        ("C_Initialize", 1),
+        ("C_GetSlotList", 2),
+        ("C_GetTokenInfo", 2),
+        ("C_GetMechanismList", 2),
+        ("C_GetMechanismInfo", 7),
+        ("C_OpenSession", 2),
+        ("C_Login", 1),
+        // Whether the token answers at all; the private key, its public half, certificates.
+        ("C_FindObjectsInit", 4),
+        ("C_GetAttributeValue", 4),
+        ("C_SignInit", 1),
+        ("C_Sign", 1),
+    ] {
+        let calls = module.calls(function);
+        assert!((1..=most).contains(&calls), "{calls} calls of {function}");
+    }
+}
+
+/// How often a process that signs has the system bring a file or a folder to the disk.
+fn syncs(stage: &Stage, output: &[&str]) -> Vec<String> {
+    let words = [
+        &["--pin-source", "file:pin", "sign", "alice", "letter"],
+        output,
+    ]
+    .concat();
+    let command = stage.claviger(&words);
+    let mut traced = Command::new("strace");
+    traced
+        .args([
+            "-f",
+            "-y",
+            "-e",
+            "trace=fsync,fdatasync,sync_file_range,msync",
+            "-o",
+            "trace",
+        ])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(stage.folder())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => traced.env(name, value),
+            None => traced.env_remove(name),
+        };
+    }
+    assert!(traced.status().unwrap().success());
+    let trace = String::from_utf8(stage.read("trace")).unwrap();
+    let syncs = trace.lines().filter(|line| line.contains("sync("));
+    syncs.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_process_that_signs_once_waits_for_the_disk_once_and_twice_more_for_a_file() {
+    let (stage, _module) = counted();
+    // Some containers forbid to trace a process.
+    let traces = Command::new("strace")
+        .args(["-qq", "true"])
+        .stderr(Stdio::null())
+        .status();
+    if !traces.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: strace cannot be run here");
+        return;
+    }
+    // The first one of a home makes the file with the note.
+    syncs(&stage, &[]);
+    let note = syncs(&stage, &[]);
+    assert!(note.len() == 1 && note[0].contains("/run/pin-"), "{note:?}");
+    let and_file = syncs(&stage, &["-o", "sig"]);
+    // The note, the file, and the folder that names it.
+    assert!(and_file.len() == 3, "{and_file:?}");
+    // That the token has answered is noted all the same.
+    let run = std::fs::read_dir(stage.home().join("run")).unwrap();
+    let run = run.map(|entry| entry.unwrap().path());
+    let is_note = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with("pin-")
+    };
+    let notes: Vec<_> = run.filter(is_note).collect();
+    assert_eq!(notes.len(), 1);
+    assert!(std::fs::read(&notes[0]).unwrap().starts_with(b"done"));
+}
