@@ -103,7 +103,7 @@ fn backends_that_are_none_are_refused() {
     }
     stage
         .run_with_pin(&["generate", "a", "--backend", "memory:"])
-        .fails(1, "die with the process");
+        .fails(1, "keys end with the process");
     stage
         .run_with_pin(&["generate", "a", "--backend", "remote:bob"])
         .fails(1, "remote:");
@@ -364,7 +364,7 @@ fn what_the_token_does_not_offer_is_refused_before_any_key_is_made() {
     let refused = stage.generate("a", &["--params", "bls"]);
     let refused = refused.fails(1, "does not offer bls12-381");
     assert!(
-        refused.err().contains("it offers p256"),
+        refused.err().contains("what it offers: p256"),
         "{}",
         refused.err()
     );

@@ -444,7 +444,7 @@ fn one_pin_is_not_tried_on_several_tokens() {
     ] {
         stage.run(words).succeeds();
         let refused = stage.run_with_pin(&["decrypt", "file"]);
-        let refused = refused.fails(1, "keys on several tokens may open this");
+        let refused = refused.fails(1, "keys on several tokens could open the file");
         assert!(refused.err().contains("far"), "{}", refused.err());
     }
     opens(&stage, &["far-x", "file"]);
@@ -459,7 +459,7 @@ fn one_pin_is_not_tried_on_several_tokens() {
     other.remove();
     let refused = stage.run_with_pin(&["decrypt", "file"]);
     let refused = refused
-        .fails(1, "keys on several tokens may open this")
+        .fails(1, "keys on several tokens could open the file")
         .err();
     assert!(refused.contains("(not attached)"), "{refused}");
     opens(&stage, &["near", "file"]);
@@ -573,7 +573,7 @@ mod with_a_yubikey {
         both.run(&["encrypt", "soft", "letter", "-o", "file"])
             .succeeds();
         let refused = both.run(&["decrypt", "file"]);
-        refused.fails(1, "keys on several tokens may open this");
+        refused.fails(1, "keys on several tokens could open the file");
         assert_eq!(both.yubikey.card().pin_tries(), 3);
     }
 

@@ -422,7 +422,7 @@ fn a_copy_of_a_home_derives_no_keys_until_it_is_the_home() {
         "--backend",
         &backend,
     ];
-    in_copy(&generate).fails(1, "copy of another one");
+    in_copy(&generate).fails(1, "this home is a copy");
     let named = format!("{backend};account=7");
     let words = [
         "generate",

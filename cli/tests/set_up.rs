@@ -120,7 +120,7 @@ fn modules_that_were_not_asked_are_named() {
     let said = tokens.err();
     assert!(said.starts_with("warning: `/nonexistent.so` "), "{said}");
     assert!(
-        said.contains("hint: p11-kit is configured for it"),
+        said.contains("hint: install the module, or remove it from p11-kit"),
         "{said}"
     );
     assert!(!said.contains("softhsm"), "{said}");
@@ -214,7 +214,7 @@ fn only_who_enters_something_makes_a_home_folder() {
     stage.run(["doctor"]).succeeds();
     stage
         .run(["doctor", "--forget-refused-pin", "x"])
-        .fails(1, "no refused PIN");
+        .fails(1, "no rejected PIN");
     assert!(!stage.home().exists());
     assert_eq!(stage.files(), ["letter"]);
     // A folder that is there for something else stays as it is.
