@@ -127,14 +127,14 @@ pub(crate) fn generate(
             });
         let stopped = match entered {
             Ok(keys) => {
-                name_keys(node, &token, &intent, &keys, &claim);
+                name_keys(node, &token, &intent, &keys, &claim, call);
                 note_slots(node, &token, &intent);
                 break;
             }
             Err(stopped) => stopped,
         };
         if !stopped.still_at_it {
-            undo(node, &token, &intent, stopped.touched, &claim);
+            undo(node, &token, &intent, stopped.touched, &claim, call);
         }
         attempts -= 1;
         match stopped.error {

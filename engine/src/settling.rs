@@ -6,7 +6,7 @@
 //! reported.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use claviger_token::{Call, Deletion, Error, KeyRef, Unfinished};
 
@@ -17,6 +17,9 @@ use crate::registry::{Action, Claim, Intent, RegistryError};
 use crate::tokens::OpenToken;
 use crate::{EngineError, KeyInfo};
 
+/// How long a request whose deadline is over waits until the token cleans up after it.
+const A_MOMENT: Duration = Duration::from_secs(2);
+
 /// Removes what a generation left of the first `touched` keys of `intent`. Where that fails the
 /// intent stays.
 pub(crate) fn undo(
@@ -25,12 +28,13 @@ pub(crate) fn undo(
     intent: &Intent,
     touched: usize,
     claim: &Arc<Claim>,
+    call: &Call,
 ) {
     let begun = Intent {
         keys: intent.keys[..touched].to_vec(),
         ..intent.clone()
     };
-    let undone = destroy_keys(node, token, &begun, claim, &Call::within(PATIENCE))
+    let undone = destroy_keys(node, token, &begun, claim, &cleaning_up(call))
         .map_err(|not| not.error.into())
         .and_then(|_| {
             node.registry
@@ -51,9 +55,10 @@ pub(crate) fn name_keys(
     intent: &Intent,
     keys: &[KeyInfo],
     claim: &Arc<Claim>,
+    call: &Call,
 ) {
     let keys: Vec<KeyRef> = keys.iter().map(KeyInfo::key_ref).collect();
-    let named = name(token, intent, keys, claim, &Call::within(PATIENCE));
+    let named = name(token, intent, keys, claim, &cleaning_up(call));
     let named = named.map_err(EngineError::from);
     let named = named.and_then(|()| Ok(node.registry.abandon(intent)?));
     if let Err(error) = named {
@@ -72,9 +77,9 @@ fn name(
     for key in keys {
         let (device, label) = (Arc::clone(&token.token), intent.identity.name.clone());
         let its_claim = Arc::clone(claim);
-        let named = token.carry_through(call, PATIENCE, move |call| {
+        let named = token.carry_through(call, PATIENCE, move |_| {
             let _claim = its_claim;
-            device.name(&key, &label, call)
+            device.name(&key, &label, &Call::within(PATIENCE))
         });
         match named {
             Ok(Ok(())) => {}
@@ -244,6 +249,18 @@ fn tidying(call: &Call) -> Call {
         None => Call::within(PATIENCE),
         Some(deadline) => Call::within(deadline.saturating_duration_since(Instant::now()))
             .no_longer_than(PATIENCE),
+    }
+}
+
+/// The circumstances of what a request has begun itself and cleans up: where the token has not
+/// begun that a moment after the deadline, it is left, too.
+fn cleaning_up(call: &Call) -> Call {
+    match call.deadline() {
+        None => Call::within(PATIENCE),
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Call::within(left.max(A_MOMENT)).no_longer_than(PATIENCE)
+        }
     }
 }
 

@@ -66,9 +66,13 @@ impl Node {
         backend: Option<&str>,
         call: &Call,
     ) -> Result<Found, EngineError> {
+        // Where a device does not answer, one thread waits for it.
+        let looking = format!("look {}", backend.unwrap_or_default());
+        let looking = self.0.tokens.openings.begin(&looking, call).await?;
         let (node, backend) = (Arc::clone(&self.0), backend.map(str::to_owned));
         let its_call = call.clone();
         let found = tokio::task::spawn_blocking(move || {
+            let _looking = looking;
             let mut found = node.tokens.list(backend.as_deref(), &its_call)?;
             for (token, slots) in &mut found.tokens {
                 let noted = node.registry.take_account(token);

@@ -17,7 +17,7 @@ use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachab
 use claviger_ledger_emulator::Ethereum;
 use claviger_token::sync::lock;
 use claviger_token::{
-    Access, Algorithm, Call, Driver, Error, Event, KeyRef, KeySpec, NewKey, SlotId, Token,
+    Algorithm, Call, Driver, Error, Event, KeyRef, KeySpec, NewKey, SlotId, Token,
 };
 
 /// Another seed than the emulator's.
