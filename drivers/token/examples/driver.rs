@@ -126,7 +126,7 @@ impl Token for OneKey {
     fn signer(&self, wanted: &KeyRef, _: &Call) -> Result<Arc<dyn Signer>, Error> {
         // A key is its public key, wherever it is said to be.
         match wanted.public_key == self.public {
-            true => Ok(Arc::new(Handle {
+            true => Ok(Arc::new(ExampleKey {
                 token: self.info.id.clone(),
                 key: self.key.clone(),
                 public: self.public.clone(),
@@ -148,13 +148,13 @@ impl Token for OneKey {
     }
 }
 
-struct Handle {
+struct ExampleKey {
     token: TokenId,
     key: SigningKey,
     public: PublicKey,
 }
 
-impl Signer for Handle {
+impl Signer for ExampleKey {
     fn public_key(&self) -> &PublicKey {
         &self.public
     }
