@@ -173,7 +173,7 @@ impl<R: Read> Sealed<R> {
                 longest: LONGEST_HEADER,
             },
         })?;
-        let seen = Seen::default();
+        let seen = StanzaRecorder::default();
         // The `age` crate shows stanzas to identities only.
         let opened = age::Decryptor::new_buffered(Header::new(&header))
             .and_then(|file| file.decrypt(std::iter::once(&seen as &dyn age::Identity)));
@@ -288,9 +288,9 @@ pub fn read_error(error: &io::Error) -> Error {
 
 /// Keeps the stanzas that it is shown, and opens none.
 #[derive(Default)]
-struct Seen(RefCell<Vec<Stanza>>);
+struct StanzaRecorder(RefCell<Vec<Stanza>>);
 
-impl age::Identity for Seen {
+impl age::Identity for StanzaRecorder {
     fn unwrap_stanza(&self, _: &Stanza) -> Option<Result<FileKey, DecryptError>> {
         None
     }
