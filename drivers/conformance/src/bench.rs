@@ -175,40 +175,40 @@ impl Drop for Made {
 }
 
 /// Any private-key operation, for checks to which it does not matter which.
-pub(crate) enum Handle {
+pub(crate) enum OpenKey {
     Signs(Arc<dyn Signer>),
     Decrypts(Arc<dyn Decryptor>),
 }
 
-impl Handle {
-    pub(crate) fn of(token: &dyn Token, key: &KeyRef, usage: KeyUse) -> Result<Handle, Error> {
+impl OpenKey {
+    pub(crate) fn of(token: &dyn Token, key: &KeyRef, usage: KeyUse) -> Result<OpenKey, Error> {
         Ok(match usage {
-            KeyUse::Sign => Handle::Signs(token.signer(key, &Call::unlimited())?),
-            KeyUse::Decrypt => Handle::Decrypts(token.decryptor(key, &Call::unlimited())?),
+            KeyUse::Sign => OpenKey::Signs(token.signer(key, &Call::unlimited())?),
+            KeyUse::Decrypt => OpenKey::Decrypts(token.decryptor(key, &Call::unlimited())?),
         })
     }
 
     /// Whose signatures and agreements these are.
     pub(crate) fn public_key(&self) -> &PublicKey {
         match self {
-            Handle::Signs(signer) => signer.public_key(),
-            Handle::Decrypts(decryptor) => decryptor.public_key(),
+            OpenKey::Signs(signer) => signer.public_key(),
+            OpenKey::Decrypts(decryptor) => decryptor.public_key(),
         }
     }
 
     /// Where the key was found.
     pub(crate) fn slot(&self) -> SlotId {
         match self {
-            Handle::Signs(signer) => signer.slot(),
-            Handle::Decrypts(decryptor) => decryptor.slot(),
+            OpenKey::Signs(signer) => signer.slot(),
+            OpenKey::Decrypts(decryptor) => decryptor.slot(),
         }
     }
 
     /// Uses the key; whether an agreement is of another key shows when it is asked for.
     pub(crate) fn confirmed(&self, call: &Call) -> Result<(), Error> {
         match self {
-            Handle::Signs(_) => self.work(call),
-            Handle::Decrypts(decryptor) => {
+            OpenKey::Signs(_) => self.work(call),
+            OpenKey::Decrypts(decryptor) => {
                 let challenge = challenge(decryptor.public_key());
                 match decryptor.unwrap(challenge.request(), call) {
                     Ok(answer) if challenge.is_answered_by(&answer) => Ok(()),
@@ -222,11 +222,11 @@ impl Handle {
     /// Uses the key and checks what comes of it.
     pub(crate) fn work(&self, call: &Call) -> Result<(), Error> {
         match self {
-            Handle::Signs(signer) => {
+            OpenKey::Signs(signer) => {
                 let signature = signer.sign(b"conformance", call)?;
                 (signer.public_key().verify(b"conformance", &signature)).unwrap();
             }
-            Handle::Decrypts(decryptor) => {
+            OpenKey::Decrypts(decryptor) => {
                 let challenge = challenge(decryptor.public_key());
                 let answer = decryptor.unwrap(challenge.request(), call)?;
                 assert!(challenge.is_answered_by(&answer), "another secret");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use claviger_token::{Call, Error};
 
-use crate::bench::{Bench, Handle, refused};
+use crate::bench::{Bench, OpenKey, refused};
 use crate::check::{Skip, Theme};
 use crate::subject::Subject;
 
@@ -19,7 +19,7 @@ pub(crate) fn a_call_that_is_late_or_given_up_changes_nothing(
     let bench = Bench::open(subject);
     let spec = bench.any_spec()?;
     let made = bench.make(spec);
-    let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+    let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
     let free = bench.free_slot(spec);
     let before = bench.slots();
 

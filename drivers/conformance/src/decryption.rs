@@ -5,7 +5,7 @@ use claviger_token::possession::SSH_RSA_LABEL;
 use claviger_token::{Algorithm, Error, KeyUse, PublicKey, Unwrap};
 
 use crate::bench::challenge;
-use crate::bench::{Bench, Handle, refused};
+use crate::bench::{Bench, OpenKey, refused};
 use crate::check::{Skip, Theme};
 use crate::subject::Subject;
 
@@ -18,7 +18,7 @@ pub(crate) fn a_decryptor_agrees_with_what_its_peer_computes(
     let bench = Bench::open(subject);
     for spec in bench.specs(KeyUse::Decrypt)? {
         let made = bench.make(spec);
-        let handle = Handle::Decrypts(made.decryptor());
+        let handle = OpenKey::Decrypts(made.decryptor());
         for _ in 0..8 {
             handle.work(&bench.call).unwrap();
         }

@@ -2,7 +2,7 @@
 
 use claviger_token::Error;
 
-use crate::bench::{Bench, Handle, Made, refused};
+use crate::bench::{Bench, Made, OpenKey, refused};
 use crate::check::{Skip, Theme};
 use crate::subject::Subject;
 
@@ -23,7 +23,7 @@ pub(crate) fn a_full_token_says_so(subject: &dyn Subject) -> Result<(), Skip> {
 
     drop(made.pop());
     let last = bench.make(spec);
-    let handle = Handle::of(&*bench.token, &last.key, spec.usage).unwrap();
+    let handle = OpenKey::of(&*bench.token, &last.key, spec.usage).unwrap();
     handle.work(&bench.call).unwrap();
     Ok(())
 }

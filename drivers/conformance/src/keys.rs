@@ -6,7 +6,7 @@ use claviger_token::{
     Algorithm, Deletion, Error, KeyRef, KeySpec, KeyUse, SlotId, Unfinished, unfinished_mark,
 };
 
-use crate::bench::{Bench, Handle, Made, refused};
+use crate::bench::{Bench, Made, OpenKey, refused};
 use crate::check::{Skip, Theme};
 use crate::subject::Subject;
 
@@ -30,7 +30,7 @@ pub(crate) fn a_key_lives_from_generate_to_delete(subject: &dyn Subject) -> Resu
         assert_eq!(listed.fingerprint, Some(fingerprint));
         assert!(["conformance", ""].contains(&&*listed.label));
 
-        let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+        let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
         handle.work(&bench.call).unwrap();
 
         let deleted = bench.token.delete(&made.key, &bench.call).unwrap();
@@ -43,7 +43,7 @@ pub(crate) fn a_key_lives_from_generate_to_delete(subject: &dyn Subject) -> Resu
         let again = bench.token.delete(&made.key, &bench.call).unwrap();
         assert_eq!(again, Deletion::NothingThere);
         refused!(
-            Handle::of(&*bench.token, &made.key, spec.usage),
+            OpenKey::of(&*bench.token, &made.key, spec.usage),
             Error::KeyNotFound { .. }
         );
         for _ in 0..2 {
@@ -99,7 +99,7 @@ pub(crate) fn slots_for_several_keys_are_several(subject: &dyn Subject) -> Resul
     let made = |(slot, spec): (&SlotId, &KeySpec)| bench.make_in(slot, *spec, "conformance");
     let made: Vec<Made> = slots.iter().zip(&offered).map(made).collect();
     for (made, spec) in made.iter().zip(&offered) {
-        let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+        let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
         handle.work(&bench.call).unwrap();
     }
 
@@ -126,7 +126,7 @@ pub(crate) fn an_occupied_slot_is_not_overwritten(subject: &dyn Subject) -> Resu
         assert_ne!(bench.free_slot(other), made.key.slot);
     }
     assert_eq!(bench.slots(), before);
-    let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+    let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
     handle.work(&bench.call).unwrap();
     Ok(())
 }
@@ -154,7 +154,7 @@ pub(crate) fn a_slot_name_that_makes_no_sense_does_no_harm(
             public_key: made.key.public_key.clone(),
         };
         // The public half names the key; where it is found by that, it is the one.
-        if let Ok(handle) = Handle::of(&*bench.token, &key, spec.usage) {
+        if let Ok(handle) = OpenKey::of(&*bench.token, &key, spec.usage) {
             handle.work(&bench.call).unwrap();
         }
     }
@@ -169,7 +169,7 @@ pub(crate) fn a_label_may_be_anything(subject: &dyn Subject) -> Result<(), Skip>
         let slot = bench.free_slot(spec);
         let made = bench.make_in(&slot, spec, label);
         assert!(bench.occupied(&slot).is_some());
-        let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+        let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
         handle.work(&bench.call).unwrap();
     }
     Ok(())
@@ -216,7 +216,7 @@ pub(crate) fn a_key_that_is_not_the_one_remembered_is_not_used(
     };
     let free = bench.free_slot(spec);
     for moved in [key(&made.key.slot, &other), key(&free, &made)] {
-        match Handle::of(&*bench.token, &moved, spec.usage) {
+        match OpenKey::of(&*bench.token, &moved, spec.usage) {
             // By its public half, wherever it is.
             Ok(handle) => {
                 assert_eq!(*handle.public_key(), moved.public_key);
@@ -229,7 +229,7 @@ pub(crate) fn a_key_that_is_not_the_one_remembered_is_not_used(
 
     // The slot is used again, for another key or for the same derived again: the handle
     // on the one that was deleted does not sign with it.
-    let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+    let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
     handle.work(&bench.call).unwrap();
     bench.token.delete(&made.key, &bench.call).unwrap();
     let successor = bench.make_in(&made.key.slot, spec, "conformance");
@@ -237,7 +237,7 @@ pub(crate) fn a_key_that_is_not_the_one_remembered_is_not_used(
         handle.work(&bench.call),
         Error::KeyNotFound { .. } | Error::KeyMismatch { .. }
     );
-    let handle = Handle::of(&*bench.token, &successor.key, spec.usage).unwrap();
+    let handle = OpenKey::of(&*bench.token, &successor.key, spec.usage).unwrap();
     handle.work(&bench.call).unwrap();
     Ok(())
 }
@@ -266,7 +266,7 @@ pub(crate) fn a_key_that_was_named_is_not_discarded(subject: &dyn Subject) -> Re
             let discarded = bench.token.discard(&left, &bench.call).unwrap();
             assert_ne!(discarded, Deletion::Destroyed, "{spec}");
         }
-        let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+        let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
         handle.work(&bench.call).unwrap();
     }
     Ok(())

@@ -4,7 +4,7 @@ use claviger_token::{
     Deletion, Error, KeySpec, PublicKey, SlotInfo, Unfinished, possession, unfinished_mark,
 };
 
-use crate::bench::{Bench, Handle, refused};
+use crate::bench::{Bench, OpenKey, refused};
 use crate::check::{Skip, Theme};
 use crate::subject::Others;
 use crate::subject::Subject;
@@ -20,13 +20,13 @@ pub(crate) fn a_deletion_leaves_a_foreign_key_in_the_same_place(
     for spec in bench.one_spec_of_each_use() {
         let made = bench.make(spec);
         let foreign = Foreign(others, others.add_beside(&made.key).map_err(Skip)?);
-        let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+        let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
         handle.work(&bench.call).unwrap();
         let deleted = bench.token.delete(&made.key, &bench.call).unwrap();
         assert_eq!(deleted, Deletion::Destroyed, "{spec}");
         assert!(foreign.is_there(), "{spec}: it was destroyed, too");
         refused!(
-            Handle::of(&*bench.token, &made.key, spec.usage),
+            OpenKey::of(&*bench.token, &made.key, spec.usage),
             Error::KeyNotFound { .. } | Error::KeyMismatch { .. }
         );
     }
@@ -41,7 +41,7 @@ pub(crate) fn what_replaced_a_key_is_neither_used_nor_deleted(
     for spec in bench.one_spec_of_each_use() {
         let made = bench.make(spec);
         // A handle that was freed may be given to what replaces the key.
-        let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+        let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
         handle.work(&bench.call).unwrap();
         let foreign = Foreign(others, others.replace(&made.key).map_err(Skip)?);
         for _ in 0..2 {
@@ -51,7 +51,7 @@ pub(crate) fn what_replaced_a_key_is_neither_used_nor_deleted(
             );
         }
         refused!(
-            Handle::of(&*bench.token, &made.key, spec.usage),
+            OpenKey::of(&*bench.token, &made.key, spec.usage),
             Error::KeyNotFound { .. } | Error::KeyMismatch { .. }
         );
         let deleted = bench.token.delete(&made.key, &bench.call).unwrap();
@@ -93,10 +93,10 @@ pub(crate) fn a_pair_that_is_no_pair_proves_nothing(subject: &dyn Subject) -> Re
     for spec in bench.one_spec_of_each_use() {
         let key = others.mismatch(spec).map_err(Skip)?;
         let _foreign = Foreign(others, key.public_key.clone());
-        let proven = match Handle::of(&*bench.token, &key, spec.usage) {
+        let proven = match OpenKey::of(&*bench.token, &key, spec.usage) {
             Err(error) => Err(error),
-            Ok(Handle::Signs(signer)) => possession::of_signer(&*signer, &id, &bench.call),
-            Ok(Handle::Decrypts(decryptor)) => {
+            Ok(OpenKey::Signs(signer)) => possession::of_signer(&*signer, &id, &bench.call),
+            Ok(OpenKey::Decrypts(decryptor)) => {
                 possession::of_decryptor(&*decryptor, &id, &bench.call)
             }
         };
@@ -118,10 +118,10 @@ pub(crate) fn a_key_that_was_moved_is_found_and_deleted(subject: &dyn Subject) -
     let bench = Bench::open(subject);
     for spec in bench.one_spec_of_each_use() {
         let made = bench.make(spec);
-        let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+        let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
         others.move_key(&made.key).map_err(Skip)?;
         handle.work(&bench.call).unwrap();
-        let again = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+        let again = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
         again.work(&bench.call).unwrap();
         assert_ne!(
             again.slot(),
@@ -140,7 +140,7 @@ pub(crate) fn a_key_without_a_name_is_found_and_deleted(subject: &dyn Subject) -
     for spec in bench.one_spec_of_each_use() {
         let made = bench.make(spec);
         others.unname(&made.key).map_err(Skip)?;
-        let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+        let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
         handle.work(&bench.call).unwrap();
         let listed = bench.slots().into_iter();
         let is_it = |slot: &SlotInfo| slot.public_key.as_ref() == Some(&made.key.public_key);
@@ -167,7 +167,7 @@ pub(crate) fn a_key_is_used_on_a_token_that_generates_none(
         bench.token.free_slots(&[spec], &[], &bench.call),
         Error::Unsupported { .. }
     );
-    let handle = Handle::of(&*bench.token, &key, usage).unwrap();
+    let handle = OpenKey::of(&*bench.token, &key, usage).unwrap();
     handle.work(&bench.call).unwrap();
     Ok(())
 }

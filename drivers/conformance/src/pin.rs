@@ -2,7 +2,7 @@
 
 use claviger_token::{Call, Error};
 
-use crate::bench::{Bench, Handle, refused};
+use crate::bench::{Bench, OpenKey, refused};
 use crate::check::{Skip, Theme};
 use crate::subject::Subject;
 
@@ -40,7 +40,7 @@ pub(crate) fn a_refused_pin_is_not_sent_twice(subject: &dyn Subject) -> Result<(
     let bench = Bench::open(subject);
     let spec = bench.any_spec()?;
     let made = bench.make(spec);
-    let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+    let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
     handle.work(&bench.call).unwrap();
     Ok(())
 }
@@ -56,10 +56,10 @@ pub(crate) fn a_token_that_is_open_opens_again_without_a_pin(
         .open(&subject.backend(), &Call::unlimited())
         .unwrap();
     assert_eq!(again.info().id, bench.token.info().id);
-    let handle = Handle::of(&*again, &made.key, spec.usage).unwrap();
+    let handle = OpenKey::of(&*again, &made.key, spec.usage).unwrap();
     drop(again);
     handle.work(&bench.call).unwrap();
-    let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+    let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
     handle.work(&bench.call).unwrap();
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use claviger_token::Error;
 
-use crate::bench::{Bench, Handle, refused};
+use crate::bench::{Bench, OpenKey, refused};
 use crate::check::{Skip, Theme};
 use crate::subject::Plug;
 use crate::subject::Subject;
@@ -19,7 +19,7 @@ pub(crate) fn a_token_that_went_away_works_again_when_it_is_back(
     let bench = Bench::open(subject);
     let spec = bench.any_spec()?;
     let made = bench.make(spec);
-    let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+    let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
     for _ in 0..3 {
         handle.work(&bench.call).unwrap();
         let out = Out(plug);
@@ -35,7 +35,7 @@ pub(crate) fn what_stands_behind_the_token_may_restart(subject: &dyn Subject) ->
     let bench = Bench::open(subject);
     let spec = bench.any_spec()?;
     let made = bench.make(spec);
-    let handle = Handle::of(&*bench.token, &made.key, spec.usage).unwrap();
+    let handle = OpenKey::of(&*bench.token, &made.key, spec.usage).unwrap();
     for _ in 0..3 {
         handle.work(&bench.call).unwrap();
         subject.restart().map_err(Skip)?;
