@@ -127,7 +127,7 @@ pub fn in_the_way(tokens: &str, config: &Config, only: &[String]) -> Vec<(String
 }
 
 /// A token that was seen, and the way to it.
-struct Seen {
+struct AttachedToken {
     info: TokenInfo,
     reader: Arc<dyn Driver>,
     way: Way,
@@ -151,7 +151,7 @@ pub(crate) fn attached(sources: &Sources, config: &Config, common: &Common) -> V
         let before = seen.len();
         for info in found(&*driver, backend) {
             if seen[..before].iter().all(|seen| seen.info.id != info.id) {
-                seen.push(Seen {
+                seen.push(AttachedToken {
                     info,
                     reader: Arc::clone(&driver),
                     way: Way::Pkcs11,
@@ -168,7 +168,7 @@ pub(crate) fn attached(sources: &Sources, config: &Config, common: &Common) -> V
             _ => None,
         })
         .collect();
-    let device = |seen: Seen| {
+    let device = |seen: AttachedToken| {
         let serial = &seen.info.id.serial;
         let listed = config.listed(serial);
         let kind = &*seen.info.id.kind;
@@ -222,7 +222,7 @@ fn found(driver: &dyn Driver, backend: &str) -> Vec<TokenInfo> {
 }
 
 /// One driver for each reader, so that each sees one card.
-fn cards(readers: &Arc<dyn Readers>) -> Vec<Seen> {
+fn cards(readers: &Arc<dyn Readers>) -> Vec<AttachedToken> {
     let names = readers.list().unwrap_or_else(|error| {
         not_looked_into(format_args!("{}: {}", error.what, error.reason));
         Vec::new()
@@ -239,18 +239,22 @@ fn cards(readers: &Arc<dyn Readers>) -> Vec<Seen> {
             gate: Gate::ReadOnly,
             tap: Arc::default(),
         }));
-        seen.extend(found(&*driver, "piv:").into_iter().map(|info| Seen {
-            info,
-            reader: Arc::clone(&driver),
-            way: Way::Card(name.clone()),
-        }));
+        seen.extend(
+            found(&*driver, "piv:")
+                .into_iter()
+                .map(|info| AttachedToken {
+                    info,
+                    reader: Arc::clone(&driver),
+                    way: Way::Card(name.clone()),
+                }),
+        );
     }
     seen
 }
 
 /// A Ledger is opened once in a process, so there is one driver for reading and writing;
 /// nothing can be written to a Ledger, and what it is asked to do its owner approves.
-fn ledgers(devices: &Arc<dyn Devices>) -> Vec<Seen> {
+fn ledgers(devices: &Arc<dyn Devices>) -> Vec<AttachedToken> {
     let tap = Arc::<Tap>::default();
     let driver = LedgerDriver::with_devices(TappedDevices {
         inner: Arc::clone(devices),
@@ -261,7 +265,7 @@ fn ledgers(devices: &Arc<dyn Devices>) -> Vec<Seen> {
         return Vec::new();
     }
     let found = found(&driver, "ledger:");
-    let seen = |info| Seen {
+    let seen = |info| AttachedToken {
         info,
         reader: Arc::new(driver.clone()),
         way: Way::Ledger(driver.clone(), Arc::clone(&tap)),
@@ -269,7 +273,7 @@ fn ledgers(devices: &Arc<dyn Devices>) -> Vec<Seen> {
     found.into_iter().map(seen).collect()
 }
 
-impl Seen {
+impl AttachedToken {
     fn device(
         self,
         listed: Option<&Listed>,
