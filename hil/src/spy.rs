@@ -84,7 +84,7 @@ pub(crate) fn count(
         // A child that has ended says why itself.
         let _ = stdin.write_all(pin.expose_secret().as_bytes());
     }
-    let mut seen = Seen::default();
+    let mut seen = SpiedCalls::default();
     if let Some(log) = child.stderr.take() {
         // Where nobody listens any more, the child ends with the key that it is at.
         seen.all(log, &bench.guard.interrupt)
@@ -221,13 +221,13 @@ struct Counted {
 
 /// What is kept of the log: functions, mechanisms and return values.
 #[derive(Default)]
-struct Seen {
+struct SpiedCalls {
     kept: String,
     findings: Vec<Finding>,
     calls: u32,
 }
 
-impl Seen {
+impl SpiedCalls {
     /// Reads the log to its end, or until somebody presses Ctrl-C.
     fn all(&mut self, log: impl Read, interrupt: &Interrupt) -> std::io::Result<()> {
         let mut log = BufReader::new(log);
@@ -295,7 +295,7 @@ mod tests {
                    [in] pMechanism->type = CKM_ECDSA   \nReturned:  0 CKR_OK\n\n\
                    19: C_Sign\nReturned:  0 CKR_OK\nclaviger-hil: \
                    {\"of\":{\"operation\":\"sign\",\"algorithm\":\"p256\"},\"times\":1}\n";
-        let mut seen = Seen::default();
+        let mut seen = SpiedCalls::default();
         seen.all(log.as_bytes(), &Interrupt::default()).unwrap();
         assert_eq!(
             seen.kept,
