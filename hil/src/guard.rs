@@ -397,7 +397,7 @@ impl Token for GuardedToken {
         self.call("signer", || of_handle(key, &handle));
         let signer = self.inner.signer(key, &self.guard.watched(call));
         let inner = self.guard.done(signer, show::nothing)?;
-        Ok(Arc::new(GuardedSigner(Handle {
+        Ok(Arc::new(GuardedSigner(GuardedKey {
             guard: self.guard.clone(),
             inner,
             handle,
@@ -410,7 +410,7 @@ impl Token for GuardedToken {
         self.call("decryptor", || of_handle(key, &handle));
         let decryptor = self.inner.decryptor(key, &self.guard.watched(call));
         let inner = self.guard.done(decryptor, show::nothing)?;
-        Ok(Arc::new(GuardedDecryptor(Handle {
+        Ok(Arc::new(GuardedDecryptor(GuardedKey {
             guard: self.guard.clone(),
             inner,
             handle,
@@ -453,19 +453,19 @@ fn is_late(call: &Call) -> Option<&'static str> {
 }
 
 /// A signer or a decryptor.
-struct Handle<T: ?Sized> {
+struct GuardedKey<T: ?Sized> {
     guard: Guard,
     inner: Arc<T>,
     handle: String,
 }
 
-impl<T: ?Sized> Drop for Handle<T> {
+impl<T: ?Sized> Drop for GuardedKey<T> {
     fn drop(&mut self) {
         (self.guard.tap).call("drop", || json!({ "handle": self.handle }));
     }
 }
 
-struct GuardedSigner(Handle<dyn Signer>);
+struct GuardedSigner(GuardedKey<dyn Signer>);
 
 impl Signer for GuardedSigner {
     fn public_key(&self) -> &PublicKey {
@@ -481,7 +481,7 @@ impl Signer for GuardedSigner {
     }
 
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
-        let Handle { guard, handle, .. } = &self.0;
+        let GuardedKey { guard, handle, .. } = &self.0;
         guard.check()?;
         guard.tap.call(
             "sign",
@@ -498,7 +498,7 @@ impl Signer for GuardedSigner {
 
 impl DigestSigner for GuardedSigner {
     fn sign_digest(&self, digest: &[u8], call: &Call) -> Result<Signature, Error> {
-        let Handle { guard, handle, .. } = &self.0;
+        let GuardedKey { guard, handle, .. } = &self.0;
         guard.check()?;
         guard.tap.call(
             "sign_digest",
@@ -514,7 +514,7 @@ impl DigestSigner for GuardedSigner {
     }
 }
 
-struct GuardedDecryptor(Handle<dyn Decryptor>);
+struct GuardedDecryptor(GuardedKey<dyn Decryptor>);
 
 impl Decryptor for GuardedDecryptor {
     fn public_key(&self) -> &PublicKey {
@@ -526,7 +526,7 @@ impl Decryptor for GuardedDecryptor {
     }
 
     fn confirm(&self, call: &Call) -> Result<(), Error> {
-        let Handle { guard, handle, .. } = &self.0;
+        let GuardedKey { guard, handle, .. } = &self.0;
         guard.check()?;
         guard.tap.call(
             "confirm",
@@ -537,7 +537,7 @@ impl Decryptor for GuardedDecryptor {
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
-        let Handle { guard, handle, .. } = &self.0;
+        let GuardedKey { guard, handle, .. } = &self.0;
         guard.check()?;
         guard.tap.call("unwrap", || match request {
             Unwrap::Agree { peer } => {
