@@ -23,13 +23,13 @@ use rand_core::{OsRng, RngCore as _};
 /// The driver under test has to have loaded the module before.
 pub struct Neighbour {
     module: PathBuf,
-    place: Place,
+    place: WhichToken,
     pin: &'static str,
     /// The keys that it made, and the labels that no other object has.
     made: Mutex<Vec<(PublicKey, String)>>,
 }
 
-enum Place {
+enum WhichToken {
     Slot(u64),
     Label(String),
 }
@@ -37,15 +37,15 @@ enum Place {
 impl Neighbour {
     /// Works on the token in a slot of the module.
     pub fn in_slot(module: impl Into<PathBuf>, slot: u64, pin: &'static str) -> Neighbour {
-        Neighbour::at(module.into(), Place::Slot(slot), pin)
+        Neighbour::at(module.into(), WhichToken::Slot(slot), pin)
     }
 
     /// Works on the token of the module that has the label.
     pub fn with_label(module: impl Into<PathBuf>, label: &str, pin: &'static str) -> Neighbour {
-        Neighbour::at(module.into(), Place::Label(label.into()), pin)
+        Neighbour::at(module.into(), WhichToken::Label(label.into()), pin)
     }
 
-    fn at(module: PathBuf, place: Place, pin: &'static str) -> Neighbour {
+    fn at(module: PathBuf, place: WhichToken, pin: &'static str) -> Neighbour {
         let made = Mutex::default();
         Neighbour {
             module,
@@ -70,8 +70,8 @@ impl Neighbour {
     fn slot(&self, module: &Pkcs11) -> Slot {
         let slots = module.get_all_slots().unwrap();
         let is_it = |slot: &Slot| match &self.place {
-            Place::Slot(number) => slot.id() == *number,
-            Place::Label(label) => {
+            WhichToken::Slot(number) => slot.id() == *number,
+            WhichToken::Label(label) => {
                 let info = module.get_token_info(*slot);
                 info.is_ok_and(|info| info.label() == label)
             }
