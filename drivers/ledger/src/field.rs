@@ -1,8 +1,9 @@
 //! The devices of one transport, and the choice among them.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, Weak};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
+use claviger_token::shelf::Shelf;
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error, TokenId};
 
@@ -21,7 +22,7 @@ pub(crate) struct Field {
     pub(crate) tcp: Option<String>,
     ports: Mutex<BTreeMap<String, Arc<Port>>>,
     /// The tokens that are open.
-    wallets: Mutex<HashMap<TokenId, Weak<Wallet>>>,
+    wallets: Shelf<Wallet>,
 }
 
 /// What a device showed of itself.
@@ -36,7 +37,7 @@ impl Field {
             devices,
             tcp,
             ports: Mutex::default(),
-            wallets: Mutex::default(),
+            wallets: Shelf::default(),
         })
     }
 
@@ -140,14 +141,9 @@ impl Field {
 
     /// What is open of the token.
     pub(crate) fn wallet(self: &Arc<Self>, known: &Known) -> Arc<Wallet> {
-        let mut wallets = lock(&self.wallets);
-        wallets.retain(|_, wallet| wallet.strong_count() > 0);
-        if let Some(wallet) = wallets.get(&known.id).and_then(Weak::upgrade) {
-            return wallet;
-        }
-        let wallet = Arc::new(Wallet::new(Arc::clone(self), known));
-        wallets.insert(known.id.clone(), Arc::downgrade(&wallet));
-        wallet
+        let is_wanted = |wallet: &Wallet| wallet.id == known.id;
+        self.wallets
+            .find_or_make(is_wanted, || Arc::new(Wallet::new(Arc::clone(self), known)))
     }
 }
 

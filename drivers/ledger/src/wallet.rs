@@ -4,8 +4,9 @@
 //! list.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
+use claviger_token::shelf::Shelf;
 use claviger_token::sync::lock;
 use claviger_token::{Call, Deletion, Error, PublicKey, SlotInfo, SlotState, TokenId, TokenInfo};
 
@@ -31,7 +32,7 @@ pub(crate) struct Wallet {
     /// The slots of which something is known.
     pub(crate) used: Mutex<BTreeMap<Slot, Use>>,
     /// One for each account that was asked for.
-    tokens: Mutex<Vec<Weak<LedgerToken>>>,
+    tokens: Shelf<LedgerToken>,
 }
 
 /// What this process did with a slot.
@@ -51,7 +52,7 @@ impl Wallet {
             port: Mutex::default(),
             keys: Mutex::new(known.keys().collect()),
             used: Mutex::default(),
-            tokens: Mutex::default(),
+            tokens: Shelf::default(),
         }
     }
 
@@ -64,17 +65,12 @@ impl Wallet {
         accounts: Accounts,
     ) -> Arc<LedgerToken> {
         *lock(&self.port) = Some(port);
-        let mut tokens = lock(&self.tokens);
-        tokens.retain(|token| token.strong_count() > 0);
-        let mut open = tokens.iter().filter_map(Weak::upgrade);
         // With another app on it, it is another one.
-        let is_it = |token: &Arc<LedgerToken>| token.is_for(accounts, &info);
-        if let Some(token) = open.find(is_it) {
-            return token;
-        }
-        let token = Arc::new(LedgerToken::new(Arc::clone(self), info, known, accounts));
-        tokens.push(Arc::downgrade(&token));
-        token
+        let is_wanted = |token: &LedgerToken| token.is_for(accounts, &info);
+        self.tokens.find_or_make(is_wanted, || {
+            let (wallet, info) = (Arc::clone(self), info.clone());
+            Arc::new(LedgerToken::new(wallet, info, known, accounts))
+        })
     }
 
     /// Does `work` on the device that has the seed, wherever it is plugged in.

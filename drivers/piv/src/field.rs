@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use claviger_token::key::to_hex;
+use claviger_token::shelf::{Places, Shelf};
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error, PublicKey, TokenId, Unreadable, Watch};
 
@@ -86,10 +87,10 @@ pub(crate) struct Field {
     proven: Mutex<HashMap<(TokenId, Version), bool>>,
     /// The public halves of keys that failed generations left, by token and name of the slot.
     pub(crate) unfinished: Mutex<HashMap<(TokenId, String), PublicKey>>,
-    places: Mutex<HashMap<TokenId, Arc<Mutex<Place>>>>,
+    places: Places<TokenId, Mutex<Place>>,
     /// One for each reader, held while its card is looked at: who finds another's
     /// transaction there is made to wait for 100 ms by libpcsclite, however short it is.
-    looking: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    looking: Places<String, Mutex<()>>,
 }
 
 /// The place of one card: it is opened once, and shared.
@@ -97,7 +98,7 @@ pub(crate) struct Field {
 pub(crate) struct Place {
     pub(crate) connection: Weak<Connection>,
     /// One for each set of policies that was asked for.
-    pub(crate) tokens: Vec<Weak<PivToken>>,
+    pub(crate) tokens: Arc<Shelf<PivToken>>,
 }
 
 /// A card that was visited.
@@ -122,8 +123,8 @@ impl Field {
             makers,
             proven: Mutex::default(),
             unfinished: Mutex::default(),
-            places: Mutex::default(),
-            looking: Mutex::default(),
+            places: Places::default(),
+            looking: Places::default(),
         })
     }
 
@@ -132,13 +133,13 @@ impl Field {
     }
 
     pub(crate) fn place(&self, id: &TokenId) -> Arc<Mutex<Place>> {
-        lock(&self.places).entry(id.clone()).or_default().clone()
+        self.places.of(id)
     }
 
     /// The card in `reader`, if it is open. Selecting on another way to the same card
     /// would take its PIN away.
     pub(crate) fn open_in(&self, reader: &str) -> Option<Arc<Connection>> {
-        let places: Vec<_> = lock(&self.places).values().cloned().collect();
+        let places = self.places.all();
         places
             .iter()
             // Who is just opening it has not shown it yet.
@@ -225,10 +226,7 @@ impl Field {
     }
 
     pub(crate) fn looking_at(&self, reader: &str) -> Arc<Mutex<()>> {
-        lock(&self.looking)
-            .entry(reader.into())
-            .or_default()
-            .clone()
+        self.looking.of(reader)
     }
 
     /// `None`: there is no card, or one of another kind. An error says why there is one that

@@ -133,7 +133,7 @@ use crate::backend::Backend;
 use crate::connection::Connection;
 use crate::content::inspect;
 use crate::error::Fault;
-use crate::field::{Field, Identity, Place, Seen, Visit};
+use crate::field::{Field, Identity, Seen, Visit};
 use crate::firmware::Make;
 use crate::notes::notes;
 use crate::policy::Policies;
@@ -425,25 +425,19 @@ impl PivDriver {
             let reason = "this card has no policies for PIN and touch";
             return Err(bad(backend, reason));
         }
-        let place = self.field.place(&connection.identity.id);
-        let mut place = lock(&place);
-        let Place { tokens, .. } = &mut *place;
-        tokens.retain(|token| token.strong_count() > 0);
-        let known = tokens.iter().filter_map(std::sync::Weak::upgrade);
-        let mut known = known.filter(|token| Arc::ptr_eq(&token.connection, &connection));
-        Ok(known
-            .find(|token| token.policies == policies)
-            .unwrap_or_else(|| {
-                let token = Arc::new_cyclic(|me| PivToken {
-                    me: me.clone(),
-                    info: info(&connection.identity, &connection.make(), Vec::new()),
-                    proven: OnceLock::new(),
-                    connection,
-                    policies,
-                });
-                tokens.push(Arc::downgrade(&token));
-                token
-            }))
+        let tokens = Arc::clone(&lock(&self.field.place(&connection.identity.id)).tokens);
+        let is_wanted = |token: &PivToken| {
+            Arc::ptr_eq(&token.connection, &connection) && token.policies == policies
+        };
+        Ok(tokens.find_or_make(is_wanted, || {
+            Arc::new_cyclic(|me| PivToken {
+                me: me.clone(),
+                info: info(&connection.identity, &connection.make(), Vec::new()),
+                proven: OnceLock::new(),
+                connection: Arc::clone(&connection),
+                policies,
+            })
+        }))
     }
 }
 

@@ -1,11 +1,10 @@
 //! The attached tokens: which of them match a URI, their names, and opening one.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_token::sync::lock;
+use claviger_token::shelf::Places;
 use claviger_token::{Call, Error, PinSource, TokenId, TokenInfo, Unreadable};
 use cryptoki::slot::{Slot, TokenInfo as CkTokenInfo};
 
@@ -211,7 +210,7 @@ fn fits(
 /// Where each token is opened, so that it is opened once: the module, what the token says
 /// of itself, and the slot where nothing else tells it from its twin.
 type PlaceName = (PathBuf, TokenId, String, Option<Slot>);
-static OPEN: LazyLock<Mutex<HashMap<PlaceName, Arc<Place>>>> = LazyLock::new(Mutex::default);
+static OPEN: LazyLock<Places<PlaceName, Place>> = LazyLock::new(Places::default);
 
 impl Candidate {
     pub(crate) fn module(&self) -> &Module {
@@ -372,7 +371,7 @@ impl Candidate {
             self.token.label().into(),
             only_in,
         );
-        let place: Arc<Place> = lock(&OPEN).entry(name).or_default().clone();
+        let place = OPEN.of(&name);
         // Held through the login: what a second login says depends on the first.
         let mut state = call.lock(&place.state)?;
         let give_up = Instant::now() + CLOSING_TIME;

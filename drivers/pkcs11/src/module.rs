@@ -1,6 +1,5 @@
 //! Loaded modules: one instance for each file, for the life of the process.
 
-use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use claviger_pkcs11_once::{InitArgument, TokenInfos, initialise};
 use claviger_token::Error;
+use claviger_token::shelf::{Places, Shelf};
 use claviger_token::sync::{lock, read, write};
 use cryptoki::context::{CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as Ck, RvError};
@@ -50,7 +50,7 @@ pub(crate) struct Module {
     /// [`Module::reset`], since `C_Finalize` must not run beside another call
     /// (PKCS#11 v2.40 §5.4). Held for writing by everyone where calls come one by one.
     gate: RwLock<()>,
-    connections: Mutex<Vec<Weak<dyn Sessions>>>,
+    connections: Shelf<dyn Sessions>,
     last_reset: Mutex<Option<Instant>>,
     loaded: Instant,
     /// When it failed to show its slots, where it did the last time.
@@ -100,7 +100,7 @@ struct Failed {
 }
 
 /// The modules by their real paths.
-static MODULES: LazyLock<Mutex<HashMap<PathBuf, Arc<Mutex<Cell>>>>> = LazyLock::new(Mutex::default);
+static MODULES: LazyLock<Places<PathBuf, Mutex<Cell>>> = LazyLock::new(Places::default);
 
 impl Module {
     /// The module in the file `path`, loaded and initialised with `argument` if it was not yet.
@@ -119,7 +119,7 @@ impl Module {
         }
         let argument = argument.map(CString::new).transpose();
         let argument = argument.map_err(|e| bad(e.to_string()))?;
-        let cell = lock(&MODULES).entry(real.clone()).or_default().clone();
+        let cell = MODULES.of(&real);
         // Two threads do not load one file at the same time; other files do not wait.
         let mut cell = lock(&cell);
         if let Some(module) = &cell.module {
@@ -166,7 +166,7 @@ impl Module {
             argument,
             one_by_one: AtomicBool::new(one_by_one),
             gate: RwLock::default(),
-            connections: Mutex::default(),
+            connections: Shelf::default(),
             last_reset: Mutex::default(),
             loaded: Instant::now(),
             trouble: Mutex::default(),
@@ -200,9 +200,7 @@ impl Module {
     /// Notes a connection whose sessions a [restart](Module::restart) ends; none may come
     /// between its first session and this.
     pub(crate) fn watch(&self, connection: Weak<dyn Sessions>, _: &Entered<'_>) {
-        let mut connections = lock(&self.connections);
-        connections.retain(|c| c.strong_count() > 0);
-        connections.push(connection);
+        self.connections.add(connection);
     }
 
     /// Enters the module and looks at its slots. A module that has lost what is behind it,
@@ -334,9 +332,7 @@ impl Module {
     }
 
     fn is_unused(&self) -> bool {
-        let mut connections = lock(&self.connections);
-        connections.retain(|c| c.strong_count() > 0);
-        connections.is_empty()
+        self.connections.is_empty()
     }
 
     /// Finalises and initialises the module, so that it looks for its tokens again, and
@@ -369,9 +365,7 @@ impl Module {
         // Dropped last: with the last reference a connection enters the module.
         let connections: Vec<Arc<dyn Sessions>>;
         let _alone = write(&self.gate);
-        connections = (lock(&self.connections).iter())
-            .filter_map(Weak::upgrade)
-            .collect();
+        connections = self.connections.all();
         if !may(&connections) {
             return false;
         }

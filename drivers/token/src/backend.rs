@@ -16,10 +16,7 @@ pub fn split(backend: &str) -> Result<(&str, &str), Error> {
         {
             Ok((scheme, rest))
         }
-        _ => Err(bad(
-            backend,
-            "it does not begin with a scheme and a colon",
-        )),
+        _ => Err(bad(backend, "it does not begin with a scheme and a colon")),
     }
 }
 

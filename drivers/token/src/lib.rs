@@ -13,6 +13,7 @@
 //! | [`key`] | public keys: encodings, fingerprints, verification |
 //! | [`signing`] | signatures: schemes and encodings |
 //! | [`agreement`] | key agreement: what a driver checks of a request and of an answer |
+//! | [`shelf`] | what is open in this process, opened once and shared |
 //! | [`shell`] | quoting for a shell |
 //! | [`pin`] | where PINs come from |
 //! | [`refused`] | rejected PINs, which are not sent again |
@@ -42,6 +43,7 @@ mod locked;
 pub mod pin;
 pub mod possession;
 pub mod refused;
+pub mod shelf;
 pub mod shell;
 pub mod signing;
 pub mod sync;
