@@ -16,7 +16,7 @@ use crate::opening::{Opening, Wanted};
 use crate::purpose::ToSign;
 use crate::registry::KeyRecord;
 use crate::routed::Routed;
-use crate::standings::is_absence;
+use crate::token_state::is_absence;
 use crate::tokens::{OpenToken, Pacer, Tokens};
 use crate::turns::in_time;
 use crate::{EngineError, EngineId};

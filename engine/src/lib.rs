@@ -24,11 +24,11 @@
 //! | [`evidence`] | signed evidence, and its text form |
 //! | `exchange` | carries out what these two decide |
 //! | `granting` | grants, revokes and imports evidence |
-//! | [`registry`] | the identities on disk, with write-ahead intents |
-//! | [`refused`], `unnoted` | rejected PINs, on disk; and where they cannot be recorded |
+//! | [`registry`] | the identities on disk, with write-ahead intents; rejected PINs |
 //! | [`policy`] | authorisation |
 //! | [`token_state`] | states of a token, transitions, and what a request gets in each |
-//! | `standings` | the states of all tokens, subscribers, and waiting for a token |
+//! | `standings` | the states of all tokens |
+//! | `watching`, `waiting` | subscribers to these states; waiting for a token that is away |
 //! | `tokens`, `lane` | open tokens, and the threads that serve them |
 //! | `opening`, `whose_pin` | opens tokens apart from everything else; whose PIN that takes |
 //! | `turns` | waits no longer than a request lasts; turns at identities and tokens |
@@ -55,7 +55,6 @@ mod pin_note;
 pub mod policy;
 pub mod purpose;
 pub mod reads_for;
-pub mod refused;
 pub mod registry;
 mod routed;
 mod settling;
@@ -65,7 +64,8 @@ mod tokens;
 mod trial;
 mod turns;
 pub mod types;
-mod unnoted;
+mod waiting;
+mod watching;
 mod whose_pin;
 
 pub use accounts::{FoundKey, Search, SoughtKey};
@@ -80,10 +80,10 @@ pub use node::{Engines, Node, Participant};
 pub use policy::{OwnersOnly, Policy};
 pub use purpose::Purpose;
 pub use registry::{Registry, RegistryError};
-pub use standings::TokenChanges;
 pub use token_state::{TokenChange, TokenState};
 pub use tokens::Found;
 pub use types::{
     Backend, Capabilities, Commitment, EngineId, EngineName, IdParams, IdentityInfo, KeyInfo,
     NodeId, Origin,
 };
+pub use watching::TokenChanges;

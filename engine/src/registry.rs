@@ -4,7 +4,7 @@
 //! is resolved by looking at the token: a generation is undone, a deletion is completed. So no key
 //! without an identity and no identity without a key remains.
 //!
-//! The registry holds public keys, names of tokens and slots, and [slow hashes](crate::refused) of
+//! The registry holds public keys, names of tokens and slots, and [slow hashes](refused_pins) of
 //! rejected PINs. It holds no secrets.
 
 mod backup;
@@ -17,12 +17,14 @@ mod home;
 mod intents;
 mod moves;
 mod ours;
+pub mod refused_pins;
 mod revocations;
 mod rows;
 mod schema;
 mod snapshot;
 mod takeover;
 mod tried;
+pub(crate) mod unnoted;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -46,7 +48,6 @@ use self::schema::{
     prepare_new,
 };
 use crate::lease::Lease;
-use crate::refused::RefusedPinRecords;
 use crate::types::{KeyInfo, engine_name};
 use crate::{Backend, Capabilities, EngineId, IdentityInfo};
 
@@ -58,8 +59,9 @@ pub(crate) use evidence::Edge;
 pub use home::{ACCOUNTS, STARTS};
 pub use intents::{Action, Intent};
 pub(crate) use intents::{BeginError, Claim};
-pub(crate) use rows::token_id;
 pub(crate) use tried::What;
+
+use self::refused_pins::RefusedPinRecords;
 
 /// The file of it in the home folder.
 pub const FILE: &str = "registry.sqlite";

@@ -39,8 +39,10 @@
 
 use std::fmt;
 
-use claviger_token::{Error, Event, TokenId};
+use claviger_token::{Advice, Error, Event, TokenId};
 use serde::Serialize;
+
+use crate::EngineError;
 
 /// How a token stands; see the [tables](self).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -208,6 +210,12 @@ pub struct TokenChange {
     pub before: TokenState,
     /// How it stands now.
     pub state: TokenState,
+}
+
+/// Whether it is the token's absence that keeps it from working.
+pub(crate) fn is_absence(error: &EngineError) -> bool {
+    matches!(error, EngineError::Token(error)
+        if error.advice() == Advice::InsertToken || matches!(error, Error::System { .. }))
 }
 
 #[cfg(test)]

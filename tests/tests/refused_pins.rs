@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use claviger_engine::Registry;
-use claviger_engine::refused::RefusedPinRecords;
+use claviger_engine::registry::refused_pins::RefusedPinRecords;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::SoftHsm;
 use claviger_token::{

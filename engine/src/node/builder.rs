@@ -10,8 +10,8 @@ use crate::EngineId;
 use crate::exchange::{Exchange, READS_FOR_DEADLINE};
 use crate::policy::{OwnersOnly, Policy};
 use crate::registry::Registry;
+use crate::registry::unnoted::Tell;
 use crate::tokens::Tokens;
-use crate::unnoted::Tell;
 
 /// What a node is made of.
 pub struct NodeBuilder {

@@ -1,6 +1,6 @@
 //! Rejected PINs: shows the records, and clears them.
 
-use claviger_engine::refused::RefusedPinRecord;
+use claviger_engine::registry::refused_pins::RefusedPinRecord;
 use claviger_engine::{Registry, RegistryError};
 use claviger_token::shell;
 use serde::Serialize;

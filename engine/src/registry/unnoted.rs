@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use claviger_token::sync::lock;
 use claviger_token::{Error, TokenId};
 
-use crate::registry::RegistryError;
+use super::error::RegistryError;
 
 /// Somebody is told of each token to which a PIN is sent without a note.
 pub(crate) type Tell = Arc<dyn Fn(&TokenId) + Send + Sync>;

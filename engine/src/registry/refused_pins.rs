@@ -19,10 +19,11 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
+use super::digests::{self, REFUSED_PIN, SENT_PIN};
+use super::error::RegistryError;
+use super::rows::token_id;
+use super::unnoted::{Tell, Unnoted, is_unwritable};
 use crate::pin_note::{self, Note};
-use crate::registry::digests::{self, REFUSED_PIN, SENT_PIN};
-use crate::registry::{RegistryError, token_id};
-use crate::unnoted::{Tell, Unnoted, is_unwritable};
 
 /// How long to wait for somebody else who is sending a PIN to the same token.
 const LONGEST_TURN: Duration = Duration::from_secs(30);
