@@ -5,7 +5,6 @@
 //! killed at that moment. Then a command runs in the copy, with the PIN and all. Only what a
 //! person asks for by name (`delete`) may destroy a key there, so that is not among them.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::common::Outcome;
-use crate::grounds::{Ground, Keys, Soft, YubiKey};
+use crate::grounds::{Ground, Keys, Soft, YubiKey, keys_of};
 use crate::report::{Choices, Report, progress};
 
 /// An identity that is always there, one that comes and goes, and one that copies make.
@@ -87,7 +86,7 @@ struct Double<'a> {
 impl Double<'_> {
     fn begin(&mut self) {
         let begun = Instant::now();
-        self.must(&self.generate(BYSTANDER));
+        self.must(&self.ground.generate(BYSTANDER));
         self.length = begun.elapsed();
     }
 
@@ -157,9 +156,9 @@ impl Double<'_> {
     /// Makes or deletes an identity, does `meanwhile` at some moment of it, and kills the
     /// process then or waits for it.
     fn do_something(&mut self, meanwhile: impl FnOnce()) {
-        let words = match self.identities().contains_key(VICTIM) {
+        let words = match self.ground.identities().contains_key(VICTIM) {
             true => ["delete", VICTIM].map(String::from).to_vec(),
-            false => self.generate(VICTIM),
+            false => self.ground.generate(VICTIM),
         };
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let late = (self.choices).between(Duration::ZERO, self.length.mul_f64(1.1));
@@ -178,7 +177,7 @@ impl Double<'_> {
 
     /// Uses a home that is not the one where things were begun; what was said.
     fn use_it(&mut self, home: &PathBuf) -> String {
-        let generate = self.generate(STRAY);
+        let generate = self.ground.generate(STRAY);
         let generate: Vec<&str> = generate.iter().map(String::as_str).collect();
         let words = match self.choices.below(4) {
             0 => &["doctor", "--repair"][..],
@@ -209,7 +208,7 @@ impl Double<'_> {
             );
         }
         let keys = self.ground.keys();
-        let identities = self.identities();
+        let identities = self.ground.identities();
         let lost = { identities.values() }
             .flat_map(keys_of)
             .filter(|key| !keys.contains(key))
@@ -218,25 +217,6 @@ impl Double<'_> {
             self.tally.destroyed += lost as u64;
             self.complain(said, &format!("{lost} keys of the home are gone"));
         }
-    }
-
-    fn identities(&self) -> BTreeMap<String, Value> {
-        let listed = Outcome::of(&mut self.command(&["--json", "identities"])).succeeds();
-        let named = |one: &Value| (one["name"].as_str().unwrap().to_owned(), one.clone());
-        listed
-            .json()
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(named)
-            .collect()
-    }
-
-    fn generate(&self, name: &str) -> Vec<String> {
-        let backend = self.ground.backend();
-        ["generate", name, "--backend", &backend]
-            .map(String::from)
-            .to_vec()
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -269,13 +249,4 @@ fn is_interrupted(doctor: &Outcome) -> bool {
     findings.iter().any(|finding| {
         finding["level"] == "warning" && finding["what"].to_string().contains("was interrupted")
     })
-}
-
-/// The keys of an identity that are not deleted.
-fn keys_of(identity: &Value) -> Keys {
-    let keys = identity["keys"].as_array().unwrap().iter();
-    let text = |key: &Value, name: &str| key[name].as_str().unwrap().to_owned();
-    keys.filter(|key| key["deleted"] == false)
-        .map(|key| (text(key, "slot"), text(key, "fingerprint")))
-        .collect()
 }

@@ -15,6 +15,7 @@ use claviger_virtual_yubikey::{
     Algorithm, Card, Fault, Inserted, ManagementAlgorithm, Origin, Pcscd, PrivateKey, Rule, Slot,
     object,
 };
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::{Outcome, Stage};
@@ -60,6 +61,35 @@ pub(crate) trait Ground {
     fn pin_tries_spent(&self) -> u64 {
         0
     }
+}
+
+impl dyn Ground + '_ {
+    /// What the command lists; nothing where who was killed at once has made no registry.
+    pub(crate) fn identities(&self) -> BTreeMap<String, Value> {
+        let listed = Outcome::of(&mut self.claviger(&["--json", "identities"]));
+        if listed.err().contains("there is no registry") {
+            return BTreeMap::new();
+        }
+        let listed = listed.succeeds().json();
+        let named = |one: &Value| (one["name"].as_str().unwrap().into(), one.clone());
+        listed.as_array().unwrap().iter().map(named).collect()
+    }
+
+    /// The words by which an identity is made here.
+    pub(crate) fn generate(&self, name: &str) -> Vec<String> {
+        ["generate", name, "--backend", &self.backend()]
+            .map(String::from)
+            .to_vec()
+    }
+}
+
+/// The keys of an identity that are not deleted.
+pub(crate) fn keys_of(identity: &Value) -> Keys {
+    let keys = identity["keys"].as_array().unwrap().iter();
+    let text = |key: &Value, name: &str| key[name].as_str().unwrap().to_owned();
+    keys.filter(|key| key["deleted"] == false)
+        .map(|key| (text(key, "slot"), text(key, "fingerprint")))
+        .collect()
 }
 
 /// Keys by slot and fingerprint. In place of what is missing of a pair it says that.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::common::Outcome;
-use crate::grounds::{Ground, Keys, Soft, YubiKey};
+use crate::grounds::{Ground, Keys, Soft, YubiKey, keys_of};
 use crate::report::{Choices, Report, progress};
 
 /// An identity that is made first and never touched.
@@ -168,10 +168,10 @@ impl<'a> Battle<'a> {
             bystander: Value::Null,
             lengths: BTreeMap::new(),
         };
-        battle.timed(&generate(ground, BYSTANDER));
-        battle.bystander = battle.identities()[BYSTANDER].clone();
+        battle.timed(&ground.generate(BYSTANDER));
+        battle.bystander = ground.identities()[BYSTANDER].clone();
         for next in [
-            Move::new(VICTIMS[0], true, generate(ground, VICTIMS[0])),
+            Move::new(VICTIMS[0], true, ground.generate(VICTIMS[0])),
             battle.connect(FRIEND, VICTIMS[0]),
             battle.adopt(),
             Move::new(FRIEND, false, words(&["delete", FRIEND])),
@@ -210,7 +210,7 @@ impl<'a> Battle<'a> {
 
     /// The keys of those that are left still sign.
     fn use_what_is_left(&mut self) {
-        for (name, identity) in self.identities() {
+        for (name, identity) in self.ground.identities() {
             if keys_of(&identity)
                 .iter()
                 .any(|key| self.taken.contains(key))
@@ -234,7 +234,7 @@ impl<'a> Battle<'a> {
         let next = self.choose();
         let said = next.words.join(" ");
         if !next.makes && VICTIMS.contains(&next.name) && self.choices.once_in(INTRUSION) {
-            let keys = keys_of(&self.identities()[next.name]);
+            let keys = keys_of(&self.ground.identities()[next.name]);
             self.intrude(keys.into_iter().collect());
         }
         // 0: a full disk, 1: nothing may be written; else it is killed.
@@ -254,7 +254,7 @@ impl<'a> Battle<'a> {
         }
         self.settle(weather > 1, &said);
         self.check(&said);
-        let there = self.identities().contains_key(next.name);
+        let there = self.ground.identities().contains_key(next.name);
         match ended {
             // What was confirmed has been done.
             Some(true) if there != next.makes => self.complain(&said, "confirmed, not done"),
@@ -266,7 +266,12 @@ impl<'a> Battle<'a> {
 
     /// Keys on the token that are nobody's, since what was killed had not come to its end.
     fn unfinished(&self) -> Vec<(String, String)> {
-        let known: Keys = self.identities().values().flat_map(keys_of).collect();
+        let known: Keys = self
+            .ground
+            .identities()
+            .values()
+            .flat_map(keys_of)
+            .collect();
         let is_unknown =
             |key: &(String, String)| !known.contains(key) && !self.others.contains(key);
         self.ground.keys().into_iter().filter(is_unknown).collect()
@@ -295,12 +300,12 @@ impl<'a> Battle<'a> {
 
     fn choose(&mut self) -> Move {
         let ground = self.ground;
-        let there = self.identities();
+        let there = self.ground.identities();
         let mut moves = Vec::new();
         for name in VICTIMS {
             moves.push(match there.contains_key(name) {
                 true => Move::new(name, false, words(&["delete", name])),
-                false => Move::new(name, true, generate(ground, name)),
+                false => Move::new(name, true, ground.generate(name)),
             });
         }
         moves.push(match there.contains_key(FRIEND) {
@@ -394,7 +399,7 @@ impl<'a> Battle<'a> {
         let outcome = Outcome::of(&mut self.command(&repair));
         self.tally.settled += u64::from(outcome.out().contains("is resolved"));
         // Of a key that another program has replaced doctor says that it is gone.
-        let identities = self.identities();
+        let identities = self.ground.identities();
         let mut keys = identities.values().flat_map(keys_of);
         let is_taken = keys.any(|key| self.taken.contains(&key));
         if outcome.code() != Some(i32::from(is_taken)) {
@@ -404,21 +409,9 @@ impl<'a> Battle<'a> {
     }
 
     /// The identities by name.
-    fn identities(&self) -> BTreeMap<String, Value> {
-        let listed = Outcome::of(&mut self.command(&words(&["--json", "identities"])));
-        // Who was killed at once has made no registry.
-        if listed.err().contains("there is no registry") {
-            return BTreeMap::new();
-        }
-        let listed = listed.succeeds().json();
-        let named =
-            |identity: &Value| (identity["name"].as_str().unwrap().into(), identity.clone());
-        listed.as_array().unwrap().iter().map(named).collect()
-    }
-
     /// Keys and identities are one to one, and what others have is as it was.
     fn check(&mut self, said: &str) {
-        let identities = self.identities();
+        let identities = self.ground.identities();
         let keys = self.ground.keys();
         let expected: Keys = identities.values().flat_map(keys_of).collect();
         let is_known =
@@ -452,15 +445,6 @@ impl<'a> Battle<'a> {
     }
 }
 
-/// The keys of an identity that are not deleted.
-fn keys_of(identity: &Value) -> Keys {
-    let keys = identity["keys"].as_array().unwrap().iter();
-    let text = |key: &Value, name: &str| key[name].as_str().unwrap().to_owned();
-    keys.filter(|key| key["deleted"] == false)
-        .map(|key| (text(key, "slot"), text(key, "fingerprint")))
-        .collect()
-}
-
 /// Whether something is to be settled, as `doctor` sees it.
 fn is_interrupted(doctor: &Value) -> bool {
     let mut findings = doctor["findings"].as_array().unwrap().iter();
@@ -475,10 +459,6 @@ impl Move {
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.into()).collect()
-}
-
-fn generate(ground: &dyn Ground, name: &str) -> Vec<String> {
-    words(&["generate", name, "--backend", &ground.backend()])
 }
 
 /// What tells how long a command takes.
