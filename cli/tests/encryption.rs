@@ -467,7 +467,7 @@ fn one_pin_is_not_tried_on_several_tokens() {
         .run(["encrypt", "far", "letter", "-o", "file"])
         .succeeds();
     let refused = stage.run_with_pin(&["decrypt", "file"]);
-    let refused = refused.fails(1, "no token that is attached");
+    let refused = refused.fails(1, "no attached token can open");
     assert!(
         refused.err().contains("far on pkcs11:"),
         "{}",

@@ -667,7 +667,7 @@ fn a_full_card_is_said_to_be_full() {
     }
     let bench = Bench::new(card);
     let before = bench.content();
-    bench.generate(&[]).fails(1, "only slots left");
+    bench.generate(&[]).fails(1, "no free slots except");
     let taken = bench.backend_with("slot=83");
     let commit = |backend: &str| {
         let words = ["--capabilities", "commit", "--backend", backend];
