@@ -217,12 +217,13 @@ impl PinSource for Thinking {
 
 #[test]
 fn no_question_for_a_pin_stays_behind_where_the_card_does_not_say_whether_it_is_the_default() {
-    let ways: [(Fault, bool); 3] = [
-        (Fault::Status(Status(0x6f00)), true),
-        (Fault::Reply(vec![0x05, 0x7f, 0x90, 0x00]), true),
-        (Fault::RemoveBefore, false),
+    let ways = [
+        Fault::Status(Status(0x6f00)),
+        Fault::Reply(vec![0x05, 0x7f, 0x90, 0x00]),
+        // It is not asked where a PIN is given.
+        Fault::RemoveBefore,
     ];
-    for (fault, opens) in ways {
+    for fault in ways {
         let device = yubikey();
         let desk = Desk::with(&[&device]);
         let driver = desk.driver();
@@ -238,8 +239,8 @@ fn no_question_for_a_pin_stays_behind_where_the_card_does_not_say_whether_it_is_
             ..Access::with(Thinking(Arc::clone(&was_asked)))
         };
         let opened = driver.open("piv:", &call().clone().using(defaults.clone()));
-        assert_eq!(opened.is_ok(), opens, "{:?}", opened.err());
-        assert_eq!(was_asked.load(Ordering::SeqCst), opens);
+        assert!(opened.is_ok(), "{:?}", opened.err());
+        assert!(was_asked.load(Ordering::SeqCst));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use claviger_token::{
-    Call, Error, Pin, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft, refused,
+    Call, Error, Event, Pin, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft, refused,
 };
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::object::{Attribute, ObjectClass};
@@ -61,7 +61,7 @@ pub(crate) fn login(
     }
     check_flags(info, id, how.last_try)?;
     match info.protected_authentication_path() {
-        true => login_at_device(door, session, UserType::User).map(|()| None),
+        true => login_at_device(door, session, how, UserType::User).map(|()| None),
         false => login_with_pin(door, session, how, UserType::User),
     }
 }
@@ -75,14 +75,29 @@ pub(crate) fn login_for_operation(
     const ONCE: UserType = UserType::ContextSpecific;
     check_flags(door.info, door.id, how.last_try)?;
     match door.info.protected_authentication_path() {
-        true => login_at_device(door, session, ONCE),
+        true => login_at_device(door, session, how, ONCE),
         false => login_with_pin(door, session, how, ONCE).map(drop),
     }
 }
 
-/// Where the PIN is typed at the token.
-fn login_at_device(door: &Door<'_>, session: &Session, user: UserType) -> Result<(), Error> {
-    match session.login(user, None) {
+/// Where the PIN is typed at the token. PKCS#11 has no way to end that: the token does, when
+/// nobody types.
+fn login_at_device(
+    door: &Door<'_>,
+    session: &Session,
+    how: &Login<'_>,
+    user: UserType,
+) -> Result<(), Error> {
+    let token = door.id;
+    how.call.check()?;
+    how.call.tell(&Event::ApprovalNeeded {
+        token: token.clone(),
+    });
+    let answer = session.login(user, None);
+    how.call.tell(&Event::PersonDone {
+        token: token.clone(),
+    });
+    match answer {
         Ok(()) | Err(Ck::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
         Err(Ck::Pkcs11(RvError::PinIncorrect, _)) => {
             let now = door.module.token_info(door.slot).ok();

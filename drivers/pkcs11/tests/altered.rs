@@ -11,8 +11,8 @@ use claviger_pkcs11::Pkcs11Driver;
 use claviger_pkcs11::modules::Places;
 use claviger_tests::SoftHsm;
 use claviger_token::{
-    Access, Algorithm, Call, Driver, Error, KeyRef, KeySpec, NewKey, Pin, PinTurn, PinVerdict,
-    RefusedInProcess, RefusedPins, Signer, Token, TokenId, TokenInfo, TriesLeft,
+    Access, Algorithm, Call, Driver, Error, Event, KeyRef, KeySpec, NewKey, Pin, PinTurn,
+    PinVerdict, RefusedInProcess, RefusedPins, Signer, Token, TokenId, TokenInfo, TriesLeft,
 };
 
 const SPEC: KeySpec = KeySpec::sign(Algorithm::P256);
@@ -687,4 +687,32 @@ fn a_token_that_is_gone_for_good_is_looked_for_slower_and_slower() {
 fn a_token_that_vanishes_while_it_is_read_is_not_another_token() {
     let stage = Stage::new(&["token vanishes"]);
     assert_eq!(stage.list(), []);
+}
+
+#[test]
+fn who_opens_a_token_with_a_pin_pad_is_told_that_it_waits_and_when_it_goes_on() {
+    // CKF_PROTECTED_AUTHENTICATION_PATH
+    let pad = "token set 0x100";
+    let stage = Stage::new(&[pad, "wait C_Login"]);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let listener = Arc::clone(&told);
+    let call = Call::unlimited().watched_by(Arc::new(move |event| {
+        listener.lock().unwrap().push(event.clone());
+    }));
+    let token = stage.list().remove(0).id;
+    let backend = stage.backend("", "");
+    let opening = std::thread::spawn(move || Pkcs11Driver::new().open(&backend, &call));
+    let waits = Event::ApprovalNeeded {
+        token: token.clone(),
+    };
+    let begun = Instant::now();
+    while *told.lock().unwrap() != [waits.clone()] {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{told:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!opening.is_finished());
+    // Somebody types the PIN.
+    stage.alter(&[pad, "answer C_Login 0x0"]);
+    opening.join().unwrap().unwrap();
+    assert_eq!(*told.lock().unwrap(), [waits, Event::PersonDone { token }]);
 }

@@ -16,6 +16,7 @@
 //! | line | effect |
 //! | --- | --- |
 //! | `answer FUNCTION 0xRV` | the function does nothing and returns this |
+//! | `wait FUNCTION` | the function waits as long as this line is there |
 //! | `die FUNCTION` | the process dies in the function, before it does anything |
 //! | `only LABEL` | hides all tokens without this label; several lines add up |
 //! | `token serial TEXT` | every token states this; likewise `manufacturer`, `model`, `label` |

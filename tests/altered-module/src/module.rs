@@ -123,7 +123,11 @@ impl Call {
             module.note(OVERLAP);
         }
         module.note(function);
-        let lines = module.lines();
+        let mut lines = module.lines();
+        while said(&lines, "wait") == Some(function) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            lines = module.lines();
+        }
         if said(&lines, "die") == Some(function) {
             std::process::abort();
         }
