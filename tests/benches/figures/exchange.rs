@@ -87,7 +87,7 @@ fn high_water(process: u32) -> Option<u64> {
 }
 
 /// The command as `cargo xtask bench` builds it.
-fn claviger() -> PathBuf {
+pub(crate) fn claviger() -> PathBuf {
     let program = std::env::current_exe().unwrap();
     let release = program.ancestors().find(|f| f.ends_with("release"));
     let claviger = release.unwrap_or(Path::new(".")).join("claviger");

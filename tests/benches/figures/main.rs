@@ -11,6 +11,7 @@
 mod exchange;
 mod ledger;
 mod piv;
+mod processes;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -62,6 +63,8 @@ fn main() {
         figures.extend(piv::figures().await);
         progress("a simulated Ledger");
         figures.extend(ledger::figures().await);
+        progress("whole processes");
+        figures.extend(processes::figures());
         figures
     });
     if json {
