@@ -5,6 +5,7 @@
 //! | [`demo`] | Claviger's main job, shown on a throw-away token |
 //! | [`mod@test`] | every test |
 //! | [`mod@bench`] | figures, for people and for machines |
+//! | [`against`] | the bench of another revision beside that of this tree |
 //! | [`chaos`] | tries to break the promises: kills processes, removes tokens |
 //! | [`hil`] | the bench for devices' conformance and speed |
 //! | [`lint`] | checks that a change must pass |
@@ -20,12 +21,15 @@
 #![forbid(unsafe_code)]
 
 mod advisories;
+mod against;
 mod bench;
 mod chaos;
 mod demo;
 #[cfg(test)]
 mod documents;
 mod hil;
+#[cfg(test)]
+mod imports;
 mod kryoptic;
 mod lint;
 mod peers;
@@ -46,7 +50,9 @@ Usage: cargo xtask COMMAND
   demo                       show the main job on a throw-away SoftHSM2 token
   test [--quick] [ARGS...]   run the tests; --quick leaves out those that need an emulator,
                              ARGS go to cargo nextest, or to cargo test if there is none
-  bench [--json]             measure; --json prints one JSON object on standard output
+  bench [--json | --against REV]
+                             measure; --json prints one JSON object on standard output, --against
+                             builds another git revision and prints its figures beside these
   chaos [--json] [--kills N] [--removals N] [--seconds N] [--seed N]
                              try to break the promises: kill processes, unplug and overload
                              tokens; --json as above
