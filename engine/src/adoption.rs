@@ -12,15 +12,14 @@ use claviger_token::{
 };
 
 use crate::identity_management::Sought;
+use crate::inner::Inner;
 use crate::lifecycle::refusal;
-use crate::node::{Engines, Inner};
-use crate::opening::Opened;
 use crate::registry::NewIdentity;
 use crate::settling::settle;
-use crate::tokens::OpenToken;
+use crate::tokens::{OpenToken, Opened};
 use crate::trial::{Trial, prove};
 use crate::types::{Origin, engine_name};
-use crate::{Backend, Capabilities, EngineError, EngineId, KeyInfo};
+use crate::{Backend, Capabilities, EngineError, EngineId, Engines, KeyInfo};
 
 /// A key on the token, and what it is to be used for.
 struct Found {

@@ -2,25 +2,22 @@
 //! the two engines.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, RwLock, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Weak};
 
 use claviger_formats::envelope::{self, EncryptError};
 use claviger_token::sync::{lock, read, write};
 use claviger_token::{Call, Error, PublicKey, Secret};
 use tokio::sync::oneshot;
 
-use crate::encryption::{self, Answer, Choice, Effect, Pending, Preference, Recipient, Via};
+use crate::encryption::{self, Answer, Choice, Effect, Preference, Recipient, Via};
 use crate::evidence::{Evidence, PublicKeys, now};
+use crate::inner::{ENCRYPTION, Inner, READS_FOR};
 use crate::message::{ReplyReadsForEvidence, RequestEncrypt};
-use crate::node::{ENCRYPTION, Inner, Node, READS_FOR};
+use crate::node::Node;
 use crate::policy;
 use crate::reads_for::{EvidenceAbout, ReadsFor};
-use crate::registry::{Known, RegistryError, Revision};
+use crate::registry::{Known, RegistryError};
 use crate::{EngineError, EngineId};
-
-/// How long the Reads For engine may take to answer, unless the node was built otherwise.
-pub const READS_FOR_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Plaintexts longer than this are not encrypted on an async task.
 const LONG_PLAINTEXT: usize = 1 << 20;
@@ -28,34 +25,6 @@ const LONG_PLAINTEXT: usize = 1 << 20;
 /// Nor is anything for more recipients than this, nor is more evidence verified there: each
 /// takes a good part of a millisecond.
 const FEW: usize = 8;
-
-/// What the two engines are made of, and their states.
-pub(crate) struct Exchange {
-    /// The Reads For engine that is asked; replies of no other count.
-    pub(crate) reads_for: EngineId,
-    pub(crate) deadline: Duration,
-    pending: Mutex<Pending<oneshot::Sender<Answer>>>,
-    relation: Mutex<ReadsFor>,
-    /// Who was looked up, as long as the registry stays as it was.
-    known: RwLock<(Revision, HashMap<EngineId, Arc<Known>>)>,
-}
-
-impl Exchange {
-    pub(crate) fn new(reads_for: EngineId, deadline: Duration) -> Self {
-        Exchange {
-            reads_for,
-            deadline,
-            pending: Mutex::default(),
-            relation: Mutex::default(),
-            known: RwLock::default(),
-        }
-    }
-
-    fn pending(&self) -> std::sync::MutexGuard<'_, Pending<oneshot::Sender<Answer>>> {
-        // Each change of it is one call, so it is whole after a panic elsewhere.
-        lock(&self.pending)
-    }
-}
 
 impl Node {
     /// The id of this node's Encryption engine.

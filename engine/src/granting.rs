@@ -8,8 +8,9 @@ use claviger_token::{Call, Error, KeyUse, PublicKey};
 
 use crate::encryption::Recipient;
 use crate::evidence::{Evidence, EvidenceFile, Party, Revocation, Statement, Terms, now};
+use crate::inner::Inner;
 use crate::message::RequestCommitment;
-use crate::node::{Inner, Node};
+use crate::node::Node;
 use crate::policy;
 use crate::reads_for::{self, EvidenceAbout, as_reader};
 use crate::registry::RegistryError;

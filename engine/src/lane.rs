@@ -11,6 +11,10 @@ use tokio::sync::oneshot;
 /// How many operations may wait for a token. More are answered *busy*, at once.
 pub(crate) const QUEUE: usize = 256;
 
+/// How long the token may take to end what it has begun, and for each thing that is tidied
+/// up, whatever the caller's deadline.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads of a token's own. They end when the lane is dropped.

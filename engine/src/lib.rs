@@ -11,7 +11,7 @@
 //! | --- | --- |
 //! | [`types`] | the vocabulary: engine ids, backends, capabilities, identities |
 //! | [`message`] | messages between engines |
-//! | [`node`] | routing, mailboxes, and the calls of a program |
+//! | [`node`], `inner`, `mailboxes` | routing, mailboxes, and the calls of a program |
 //! | `identity_management` | decides what each message to it leads to, as a pure function |
 //! | `accounts` | finds keys of a lost registry on a token that derives its keys |
 //! | `lifecycle`, `adoption` | does it, between the token and the registry |
@@ -22,7 +22,7 @@
 //! | [`encryption`] | the Encryption engine: recipients and pending requests; pure |
 //! | [`reads_for`] | the Reads For engine: the graph of evidence, in memory |
 //! | [`evidence`] | signed evidence, and its text form |
-//! | `exchange` | carries out what these two decide |
+//! | `exchange`, `exchange_state` | carries out what these two decide |
 //! | `granting` | grants, revokes and imports evidence |
 //! | [`registry`] | the identities on disk, with write-ahead intents; rejected PINs |
 //! | [`policy`] | authorisation |
@@ -41,12 +41,15 @@ pub mod encryption;
 pub mod error;
 pub mod evidence;
 mod exchange;
+mod exchange_state;
 mod granting;
 mod identity_management;
+mod inner;
 mod key_engine;
 mod lane;
 mod lease;
 mod lifecycle;
+mod mailboxes;
 pub mod message;
 pub mod node;
 pub mod opener;
@@ -73,17 +76,17 @@ pub use commitment::CommitStreamError;
 pub use encryption::{Preference, Recipient, Via};
 pub use error::EngineError;
 pub use evidence::{BadEvidence, Evidence, EvidenceFile, Party, PublicKeys, Revocation, Terms};
-pub use exchange::READS_FOR_DEADLINE;
+pub use exchange_state::READS_FOR_DEADLINE;
 pub use granting::{Imported, NotImported, Standing};
 pub use message::{EngineMsg, Msg};
-pub use node::{Engines, Node, Participant};
+pub use node::{Node, Participant};
 pub use policy::{OwnersOnly, Policy};
 pub use purpose::Purpose;
 pub use registry::{Registry, RegistryError};
 pub use token_state::{TokenChange, TokenState};
 pub use tokens::Found;
 pub use types::{
-    Backend, Capabilities, Commitment, EngineId, EngineName, IdParams, IdentityInfo, KeyInfo,
-    NodeId, Origin,
+    Backend, Capabilities, Commitment, EngineId, EngineName, Engines, IdParams, IdentityInfo,
+    KeyInfo, NodeId, Origin,
 };
 pub use watching::TokenChanges;

@@ -32,7 +32,6 @@
 //! Everything here blocks, and runs on a thread that may block.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use claviger_token::{
     Call, Deletion, Error, GeneratedKey, KeySpec, KeyUse, NewKey, SlotId, SlotState, TokenId,
@@ -40,19 +39,15 @@ use claviger_token::{
 };
 
 use crate::identity_management::Generate;
-use crate::lane::NotDone;
-use crate::node::{Engines, Inner};
-use crate::opening::Opened;
+use crate::inner::Inner;
+use crate::lane::{NotDone, PATIENCE};
 use crate::registry::{Action, BeginError, Claim, Intent, NewIdentity, RegistryError, What};
 use crate::settling::{NotDestroyed, Settled, destroy_keys, name_keys, settle, undo};
-use crate::tokens::OpenToken;
+use crate::tokens::{OpenToken, Opened};
 use crate::trial::{Trial, prove};
 use crate::types::{Origin, engine_name};
-use crate::{Backend, EngineError, EngineId, IdentityInfo, KeyInfo};
+use crate::{Backend, EngineError, EngineId, Engines, IdentityInfo, KeyInfo};
 
-/// How long the token may take to end what it has begun, and for each thing that is tidied
-/// up, whatever the caller's deadline.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a generation begins anew where others are quicker.
 const ATTEMPTS: usize = 8;
 

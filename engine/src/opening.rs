@@ -7,19 +7,13 @@
 
 use std::sync::Arc;
 
-use claviger_token::{Call, Error, SlotId, TokenId};
+use claviger_token::{Call, Error, TokenId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::node::Inner;
-use crate::tokens::OpenToken;
 use crate::turns::{Turn, Turns, in_time};
-use crate::{EngineError, EngineId};
 
 /// So many tokens are being opened at a time; more wait.
 pub(crate) const MOST: usize = 64;
-
-/// A token, and the slot that its backend names, if it names one.
-pub(crate) type Opened = (Arc<OpenToken>, Option<SlotId>);
 
 /// Who is opening which token.
 pub(crate) struct Openings {
@@ -76,36 +70,5 @@ impl<'a> Wanted<'a> {
             backend,
             token: None,
         }
-    }
-}
-
-impl Inner {
-    /// Opens a token for `who`, or for the node itself. What is noted of it under a name that earlier versions gave it is
-    /// noted under its own from now on.
-    ///
-    /// # Errors
-    /// What its driver says; as [`in_time`]. An opening that nobody waits for any more goes on,
-    /// and the next one finds the token open.
-    pub(crate) async fn open(
-        self: &Arc<Self>,
-        who: Option<&EngineId>,
-        wanted: Wanted<'_>,
-        call: &Call,
-    ) -> Result<Opened, EngineError> {
-        let opening = self.tokens.openings.begin(wanted.backend, call).await?;
-        let (node, who, its_call) = (Arc::clone(self), who.cloned(), call.clone());
-        let (backend, token) = (wanted.backend.to_owned(), wanted.token.cloned());
-        let opened = tokio::task::spawn_blocking(move || {
-            let _opening = opening;
-            its_call.check()?;
-            let wanted = Wanted {
-                backend: &backend,
-                token: token.as_ref(),
-            };
-            let opened = node.tokens.open(who.as_ref(), wanted, &its_call)?;
-            node.rename(opened, &its_call)
-        });
-        let opened = in_time(call, opened).await?;
-        opened.unwrap_or_else(|_| Err(Error::Cancelled.into()))
     }
 }

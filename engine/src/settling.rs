@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use claviger_token::{Call, Deletion, Error, KeyRef, Unfinished};
 
-use crate::lane::NotDone;
-use crate::lifecycle::PATIENCE;
-use crate::node::Inner;
+use crate::inner::Inner;
+use crate::lane::{NotDone, PATIENCE};
 use crate::registry::{Action, Claim, Intent, RegistryError};
 use crate::tokens::OpenToken;
 use crate::{EngineError, KeyInfo};

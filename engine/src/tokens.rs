@@ -7,16 +7,20 @@ use std::time::{Duration, Instant};
 
 use claviger_token::backend;
 use claviger_token::{
-    Access, Call, Driver, Error, NoPin, Pace, SlotInfo, Token, TokenId, TokenInfo, Unreadable,
+    Access, Call, Driver, Error, NoPin, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Unreadable,
 };
 
 use crate::lane::{Lane, NotDone};
-use crate::opening::{Opened, Openings, Wanted};
+use crate::opening::{Openings, Wanted};
 use crate::policy::Policy;
 use crate::standings::{Standing, Standings};
 use crate::token_state::Happening;
 use crate::whose_pin::{Logins, RequestPins};
 use crate::{EngineError, EngineId};
+
+/// A token, and the slot that its backend names, if it names one.
+pub(crate) type Opened = (Arc<OpenToken>, Option<SlotId>);
 
 /// A token that is open, and the threads that work it.
 pub(crate) struct OpenToken {

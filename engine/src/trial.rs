@@ -5,9 +5,8 @@ use std::sync::Arc;
 use claviger_token::{Call, Error, Event, KeyRef, KeySpec, KeyUse, SlotId, possession};
 
 use crate::EngineError;
-use crate::lane::NotDone;
-use crate::lifecycle::PATIENCE;
-use crate::node::Inner;
+use crate::inner::Inner;
+use crate::lane::{NotDone, PATIENCE};
 use crate::registry::What;
 use crate::tokens::OpenToken;
 

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use claviger_token::sync::lock;
-use claviger_token::{Call, Error};
+use claviger_token::{Call, Error, TokenId};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
+
+use crate::EngineId;
 
 /// So often it is looked whether the request was cancelled.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -76,4 +78,11 @@ impl<K: Eq + Hash + Clone> Turns<K> {
         known.insert(key.clone(), Arc::downgrade(&mutex));
         mutex
     }
+}
+
+/// The turns that Identity Management takes. Who takes two takes that at an identity first.
+#[derive(Default)]
+pub(crate) struct ManagementTurns {
+    pub(crate) identities: Turns<EngineId>,
+    pub(crate) tokens: Turns<TokenId>,
 }

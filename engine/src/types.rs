@@ -396,6 +396,16 @@ pub enum Origin {
     Adopted,
 }
 
+/// The engines of an identity.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Engines {
+    /// The one that signs for it.
+    pub commitment_engine: Option<EngineId>,
+    /// The one that decrypts for it.
+    pub decryption_engine: Option<EngineId>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use claviger_token::{Access, Driver, TokenId};
 
-use super::{Inner, ManagementTurns, Node, READS_FOR};
+use super::Node;
 use crate::EngineId;
-use crate::exchange::{Exchange, READS_FOR_DEADLINE};
+use crate::exchange_state::{Exchange, READS_FOR_DEADLINE};
+use crate::inner::{Inner, READS_FOR};
 use crate::policy::{OwnersOnly, Policy};
 use crate::registry::Registry;
 use crate::registry::unnoted::Tell;
 use crate::tokens::Tokens;
+use crate::turns::ManagementTurns;
 
 /// What a node is made of.
 pub struct NodeBuilder {

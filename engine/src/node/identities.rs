@@ -10,33 +10,17 @@ use std::sync::Arc;
 
 use claviger_token::{Call, Deletion, Error, TokenId};
 
-use super::{Inner, Node, interrupted};
+use super::{Node, interrupted};
 use crate::adoption::{adopt, check_owners};
 use crate::identity_management::{self, Connect, Delete};
+use crate::inner::Inner;
 use crate::lifecycle;
 use crate::message::{RequestConnectIdentity, RequestDeleteIdentity, RequestGenerateIdentity};
 use crate::opening::Wanted;
 use crate::registry::Intent;
 use crate::settling::settle_one;
-use crate::turns::{Turn, Turns, in_time};
-use crate::{EngineError, EngineId, IdentityInfo};
-
-/// The engines of an identity.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Engines {
-    /// The one that signs for it.
-    pub commitment_engine: Option<EngineId>,
-    /// The one that decrypts for it.
-    pub decryption_engine: Option<EngineId>,
-}
-
-/// The turns that Identity Management takes. Who takes two takes that at an identity first.
-#[derive(Default)]
-pub(crate) struct ManagementTurns {
-    identities: Turns<EngineId>,
-    tokens: Turns<TokenId>,
-}
+use crate::turns::{Turn, in_time};
+use crate::{EngineError, EngineId, Engines, IdentityInfo};
 
 impl Node {
     /// Makes an identity for `who`.

@@ -6,14 +6,13 @@ use claviger_token::sync::{lock, read, write};
 use claviger_token::token::Secret;
 use claviger_token::{Call, Decryptor, Error, KeyUse};
 
-use super::{Inner, Node};
+use super::Node;
 use crate::key_engine::{KeyEngine, Request};
 use crate::policy::{self, Operation};
 use crate::purpose::ToSign;
 use crate::registry::{KeyRecord, RegistryError};
 use crate::tokens::Tokens;
-use crate::types::engine_name;
-use crate::{Commitment, EngineError, EngineId, EngineName, IdentityInfo};
+use crate::{Commitment, EngineError, EngineId, EngineName};
 
 impl Node {
     /// Opens the age file `data` with the Decryption engine `engine`.
@@ -214,40 +213,6 @@ impl Work {
         match self {
             Work::Sign(text) => engine.sign(tokens, text, by).await.map(Done::Signed),
             Work::Open(data) => engine.decrypt(tokens, data, by).await.map(Done::Opened),
-        }
-    }
-}
-
-impl Inner {
-    /// Corrects the registry where another tool gave the engine's key another place.
-    pub(crate) fn note_move(&self, engine: &KeyEngine) {
-        let Some(slot) = engine.moved_to() else {
-            return;
-        };
-        let info = &engine.key.info;
-        tracing::info!(identity = %info.owner, token = %info.token, from = %info.slot, to = %slot, "the key has another place");
-        if let Err(error) = self.registry.key_moved(engine.key.id, &slot) {
-            tracing::warn!(identity = %info.owner, %error, "its new place is not noted");
-        }
-        self.refresh(&info.owner);
-    }
-
-    /// Forgets the engines that work for an identity, so that they are looked up anew.
-    pub(crate) fn refresh(&self, identity: &EngineId) {
-        let mut engines = write(&self.engines);
-        for usage in [KeyUse::Sign, KeyUse::Decrypt] {
-            engines.remove(&engine_name(usage, identity));
-        }
-    }
-
-    /// Forgets the engines that an identity refers to.
-    pub(crate) fn refresh_engines(&self, info: &IdentityInfo) {
-        let mut engines = write(&self.engines);
-        for engine in [&info.commitment_engine, &info.decryption_engine]
-            .into_iter()
-            .flatten()
-        {
-            engines.remove(&engine.name);
         }
     }
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use claviger_token::Call;
 use claviger_token::token::Secret;
 
-use super::{ENCRYPTION, Engines, IDENTITY_MANAGEMENT, Inner, Node, READS_FOR, SendError};
+use super::Node;
+use crate::inner::{ENCRYPTION, IDENTITY_MANAGEMENT, Inner, READS_FOR};
+use crate::mailboxes::SendError;
 use crate::message::{
     EngineMsg, Msg, QueryReadsForEvidence, ReplyCommitment, ReplyConnectIdentity, ReplyDecryption,
     ReplyDeleteIdentity, ReplyEncrypt, ReplyGenerateIdentity, ReplyReadsFor, ReplyReadsForEvidence,
     ReplySubmitReadsForEvidence,
 };
-use crate::{EngineError, EngineId};
+use crate::{EngineError, EngineId, Engines};
 
 impl Node {
     /// Sends a message. Returns when it is handled; the reply, if any, is then in

@@ -1,0 +1,133 @@
+//! What all parts of a node share: its registry, its tokens, its engines and who takes part.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, RwLock};
+
+use claviger_token::sync::{read, write};
+use claviger_token::{Call, Error, KeyUse};
+
+use crate::exchange_state::Exchange;
+use crate::key_engine::KeyEngine;
+use crate::mailboxes::{Mailboxes, SendError};
+use crate::message::EngineMsg;
+use crate::opening::Wanted;
+use crate::policy::Policy;
+use crate::registry::Registry;
+use crate::tokens::{Opened, Tokens};
+use crate::turns::{ManagementTurns, in_time};
+use crate::types::engine_name;
+use crate::{EngineError, EngineId, EngineName, IdentityInfo};
+
+/// The name of the Identity Management engine of every node.
+pub const IDENTITY_MANAGEMENT: &str = "identity_management";
+
+/// The name of the Encryption engine of every node.
+pub const ENCRYPTION: &str = "encryption";
+
+/// The name of the Reads For engine of every node.
+pub const READS_FOR: &str = "reads_for";
+
+pub(crate) struct Inner {
+    pub(crate) registry: Registry,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) policy: Arc<dyn Policy>,
+    pub(crate) exchange: Exchange,
+    /// The engines that have been asked for, by name.
+    pub(crate) engines: RwLock<HashMap<EngineName, Arc<KeyEngine>>>,
+    pub(crate) participants: RwLock<HashMap<EngineName, Arc<Mailboxes>>>,
+    /// The keys of which it was said that they are not on their tokens any more.
+    pub(crate) missed: Mutex<HashSet<i64>>,
+    pub(crate) turns: ManagementTurns,
+}
+
+impl Inner {
+    /// Opens a token for `who`, or for the node itself. What is noted of it under a name that
+    /// earlier versions gave it is noted under its own from now on.
+    ///
+    /// # Errors
+    /// What its driver says; as [`in_time`]. An opening that nobody waits for any more goes on,
+    /// and the next one finds the token open.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        who: Option<&EngineId>,
+        wanted: Wanted<'_>,
+        call: &Call,
+    ) -> Result<Opened, EngineError> {
+        let opening = self.tokens.openings.begin(wanted.backend, call).await?;
+        let (node, who, its_call) = (Arc::clone(self), who.cloned(), call.clone());
+        let (backend, token) = (wanted.backend.to_owned(), wanted.token.cloned());
+        let opened = tokio::task::spawn_blocking(move || {
+            let _opening = opening;
+            its_call.check()?;
+            let wanted = Wanted {
+                backend: &backend,
+                token: token.as_ref(),
+            };
+            let opened = node.tokens.open(who.as_ref(), wanted, &its_call)?;
+            node.rename(opened, &its_call)
+        });
+        let opened = in_time(call, opened).await?;
+        opened.unwrap_or_else(|_| Err(Error::Cancelled.into()))
+    }
+
+    /// What is noted of a token that was opened under a name that earlier versions gave it is
+    /// noted under its own from now on.
+    pub(crate) fn rename(&self, opened: Opened, call: &Call) -> Result<Opened, EngineError> {
+        let info = opened.0.token.info();
+        for former in &info.formerly {
+            if self.registry.knows_token(former)? && self.tokens.is_only_one(info, former, call) {
+                self.registry.rename_token(former, &info.id)?;
+                write(&self.engines).clear();
+            }
+        }
+        Ok(opened)
+    }
+
+    pub(crate) fn participant(&self, id: &EngineId) -> Option<Arc<Mailboxes>> {
+        if id.node.is_some() {
+            return None;
+        }
+        read(&self.participants).get(&id.name).cloned()
+    }
+
+    /// Puts a message into the mailbox of a participant; one for nobody is dropped.
+    pub(crate) fn deliver(&self, message: EngineMsg) -> Result<(), SendError> {
+        if let Some(mailboxes) = self.participant(&message.target) {
+            let place = mailboxes.reserve()?;
+            place.put(message.mailbox.unwrap_or(0), message);
+        }
+        Ok(())
+    }
+
+    /// Corrects the registry where another tool gave the engine's key another place.
+    pub(crate) fn note_move(&self, engine: &KeyEngine) {
+        let Some(slot) = engine.moved_to() else {
+            return;
+        };
+        let info = &engine.key.info;
+        tracing::info!(identity = %info.owner, token = %info.token, from = %info.slot, to = %slot, "the key has another place");
+        if let Err(error) = self.registry.key_moved(engine.key.id, &slot) {
+            tracing::warn!(identity = %info.owner, %error, "its new place is not noted");
+        }
+        self.refresh(&info.owner);
+    }
+
+    /// Forgets the engines that work for an identity, so that they are looked up anew.
+    pub(crate) fn refresh(&self, identity: &EngineId) {
+        let mut engines = write(&self.engines);
+        for usage in [KeyUse::Sign, KeyUse::Decrypt] {
+            engines.remove(&engine_name(usage, identity));
+        }
+    }
+
+    /// Forgets the engines that an identity refers to.
+    pub(crate) fn refresh_engines(&self, info: &IdentityInfo) {
+        let mut engines = write(&self.engines);
+        for engine in [&info.commitment_engine, &info.decryption_engine]
+            .into_iter()
+            .flatten()
+        {
+            engines.remove(&engine.name);
+        }
+    }
+}
