@@ -25,6 +25,7 @@
 //! | `exchange`, `exchange_state` | carries out what these two decide |
 //! | `granting` | grants, revokes and imports evidence |
 //! | [`registry`] | the identities on disk, with write-ahead intents; rejected PINs |
+//! | `pin_note` | the record, on the disk, that a PIN is being sent |
 //! | [`policy`] | authorisation |
 //! | [`token_state`] | states of a token, transitions, and what a request gets in each |
 //! | `standings` | the states of all tokens |
