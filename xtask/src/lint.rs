@@ -16,6 +16,10 @@ pub(crate) fn run(advisories: &Wanted) -> Result<()> {
     for (name, mut command) in checks() {
         report.run(name, &mut command);
     }
+    match oldest_compiler() {
+        Ok(mut check) => report.run("oldest compiler", &mut check),
+        Err(why) => report.skip("oldest compiler", &why),
+    }
     match has_deny {
         true => report.run("cargo-deny", &mut deny()),
         false => report.skip(
@@ -82,6 +86,45 @@ fn deny() -> Command {
     deny
 }
 
+/// Builds with the oldest compiler that the packages promise, if it is here; why not, if it is
+/// not.
+fn oldest_compiler() -> std::result::Result<Command, String> {
+    let manifest = fs::read_to_string(process::workspace().join("Cargo.toml"));
+    let version = oldest_version(&manifest.unwrap_or_default());
+    let mut toolchains = Command::new("rustup");
+    let listed = toolchains.args(["toolchain", "list"]).output();
+    let listed = listed.map_err(|e| format!("rustup did not start: {e}"))?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let toolchain = toolchain_of(&version, &listed).ok_or_else(|| {
+        format!("Rust {version} is not installed (rustup toolchain install {version})")
+    })?;
+    let mut check = Command::new("rustup");
+    check.args(["run", toolchain, "cargo", "check", "--workspace"]);
+    check.args(["--target-dir", "target/oldest"]);
+    check.current_dir(process::workspace());
+    // They name the toolchain that runs this program.
+    for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN"] {
+        check.env_remove(variable);
+    }
+    Ok(check)
+}
+
+/// The version in the manifest of the workspace.
+fn oldest_version(manifest: &str) -> String {
+    let mut lines = manifest.lines();
+    let version = lines.find_map(|line| line.strip_prefix("rust-version = "));
+    version.unwrap_or_default().trim_matches('"').into()
+}
+
+/// The toolchain of this version among those that rustup lists.
+fn toolchain_of<'a>(version: &str, listed: &'a str) -> Option<&'a str> {
+    let names = listed.lines().filter_map(|line| line.split(' ').next());
+    names.into_iter().find(|name| {
+        let rest = name.strip_prefix(version);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']))
+    })
+}
+
 /// The command's drivers, each of which is a feature of it.
 fn drivers() -> Vec<String> {
     let manifest = process::workspace().join("cli/Cargo.toml");
@@ -103,6 +146,11 @@ fn checks() -> Vec<(&'static str, Command)> {
     documentation.args(["doc", "--workspace", "--no-deps"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
 
+    // A workspace of its own: what it shares with the other one is not checked again.
+    let mut fuzz = process::cargo();
+    fuzz.args(["check", "--locked", "--manifest-path"]);
+    fuzz.args(["tests/fuzz/Cargo.toml", "--target-dir", "target"]);
+
     let alone = drivers().into_iter().map(|driver| {
         let mut alone = process::cargo();
         alone.args(["clippy", "--package", "claviger", "--bin", "claviger"]);
@@ -114,6 +162,7 @@ fn checks() -> Vec<(&'static str, Command)> {
         ("formatting", format),
         ("clippy", clippy),
         ("documentation", documentation),
+        ("fuzz targets", fuzz),
     ];
     checks.extend(alone);
     checks
@@ -147,6 +196,17 @@ mod tests {
                 assert_eq!(is_linked, system == library, "{driver} and {system}");
             }
         }
+    }
+
+    #[test]
+    fn the_oldest_compiler_is_the_one_that_the_packages_promise() {
+        let manifest = "[workspace.package]\nedition = \"2024\"\nrust-version = \"1.89\"\n";
+        assert_eq!(oldest_version(manifest), "1.89");
+        let listed = "stable-x86_64 (active, default)\n1.8-x86_64\n1.89.0-x86_64\n";
+        assert_eq!(toolchain_of("1.89", listed), Some("1.89.0-x86_64"));
+        assert_eq!(toolchain_of("1.8", listed), Some("1.8-x86_64"));
+        assert_eq!(toolchain_of("1.89", "1.890-x86_64\n"), None);
+        assert_eq!(toolchain_of("1.89", ""), None);
     }
 
     #[test]

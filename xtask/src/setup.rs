@@ -317,13 +317,7 @@ fn install(needs: &[&Need]) -> Result<()> {
             packages.join(" ")
         )));
     }
-    // One broken third-party list fails the update, and need not concern our packages.
-    if let Err(failure) = process::run(privilege.apt_get().arg("update")) {
-        screen::note(
-            Style::Bad,
-            format_args!("{failure}; trying with the lists there are"),
-        );
-    }
+    privilege.update();
     let apt = archive::Apt(privilege);
     let packages = needs.iter().map(|need| {
         let name = archive::name(need, &apt)?;
@@ -369,6 +363,17 @@ impl Privilege {
         let mut command = self.command("env");
         command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]);
         command
+    }
+
+    /// Updates the lists. One broken third-party list fails that, and need not concern our
+    /// packages.
+    fn update(self) {
+        if let Err(failure) = process::run(self.apt_get().arg("update")) {
+            screen::note(
+                Style::Bad,
+                format_args!("{failure}; trying with the lists there are"),
+            );
+        }
     }
 
     /// A command with root's rights, whose output leaves our standard output alone.

@@ -1,22 +1,3 @@
-//! Evidence of who reads for whom, as it comes from other machines, and statements.
 #![no_main]
 
-use claviger_engine::evidence::{Statement, from_text, to_text};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|data: &[u8]| {
-    if let Ok(statement) = Statement::parse(data) {
-        assert_eq!(statement.to_bytes(), data);
-    }
-    let Ok(file) = from_text(data) else {
-        return;
-    };
-    for piece in &file.evidence {
-        let _ = piece.verify();
-    }
-    for revocation in &file.revocations {
-        let _ = revocation.verify();
-    }
-    let text = to_text(&file).unwrap();
-    assert_eq!(from_text(text.as_bytes()).unwrap(), file);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| claviger_fuzz_targets::evidence::run(data));

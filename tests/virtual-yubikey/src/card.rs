@@ -95,6 +95,7 @@ const LONGEST_CHAIN: usize = 0x1_0000;
 /// assert!(card.process(&select).ends_with(&[0x90, 0x00]));
 /// assert_eq!(card.process(&[0x00, 0xf8, 0x00, 0x00])[..4], 12_345_678_u32.to_be_bytes());
 /// ```
+#[derive(Clone)]
 pub struct Card {
     pub(crate) firmware: Firmware,
     pub(crate) nature: Nature,
@@ -135,7 +136,7 @@ pub enum Origin {
 }
 
 /// What a reset makes the card forget.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Session {
     application: Option<Application>,
     pin_verified: bool,
@@ -159,6 +160,7 @@ enum Application {
 }
 
 /// The client has to prove that it has the management key.
+#[derive(Clone)]
 enum Challenge {
     /// Mutual: it sends back what the witness was before it was encrypted.
     Witness(Vec<u8>),
@@ -166,7 +168,7 @@ enum Challenge {
     Plain(Vec<u8>),
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Chain {
     header: [u8; 3],
     data: Vec<u8>,

@@ -70,7 +70,7 @@ impl Archive for Apt {
             process::run(self.0.apt_get().args(["install", "-y", "apt-file"]))?;
         }
         // Its lists of files are downloaded with the other lists once it is installed.
-        process::run(self.0.apt_get().arg("update"))?;
+        self.0.update();
         let mut search = Command::new("apt-file");
         search.args(["search", "--package-only", "--regexp", pattern]);
         // It fails where it finds nothing.

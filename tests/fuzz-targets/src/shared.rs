@@ -1,38 +1,32 @@
 //! Shared by the fuzz targets: a source of bytes, and misbehaving cards.
-#![forbid(unsafe_code)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "what must not happen is a finding"
-)]
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use claviger_piv::PivDriver;
 use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
+use claviger_token::sync::lock;
 use claviger_token::{
     Access, Algorithm, Call, Driver as _, FixedPin, GeneratedKey, KeyRef, KeySpec, NewKey,
     RefusedInProcess, SlotState, Unfinished, Unwrap, unfinished_mark,
 };
-use claviger_token::sync::lock;
 
 /// The fuzzer's bytes, taken one after another.
 #[derive(Debug, Default)]
-pub struct Input<'a>(pub &'a [u8]);
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Input<'a> {
     /// The next byte.
-    pub fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         let (&first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(first)
     }
 
     /// As many of the next `count` bytes as there are.
-    pub fn bytes(&mut self, count: usize) -> &'a [u8] {
+    pub(crate) fn bytes(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
         taken
@@ -48,7 +42,7 @@ impl<'a> Input<'a> {
     }
 
     /// Changes `valid`: a few places, its length, or not at all.
-    pub fn patch(&mut self, valid: &[u8]) -> Vec<u8> {
+    pub(crate) fn patch(&mut self, valid: &[u8]) -> Vec<u8> {
         let mut patched = valid.to_vec();
         while let Some(what) = self.byte() {
             let at = self.below(patched.len() + 1);
@@ -69,7 +63,7 @@ impl<'a> Input<'a> {
 }
 
 /// The bytes of a certificate as PEM.
-pub fn to_pem(der: &[u8]) -> String {
+pub(crate) fn to_pem(der: &[u8]) -> String {
     let text = BASE64.encode(der);
     let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
     let body: Vec<_> = lines.collect();
@@ -80,13 +74,13 @@ pub fn to_pem(der: &[u8]) -> String {
 }
 
 /// The bytes of a certificate in PEM.
-pub fn from_pem(pem: &str) -> Vec<u8> {
+pub(crate) fn from_pem(pem: &str) -> Vec<u8> {
     let lines = pem.lines().filter(|line| !line.starts_with("-----"));
     BASE64.decode(lines.collect::<String>()).unwrap()
 }
 
 /// Who answers commands.
-pub trait Answers: Send {
+pub(crate) trait Answers: Send {
     /// The reply, or nothing where the card is gone.
     fn answer(&mut self, command: &[u8]) -> Option<Vec<u8>>;
 }
@@ -113,16 +107,18 @@ impl Readers for Reader {
 
 impl Link for Reader {
     fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
-        let guard = lock(&self.0);
-        Ok(Box::new(Transaction(guard)))
+        Ok(Box::new(Transaction(&self.0)))
     }
 }
 
-struct Transaction<'a>(MutexGuard<'a, dyn Answers + 'static>);
+/// It keeps nobody out. The driver goes on with a transaction for a moment, for which others
+/// would wait, and there are no others.
+struct Transaction<'a>(&'a Mutex<dyn Answers>);
 
 impl Transport for Transaction<'_> {
     fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost> {
-        self.0.answer(apdu).ok_or_else(|| Lost::new("removed"))
+        let reply = lock(self.0).answer(apdu);
+        reply.ok_or_else(|| Lost::new("removed"))
     }
 
     fn reset(self: Box<Self>) -> Result<(), Lost> {
@@ -131,7 +127,7 @@ impl Transport for Transaction<'_> {
 }
 
 /// A driver for one card, which takes the virtual ones for YubiKeys.
-pub fn driver(card: impl Answers + 'static) -> PivDriver {
+pub(crate) fn driver(card: impl Answers + 'static) -> PivDriver {
     let readers = Reader(Arc::new(Mutex::new(card)));
     PivDriver::with_readers_and_roots(readers, claviger_virtual_yubikey::ROOT)
         .expect("the root is a certificate")
@@ -139,7 +135,7 @@ pub fn driver(card: impl Answers + 'static) -> PivDriver {
 
 /// The PIN and the management key of a card as it is delivered. What a card refused is
 /// forgotten with it: the next one has the same name.
-pub fn access() -> Access {
+pub(crate) fn access() -> Access {
     Access {
         refused_pins: Arc::new(RefusedInProcess::default()),
         management_keys: Arc::new(FixedPin::new(
@@ -150,14 +146,17 @@ pub fn access() -> Access {
 }
 
 /// Asks a card for all that it shows without a PIN. Any error will do, here and below.
-pub fn look(driver: &PivDriver) {
-    for token in driver.tokens("piv:", &Call::unlimited()).unwrap_or_default() {
+pub(crate) fn look(driver: &PivDriver) {
+    for token in driver
+        .tokens("piv:", &Call::unlimited())
+        .unwrap_or_default()
+    {
         let _ = driver.slots(&token, &Call::unlimited());
     }
 }
 
 /// Uses every key on a card.
-pub fn use_keys(driver: &PivDriver) {
+pub(crate) fn use_keys(driver: &PivDriver) {
     let call = Call::unlimited();
     let Ok(token) = driver.open("piv:", &Call::unlimited().using(access())) else {
         return;
@@ -174,14 +173,14 @@ pub fn use_keys(driver: &PivDriver) {
         }
         if let Ok(decryptor) = token.decryptor(&key, &Call::unlimited()) {
             let _ = decryptor.confirm(&call);
-            let peer = key.public_key.as_bytes();
+            let peer = &key.public_key;
             let _ = decryptor.unwrap(Unwrap::Agree { peer }, &call);
         }
     }
 }
 
 /// Makes a key, and destroys it.
-pub fn make_keys(driver: &PivDriver) {
+pub(crate) fn make_keys(driver: &PivDriver) {
     let (spec, call) = (KeySpec::sign(Algorithm::P256), Call::unlimited());
     let Ok(token) = driver.open("piv:slot=9c", &Call::unlimited().using(access())) else {
         return;
