@@ -56,11 +56,11 @@ pub(crate) struct KeyEngine {
 /// The key's handle on its token, once it has been asked for.
 struct Bound {
     token: Arc<OpenToken>,
-    handle: Handle,
+    handle: DeviceKey,
 }
 
 #[derive(Clone)]
-enum Handle {
+enum DeviceKey {
     Signer(Arc<dyn Signer>),
     Decryptor(Arc<dyn Decryptor>),
 }
@@ -144,7 +144,7 @@ impl KeyEngine {
         by: Request<'_>,
     ) -> Result<Signature, EngineError> {
         let (bound, call) = (self.bound(tokens, by).await?, by.call);
-        let Handle::Signer(signer) = bound.handle.clone() else {
+        let DeviceKey::Signer(signer) = bound.handle.clone() else {
             return Err(self.no_such_engine());
         };
         let result = if self.in_place(&bound) {
@@ -167,8 +167,8 @@ impl KeyEngine {
         by: Request<'_>,
     ) -> Result<Option<SignatureScheme>, EngineError> {
         match self.bound_in_time(tokens, by).await?.handle.clone() {
-            Handle::Signer(signer) => Ok(signer.of_digests().and(signer.scheme())),
-            Handle::Decryptor(_) => Err(self.no_such_engine()),
+            DeviceKey::Signer(signer) => Ok(signer.of_digests().and(signer.scheme())),
+            DeviceKey::Decryptor(_) => Err(self.no_such_engine()),
         }
     }
 
@@ -195,7 +195,7 @@ impl KeyEngine {
         by: Request<'_>,
     ) -> Result<Secret, EngineError> {
         let (bound, call) = (self.bound(tokens, by).await?, by.call);
-        let Handle::Decryptor(decryptor) = bound.handle.clone() else {
+        let DeviceKey::Decryptor(decryptor) = bound.handle.clone() else {
             return Err(self.no_such_engine());
         };
         let result = if self.in_place(&bound) && data.len() <= LONG_PAYLOAD {
@@ -230,7 +230,7 @@ impl KeyEngine {
         by: Request<'_>,
     ) -> Result<Option<UnwrappedKey>, EngineError> {
         let (bound, call) = (self.bound(tokens, by).await?, by.call);
-        let Handle::Decryptor(decryptor) = bound.handle.clone() else {
+        let DeviceKey::Decryptor(decryptor) = bound.handle.clone() else {
             return Err(self.no_such_engine());
         };
         let unwrap = move |key: &Routed, call: &Call| stanzas.unwrap(key, call);
@@ -283,8 +283,8 @@ impl KeyEngine {
     ) -> Result<Arc<dyn Decryptor>, EngineError> {
         let bound = self.bound_in_time(tokens, by).await?;
         match bound.handle.clone() {
-            Handle::Decryptor(decryptor) => Ok(Arc::new(self.routed(&bound, decryptor))),
-            Handle::Signer(_) => Err(self.no_such_engine()),
+            DeviceKey::Decryptor(decryptor) => Ok(Arc::new(self.routed(&bound, decryptor))),
+            DeviceKey::Signer(_) => Err(self.no_such_engine()),
         }
     }
 
@@ -424,12 +424,12 @@ impl KeyEngine {
         let key = info.key_ref();
         let (device, usage) = (Arc::clone(&token.token), info.usage);
         let handle = token.work_blocking(call, move |call| match usage {
-            KeyUse::Sign => device.signer(&key, call).map(Handle::Signer),
-            KeyUse::Decrypt => device.decryptor(&key, call).map(Handle::Decryptor),
+            KeyUse::Sign => device.signer(&key, call).map(DeviceKey::Signer),
+            KeyUse::Decrypt => device.decryptor(&key, call).map(DeviceKey::Decryptor),
         })?;
         let found = match &handle {
-            Handle::Signer(signer) => signer.slot(),
-            Handle::Decryptor(decryptor) => decryptor.slot(),
+            DeviceKey::Signer(signer) => signer.slot(),
+            DeviceKey::Decryptor(decryptor) => decryptor.slot(),
         };
         if found != info.slot {
             *self.moved.lock().unwrap_or_else(PoisonError::into_inner) =
