@@ -41,13 +41,13 @@ pub(crate) struct Held {
 }
 
 impl Mailboxes {
-    pub(crate) fn reserve(&self) -> Result<Place<'_>, SendError> {
+    pub(crate) fn reserve(&self) -> Result<Reservation<'_>, SendError> {
         let mut held = lock(&self.held);
         if held.count >= MAILBOX_CAPACITY {
             return Err(SendError::MailboxFull);
         }
         held.count += 1;
-        Ok(Place {
+        Ok(Reservation {
             mailboxes: self,
             taken: false,
         })
@@ -55,12 +55,12 @@ impl Mailboxes {
 }
 
 /// A place for one message, kept free while its reply is being made.
-pub(crate) struct Place<'a> {
+pub(crate) struct Reservation<'a> {
     mailboxes: &'a Mailboxes,
     taken: bool,
 }
 
-impl Place<'_> {
+impl Reservation<'_> {
     pub(crate) fn put(mut self, mailbox: u64, message: EngineMsg) {
         self.taken = true;
         lock(&self.mailboxes.held)
@@ -72,7 +72,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if !self.taken {
             lock(&self.mailboxes.held).count -= 1;
