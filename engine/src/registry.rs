@@ -39,7 +39,7 @@ use rusqlite::{
 
 use self::check::check_rows;
 use self::digests::{IDENTITY, KEY, OF_DECRYPT_KEY, OF_SIGN_KEY, RowDigest, Unchecked};
-use self::home::Place;
+use self::home::HomeMark;
 use self::intents::{UnderWay, entered, intents_of};
 use self::ours::Ours;
 use self::rows::{NotAsWritten, damaged, engine_id, json, key_of, key_record, origin_name, parsed};
@@ -79,7 +79,7 @@ pub struct Registry {
     /// How often this process has written.
     writes: AtomicU64,
     /// Where it is; `None` in memory.
-    place: Option<Place>,
+    place: Option<HomeMark>,
     /// Whether that is not where it was.
     is_copy: AtomicBool,
     /// Of those that the home takes of a seed.
@@ -160,7 +160,7 @@ impl Registry {
         let reader = Arc::new(Mutex::new(reader));
         let writer = Arc::new(Mutex::new(connection));
         let mut registry = Registry::with(writer, reader, lease, Some(run));
-        registry.place = Some(Place::of(home)?);
+        registry.place = Some(HomeMark::of(home)?);
         registry.recognise_home()?;
         registry.forget_volatile()?;
         Ok(registry)
@@ -175,7 +175,7 @@ impl Registry {
         let run = home.join("run");
         let lease = Lease::observe(&run);
         let mut registry = Registry::with(Arc::clone(&only), only, lease, Some(run));
-        registry.place = Some(Place::of(home)?);
+        registry.place = Some(HomeMark::of(home)?);
         registry.refused_pins = registry.refused_pins.read_only(why.clone());
         registry.read_only = Some(why);
         registry.recognise_home()?;

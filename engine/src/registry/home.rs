@@ -27,12 +27,12 @@ use super::{Registry, RegistryError, Result};
 
 /// What tells a home from its copies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct HomeMark {
     inode: i64,
     machine: String,
 }
 
-impl Place {
+impl HomeMark {
     pub(super) fn of(home: &Path) -> Result<Self> {
         let found = home.metadata().map_err(|e| RegistryError::io(&e))?;
         #[cfg(unix)]
@@ -44,7 +44,7 @@ impl Place {
             .ok()
             .filter(|id| !id.is_empty());
         let digest = machine.map(|id| Sha256::digest([b"claviger home\n", &*id].concat()));
-        Ok(Place {
+        Ok(HomeMark {
             inode,
             machine: digest.map(|d| to_hex(&d)).unwrap_or_default(),
         })
@@ -101,7 +101,7 @@ impl Registry {
             db.prepare_cached(&HOME.select(""))?
                 .query_row([], |row| {
                     HOME.check(row)?;
-                    Ok(Place {
+                    Ok(HomeMark {
                         inode: row.get("inode")?,
                         machine: row.get("machine")?,
                     })
@@ -133,14 +133,14 @@ impl Registry {
 /// Enters the home of a registry that is just being made.
 pub(super) fn enter_new(db: &Connection, home: &Path) -> Result<()> {
     digests::keep(db)?;
-    Ok(enter(db, &Place::of(home)?, random_start())?)
+    Ok(enter(db, &HomeMark::of(home)?, random_start())?)
 }
 
 /// Notes in a registry that it was restored: it is in no place that it knows.
 pub(super) fn note_restored(db: &Connection) -> Result<()> {
     let first = first_account(db)?;
     db.execute("DELETE FROM home", [])?;
-    let nowhere = Place {
+    let nowhere = HomeMark {
         inode: NOWHERE,
         machine: String::new(),
     };
@@ -163,7 +163,7 @@ fn first_account(db: &Connection) -> rusqlite::Result<u32> {
     Ok(found.flatten().unwrap_or_default())
 }
 
-fn enter(db: &Connection, place: &Place, first_account: u32) -> rusqlite::Result<()> {
+fn enter(db: &Connection, place: &HomeMark, first_account: u32) -> rusqlite::Result<()> {
     let mut id = [0; 16];
     OsRng.fill_bytes(&mut id);
     db.execute(
