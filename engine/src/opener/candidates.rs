@@ -10,7 +10,7 @@ use crate::policy::{self, Operation};
 use crate::{EngineError, EngineId, IdentityInfo, KeyInfo, Node, RegistryError};
 
 /// A token, and what of its slots is seen without a PIN; or why nothing is, where that is known.
-type Seen = Result<(TokenInfo, Vec<SlotInfo>), Option<String>>;
+type Shown = Result<(TokenInfo, Vec<SlotInfo>), Option<String>>;
 
 /// The identities that may open the file and whose token is here, and those whose is not.
 pub(super) async fn candidates(
@@ -20,7 +20,7 @@ pub(super) async fn candidates(
     call: &Call,
 ) -> Result<(Vec<Candidate>, Vec<Away>), EngineError> {
     let (mut here, mut away): (Vec<Candidate>, Vec<_>) = Default::default();
-    let mut tokens: HashMap<TokenId, Seen> = HashMap::new();
+    let mut tokens: HashMap<TokenId, Shown> = HashMap::new();
     let mut refused = None;
     for (who, info, key, fit) in holders(node, stanzas).await? {
         // What the asker may not use is not looked for.
@@ -66,7 +66,7 @@ pub(super) async fn candidates(
 }
 
 /// The token, which `backend` leads to.
-async fn see(node: &Node, wanted: &TokenId, backend: &str, call: &Call) -> Seen {
+async fn see(node: &Node, wanted: &TokenId, backend: &str, call: &Call) -> Shown {
     let found =
         (node.look_for(Some(backend), call).await).map_err(|error| Some(error.to_string()))?;
     let is_it = |token: &TokenInfo| token.id == *wanted || token.formerly.contains(wanted);
