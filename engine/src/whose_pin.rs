@@ -78,11 +78,11 @@ pub(crate) struct RequestPins {
     logins: Arc<Logins>,
     /// Whose login the PIN makes, where it is not the node's.
     owner: Option<EngineId>,
-    seen: Mutex<Seen>,
+    seen: Mutex<Asked>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct Asked {
     /// Another token that asked for a PIN and did not get it.
     stranger: Option<TokenId>,
     /// The token that got one, and whose login it had before.
@@ -137,7 +137,7 @@ impl RequestPins {
         Ok(pin)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, Asked> {
         lock(&self.seen)
     }
 }
