@@ -17,7 +17,7 @@ use rand_core::{OsRng, RngCore};
 use crate::encoding::public_templates;
 use crate::error::{Fault, is_stale_handle};
 use crate::object::{Read, read_certificates, read_keys, slot_name};
-use crate::operate::{Handle, Text};
+use crate::operate::{KeyHandle, Text};
 use crate::token::Pkcs11Token;
 use claviger_token::key::{from_hex, to_hex};
 
@@ -40,14 +40,14 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    pub(crate) fn handle(&self) -> Handle {
+    pub(crate) fn handle(&self) -> KeyHandle {
         self.read.handle()
     }
 }
 
 impl Read {
-    pub(crate) fn handle(&self) -> Handle {
-        Handle {
+    pub(crate) fn handle(&self) -> KeyHandle {
+        KeyHandle {
             object: self.handle,
             always_authenticate: self.key.always_authenticate,
         }

@@ -21,7 +21,7 @@ use cryptoki::session::Session;
 use crate::error::{Fault, is_stale_handle};
 use crate::find::{Found, Proof, Search, Trial, place};
 use crate::object::{KeyObject, Read, vanished};
-use crate::operate::{Handle, Text};
+use crate::operate::{KeyHandle, Text};
 use crate::token::Pkcs11Token;
 
 /// A key on a token. Its handle counts for one epoch of the connection, and is found again
@@ -40,7 +40,7 @@ struct Key {
 #[derive(Clone, Copy)]
 struct Cached {
     epoch: u64,
-    handle: Handle,
+    handle: KeyHandle,
     proof: Proof,
 }
 
@@ -50,7 +50,7 @@ impl Key {
     fn with<T>(
         &self,
         call: &Call,
-        operation: impl Fn(&Session, Handle) -> Result<T, Fault>,
+        operation: impl Fn(&Session, KeyHandle) -> Result<T, Fault>,
     ) -> Result<(T, Cached), Error> {
         self.token.connection.run(call, |session, epoch| {
             if let Some(cached) = self.cached(epoch) {

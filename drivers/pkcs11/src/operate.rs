@@ -20,7 +20,7 @@ use crate::token::Pkcs11Token;
 
 /// A private key as a session has it.
 #[derive(Clone, Copy)]
-pub(crate) struct Handle {
+pub(crate) struct KeyHandle {
     pub(crate) object: ObjectHandle,
     /// Whether it wants the PIN for each operation.
     pub(crate) always_authenticate: bool,
@@ -56,7 +56,7 @@ impl Pkcs11Token {
     pub(crate) fn sign_with(
         &self,
         session: &Session,
-        key: Handle,
+        key: KeyHandle,
         algorithm: Algorithm,
         text: Text<'_>,
         call: &Call,
@@ -78,7 +78,7 @@ impl Pkcs11Token {
     fn sign_at_once(
         &self,
         session: &Session,
-        key: Handle,
+        key: KeyHandle,
         algorithm: Algorithm,
         text: Text<'_>,
         call: &Call,
@@ -130,7 +130,7 @@ impl Pkcs11Token {
     pub(crate) fn unwrap_with(
         &self,
         session: &Session,
-        key: Handle,
+        key: KeyHandle,
         algorithm: Algorithm,
         request: Unwrap<'_>,
         call: &Call,
@@ -145,7 +145,7 @@ impl Pkcs11Token {
     }
 
     /// Agrees with `peer` on 32 bytes.
-    fn agree_with(&self, session: &Session, key: Handle, peer: &[u8]) -> Result<Secret, Fault> {
+    fn agree_with(&self, session: &Session, key: KeyHandle, peer: &[u8]) -> Result<Secret, Fault> {
         let mechanism = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), peer));
         let derived = session.derive_key(&mechanism, key.object, &agreed_secret());
         let secret = derived.map_err(at_fault)?;
@@ -169,7 +169,7 @@ impl Pkcs11Token {
     fn open_with(
         &self,
         session: &Session,
-        key: Handle,
+        key: KeyHandle,
         algorithm: Algorithm,
         ciphertext: &[u8],
         label: &[u8],
@@ -214,7 +214,7 @@ impl Pkcs11Token {
     }
 
     /// Gives the PIN for the operation that was begun just now, where the key wants that.
-    fn authenticate(&self, session: &Session, key: Handle, call: &Call) -> Result<(), Fault> {
+    fn authenticate(&self, session: &Session, key: KeyHandle, call: &Call) -> Result<(), Fault> {
         match key.always_authenticate {
             true => self.connection.authenticate_once(session, call),
             false => Ok(()),
@@ -222,7 +222,7 @@ impl Pkcs11Token {
     }
 
     /// Refuses a key that wants the PIN in the middle of what is one call of `cryptoki`.
-    fn check_no_login_between(&self, key: Handle, spec: KeySpec) -> Result<(), Fault> {
+    fn check_no_login_between(&self, key: KeyHandle, spec: KeySpec) -> Result<(), Fault> {
         let reason = "CKA_ALWAYS_AUTHENTICATE is true, and this module takes no PIN for one \
                       operation; name the token's own module instead of one of p11-kit";
         match key.always_authenticate {
