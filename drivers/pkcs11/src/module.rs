@@ -19,7 +19,7 @@ use crate::error::{describe, has_lost_its_tokens, is_gone, is_uninitialised};
 use crate::library::Library;
 use crate::mechanism_cache::MechanismCache;
 use crate::quirks::{self, is_blank};
-use crate::seen::Seen;
+use crate::seen::LastSlots;
 use crate::trouble::{Patience, Trouble};
 
 /// So often at most is a module initialised anew to look for a token. Whoever comes
@@ -57,7 +57,7 @@ pub(crate) struct Module {
     trouble: Mutex<Option<Trouble>>,
     /// What the tokens said of their mechanisms.
     pub(crate) mechanisms: MechanismCache,
-    pub(crate) seen: Seen,
+    pub(crate) seen: LastSlots,
     /// For tokens that `cryptoki` cannot read.
     token_infos: OnceLock<Option<TokenInfos>>,
 }
@@ -171,7 +171,7 @@ impl Module {
             loaded: Instant::now(),
             trouble: Mutex::default(),
             mechanisms: MechanismCache::default(),
-            seen: Seen::default(),
+            seen: LastSlots::default(),
             token_infos: OnceLock::new(),
         })
     }

@@ -14,7 +14,7 @@ type Name = (TokenId, String);
 
 /// Where tokens were seen last.
 #[derive(Default)]
-pub(crate) struct Seen {
+pub(crate) struct LastSlots {
     slots: Mutex<HashMap<Name, Slot>>,
     missed: Mutex<Option<Missed>>,
 }
@@ -26,7 +26,7 @@ struct Missed {
     trouble: Trouble,
 }
 
-impl Seen {
+impl LastSlots {
     /// Notes in which slot a token was seen; `None` where that does not tell it from its twin.
     pub(crate) fn note(&self, token: TokenId, label: &str, slot: Option<Slot>) {
         let mut slots = lock(&self.slots);
