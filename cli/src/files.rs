@@ -26,21 +26,21 @@ pub(crate) fn is_standard(path: Option<&Path>) -> bool {
 
 /// What a path leads to.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+enum Target {
     /// An open file of a process; the number, where the process is this one.
     Descriptor(Option<u32>),
     /// Anything else, behind all links; it need not be there.
     Path(PathBuf),
 }
 
-impl Place {
+impl Target {
     /// Follows the links to it, the last of which may lead to nothing. A descriptor is not
     /// followed: what it is open on must never be replaced.
     fn of(path: &Path) -> io::Result<Self> {
         let mut path = path.to_owned();
         for _ in 0..MOST_LINKS {
             let Some(name) = path.file_name() else {
-                return Ok(Place::Path(fs::canonicalize(&path)?));
+                return Ok(Target::Path(fs::canonicalize(&path)?));
             };
             let folder = match path.parent() {
                 Some(folder) if !folder.as_os_str().is_empty() => fs::canonicalize(folder)?,
@@ -49,13 +49,13 @@ impl Place {
             if let Some(process) = of_descriptors(&folder) {
                 let is_ours = process == std::process::id().to_string();
                 let number = name.to_str().and_then(|name| name.parse().ok());
-                return Ok(Place::Descriptor(number.filter(|_| is_ours)));
+                return Ok(Target::Descriptor(number.filter(|_| is_ours)));
             }
             let place = folder.join(name);
             match fs::read_link(&place) {
                 // An absolute path replaces what it is joined to.
                 Ok(link) => path = folder.join(link),
-                Err(_) => return Ok(Place::Path(place)),
+                Err(_) => return Ok(Target::Path(place)),
             }
         }
         Err(io::Error::other("too many links"))
@@ -81,7 +81,7 @@ fn of_descriptors(folder: &Path) -> Option<String> {
 pub(crate) fn is_stdin(path: Option<&Path>) -> bool {
     match path {
         Some(path) if !is_standard(Some(path)) => {
-            matches!(Place::of(path), Ok(Place::Descriptor(Some(0))))
+            matches!(Target::of(path), Ok(Target::Descriptor(Some(0))))
         }
         _ => true,
     }
@@ -247,7 +247,7 @@ impl Kept {
         self.inputs.extend(inputs);
     }
 
-    fn check(&self, place: &Place, path: Option<&Path>, name: &str) -> Result<(), Failure> {
+    fn check(&self, place: &Target, path: Option<&Path>, name: &str) -> Result<(), Failure> {
         let is_read = || {
             Failure::new(format!(
                 "{name} is what this command reads, and is left as it is"
@@ -263,14 +263,14 @@ impl Kept {
             .hint("write to another folder")
         };
         let there = match place {
-            Place::Path(target) => {
+            Target::Path(target) => {
                 if self.is_within_home(target) {
                     return Err(is_home());
                 }
                 file_of(target)
             }
-            Place::Descriptor(Some(1)) => file_of(Path::new(STDOUT)),
-            Place::Descriptor(_) => path.and_then(file_of),
+            Target::Descriptor(Some(1)) => file_of(Path::new(STDOUT)),
+            Target::Descriptor(_) => path.and_then(file_of),
         };
         let Some(there) = there else {
             return Ok(());
@@ -363,10 +363,10 @@ impl Output {
         };
         let failed = |e: &io::Error| Failure::writing(&name, e);
         let place = match path.filter(|_| !is_standard(path)) {
-            None => Place::Descriptor(Some(1)),
-            Some(path) => Place::of(path).map_err(|e| failed(&e))?,
+            None => Target::Descriptor(Some(1)),
+            Some(path) => Target::of(path).map_err(|e| failed(&e))?,
         };
-        if place == Place::Descriptor(Some(1)) {
+        if place == Target::Descriptor(Some(1)) {
             output::check_stdout()?;
         }
         kept.check(&place, path, &name)?;
@@ -416,16 +416,16 @@ impl Output {
 }
 
 impl To {
-    fn open(place: &Place, path: Option<&Path>, privacy: Privacy) -> io::Result<To> {
+    fn open(place: &Target, path: Option<&Path>, privacy: Privacy) -> io::Result<To> {
         // What a link leads to is replaced, not the link.
         let target = match (place, path) {
-            (Place::Path(target), _) => target.clone(),
+            (Target::Path(target), _) => target.clone(),
             // Others may have written to it: what is there stays.
-            (Place::Descriptor(number), Some(path)) if *number != Some(1) => {
+            (Target::Descriptor(number), Some(path)) if *number != Some(1) => {
                 let file = fs::OpenOptions::new().append(true).open(path)?;
                 return Ok(To::Special(BufWriter::with_capacity(BUFFER, file)));
             }
-            (Place::Descriptor(_), _) => {
+            (Target::Descriptor(_), _) => {
                 return Ok(To::Stdout(BufWriter::with_capacity(BUFFER, io::stdout())));
             }
         };
@@ -555,7 +555,7 @@ mod tests {
 
         let circle = folder.path().join("circle");
         std::os::unix::fs::symlink("circle", &circle).unwrap();
-        assert!(Place::of(&circle).is_err());
+        assert!(Target::of(&circle).is_err());
     }
 
     #[cfg(unix)]
@@ -593,11 +593,11 @@ mod tests {
             ("/proc/thread-self/fd/1", 1),
             (link.to_str().unwrap(), 1),
         ] {
-            let place = Place::of(Path::new(path)).unwrap();
-            assert_eq!(place, Place::Descriptor(Some(number)), "{path}");
+            let place = Target::of(Path::new(path)).unwrap();
+            assert_eq!(place, Target::Descriptor(Some(number)), "{path}");
         }
-        let of_another = Place::of(Path::new("/proc/1/fd/1"));
-        assert!(!matches!(of_another, Ok(Place::Path(_))));
+        let of_another = Target::of(Path::new("/proc/1/fd/1"));
+        assert!(!matches!(of_another, Ok(Target::Path(_))));
         assert!(is_stdin(None) && is_stdin(Some(Path::new("/dev/stdin"))));
         assert!(!is_stdin(Some(Path::new("stdin"))));
     }
