@@ -304,9 +304,9 @@ fn shown(token: &TokenId, label: &str) -> String {
 }
 
 /// The node wants to own its source.
-pub(crate) struct Handle(pub(crate) Arc<Pins>);
+pub(crate) struct SharedPins(pub(crate) Arc<Pins>);
 
-impl PinSource for Handle {
+impl PinSource for SharedPins {
     fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
         self.pin_with_tries(token, label, TriesLeft::Unknown, call)
     }
@@ -318,7 +318,7 @@ impl PinSource for Handle {
         tries: TriesLeft,
         call: &Call,
     ) -> Result<Pin, Error> {
-        let Handle(pins) = self;
+        let SharedPins(pins) = self;
         if let Choice::Stored(source) = &pins.choice {
             pins.warned.call_once(|| pins.warn_of_readers(source));
             let _phase = pins.interrupt.reading();
@@ -336,7 +336,7 @@ impl PinSource for Handle {
     }
 
     fn sends_unsettled(&self, token: &TokenId, label: &str, call: &Call) -> Result<bool, Error> {
-        let Handle(pins) = self;
+        let SharedPins(pins) = self;
         match pins.asker() {
             Some(by) => pins.confirm_unsettled(by, token, label, call),
             None => Ok(false),

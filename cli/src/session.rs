@@ -15,7 +15,7 @@ use crate::args::Args;
 use crate::config::Setting;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::pins::{Handle, Pins, Wanted};
+use crate::pins::{Pins, SharedPins, Wanted};
 use crate::screen::Screen;
 use crate::{drivers, files, home, output};
 
@@ -135,10 +135,10 @@ impl Session {
 
     /// A node with every driver that this program has.
     pub(crate) fn node(&self, registry: Registry) -> Node {
-        let mut access = Access::with(Handle(Arc::clone(&self.pins)));
+        let mut access = Access::with(SharedPins(Arc::clone(&self.pins)));
         access.last_try = self.last_try;
         access.any_pin_length = self.any_pin_length;
-        access.management_keys = Arc::new(Handle(Arc::clone(&self.management_keys)));
+        access.management_keys = Arc::new(SharedPins(Arc::clone(&self.management_keys)));
         access.factory_defaults = self.factory_defaults;
         let mut builder = drivers::add_to(Node::builder(registry)).access(access);
         if self.no_pin_ledger {
