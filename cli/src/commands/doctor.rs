@@ -121,9 +121,9 @@ impl Findings {
 }
 
 /// The tokens that were seen, with what is on them.
-type Seen = BTreeMap<TokenId, (TokenInfo, Vec<SlotInfo>)>;
+type AttachedTokens = BTreeMap<TokenId, (TokenInfo, Vec<SlotInfo>)>;
 
-fn note_seen(seen: &mut Seen, tokens: Vec<(TokenInfo, Vec<SlotInfo>)>) {
+fn note_seen(seen: &mut AttachedTokens, tokens: Vec<(TokenInfo, Vec<SlotInfo>)>) {
     seen.extend(
         tokens
             .into_iter()
@@ -151,7 +151,7 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
     }
     {
         let _busy = session.screen.spin("looking at the tokens");
-        let mut seen = Seen::new();
+        let mut seen = AttachedTokens::new();
         check_modules(session, &node, &mut seen, &mut findings).await;
         let smartcards_work = check_smartcards(&node, &mut findings);
         if smartcards_work {
@@ -325,7 +325,7 @@ async fn check_intents(
 }
 
 /// Looks whether the modules that p11-kit knows can be used.
-async fn check_modules(session: &Session, node: &Node, tokens: &mut Seen, findings: &mut Findings) {
+async fn check_modules(session: &Session, node: &Node, tokens: &mut AttachedTokens, findings: &mut Findings) {
     let Some(mut modules) = drivers::modules() else {
         return;
     };
@@ -374,7 +374,7 @@ pub(super) fn of_unreadable(Unreadable { place, error }: &Unreadable) -> (String
 }
 
 /// Looks whether there are cards that cannot be read, or whose PUK is blocked.
-async fn check_readers(session: &Session, node: &Node, seen: &mut Seen, findings: &mut Findings) {
+async fn check_readers(session: &Session, node: &Node, seen: &mut AttachedTokens, findings: &mut Findings) {
     if let Ok(found) = node
         .look(&EngineId::program(), Some(SMARTCARDS), &session.call())
         .await
@@ -434,7 +434,7 @@ fn check_smartcards(node: &Node, findings: &mut Findings) -> bool {
 async fn check_identities(
     session: &Session,
     node: &Node,
-    all_seen: &mut Seen,
+    all_seen: &mut AttachedTokens,
     findings: &mut Findings,
 ) -> Result<(), EngineError> {
     let identities = node.registry().identities()?;
@@ -471,7 +471,7 @@ async fn check_identities(
             None => {}
         }
     }
-    let mut of_identities = Seen::new();
+    let mut of_identities = AttachedTokens::new();
     for tokens in seen.into_values().flatten() {
         note_seen(&mut of_identities, tokens);
     }

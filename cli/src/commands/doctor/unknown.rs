@@ -5,13 +5,13 @@ use claviger_engine::{EngineId, Registry};
 use claviger_token::token::UNFINISHED;
 use claviger_token::{KeyUse, SlotInfo, TokenInfo, shell};
 
-use super::{Findings, Seen};
+use super::{AttachedTokens, Findings};
 
 /// More than so many are not shown of a token.
 const MOST: usize = 10;
 
 /// Says which keys there are, and how to adopt them.
-pub(super) fn check(registry: &Registry, seen: &Seen, findings: &mut Findings) {
+pub(super) fn check(registry: &Registry, seen: &AttachedTokens, findings: &mut Findings) {
     for (token, slots) in seen.values() {
         match token.derives {
             true if registry.is_copy() => findings.note(
