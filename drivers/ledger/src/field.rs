@@ -26,7 +26,7 @@ pub(crate) struct Field {
 }
 
 /// What a device showed of itself.
-pub(crate) struct Seen {
+pub(crate) struct Attached {
     pub(crate) port: Arc<Port>,
     pub(crate) shown: Result<Shown, Fault>,
 }
@@ -61,8 +61,8 @@ impl Field {
     }
 
     /// What each device shows of itself.
-    pub(crate) fn look(&self, call: &Call) -> Result<Vec<Seen>, Unreachable> {
-        let seen = self.ports()?.into_iter().map(|port| Seen {
+    pub(crate) fn look(&self, call: &Call) -> Result<Vec<Attached>, Unreachable> {
+        let seen = self.ports()?.into_iter().map(|port| Attached {
             shown: port.look(&*self.devices, call),
             port,
         });
@@ -81,7 +81,7 @@ impl Field {
             let seen = self.look(call).map_err(unreachable)?;
             call.check()?;
             let (mut ready, mut held, mut failed) = (Vec::<Found>::new(), Vec::new(), None);
-            for Seen { port, shown } in seen {
+            for Attached { port, shown } in seen {
                 match shown.map(|shown| shown.known) {
                     // The same seed on another device is the same token.
                     Ok(known) if ready.iter().any(|(_, other)| other.id == known.id) => {}

@@ -99,7 +99,7 @@ use crate::app::{APP, App, OLDEST};
 use crate::backend::Backend;
 use crate::error::Fault;
 use crate::ethereum::Known;
-use crate::field::{Field, Seen};
+use crate::field::{Field, Attached};
 use crate::port::{Port, Shown, nobody};
 use crate::slot::{Accounts, Kind};
 use crate::transport::Devices;
@@ -225,7 +225,7 @@ impl Driver for LedgerDriver {
             }
         };
         let mut found: Vec<TokenInfo> = Vec::new();
-        for Seen { port, shown } in seen {
+        for Attached { port, shown } in seen {
             let info = match shown {
                 Ok(Shown { known, reviewing }) => {
                     let state = reviewing.then(|| ("state".into(), what_to_do(Fault::Occupied)));
