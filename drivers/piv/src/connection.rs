@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 use crate::apdu::Lost;
 use crate::card::{Card, Tries};
 use crate::error::Fault;
-use crate::field::{Answer, Field, Identity, Place, identify};
+use crate::field::{Answer, Field, Identity, SharedCard, identify};
 use crate::firmware::Make;
 use crate::held::Held;
 use crate::login::Asked;
@@ -139,7 +139,7 @@ impl Connection {
         reader: &str,
         link: Box<dyn Link>,
         call: &Call,
-        place: impl FnOnce(&TokenId) -> Arc<Mutex<Place>>,
+        place: impl FnOnce(&TokenId) -> Arc<Mutex<SharedCard>>,
         wanted: impl FnOnce(&Identity) -> bool,
     ) -> Result<Option<Arc<Self>>, Error> {
         let access = call.access();

@@ -87,7 +87,7 @@ pub(crate) struct Field {
     proven: Mutex<HashMap<(TokenId, Version), bool>>,
     /// The public halves of keys that failed generations left, by token and name of the slot.
     pub(crate) unfinished: Mutex<HashMap<(TokenId, String), PublicKey>>,
-    places: Places<TokenId, Mutex<Place>>,
+    places: Places<TokenId, Mutex<SharedCard>>,
     /// One for each reader, held while its card is looked at: who finds another's
     /// transaction there is made to wait for 100 ms by libpcsclite, however short it is.
     looking: Places<String, Mutex<()>>,
@@ -95,14 +95,14 @@ pub(crate) struct Field {
 
 /// The place of one card: it is opened once, and shared.
 #[derive(Default)]
-pub(crate) struct Place {
+pub(crate) struct SharedCard {
     pub(crate) connection: Weak<Connection>,
     /// One for each set of policies that was asked for.
     pub(crate) tokens: Arc<Shelf<PivToken>>,
 }
 
 /// A card that was visited.
-pub(crate) struct Seen<T> {
+pub(crate) struct VisitedCard<T> {
     pub(crate) reader: String,
     pub(crate) identity: Identity,
     /// The way to it, where it was not open already. PIV was selected on it.
@@ -112,7 +112,7 @@ pub(crate) struct Seen<T> {
 
 /// What came of a visit to all readers.
 pub(crate) struct Visit<T> {
-    pub(crate) seen: Vec<Seen<T>>,
+    pub(crate) seen: Vec<VisitedCard<T>>,
     pub(crate) unreadable: Vec<Unreadable>,
 }
 
@@ -132,7 +132,7 @@ impl Field {
         self.readers.watch()
     }
 
-    pub(crate) fn place(&self, id: &TokenId) -> Arc<Mutex<Place>> {
+    pub(crate) fn place(&self, id: &TokenId) -> Arc<Mutex<SharedCard>> {
         self.places.of(id)
     }
 
@@ -203,7 +203,7 @@ impl Field {
             let open = self.open_in(&reader).and_then(|connection| {
                 let identity = connection.identity.clone();
                 let done = connection.run(call, How::REPEAT, |s| work(&mut s.card, &identity));
-                Some(Seen {
+                Some(VisitedCard {
                     reader: reader.clone(),
                     identity,
                     link: None,
@@ -236,7 +236,7 @@ impl Field {
         reader: &str,
         call: &Call,
         work: &mut impl FnMut(&mut Card<'_>, &Identity) -> Result<T, Fault>,
-    ) -> Result<Option<Seen<T>>, String> {
+    ) -> Result<Option<VisitedCard<T>>, String> {
         let looking = self.looking_at(reader);
         let _alone = lock(&looking);
         match self.try_look(reader, call, work) {
@@ -262,7 +262,7 @@ impl Field {
         reader: &str,
         call: &Call,
         work: &mut impl FnMut(&mut Card<'_>, &Identity) -> Result<T, Fault>,
-    ) -> Result<Option<Seen<T>>, Fault> {
+    ) -> Result<Option<VisitedCard<T>>, Fault> {
         let mut link = self.readers.connect(reader).map_err(Fault::Lost)?;
         let mut transport = link.begin().map_err(Fault::Lost)?;
         let mut card = Card::new(&mut *transport, call);
@@ -273,7 +273,7 @@ impl Field {
         };
         let done = work(&mut card, &identity)?;
         drop(transport);
-        Ok(Some(Seen {
+        Ok(Some(VisitedCard {
             reader: reader.into(),
             identity,
             link: Some(link),

@@ -133,7 +133,7 @@ use crate::backend::Backend;
 use crate::connection::Connection;
 use crate::content::inspect;
 use crate::error::Fault;
-use crate::field::{Field, Identity, Seen, Visit};
+use crate::field::{Field, Identity, Visit, VisitedCard};
 use crate::firmware::Make;
 use crate::notes::notes;
 use crate::policy::Policies;
@@ -323,13 +323,13 @@ impl Driver for PivDriver {
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let wanted = Backend::parse(backend)?;
         if let Some(connection) = self.open_at_once(&wanted, call)? {
-            return Ok(self.token(connection, wanted.policies, backend)?);
+            return Ok(self.token(&connection, wanted.policies, backend)?);
         }
         let visit = self.field.visit(call, |_, _| Ok(()));
         call.check()?;
         let Visit { seen, unreadable } =
             visit.map_err(|Unreachable { what, reason }| Error::System { what, reason })?;
-        let name = |seen: &Seen<()>| Backend::for_serial(&seen.identity.id.serial);
+        let name = |seen: &VisitedCard<()>| Backend::for_serial(&seen.identity.id.serial);
         let all: Vec<String> = seen.iter().map(name).collect();
         let mut fitting = seen;
         fitting.retain(|seen| fits(&wanted, &seen.identity));
@@ -341,14 +341,14 @@ impl Driver for PivDriver {
             });
         };
         let connection = self.connect(seen, call)?;
-        Ok(self.token(connection, wanted.policies, backend)?)
+        Ok(self.token(&connection, wanted.policies, backend)?)
     }
 }
 
 /// The names of cards that fit, with their readers where nothing else tells them apart.
-fn candidates(fitting: &[Seen<()>]) -> Vec<String> {
-    let named = |seen: &Seen<()>| {
-        let Seen {
+fn candidates(fitting: &[VisitedCard<()>]) -> Vec<String> {
+    let named = |seen: &VisitedCard<()>| {
+        let VisitedCard {
             identity, reader, ..
         } = seen;
         let alike = fitting
@@ -392,8 +392,8 @@ impl PivDriver {
     }
 
     /// Opens a card that was found, or gives the one that is open.
-    fn connect(&self, seen: Seen<()>, call: &Call) -> Result<Arc<Connection>, Error> {
-        let Seen {
+    fn connect(&self, seen: VisitedCard<()>, call: &Call) -> Result<Arc<Connection>, Error> {
+        let VisitedCard {
             reader,
             identity,
             link,
@@ -416,7 +416,7 @@ impl PivDriver {
 
     fn token(
         &self,
-        connection: Arc<Connection>,
+        connection: &Arc<Connection>,
         policies: Policies,
         backend: &str,
     ) -> Result<Arc<PivToken>, Error> {
@@ -427,14 +427,14 @@ impl PivDriver {
         }
         let tokens = Arc::clone(&lock(&self.field.place(&connection.identity.id)).tokens);
         let is_wanted = |token: &PivToken| {
-            Arc::ptr_eq(&token.connection, &connection) && token.policies == policies
+            Arc::ptr_eq(&token.connection, connection) && token.policies == policies
         };
         Ok(tokens.find_or_make(is_wanted, || {
             Arc::new_cyclic(|me| PivToken {
                 me: me.clone(),
                 info: info(&connection.identity, &connection.make(), Vec::new()),
                 proven: OnceLock::new(),
-                connection: Arc::clone(&connection),
+                connection: Arc::clone(connection),
                 policies,
             })
         }))
