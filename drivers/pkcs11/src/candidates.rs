@@ -18,7 +18,7 @@ use crate::name::{are_twins, former_ids, token_id};
 use crate::one_call::OneCall;
 use crate::quirks::{self, Quirks, Said, is_blank};
 use crate::session::Connection;
-use crate::token::{Living, Pkcs11Token, Place};
+use crate::token::{Living, Pkcs11Token, SharedToken};
 use crate::trouble::Patience;
 use crate::uri::{self, Uri};
 
@@ -210,7 +210,7 @@ fn fits(
 /// Where each token is opened, so that it is opened once: the module, what the token says
 /// of itself, and the slot where nothing else tells it from its twin.
 type PlaceName = (PathBuf, TokenId, String, Option<Slot>);
-static OPEN: LazyLock<Places<PlaceName, Place>> = LazyLock::new(Places::default);
+static OPEN: LazyLock<Places<PlaceName, SharedToken>> = LazyLock::new(Places::default);
 
 impl Candidate {
     pub(crate) fn module(&self) -> &Module {

@@ -34,13 +34,13 @@ pub(crate) struct Pkcs11Token {
 
 /// The place of one token in the process: it is opened once, and shared.
 #[derive(Default)]
-pub(crate) struct Place {
-    pub(crate) state: Mutex<PlaceState>,
+pub(crate) struct SharedToken {
+    pub(crate) state: Mutex<SharedState>,
     pub(crate) closed: Condvar,
 }
 
 #[derive(Default)]
-pub(crate) struct PlaceState {
+pub(crate) struct SharedState {
     pub(crate) token: Weak<Pkcs11Token>,
     /// How many are open, those that are just being closed included: only after
     /// that does a login say anything about its PIN.
@@ -48,7 +48,7 @@ pub(crate) struct PlaceState {
 }
 
 /// Counts an open token.
-pub(crate) struct Living(pub(crate) Arc<Place>);
+pub(crate) struct Living(pub(crate) Arc<SharedToken>);
 
 impl Drop for Living {
     fn drop(&mut self) {
