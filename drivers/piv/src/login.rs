@@ -90,7 +90,7 @@ impl Connection {
             lock(&self.state).release();
         }
         let mut done = match begun {
-            Ok(false) => self.in_turn(call, asking.answer(call), |session, pin| {
+            Ok(false) => self.in_turn(call, &asking.answer(call), |session, pin| {
                 session.give_pin(pin, last_try)
             }),
             begun => begun.map(drop),
@@ -98,7 +98,7 @@ impl Connection {
         if let Err(Error::PinUnsettled { token }) = &done
             && access.pins.sends_unsettled(token, "", call)?
         {
-            done = self.in_turn(call, asking.answer(call), |session, pin| {
+            done = self.in_turn(call, &asking.answer(call), |session, pin| {
                 session.give_pin_anyway(pin, last_try)
             });
         }
@@ -113,11 +113,11 @@ impl Connection {
     fn in_turn(
         &self,
         call: &Call,
-        answer: Result<Pin, Error>,
+        answer: &Result<Pin, Error>,
         give: impl Fn(&mut Session<'_>, &Pin) -> Result<(), Fault>,
     ) -> Result<(), Error> {
         let access = call.access();
-        if !matches!(&answer, Err(Error::PinNeeded { .. }) if access.factory_defaults) {
+        if !matches!(answer, Err(Error::PinNeeded { .. }) if access.factory_defaults) {
             self.fits(answer.as_ref().map_err(Clone::clone)?, access)?;
         }
         let turns = &*access.refused_pins;
