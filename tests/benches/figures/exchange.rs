@@ -25,7 +25,7 @@ pub(crate) async fn figures() -> Vec<Figure> {
 }
 
 /// A folder to work in, on the disk that is built on, and the programs.
-struct Place {
+struct Workbench {
     folder: tempfile::TempDir,
     claviger: PathBuf,
     rage: PathBuf,
@@ -38,7 +38,7 @@ struct Run {
     peak: u64,
 }
 
-impl Place {
+impl Workbench {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -99,7 +99,7 @@ pub(crate) fn claviger() -> PathBuf {
 fn streams() -> Vec<Figure> {
     const LENGTH: usize = 1 << 30;
     const ROUNDS: usize = 5;
-    let place = Place {
+    let place = Workbench {
         folder: tempfile::tempdir_in(crate::folder()).unwrap(),
         claviger: claviger(),
         rage: peers::rage(),
