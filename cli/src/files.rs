@@ -144,14 +144,6 @@ impl Input {
         })
     }
 
-    /// All of it.
-    pub(crate) fn read_all(mut self) -> Result<Vec<u8>, Failure> {
-        let mut bytes = Vec::new();
-        let read = self.from.read_to_end(&mut bytes);
-        read.map_err(|e| self.failed(&e))?;
-        Ok(bytes)
-    }
-
     /// All of it, where it is no longer than `most` bytes.
     pub(crate) fn read_up_to(mut self, most: usize) -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();

@@ -8,7 +8,6 @@
 
 mod common;
 
-use std::fs;
 use std::process::Stdio;
 
 use claviger_tests::SoftHsm;

@@ -403,7 +403,10 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
     }
     assert_eq!(bench.pin_tries(), 2);
     let doctor = bench.run(&["doctor"]).succeeds().out();
-    assert!(doctor.contains("rejected a PIN; no such PIN is sent"), "{doctor}");
+    assert!(
+        doctor.contains("rejected a PIN; no such PIN is sent"),
+        "{doctor}"
+    );
 
     let unknown = forget("4711").fails(1, "no rejected PIN of `4711`");
     assert!(

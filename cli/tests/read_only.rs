@@ -178,7 +178,9 @@ fn what_was_refused_before_is_not_sent_without_a_note() {
     stage.run(wrong).fails(1, "rejected the PIN");
     write_protected(&stage, || {
         let again = [&["--no-pin-ledger"], &wrong[..]].concat();
-        stage.run(again).fails(1, "rejected this PIN before; it was not sent again");
+        stage
+            .run(again)
+            .fails(1, "rejected this PIN before; it was not sent again");
     });
 }
 

@@ -410,9 +410,7 @@ impl Stage {
                     ..Access::without_pin()
                 };
                 let backend = long_text(with, "backend")?;
-                let opened = self
-                    .driver
-                    .open(&backend, &Call::unlimited().using(access.clone()));
+                let opened = self.driver.open(&backend, &Call::unlimited().using(access));
                 let result = outcome(&opened, show::nothing);
                 if let Ok(token) = opened {
                     self.tokens.insert(number(with, "as")?, token);

@@ -128,7 +128,7 @@ pub fn spied(
 ) -> Result<(), String> {
     let driver = Pkcs11Driver::new();
     let access = Access::with(StoredPin::Fd(0));
-    let token = driver.open(backend, &Call::unlimited().using(access.clone()));
+    let token = driver.open(backend, &Call::unlimited().using(access));
     let token = token.map_err(|e| sentence(&e))?;
     let makes = token.info().makes.clone();
     for (&spec, (slot, mark)) in makes.iter().zip(places) {

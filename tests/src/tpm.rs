@@ -71,7 +71,7 @@ impl Tpm {
     pub fn new() -> Tpm {
         // Two threads that look for an uninitialised slot find the same one.
         let adding = &Emulator::of_this_process().adding;
-        let _guard = lock(&adding);
+        let _guard = lock(adding);
         let label = token::label();
         // Through the driver's instance of the module, which is not to be initialised anew
         // meanwhile.

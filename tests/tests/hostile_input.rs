@@ -31,7 +31,7 @@ const COUNT: usize = 4_000;
 /// Its keys live as long as it does.
 static TOKEN: LazyLock<Arc<dyn Token>> = LazyLock::new(|| {
     let access = Access::without_pin();
-    let token = MemoryDriver::new().open("memory:", &Call::unlimited().using(access.clone()));
+    let token = MemoryDriver::new().open("memory:", &Call::unlimited().using(access));
     token.unwrap()
 });
 
@@ -110,7 +110,7 @@ fn a_recipient_that_was_altered_is_one_that_can_be_encrypted_to_or_none() {
     for key in &keys {
         let texts = [
             envelope::recipient_text(key),
-            ssh::to_line(&key, "me"),
+            ssh::to_line(key, "me"),
             Some(key.to_text()),
         ];
         for text in texts.into_iter().flatten() {

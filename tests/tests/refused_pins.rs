@@ -41,7 +41,7 @@ fn softhsm_shows_whether_a_pin_whose_answer_was_lost_was_refused() {
             refused_pins,
             ..Access::with(FixedPin::new(pin))
         };
-        let opened = driver.open(&token.backend(), &Call::unlimited().using(access.clone()));
+        let opened = driver.open(&token.backend(), &Call::unlimited().using(access));
         opened.map(drop)
     };
     let dying = || Arc::new(Dying(records.clone()));

@@ -325,7 +325,12 @@ async fn check_intents(
 }
 
 /// Looks whether the modules that p11-kit knows can be used.
-async fn check_modules(session: &Session, node: &Node, tokens: &mut AttachedTokens, findings: &mut Findings) {
+async fn check_modules(
+    session: &Session,
+    node: &Node,
+    tokens: &mut AttachedTokens,
+    findings: &mut Findings,
+) {
     let Some(mut modules) = drivers::modules() else {
         return;
     };
@@ -374,7 +379,12 @@ pub(super) fn of_unreadable(Unreadable { place, error }: &Unreadable) -> (String
 }
 
 /// Looks whether there are cards that cannot be read, or whose PUK is blocked.
-async fn check_readers(session: &Session, node: &Node, seen: &mut AttachedTokens, findings: &mut Findings) {
+async fn check_readers(
+    session: &Session,
+    node: &Node,
+    seen: &mut AttachedTokens,
+    findings: &mut Findings,
+) {
     if let Ok(found) = node
         .look(&EngineId::program(), Some(SMARTCARDS), &session.call())
         .await

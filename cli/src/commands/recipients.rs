@@ -100,13 +100,7 @@ pub(super) async fn find(
         let through = session::somebody(node, name)?;
         check_alive(node, &through)?;
         let (call, me) = (session.call(), EngineId::program());
-        let recipients = node.recipients(
-            &me,
-            &through,
-            whom.by_evidence(),
-            &preference,
-            &call,
-        );
+        let recipients = node.recipients(&me, &through, whom.by_evidence(), &preference, &call);
         for recipient in recipients.await? {
             if found.iter().all(|known| *known.key() != recipient.key) {
                 let through = through.clone();

@@ -27,7 +27,7 @@ impl Backend {
             match name {
                 "serial" => backend.serial = Some(serial(value).ok_or_else(|| bad(SERIAL))?),
                 "account" => {
-                    backend.account = Some(parse_account(value).ok_or_else(|| bad(ACCOUNT))?)
+                    backend.account = Some(parse_account(value).ok_or_else(|| bad(ACCOUNT))?);
                 }
                 "tcp" => backend.tcp = Some(address(value).ok_or_else(|| bad(TCP))?),
                 _ => return Err(bad("it has serial, account and tcp")),

@@ -99,7 +99,7 @@ use crate::app::{APP, App, OLDEST};
 use crate::backend::Backend;
 use crate::error::Fault;
 use crate::ethereum::Known;
-use crate::field::{Field, Attached};
+use crate::field::{Attached, Field};
 use crate::port::{Port, Shown, nobody};
 use crate::slot::{Accounts, Kind};
 use crate::transport::Devices;
@@ -281,7 +281,7 @@ impl Driver for LedgerDriver {
         let info = info(&field, &port, Some(&known), Vec::new());
         Ok(field.wallet(&known).token(
             port,
-            info,
+            &info,
             known,
             Accounts::of(wanted.account, call.access()),
         ))
@@ -363,16 +363,13 @@ fn why_it_does_not_decrypt(app: &App) -> String {
 fn what_to_do(fault: Fault) -> String {
     match fault {
         Fault::Locked { .. } => "locked: unlock it".into(),
-        Fault::NoApp { running: None, .. } => format!("open the app {} on it", APP),
+        Fault::NoApp { running: None, .. } => format!("open the app {APP} on it"),
         Fault::NoApp {
             running: Some(app), ..
-        } => format!("the app {app} is open: open the app {}", APP),
+        } => format!("the app {app} is open: open the app {APP}"),
         Fault::Occupied => "busy with a review: approve or reject it on the device".into(),
         Fault::Unknown { app, call, .. } => {
-            format!(
-                "{app} does not know {call}: install Ledger's own app {}",
-                APP
-            )
+            format!("{app} does not know {call}: install Ledger's own app {APP}")
         }
         Fault::Lost { reason, .. } => format!("it cannot be used: {reason}"),
         fault => fault.into_error(&nobody()).to_string(),

@@ -60,13 +60,13 @@ impl Wallet {
     pub(crate) fn token(
         self: &Arc<Self>,
         port: Arc<Port>,
-        info: TokenInfo,
+        info: &TokenInfo,
         known: Known,
         accounts: Accounts,
     ) -> Arc<LedgerToken> {
         *lock(&self.port) = Some(port);
         // With another app on it, it is another one.
-        let is_wanted = |token: &LedgerToken| token.is_for(accounts, &info);
+        let is_wanted = |token: &LedgerToken| token.is_for(accounts, info);
         self.tokens.find_or_make(is_wanted, || {
             let (wallet, info) = (Arc::clone(self), info.clone());
             Arc::new(LedgerToken::new(wallet, info, known, accounts))

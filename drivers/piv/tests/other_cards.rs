@@ -42,9 +42,7 @@ fn pico() -> Device {
 }
 
 fn open(desk: &Desk) -> Arc<dyn Token> {
-    desk.driver()
-        .open("piv:", &call().clone().using(access()))
-        .unwrap()
+    desk.driver().open("piv:", &call().using(access())).unwrap()
 }
 
 fn generate(token: &dyn Token, slot: &SlotId, spec: KeySpec) -> Result<GeneratedKey, Error> {
@@ -465,7 +463,7 @@ fn a_reader_whose_card_cannot_be_read_is_listed_with_the_reason() {
     assert!(reasons[0].contains("6F00"), "{reasons:?}");
     assert!(reasons[1].contains("CHUID"), "{reasons:?}");
     let driver = Desk::with(&[&mute]).driver();
-    match driver.open("piv:", &call().clone().using(access())) {
+    match driver.open("piv:", &call().using(access())) {
         Err(Error::NoToken { present, .. }) => {
             assert!(present[0].contains("cannot be read"), "{present:?}");
         }
@@ -485,7 +483,7 @@ fn two_cards_of_one_serial_are_listed_as_two_and_refused() {
         .collect();
     assert_eq!(readers.len(), 2);
     assert_ne!(readers[0], readers[1]);
-    match driver.open("piv:serial=7", &call().clone().using(access())) {
+    match driver.open("piv:serial=7", &call().using(access())) {
         Err(Error::AmbiguousToken { candidates, .. }) => {
             assert!(candidates[0].contains(readers[0]), "{candidates:?}");
             assert!(candidates[1].contains(readers[1]), "{candidates:?}");
@@ -665,9 +663,7 @@ fn a_key_whose_policy_is_never_signs_without_a_pin() {
         "{wanting:?}"
     );
     // With the PIN it works, and the token is the same.
-    let again = driver
-        .open("piv:", &call().clone().using(access()))
-        .unwrap();
+    let again = driver.open("piv:", &call().using(access())).unwrap();
     prove(&*again, &key("9a"), KeyUse::Sign).unwrap();
 
     // Where every key wants a PIN, none is no way in.

@@ -31,9 +31,7 @@ fn canokey() -> Device {
 }
 
 fn open(desk: &Desk) -> Arc<dyn Token> {
-    desk.driver()
-        .open("piv:", &call().clone().using(access()))
-        .unwrap()
+    desk.driver().open("piv:", &call().using(access())).unwrap()
 }
 
 /// Makes a key, in a process of its own.
@@ -62,7 +60,7 @@ fn make(desk: &Desk) -> KeyRef {
 fn sign_once(desk: &Desk, key: &KeyRef, access: &Access) {
     let token = desk
         .driver()
-        .open("piv:", &call().clone().using(access.clone()))
+        .open("piv:", &call().using(access.clone()))
         .unwrap();
     let signer = token.signer(key, &Call::unlimited()).unwrap();
     signer.sign(b"message", &call()).unwrap();

@@ -101,7 +101,7 @@ impl Stage {
     fn open(&self, access: &Access) -> Result<Arc<dyn Token>, Error> {
         self.desk
             .driver()
-            .open("piv:", &call().clone().using(access.clone()))
+            .open("piv:", &call().using(access.clone()))
     }
 
     /// Begins `work` while somebody else has the turn. They get the card meanwhile, as does
@@ -169,7 +169,7 @@ fn who_opens_a_card_waits_for_the_turn_without_it_and_counts_the_tries_in_it() {
         let backend = format!("piv:serial={}", stage.device.card().serial());
         let work = move || {
             driver
-                .open(&backend, &call().clone().using(access.clone()))
+                .open(&backend, &call().using(access.clone()))
                 .map(drop)
         };
         let opening = stage.beside(work, || stage.spend_a_try());
@@ -187,11 +187,7 @@ fn who_opens_a_card_waits_for_the_turn_without_it_and_counts_the_tries_in_it() {
 fn no_pin_is_sent_where_the_last_try_is_left_once_it_is_our_turn() {
     let stage = Stage::new();
     let (driver, access) = (stage.desk.driver(), stage.access());
-    let work = move || {
-        driver
-            .open("piv:", &call().clone().using(access.clone()))
-            .map(drop)
-    };
+    let work = move || driver.open("piv:", &call().using(access.clone())).map(drop);
     let opening = stage.beside(work, || (0..2).for_each(|_| stage.spend_a_try()));
     let opened = opening.join().unwrap();
     assert!(
@@ -217,7 +213,7 @@ fn the_published_pin_and_one_that_a_person_decides_to_send_wait_as_well() {
     let driver = stage.desk.driver();
     let work = move || {
         driver
-            .open("piv:", &call().clone().using(factory.clone()))
+            .open("piv:", &call().using(factory.clone()))
             .map(drop)
     };
     stage.beside(work, || {}).join().unwrap().unwrap();
@@ -229,11 +225,7 @@ fn the_published_pin_and_one_that_a_person_decides_to_send_wait_as_well() {
         ..Access::with(Bold)
     };
     let driver = stage.desk.driver();
-    let work = move || {
-        driver
-            .open("piv:", &call().clone().using(bold.clone()))
-            .map(drop)
-    };
+    let work = move || driver.open("piv:", &call().using(bold.clone())).map(drop);
     stage.beside(work, || {}).join().unwrap().unwrap();
 }
 
@@ -271,11 +263,7 @@ fn another_card_that_came_meanwhile_gets_no_pin() {
         ..Access::with(FixedPin::new(PIN))
     };
     let driver = stage.desk.driver();
-    let work = move || {
-        driver
-            .open("piv:", &call().clone().using(access.clone()))
-            .map(drop)
-    };
+    let work = move || driver.open("piv:", &call().using(access.clone())).map(drop);
     let opening = stage.beside(work, || stage.desk.swap(&stage.device, &other));
     let opened = opening.join().unwrap();
     assert!(

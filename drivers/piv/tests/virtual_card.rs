@@ -53,9 +53,7 @@ fn call() -> Call {
 }
 
 fn open(desk: &Desk) -> Arc<dyn Token> {
-    desk.driver()
-        .open("piv:", &call().clone().using(access()))
-        .unwrap()
+    desk.driver().open("piv:", &call().using(access())).unwrap()
 }
 
 /// The label of keys that are not named yet.
@@ -168,12 +166,7 @@ fn a_generation_is_one_transaction_of_few_commands() {
 fn a_wrong_pin_is_counted_and_not_sent_again() {
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
-    let with = |pin: &str| {
-        driver.open(
-            "piv:",
-            &call().clone().using(Access::with(FixedPin::new(pin))),
-        )
-    };
+    let with = |pin: &str| driver.open("piv:", &call().using(Access::with(FixedPin::new(pin))));
     assert!(matches!(
         with("135791"),
         Err(Error::PinWrong {
@@ -203,13 +196,10 @@ fn a_wrong_pin_is_counted_and_not_sent_again() {
     assert_eq!(device.card().pin_tries(), 1);
     let token = driver.open(
         "piv:",
-        &call().clone().using(
-            Access {
-                last_try: true,
-                ..access()
-            }
-            .clone(),
-        ),
+        &call().using(Access {
+            last_try: true,
+            ..access()
+        }),
     );
     assert_eq!(device.card().pin_tries(), 3);
     drop(token);
@@ -234,7 +224,7 @@ fn a_pin_that_is_refused_without_a_count_is_not_sent_again() {
     let open = || {
         Desk::with(&[&device])
             .driver()
-            .open("piv:", &call().clone().using(with()))
+            .open("piv:", &call().using(with()))
     };
     assert!(matches!(
         open(),
@@ -287,12 +277,12 @@ fn a_card_without_a_token_open_shows_everything_but_needs_no_pin() {
 fn two_cards_are_not_guessed_between() {
     let (one, two) = (yubikey(), yubikey());
     let driver = Desk::with(&[&one, &two]).driver();
-    match driver.open("piv:", &call().clone().using(access())) {
+    match driver.open("piv:", &call().using(access())) {
         Err(Error::AmbiguousToken { candidates, .. }) => {
             let serials = [&one, &two].map(|d| format!("piv:serial={}", d.card().serial()));
             assert_eq!(candidates, serials);
             driver
-                .open(&candidates[1], &call().clone().using(access()))
+                .open(&candidates[1], &call().using(access()))
                 .unwrap();
         }
         Err(other) => panic!("{other:?}"),
@@ -341,9 +331,7 @@ fn a_reset_and_another_application_are_recovered_from() {
 fn listing_does_not_take_the_pin_from_an_open_token() {
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
-    let token = driver
-        .open("piv:", &call().clone().using(access()))
-        .unwrap();
+    let token = driver.open("piv:", &call().using(access())).unwrap();
     let signer = token
         .signer(&make(&*token, P256), &Call::unlimited())
         .unwrap();
@@ -407,9 +395,7 @@ fn a_key_with_policy_always_gets_the_pin_before_each_operation() {
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
     let backend = "piv:slot=9c;pin-policy=always";
-    let token = driver
-        .open(backend, &call().clone().using(access()))
-        .unwrap();
+    let token = driver.open(backend, &call().using(access())).unwrap();
     let slot = driver.named_slot(backend).unwrap().unwrap();
     assert_eq!(slot.to_string(), "9c");
     let public_key = generate(&*token, &slot, P256).unwrap().public_key;
@@ -479,7 +465,7 @@ fn management_keys_come_from_where_they_may() {
     let needed = |device: &Device, access: Access| {
         let token = Desk::with(&[device])
             .driver()
-            .open("piv:", &call().clone().using(access.clone()))
+            .open("piv:", &call().using(access))
             .unwrap();
         let slot = token.free_slots(&[P256], &[], &call()).unwrap().remove(0);
         generate(&*token, &slot, P256).map(drop)
@@ -1321,11 +1307,11 @@ fn a_card_of_the_plain_standard_is_served_without_yubicos_extensions() {
     assert_eq!(found.id.serial, "ab".repeat(16));
     assert!(
         driver
-            .open("piv:pin-policy=always", &call().clone().using(access()))
+            .open("piv:pin-policy=always", &call().using(access()))
             .is_err()
     );
     let token = driver
-        .open(&found.backend, &call().clone().using(access()))
+        .open(&found.backend, &call().using(access()))
         .unwrap();
     let mut made = Vec::new();
     for spec in [P256, KeySpec::sign(Algorithm::Rsa2048)] {
@@ -1498,19 +1484,19 @@ fn no_service_no_reader_and_no_card_are_told_apart() {
     let driver = PivDriver::with_readers(NoService);
     assert_eq!(driver.tokens("piv:", &Call::unlimited()).unwrap(), []);
     assert!(matches!(
-        driver.open("piv:", &call().clone().using(access())),
+        driver.open("piv:", &call().using(access())),
         Err(Error::System { .. })
     ));
     let driver = Desk::default().driver();
     assert_eq!(driver.tokens("piv:", &Call::unlimited()).unwrap(), []);
     assert!(matches!(
-        driver.open("piv:", &call().clone().using(access())),
+        driver.open("piv:", &call().using(access())),
         Err(Error::NoToken { present, .. }) if present.is_empty()
     ));
     let device = yubikey();
     let driver = Desk::with(&[&device]).driver();
     assert!(matches!(
-        driver.open("piv:serial=1", &call().clone().using(access())),
+        driver.open("piv:serial=1", &call().using(access())),
         Err(Error::NoToken { present, .. }) if present.len() == 1
     ));
 }

@@ -126,8 +126,6 @@ fn a_token_that_cannot_be_read_is_sent_no_pin() {
         "{failed:?}"
     );
     assert_eq!(noted.all(), []);
-    driver
-        .open(&token.backend(), &call.clone().using(access.clone()))
-        .unwrap();
+    driver.open(&token.backend(), &call.using(access)).unwrap();
     assert_eq!(noted.all(), [Some(PinVerdict::Accepted)]);
 }

@@ -200,7 +200,7 @@ mod kryoptic {
         let driver = Pkcs11Driver::new();
         let (backend, access) = (kryoptic.backend(), kryoptic.access());
         driver
-            .open(&backend, &Call::unlimited().using(access.clone()))
+            .open(&backend, &Call::unlimited().using(access))
             .unwrap()
     }
 
@@ -277,7 +277,7 @@ mod opencryptoki {
         let driver = Pkcs11Driver::new();
         let (backend, access) = (opencryptoki.backend(), opencryptoki.access());
         driver
-            .open(&backend, &Call::unlimited().using(access.clone()))
+            .open(&backend, &Call::unlimited().using(access))
             .unwrap()
     }
 
@@ -341,7 +341,7 @@ mod p11_kit_client {
         let driver = Pkcs11Driver::new();
         let (backend, access) = (client.backend(), client.access());
         let token = driver
-            .open(&backend, &Call::unlimited().using(access.clone()))
+            .open(&backend, &Call::unlimited().using(access))
             .unwrap();
         let makes = token.info().makes.clone();
         live_and_die(&*token, &makes, true);
@@ -356,7 +356,7 @@ mod p11_kit_proxy {
         let driver = Pkcs11Driver::new();
         let (backend, access) = (proxy.backend(), proxy.access());
         let token = driver
-            .open(&backend, &Call::unlimited().using(access.clone()))
+            .open(&backend, &Call::unlimited().using(access))
             .unwrap();
         let makes = token.info().makes.clone();
         live_and_die(&*token, &makes, true);

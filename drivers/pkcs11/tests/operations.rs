@@ -35,7 +35,7 @@ impl Stage {
         let backend = format!("pkcs11:?module-path={}", self.module.path().display());
         let (driver, access) = (Pkcs11Driver::new(), self.hsm.access());
         driver
-            .open(&backend, &Call::unlimited().using(access.clone()))
+            .open(&backend, &Call::unlimited().using(access))
             .unwrap()
     }
 }

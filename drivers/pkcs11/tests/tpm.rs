@@ -40,7 +40,7 @@ fn two_tokens_with_one_serial_are_two() {
             refused_pins: memory.clone(),
             ..Access::with(FixedPin::new(pin))
         };
-        let opened = driver.open(&token.backend(), &Call::unlimited().using(access.clone()));
+        let opened = driver.open(&token.backend(), &Call::unlimited().using(access));
         opened.map(drop)
     };
     let wrong = open(&one, "wrong-pin");

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use claviger_token::{
-    About, Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef,
-    KeySpec, KeyUse, Listing, NewKey, Pace, PublicKey, Signature, SignatureScheme, Signer, SlotId,
-    SlotInfo, SlotState, Token, TokenId, TokenInfo, Unfinished, possession,
+    About, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec,
+    KeyUse, Listing, NewKey, Pace, PublicKey, Signature, SignatureScheme, Signer, SlotId, SlotInfo,
+    SlotState, Token, TokenId, TokenInfo, Unfinished, possession,
 };
 use ed25519_dalek::Signer as _;
 use ed25519_dalek::SigningKey;

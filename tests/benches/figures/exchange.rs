@@ -238,7 +238,7 @@ async fn reads_for() -> Figure {
             &mut samples
         };
         timed(place, || {
-            yes += usize::from(node.reads_for(&EngineId::program(), a, b).unwrap())
+            yes += usize::from(node.reads_for(&EngineId::program(), a, b).unwrap());
         });
     }
     samples.sort_unstable();

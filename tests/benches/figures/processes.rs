@@ -99,13 +99,13 @@ impl Side {
         let beside = claviger().with_file_name("examples").join("bare_sign");
         let mut command = self.place(Command::new(beside));
         let (module, label) = (SoftHsm::module(), self.token.label());
-        command.args([&*module, label, "pin", "message", "bare"]);
+        command.args([module, label, "pin", "message", "bare"]);
         command
     }
 
     fn signs_by_tool(&self) -> Command {
         let mut command = self.place(Command::new("pkcs11-tool"));
-        command.args(["--module", &SoftHsm::module()]);
+        command.args(["--module", SoftHsm::module()]);
         command.args(["--token-label", self.token.label()]);
         command.args(["--login", "--pin", SoftHsm::PIN, "--id", &self.key]);
         command.args(["--sign", "--mechanism", "ECDSA"]);

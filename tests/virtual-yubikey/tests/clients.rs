@@ -324,7 +324,9 @@ fn made_by_claviger(yubikey: &Inserted, spec: KeySpec) -> (String, PublicKey) {
     };
     let driver = driver();
     let backend = format!("piv:serial={}", yubikey.card().serial());
-    let token = driver.open(&backend, &Call::unlimited().using(access.clone())).unwrap();
+    let token = driver
+        .open(&backend, &Call::unlimited().using(access))
+        .unwrap();
     let call = Call::unlimited();
     let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
     let new = NewKey {
@@ -390,11 +392,16 @@ fn ykcs11_under_claviger_has_the_keys_that_claviger_makes() {
     assert_eq!(slot.public_key.as_ref(), Some(&key));
 
     let access = Access::with(FixedPin::new(PIN));
-    let token = driver.open(&backend, &Call::unlimited().using(access.clone())).unwrap();
-    let signer = token.signer(&KeyRef {
-        slot: slot.slot.clone(),
-        public_key: key.clone(),
-    }, &Call::unlimited());
+    let token = driver
+        .open(&backend, &Call::unlimited().using(access))
+        .unwrap();
+    let signer = token.signer(
+        &KeyRef {
+            slot: slot.slot.clone(),
+            public_key: key.clone(),
+        },
+        &Call::unlimited(),
+    );
     let signature = signer.unwrap().sign(b"message", &Call::unlimited());
     key.verify(b"message", &signature.unwrap()).unwrap();
 }
@@ -413,13 +420,15 @@ fn a_pin_that_the_card_refused_is_not_sent_to_it_through_ykcs11_either() {
         ..Access::with(FixedPin::new("135791"))
     };
     let call = Call::unlimited();
-    let refused = PivDriver::new().open(&backends[0], &call.clone().using(wrong.clone())).map(drop);
+    let refused = PivDriver::new()
+        .open(&backends[0], &call.clone().using(wrong.clone()))
+        .map(drop);
     assert!(
         matches!(refused, Err(Error::PinWrong { .. })),
         "{refused:?}"
     );
     let again = Pkcs11Driver::new()
-        .open(&backends[1], &call.clone().using(wrong.clone()))
+        .open(&backends[1], &call.using(wrong))
         .map(drop);
     assert!(
         matches!(again, Err(Error::PinRefusedBefore { .. })),
@@ -454,7 +463,10 @@ fn claviger_and_the_crate_yubikey_read_the_same_card_alike() {
     let card = Pcscd::insert(card.build());
     made_by_claviger(&card, KeySpec::sign(KeyAlgorithm::P256));
 
-    let found = driver().tokens("piv:serial=7654324", &Call::unlimited()).unwrap().remove(0);
+    let found = driver()
+        .tokens("piv:serial=7654324", &Call::unlimited())
+        .unwrap()
+        .remove(0);
     let slots = driver().slots(&found, &Call::unlimited()).unwrap();
     let ours: Vec<_> = slots
         .iter()

@@ -32,7 +32,7 @@ impl Bench {
     pub fn new() -> Self {
         let hsm = SoftHsm::new();
         let call = Call::unlimited();
-        let opened = Pkcs11Driver::new().open(&hsm.backend(), &call.clone().using(hsm.access()));
+        let opened = Pkcs11Driver::new().open(&hsm.backend(), &call.using(hsm.access()));
         let token = opened.unwrap();
         Bench { hsm, token }
     }
