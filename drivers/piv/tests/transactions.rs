@@ -218,7 +218,7 @@ fn no_question_for_a_pin_stays_behind_where_the_card_does_not_say_whether_it_is_
     let ways = [
         Fault::Status(Status(0x6f00)),
         Fault::Reply(vec![0x05, 0x7f, 0x90, 0x00]),
-        // It is not asked where a PIN is given.
+        // Where a PIN is given the card is not asked, and stays.
         Fault::RemoveBefore,
     ];
     for fault in ways {
@@ -240,6 +240,22 @@ fn no_question_for_a_pin_stays_behind_where_the_card_does_not_say_whether_it_is_
         assert!(opened.is_ok(), "{:?}", opened.err());
         assert!(was_asked.load(Ordering::SeqCst));
     }
+    // Where none is given it is asked, and may be gone: then no PIN is guessed.
+    let device = yubikey();
+    let driver = Desk::with(&[&device]).driver();
+    drop(driver.open("piv:", &call().using(access())).unwrap());
+    let gone = Rule::new(Fault::RemoveBefore).on(ins::GET_METADATA);
+    device.faults().add(gone.always());
+    let defaults = Access {
+        factory_defaults: true,
+        ..Access::without_pin()
+    };
+    let opened = driver.open("piv:", &call().using(defaults));
+    assert!(
+        matches!(&opened, Err(Error::TokenUnavailable { .. })),
+        "{:?}",
+        opened.err()
+    );
 }
 
 #[test]
