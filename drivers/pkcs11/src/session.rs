@@ -386,7 +386,8 @@ impl Connection {
     }
 
     /// Replaces what failed in `epoch` by a new session with a new login. Of several
-    /// threads that want it, one does it, and all have its result.
+    /// threads that want it, one does it, and all have its result; but where its own call
+    /// ends meanwhile, the next one does it.
     fn recover(&self, epoch: u64, call: &Call, how: Option<&Login<'_>>) -> Result<(), Error> {
         let mut state = lock(&self.state);
         let failures = state.failures;
@@ -427,6 +428,8 @@ impl Connection {
                 tracing::info!(token = %self.id, "session recovered");
                 Ok(())
             }
+            // That is the caller's end, and says nothing of the token.
+            Err(error @ (Error::Cancelled | Error::DeadlineExceeded)) => Err(error),
             Err(error) => {
                 if is_refusal(&error) {
                     state.pin = None;
