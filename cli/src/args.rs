@@ -208,7 +208,7 @@ pub(crate) enum Command {
     /// Decrypt what was encrypted to an identity
     ///
     /// A file (-o) is written whole or not at all. Standard output receives authentic data as it
-    /// is decrypted; only exit status 0 says that it is complete.
+    /// is decrypted; only exit code 0 says that it is complete.
     #[command(override_usage = "claviger decrypt [OPTIONS] [NAME] [FILE]", after_long_help = help::DECRYPT)]
     Decrypt {
         /// The identity [default: any that can open the file], and the file to decrypt
@@ -374,7 +374,7 @@ pub(crate) enum ReadsForCommand {
         /// The identity or contact
         identity: Option<String>,
     },
-    /// Check whether one provably reads for another: exit status 0 if so, else 1
+    /// Check whether one provably reads for another: exit code 0 if so, else 1
     Check {
         /// Who would read
         reader: String,

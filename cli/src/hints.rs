@@ -55,7 +55,7 @@ pub(crate) fn of_token(error: &TokenError) -> String {
             "type the PIN (--pin-source prompt) and confirm that it is sent, or: {}",
             forget(&token.to_string())
         ),
-        TokenError::Unsupported { supported, .. } => {
+        TokenError::Unsupported { supported, .. } if !supported.is_empty() => {
             let supported = supported.iter().map(KeySpec::to_string);
             format!(
                 "ask for what it offers: {}",
@@ -140,7 +140,7 @@ fn known(code: &str) -> Option<&'static str> {
         "token-unavailable" => "insert the token and try again",
         "pin-needed" => {
             "give it with --pin-source env:VAR|file:PATH|fd:N|prompt|pinentry, or with \
-             pin-source= in the backend"
+             pin-source= in a PKCS#11 backend"
         }
         "pin-source" => "check the PIN source",
         "pin-length" => "check the PIN source; if the PIN is right, send it with --any-pin-length",
@@ -157,7 +157,9 @@ fn known(code: &str) -> Option<&'static str> {
             "set one as the security officer: pkcs11-tool --module MODULE --login \
              --login-type so --init-pin"
         }
-        "management-key-needed" => "give it with --management-key env:VAR|file:PATH|fd:N|prompt",
+        "management-key-needed" => {
+            "give it with --management-key env:VAR|file:PATH|fd:N|prompt|pinentry"
+        }
         "management-key-wrong" => "check the source of the management key",
         "not-touched" => "try again, and touch it when it blinks",
         "device-locked" => "unlock it and try again",

@@ -9,7 +9,7 @@ use clap::Args;
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Token access")]
 pub(crate) struct Limit {
-    /// Give up after this many seconds; what was begun on a token is undone first
+    /// Give up after this many seconds; what was begun on a token is completed or undone first
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
 }
@@ -22,7 +22,7 @@ pub(crate) struct TokenOptions {
     ///
     /// Without this option, the PIN is asked for at the terminal. If there is no terminal, a
     /// pinentry asks, provided that there is a graphical screen (DISPLAY, WAYLAND_DISPLAY) and
-    /// that --timeout is given. A `pin-source` in the backend takes precedence. The PIN itself
+    /// that --timeout is given. A `pin-source` in a PKCS#11 backend takes precedence. The PIN itself
     /// is never given on the command line.
     // Parsed later: an error of clap would repeat what may be a PIN.
     #[arg(long, value_name = "SOURCE")]
@@ -35,7 +35,7 @@ pub(crate) struct TokenOptions {
     #[arg(long)]
     pub(crate) pin_verbatim: bool,
 
-    /// Read a smartcard's management key, in hexadecimal, from env:VAR, file:PATH, fd:N or prompt
+    /// Read a smartcard's management key, in hexadecimal, from env:VAR, file:PATH, fd:N, prompt or pinentry
     ///
     /// A PIV card requires it to make and delete keys, unless the card keeps it itself, behind
     /// the PIN.

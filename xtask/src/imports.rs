@@ -129,10 +129,7 @@ fn the_modules_of_a_crate_import_one_way() {
             .iter()
             .filter(|module| !left.contains(&***module))
             .collect();
-        println!("{package}: {found:?}");
-        if false {
-            assert!(new.is_empty(), "{package}: {new:?}");
-        }
+        assert!(new.is_empty(), "{package}: {new:?}");
     }
 }
 

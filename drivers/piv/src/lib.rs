@@ -103,7 +103,7 @@
 //! # Other programs
 //! Other programs use the card between two of our transactions. The transaction in which a card
 //! is opened continues to find a key, to use it once, and to close the card. So a process that is
-//! started for one signature sends ten commands in one transaction (`cargo xtask bench` measures
+//! started for one signature sends nine commands in one transaction (`cargo xtask bench` measures
 //! it). Others wait for it at most 100 ms longer than it works. It ends before a PIN prompt.
 //!
 //! # Deadlines
