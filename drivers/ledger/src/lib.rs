@@ -211,7 +211,9 @@ impl Driver for LedgerDriver {
     fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
         let backend = Backend::parse(backend)?;
         let field = self.field(&backend);
-        let seen = match field.look(&listing(call)) {
+        let seen = field.look(&listing(call));
+        call.check()?;
+        let seen = match seen {
             Ok(seen) => seen,
             Err(unreachable) => {
                 let unreadable = Unreadable {
@@ -254,8 +256,10 @@ impl Driver for LedgerDriver {
         }
         let backend = Backend::parse(&token.backend)?;
         let field = self.field(&backend);
-        let call = listing(call);
-        let seen = field.look(&call).map_err(field::unreachable)?;
+        let listing = listing(call);
+        let seen = field.look(&listing);
+        call.check()?;
+        let seen = seen.map_err(field::unreachable)?;
         let shown = seen.into_iter().filter_map(|seen| seen.shown.ok());
         let mut shown = shown.filter(|shown| shown.known.id == token.id);
         let Shown { known, reviewing } = shown.next().ok_or_else(|| Error::TokenUnavailable {
@@ -265,7 +269,7 @@ impl Driver for LedgerDriver {
         let wallet = field.wallet(&known);
         match reviewing {
             true => Ok(wallet.known_slots(&known)),
-            false => wallet.slots(&known, None, &call),
+            false => wallet.slots(&known, None, &listing),
         }
     }
 

@@ -244,6 +244,28 @@ fn a_locked_device_is_listed_and_nothing_else_is_asked() {
 }
 
 #[test]
+fn a_listing_that_is_late_or_given_up_says_so() {
+    let (bus, app) = (Bus::default(), Ethereum::new());
+    let _device = bus.plug("usb-1", answers(&app));
+    let driver = bus.driver();
+    let here = driver.look("ledger:", &Call::unlimited()).unwrap().tokens;
+    let attempts = |call: &Call| {
+        [
+            driver.look("ledger:", call).map(drop),
+            driver.slots(&here[0], call).map(drop),
+        ]
+    };
+    for attempt in attempts(&Call::within(Duration::ZERO)) {
+        refused!(attempt, Error::DeadlineExceeded);
+    }
+    let given_up = Call::unlimited().cancelled_by(Arc::new(AtomicBool::new(true)));
+    for attempt in attempts(&given_up) {
+        refused!(attempt, Error::Cancelled);
+    }
+    driver.slots(&here[0], &Call::unlimited()).unwrap();
+}
+
+#[test]
 fn a_person_who_unlocks_in_time_is_waited_for() {
     let (bus, app) = (Bus::default(), Ethereum::new());
     bus.plug("usb-1", answers(&app));
