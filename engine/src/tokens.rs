@@ -279,9 +279,7 @@ impl Tokens {
         let open = |token| {
             let pins = self.pins_of(call, who, token);
             let opened = self.open_with(backend, &self.call_with(call, Arc::clone(&pins)));
-            if opened.is_err() {
-                pins.take_back();
-            }
+            pins.close(&opened);
             (opened, pins.stranger())
         };
         let opened = match (open(token), token) {

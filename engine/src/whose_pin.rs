@@ -13,7 +13,9 @@
 //! | the node's own access, the backend, or nowhere | the node's | whoever may use the key |
 //!
 //! The note is made before the PIN is handed out, so that nobody can slip in between the login
-//! and the note.
+//! and the note. It is taken back only where the token did not accept the PIN: what failed
+//! otherwise may have failed after the login. No PIN is handed out once the opening that asked
+//! for it is over.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,9 +56,25 @@ impl Logins {
         }
     }
 
+    /// The login is that of `before` again, unless it is not that of `owner` any more.
+    fn restore(&self, token: &TokenId, owner: Option<&EngineId>, before: Option<EngineId>) {
+        let mut noted = self.noted();
+        if noted.get(token) == owner {
+            self.put(&mut noted, token, before);
+        }
+    }
+
     /// The login is that of `owner` from now on; whose it was.
     fn change(&self, token: &TokenId, owner: Option<EngineId>) -> Option<EngineId> {
-        let mut noted = self.noted();
+        self.put(&mut self.noted(), token, owner)
+    }
+
+    fn put(
+        &self,
+        noted: &mut HashMap<TokenId, EngineId>,
+        token: &TokenId,
+        owner: Option<EngineId>,
+    ) -> Option<EngineId> {
         let before = match owner {
             Some(owner) => noted.insert(token.clone(), owner),
             None => noted.remove(token),
@@ -85,8 +103,10 @@ pub(crate) struct RequestPins {
 struct Asked {
     /// Another token that asked for a PIN and did not get it.
     stranger: Option<TokenId>,
-    /// The token that got one, and whose login it had before.
-    given: Option<(TokenId, Option<EngineId>)>,
+    /// The tokens that got one, and whose login each had before.
+    given: HashMap<TokenId, Option<EngineId>>,
+    /// Nobody opens anything with them any more.
+    closed: bool,
 }
 
 impl RequestPins {
@@ -111,10 +131,20 @@ impl RequestPins {
         self.seen().stranger.clone()
     }
 
-    /// Nothing was opened: the login is whose it was.
-    pub(crate) fn take_back(&self) {
-        if let Some((token, before)) = self.seen().given.take() {
-            self.logins.change(&token, before);
+    /// The opening is over: no PIN is given any more. Where `opened` shows that the token did
+    /// not accept the one that it got, the login is whose it was.
+    pub(crate) fn close<T>(&self, opened: &Result<T, EngineError>) {
+        let mut seen = self.seen();
+        seen.closed = true;
+        let Err(error) = opened else {
+            return;
+        };
+        // Of the node's own it is no matter whether it was accepted: who had a login keeps it.
+        if self.owner.is_some() && !shows_that_none_was_accepted(error) {
+            return;
+        }
+        for (token, before) in seen.given.drain() {
+            self.logins.restore(&token, self.owner.as_ref(), before);
         }
     }
 
@@ -132,8 +162,12 @@ impl RequestPins {
             });
         }
         let pin = ask(&*self.pins)?;
+        let mut seen = self.seen();
+        if seen.closed {
+            return Err(Error::Cancelled);
+        }
         let before = self.logins.change(token, self.owner.clone());
-        (self.seen().given).get_or_insert_with(|| (token.clone(), before));
+        seen.given.entry(token.clone()).or_insert(before);
         Ok(pin)
     }
 
@@ -164,5 +198,64 @@ impl PinSource for RequestPins {
 
     fn is_one_for_all(&self) -> bool {
         false
+    }
+}
+
+/// Whether the token is not logged in with the PIN that it was given, since it refused it, or
+/// never got it. What else fails may have failed after the login.
+fn shows_that_none_was_accepted(error: &EngineError) -> bool {
+    matches!(
+        error,
+        EngineError::Token(
+            Error::PinWrong { .. }
+                | Error::PinRefusedBefore { .. }
+                | Error::PinUnsettled { .. }
+                | Error::PinNotNoted { .. }
+                | Error::PinFinalTry { .. }
+                | Error::PinLocked { .. }
+                | Error::PinNotSet { .. }
+                | Error::PinLength { .. }
+                | Error::PinNeeded { .. }
+                | Error::PinSource { .. }
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use claviger_token::FixedPin;
+
+    use super::*;
+
+    #[test]
+    fn a_pin_that_comes_after_its_opening_is_over_goes_to_no_token_and_changes_no_login() {
+        let token = TokenId {
+            kind: "k".into(),
+            manufacturer: "m".into(),
+            serial: "s".into(),
+        };
+        let who = |name: &str| Some(EngineId::local(name));
+        let (logins, call) = (Arc::<Logins>::default(), Call::unlimited());
+        let given: Arc<dyn PinSource> = Arc::new(FixedPin::new("246802"));
+        let pins = |owner| RequestPins::new(&given, None, owner, &logins);
+        let [first, late] = ["alice", "bob"].map(|name| pins(who(name)));
+        assert!(first.pin(&token, "", &call).is_ok());
+        first.close(&Ok(()));
+        late.close::<()>(&Err(Error::Cancelled.into()));
+        for pins in [&first, &late] {
+            let pin = pins.pin(&token, "", &call);
+            assert!(matches!(pin, Err(Error::Cancelled)), "{pin:?}");
+        }
+        assert_eq!(logins.noted().get(&token).cloned(), who("alice"));
+        // Nor does what came of an opening change the login that another one made since.
+        let [wrong, right] = ["carol", "bob"].map(|name| pins(who(name)));
+        for pins in [&wrong, &right] {
+            assert!(pins.pin(&token, "", &call).is_ok());
+        }
+        wrong.close::<()>(&Err(Error::PinRefusedBefore {
+            token: token.clone(),
+        }
+        .into()));
+        assert_eq!(logins.noted().get(&token).cloned(), who("bob"));
     }
 }

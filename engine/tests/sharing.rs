@@ -4,6 +4,9 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
 use claviger_engine::message::{RequestDeleteIdentity, RequestGenerateIdentity};
 use claviger_engine::opener::Opener;
 use claviger_engine::policy::{self, OwnersOnly};
@@ -11,7 +14,10 @@ use claviger_engine::{
     Backend, Capabilities, EngineError, EngineId, IdParams, Node, Policy, Registry,
 };
 use claviger_formats::envelope::{self, Sealed};
-use claviger_token::{Access, Call, Error, FixedPin, KeyUse, PinSource, Token};
+use claviger_token::{
+    About, Access, Call, Driver, Error, FixedPin, KeyUse, Listing, PinSource, SlotId, SlotInfo,
+    Token, TokenInfo,
+};
 use common::safes::{PINS, Safes};
 use common::{call, id};
 use tempfile::TempDir;
@@ -61,8 +67,17 @@ impl Stage {
     }
 
     fn node(&self, pins: impl PinSource + 'static, policy: impl Policy + 'static) -> Node {
+        self.node_with(self.safes.clone(), pins, policy)
+    }
+
+    fn node_with(
+        &self,
+        driver: impl Driver + 'static,
+        pins: impl PinSource + 'static,
+        policy: impl Policy + 'static,
+    ) -> Node {
         Node::builder(Registry::open(self.home.path()).unwrap())
-            .driver(self.safes.clone())
+            .driver(driver)
             .access(Access::with(pins))
             .policy(policy)
             .build()
@@ -174,6 +189,53 @@ async fn a_pin_that_the_token_refuses_makes_nobodys_login() {
     let wrong = Call::unlimited().using(Access::with(FixedPin::new("999999")));
     assert!(sign(&node, "alice", &wrong).await.is_err());
     sign(&node, "bob", &call()).await.unwrap();
+}
+
+/// The driver of the safes, which goes on after a login as it is told.
+struct After(Safes, Arc<AtomicBool>);
+
+impl Driver for After {
+    fn about(&self) -> About {
+        self.0.about()
+    }
+
+    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
+        self.0.look(backend, call)
+    }
+
+    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        self.0.slots(token, call)
+    }
+
+    fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
+        self.0.named_slot(backend)
+    }
+
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
+        let token = self.0.open(backend, call)?;
+        match self.1.load(SeqCst) {
+            true => Err(claviger_token::backend::bad(backend, "it has no policies")),
+            false => Ok(token),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_is_whose_pin_made_it_also_where_the_opening_fails_after_it() {
+    let stage = Stage::new().await;
+    let fails = Arc::new(AtomicBool::new(true));
+    let driver = After(stage.safes.clone(), Arc::clone(&fails));
+    let node = stage.node_with(driver, claviger_token::NoPin, Private);
+    let failed = sign(&node, "alice", &with_pin()).await;
+    assert!(
+        matches!(failed, Err(EngineError::Token(Error::BadBackend { .. }))),
+        "{failed:?}"
+    );
+    assert_eq!(stage.came(), [PINS[0]]);
+    fails.store(false, SeqCst);
+    is_not_allowed(&sign(&node, "bob", &call()).await);
+    sign(&node, "alice", &call()).await.unwrap();
+    assert!(stage.came().is_empty());
 }
 
 #[tokio::test]
