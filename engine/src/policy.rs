@@ -82,7 +82,9 @@ pub enum Operation<'a> {
 /// The default: within this process anyone may do anything, as the specification has
 /// it, and a token that is open is open for all. From another node only an identity's owner uses
 /// it, deletes it and grants in its name; nobody is let in to what others own, uses their login
-/// or sees the tokens, and nobody hands in digests ([`Purpose::Prehash`]).
+/// or sees the tokens, and nobody hands in digests ([`Purpose::Prehash`]). Nobody has keys made
+/// from there either: whoever does names the backend that is opened, and a backend can name files
+/// of this machine that are then read or run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OwnersOnly;
 
@@ -90,10 +92,10 @@ impl Policy for OwnersOnly {
     fn check(&self, sender: &EngineId, access: Access<'_>) -> Result<(), EngineError> {
         let what = match access {
             _ if sender.node.is_none() => return Ok(()),
-            Access::Generate { .. }
-            | Access::Encrypt(_)
-            | Access::ReadEvidence(_)
-            | Access::SubmitEvidence => return Ok(()),
+            Access::Encrypt(_) | Access::ReadEvidence(_) | Access::SubmitEvidence => {
+                return Ok(());
+            }
+            Access::Generate { .. } => "have keys made on a backend of its choice",
             Access::Use {
                 operation: Operation::Sign(Purpose::Prehash),
                 ..

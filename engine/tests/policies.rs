@@ -374,6 +374,35 @@ async fn what_a_message_from_outside_says_of_its_sender_counts_for_nothing() {
 }
 
 #[tokio::test]
+async fn from_another_node_nobody_chooses_the_backend_that_keys_are_made_on() {
+    let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
+    let node = common::node(home.path(), &device);
+    common::make(&node, "alice", &device.backend()).await;
+    let (mallory, opened) = (remote(&node, "mallory"), device.opened());
+    let message = EngineMsg {
+        sender: mallory.clone(),
+        target: node.identity_management(),
+        mailbox: None,
+        msg: Msg::RequestGenerateIdentity(RequestGenerateIdentity {
+            backend: device.backend(),
+            params: IdParams::Ed25519,
+            capabilities: Capabilities::Commit,
+        }),
+    };
+    let reply = node.let_in(&mallory, message, &call()).await.unwrap();
+    let Some(Msg::ReplyGenerateIdentity(reply)) = reply else {
+        panic!("no reply");
+    };
+    assert!(
+        matches!(&reply.err, Some(EngineError::NotAllowed { sender, .. }) if *sender == mallory),
+        "{:?}",
+        reply.err
+    );
+    assert_eq!(device.opened(), opened);
+    assert_eq!(device.keys(), 2);
+}
+
+#[tokio::test]
 async fn who_lets_a_message_in_gets_the_reply_and_a_participant_the_true_sender() {
     let stage = Stage::new().await;
     let carol = remote(&stage.node, "carol");

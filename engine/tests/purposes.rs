@@ -422,7 +422,10 @@ async fn the_policy_is_asked_for_each_use_with_identity_operation_and_purpose() 
 
 #[tokio::test]
 async fn from_another_node_nobody_hands_in_digests_nor_uses_what_others_own() {
-    let node = memory_node();
+    let node = Node::builder(Registry::in_memory().unwrap())
+        .driver(MemoryDriver::new())
+        .policy(MakesForAll)
+        .build();
     let (engine, keys) = enter(&node, IdParams::P256).await;
     let remote = |name: &str| EngineId {
         node: Some(claviger_engine::NodeId(Arc::new(

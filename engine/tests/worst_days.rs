@@ -73,7 +73,10 @@ async fn a_driver_that_panics_leaves_nothing() {
 #[tokio::test]
 async fn a_name_of_another_node_does_not_take_over_an_engine() {
     let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
-    let node = node(home.path(), &device);
+    let node = Node::builder(Registry::open(home.path()).unwrap())
+        .driver(device.clone())
+        .policy(MakesForAll)
+        .build();
     let engine = make(&node, "alice", &device.backend()).await;
     let engine = engine.commitment_engine.unwrap();
     let info = node.registry().identity(&id("alice")).unwrap().unwrap();

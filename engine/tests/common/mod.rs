@@ -13,7 +13,10 @@ use claviger_engine::message::{
     ReplyConnectIdentity, ReplyGenerateIdentity, RequestConnectIdentity, RequestDeleteIdentity,
     RequestGenerateIdentity,
 };
-use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node, Registry};
+use claviger_engine::policy::{self, OwnersOnly};
+use claviger_engine::{
+    Backend, Capabilities, EngineError, EngineId, IdParams, Node, Policy, Registry,
+};
 use claviger_memory::MemoryDriver;
 use claviger_token::{
     About, Call, Decryptor, Deletion, Driver, Error, Event, GeneratedKey, KeyRef, KeySpec, Listing,
@@ -504,6 +507,18 @@ pub fn node(home: &Path, device: &Device) -> Node {
         .driver(device.clone())
         .driver(MemoryDriver::new())
         .build()
+}
+
+/// The default, but keys are made for other nodes, too.
+pub struct MakesForAll;
+
+impl Policy for MakesForAll {
+    fn check(&self, who: &EngineId, access: policy::Access<'_>) -> Result<(), EngineError> {
+        match access {
+            policy::Access::Generate { .. } => Ok(()),
+            _ => OwnersOnly.check(who, access),
+        }
+    }
 }
 
 /// A node whose identities live in memory.
