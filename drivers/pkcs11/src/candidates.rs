@@ -25,6 +25,9 @@ use crate::uri::{self, Uri};
 /// So long at most a token that is being closed is waited for.
 const CLOSING_TIME: Duration = Duration::from_secs(5);
 
+/// So often a waiting call looks whether it was given up.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// A module, and how it is named in a backend.
 #[derive(Clone)]
 pub(crate) struct Source {
@@ -385,11 +388,12 @@ impl Candidate {
                 return Ok(token);
             }
             call.check()?;
-            let left = call.at_most(give_up.saturating_duration_since(Instant::now()));
+            let left = give_up.saturating_duration_since(Instant::now());
             if state.living == 0 || left.is_zero() {
                 break;
             }
-            let waited = place.closed.wait_timeout(state, left);
+            let pause = call.at_most(left.min(LOOK_AGAIN));
+            let waited = place.closed.wait_timeout(state, pause);
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
         // Before a PIN is sent: a token that cannot even say that is not ready.
