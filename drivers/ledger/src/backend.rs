@@ -23,7 +23,8 @@ impl Backend {
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let bad = |reason: &str| backend::bad(text, reason);
         let mut backend = Backend::default();
-        for (name, value) in backend::attributes(SCHEME, text)? {
+        for attribute in backend::attributes(SCHEME, text)? {
+            let (name, value) = attribute?;
             match name {
                 "serial" => backend.serial = Some(serial(value).ok_or_else(|| bad(SERIAL))?),
                 "account" => {
@@ -143,6 +144,15 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn an_unknown_name_is_said_before_what_follows_it() {
+        let refused = Backend::parse("ledger:path=1;serial");
+        let Err(Error::BadBackend { reason, .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(reason, "it has serial, account and tcp");
     }
 
     proptest! {

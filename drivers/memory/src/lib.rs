@@ -129,7 +129,7 @@ impl Driver for MemoryDriver {
 }
 
 fn check_backend(text: &str) -> Result<(), Error> {
-    match backend::attributes(SCHEME, text)?.is_empty() {
+    match backend::of_scheme(SCHEME, text)?.is_empty() {
         true => Ok(()),
         false => Err(backend::bad(
             text,
@@ -403,5 +403,22 @@ impl Decryptor for MemoryKey {
             Unwrap::Oaep { .. } => None,
         }
         .ok_or(Error::DecryptionFailed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_follows_the_colon_is_too_much() {
+        for text in ["memory:a=1", "memory:a", "memory:;", "memory: "] {
+            let refused = check_backend(text);
+            let Err(Error::BadBackend { reason, .. }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(reason, "there is one memory, nothing follows the colon");
+        }
+        check_backend(BACKEND).unwrap();
     }
 }

@@ -23,7 +23,8 @@ impl Backend {
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let bad = |reason: &str| backend::bad(text, reason);
         let mut backend = Backend::default();
-        for (name, value) in backend::attributes(SCHEME, text)? {
+        for attribute in backend::attributes(SCHEME, text)? {
+            let (name, value) = attribute?;
             match name {
                 "serial" => backend.serial = Some(serial(value).ok_or_else(|| bad(SERIAL))?),
                 "slot" => {

@@ -47,7 +47,8 @@ impl FifthDriver {
     /// The token, if it fits `text`.
     fn fitting(&self, text: &str, call: &Call) -> Result<Option<TokenInfo>, Error> {
         let mut serial = None;
-        for (name, value) in backend::attributes(SCHEME, text)? {
+        for attribute in backend::attributes(SCHEME, text)? {
+            let (name, value) = attribute?;
             if name != "serial" || !value.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(backend::bad(
                     text,
