@@ -495,6 +495,26 @@ mod tests {
     }
 
     #[test]
+    fn a_point_that_is_not_on_its_curve_or_written_in_another_form_is_refused() {
+        let secret = p256::SecretKey::from_slice(&[7; 32]).unwrap();
+        let point = secret.public_key().to_sec1_uncompressed();
+        let read = |point: &[u8]| PublicKey::from_bytes(Algorithm::P256, point);
+        assert_eq!(read(&point).unwrap().as_bytes(), point);
+        let mut bent = point.clone();
+        bent[64] ^= 1;
+        assert_eq!(read(&bent), Err(BadPublicKey));
+        // The hybrid form, 6 or 7 by the last bit of y (X9.62 §4.3.6), which SEC 1 has not.
+        for form in [6, 7] {
+            let mut hybrid = point.clone();
+            hybrid[0] = form;
+            assert_eq!(read(&hybrid), Err(BadPublicKey));
+        }
+        assert_eq!(read(&[0]), Err(BadPublicKey));
+        let elsewhere = PublicKey::from_bytes(Algorithm::Secp256k1, &point);
+        assert_eq!(elsewhere, Err(BadPublicKey));
+    }
+
+    #[test]
     fn an_x25519_key_with_which_every_agreement_gives_zero_is_refused() {
         let last = |low: u8| {
             let mut u = [0xff; 32];
