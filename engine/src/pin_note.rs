@@ -83,23 +83,62 @@ pub(crate) fn open(folder: &Path, token: &TokenId) -> io::Result<File> {
     options.open(path(folder, token))
 }
 
-/// Notes on the disk that a PIN is being sent to the token. `file` is the one at its [`path`].
+/// Notes on the disk that a PIN is being sent to the token. `file` is the one at its [`path`];
+/// `was_open` is whether it says that of an earlier PIN.
 ///
 /// # Errors
-/// What the file system says; then nothing may be sent.
-pub(crate) fn begin(mut file: &File, folder: &Path, note: &Note) -> io::Result<()> {
+/// What the file system says; then nothing may be sent, and the file says what it said, as far
+/// as that can be written.
+pub(crate) fn begin(file: &File, folder: &Path, note: &Note, was_open: bool) -> io::Result<()> {
     let is_new = file.metadata()?.len() == 0;
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(&written(note)?)?;
-    file.sync_data()?;
     if is_new {
         // A file whose name is lost says nothing. The folder may be as new.
         let above = folder.parent();
         for folder in [Some(folder), above].into_iter().flatten() {
-            File::open(folder)?.sync_all()?;
+            sync_folder(folder)?;
         }
     }
-    Ok(())
+    let begun = write(file, note);
+    if begun.is_err() && !was_open {
+        put_back(file, is_new);
+    }
+    begun
+}
+
+fn write(mut file: &File, note: &Note) -> io::Result<()> {
+    let content = written(note)?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&content)?;
+    file.sync_data()
+}
+
+/// Nothing was sent, so the file must not say so.
+fn put_back(file: &File, was_empty: bool) {
+    let done = match was_empty {
+        true => file.set_len(0),
+        false => end(file),
+    };
+    if let Err(error) = done.and_then(|()| file.sync_data()) {
+        tracing::warn!(%error, "the note of a PIN that was not sent could not be taken back");
+    }
+}
+
+/// The names in the folder are on the disk, where the file system can say so.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        Err(error) if cannot_sync(&error) => Ok(()),
+        done => done,
+    }
+}
+
+/// Whether the file system does not know how (EINVAL, ENOTSUP).
+fn cannot_sync(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NOTSUP) {
+        return true;
+    }
+    use io::ErrorKind::{InvalidInput, Unsupported};
+    matches!(error.kind(), InvalidInput | Unsupported)
 }
 
 /// Notes that the answer of the PIN is known. It need not reach the disk at once.
@@ -127,17 +166,25 @@ pub(crate) fn of_token(folder: &Path, token: &TokenId) -> io::Result<Option<Note
     })
 }
 
-/// All PINs whose answer is not known. Of what cannot be read it is not known which token it is
-/// about; such a token gets no PIN all the same.
+/// All PINs whose answer is not known.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Noted {
+    pub(crate) notes: Vec<Note>,
+    /// Files that cannot be read. Which token such a one is about shows by its [`path`] only; the
+    /// token gets no PIN all the same.
+    pub(crate) damaged: Vec<PathBuf>,
+}
+
+/// All PINs whose answer is not known.
 ///
 /// # Errors
 /// What the file system says.
-pub(crate) fn all(folder: &Path) -> io::Result<Vec<Note>> {
+pub(crate) fn all(folder: &Path) -> io::Result<Noted> {
+    let mut noted = Noted::default();
     let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(noted),
         entries => entries?,
     };
-    let mut notes = Vec::new();
     for entry in entries {
         let entry = entry?;
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
@@ -145,16 +192,12 @@ pub(crate) fn all(folder: &Path) -> io::Result<Vec<Note>> {
         }
         match read(&entry.path())? {
             Said::Nothing => {}
-            Said::Sent(note) => notes.push(note),
-            Said::Damaged => {
-                tracing::warn!(
-                    file = %entry.path().display(),
-                    "the note of a PIN that was sent cannot be read"
-                );
-            }
+            // That of another token is none of this one.
+            Said::Sent(note) if path(folder, &note.token) == entry.path() => noted.notes.push(note),
+            Said::Sent(_) | Said::Damaged => noted.damaged.push(entry.path()),
         }
     }
-    Ok(notes)
+    Ok(noted)
 }
 
 /// Forgets that a PIN was sent to the token, if that is noted.
@@ -237,7 +280,7 @@ mod tests {
     fn sent(folder: &Path, serial: &str, tries: Option<u8>) -> PathBuf {
         let token = token(serial);
         let (file, path) = (open(folder, &token).unwrap(), path(folder, &token));
-        begin(&file, folder, &Note { token, tries }).unwrap();
+        begin(&file, folder, &Note { token, tries }, false).unwrap();
         path
     }
 
@@ -249,16 +292,50 @@ mod tests {
         let path = sent(folder, "1", Some(3));
         let noted = of_token(folder, &token("1")).unwrap().unwrap();
         assert_eq!((noted.tries, &noted.token), (Some(3), &token("1")));
-        assert_eq!(all(folder).unwrap(), [noted]);
+        assert_eq!(all(folder).unwrap().notes, [noted]);
         end(&File::options().write(true).open(path).unwrap()).unwrap();
         assert_eq!(of_token(folder, &token("1")).unwrap(), None);
-        assert_eq!(all(folder).unwrap(), []);
+        assert_eq!(all(folder).unwrap(), Noted::default());
         // What is left of a longer note is not taken for a part of this one.
         sent(folder, "1", None);
         let noted = of_token(folder, &token("1")).unwrap().unwrap();
         assert_eq!(noted.tries, None);
         forget(folder, &token("1")).unwrap();
-        assert_eq!(all(folder).unwrap(), []);
+        assert_eq!(all(folder).unwrap(), Noted::default());
+    }
+
+    #[test]
+    fn a_note_that_cannot_be_made_leaves_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folder, token) = (folder.path(), token("1"));
+        let note = Note {
+            token: token.clone(),
+            tries: Some(3),
+        };
+        let file = open(folder, &token).unwrap();
+        // A folder that cannot be synchronised.
+        assert!(begin(&file, &folder.join("gone"), &note, false).is_err());
+        assert_eq!(of_token(folder, &token).unwrap(), None);
+        // What was begun is taken back, to nothing or to what was there.
+        for was_empty in [true, false] {
+            write(&file, &note).unwrap();
+            put_back(&file, was_empty);
+            assert_eq!(of_token(folder, &token).unwrap(), None);
+            assert_eq!(file.metadata().unwrap().len() == 0, was_empty);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_system_that_synchronises_no_folders_is_no_error() {
+        use rustix::io::Errno;
+        for (errno, is_none) in [
+            (Errno::INVAL, true),
+            (Errno::NOTSUP, true),
+            (Errno::IO, false),
+        ] {
+            assert_eq!(cannot_sync(&errno.into()), is_none, "{errno}");
+        }
     }
 
     #[test]

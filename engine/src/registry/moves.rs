@@ -9,7 +9,7 @@ use super::rows::key_record;
 use super::{KeyRecord, Registry, RegistryError, Result};
 
 /// The tables that name tokens.
-const TABLES: [&str; 5] = ["key", "intent", "refused_pin", "sent_pin", "spent_slot"];
+pub(super) const TABLES: [&str; 5] = ["key", "intent", "refused_pin", "sent_pin", "spent_slot"];
 
 impl Registry {
     /// Notes with each slot which identity uses the key in it. A token that derives its keys

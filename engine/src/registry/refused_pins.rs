@@ -21,12 +21,15 @@ use zeroize::Zeroizing;
 
 use super::digests::{self, REFUSED_PIN, SENT_PIN};
 use super::error::RegistryError;
+use super::moves::TABLES;
 use super::rows::token_id;
 use super::unnoted::{Tell, Unnoted, is_unwritable};
 use crate::pin_note::{self, Note};
 
 /// How long to wait for somebody else who is sending a PIN to the same token.
 const LONGEST_TURN: Duration = Duration::from_secs(30);
+/// How long who renames a note waits for them.
+const LONGEST_RENAMING: Duration = Duration::from_secs(5);
 /// So often it is looked whether their turn is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -143,11 +146,39 @@ impl RefusedPinRecords {
     }
 
     /// The PINs that were sent and whose answer is not known, as far as they are noted in files.
+    /// A note that cannot be read is that of the token to which its file belongs, if the registry
+    /// knows one.
     fn notes(&self) -> Result<Vec<Note>, RegistryError> {
-        match &self.locks {
-            Some(folder) => pin_note::all(folder).map_err(|e| RegistryError::io(&e)),
-            None => Ok(Vec::new()),
+        let Some(folder) = &self.locks else {
+            return Ok(Vec::new());
+        };
+        let noted = pin_note::all(folder).map_err(|e| RegistryError::io(&e))?;
+        let mut notes = noted.notes;
+        if noted.damaged.is_empty() {
+            return Ok(notes);
         }
+        let known = self.known_tokens()?;
+        for file in noted.damaged {
+            let token = known.iter().find(|of| pin_note::path(folder, of) == file);
+            match token.cloned() {
+                Some(token) => notes.push(Note { token, tries: None }),
+                None => tracing::warn!(
+                    file = %file.display(),
+                    "the note of a PIN that was sent cannot be read"
+                ),
+            }
+        }
+        Ok(notes)
+    }
+
+    /// The tokens of which the registry knows anything.
+    fn known_tokens(&self) -> Result<Vec<TokenId>, RegistryError> {
+        let of = |table| format!("SELECT kind, manufacturer, serial FROM {table}");
+        let query = TABLES.map(of).join(" UNION ");
+        let db = self.db();
+        let mut query = db.prepare_cached(&query)?;
+        let tokens = query.query_map([], token_id)?.collect::<Result<_, _>>()?;
+        Ok(tokens)
     }
 
     /// Enters what is noted in files into the table of a backup.
@@ -168,17 +199,24 @@ impl RefusedPinRecords {
         Ok(self.note_of(token)?.is_some())
     }
 
-    /// What is noted of the token `former` is of the token `now`.
+    /// What is noted of the token `former` is of the token `now`. Waits for who is sending a PIN
+    /// to it.
     pub(crate) fn rename_note(&self, former: &TokenId, now: &TokenId) -> Result<(), RegistryError> {
         let (Some(folder), Some(note)) = (&self.locks, self.note_of(former)?) else {
             return Ok(());
         };
+        let file = pin_note::open(folder, now).map_err(|e| RegistryError::io(&e))?;
+        let turn = wait_for(&file, now, &Call::within(LONGEST_RENAMING));
+        turn.map_err(|error| RegistryError::Other {
+            reason: error.to_string(),
+        })?;
+        let other = self.note_of(now)?;
         let note = Note {
             token: now.clone(),
-            ..note
+            // They are of two PINs: what was left before both is not known.
+            tries: note.tries.filter(|_| other.is_none()),
         };
-        let renamed = pin_note::open(folder, now)
-            .and_then(|file| pin_note::begin(&file, folder, &note))
+        let renamed = pin_note::begin(&file, folder, &note, other.is_some())
             .and_then(|()| pin_note::forget(folder, former));
         renamed.map_err(|e| RegistryError::io(&e))
     }
@@ -326,6 +364,7 @@ impl RefusedPinRecords {
             records: self,
             token: token.clone(),
             is_noted: true,
+            stays_unsettled: false,
             lock,
         })
     }
@@ -366,6 +405,8 @@ struct Turn<'a> {
     token: TokenId,
     /// Whether it is written down that the PIN is being sent.
     is_noted: bool,
+    /// Whether it stays unknown what became of an earlier PIN, whatever becomes of this one.
+    stays_unsettled: bool,
     /// Locked until the turn ends, and by the system until the process does.
     lock: Option<Lock>,
 }
@@ -392,11 +433,56 @@ impl PinTurn for Turn<'_> {
         let token = self.token.clone();
         match self.records.unsettled(&token).map_err(failed)? {
             Some(before) if !nothing_was_lost(before, tries) => Err(Error::PinUnsettled { token }),
-            _ => self.begin_anyway(pin, tries),
+            earlier => self.begin_after(earlier, pin, tries),
         }
     }
 
     fn begin_anyway(&mut self, pin: &Pin, tries: TriesLeft) -> Result<(), Error> {
+        let earlier = self.records.unsettled(&self.token);
+        let earlier = earlier.map_err(|error| not_noted(&self.token, &error))?;
+        self.begin_after(earlier, pin, tries)
+    }
+
+    fn end(self: Box<Self>, pin: &Pin, verdict: PinVerdict) {
+        if let (false, Some(unnoted)) = (self.is_noted, &self.records.unnoted) {
+            if verdict == PinVerdict::Refused {
+                unnoted.note_refusal(&self.token);
+            }
+            return;
+        }
+        let done = match verdict {
+            // Of two PINs the last one cost nothing.
+            PinVerdict::NotJudged if self.stays_unsettled => {
+                return warn_unless(&self.token, verdict, self.note_sent(None, true));
+            }
+            PinVerdict::Accepted => self.records.forget_rows(&self.token),
+            PinVerdict::NotJudged => self.records.forget_sent_row(&self.token),
+            PinVerdict::Refused => self.note_refused(pin),
+        };
+        // Last, so that nothing is lost where the process ends in between.
+        let done = done.and_then(|()| self.note_answered());
+        warn_unless(&self.token, verdict, done);
+    }
+}
+
+fn warn_unless(token: &TokenId, verdict: PinVerdict, written: Result<(), RegistryError>) {
+    if let Err(error) = written {
+        tracing::warn!(
+            %token, ?verdict, %error,
+            "what became of a PIN could not be written down"
+        );
+    }
+}
+
+impl Turn<'_> {
+    /// Begins, where `earlier` is how many tries were left before a PIN whose answer is not
+    /// known, if there is one.
+    fn begin_after(
+        &mut self,
+        earlier: Option<Option<u8>>,
+        pin: &Pin,
+        tries: TriesLeft,
+    ) -> Result<(), Error> {
         let failed = |error: RegistryError| not_noted(&self.token, &error);
         let (records, token) = (self.records, self.token.clone());
         let mut made: Option<Hash> = None;
@@ -414,7 +500,9 @@ impl PinTurn for Turn<'_> {
             TriesLeft::Exactly(left) => Some(left),
             _ => None,
         };
-        let done = self.note_sent(before);
+        let stays_unsettled = earlier.is_some_and(|earlier| !nothing_was_lost(earlier, tries));
+        let done = self.note_sent(before, earlier.is_some());
+        self.stays_unsettled = stays_unsettled;
         match (done, &records.unnoted) {
             (Err(error), Some(unnoted)) if is_unwritable(&error) => {
                 self.is_noted = false;
@@ -424,32 +512,9 @@ impl PinTurn for Turn<'_> {
         }
     }
 
-    fn end(self: Box<Self>, pin: &Pin, verdict: PinVerdict) {
-        if let (false, Some(unnoted)) = (self.is_noted, &self.records.unnoted) {
-            if verdict == PinVerdict::Refused {
-                unnoted.note_refusal(&self.token);
-            }
-            return;
-        }
-        let done = match verdict {
-            PinVerdict::Accepted => self.records.forget_rows(&self.token),
-            PinVerdict::NotJudged => self.records.forget_sent_row(&self.token),
-            PinVerdict::Refused => self.note_refused(pin),
-        };
-        // Last, so that nothing is lost where the process ends in between.
-        let done = done.and_then(|()| self.note_answered());
-        if let Err(error) = done {
-            tracing::warn!(
-                token = %self.token, ?verdict, %error,
-                "what became of a PIN could not be written down"
-            );
-        }
-    }
-}
-
-impl Turn<'_> {
-    /// Notes on the disk that a PIN is being sent.
-    fn note_sent(&self, tries: Option<u8>) -> Result<(), RegistryError> {
+    /// Notes on the disk that a PIN is being sent. `was_open` is whether that is noted of an
+    /// earlier one.
+    fn note_sent(&self, tries: Option<u8>, was_open: bool) -> Result<(), RegistryError> {
         let (records, token) = (self.records, &self.token);
         if let Some(why) = &records.unwritable {
             return Err(why.clone());
@@ -461,7 +526,7 @@ impl Turn<'_> {
             return Err(RegistryError::ReadOnly);
         };
         let token = token.clone();
-        let noted = pin_note::begin(&lock.file, folder, &Note { token, tries });
+        let noted = pin_note::begin(&lock.file, folder, &Note { token, tries }, was_open);
         noted.map_err(|e| RegistryError::io(&e))
     }
 
@@ -640,6 +705,30 @@ mod tests {
         assert!(check_memory(1 << 20).is_ok());
         let refused = check_memory(u64::MAX / 4);
         assert!(matches!(refused, Err(RegistryError::Other { .. })));
+    }
+
+    #[test]
+    fn of_two_notes_of_a_token_that_was_renamed_no_number_of_tries_is_left() {
+        let home = tempfile::tempdir().unwrap();
+        let registry = crate::Registry::open(home.path()).unwrap();
+        let records = registry.refused_pins();
+        let [former, now] = ["former", "now"].map(|serial| TokenId {
+            kind: "k".into(),
+            manufacturer: "m".into(),
+            serial: serial.into(),
+        });
+        let send = |token: &TokenId, tries| {
+            let mut turn = records.turn(token, &Call::unlimited()).unwrap();
+            let pin = Pin::from("246802");
+            turn.begin(&pin, TriesLeft::Exactly(tries)).unwrap();
+        };
+        let tries = |token| records.note_of(token).unwrap().map(|note| note.tries);
+        send(&former, 2);
+        records.rename_note(&former, &now).unwrap();
+        assert_eq!((tries(&former), tries(&now)), (None, Some(Some(2))));
+        send(&former, 1);
+        records.rename_note(&former, &now).unwrap();
+        assert_eq!((tries(&former), tries(&now)), (None, Some(None)));
     }
 
     #[test]
