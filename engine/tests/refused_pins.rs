@@ -54,6 +54,14 @@ impl Vault {
         }))
     }
 
+    /// Under which name its PINs are remembered: other tokens may have the same ones.
+    fn holder(&self) -> TokenId {
+        TokenId {
+            kind: "holder".into(),
+            ..self.0.info.id.clone()
+        }
+    }
+
     fn tries(&self) -> u8 {
         self.0.tries.load(SeqCst)
     }
@@ -106,12 +114,13 @@ impl Driver for Vault {
         let (token, access) = (self.0.info.id.clone(), call.access());
         let pin: Pin = access.pins.pin(&token, "", call)?;
         let asked = refused::Asked {
+            token: &token,
             pin: &pin,
             pins: &*access.pins,
             label: "",
             call,
         };
-        let turn = refused::begin(&*access.refused_pins, &token, &asked, || {
+        let turn = refused::begin(&*access.refused_pins, &self.holder(), &asked, || {
             Ok(match self.0.tells.load(SeqCst) {
                 true => TriesLeft::Exactly(self.tries()),
                 false => TriesLeft::Unknown,
@@ -164,7 +173,8 @@ impl PinSource for Person {
         Ok(Pin::from(self.types))
     }
 
-    fn sends_unsettled(&self, _: &TokenId, _: &str, _: &Call) -> Result<bool, Error> {
+    fn sends_unsettled(&self, token: &TokenId, _: &str, _: &Call) -> Result<bool, Error> {
+        assert_eq!(token.kind, "vault");
         self.asked.fetch_add(1, SeqCst);
         Ok(self.says)
     }
@@ -196,7 +206,7 @@ async fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
     assert_eq!(on_record(home), [(2, false)]);
 
     let registry = Registry::open(home).unwrap();
-    registry.refused_pins().forget(&vault.0.info.id).unwrap();
+    registry.refused_pins().forget(&vault.holder()).unwrap();
     drop(registry);
     assert_eq!(on_record(home), []);
     let again = vault.open_with(home, "135791").await;
@@ -269,7 +279,7 @@ async fn where_no_answer_came_the_tries_decide_and_else_the_operator() {
         }
         assert_eq!(vault.came(), 1);
         let registry = Registry::open(home).unwrap();
-        registry.refused_pins().forget(&vault.0.info.id).unwrap();
+        registry.refused_pins().forget(&vault.holder()).unwrap();
         vault.open_with(home, PIN).await.unwrap();
     }
 }
@@ -361,7 +371,7 @@ async fn a_pin_that_an_earlier_version_noted_stays_refused_until_another_is_acce
         kind,
         manufacturer,
         serial,
-    } = &vault.0.info.id;
+    } = &vault.holder();
     db.execute(NOTED_BEFORE, [kind, manufacturer, serial])
         .unwrap();
     drop(db);
@@ -506,4 +516,53 @@ fn of_many_processes_with_the_same_wrong_pin_one_sends_it() {
     });
     assert_eq!((vault.tries(), vault.came()), (2, 1));
     assert_eq!(on_record(home.path()), [(1, false)]);
+}
+
+#[test]
+fn a_pin_whose_answer_is_not_known_stays_so_where_the_next_one_is_not_judged() {
+    let home = tempfile::tempdir().unwrap();
+    for registry in [
+        Registry::open(home.path()).unwrap(),
+        Registry::in_memory().unwrap(),
+    ] {
+        let (memory, token) = (registry.refused_pins(), Vault::new().holder());
+        let [first, next] = ["135791", "135792"].map(Pin::from);
+        let turn = || memory.turn(&token, &Call::unlimited()).unwrap();
+        turn().begin(&first, TriesLeft::Exactly(3)).unwrap();
+        let mut anyway = turn();
+        anyway.begin_anyway(&next, TriesLeft::Exactly(2)).unwrap();
+        anyway.end(&next, PinVerdict::NotJudged);
+        let again = turn().begin(&next, TriesLeft::Exactly(2));
+        assert!(
+            matches!(again, Err(Error::PinUnsettled { .. })),
+            "{again:?}"
+        );
+        // Where the token has all its tries, nothing was lost.
+        let mut settled = turn();
+        settled.begin(&next, TriesLeft::All).unwrap();
+        settled.end(&next, PinVerdict::NotJudged);
+        assert_eq!(memory.all().unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_note_that_was_damaged_is_shown_goes_into_a_backup_and_can_be_forgotten() {
+    let (vault, home) = stage();
+    let home = home.path();
+    vault.open_with(home, "135791").await.unwrap_err();
+    std::fs::write(pin_note(home), b"damaged").unwrap();
+    assert_eq!(on_record(home), [(1, true)]);
+
+    let restored = tempfile::tempdir().unwrap();
+    let backup = restored.path().join("backup");
+    let made = Registry::open(home).unwrap().backup().unwrap();
+    std::fs::write(&backup, made.file).unwrap();
+    Registry::restore(&restored.path().join("home"), &backup).unwrap();
+    assert_eq!(on_record(&restored.path().join("home")), [(1, true)]);
+
+    let registry = Registry::open(home).unwrap();
+    registry.refused_pins().forget(&vault.holder()).unwrap();
+    drop(registry);
+    assert_eq!(on_record(home), []);
+    vault.open_with(home, PIN).await.unwrap();
 }

@@ -95,8 +95,8 @@ impl Connection {
             }),
             begun => begun.map(drop),
         };
-        if let Err(Error::PinUnsettled { token }) = &done
-            && access.pins.sends_unsettled(token, "", call)?
+        if let Err(Error::PinUnsettled { .. }) = &done
+            && access.pins.sends_unsettled(self.id(), "", call)?
         {
             done = self.in_turn(call, &asking.answer(call), |session, pin| {
                 session.give_pin_anyway(pin, last_try)

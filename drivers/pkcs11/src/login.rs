@@ -137,6 +137,7 @@ fn login_with_pin(
         Ok(tries_left(quirks, &before))
     };
     let asked = refused::Asked {
+        token: id,
         pin: &pin,
         pins: how.pins,
         label: info.label(),

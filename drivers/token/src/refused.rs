@@ -88,6 +88,9 @@ pub enum PinVerdict {
 /// A PIN, and who was asked for it.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
+    /// The token that is being opened, as its PIN's source knows it. What was sent may be
+    /// remembered under the name of what holds the PIN.
+    pub token: &'a TokenId,
     /// The PIN.
     pub pin: &'a Pin,
     /// Where it comes from.
@@ -98,8 +101,8 @@ pub struct Asked<'a> {
     pub call: &'a Call,
 }
 
-/// Takes a turn with `token` and begins it. `tries` says in the turn how many tries are left,
-/// and refuses where the PIN must not be sent.
+/// Takes a turn with `holder`, under whose name PINs are remembered, and begins it. `tries` says
+/// in the turn how many tries are left, and refuses where the PIN must not be sent.
 ///
 /// Where it is not known what became of the last PIN, the source of this one is asked whether
 /// to send it; nobody else has to wait for the answer.
@@ -109,25 +112,25 @@ pub struct Asked<'a> {
 /// the PIN must not be sent.
 pub fn begin<'a>(
     memory: &'a dyn RefusedPins,
-    token: &TokenId,
+    holder: &TokenId,
     asked: &Asked<'_>,
     mut tries: impl FnMut() -> Result<TriesLeft, Error>,
 ) -> Result<Box<dyn PinTurn + 'a>, Error> {
-    let mut turn = memory.turn(token, asked.call)?;
+    let mut turn = memory.turn(holder, asked.call)?;
     match turn.begin(asked.pin, tries()?) {
         Ok(()) => return Ok(turn),
-        Err(Error::PinUnsettled { token }) => {
+        Err(unsettled @ Error::PinUnsettled { .. }) => {
             drop(turn);
-            if !asked
-                .pins
-                .sends_unsettled(&token, asked.label, asked.call)?
-            {
-                return Err(Error::PinUnsettled { token });
+            let Asked {
+                token, label, call, ..
+            } = *asked;
+            if !asked.pins.sends_unsettled(token, label, call)? {
+                return Err(unsettled);
             }
         }
         Err(other) => return Err(other),
     }
-    let mut turn = memory.turn(token, asked.call)?;
+    let mut turn = memory.turn(holder, asked.call)?;
     turn.begin_anyway(asked.pin, tries()?)?;
     Ok(turn)
 }
@@ -264,7 +267,8 @@ mod tests {
 
     impl PinTurn for UnsettledTurn<'_> {
         fn begin(&mut self, _: &Pin, _: TriesLeft) -> Result<(), Error> {
-            Err(Error::PinUnsettled { token: token("1") })
+            let token = token("holder");
+            Err(Error::PinUnsettled { token })
         }
 
         fn begin_anyway(&mut self, _: &Pin, _: TriesLeft) -> Result<(), Error> {
@@ -289,8 +293,8 @@ mod tests {
             Ok(Pin::from("246802"))
         }
 
-        fn sends_unsettled(&self, _: &TokenId, label: &str, _: &Call) -> Result<bool, Error> {
-            assert_eq!(label, "label");
+        fn sends_unsettled(&self, of: &TokenId, label: &str, _: &Call) -> Result<bool, Error> {
+            assert_eq!((of, label), (&token("1"), "label"));
             self.0.0.lock().unwrap().push("asked");
             Ok(self.1)
         }
@@ -302,13 +306,14 @@ mod tests {
         let begin = |pins: &dyn PinSource, memory: &Unsettled| {
             let label = "label";
             let asked = Asked {
+                token: &token("1"),
                 pin: &pin,
                 pins,
                 label,
                 call: &call,
             };
             let tries = || Ok(TriesLeft::Unknown);
-            begin(memory, &token("1"), &asked, tries).map(drop)
+            begin(memory, &token("holder"), &asked, tries).map(drop)
         };
         let happened = |yes: bool| {
             let memory = Unsettled(Mutex::default());
