@@ -202,7 +202,8 @@ impl KeyEngine {
             self.timed(call, |call| envelope::decrypt(&*decryptor, &data, call))
         } else {
             let open = move |key: &Routed, call: &Call| envelope::decrypt(key, &data, call);
-            self.apart(&bound, decryptor, call, open).await
+            let key = self.routed(&bound, decryptor, tokens, by.who);
+            apart(key, call, open).await
         };
         self.checked(&bound, result)
     }
@@ -234,28 +235,9 @@ impl KeyEngine {
             return Err(self.no_such_engine());
         };
         let unwrap = move |key: &Routed, call: &Call| stanzas.unwrap(key, call);
-        let result = self.apart(&bound, decryptor, call, unwrap).await;
+        let key = self.routed(&bound, decryptor, tokens, by.who);
+        let result = apart(key, call, unwrap).await;
         self.checked(&bound, result)
-    }
-
-    /// Lets the key work on a thread that may block.
-    async fn apart<T: Send + 'static>(
-        &self,
-        bound: &Bound,
-        decryptor: Arc<dyn Decryptor>,
-        call: &Call,
-        work: impl FnOnce(&Routed, &Call) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let routed = self.routed(bound, decryptor);
-        let (deadline, call) = (call.deadline(), bound.token.noting(call));
-        let done = tokio::task::spawn_blocking(move || work(&routed, &call));
-        let done = match deadline {
-            None => done.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), done)
-                .await
-                .unwrap_or(Ok(Err(Error::DeadlineExceeded))),
-        };
-        done.unwrap_or_else(|_| Err(Error::Cancelled))
     }
 
     async fn wait(
@@ -283,16 +265,26 @@ impl KeyEngine {
     ) -> Result<Arc<dyn Decryptor>, EngineError> {
         let bound = self.bound_in_time(tokens, by).await?;
         match bound.handle.clone() {
-            DeviceKey::Decryptor(decryptor) => Ok(Arc::new(self.routed(&bound, decryptor))),
+            DeviceKey::Decryptor(decryptor) => {
+                Ok(Arc::new(self.routed(&bound, decryptor, tokens, by.who)))
+            }
             DeviceKey::Signer(_) => Err(self.no_such_engine()),
         }
     }
 
-    fn routed(&self, bound: &Bound, decryptor: Arc<dyn Decryptor>) -> Routed {
+    fn routed(
+        &self,
+        bound: &Bound,
+        decryptor: Arc<dyn Decryptor>,
+        tokens: &Arc<Tokens>,
+        who: &EngineId,
+    ) -> Routed {
         Routed {
             decryptor,
             in_place: self.in_place(bound),
             token: Arc::clone(&bound.token),
+            tokens: Arc::clone(tokens),
+            who: who.clone(),
         }
     }
 
@@ -453,4 +445,21 @@ impl ToSign {
             },
         }
     }
+}
+
+/// Lets the key work on a thread that may block.
+async fn apart<T: Send + 'static>(
+    key: Routed,
+    call: &Call,
+    work: impl FnOnce(&Routed, &Call) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let (deadline, call) = (call.deadline(), key.token.noting(call));
+    let done = tokio::task::spawn_blocking(move || work(&key, &call));
+    let done = match deadline {
+        None => done.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), done)
+            .await
+            .unwrap_or(Ok(Err(Error::DeadlineExceeded))),
+    };
+    done.unwrap_or_else(|_| Err(Error::Cancelled))
 }

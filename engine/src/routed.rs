@@ -1,11 +1,15 @@
 //! A decryptor for callers that may block.
+//!
+//! It is kept as long as its caller likes, and the token may be opened by somebody else's PIN
+//! meanwhile. So whether the caller may use that login is looked at each time.
 
 use std::sync::Arc;
 
 use claviger_token::token::Secret;
 use claviger_token::{Call, Decryptor, Error, PublicKey, SlotId, Unwrap};
 
-use crate::tokens::OpenToken;
+use crate::EngineId;
+use crate::tokens::{OpenToken, Tokens};
 
 /// A decryptor whose device operations run where its token wants them.
 pub(crate) struct Routed {
@@ -13,6 +17,19 @@ pub(crate) struct Routed {
     /// Whether they run on the caller's thread.
     pub(crate) in_place: bool,
     pub(crate) token: Arc<OpenToken>,
+    pub(crate) tokens: Arc<Tokens>,
+    /// Who uses it.
+    pub(crate) who: EngineId,
+}
+
+impl Routed {
+    /// Refuses who must not use the login: to them the token wants a PIN.
+    fn check_login(&self) -> Result<(), Error> {
+        let checked = self.tokens.check_login(&self.token, &self.who);
+        checked.map_err(|_| Error::PinNeeded {
+            token: self.token.id().clone(),
+        })
+    }
 }
 
 impl Decryptor for Routed {
@@ -25,6 +42,7 @@ impl Decryptor for Routed {
     }
 
     fn confirm(&self, call: &Call) -> Result<(), Error> {
+        self.check_login()?;
         if self.in_place {
             return self.decryptor.confirm(call);
         }
@@ -34,6 +52,7 @@ impl Decryptor for Routed {
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
+        self.check_login()?;
         if self.in_place {
             return self.decryptor.unwrap(request, call);
         }

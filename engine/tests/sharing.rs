@@ -16,7 +16,7 @@ use claviger_engine::{
 use claviger_formats::envelope::{self, Sealed};
 use claviger_token::{
     About, Access, Call, Driver, Error, FixedPin, KeyUse, Listing, PinSource, SlotId, SlotInfo,
-    Token, TokenInfo,
+    Token, TokenInfo, Unwrap,
 };
 use common::safes::{PINS, Safes};
 use common::{call, id};
@@ -167,6 +167,29 @@ async fn a_policy_keeps_a_login_for_whose_pin_made_it() {
     assert_eq!(stage.safes.0[0].device.keys(), 4);
     sign(&node, "alice", &call()).await.unwrap();
     assert_eq!(stage.came(), [PINS[0]]);
+}
+
+#[tokio::test]
+async fn a_decryptor_that_was_handed_out_does_not_use_a_login_that_somebody_else_made_since() {
+    let stage = Stage::new().await;
+    let node = stage.node(FixedPin::new(PINS[0]), Private);
+    let opens = id("bob_decryptor_bob");
+    let key = node.decryptor(&id("bob"), &opens, &call()).await.unwrap();
+    let peer = key.public_key().clone();
+    let unwrap = || key.unwrap(Unwrap::Agree { peer: &peer }, &call()).map(drop);
+    key.confirm(&call()).unwrap();
+    unwrap().unwrap();
+    stage.safes.log_out();
+    let (carol, hers) = (id("carol"), with_pin());
+    let made = node.generate(&carol, stage.request(), &hers).await;
+    made.unwrap();
+    assert_eq!(stage.came(), [PINS[0]]);
+    for refused in [key.confirm(&call()), unwrap()] {
+        assert!(
+            matches!(refused, Err(Error::PinNeeded { .. })),
+            "{refused:?}"
+        );
+    }
 }
 
 #[tokio::test]
