@@ -323,7 +323,7 @@ impl Driver for PivDriver {
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let wanted = Backend::parse(backend)?;
         if let Some(connection) = self.open_at_once(&wanted, call)? {
-            return Ok(self.token(&connection, wanted.policies, backend)?);
+            return Ok(self.token(&connection, wanted.policies));
         }
         let visit = self.field.visit(call, |_, _| Ok(()));
         call.check()?;
@@ -340,8 +340,12 @@ impl Driver for PivDriver {
                 present: all.into_iter().chain(unreadable).collect(),
             });
         };
+        // Before the login: what fails after it leaves a card that is logged in.
+        if !has_policies(&wanted, &seen.identity) {
+            return Err(bad(backend, NO_POLICIES));
+        }
         let connection = self.connect(seen, call)?;
-        Ok(self.token(&connection, wanted.policies, backend)?)
+        Ok(self.token(&connection, wanted.policies))
     }
 }
 
@@ -387,7 +391,7 @@ impl PivDriver {
         };
         let place = |id: &TokenId| self.field.place(id);
         Connection::open_the_only_one(&self.field, reader, link, call, place, |identity| {
-            fits(wanted, identity)
+            fits(wanted, identity) && has_policies(wanted, identity)
         })
     }
 
@@ -414,22 +418,12 @@ impl PivDriver {
         Ok(connection)
     }
 
-    fn token(
-        &self,
-        connection: &Arc<Connection>,
-        policies: Policies,
-        backend: &str,
-    ) -> Result<Arc<PivToken>, Error> {
-        let make = connection.make();
-        if policies != Policies::default() && matches!(make, Make::Plain { .. }) {
-            let reason = "this card has no policies for PIN and touch";
-            return Err(bad(backend, reason));
-        }
+    fn token(&self, connection: &Arc<Connection>, policies: Policies) -> Arc<PivToken> {
         let tokens = Arc::clone(&lock(&self.field.place(&connection.identity.id)).tokens);
         let is_wanted = |token: &PivToken| {
             Arc::ptr_eq(&token.connection, connection) && token.policies == policies
         };
-        Ok(tokens.find_or_make(is_wanted, || {
+        tokens.find_or_make(is_wanted, || {
             Arc::new_cyclic(|me| PivToken {
                 me: me.clone(),
                 info: info(&connection.identity, &connection.make(), Vec::new()),
@@ -437,7 +431,7 @@ impl PivDriver {
                 connection: Arc::clone(connection),
                 policies,
             })
-        }))
+        })
     }
 }
 
@@ -477,6 +471,13 @@ fn fits(backend: &Backend, identity: &Identity) -> bool {
         .as_ref()
         .is_none_or(|serial| *serial == identity.id.serial)
 }
+
+/// Whether the card has what `backend` wants of the keys that are made.
+fn has_policies(backend: &Backend, identity: &Identity) -> bool {
+    backend.policies == Policies::default() || !matches!(identity.make, Make::Plain { .. })
+}
+
+const NO_POLICIES: &str = "this card has no policies for PIN and touch";
 
 /// Fails to compile where tokens and keys could not be shared by threads.
 #[allow(dead_code)]
