@@ -59,12 +59,24 @@ pub(crate) fn what_does_not_open_says_only_that(subject: &dyn Subject) -> Result
     Ok(())
 }
 
-/// A peer of each algorithm with which there is key agreement.
-fn sound_peers() -> [PublicKey; 2] {
+/// A sound public key of each algorithm in which a peer could be sent, whether there is key
+/// agreement with it or not: of the right length on the wrong curve, too.
+fn sound_peers() -> [PublicKey; 6] {
     let p256 = p256::SecretKey::from_slice(&[7; 32]).unwrap().public_key();
-    let p256 = PublicKey::from_bytes(Algorithm::P256, &p256.to_sec1_bytes());
-    let x25519 = PublicKey::from_bytes(Algorithm::X25519, &[9; 32]);
-    [p256.unwrap(), x25519.unwrap()]
+    let k256 = k256::SecretKey::from_slice(&[7; 32]).unwrap().public_key();
+    let p384 = p384::SecretKey::from_slice(&[7; 48]).unwrap().public_key();
+    let ed25519 = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+    // Odd, and as long as it has to be; nobody looks for its factors.
+    let modulus = [0xc5; 256];
+    [
+        PublicKey::from_bytes(Algorithm::P256, &p256.to_sec1_bytes()),
+        PublicKey::from_bytes(Algorithm::Secp256k1, &k256.to_sec1_bytes()),
+        PublicKey::from_bytes(Algorithm::P384, &p384.to_sec1_bytes()),
+        PublicKey::from_bytes(Algorithm::Ed25519, ed25519.as_bytes()),
+        PublicKey::from_bytes(Algorithm::X25519, &[9; 32]),
+        PublicKey::from_rsa(&modulus, &[1, 0, 1]),
+    ]
+    .map(Result::unwrap)
 }
 
 /// What no key opens with the right label, but for `good` itself.
