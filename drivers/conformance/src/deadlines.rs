@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use claviger_token::{Call, Error};
+use claviger_token::{Call, Error, KeyUse};
 
 use crate::bench::{Bench, OpenKey, refused};
 use crate::check::{Skip, Theme};
@@ -29,6 +29,10 @@ pub(crate) fn a_call_that_is_late_or_given_up_changes_nothing(
             bench.token.free_slots(&[spec], &[], call).map(drop),
             bench.generate(&free, spec, "", call).map(drop),
             bench.token.delete(&made.key, call).map(drop),
+            match spec.usage {
+                KeyUse::Sign => bench.token.signer(&made.key, call).map(drop),
+                KeyUse::Decrypt => bench.token.decryptor(&made.key, call).map(drop),
+            },
             handle.work(call),
         ]
     };

@@ -99,8 +99,9 @@ impl Driver for MemoryDriver {
         MemoryDriver::ABOUT
     }
 
-    fn look(&self, backend: &str, _: &Call) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
         check_backend(backend)?;
+        call.check()?;
         Ok(Listing {
             tokens: vec![self.token.info.clone()],
             unreadable: Vec::new(),
@@ -113,6 +114,7 @@ impl Driver for MemoryDriver {
     }
 
     fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        call.check()?;
         if token.id != self.token.info.id {
             return Err(Error::TokenUnavailable {
                 token: token.id.clone(),
@@ -122,8 +124,9 @@ impl Driver for MemoryDriver {
         self.token.slots(call)
     }
 
-    fn open(&self, backend: &str, _: &Call) -> Result<Arc<dyn Token>, Error> {
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         check_backend(backend)?;
+        call.check()?;
         Ok(self.token.clone())
     }
 }
@@ -319,11 +322,13 @@ impl Token for MemoryToken {
         Ok(self.remove(|found| !left.mark.is_empty() && *found.label() == left.mark))
     }
 
-    fn signer(&self, key: &KeyRef, _: &Call) -> Result<Arc<dyn Signer>, Error> {
+    fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error> {
+        call.check()?;
         Ok(self.handle(key, KeyUse::Sign)?)
     }
 
-    fn decryptor(&self, key: &KeyRef, _: &Call) -> Result<Arc<dyn Decryptor>, Error> {
+    fn decryptor(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Decryptor>, Error> {
+        call.check()?;
         Ok(self.handle(key, KeyUse::Decrypt)?)
     }
 }
