@@ -13,7 +13,7 @@ use claviger_token::{
 
 use crate::identity_management::Sought;
 use crate::inner::Inner;
-use crate::lifecycle::refusal;
+use crate::lifecycle::{check_free_name, refusal};
 use crate::registry::NewIdentity;
 use crate::settling::settle;
 use crate::tokens::{OpenToken, Opened};
@@ -36,6 +36,9 @@ pub(crate) fn adopt(
     call: &Call,
 ) -> Result<Engines, EngineError> {
     call.check()?;
+    // While the request waited somebody may have taken the name, or a key.
+    check_free_name(node, who)?;
+    check_owners(node, sought)?;
     if named_slot.is_some() && sought.fingerprints().len() > 1 {
         return Err(EngineError::OneSlotForTwoKeys {
             backend: backend.to_string(),
@@ -86,7 +89,8 @@ pub(crate) fn adopt(
     })
 }
 
-/// Refuses keys that belong to somebody: before a token is opened for them.
+/// Refuses keys that belong to somebody: before a token is opened for them, and again before it
+/// is asked for anything.
 ///
 /// # Errors
 /// [`EngineError::KeyHasOwner`].

@@ -41,7 +41,9 @@ use claviger_token::{
 use crate::identity_management::Generate;
 use crate::inner::Inner;
 use crate::lane::{NotDone, PATIENCE};
-use crate::registry::{Action, BeginError, Claim, Intent, NewIdentity, RegistryError, What};
+use crate::registry::{
+    Action, BeginError, Claim, Intent, NewIdentity, RegistryError, Released, What,
+};
 use crate::settling::{NotDestroyed, Settled, destroy_keys, name_keys, settle, undo};
 use crate::tokens::{OpenToken, Opened};
 use crate::trial::{Trial, prove};
@@ -65,6 +67,7 @@ pub(crate) fn generate(
         capabilities,
     } = wanted;
     call.check()?;
+    check_free_name(node, who)?;
     settle(node, &token, call)?;
     if named_slot.is_some() && specs.len() > 1 {
         return Err(EngineError::OneSlotForTwoKeys {
@@ -159,6 +162,17 @@ pub(crate) fn generate(
         commitment_engine: engine(KeyUse::Sign),
         decryption_engine: engine(KeyUse::Decrypt),
     })
+}
+
+/// Refuses a name that was taken while the request waited: before the token is asked for anything.
+///
+/// # Errors
+/// [`EngineError::IdentityExists`].
+pub(crate) fn check_free_name(node: &Inner, who: &EngineId) -> Result<(), EngineError> {
+    match node.registry.identity(who)? {
+        Some(_) => Err(EngineError::IdentityExists),
+        None => Ok(()),
+    }
 }
 
 /// Refuses to derive keys in a copy of a home: the other one may derive the same. An account
@@ -390,9 +404,7 @@ pub(crate) fn destroy(
             Ok(_) => {}
         }
     }
-    if node.registry.identity(identity)?.is_none() {
-        return Err(EngineError::IdentityDoesNotExist);
-    }
+    check_is_still(node, identity, info)?;
     call.check()?;
     let (intent, claim) = node
         .registry
@@ -432,6 +444,24 @@ pub(crate) fn destroy(
     }
 }
 
+/// Refuses to destroy what was made anew under the name since it was looked up as `seen`.
+fn check_is_still(
+    node: &Inner,
+    identity: &EngineId,
+    seen: &IdentityInfo,
+) -> Result<(), EngineError> {
+    let now = node.registry.identity(identity)?;
+    let now = now.ok_or(EngineError::IdentityDoesNotExist)?;
+    // The token may have another name by now; its keys are the same.
+    let now = now.keys.iter().map(|key| &key.public_key);
+    match now.eq(seen.keys.iter().map(|key| &key.public_key)) {
+        true => Ok(()),
+        false => Err(EngineError::InProgress {
+            identity: identity.clone(),
+        }),
+    }
+}
+
 /// What can be said of keys of which the token only says that they are not there.
 fn as_far_as_known(token: &OpenToken, mut keys: Vec<Deletion>) -> Vec<Deletion> {
     if token.token.info().derives {
@@ -446,10 +476,14 @@ pub(crate) fn release(
     identity: &EngineId,
     info: &IdentityInfo,
 ) -> Result<Vec<Deletion>, EngineError> {
-    if !node.registry.release(identity, info)? {
-        return Err(EngineError::InProgress {
-            identity: identity.clone(),
-        });
+    match node.registry.release(identity, info)? {
+        Released::Done => {}
+        Released::Gone => return Err(EngineError::IdentityDoesNotExist),
+        Released::Another => {
+            return Err(EngineError::InProgress {
+                identity: identity.clone(),
+            });
+        }
     }
     node.refresh_engines(info);
     Ok(Vec::new())
@@ -459,6 +493,8 @@ pub(crate) fn refusal(error: BeginError, who: &EngineId) -> EngineError {
     match error {
         BeginError::Exists => EngineError::IdentityExists,
         BeginError::IsContact => EngineError::NameIsContact,
+        BeginError::NotAvailable => EngineError::CapabilitiesNotAvailable,
+        BeginError::Deleted { owner } => EngineError::IdentityDeleted { identity: owner },
         BeginError::InProgress => EngineError::InProgress {
             identity: who.clone(),
         },

@@ -107,6 +107,16 @@ pub(crate) struct NewIdentity<'a> {
     pub(crate) derived: bool,
 }
 
+/// What came of removing an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Released {
+    Done,
+    /// Somebody else has removed it.
+    Gone,
+    /// It is another one by now.
+    Another,
+}
+
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
 /// A registry of this size, in bytes, or a smaller one is looked through when it is opened;
@@ -428,9 +438,19 @@ impl Registry {
         original: &EngineId,
     ) -> Result<(), BeginError> {
         self.write(|db| {
-            let Some((keys, _)) = identity(db, original)? else {
+            let Some((keys, now)) = identity(db, original)? else {
                 return Err(BeginError::InProgress);
             };
+            // It may have been made anew since it was looked up.
+            if !new.capabilities.subset_of(now.capabilities) {
+                return Err(BeginError::NotAvailable);
+            }
+            if let Some(key) = now.keys.into_iter().find(|key| key.deleted) {
+                return Err(BeginError::Deleted { owner: key.owner });
+            }
+            if now.backend != *new.backend {
+                return Err(BeginError::InProgress);
+            }
             let id = |usage| {
                 keys.iter()
                     .find(|k| k.info.usage == usage && new.capabilities.include(usage))
@@ -474,14 +494,15 @@ impl Registry {
     }
 
     /// Removes an entry that has no keys of its own to destroy, and was like this when it
-    /// was looked at. False: it is another one by now.
-    pub(crate) fn release(&self, who: &EngineId, seen: &IdentityInfo) -> Result<bool> {
-        self.write(|db| {
-            match identity(db, who)? {
-                Some((_, now)) if now != *seen => return Ok(false),
-                _ => remove_entry(db, who)?,
+    /// was looked at.
+    pub(crate) fn release(&self, who: &EngineId, seen: &IdentityInfo) -> Result<Released> {
+        self.write(|db| match identity(db, who)? {
+            None => Ok(Released::Gone),
+            Some((_, now)) if now != *seen => Ok(Released::Another),
+            Some(_) => {
+                remove_entry(db, who)?;
+                Ok(Released::Done)
             }
-            Ok(true)
         })
     }
 

@@ -12,7 +12,7 @@ use crate::key_engine::Request;
 use crate::opening::Wanted;
 use crate::standings::Awaited;
 use crate::token_state::is_absence;
-use crate::tokens::Tokens;
+use crate::tokens::{OpenToken, Tokens};
 
 /// How long a request waits at least before it is made again.
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
@@ -28,6 +28,11 @@ enum Looked {
         /// Whether something happened to the devices since.
         changed: bool,
     },
+}
+
+/// Whether it is `sought`, by its name or by one that earlier versions gave it.
+fn is_it(found: &OpenToken, sought: &TokenId) -> bool {
+    found.id() == sought || found.token.info().formerly.contains(sought)
 }
 
 impl Tokens {
@@ -88,7 +93,7 @@ impl Tokens {
                 let opened = tokens.open(Some(&who), wanted, &its_call);
                 drop(opening);
                 match opened {
-                    Ok((found, _)) if *found.id() == sought => {
+                    Ok((found, _)) if is_it(&found, &sought) => {
                         awaited.returns.fetch_add(1, Ordering::Release);
                         return Ok(Looked::Back);
                     }

@@ -89,6 +89,12 @@ pub(crate) enum BeginError {
     Exists,
     /// A contact has the name.
     IsContact,
+    /// The identity to be connected to does not have these capabilities any more.
+    NotAvailable,
+    /// A key of the identity to be connected to was deleted.
+    Deleted {
+        owner: EngineId,
+    },
     InProgress,
     /// The key belongs to an identity.
     HasOwner {

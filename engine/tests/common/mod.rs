@@ -42,6 +42,8 @@ struct State {
     trouble: Mutex<Option<Error>>,
     /// Whether signing waits for a touch.
     wants_touch: AtomicBool,
+    /// Whether somebody is to touch it now.
+    waits_for_touch: AtomicBool,
     /// Who opens it waits as long as this is so.
     silent: AtomicBool,
     /// How often somebody began to open it.
@@ -96,6 +98,17 @@ impl Device {
         device
     }
 
+    /// The same token, under the name that a later version gives it.
+    pub fn renamed(&self, serial: &str) -> Self {
+        let mut device = Device::new();
+        let state = Arc::get_mut(&mut device.0).unwrap();
+        state.inner = Arc::clone(&self.0.inner);
+        state.info = self.0.info.clone();
+        state.info.id.serial = serial.into();
+        state.info.formerly = vec![self.id()];
+        device
+    }
+
     pub fn paced(pace: Pace) -> Self {
         Device::with(pace, false)
     }
@@ -119,6 +132,7 @@ impl Device {
             named_slot: Mutex::default(),
             trouble: Mutex::default(),
             wants_touch: AtomicBool::new(false),
+            waits_for_touch: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             opened: AtomicU32::default(),
             shared: Mutex::default(),
@@ -215,6 +229,11 @@ impl Device {
     /// Signing waits for a touch from now on, or does no more: then it goes on.
     pub fn wants_touch(&self, wanted: bool) {
         self.0.wants_touch.store(wanted, SeqCst);
+    }
+
+    /// Whether it waits for a touch.
+    pub fn waits_for_touch(&self) -> bool {
+        self.0.waits_for_touch.load(SeqCst)
     }
 
     /// Who opens it has no answer from now on, or has again.
@@ -387,9 +406,11 @@ impl Signer for DeviceSigner {
         }
         if device.0.wants_touch.load(SeqCst) {
             call.tell(&Event::TouchNeeded { token: device.id() });
+            device.0.waits_for_touch.store(true, SeqCst);
             while device.0.wants_touch.load(SeqCst) {
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
+            device.0.waits_for_touch.store(false, SeqCst);
             call.tell(&Event::PersonDone { token: device.id() });
         }
         inner.sign(message, call)
