@@ -57,11 +57,22 @@ impl Node {
         request: RequestCommitment,
         call: &Call,
     ) -> Result<Commitment, EngineError> {
+        self.commit_as((who, who), engine, request, call).await
+    }
+
+    /// The same for `asker`, in the name of the identity `signer`.
+    pub(crate) async fn commit_as(
+        &self,
+        (asker, signer): (&EngineId, &EngineId),
+        engine: &EngineId,
+        request: RequestCommitment,
+        call: &Call,
+    ) -> Result<Commitment, EngineError> {
         let RequestCommitment { data, purpose } = request;
-        let found = self.usable(who, engine, Operation::Sign(&purpose), call);
+        let found = self.usable_as((asker, signer), engine, Operation::Sign(&purpose), call);
         let found = found.await?.ok_or_else(|| no_such(engine))?;
         let text = purpose.to_be_signed(data, &found.key.info.public_key)?;
-        self.sign(who, engine, found, text, call).await
+        self.sign(asker, engine, found, text, call).await
     }
 
     /// Signs a message that may be longer than memory: it is hashed as it is read, on this

@@ -113,7 +113,9 @@ impl Node {
             to: to.clone(),
             terms,
         };
-        let proof = self.sign_statement(by, &engine, &statement, call).await?;
+        let proof = self
+            .sign_statement((who, by), &engine, &statement, call)
+            .await?;
         let evidence = Evidence {
             from_identity: from,
             to_identity: to,
@@ -161,7 +163,9 @@ impl Node {
             let revocation = Revocation {
                 statement: piece.statement_id(),
                 by: signer,
-                proof: self.sign_statement(by, &engine, &statement, call).await?,
+                proof: self
+                    .sign_statement((who, by), &engine, &statement, call)
+                    .await?,
             };
             revocation.verify().map_err(reads_for::invalid)?;
             let registry = &self.0.registry;
@@ -211,9 +215,10 @@ impl Node {
             .ok_or(EngineError::CapabilitiesNotAvailable)
     }
 
+    /// Signs in the name of an identity; who asked for it uses its key and the token.
     async fn sign_statement(
         &self,
-        by: &EngineId,
+        asker_and_signer: (&EngineId, &EngineId),
         engine: &EngineId,
         statement: &Statement,
         call: &Call,
@@ -222,7 +227,8 @@ impl Node {
             data: statement.to_bytes(),
             purpose: Purpose::Evidence,
         };
-        self.commit_for(by, engine, request, call).await
+        self.commit_as(asker_and_signer, engine, request, call)
+            .await
     }
 
     /// Takes what is in a file of evidence: all of it, or nothing. Where a name stands for

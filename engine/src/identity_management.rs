@@ -109,10 +109,15 @@ pub(crate) fn connect(
         backend,
         capabilities,
     } = request;
-    let Some(available) = entry(&original)? else {
-        return adopt(who_asked, &original, backend, capabilities, policy);
-    };
+    // Who is denied does not learn what there is.
+    let found = entry(&original);
+    let keys = named_keys(&original).filter(|_| matches!(found, Ok(None)));
+    if let Some(fingerprints) = keys {
+        policy.check(who_asked, Access::Adopt)?;
+        return adopt(&fingerprints, backend, capabilities);
+    }
     policy.check(who_asked, Access::Connect(&original))?;
+    let available = found?.ok_or(EngineError::ExternalIdentityNotFound)?;
     if !capabilities.subset_of(available.capabilities) {
         return Err(EngineError::CapabilitiesNotAvailable);
     }
@@ -136,20 +141,19 @@ pub(crate) fn connect(
     Ok(Connect::Copy { original, info })
 }
 
+/// The keys that `original` names, if that is what it is.
+fn named_keys(original: &EngineId) -> Option<Vec<Fingerprint>> {
+    let named = original.name.split(',').map(str::parse);
+    let named = named.collect::<Result<_, _>>().ok();
+    named.filter(|_| original.node.is_none())
+}
+
 fn adopt(
-    who_asked: &EngineId,
-    original: &EngineId,
+    fingerprints: &[Fingerprint],
     backend: Backend,
     capabilities: Capabilities,
-    policy: &dyn Policy,
 ) -> Result<Connect, EngineError> {
-    let named: Result<Vec<Fingerprint>, _> = original.name.split(',').map(str::parse).collect();
-    let fingerprints = match named {
-        Ok(fingerprints) if original.node.is_none() => fingerprints,
-        _ => return Err(EngineError::ExternalIdentityNotFound),
-    };
-    policy.check(who_asked, Access::Adopt)?;
-    let keys = match (fingerprints.as_slice(), capabilities) {
+    let keys = match (fingerprints, capabilities) {
         ([one], Capabilities::Commit) => Sought::One(*one, KeyUse::Sign),
         ([one], Capabilities::Decrypt) => Sought::One(*one, KeyUse::Decrypt),
         ([one, other], Capabilities::CommitAndDecrypt) if one != other => {
@@ -169,8 +173,10 @@ pub(crate) fn delete(
     entry: impl Fn(&EngineId) -> Entry,
 ) -> Result<Delete, EngineError> {
     let identity = request.external_identity;
-    let info = entry(&identity)?.ok_or(EngineError::IdentityDoesNotExist)?;
+    // Who is denied does not learn what there is.
+    let found = entry(&identity);
     policy.check(who_asked, Access::Delete(&identity))?;
+    let info = found?.ok_or(EngineError::IdentityDoesNotExist)?;
     let own = info
         .keys
         .iter()

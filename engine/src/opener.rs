@@ -34,7 +34,8 @@ use claviger_formats::envelope::{Fit, Stanzas, UnwrappedKey};
 use claviger_token::{Call, Error, KeyUse, TokenId};
 
 use crate::key_engine::Request;
-use crate::policy::Operation;
+use crate::node::no_such;
+use crate::policy::{self, Operation};
 use crate::{EngineError, EngineId, Node};
 
 use self::candidates::{blocking, candidates};
@@ -125,6 +126,7 @@ impl Opener {
     /// `who`, and nobody else. Its token is meant by that, so it gets the PIN.
     ///
     /// # Errors
+    /// [`EngineError::NotAllowed`] where the policy does not let `asker` use its key;
     /// [`EngineError::IdentityDoesNotExist`], [`EngineError::CapabilitiesNotAvailable`] where
     /// it has no key that decrypts, [`Error::DecryptionFailed`] where the file is not for it.
     pub async fn only(
@@ -135,6 +137,13 @@ impl Opener {
     ) -> Result<Self, EngineError> {
         let wanted = who.clone();
         let info = blocking(node, move |node| node.registry().identity(&wanted)).await?;
+        // Who is denied does not learn what there is.
+        let key = info.as_ref().and_then(|info| info.key(KeyUse::Decrypt));
+        let access = policy::Access::Use {
+            identity: key.map_or(who, |key| &key.owner),
+            operation: Operation::Decrypt,
+        };
+        node.0.policy.check(asker, access)?;
         let info = info.ok_or(EngineError::IdentityDoesNotExist)?;
         let (Some(key), Some(engine)) = (info.key(KeyUse::Decrypt), &info.decryption_engine) else {
             return Err(EngineError::CapabilitiesNotAvailable);
@@ -398,12 +407,8 @@ impl Node {
         call: &Call,
     ) -> Result<Option<UnwrappedKey>, EngineError> {
         // An entry that is connected to an earlier key of this name opens nothing.
-        let found = self.find_engine(who, &engine.name, call).await?;
-        let found = found.filter(|found| found.usage() == KeyUse::Decrypt);
-        let found = found.ok_or_else(|| EngineError::NoSuchEngine {
-            engine: engine.clone(),
-        })?;
-        self.may_use(asker, &found, Operation::Decrypt)?;
+        let found = self.usable_as((asker, who), engine, Operation::Decrypt, call);
+        let found = found.await?.ok_or_else(|| no_such(engine))?;
         let by = Request { who: asker, call };
         let unwrapped = found.unwrap(&self.0.tokens, stanzas, by).await;
         self.0.note_move(&found);

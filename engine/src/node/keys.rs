@@ -61,6 +61,19 @@ impl Node {
         operation: Operation<'_>,
         call: &Call,
     ) -> Result<Option<Arc<KeyEngine>>, EngineError> {
+        self.usable_as((sender, sender), name, operation, call)
+            .await
+    }
+
+    /// The same for `asker`, who has it done for the identity `who`: the policy is asked for the
+    /// one, and the key must be the living one of the other.
+    pub(crate) async fn usable_as(
+        &self,
+        (asker, who): (&EngineId, &EngineId),
+        name: &EngineId,
+        operation: Operation<'_>,
+        call: &Call,
+    ) -> Result<Option<Arc<KeyEngine>>, EngineError> {
         if name.node.is_some() {
             return Ok(None);
         }
@@ -68,11 +81,13 @@ impl Node {
             Operation::Sign(_) => KeyUse::Sign,
             Operation::Decrypt => KeyUse::Decrypt,
         };
-        let found = self.find_engine(sender, &name.name, call).await?;
+        let found = self.find_engine(who, &name.name, call).await?;
         let Some(engine) = found.filter(|engine| engine.usage() == usage) else {
             return Ok(None);
         };
-        self.may_use(sender, &engine, operation)?;
+        // Who is denied does not learn that it was deleted.
+        self.may_use(asker, &engine, operation)?;
+        engine.check_alive(who)?;
         Ok(Some(engine))
     }
 
@@ -115,7 +130,11 @@ impl Node {
         }
         // Another process may have deleted the identity, or made it anew since.
         write(&self.0.engines).remove(name);
-        match self.find_engine(sender, name, call).await? {
+        let now = self.find_engine(sender, name, call).await?;
+        if let Some(now) = &now {
+            now.check_alive(sender)?;
+        }
+        match now {
             Some(now) if now.key.id != engine.key.id => work.run(&now, &self.0.tokens, by).await,
             Some(_) => {
                 if is_missing {
@@ -186,7 +205,6 @@ impl Node {
         }
         let engine = Arc::new(KeyEngine::new(key, stale));
         write(&self.0.engines).insert(name.clone(), Arc::clone(&engine));
-        engine.check_alive(sender)?;
         Ok(Some(engine))
     }
 }
