@@ -2,8 +2,9 @@
 //!
 //! A request is decided on first; then its token is opened, apart from everything else; then it
 //! takes its turns at its identity and its token, and only then anything is done. Each step ends
-//! at the request's deadline, up to what the token has begun. [`lifecycle`](crate::lifecycle)
-//! says why the order is that of the specification.
+//! at the request's deadline, up to what the token has begun. While a request waits for its turns
+//! others go on, so what it was let in for is looked at again at its turn.
+//! [`lifecycle`](crate::lifecycle) says why the order is that of the specification.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ impl Node {
         let turns = self.turns(who, opened.0.id(), call).await?;
         let (who, call) = (who.clone(), call.clone());
         self.carried(turns, move |node| {
+            node.tokens.check_login(&opened.0, &who)?;
             lifecycle::generate(node, &who, opened, &wanted, &call)
         })
         .await
@@ -88,6 +90,7 @@ impl Node {
         let turns = self.turns(who, opened.0.id(), call).await?;
         let (who, call) = (who.clone(), call.clone());
         self.carried(turns, move |node| {
+            node.tokens.check_login(&opened.0, &who)?;
             adopt(node, &who, opened, (&backend, &keys), &call)
         })
         .await
@@ -131,8 +134,9 @@ impl Node {
         };
         let (token, _) = self.0.open(Some(who), wanted, call).await?;
         let turns = self.turns(&identity, token.id(), call).await?;
-        let call = call.clone();
+        let (who, call) = (who.clone(), call.clone());
         self.carried(turns, move |node| {
+            node.tokens.check_login(&token, &who)?;
             lifecycle::destroy(node, &identity, &info, (token, &backend), &call)
         })
         .await
