@@ -272,7 +272,7 @@ struct Message {
     sha384: Option<Vec<u8>>,
     sha512: Option<Vec<u8>>,
     eip191: Option<Vec<u8>>,
-    /// All of it, where a scheme signs no digest.
+    /// All of it, where a scheme signs no digest, or one that is not made here.
     whole: Option<Vec<u8>>,
     is_too_long_for_eip191: bool,
 }
@@ -285,7 +285,7 @@ impl Message {
     ) -> io::Result<Result<Self, CannotJudge>> {
         use SignatureScheme as Scheme;
         let any = |wanted: &[Scheme]| schemes.iter().any(|scheme| wanted.contains(scheme));
-        if any(&[Scheme::Ed25519, Scheme::Bls12381G2Basic]) {
+        if !schemes.iter().copied().all(is_hashed_here) {
             let mut whole = Vec::new();
             message.read_to_end(&mut whole)?;
             return Ok(Ok(Message {
@@ -336,11 +336,26 @@ impl Message {
             SignatureScheme::EcdsaP384Sha384 => &self.sha384,
             SignatureScheme::RsaPkcs1Sha512 => &self.sha512,
             SignatureScheme::Eip191Secp256k1 => &self.eip191,
+            // Not hashed here: then there is the whole message, and this is not reached.
             _ => &None,
         };
         let digest = digest.as_ref();
         digest.is_some_and(|digest| key.verify_digest(digest, signature).is_ok())
     }
+}
+
+/// Whether the digest that the scheme signs is made here while the message is read. For all
+/// other schemes, ones that come later too, the message is taken as a whole.
+fn is_hashed_here(scheme: SignatureScheme) -> bool {
+    matches!(
+        scheme,
+        SignatureScheme::EcdsaP256Sha256
+            | SignatureScheme::EcdsaP384Sha384
+            | SignatureScheme::EcdsaSecp256k1Sha256
+            | SignatureScheme::Eip191Secp256k1
+            | SignatureScheme::RsaPkcs1Sha256
+            | SignatureScheme::RsaPkcs1Sha512
+    )
 }
 
 fn feed<D: Digest>(hash: &mut Option<D>, part: &[u8]) {
@@ -403,6 +418,7 @@ pub fn digest_of(scheme: SignatureScheme, message: impl Read) -> io::Result<Opti
         | SignatureScheme::RsaPkcs1Sha256 => hashed::<Sha256>(message)?,
         SignatureScheme::EcdsaP384Sha384 => hashed::<Sha384>(message)?,
         SignatureScheme::RsaPkcs1Sha512 => hashed::<Sha512>(message)?,
+        // No digest, or none that can be begun here: the message itself signs in every scheme.
         _ => return Ok(None),
     }))
 }
@@ -494,6 +510,23 @@ mod tests {
         }
         let unknown = Verdict::CannotJudge(CannotJudge::LengthUnknown);
         assert_eq!(judge(&key, &[1; 64], &long, false), unknown);
+    }
+
+    #[test]
+    fn every_scheme_that_signs_a_digest_is_hashed_while_the_message_is_read() {
+        for algorithm in Algorithm::ALL {
+            for scheme in SignatureScheme::all_of(algorithm) {
+                let is_digest = scheme.digest_length().is_some();
+                assert_eq!(is_hashed_here(scheme), is_digest, "{scheme}");
+                let begins_with_length = scheme == SignatureScheme::Eip191Secp256k1;
+                let digest = scheme.digest(b"hello").filter(|_| !begins_with_length);
+                assert_eq!(
+                    digest_of(scheme, &b"hello"[..]).unwrap(),
+                    digest,
+                    "{scheme}"
+                );
+            }
+        }
     }
 
     #[test]
