@@ -160,7 +160,9 @@ impl Node {
         }
     }
 
-    /// The engine called `name`, alive for `sender`.
+    /// The engine called `name`. Where the one that is known is not
+    /// [alive](KeyEngine::check_alive) for `sender`, what the registry says now; that may not be
+    /// alive either.
     pub(crate) async fn find_engine(
         &self,
         sender: &EngineId,
