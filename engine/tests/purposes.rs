@@ -416,7 +416,7 @@ async fn the_policy_is_asked_for_each_use_with_identity_operation_and_purpose() 
     assert!(matches!(granted, Err(EngineError::NotAllowed { .. })));
     let asked = policy.0.lock().unwrap().join(", ");
     let expected = "bob alice raw, bob alice raw, bob alice prehash, bob alice node, \
-                    bob alice decrypt, bob alice decrypt, alice alice evidence";
+                    bob alice decrypt, bob alice decrypt, program alice evidence";
     assert_eq!(asked, expected);
 }
 
