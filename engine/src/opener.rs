@@ -17,7 +17,8 @@
 //! ```
 //! use claviger_engine::opener::{NotOpened, Opened, Opener};
 //! use claviger_engine::{EngineId, Node};
-//! use claviger_token::{Call, envelope::Sealed};
+//! use claviger_formats::envelope::Sealed;
+//! use claviger_token::Call;
 //!
 //! async fn open(node: &Node, file: &Sealed<&[u8]>) -> Result<Opened, NotOpened> {
 //!     let call = Call::unlimited();

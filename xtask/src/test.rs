@@ -80,7 +80,7 @@ fn commands(nextest: bool, quick: bool, args: &[OsString]) -> Vec<Command> {
     // nextest's arguments.
     if nextest && args.is_empty() {
         let mut examples = process::cargo();
-        examples.args(["test", "--doc", "--workspace"]);
+        examples.args(["test", "--doc", "--workspace", "--no-fail-fast"]);
         commands.push(examples);
     }
     commands
@@ -111,7 +111,7 @@ mod tests {
             shown(true, &[]),
             [
                 "cargo nextest run --workspace --no-fail-fast",
-                "cargo test --doc --workspace"
+                "cargo test --doc --workspace --no-fail-fast"
             ]
         );
         assert_eq!(shown(false, &[]), ["cargo test --workspace --no-fail-fast"]);
