@@ -147,13 +147,15 @@ async fn who_waited_for_a_turn_does_not_use_a_login_that_was_made_meanwhile() {
         device.wants_touch(true);
         let (first, call) = (id(&format!("first-{what}")), call());
         let first = node.generate(&first, stage.request(), &call);
+        let (goes_on, go_on) = tokio::sync::oneshot::channel();
         let waiting = async {
-            until(|| device.waits_for_touch()).await;
+            go_on.await.unwrap();
             manage(&node, what, &stage, &key).await
         };
         let others = async {
             until(|| device.waits_for_touch()).await;
             let opened = device.opened();
+            goes_on.send(()).unwrap();
             until(|| device.opened() > opened).await;
             stage.safes.log_out();
             let engine = id("alice_decryptor_alice");

@@ -19,9 +19,9 @@ use claviger_engine::{
 };
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    About, Call, Decryptor, Deletion, Driver, Error, Event, GeneratedKey, KeyRef, KeySpec, Listing,
-    NewKey, Pace, Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo, Token,
-    TokenId, TokenInfo, Unfinished, Unwrap,
+    About, Call, Decryptor, Deletion, Detail, Driver, Error, Event, GeneratedKey, KeyRef, KeySpec,
+    Listed, Listing, NewKey, Pace, Protection, PublicKey, Secret, Signature, Signer, SlotId,
+    SlotInfo, Token, TokenId, TokenInfo, Unfinished, Unwrap,
 };
 
 /// A token like a device: it outlives the node, protects its keys, and can fail.
@@ -350,17 +350,14 @@ impl Driver for Device {
         About::new("device", "a device of this test")
     }
 
-    fn look(&self, _: &str, _: &Call) -> Result<Listing, Error> {
-        let tokens = self.check().map(|()| vec![self.0.info.clone()]);
-        Ok(Listing {
-            tokens: tokens.unwrap_or_default(),
-            unreadable: Vec::new(),
-        })
-    }
-
-    fn slots(&self, _: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        self.in_order()?;
-        Token::slots(self, call)
+    fn look(&self, _: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
+        let there = self.check().ok().map(|()| {
+            Listed::with_slots(self.0.info.clone(), detail, |_| {
+                self.in_order()?;
+                self.slots(call)
+            })
+        });
+        Ok(Listing::new(there, []))
     }
 
     fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
@@ -370,7 +367,7 @@ impl Driver for Device {
     fn open(&self, backend: &str, _: &Call) -> Result<Arc<dyn Token>, Error> {
         self.0.opened.fetch_add(1, SeqCst);
         while self.0.silent.load(SeqCst) {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         if self.check().is_err() || backend != self.0.info.backend {
             return Err(Error::NoToken {
@@ -407,8 +404,11 @@ impl Signer for DeviceSigner {
         if device.0.wants_touch.load(SeqCst) {
             call.tell(&Event::TouchNeeded { token: device.id() });
             device.0.waits_for_touch.store(true, SeqCst);
+            let asked = std::time::Instant::now();
             while device.0.wants_touch.load(SeqCst) {
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                // A test that failed meanwhile must end.
+                assert!(asked.elapsed() < Duration::from_secs(120), "no touch");
+                std::thread::sleep(Duration::from_millis(5));
             }
             device.0.waits_for_touch.store(false, SeqCst);
             call.tell(&Event::PersonDone { token: device.id() });
