@@ -10,11 +10,11 @@ use claviger_token::PublicKey;
 
 use crate::failure::Failure;
 
-/// The key that made `signature`, or says so, if `name` may sign with it: now, and in the
-/// signature's namespace. `None` where `name` has keys in the list, and this is none of them.
+/// The key that `signature` names, if `name` may sign with it now and in its namespace. `None` if
+/// `name` has keys in the list and this is not one of them.
 ///
 /// # Errors
-/// Where `name` is not in the list, or may not sign like this.
+/// If `name` is not in the list, or may not sign like this.
 pub(crate) fn find(
     list: &[u8],
     name: &str,
@@ -74,7 +74,7 @@ fn find_at(
 
 struct Line {
     principals: String,
-    /// The key is one of an authority, which certifies the keys that sign.
+    /// Whether the key belongs to an authority, which certifies the signing keys.
     is_authority: bool,
     namespaces: Option<String>,
     valid_after: Option<DateTime<Utc>>,
@@ -141,7 +141,7 @@ fn is_kind(word: &str) -> bool {
         .any(|begin| word.starts_with(begin))
 }
 
-/// The words of a line: what is in quotes is not cut.
+/// The words of a line; quoted text is one word.
 pub(crate) fn fields(text: &str) -> Vec<String> {
     let words = split(&text.replace('\t', " "), ' ');
     words.into_iter().filter(|word| !word.is_empty()).collect()
@@ -188,8 +188,8 @@ fn time(text: &str) -> Option<DateTime<Utc>> {
     }
 }
 
-/// Whether a list of patterns fits (ssh_config(5), "PATTERNS"): one does, and none that is
-/// negated.
+/// Whether a list of patterns matches (ssh_config(5), "PATTERNS"): one matches, and no negated one
+/// does.
 fn matches_list(patterns: &str, text: &str) -> bool {
     let fits = |pattern: &str| matches(pattern.as_bytes(), text.as_bytes());
     let mut any = false;
@@ -203,7 +203,7 @@ fn matches_list(patterns: &str, text: &str) -> bool {
     any
 }
 
-/// Whether a pattern fits, in which `*` stands for any bytes and `?` for one.
+/// Whether a pattern matches, in which `*` stands for any bytes and `?` for one.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     // Where the last star was, and how much it stands for so far.

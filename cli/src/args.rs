@@ -1,13 +1,12 @@
 //! The command line.
 
-use std::ffi::OsString;
 use std::mem::take;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{FromArgMatches, Parser, Subcommand, ValueEnum, value_parser};
+use clap::{Parser, Subcommand, ValueEnum, value_parser};
 use claviger_engine::evidence::now;
 use claviger_engine::{Capabilities, IdParams};
 use claviger_formats::sshsig::FILE_NAMESPACE;
@@ -36,32 +35,12 @@ pub(crate) struct Args {
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub(crate) json: bool,
 
-    /// Those before the command; [`Args::read`] adds those behind it.
+    /// Options before the command; `command_line::read` adds those after it.
     #[command(flatten)]
     pub(crate) access: TokenOptions,
 
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-impl Args {
-    /// Parses this process's command line.
-    pub(crate) fn read() -> Result<Self, clap::Error> {
-        Args::of(std::env::args_os())
-    }
-
-    fn of<W: Into<OsString> + Clone>(
-        words: impl IntoIterator<Item = W>,
-    ) -> Result<Self, clap::Error> {
-        let mut definition = help::definition();
-        let matches = definition.try_get_matches_from_mut(words)?;
-        let mut args =
-            Args::from_arg_matches(&matches).map_err(|error| error.format(&mut definition))?;
-        if let Some(closer) = args.command.access() {
-            args.access.take(closer);
-        }
-        Ok(args)
-    }
 }
 
 #[derive(Subcommand)]
@@ -205,10 +184,10 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Decrypt what was encrypted to an identity
+    /// Decrypt a file that was encrypted to an identity
     ///
-    /// A file (-o) is written whole or not at all. Standard output receives authentic data as it
-    /// is decrypted; only exit code 0 says that it is complete.
+    /// A file (-o) is written completely or not at all. Standard output receives authentic data as
+    /// it is decrypted; only exit code 0 says that it is complete.
     #[command(override_usage = "claviger decrypt [OPTIONS] [NAME] [FILE]", after_long_help = help::DECRYPT)]
     Decrypt {
         /// The identity [default: any that can open the file], and the file to decrypt
@@ -261,25 +240,25 @@ pub(crate) enum Command {
         /// Look for accounts on this Ledger
         #[arg(long, default_value = "ledger:", requires = "find_accounts")]
         backend: String,
-        /// Resolve abandoned intents in this home, though it is a copy or was restored
+        /// Resolve abandoned intents in this home, even if it is a copy or was restored
         ///
-        /// Only do so if no other copy of it is in use: what the other has finished since could
-        /// be undone here.
+        /// Use this only if no other copy is in use: work that the other copy has completed since
+        /// could be undone.
         #[arg(long, conflicts_with = "forget_refused_pin")]
         this_is_the_home: bool,
         #[command(flatten)]
         access: TokenOptions,
     },
-    /// Write all identities, contacts and evidence to a file, while others may use them
+    /// Back up all identities, contacts and evidence to a file, while others may use them
     #[command(after_long_help = help::BACKUP)]
     Backup {
-        /// The file, which is written whole or not at all; - is standard output
+        /// The file, which is written completely or not at all; - is standard output
         file: PathBuf,
     },
-    /// Put a backup in the place of the registry
+    /// Replace the registry with a backup
     #[command(after_long_help = help::RESTORE)]
     Restore {
-        /// What `claviger backup` wrote
+        /// The backup
         file: PathBuf,
     },
     /// Show the configuration: defaults for what the command line leaves open
@@ -288,7 +267,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// Write what a shell needs to complete this command's words
+    /// Print a completion script for a shell
     #[command(after_long_help = help::COMPLETIONS)]
     Completions {
         /// The shell
@@ -302,17 +281,17 @@ pub(crate) enum Command {
     },
 }
 
-/// What is done with the configuration.
+/// A command on the configuration.
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Show what is set, and where each value comes from
+    /// Show each setting, and where its value comes from
     Show,
 }
 
-/// What is done with contacts.
+/// A command on contacts.
 #[derive(Subcommand)]
 pub(crate) enum ContactCommand {
-    /// Enter somebody else's public keys under a name
+    /// Add somebody else's public keys under a name
     Add {
         /// The name of the contact
         name: String,
@@ -325,26 +304,26 @@ pub(crate) enum ContactCommand {
     },
     /// List the contacts
     List,
-    /// Give a contact another name
+    /// Rename a contact
     Rename {
         /// The contact
         old: String,
         /// The new name
         new: String,
     },
-    /// Forget a contact
+    /// Remove a contact
     Remove {
         /// The contact
         name: String,
     },
 }
 
-/// What is done with evidence.
+/// A command on evidence.
 #[derive(Subcommand)]
 pub(crate) enum ReadsForCommand {
-    /// Let another read what is encrypted to an identity, signed by the identity
+    /// Grant another to decrypt what is encrypted to an identity, signed by that identity
     Grant {
-        /// Who is to read: an identity or a contact
+        /// The reader: an identity or a contact
         reader: String,
         /// Let READER read for this identity, which signs the grant
         #[arg(long, value_name = "IDENTITY")]
@@ -356,12 +335,12 @@ pub(crate) enum ReadsForCommand {
         #[command(flatten)]
         access: TokenOptions,
     },
-    /// Revoke what an identity granted, signed by the identity
+    /// Revoke a grant of an identity, signed by that identity
     ///
-    /// What was encrypted before stays readable. Another machine relies on the grant until it
-    /// imports the revocation: export and import the evidence.
+    /// Files that were encrypted before stay readable. Other machines rely on the grant until they
+    /// import the revocation: export and import the evidence.
     Revoke {
-        /// Who is to read no more
+        /// The reader
         reader: String,
         /// Revoke the grant of this identity, which signs the revocation
         #[arg(long, visible_alias = "for", value_name = "IDENTITY")]
@@ -376,9 +355,9 @@ pub(crate) enum ReadsForCommand {
     },
     /// Check whether one provably reads for another: exit code 0 if so, else 1
     Check {
-        /// Who would read
+        /// The reader
         reader: String,
-        /// For whom
+        /// The identity that it would read for
         identity: String,
     },
     /// Write all evidence to a file, for another machine
@@ -386,7 +365,7 @@ pub(crate) enum ReadsForCommand {
         /// The file; - is standard output
         file: PathBuf,
     },
-    /// Take the evidence in a file, if all of it verifies
+    /// Import the evidence in a file, if all of it verifies
     Import {
         /// The file; - is standard input
         file: PathBuf,
@@ -394,8 +373,8 @@ pub(crate) enum ReadsForCommand {
 }
 
 impl Command {
-    /// Takes out the options of tokens that stand behind the command, if it is one that has any.
-    fn access(&mut self) -> Option<TokenOptions> {
+    /// Takes out the token options after the command, if it has any.
+    pub(crate) fn access(&mut self) -> Option<TokenOptions> {
         match self {
             Command::Tokens { limit, .. } => Some(take(limit).into()),
             Command::Generate { access, .. }
@@ -418,7 +397,7 @@ impl Command {
     }
 }
 
-/// The cryptosystem where nobody says another.
+/// The default cryptosystem.
 pub(crate) const DEFAULT_PARAMS: IdParams = IdParams::P256;
 
 /// The form of a signature.
@@ -447,7 +426,7 @@ fn params() -> impl TypedValueParser<Value = IdParams> {
     PossibleValuesParser::new(IdParams::ALL.map(IdParams::name)).try_map(|name| name.parse())
 }
 
-/// A date or a time (RFC 3339) that is to come, in seconds since the beginning of 1970.
+/// A future date or time (RFC 3339), in seconds since the beginning of 1970.
 fn moment(text: &str) -> Result<u64, &'static str> {
     const FORM: &str = "not a date such as 2027-01-31, nor a time such as 2027-01-31T12:00:00Z";
     let is_date = text.len() == 10;
@@ -472,59 +451,6 @@ fn moment(text: &str) -> Result<u64, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_definition_is_consistent() {
-        help::definition().debug_assert();
-    }
-
-    #[test]
-    fn options_of_tokens_stand_before_or_behind_the_command_that_uses_them() {
-        let commands = [
-            "sign alice",
-            "decrypt",
-            "delete alice",
-            "doctor",
-            "generate alice --backend x",
-            "connect alice --to bob",
-            "reads-for grant a --by b",
-            "reads-for revoke a --by b",
-        ];
-        let options = "--pin-source env:PIN --pin-verbatim --management-key env:KEY \
-                       --factory-defaults --last-try --any-pin-length --no-pin-ledger --timeout 5";
-        let given = |line: String| {
-            let args = Args::of(line.split_whitespace());
-            format!(
-                "{:?}",
-                args.unwrap_or_else(|e| panic!("{line}: {e}")).access
-            )
-        };
-        let all = given(format!("claviger {options} identities"));
-        assert!(!all.contains("None") && !all.contains("false"), "{all}");
-        for command in commands {
-            for line in [
-                format!("claviger {options} {command}"),
-                format!("claviger {command} {options}"),
-            ] {
-                assert_eq!(given(line.clone()), all, "{line}");
-            }
-        }
-        let between = "claviger reads-for --pin-source env:PIN grant a --by b --timeout 5";
-        let args = Args::of(between.split_whitespace()).unwrap().access;
-        assert_eq!(args.pin_source, Some("env:PIN".into()));
-        assert!(args.limit.timeout.is_some());
-        let watched = "claviger tokens --watch --timeout 5";
-        let args = Args::of(watched.split_whitespace()).unwrap().access;
-        assert!(args.limit.timeout.is_some());
-    }
-
-    #[test]
-    fn of_two_values_that_behind_the_command_wins() {
-        let line = "claviger --pin-source env:A --timeout 1 sign alice --pin-source env:B";
-        let args = Args::of(line.split_whitespace()).unwrap().access;
-        assert_eq!(args.pin_source, Some("env:B".into()));
-        assert!(args.limit.timeout.is_some());
-    }
 
     #[test]
     fn global_options_stand_before_or_behind_the_command() {

@@ -18,17 +18,17 @@ use crate::{home, pins};
 /// The most bytes that the file may have.
 const LONGEST: u64 = 64 * 1024;
 
-/// The file, and what it says.
+/// The file and its content.
 #[derive(Debug, Default)]
 pub(crate) struct Config {
-    /// Where it is or would be; `None` where there is no place for one.
+    /// Its path; `None` if there is no place for one.
     pub(crate) path: Option<PathBuf>,
-    /// Whether it is there.
+    /// Whether it exists.
     pub(crate) is_there: bool,
     pub(crate) settings: Settings,
 }
 
-/// What can stand in the file.
+/// The settings in the file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) home: Option<PathBuf>,
@@ -40,7 +40,7 @@ pub(crate) struct Settings {
     pub(crate) backends: BTreeMap<String, String>,
 }
 
-/// A setting as `config show` has it.
+/// A setting, as `config show` prints it.
 #[derive(Serialize)]
 pub(crate) struct Setting {
     pub(crate) name: String,
@@ -105,7 +105,8 @@ impl Config {
         })
     }
 
-    /// Fills in what the command line leaves open, and writes backends out.
+    /// Fills in defaults for what the command line leaves open, and expands short names of
+    /// backends.
     pub(crate) fn apply(&self, args: &mut Args) {
         let settings = &self.settings;
         if args.home.is_none() && !is_set("CLAVIGER_HOME") {
@@ -140,7 +141,7 @@ impl Config {
         }
     }
 
-    /// What is set, and where it comes from.
+    /// Each setting, and where its value comes from.
     pub(crate) fn shown(&self, args: &Args) -> Vec<Setting> {
         let Settings {
             home,
@@ -233,13 +234,13 @@ fn fill(option: &mut Option<OsString>, setting: Option<&String>) {
     }
 }
 
-/// Whether the variable is there, and not empty.
+/// Whether the variable is set and not empty.
 pub(crate) fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-/// Where the file is: `CLAVIGER_CONFIG`, else in the user's folder of configurations (XDG
-/// Base Directory Specification 0.8). An empty `CLAVIGER_CONFIG` is none.
+/// The path of the file: `CLAVIGER_CONFIG`, or else in the user's configuration folder (XDG Base
+/// Directory Specification 0.8). An empty `CLAVIGER_CONFIG` means none.
 fn path(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     if let Some(named) = variable("CLAVIGER_CONFIG") {
         return Some(PathBuf::from(named)).filter(|path| !path.as_os_str().is_empty());
@@ -255,11 +256,11 @@ fn path(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 /// Why a file was not read.
 enum Unread {
     Io(io::Error),
-    /// Somebody else has a hand in it.
+    /// Somebody else owns it or can write to it.
     Others(String),
 }
 
-/// The text of the file; `None` where there is none.
+/// The text of the file; `None` if there is none.
 fn read(path: &Path) -> Result<Option<String>, Unread> {
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
@@ -285,7 +286,8 @@ fn read(path: &Path) -> Result<Option<String>, Unread> {
     }
 }
 
-/// Who else can write it, if anybody. The administrator may: some lay out these files for all.
+/// Who else can write to it, if anybody. The administrator may, since some install these files for
+/// everybody.
 #[cfg(unix)]
 fn who_else(found: &std::fs::Metadata) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
@@ -303,7 +305,7 @@ fn who_else(_: &std::fs::Metadata) -> Option<String> {
 }
 
 impl Settings {
-    /// The reason of a failure repeats no value: one may be a PIN.
+    /// The reason of a failure quotes no value, since one may be a PIN.
     fn parse(text: &str) -> Result<Self, String> {
         let mut table: Table = text.parse().map_err(|error| malformed(text, &error))?;
         let settings = Settings {
@@ -334,7 +336,7 @@ fn malformed(text: &str, error: &toml::de::Error) -> String {
     format!("line {line}: {}", error.message())
 }
 
-/// The setting of this name, as `read` has it, which says what it must be.
+/// The setting of this name, parsed by `read`, whose error says what it must be.
 fn take<T>(
     table: &mut Table,
     name: &str,
@@ -356,7 +358,7 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// A source that is the same wherever the command runs.
+/// A PIN source that does not depend on where the command runs.
 fn source(text: &str) -> Result<String, String> {
     let is_absolute = match text.parse() {
         Ok(StoredPin::File(path)) => path.is_absolute(),

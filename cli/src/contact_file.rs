@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::allowed_signers::fields;
 
-/// The longest file that is read, in bytes: a page of keys is a hundredth of it.
+/// The maximum length of a file in bytes; a page of keys is a hundredth of it.
 pub(crate) const LONGEST: usize = 64 << 10;
 
 const BEGIN: &str = "-----BEGIN ";
@@ -20,7 +20,7 @@ const DASHES: &str = "-----";
 const BEGIN_SSH2: &str = "---- BEGIN SSH2 PUBLIC KEY ----";
 const END_SSH2: &str = "---- END SSH2 PUBLIC KEY ----";
 
-/// What `show --json` prints, as far as it matters here.
+/// The relevant fields of `show --json`.
 #[derive(Deserialize)]
 struct Shown {
     keys: Vec<ShownKey>,
@@ -37,16 +37,16 @@ struct ShownKey {
 /// The keys in a file.
 #[derive(Debug)]
 pub(crate) struct Parsed {
-    /// Those that are taken, each for what it is for.
+    /// The usable keys, each with its uses.
     pub(crate) keys: PublicKeys,
-    /// What is in the file besides and is not taken, each as the beginning of a sentence.
+    /// Other content that is not used, each as the beginning of a sentence.
     pub(crate) left: Vec<String>,
 }
 
-/// The keys in the file, each with what it is for.
+/// The keys in the file, each with its uses.
 ///
-/// A key that could serve both uses (P-256, RSA in PEM) takes the ones that no other key in
-/// the file takes: the first signs, the second decrypts, and one alone does both.
+/// A key that could have both uses (P-256, RSA in PEM) gets those that no other key in the file
+/// has: the first signs, the second decrypts, and a single one does both.
 ///
 /// # Errors
 /// What is wrong with it, as a sentence that begins in lower case.
@@ -120,7 +120,7 @@ fn in_any_order(text: &str) -> Result<Parsed, String> {
     Ok(Parsed { keys, left })
 }
 
-/// Each key once, with all that it is for: one may stand in a file in several forms.
+/// Each key once, with all its uses: a key may occur in several forms.
 fn distinct(found: Vec<ForeignKey>) -> Vec<ForeignKey> {
     let mut distinct: Vec<ForeignKey> = Vec::new();
     for found in found {
@@ -151,7 +151,7 @@ fn put(keys: &mut PublicKeys, usage: KeyUse, key: PublicKey) -> Result<(), Strin
     }
 }
 
-/// The keys, and what else there is that looks like one and is of no use.
+/// The keys, and content that looks like a key but cannot be used.
 fn find(text: &str) -> Result<(Vec<ForeignKey>, Vec<String>), String> {
     let has_pem = text.contains(BEGIN);
     let (mut found, mut left) = (Vec::new(), Vec::new());
@@ -201,8 +201,7 @@ fn find(text: &str) -> Result<(Vec<ForeignKey>, Vec<String>), String> {
     Ok((found, left))
 }
 
-/// What stands between here and the end of a PEM block, with lines of any width; `None` where
-/// it is nothing that could be a key.
+/// The content up to the end of a PEM block, with lines of any width; `None` if it cannot be a key.
 fn pem<'a>(
     label: &str,
     lines: &mut impl Iterator<Item = &'a str>,

@@ -7,31 +7,31 @@ use claviger_engine::{EngineError, RegistryError};
 use claviger_token::{Error as TokenError, TokenId};
 use serde::Serialize;
 
-use crate::{hints, output};
+use crate::hints;
 
-/// Failure of what was asked for; of `verify`, a signature that is not valid.
+/// The command failed; of `verify`, the signature is not valid.
 pub(crate) const FAILED: u8 = 1;
-/// The command line makes no sense.
+/// The command line is invalid.
 pub(crate) const USAGE: u8 = 2;
 /// `verify` cannot say whether the signature is valid.
 pub(crate) const UNJUDGED: u8 = 3;
-/// A signal came, such as that of Ctrl-C: 128 and its number, as shells have it.
+/// Ended by a signal, such as that of Ctrl-C: 128 plus its number, as in shells.
 const INTERRUPTED: u8 = 130;
 
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// What programs know it by: one for each cause, listed in `ERRORS.md`.
+    /// The code for programs: one for each cause, listed in `ERRORS.md`.
     code: &'static str,
     what: String,
     hint: String,
     status: u8,
     token: Option<TokenId>,
-    /// A person is told nothing.
+    /// Whether people are told nothing.
     quiet: bool,
 }
 
-/// What `--json` says of a failure.
+/// A failure as `--json` prints it.
 #[derive(Serialize)]
 struct View<'a> {
     error: ErrorView<'a>,
@@ -47,7 +47,7 @@ struct ErrorView<'a> {
 }
 
 impl Failure {
-    /// A failure of what was asked for.
+    /// A failure of the command.
     pub(crate) fn new(what: impl Into<String>) -> Self {
         Failure {
             code: "failed",
@@ -59,7 +59,7 @@ impl Failure {
         }
     }
 
-    /// A command line that makes no sense.
+    /// An invalid command line.
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Failure {
             code: "usage",
@@ -68,25 +68,25 @@ impl Failure {
         }
     }
 
-    /// What programs know it by.
+    /// Sets the code for programs.
     pub(crate) fn coded(mut self, code: &'static str) -> Self {
         self.code = code;
         self
     }
 
-    /// What to do next.
+    /// Sets the hint.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
     }
 
-    /// For what it was that it failed.
+    /// Adds what the failure concerns.
     pub(crate) fn said_of(mut self, what: &str) -> Self {
         self.what = format!("{} ({what})", self.what);
         self
     }
 
-    /// Where it is that the command was interrupted, it was by this signal.
+    /// If the failure is an interruption, sets the exit status for this signal.
     pub(crate) fn after(mut self, signal: Option<u8>) -> Self {
         if let (INTERRUPTED, Some(signal)) = (self.status, signal) {
             self.status = 128 + signal;
@@ -94,7 +94,7 @@ impl Failure {
         self
     }
 
-    /// Of `verify`: nothing failed of which a forgery's exit status could be said.
+    /// For `verify`: replaces the exit status of a forgery by that of an undecided signature.
     pub(crate) fn unjudged(mut self) -> Self {
         if self.status == FAILED {
             self.status = UNJUDGED;
@@ -107,13 +107,13 @@ impl Failure {
         self.status
     }
 
-    /// Something on this machine could not be read or written.
+    /// An error of reading or writing on this machine.
     pub(crate) fn io(what: impl Into<String>, error: &io::Error) -> Self {
         Failure::new(format!("{}: {error}", what.into())).coded("io")
     }
 
-    /// Writing went wrong: what was asked for is lost. Whoever stopped reading, as `head`
-    /// does, knows it.
+    /// An error of writing, so the answer is lost. A broken pipe is quiet: the reader, such as
+    /// `head`, has gone on purpose.
     pub(crate) fn writing(what: &str, error: &io::Error) -> Self {
         Failure {
             quiet: error.kind() == io::ErrorKind::BrokenPipe,
@@ -121,22 +121,31 @@ impl Failure {
         }
     }
 
-    /// Says it on standard error: as one JSON object on one line where JSON was asked for.
-    pub(crate) fn print(&self) {
-        if !output::is_json() {
-            if !self.quiet {
-                output::complain("error", &self.what, &self.hint);
-            }
-            return;
-        }
-        output::complain_in_json(&View {
+    /// What happened, to what, and why.
+    pub(crate) fn message(&self) -> &str {
+        &self.what
+    }
+
+    /// What to do next, or nothing.
+    pub(crate) fn advice(&self) -> &str {
+        &self.hint
+    }
+
+    /// Whether people are told nothing, since the reader of the output has gone.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// The object that `--json` prints.
+    pub(crate) fn view(&self) -> impl Serialize {
+        View {
             error: ErrorView {
                 code: self.code,
                 message: &self.what,
                 hint: &self.hint,
                 token: self.token.as_ref().map(TokenId::to_string),
             },
-        });
+        }
     }
 }
 

@@ -1,28 +1,6 @@
-//! What `--help` says below the options, and what help, completions and man pages are made from.
+//! What `--help` says below the options.
 
-use clap::{Args as _, CommandFactory};
-
-use crate::args::Args;
 use crate::drivers;
-use crate::options::TokenOptions;
-
-/// The command with all that belongs to it.
-pub(crate) fn definition() -> clap::Command {
-    let of_tokens = TokenOptions::augment_args(clap::Command::new(""));
-    let is_of_tokens = |arg: &clap::Arg| {
-        of_tokens
-            .get_arguments()
-            .any(|a| a.get_id() == arg.get_id())
-    };
-    // These are taken before the command that uses them, and shown with that.
-    let hide = |arg: clap::Arg| match is_of_tokens(&arg) {
-        true => arg.hide(true),
-        false => arg,
-    };
-    Args::command()
-        .mut_args(hide)
-        .mut_subcommand("reads-for", |command| command.mut_args(hide))
-}
 
 /// How backends are written, by the drivers that this program has.
 pub(crate) fn backends() -> String {

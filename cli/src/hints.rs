@@ -9,7 +9,7 @@ use claviger_token::{About, Error as TokenError, KeySpec, shell};
 
 use crate::drivers;
 
-/// What to do after an engine's error; empty where there is nothing to do.
+/// The hint for an engine's error; empty if there is nothing to do.
 pub(crate) fn of(error: &EngineError) -> String {
     match error {
         EngineError::Token(error) | EngineError::KeyNotUsable { reason: error } => of_token(error),
@@ -32,7 +32,7 @@ pub(crate) fn of(error: &EngineError) -> String {
     }
 }
 
-/// What to do after a token's error.
+/// The hint for a token's error.
 pub(crate) fn of_token(error: &TokenError) -> String {
     match error {
         TokenError::BadBackend { backend, .. } => match driver_of(backend) {
@@ -80,7 +80,7 @@ pub(crate) fn of_token(error: &TokenError) -> String {
     }
 }
 
-/// What to do after an error of the registry.
+/// The hint for an error of the registry.
 pub(crate) fn of_registry(error: &RegistryError) -> String {
     match error {
         RegistryError::NotARegistry { .. } => format!(
@@ -100,7 +100,7 @@ pub(crate) fn of_registry(error: &RegistryError) -> String {
     }
 }
 
-/// What to do with a signature that cannot be judged.
+/// The hint for a signature that cannot be judged.
 pub(crate) fn of_verdict(reason: &CannotJudge) -> String {
     match reason {
         CannotJudge::UnknownForm { looks, .. } => match looks {
@@ -118,12 +118,12 @@ pub(crate) fn of_verdict(reason: &CannotJudge) -> String {
     }
 }
 
-/// What to do where the text is the same whatever the error's fields say.
+/// The hint for an error code, if it does not depend on the fields of the error.
 pub(crate) fn by_code(code: &str) -> &'static str {
     known(code).unwrap_or_default()
 }
 
-/// What to do where what was written is lost.
+/// The hint if the registry is lost.
 const RESTORE: &str = "restore a backup: claviger restore FILE; without one, adopt each key that \
      is still on a token: claviger connect NAME --to FINGERPRINT";
 
@@ -253,6 +253,9 @@ fn known(code: &str) -> Option<&'static str> {
         | "not-for-purpose"
         | "bad-name"
         | "no-such-engine"
+        | "mailbox-full"
+        | "mailbox-busy"
+        | "name-taken"
         | "key-not-usable"
         | "invalid-evidence"
         | "reserved-message"

@@ -18,6 +18,7 @@ use claviger_token::Error;
 use claviger_token::sync::lock;
 
 use crate::failure::Failure;
+use crate::output;
 use crate::screen::Screen;
 
 /// What a signal means at this moment: of what is going on, what comes first here.
@@ -211,7 +212,7 @@ impl Interrupt {
                 ),
                 Mode::AtOnce | Mode::Prompt => failure,
             };
-            failure.print();
+            output::report(&failure);
             interrupt.end(failure.status().into());
         });
     }

@@ -3,6 +3,7 @@
 
 mod allowed_signers;
 mod args;
+mod command_line;
 mod commands;
 mod config;
 mod contact_file;
@@ -10,15 +11,17 @@ mod contact_file;
 mod documents;
 mod drivers;
 mod failure;
-mod files;
 mod help;
 mod hints;
 mod home;
+mod input;
 mod interrupt;
 mod names;
 mod new_file;
 mod options;
 mod output;
+mod output_file;
+mod paths;
 #[cfg(unix)]
 mod pinentry;
 mod pins;
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
     claviger_token::pin::note_inherited_descriptors();
     claviger_token::keep_memory_private();
     let status = run().unwrap_or_else(|failure| {
-        failure.print();
+        output::report(&failure);
         failure.status()
     });
     end(status)
@@ -56,7 +59,7 @@ fn run() -> Result<u8, Failure> {
     {
         output::speak_json();
     }
-    let args = match args::Args::read() {
+    let args = match command_line::read() {
         Ok(args) => args,
         Err(error) => return misunderstood(&error),
     };

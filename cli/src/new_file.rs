@@ -13,16 +13,23 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::files::Privacy;
-
-/// What hidden files are called, before some random letters.
+/// The prefix of hidden files, before random letters.
 const PART: &str = ".claviger-part-";
 
-/// How many letters those are.
+/// The number of random letters.
 const LETTERS: usize = 12;
 
-/// How often a hidden file is made anew that somebody else removed before it was locked.
+/// The number of attempts to create a hidden file that another process removes before it is locked.
 const ATTEMPTS: usize = 8;
+
+/// Who may read a new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Privacy {
+    /// Everyone whom the umask allows.
+    Public,
+    /// Its owner.
+    Private,
+}
 
 /// A file that is being written.
 pub(crate) struct NewFile {
@@ -37,7 +44,7 @@ enum Content {
 }
 
 impl NewFile {
-    /// Begins a file that is to stand at `target`.
+    /// Starts a new file for `target`.
     pub(crate) fn create(target: PathBuf, privacy: Privacy) -> io::Result<Self> {
         let folder = folder_of(&target);
         sweep(folder);
@@ -54,7 +61,7 @@ impl NewFile {
         Ok(NewFile { content, target })
     }
 
-    /// The name that it has meanwhile, if it has one.
+    /// Its temporary name, if it has one.
     pub(crate) fn name(&self) -> Option<&Path> {
         match &self.content {
             #[cfg(target_os = "linux")]
@@ -63,8 +70,8 @@ impl NewFile {
         }
     }
 
-    /// Puts it where it belongs, when it is on the disk. `tell` is told of each other name that
-    /// it gets meanwhile, before it has that name.
+    /// Gives it its name, once its content is on the disk. `tell` is called with each temporary
+    /// name before the file gets it.
     pub(crate) fn put_in_place(self, tell: impl Fn(&Path)) -> io::Result<()> {
         self.content.file().sync_all()?;
         match self.content {
@@ -110,7 +117,8 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
-/// Has the names in the folder on the disk. Not every file system can; the file is in place.
+/// Writes the names in the folder to the disk. Not every file system can; the file is in place
+/// anyway.
 fn sync(folder: &Path) {
     #[cfg(unix)]
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
@@ -137,7 +145,7 @@ fn unnamed(folder: &Path, privacy: Privacy) -> io::Result<File> {
 #[cfg(target_os = "linux")]
 const DESCRIPTORS: &str = "/proc/self/fd";
 
-/// Gives a file without a name this one, in place of what has it.
+/// Gives this name to a file without one, and replaces the file that has the name.
 #[cfg(target_os = "linux")]
 fn name(file: &File, target: &Path, tell: impl Fn(&Path)) -> io::Result<()> {
     match link(file, target) {
@@ -207,7 +215,7 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// Whether a hidden file of ours is called so.
+/// Whether this is the name of one of our hidden files.
 fn is_part(name: &str) -> bool {
     let letters = name.strip_prefix(PART).unwrap_or_default();
     letters.len() == LETTERS && letters.bytes().all(|byte| byte.is_ascii_alphanumeric())

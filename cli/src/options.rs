@@ -65,7 +65,7 @@ pub(crate) struct TokenOptions {
 }
 
 impl TokenOptions {
-    /// Takes over what `closer`, which stands behind the command, says; that wins.
+    /// Takes over the options of `closer`, those after the command, which win.
     pub(crate) fn take(&mut self, closer: TokenOptions) {
         self.pin_source = closer.pin_source.or(self.pin_source.take());
         self.management_key = closer.management_key.or(self.management_key.take());

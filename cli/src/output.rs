@@ -9,15 +9,15 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// Whether failures are said in JSON: it is known before there is a session.
+/// Whether failures are printed as JSON; known before there is a session.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// Has failures said in JSON.
+/// Prints failures as JSON from now on.
 pub(crate) fn speak_json() {
     JSON.store(true, Ordering::Relaxed);
 }
 
-/// Whether failures are said in JSON.
+/// Whether failures are printed as JSON.
 pub(crate) fn is_json() -> bool {
     JSON.load(Ordering::Relaxed)
 }
@@ -43,8 +43,7 @@ pub(crate) fn print_json_line(value: &impl Serialize) -> Result<(), Failure> {
     write(text.as_bytes())
 }
 
-/// Refuses to go on where standard output was closed from the start: what is written to it
-/// would be lost, and nothing would say so.
+/// Fails if standard output was closed from the start: output would be lost without an error.
 pub(crate) fn check_stdout() -> Result<(), Failure> {
     match claviger_streams::was_closed(Stream::Output) {
         true => Err(Failure::new("standard output is closed").coded("output-lost")),
@@ -61,7 +60,7 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
         .map_err(|e| Failure::writing("standard output", &e))
 }
 
-/// One cause and one hint, on standard error.
+/// Prints one cause and one hint on standard error.
 pub(crate) fn complain(kind: &str, what: &str, hint: &str) {
     let mut text = format!("{kind}: {}\n", one_line(what));
     if !hint.is_empty() {
@@ -73,26 +72,32 @@ pub(crate) fn complain(kind: &str, what: &str, hint: &str) {
     let _ = io::stderr().write_all(printable(&text).as_bytes());
 }
 
-/// One failure as one line of JSON, on standard error.
-pub(crate) fn complain_in_json(failure: &impl Serialize) {
+/// Prints the failure on standard error: as one line of JSON if JSON was asked for.
+pub(crate) fn report(failure: &Failure) {
+    if !is_json() {
+        if !failure.is_quiet() {
+            complain("error", failure.message(), failure.advice());
+        }
+        return;
+    }
     // The text of a device is escaped as JSON escapes it.
-    if let Ok(text) = serde_json::to_string(failure) {
+    if let Ok(text) = serde_json::to_string(&failure.view()) {
         let _ = writeln!(io::stderr(), "{text}");
     }
 }
 
-/// Something that a person should know, but no failure.
+/// Prints a warning.
 pub(crate) fn warn(what: &str, hint: &str) {
     complain("warning", what, hint);
 }
 
-/// The text without control characters, and without those that change the direction of
-/// what follows: labels and serials come from devices, names from files.
+/// The text without control characters and without those that change the direction of text: labels
+/// and serials come from devices, names from files.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     harmless_only(text, |c| is_harmless(c) || c == '\n')
 }
 
-/// The same for a value that stands on one line.
+/// The same for a value on one line.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     harmless_only(text, is_harmless)
 }

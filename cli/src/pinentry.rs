@@ -16,24 +16,24 @@ use secrecy::ExposeSecret;
 use crate::interrupt::{AHEAD, Interrupt};
 use crate::questions::Started;
 
-/// How often it is looked whether a signal came.
+/// The interval at which signals are checked.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The crate takes no longer lines, and each byte may become three.
+/// The crate accepts no longer lines, and each byte may become three.
 const LONGEST_TEXT: usize = 320;
 
 /// Why there is no answer.
 pub(crate) enum NoAnswer {
-    /// A signal came.
+    /// A signal arrived.
     Interrupted,
     /// The time is over.
     TooLate,
-    /// There is none, in the words of an error.
+    /// It failed; the text of an error.
     None(String),
 }
 
-/// Whether a person may be asked by one though nobody said so: somebody looks at a screen, and
-/// the question ends by itself. Of cron and CI neither is true.
+/// Whether a pinentry may start without being asked for: there is a graphical screen, and the
+/// prompt has a time limit. Neither holds for cron and CI.
 pub(crate) fn is_at_hand(deadline: Option<Instant>) -> bool {
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     deadline.is_some()
@@ -90,9 +90,9 @@ pub(crate) fn confirm(
     })
 }
 
-/// What the program is told of where it runs.
+/// The environment of the program.
 struct Surroundings {
-    /// How long it waits.
+    /// Its time limit.
     seconds: Option<u16>,
     tty: Option<String>,
     tty_type: Option<String>,
@@ -126,7 +126,7 @@ impl Surroundings {
     }
 }
 
-/// Lets a `pinentry` work on a thread of its own, and ends it where nobody waits any longer.
+/// Runs a `pinentry` on a thread of its own, and ends it when nobody waits any longer.
 fn apart<T: Send + 'static>(
     interrupt: &Interrupt,
     deadline: Option<Instant>,
@@ -167,7 +167,7 @@ fn apart<T: Send + 'static>(
     }
 }
 
-/// For as long as it lives, what was started does not outlive the process.
+/// While it lives, the started program does not outlive the process.
 struct Remembered<'a> {
     interrupt: &'a Interrupt,
     started: Started,

@@ -10,56 +10,56 @@ use claviger_token::pin::Verbatim;
 use claviger_token::{Call, Error, Pin, PinSource, StoredPin, TokenId, TriesLeft, shell};
 
 use crate::failure::Failure;
-use crate::files;
 use crate::interrupt::Interrupt;
+use crate::paths::is_stdin;
 #[cfg(unix)]
 use crate::pinentry;
 use crate::prompt::{self, NoAnswer};
 use crate::screen::Screen;
 
-/// What is asked for.
+/// The kind of secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum SecretKind {
     /// A token's PIN.
     Pin,
-    /// A smartcard's management key, in hexadecimal. Nobody knows theirs by heart: a person
-    /// is asked only where that was said.
+    /// A smartcard's management key, in hexadecimal. Nobody knows it by heart, so a person is
+    /// prompted only on request.
     ManagementKey,
 }
 
-impl Wanted {
+impl SecretKind {
     fn option(self) -> &'static str {
         match self {
-            Wanted::Pin => "--pin-source",
-            Wanted::ManagementKey => "--management-key",
+            SecretKind::Pin => "--pin-source",
+            SecretKind::ManagementKey => "--management-key",
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Wanted::Pin => "PIN",
-            Wanted::ManagementKey => "management key",
+            SecretKind::Pin => "PIN",
+            SecretKind::ManagementKey => "management key",
         }
     }
 }
 
-/// What the option says.
+/// The value of the option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Choice {
-    /// It is not there: a person is asked, if there is one.
+    /// Absent: a person is prompted, if there is one.
     Unsaid,
-    /// A person is asked at the terminal.
+    /// A prompt at the terminal.
     Prompt,
-    /// A person is asked by a `pinentry`.
+    /// A prompt by a `pinentry`.
     #[cfg(unix)]
     Pinentry,
-    /// The PIN lies somewhere.
+    /// A stored PIN.
     Stored(StoredPin),
 }
 
 impl Choice {
-    /// The text is not repeated in the error: it may be a PIN.
-    fn parse(wanted: Wanted, text: Option<&OsStr>) -> Result<Self, Failure> {
+    /// The error does not quote the text, since it may be a PIN.
+    fn parse(kind: SecretKind, text: Option<&OsStr>) -> Result<Self, Failure> {
         let Some(text) = text else {
             return Ok(Choice::Unsaid);
         };
@@ -71,7 +71,7 @@ impl Choice {
             None => None,
         };
         choice.ok_or_else(|| {
-            let (option, name) = (wanted.option(), wanted.name());
+            let (option, name) = (kind.option(), kind.name());
             Failure::usage(format!(
                 "{option} is env:VAR, file:PATH, fd:N, prompt or pinentry"
             ))
@@ -82,20 +82,20 @@ impl Choice {
     }
 }
 
-/// Whether PINs can come from what this names.
+/// Whether the text names a PIN source.
 pub(crate) fn is_source(text: &str) -> bool {
-    Choice::parse(Wanted::Pin, Some(OsStr::new(text))).is_ok()
+    Choice::parse(SecretKind::Pin, Some(OsStr::new(text))).is_ok()
 }
 
 /// Gives PINs to tokens.
 pub(crate) struct Pins {
-    wanted: Wanted,
+    kind: SecretKind,
     choice: Choice,
-    /// Whether what is stored is taken as it is.
+    /// Whether the stored content is used unchanged.
     verbatim: bool,
-    /// That others can read the file with the PIN is said once.
+    /// Warns only once that others can read the PIN file.
     warned: Once,
-    /// When a person is waited for no longer.
+    /// When a prompt ends.
     deadline: Option<Instant>,
     screen: Screen,
     interrupt: Arc<Interrupt>,
@@ -103,7 +103,7 @@ pub(crate) struct Pins {
 
 impl Pins {
     pub(crate) fn new(
-        wanted: Wanted,
+        kind: SecretKind,
         source: Option<&OsStr>,
         verbatim: bool,
         deadline: Option<Instant>,
@@ -111,8 +111,8 @@ impl Pins {
         interrupt: Arc<Interrupt>,
     ) -> Result<Arc<Self>, Failure> {
         Ok(Arc::new(Pins {
-            wanted,
-            choice: Choice::parse(wanted, source)?,
+            kind,
+            choice: Choice::parse(kind, source)?,
             verbatim,
             warned: Once::new(),
             deadline,
@@ -121,7 +121,7 @@ impl Pins {
         }))
     }
 
-    /// Says that others can read the file, if they can.
+    /// Warns if others can read the file.
     fn warn_of_readers(&self, source: &StoredPin) {
         #[cfg(unix)]
         if let StoredPin::File(path) = source
@@ -131,16 +131,13 @@ impl Pins {
         {
             let path = path.display().to_string();
             crate::output::warn(
-                &format!(
-                    "other users can read the {} in `{path}`",
-                    self.wanted.name()
-                ),
+                &format!("other users can read the {} in `{path}`", self.kind.name()),
                 &format!("chmod 600 {}", shell::quoted(&path)),
             );
         }
     }
 
-    /// What it is read from, where that is a file.
+    /// The file that it is read from, if any.
     pub(crate) fn file(&self) -> Option<PathBuf> {
         match &self.choice {
             Choice::Stored(StoredPin::File(path)) => Some(path.clone()),
@@ -149,16 +146,16 @@ impl Pins {
         }
     }
 
-    /// Whether it is read from standard input, and so nothing else can be.
+    /// Whether it is read from standard input, so that nothing else can be.
     pub(crate) fn reads_stdin(&self) -> bool {
         match &self.choice {
             Choice::Stored(StoredPin::Fd(0)) => true,
-            Choice::Stored(StoredPin::File(path)) => files::is_stdin(Some(path)),
+            Choice::Stored(StoredPin::File(path)) => is_stdin(Some(path)),
             _ => false,
         }
     }
 
-    /// Asks a person for it.
+    /// Prompts a person.
     fn ask(
         &self,
         by: Asker,
@@ -168,7 +165,7 @@ impl Pins {
         call: &Call,
     ) -> Result<Pin, Error> {
         let deadline = self.deadline(call);
-        let (name, token) = (self.wanted.name(), shown(token, label));
+        let (name, token) = (self.kind.name(), shown(token, label));
         match by {
             Asker::Terminal => {
                 let tries = left(tries)
@@ -183,16 +180,16 @@ impl Pins {
                     .map(|left| format!("\n{left}"))
                     .unwrap_or_default();
                 let description = format!("Enter the {name} for {token}.{tries}");
-                let prompt = match self.wanted {
-                    Wanted::Pin => "PIN:",
-                    Wanted::ManagementKey => "Key:",
+                let prompt = match self.kind {
+                    SecretKind::Pin => "PIN:",
+                    SecretKind::ManagementKey => "Key:",
                 };
                 self.by_pinentry(|| pinentry::ask(prompt, &description, &self.interrupt, deadline))
             }
         }
     }
 
-    /// Asks whether to send what was typed, though it is not known what became of the last PIN.
+    /// Asks whether to send the typed PIN although the outcome of the last one is unknown.
     fn confirm_unsettled(
         &self,
         by: Asker,
@@ -218,19 +215,19 @@ impl Pins {
         }
     }
 
-    /// When an answer to a question on behalf of `call` is waited for no longer.
+    /// When a prompt on behalf of `call` ends.
     fn deadline(&self, call: &Call) -> Option<Instant> {
         self.deadline.into_iter().chain(call.deadline()).min()
     }
 
-    /// How a person is asked who is there, if there is one. A script that has a terminal
-    /// somewhere must not wait for it for ever.
+    /// How to prompt a person, if there is one. A script that has a terminal must not wait for it
+    /// forever.
     fn asker(&self) -> Option<Asker> {
         match self.choice {
             Choice::Prompt => Some(Asker::Terminal),
             #[cfg(unix)]
             Choice::Pinentry => Some(Asker::Pinentry),
-            Choice::Unsaid if self.wanted != Wanted::Pin => None,
+            Choice::Unsaid if self.kind != SecretKind::Pin => None,
             Choice::Unsaid if io::stdin().is_terminal() || self.screen.is_terminal() => {
                 Some(Asker::Terminal)
             }
@@ -270,7 +267,7 @@ impl Pins {
     }
 }
 
-/// How a person is asked.
+/// A way to prompt a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asker {
     Terminal,
@@ -285,7 +282,7 @@ fn failed(origin: &str, reason: String) -> Error {
     }
 }
 
-/// How many attempts a person has, as far as the token says.
+/// The remaining attempts, in words.
 fn left(tries: TriesLeft) -> Option<String> {
     match tries {
         TriesLeft::Exactly(1) | TriesLeft::Final => Some("last attempt".into()),
@@ -303,7 +300,7 @@ fn shown(token: &TokenId, label: &str) -> String {
     crate::output::one_line(&name).into_owned()
 }
 
-/// The node wants to own its source.
+/// The node owns its source, so this shares it.
 pub(crate) struct SharedPins(pub(crate) Arc<Pins>);
 
 impl PinSource for SharedPins {
@@ -354,8 +351,11 @@ mod tests {
 
     #[test]
     fn sources_are_told_apart_and_what_is_none_is_not_repeated() {
-        let parse = |text: &str| Choice::parse(Wanted::Pin, Some(OsStr::new(text)));
-        assert_eq!(Choice::parse(Wanted::Pin, None).unwrap(), Choice::Unsaid);
+        let parse = |text: &str| Choice::parse(SecretKind::Pin, Some(OsStr::new(text)));
+        assert_eq!(
+            Choice::parse(SecretKind::Pin, None).unwrap(),
+            Choice::Unsaid
+        );
         assert_eq!(parse("prompt").unwrap(), Choice::Prompt);
         assert_eq!(
             parse("env:PIN").unwrap(),

@@ -10,7 +10,7 @@ use crate::interrupt::Interrupt;
 
 /// Why there is no answer.
 pub(crate) enum NoAnswer {
-    /// A signal came.
+    /// A signal arrived.
     Interrupted,
     /// The time is over.
     TooLate,
@@ -28,8 +28,8 @@ impl From<io::Error> for NoAnswer {
     }
 }
 
-/// Asks at the terminal of this process, and does not show what is typed. What was typed
-/// before the question is no answer to it.
+/// Prompts at the terminal of this process without echo. Input that was typed before the prompt is
+/// discarded.
 #[cfg(unix)]
 pub(crate) fn ask(
     question: &str,
@@ -43,8 +43,8 @@ pub(crate) fn ask(
     }
 }
 
-/// Asks a yes-or-no question at the terminal of this process. Only `yes` is a yes, and only
-/// if it was typed after the question.
+/// Asks a yes-or-no question at the terminal of this process. Only `yes` counts, and only if it was
+/// typed after the question.
 #[cfg(unix)]
 pub(crate) fn confirm(
     question: &str,
@@ -100,20 +100,20 @@ mod unix {
     use crate::interrupt::{AHEAD, Interrupt};
     use crate::questions::Silenced;
 
-    /// How often it is looked whether a signal came.
+    /// The interval at which signals are checked.
     const LOOK: Duration = Duration::from_millis(50);
 
-    /// More than terminals take on one line.
+    /// More than a terminal accepts on one line.
     const LONGEST_LINE: usize = 1 << 13;
 
-    /// Whether the terminal shows what is typed.
+    /// Whether the terminal echoes.
     #[derive(Clone, Copy, PartialEq, Eq)]
     pub(super) enum Typing {
         Shown,
         Hidden,
     }
 
-    /// The line that is typed after the question, without its end.
+    /// The line that is typed after the prompt, without its end.
     pub(super) fn answer(
         question: &str,
         typing: Typing,
@@ -139,7 +139,7 @@ mod unix {
         answer
     }
 
-    /// When it ends, the terminal shows again what is typed.
+    /// When it is dropped, the terminal echoes again.
     struct Silence<'a>(&'a Interrupt);
 
     impl Drop for Silence<'_> {
@@ -148,15 +148,14 @@ mod unix {
         }
     }
 
-    /// Has the terminal forget what was typed already. A process in the background is stopped
-    /// for that, until it is in the foreground: before, the terminal is as its shell has it
-    /// while a line is edited.
+    /// Discards input that was typed already. A background process is stopped for that until it is
+    /// in the foreground; until then the terminal is as its shell left it.
     fn come_to_the_foreground(tty: &File) -> io::Result<()> {
         again(|| tcflush(tty, QueueSelector::IFlush))
     }
 
-    /// Has the terminal not show what is typed, and forget what was typed already. Whatever its
-    /// modes were, it takes whole lines, which Enter ends, and Ctrl-C interrupts.
+    /// Turns echo off and discards input that was typed already. The terminal is set to whole
+    /// lines, which Enter ends, and to Ctrl-C, whatever its modes were.
     fn silence(tty: &File, interrupt: &Interrupt) -> io::Result<()> {
         let before = tcgetattr(tty)?;
         let mut silent = before.clone();
@@ -169,7 +168,7 @@ mod unix {
         again(|| tcsetattr(tty, OptionalActions::Flush, &silent))
     }
 
-    /// Once more where the process was stopped for being in the background, and went on.
+    /// Repeats it if the process was stopped in the background and continued.
     fn again(change: impl Fn() -> rustix::io::Result<()>) -> io::Result<()> {
         loop {
             match change() {
@@ -179,8 +178,7 @@ mod unix {
         }
     }
 
-    /// Puts the question, and again after the process was stopped; then a line, without its
-    /// end.
+    /// Prompts, again if the process was stopped and continued; then reads a line, without its end.
     fn line(
         mut tty: &File,
         put: impl Fn() -> io::Result<()>,
@@ -221,7 +219,7 @@ mod unix {
         WentOn,
     }
 
-    /// Waits until something was typed, or the process was stopped and went on.
+    /// Waits until there is input, or the process was stopped and continued.
     fn wait(
         tty: &File,
         interrupt: &Interrupt,
@@ -241,7 +239,7 @@ mod unix {
         }
     }
 
-    /// How long an answer is waited for.
+    /// The time left to answer.
     fn left(interrupt: &Interrupt, deadline: Option<Instant>) -> Result<Duration, NoAnswer> {
         if interrupt.came() {
             return Err(NoAnswer::Interrupted);

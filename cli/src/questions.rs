@@ -6,7 +6,7 @@ use std::fs::File;
 use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetpgrp, tcsetattr};
 
-/// A terminal that does not show what is typed, and how it was before.
+/// A terminal without echo, and its modes before.
 pub(crate) struct Silenced {
     tty: File,
     before: Termios,
@@ -18,7 +18,7 @@ impl Silenced {
         Silenced { tty, before }
     }
 
-    /// Has it show again what is typed.
+    /// Turns echo on again.
     pub(crate) fn show(&self) {
         // Who is in the background would be stopped for it; then the shell, which has
         // the terminal, has put it right.
@@ -27,13 +27,13 @@ impl Silenced {
         }
     }
 
-    /// Whether it showed what was typed before.
+    /// Whether it echoed before.
     pub(crate) fn showed(&self) -> bool {
         self.before.local_modes.contains(LocalModes::ECHO)
     }
 }
 
-/// What a thread started.
+/// The programs that a thread started.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Started {
     thread: Pid,
@@ -45,7 +45,7 @@ impl Started {
         Started { thread }
     }
 
-    /// Ends it, where the system says what that is: its window would stay.
+    /// Ends them, if the system lists them: their windows would stay.
     pub(crate) fn end(self) {
         let list = format!("/proc/self/task/{}/children", self.thread.as_raw_nonzero());
         let started = std::fs::read_to_string(list).unwrap_or_default();

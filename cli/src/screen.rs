@@ -41,7 +41,7 @@ impl Screen {
         lock(&self.0.bar)
     }
 
-    /// Shows that `what` is going on, until the result is dropped.
+    /// Shows that `what` is in progress, until the result is dropped.
     pub(crate) fn spin(&self, what: &'static str) -> Busy {
         self.show(|| {
             let bar = ProgressBar::new_spinner().with_message(what);
@@ -50,7 +50,7 @@ impl Screen {
         })
     }
 
-    /// Shows how far `total` bytes have come; of an unknown total, how many came.
+    /// Shows the progress through `total` bytes; if the total is unknown, the bytes so far.
     pub(crate) fn count(&self, what: &'static str, total: Option<u64>) -> Busy {
         let template = match total {
             Some(_) => "{msg} [{bar:30}] {bytes}/{total_bytes} {eta}",
@@ -67,7 +67,7 @@ impl Screen {
         })
     }
 
-    /// Shows how many of a number of steps are done, once that is known.
+    /// Shows the progress in steps, once their number is known.
     pub(crate) fn steps(&self, what: &'static str) -> Busy {
         self.show(|| {
             let style = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {eta}");
@@ -86,21 +86,21 @@ impl Screen {
         }
     }
 
-    /// Clears away what is shown, for good.
+    /// Removes the progress, for good.
     pub(crate) fn clear(&self) {
         if let Some(bar) = self.lock().take() {
             bar.finish_and_clear();
         }
     }
 
-    /// A line for a person, whatever else is being shown.
+    /// Prints a line for a person, beside any progress.
     pub(crate) fn line(&self, text: &str) {
         self.aside(|| {
             let _ = writeln!(io::stderr(), "{}", output::one_line(text));
         });
     }
 
-    /// Clears away what is shown for as long as `work` takes.
+    /// Hides the progress while `work` runs.
     pub(crate) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
         match self.bar() {
             Some(bar) => bar.suspend(work),
@@ -109,14 +109,14 @@ impl Screen {
     }
 }
 
-/// Something that is going on. Dropping it clears the sign of it.
+/// Progress that is shown until it is dropped.
 pub(crate) struct Busy {
     screen: Screen,
     bar: Option<ProgressBar>,
 }
 
 impl Busy {
-    /// So many steps are done, of so many.
+    /// Sets the steps that are done, and their number.
     pub(crate) fn reach(&self, done: u32, of: u32) {
         if let Some(bar) = &self.bar {
             bar.set_length(of.into());
@@ -124,7 +124,7 @@ impl Busy {
         }
     }
 
-    /// So many bytes more.
+    /// Adds bytes.
     pub(crate) fn advance(&self, bytes: usize) {
         if let Some(bar) = &self.bar {
             bar.inc(bytes as u64);

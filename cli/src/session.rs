@@ -15,17 +15,19 @@ use crate::args::Args;
 use crate::config::Setting;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::pins::{Pins, SharedPins, Wanted};
+use crate::new_file::Privacy;
+use crate::output_file::{Kept, Output};
+use crate::pins::{Pins, SecretKind, SharedPins};
 use crate::screen::Screen;
-use crate::{drivers, files, home, output};
+use crate::{drivers, home, output, paths};
 
-/// What every command has at hand.
+/// The context of every command.
 pub(crate) struct Session {
     home: Option<PathBuf>,
     last_try: bool,
     any_pin_length: bool,
     no_pin_ledger: bool,
-    /// When it is to have ended.
+    /// The deadline of the command.
     pub(crate) deadline: Option<Instant>,
     pub(crate) json: bool,
     pub(crate) pins: Arc<Pins>,
@@ -33,7 +35,7 @@ pub(crate) struct Session {
     factory_defaults: bool,
     pub(crate) screen: Screen,
     pub(crate) interrupt: Arc<Interrupt>,
-    /// What is set, and where it comes from.
+    /// Each setting, and where its value comes from.
     pub(crate) settings: Vec<Setting>,
 }
 
@@ -46,9 +48,9 @@ impl Session {
         if let Some(deadline) = deadline {
             interrupt.end_at(deadline);
         }
-        let source = |wanted, text: &Option<std::ffi::OsString>| {
+        let source = |kind, text: &Option<std::ffi::OsString>| {
             Pins::new(
-                wanted,
+                kind,
                 text.as_deref(),
                 args.access.pin_verbatim,
                 deadline,
@@ -57,8 +59,8 @@ impl Session {
             )
         };
         let (pins, management_keys) = (
-            source(Wanted::Pin, &args.access.pin_source)?,
-            source(Wanted::ManagementKey, &args.access.management_key)?,
+            source(SecretKind::Pin, &args.access.pin_source)?,
+            source(SecretKind::ManagementKey, &args.access.management_key)?,
         );
         if pins.reads_stdin() && management_keys.reads_stdin() {
             return Err(Failure::usage(
@@ -81,10 +83,10 @@ impl Session {
         })
     }
 
-    /// Refuses to read a message, and the PIN for what is done with it, from standard input:
-    /// whoever reads first would take from the other.
+    /// Refuses to read both a message and the PIN from standard input, since each reader would take
+    /// from the other.
     pub(crate) fn check_input(&self, file: Option<&Path>) -> Result<(), Failure> {
-        if self.pins.reads_stdin() && files::is_stdin(file) {
+        if self.pins.reads_stdin() && paths::is_stdin(file) {
             return Err(Failure::usage(
                 "the PIN and the message cannot both come from standard input",
             )
@@ -93,31 +95,44 @@ impl Session {
         Ok(())
     }
 
-    /// The files that PINs and management keys come from, as far as the command line says.
+    /// The files of PINs and management keys that the command line names.
     pub(crate) fn secret_files(&self) -> Vec<PathBuf> {
         let sources = [&self.pins, &self.management_keys];
         sources.iter().filter_map(|source| source.file()).collect()
+    }
+
+    /// Opens an output, which must not be one of `inputs` or a file with PINs.
+    pub(crate) fn output<'a>(
+        &self,
+        path: Option<&Path>,
+        privacy: Privacy,
+        inputs: impl IntoIterator<Item = Option<&'a Path>>,
+    ) -> Result<Output, Failure> {
+        let mut kept = Kept::new(self.home().ok(), inputs);
+        let secrets = self.secret_files();
+        kept.add(secrets.iter().map(|path| Some(path.as_path())));
+        Output::open(path, privacy, &kept, &self.interrupt)
     }
 
     pub(crate) fn home(&self) -> Result<PathBuf, Failure> {
         home::folder(self.home.as_deref())
     }
 
-    /// The registry, for a command that writes to it; it is made if there is none yet.
+    /// The registry, for a command that writes to it; it is created if there is none.
     pub(crate) fn new_registry(&self) -> Result<Registry, Failure> {
         let registry = Registry::open(&self.home()?)?;
         registry.check_writable()?;
         Ok(registry)
     }
 
-    /// The registry that there is, for a command that writes to it.
+    /// The existing registry, for a command that writes to it.
     pub(crate) fn writable_registry(&self) -> Result<Registry, Failure> {
         let registry = self.registry()?;
         registry.check_writable()?;
         Ok(registry)
     }
 
-    /// The registry that there is. A home folder that was misspelt is not to be made.
+    /// The existing registry. It is not created, since the home folder may be misspelt.
     pub(crate) fn registry(&self) -> Result<Registry, Failure> {
         let home = self.home()?;
         if !home::has_registry(&home) {
@@ -133,7 +148,7 @@ impl Session {
         Ok(Registry::open(&home)?)
     }
 
-    /// A node with every driver that this program has.
+    /// A node with every driver of this program.
     pub(crate) fn node(&self, registry: Registry) -> Node {
         let mut access = Access::with(SharedPins(Arc::clone(&self.pins)));
         access.last_try = self.last_try;
@@ -147,7 +162,7 @@ impl Session {
         builder.build()
     }
 
-    /// The circumstances of what is about to be asked of a token.
+    /// The circumstances of the next request to a token.
     pub(crate) fn call(&self) -> Call {
         let call = match self.deadline {
             Some(deadline) => Call::within(deadline.saturating_duration_since(Instant::now())),
@@ -171,11 +186,11 @@ impl Session {
             }))
     }
 
-    /// Settles what was interrupted on one of `tokens`, which the command is going to
-    /// use, and says what is left elsewhere.
+    /// Resolves abandoned intents on `tokens`, which the command is about to use, and warns of
+    /// those on other tokens.
     ///
     /// # Errors
-    /// A PIN problem, since the command itself would run into the same.
+    /// Errors about the PIN, since the command itself would fail with the same.
     pub(crate) async fn settle(&self, node: &Node, tokens: &[TokenId]) -> Result<(), Failure> {
         let open = node.registry().open_intents()?;
         if open.iter().any(|intent| tokens.contains(&intent.token)) {
@@ -192,7 +207,7 @@ impl Session {
         Ok(())
     }
 
-    /// Says what was interrupted and is not resolved.
+    /// Warns of abandoned intents.
     pub(crate) fn warn_open(&self, node: &Node) -> Result<(), Failure> {
         for intent in node.registry().open_intents()? {
             warn_open(&intent, None);
@@ -201,7 +216,7 @@ impl Session {
     }
 }
 
-/// Says of the first PIN that is sent without a note that it is.
+/// Warns once, before the first PIN that is sent without a record.
 fn warner(screen: Screen) -> impl Fn(&TokenId) + Send + Sync {
     let said = AtomicBool::new(false);
     move |token| {
@@ -220,7 +235,7 @@ fn warner(screen: Screen) -> impl Fn(&TokenId) + Send + Sync {
     }
 }
 
-/// Why a new key, or one that is to be adopted, is used.
+/// Why a new or adopted key is used.
 fn why(usage: KeyUse) -> &'static str {
     match usage {
         KeyUse::Sign => " (to prove that the key can sign)",
@@ -228,7 +243,7 @@ fn why(usage: KeyUse) -> &'static str {
     }
 }
 
-/// What a person is told who is waited for.
+/// The line for a person who has to act.
 fn line(event: &Event) -> Option<String> {
     Some(match event {
         Event::TouchNeeded { token } => touch_line(token),
@@ -275,7 +290,7 @@ fn warn_open(intent: &Intent, error: Option<&EngineError>) {
     );
 }
 
-/// What an intent that nobody works on any more means.
+/// Describes an abandoned intent.
 pub(crate) fn describe(intent: &Intent) -> String {
     let what = match intent.action {
         Action::Generate => "generation",
@@ -288,13 +303,13 @@ pub(crate) fn describe(intent: &Intent) -> String {
     )
 }
 
-/// The name of an identity that is to be made.
+/// The name of a new identity.
 pub(crate) fn new_name(name: &str) -> Result<EngineId, Failure> {
     check_name(name).map_err(|reason| Failure::from(EngineError::BadName { reason }))?;
     Ok(EngineId::local(name))
 }
 
-/// A backend that a command of this kind can serve.
+/// A backend, if this command can serve it.
 pub(crate) fn device(backend: &str) -> Result<Backend, Failure> {
     if backend.starts_with("memory:") {
         return Err(Failure::new(
@@ -315,7 +330,7 @@ pub(crate) fn device(backend: &str) -> Result<Backend, Failure> {
     }
 }
 
-/// An identity that must be there.
+/// An existing identity.
 pub(crate) fn identity(
     registry: &Registry,
     name: &str,
@@ -335,7 +350,7 @@ pub(crate) fn identity(
     }
 }
 
-/// An identity or a contact that must be there.
+/// An existing identity or contact.
 pub(crate) fn somebody(node: &Node, name: &str) -> Result<EngineId, Failure> {
     let id = EngineId::local(name);
     match node.public_keys(&id)? {
@@ -351,7 +366,7 @@ pub(crate) fn somebody(node: &Node, name: &str) -> Result<EngineId, Failure> {
     }
 }
 
-/// The key of an identity for a use that it must have.
+/// The key of an identity for a required use.
 pub(crate) fn key<'a>(
     who: &EngineId,
     info: &'a IdentityInfo,

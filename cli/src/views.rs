@@ -15,7 +15,7 @@ pub(crate) struct IdentityView {
     capabilities: Vec<&'static str>,
     commitment_engine: Option<String>,
     decryption_engine: Option<String>,
-    /// Where the keys are derived from a seed: from which account on this home takes them.
+    /// The first account that this home takes, if the keys are derived from a seed.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_account: Option<u32>,
     keys: Vec<KeyView>,
@@ -34,7 +34,7 @@ struct KeyView {
     protection: Option<Protection>,
     /// The identity that it was made or adopted for.
     owner: String,
-    /// It was destroyed, or released, with its owner.
+    /// Whether it was destroyed or released with its owner.
     deleted: bool,
     #[serde(flatten)]
     forms: Option<Forms>,
@@ -42,16 +42,16 @@ struct KeyView {
     attestation: Option<AttestationView>,
 }
 
-/// What a token certified of a key when it made it.
+/// The attestation of a token that it made a key.
 #[derive(Serialize)]
 struct AttestationView {
     #[serde(flatten)]
     attestation: Attestation,
-    /// Whether the certificates lead to a root that was given; `null` if none was.
+    /// Whether the certificates lead to a given root; `null` if none was given.
     chain_ends_in_given_root: Option<bool>,
 }
 
-/// A public key as other programs know it.
+/// A public key in the forms of other programs.
 #[derive(Serialize)]
 struct Forms {
     ssh: Option<String>,
@@ -59,12 +59,12 @@ struct Forms {
 }
 
 impl IdentityView {
-    /// What `identities` lists.
+    /// The view for `identities`.
     pub(crate) fn brief(name: &EngineId, info: &IdentityInfo) -> Self {
         IdentityView::new(name, info, |_| None, |_| None)
     }
 
-    /// What `show` shows.
+    /// The view for `show`.
     pub(crate) fn full(name: &EngineId, info: &IdentityInfo, roots: Option<&[String]>) -> Self {
         let attestation = |key: &KeyInfo| {
             Some(AttestationView {
@@ -99,7 +99,7 @@ impl IdentityView {
 }
 
 impl IdentityView {
-    /// The same, with the account at which those of this home begin.
+    /// The same, with the first account of this home.
     pub(crate) fn with_accounts(self, first_account: Option<u32>) -> Self {
         IdentityView {
             first_account,
@@ -108,8 +108,8 @@ impl IdentityView {
     }
 }
 
-/// From which account on the home of `registry` takes them, for an identity whose keys are
-/// derived from a seed.
+/// The first account that the home of `registry` takes, for an identity with keys that are derived
+/// from a seed.
 pub(crate) fn first_account(registry: &Registry, info: &IdentityInfo) -> Option<u32> {
     let is_derived = info.keys.iter().any(is_derived);
     is_derived.then(|| registry.first_account())
@@ -142,16 +142,15 @@ impl KeyView {
     }
 }
 
-/// Whether a key's attestation leads to one of `roots`; `None` where there is nothing to
-/// decide.
+/// Whether a key's attestation leads to one of `roots`; `None` if there is nothing to check.
 fn believed(key: &KeyInfo, roots: Option<&[String]>) -> Option<bool> {
     let attestation = key.attestation.as_ref()?;
     Some(drivers::leads_to(attestation, &key.public_key, roots?))
 }
 
 impl Forms {
-    /// Each key in the forms of what it is for: one does not log in with the key that
-    /// decrypts, nor encrypt to the one that signs.
+    /// Each key in the forms for its use: nobody logs in with the key that decrypts, nor encrypts
+    /// to the one that signs.
     fn of(key: &KeyInfo, name: &EngineId) -> Self {
         let (ssh, age_recipient) = match key.usage {
             KeyUse::Sign => (ssh::to_line(&key.public_key, &name.to_string()), None),
@@ -165,7 +164,7 @@ impl Forms {
     }
 }
 
-/// An identity as others know it, in JSON: as `show` shows it, with less.
+/// An identity in JSON for others: as `show` prints it, with fewer fields.
 #[derive(Serialize)]
 pub(crate) struct PartyView {
     pub(crate) name: String,
@@ -270,7 +269,7 @@ pub(crate) fn summary(name: &EngineId, info: &IdentityInfo) -> String {
     text
 }
 
-/// One identity with all there is to know of it, for people.
+/// One identity in full, for people.
 pub(crate) fn full(name: &EngineId, info: &IdentityInfo, roots: Option<&[String]>) -> String {
     let mut text = output::table(
         "",

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{Answer, FINE};
 use crate::failure::Failure;
-use crate::files::Privacy;
+use crate::new_file::Privacy;
 use crate::output;
 use crate::session::Session;
 use crate::views;

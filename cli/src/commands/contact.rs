@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Answer, FINE};
 use crate::contact_file;
 use crate::failure::Failure;
-use crate::files::Input;
+use crate::input::Input;
 use crate::names;
 use crate::output;
 use crate::session::Session;

@@ -15,20 +15,23 @@ use zeroize::Zeroizing;
 use super::recipients::{self, Addressee, AddresseeView, Whom};
 use super::{Answer, FINE, open};
 use crate::failure::Failure;
-use crate::files::{self, Input, Output, Privacy};
+use crate::input::Input;
+use crate::new_file::Privacy;
 use crate::output;
+use crate::output_file::Output;
+use crate::paths;
 use crate::screen::Busy;
 use crate::session::{self, Session};
 
 const BUFFER: usize = 1 << 16;
 
-/// To whom something is to be encrypted, and where it goes.
-pub(crate) struct Wanted<'a> {
+/// The recipients and the output.
+pub(crate) struct EncryptOptions<'a> {
     pub(crate) whom: Whom<'a>,
     pub(crate) output: Option<&'a Path>,
 }
 
-/// What was encrypted, in JSON.
+/// An encrypted file in JSON.
 #[derive(Serialize)]
 struct EncryptedView<'a> {
     names: &'a [&'a str],
@@ -40,7 +43,7 @@ struct EncryptedView<'a> {
     output: Cow<'a, str>,
 }
 
-/// What was decrypted, in JSON.
+/// A decrypted file in JSON.
 #[derive(Serialize)]
 struct DecryptedView<'a> {
     /// Whose key opened it.
@@ -49,16 +52,20 @@ struct DecryptedView<'a> {
     output: Cow<'a, str>,
 }
 
-pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Wanted<'_>) -> Answer {
+pub(crate) async fn encrypt(
+    session: &Session,
+    file: Option<&Path>,
+    options: EncryptOptions<'_>,
+) -> Answer {
     let node = session.node(session.registry()?);
-    let addressees = recipients::find(session, &node, &wanted.whom).await?;
-    let mut output = session.output(wanted.output, Privacy::Public, [file])?;
-    if wanted.output.is_none() && output.is_terminal() {
+    let addressees = recipients::find(session, &node, &options.whom).await?;
+    let mut output = session.output(options.output, Privacy::Public, [file])?;
+    if options.output.is_none() && output.is_terminal() {
         return Err(Failure::usage("a ciphertext is not for terminals to show")
             .hint("name a file with -o (-o - insists)"));
     }
     let mut input = Input::open(file, &session.screen)?;
-    recipients::tell(session, &wanted.whom, &addressees);
+    recipients::tell(session, &options.whom, &addressees);
     let busy = progress(session, "encrypting", &input, &output);
     let keys: Vec<&PublicKey> = addressees.iter().map(Addressee::key).collect();
     let mut writer = match envelope::encrypt_stream(&keys, &mut output) {
@@ -74,13 +81,13 @@ pub(crate) async fn encrypt(session: &Session, file: Option<&Path>, wanted: Want
         Err(CopyError::Read(e)) => return Err(input.failed(&e)),
         Err(CopyError::Write(e)) => return Err(output.failed(&e)),
     }
-    let apart = wanted.output.filter(|_| !output.is_stdout());
+    let apart = options.output.filter(|_| !output.is_stdout());
     output.finish()?;
     if let Some(file) = apart.filter(|_| session.json) {
         let views = addressees.iter().map(AddresseeView::of);
         let views: Vec<_> = views.collect();
         output::print_json(&EncryptedView {
-            names: &wanted.whom.names,
+            names: &options.whom.names,
             recipients: views.iter().map(|view| &*view.recipient).collect(),
             to: &views,
             output: file.to_string_lossy(),
@@ -157,7 +164,7 @@ fn named_pin_file(node: &Node, name: Option<&str>) -> Result<Option<PathBuf>, Fa
         return Ok(None);
     };
     let info = node.registry().identity(&EngineId::local(name))?;
-    Ok(info.and_then(|info| files::pin_file_of(&info.backend.to_string())))
+    Ok(info.and_then(|info| paths::pin_file_of(&info.backend.to_string())))
 }
 
 /// With whose key, where that is said, and which file: `[NAME] [FILE]`. One word is the name
@@ -183,7 +190,7 @@ fn whom_and_what<'a>(
                     .coded("is-contact"));
                 }
             }
-            if files::is_standard(Some(word)) || word.exists() {
+            if paths::is_standard(Some(word)) || word.exists() {
                 return Ok((None, Some(word)));
             }
             let shown: String = word.to_string_lossy().chars().take(80).collect();

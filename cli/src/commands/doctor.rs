@@ -369,7 +369,7 @@ fn unreadable(place: &Unreadable, findings: &mut Findings) {
 }
 
 /// What to say of a place that cannot be read.
-pub(super) fn of_unreadable(Unreadable { place, error }: &Unreadable) -> (String, String) {
+pub(super) fn of_unreadable(Unreadable { place, error, .. }: &Unreadable) -> (String, String) {
     let reason = error.to_string();
     let what = match reason.contains(place.as_str()) {
         true => reason,

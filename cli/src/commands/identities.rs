@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Answer, FINE};
 use crate::failure::Failure;
-use crate::files::Input;
+use crate::input::Input;
 use crate::session::{self, Session};
 use crate::views::{self, IdentityView};
 use crate::{drivers, output};

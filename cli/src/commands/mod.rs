@@ -124,12 +124,12 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             output,
             ..
         } => {
-            let wanted = sign::Wanted {
+            let options = sign::SignOptions {
                 format: format.unwrap_or_default(),
                 namespace: &namespace,
                 output: output.as_deref(),
             };
-            sign::sign(session, &name, file.as_deref(), wanted).await
+            sign::sign(session, &name, file.as_deref(), options).await
         }
         Command::Verify {
             name,
@@ -157,7 +157,7 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             depth,
             output,
         } => {
-            let wanted = crypt::Wanted {
+            let options = crypt::EncryptOptions {
                 whom: recipients::Whom {
                     names: std::iter::once(&name).chain(&also).map(|n| &**n).collect(),
                     reads_for,
@@ -167,7 +167,7 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
                 },
                 output: output.as_deref(),
             };
-            crypt::encrypt(session, file.as_deref(), wanted).await
+            crypt::encrypt(session, file.as_deref(), options).await
         }
         Command::Decrypt { words, output, .. } => {
             crypt::decrypt(session, &words, output.as_deref()).await

@@ -14,7 +14,8 @@ use serde::Serialize;
 
 use super::{Answer, FINE};
 use crate::failure::{FAILED, Failure};
-use crate::files::{Input, Privacy};
+use crate::input::Input;
+use crate::new_file::Privacy;
 use crate::output;
 use crate::session::{self, Session};
 use crate::views::PartyView;

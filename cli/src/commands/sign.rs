@@ -17,7 +17,9 @@ use super::{Answer, FINE};
 use crate::allowed_signers;
 use crate::args::Format;
 use crate::failure::Failure;
-use crate::files::{self, Input, Privacy};
+use crate::input::Input;
+use crate::new_file::Privacy;
+use crate::paths;
 use crate::session::{self, Session};
 use crate::{hints, output};
 
@@ -27,8 +29,8 @@ const LONGEST_SIGNATURE: usize = 64 << 10;
 /// The longest list of allowed signers that is read, in bytes.
 const LONGEST_LIST: usize = 16 << 20;
 
-/// What the signature is to look like, and where it goes.
-pub(crate) struct Wanted<'a> {
+/// The form of the signature, and its output.
+pub(crate) struct SignOptions<'a> {
     pub(crate) format: Format,
     pub(crate) namespace: &'a str,
     pub(crate) output: Option<&'a Path>,
@@ -49,7 +51,7 @@ pub(crate) async fn sign(
     session: &Session,
     name: &str,
     file: Option<&Path>,
-    wanted: Wanted<'_>,
+    options: SignOptions<'_>,
 ) -> Answer {
     session.check_input(file)?;
     let node = session.node(session.registry()?);
@@ -59,16 +61,16 @@ pub(crate) async fn sign(
         let what = format!("`{who}` has no engine that signs");
         return Err(Failure::new(what).coded("cannot-sign"));
     };
-    check_format(&key.public_key, wanted.format, wanted.namespace)?;
-    let pin_file = files::pin_file_of(&info.backend.to_string());
+    check_format(&key.public_key, options.format, options.namespace)?;
+    let pin_file = paths::pin_file_of(&info.backend.to_string());
     let inputs = [file].into_iter().chain(pin_file.as_deref().map(Some));
-    let mut output = session.output(wanted.output, Privacy::Public, inputs)?;
-    if wanted.output.is_none() && wanted.format != Format::Sshsig && output.is_terminal() {
+    let mut output = session.output(options.output, Privacy::Public, inputs)?;
+    if options.output.is_none() && options.format != Format::Sshsig && output.is_terminal() {
         return Err(Failure::usage("a signature is not for terminals to show")
             .hint("name a file with -o, or take --format sshsig, which is text (-o - insists)"));
     }
     let mut message = Input::open(file, &session.screen)?;
-    warn_of_memory(&message, &key.public_key, wanted.format);
+    warn_of_memory(&message, &key.public_key, options.format);
 
     session
         .settle(&node, std::slice::from_ref(&key.token))
@@ -76,9 +78,9 @@ pub(crate) async fn sign(
     let signature = {
         let _busy = session.screen.spin("signing");
         let call = session.call();
-        match wanted.format {
+        match options.format {
             Format::Sshsig => {
-                let request = for_ssh(&mut message, wanted.namespace)?;
+                let request = for_ssh(&mut message, options.namespace)?;
                 node.commit_for(&who, engine, request, &call).await?
             }
             Format::Raw | Format::Der => node
@@ -90,15 +92,15 @@ pub(crate) async fn sign(
                 })?,
         }
     };
-    let bytes = encode(&key.public_key, &signature, &wanted)
+    let bytes = encode(&key.public_key, &signature, &options)
         .map_err(|e| Failure::new(format!("the token's answer is {e}")).coded("malformed-reply"))?;
     output.write_all(&bytes).map_err(|e| output.failed(&e))?;
-    let apart = wanted.output.filter(|_| !output.is_stdout());
+    let apart = options.output.filter(|_| !output.is_stdout());
     output.finish()?;
     if let Some(file) = apart.filter(|_| session.json) {
         output::print_json(&SignatureView {
             name: who.to_string(),
-            format: wanted.format.name(),
+            format: options.format.name(),
             scheme: signature.scheme(),
             fingerprint: key.public_key.fingerprint().to_string(),
             output: file.to_string_lossy(),
@@ -164,12 +166,12 @@ fn check_format(key: &PublicKey, format: Format, namespace: &str) -> Result<(), 
 fn encode(
     key: &PublicKey,
     signature: &Signature,
-    wanted: &Wanted<'_>,
+    options: &SignOptions<'_>,
 ) -> Result<Vec<u8>, BadSignature> {
-    match wanted.format {
+    match options.format {
         Format::Raw => Ok(signature.as_bytes().to_vec()),
         Format::Der => signature.to_der(),
-        Format::Sshsig => sshsig::to_pem(key, wanted.namespace, signature).map(String::into_bytes),
+        Format::Sshsig => sshsig::to_pem(key, options.namespace, signature).map(String::into_bytes),
     }
 }
 
@@ -207,7 +209,7 @@ fn judge(session: &Session, claim: &Claim<'_>) -> Result<Result<u8, NotValid>, F
     output::check_stdout()?;
     let sources = [Some(claim.signature), claim.file];
     let sources = sources.into_iter().chain(claim.allowed_signers.map(Some));
-    if sources.filter(|path| files::is_stdin(*path)).count() > 1 {
+    if sources.filter(|path| paths::is_stdin(*path)).count() > 1 {
         return Err(Failure::usage(
             "the signature and what was signed cannot both come from standard input",
         ));

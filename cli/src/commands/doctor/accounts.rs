@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::commands::{Answer, FINE};
 use crate::contact_file;
 use crate::failure::{FAILED, Failure};
-use crate::files::Input;
+use crate::input::Input;
 use crate::output;
 use crate::screen::Screen;
 use crate::session::{self, Session};

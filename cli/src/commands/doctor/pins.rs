@@ -1,5 +1,6 @@
 //! Rejected PINs: shows the records, and clears them.
 
+use claviger_engine::registry::PinNote;
 use claviger_engine::registry::refused_pins::RefusedPinRecord;
 use claviger_engine::{Registry, RegistryError};
 use claviger_token::shell;
@@ -15,6 +16,7 @@ use crate::session::Session;
 /// What was forgotten, in JSON.
 #[derive(Serialize)]
 struct Forgotten {
+    /// The token; a damaged record by its own name, where its token is not known.
     token: String,
     refused_pins: u32,
 }
@@ -48,7 +50,36 @@ pub(super) fn check(registry: &Registry, findings: &mut Findings) -> Result<(), 
             findings.last_comes_first();
         }
     }
+    for note in unreadable(registry)? {
+        let name = name_of(&note);
+        findings.note(
+            format!(
+                "the record {name} of a PIN that was sent is damaged, and it is not known which \
+                 token it is about"
+            ),
+            format!(
+                "log in to that token with a typed PIN (--pin-source prompt) and confirm that it \
+                 is sent, or let any PIN be sent again: \
+                 claviger doctor --forget-refused-pin {}",
+                shell::quoted(&name)
+            ),
+        );
+        findings.last_comes_first();
+    }
     Ok(())
+}
+
+/// The records of sent PINs of which it is not known which token they are about.
+fn unreadable(registry: &Registry) -> Result<Vec<PinNote>, RegistryError> {
+    let mut notes = registry.refused_pins().notes()?;
+    notes.retain(|note| note.token.is_none());
+    Ok(notes)
+}
+
+/// What such a record is called: as its file.
+fn name_of(note: &PinNote) -> String {
+    let name = note.file.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// Forgets the refused PINs of the token that `name` names.
@@ -58,6 +89,10 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
         true => session.registry()?,
         false => Registry::in_memory()?,
     };
+    if let Some(note) = (unreadable(&registry)?.iter()).find(|note| name_of(note) == name) {
+        registry.refused_pins().forget_note(note)?;
+        return forgotten(session, name, 0, "was damaged");
+    }
     let all = registry.refused_pins().all()?;
     let is_named = |record: &&RefusedPinRecord| {
         record.token.serial == name || record.token.to_string() == name
@@ -90,20 +125,21 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
         }
     };
     node.registry().refused_pins().forget(&record.token)?;
+    let what = match record.refused {
+        0 => "did not answer to a PIN".into(),
+        _ => refused(record),
+    };
+    forgotten(session, &record.token.to_string(), record.refused, &what)
+}
+
+fn forgotten(session: &Session, name: &str, refused_pins: u32, what: &str) -> Answer {
     if session.json {
         output::print_json(&Forgotten {
-            token: record.token.to_string(),
-            refused_pins: record.refused,
+            token: name.into(),
+            refused_pins,
         })?;
     } else {
-        output::print(&format!(
-            "forgotten: {} {}\n",
-            record.token,
-            match record.refused {
-                0 => "did not answer to a PIN".into(),
-                _ => refused(record),
-            }
-        ))?;
+        output::print(&format!("forgotten: {name} {what}\n"))?;
     }
     Ok(FINE)
 }

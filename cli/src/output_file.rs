@@ -1,192 +1,26 @@
-//! Input and output: files, pipes and terminals.
+//! What a command writes: a file, standard output, a device or a pipe.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, IsTerminal, Read, Write};
-use std::path::{Component, Path, PathBuf};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use claviger_streams::Stream;
 
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::new_file::NewFile;
+use crate::new_file::{NewFile, Privacy};
 use crate::output;
-use crate::screen::Screen;
-use crate::session::Session;
+use crate::paths::{Target, is_standard};
 
 const BUFFER: usize = 1 << 16;
 
-/// How many links are followed, as Linux does.
-const MOST_LINKS: usize = 40;
-
-/// Whether the path stands for standard input or output.
-pub(crate) fn is_standard(path: Option<&Path>) -> bool {
-    path.is_none_or(|path| path.as_os_str() == "-")
-}
-
-/// What a path leads to.
-#[derive(Debug, PartialEq, Eq)]
-enum Target {
-    /// An open file of a process; the number, where the process is this one.
-    Descriptor(Option<u32>),
-    /// Anything else, behind all links; it need not be there.
-    Path(PathBuf),
-}
-
-impl Target {
-    /// Follows the links to it, the last of which may lead to nothing. A descriptor is not
-    /// followed: what it is open on must never be replaced.
-    fn of(path: &Path) -> io::Result<Self> {
-        let mut path = path.to_owned();
-        for _ in 0..MOST_LINKS {
-            let Some(name) = path.file_name() else {
-                return Ok(Target::Path(fs::canonicalize(&path)?));
-            };
-            let folder = match path.parent() {
-                Some(folder) if !folder.as_os_str().is_empty() => fs::canonicalize(folder)?,
-                _ => fs::canonicalize(".")?,
-            };
-            if let Some(process) = of_descriptors(&folder) {
-                let is_ours = process == std::process::id().to_string();
-                let number = name.to_str().and_then(|name| name.parse().ok());
-                return Ok(Target::Descriptor(number.filter(|_| is_ours)));
-            }
-            let place = folder.join(name);
-            match fs::read_link(&place) {
-                // An absolute path replaces what it is joined to.
-                Ok(link) => path = folder.join(link),
-                Err(_) => return Ok(Target::Path(place)),
-            }
-        }
-        Err(io::Error::other("too many links"))
-    }
-}
-
-/// The process whose descriptors are in this folder, if any are: `/proc/N/fd`, or
-/// `/proc/N/task/N/fd`. Where `/dev/fd` is no link into `/proc`, it is the own process.
-fn of_descriptors(folder: &Path) -> Option<String> {
-    let names: Option<Vec<&str>> = folder
-        .components()
-        .filter(|part| *part != Component::RootDir)
-        .map(|part| part.as_os_str().to_str())
-        .collect();
-    match names?.as_slice() {
-        ["dev", "fd"] => Some(std::process::id().to_string()),
-        ["proc", process, "fd"] | ["proc", process, "task", _, "fd"] => Some((*process).into()),
-        _ => None,
-    }
-}
-
-/// Whether reading from the path is reading from standard input.
-pub(crate) fn is_stdin(path: Option<&Path>) -> bool {
-    match path {
-        Some(path) if !is_standard(Some(path)) => {
-            matches!(Target::of(path), Ok(Target::Descriptor(Some(0))))
-        }
-        _ => true,
-    }
-}
-
-/// The file that a backend names as the source of its PIN (RFC 7512 §2.4, `pin-source`).
-pub(crate) fn pin_file_of(backend: &str) -> Option<PathBuf> {
-    let mut attributes = backend.split(['?', '&', ';']);
-    let source = attributes.find_map(|text| text.strip_prefix("pin-source="))?;
-    let mut bytes = Vec::new();
-    let mut rest = source.bytes();
-    while let Some(byte) = rest.next() {
-        let hex = |byte: Option<u8>| char::from(byte?).to_digit(16);
-        bytes.push(match byte {
-            b'%' => u8::try_from(hex(rest.next())? << 4 | hex(rest.next())?).ok()?,
-            byte => byte,
-        });
-    }
-    let path = String::from_utf8(bytes).ok()?;
-    let path = path.strip_prefix("file:").unwrap_or(&path);
-    Some(path.strip_prefix("//").unwrap_or(path).into())
-}
-
-/// What is read.
-pub(crate) struct Input {
-    from: Box<dyn Read>,
-    name: String,
-    /// How long it is, where that is known.
-    pub(crate) length: Option<u64>,
-}
-
-impl Input {
-    /// Opens the file, or standard input.
-    pub(crate) fn open(path: Option<&Path>, screen: &Screen) -> Result<Self, Failure> {
-        let Some(path) = path.filter(|_| !is_standard(path)) else {
-            if claviger_streams::was_closed(Stream::Input) {
-                return Err(Failure::new("standard input is closed").coded("io"));
-            }
-            let stdin = io::stdin();
-            if stdin.is_terminal() && screen.is_terminal() {
-                screen.line("reading from the terminal; Ctrl-D on a line of its own ends it");
-            }
-            return Ok(Input {
-                from: Box::new(stdin.lock()),
-                name: "standard input".into(),
-                length: None,
-            });
-        };
-        let name = format!("`{}`", path.display());
-        let unreadable = |e: &io::Error| Failure::io(format!("{name} cannot be read"), e);
-        let file = File::open(path).map_err(|e| unreadable(&e))?;
-        let metadata = file.metadata().map_err(|e| unreadable(&e))?;
-        if metadata.is_dir() {
-            return Err(Failure::new(format!("{name} is a folder")).coded("io"));
-        }
-        Ok(Input {
-            from: Box::new(file),
-            length: metadata.is_file().then_some(metadata.len()),
-            name,
-        })
-    }
-
-    /// All of it, where it is no longer than `most` bytes.
-    pub(crate) fn read_up_to(mut self, most: usize) -> Result<Vec<u8>, Failure> {
-        let mut bytes = Vec::new();
-        let read = (&mut self.from)
-            .take(most as u64 + 1)
-            .read_to_end(&mut bytes);
-        read.map_err(|e| self.failed(&e))?;
-        if bytes.len() > most {
-            let what = format!("{} is longer than {} KiB", self.name, most >> 10);
-            return Err(Failure::new(what).coded("too-long"));
-        }
-        Ok(bytes)
-    }
-
-    /// The failure that an error of reading is.
-    pub(crate) fn failed(&self, error: &io::Error) -> Failure {
-        Failure::io(format!("{} cannot be read", self.name), error)
-    }
-}
-
-impl Read for Input {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.from.read(buffer)
-    }
-}
-
-/// Who may read a new file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Privacy {
-    /// Everyone whom the umask lets.
-    Public,
-    /// Its owner.
-    Private,
-}
-
-/// What no output replaces: what the command reads, and everything in the home folder.
+/// Files that no output replaces: those that the command reads, and all in the home folder.
 #[derive(Default)]
 pub(crate) struct Kept {
     inputs: Vec<Identity>,
     home: Option<PathBuf>,
 }
 
-/// What a file is, whatever it is called.
+/// The identity of a file, whatever its name.
 #[cfg(unix)]
 type Identity = (u64, u64);
 #[cfg(not(unix))]
@@ -203,12 +37,13 @@ fn identity(_: &fs::Metadata, path: &Path) -> Option<Identity> {
     fs::canonicalize(path).ok()
 }
 
-/// What the path leads to, whatever it is.
+/// The identity of what the path leads to.
 fn identity_of(path: &Path) -> Option<Identity> {
     identity(&fs::metadata(path).ok()?, path)
 }
 
-/// The file that a path leads to; devices and pipes are not replaced.
+/// The identity of the file that the path leads to; `None` for devices and pipes, which are not
+/// replaced.
 fn file_of(path: &Path) -> Option<Identity> {
     let metadata = fs::metadata(path).ok()?;
     metadata.is_file().then(|| identity(&metadata, path))?
@@ -230,8 +65,8 @@ impl Kept {
         kept
     }
 
-    /// Keeps these, too; `None` is standard input.
-    fn add<'a>(&mut self, inputs: impl IntoIterator<Item = Option<&'a Path>>) {
+    /// Adds inputs; `None` is standard input.
+    pub(crate) fn add<'a>(&mut self, inputs: impl IntoIterator<Item = Option<&'a Path>>) {
         let inputs = inputs.into_iter().filter_map(|path| match path {
             Some(path) if !is_standard(Some(path)) => file_of(path),
             _ => file_of(Path::new(STDIN)),
@@ -276,7 +111,7 @@ impl Kept {
         }
     }
 
-    /// Whether the path, which is behind all links, leads into the home folder.
+    /// Whether the path, with all links resolved, is in the home folder.
     fn is_within_home(&self, target: &Path) -> bool {
         let Some(home) = self.home.as_deref().and_then(identity_of) else {
             return false;
@@ -285,7 +120,7 @@ impl Kept {
         folders.any(|folder| identity_of(folder).as_ref() == Some(&home))
     }
 
-    /// Whether a file of the home folder has another name outside, and this is it.
+    /// Whether this is another name of a file in the home folder.
     fn is_of_home(&self, file: &Identity) -> bool {
         let mut folders: Vec<PathBuf> = self.home.clone().into_iter().collect();
         while let Some(folder) = folders.pop() {
@@ -307,24 +142,8 @@ impl Kept {
     }
 }
 
-impl Session {
-    /// Opens what a command writes to, which must not be what it reads: `inputs`, and where
-    /// PINs come from.
-    pub(crate) fn output<'a>(
-        &self,
-        path: Option<&Path>,
-        privacy: Privacy,
-        inputs: impl IntoIterator<Item = Option<&'a Path>>,
-    ) -> Result<Output, Failure> {
-        let mut kept = Kept::new(self.home().ok(), inputs);
-        let secrets = self.secret_files();
-        kept.add(secrets.iter().map(|path| Some(path.as_path())));
-        Output::open(path, privacy, &kept, &self.interrupt)
-    }
-}
-
-/// What is written. A file appears whole, when [`Output::finish`] is called, or not at
-/// all; what stands in its place stays until then.
+/// An output. A file appears complete when [`Output::finish`] is called, or not at all; an existing
+/// file stays until then.
 pub(crate) struct Output {
     to: Option<To>,
     name: String,
@@ -333,16 +152,16 @@ pub(crate) struct Output {
 
 enum To {
     Stdout(BufWriter<io::Stdout>),
-    /// A device or a pipe: nothing can be put in its place.
+    /// A device or a pipe, which cannot be replaced.
     Special(BufWriter<File>),
     New(BufWriter<NewFile>),
 }
 
 impl Output {
-    /// Opens standard output, or gets ready to write the file.
+    /// Opens standard output, or prepares to write the file.
     ///
-    /// What the same command reads, and what is in the home folder, is not replaced: not by
-    /// any of its names.
+    /// Files that the same command reads and files in the home folder are not replaced, under any
+    /// of their names.
     pub(crate) fn open(
         path: Option<&Path>,
         privacy: Privacy,
@@ -375,17 +194,17 @@ impl Output {
         })
     }
 
-    /// Whether it is standard output, by whichever name.
+    /// Whether it is standard output, under any name.
     pub(crate) fn is_stdout(&self) -> bool {
         matches!(self.to, Some(To::Stdout(_)))
     }
 
-    /// Whether a person will look at it.
+    /// Whether it is a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
         matches!(self.to, Some(To::Stdout(_))) && io::stdout().is_terminal()
     }
 
-    /// Puts the file where it belongs.
+    /// Completes the output and gives the file its name.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
         let done = match self.to.take() {
             None => Ok(()),
@@ -401,7 +220,7 @@ impl Output {
         done.map_err(|e| self.failed(&e))
     }
 
-    /// The failure that an error of writing is.
+    /// The failure for an error of writing.
     pub(crate) fn failed(&self, error: &io::Error) -> Failure {
         Failure::writing(&self.name, error)
     }
@@ -466,6 +285,7 @@ impl Drop for Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::screen::Screen;
 
     fn open(path: &Path, privacy: Privacy) -> Output {
         let interrupt = Interrupt::listen(Screen::new());
@@ -544,10 +364,6 @@ mod tests {
         output.finish().unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read(&file).unwrap(), b"new");
-
-        let circle = folder.path().join("circle");
-        std::os::unix::fs::symlink("circle", &circle).unwrap();
-        assert!(Target::of(&circle).is_err());
     }
 
     #[cfg(unix)]
@@ -568,50 +384,5 @@ mod tests {
             assert_eq!(mode & 0o777, new, "{old:o}");
             fs::remove_file(&path).unwrap();
         }
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn descriptors_are_known_by_all_their_names() {
-        let folder = tempfile::tempdir().unwrap();
-        let link = folder.path().join("link");
-        std::os::unix::fs::symlink("/dev/stdout", &link).unwrap();
-        for (path, number) in [
-            ("/dev/stdin", 0),
-            ("/dev/stdout", 1),
-            ("/dev/stderr", 2),
-            ("/dev/fd/7", 7),
-            ("/proc/self/fd/7", 7),
-            ("/proc/thread-self/fd/1", 1),
-            (link.to_str().unwrap(), 1),
-        ] {
-            let place = Target::of(Path::new(path)).unwrap();
-            assert_eq!(place, Target::Descriptor(Some(number)), "{path}");
-        }
-        let of_another = Target::of(Path::new("/proc/1/fd/1"));
-        assert!(!matches!(of_another, Ok(Target::Path(_))));
-        assert!(is_stdin(None) && is_stdin(Some(Path::new("/dev/stdin"))));
-        assert!(!is_stdin(Some(Path::new("stdin"))));
-    }
-
-    #[test]
-    fn a_backend_says_which_file_its_pin_is_in() {
-        let file = |backend| pin_file_of(backend).map(|path| path.display().to_string());
-        for backend in [
-            "pkcs11:token=a?module-path=/m.so&pin-source=file:/a%20b",
-            "pkcs11:token=a?pin-source=/a b",
-            "piv:serial=1;pin-source=file:///a%20b;slot=9c",
-        ] {
-            assert_eq!(file(backend).as_deref(), Some("/a b"), "{backend}");
-        }
-        assert_eq!(file("pkcs11:token=a"), None);
-        assert_eq!(file("pkcs11:token=a?pin-source=%f"), None);
-    }
-
-    #[test]
-    fn standard_input_has_two_names() {
-        assert!(is_standard(None));
-        assert!(is_standard(Some(Path::new("-"))));
-        assert!(!is_standard(Some(Path::new("./-"))));
     }
 }
