@@ -16,19 +16,18 @@ use crate::EngineError;
 use crate::registry::{ACCOUNTS, STARTS};
 use crate::tokens::OpenToken;
 
-/// How many accounts of each home are looked at where none of its keys was found.
+/// The number of accounts of each home that are searched if none of its keys is found.
 const FIRST: u32 = 5;
 
-/// How many accounts of a home are looked at one after the other where one of its keys was
-/// found.
+/// The number of accounts of a home that are searched in a row after one of its keys was found.
 const NEAR: u32 = 50;
 
-/// A key that is looked for.
+/// A key to search for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SoughtKey {
     /// Which.
     pub fingerprint: Fingerprint,
-    /// Its algorithm, where it is known: then no other keys are looked at.
+    /// Its algorithm, if known: then no other keys are derived.
     pub algorithm: Option<Algorithm>,
 }
 
@@ -46,31 +45,31 @@ impl From<&PublicKey> for SoughtKey {
 pub struct FoundKey {
     /// Which.
     pub fingerprint: Fingerprint,
-    /// What it is for.
+    /// Its algorithm and use.
     pub spec: KeySpec,
-    /// In which account.
+    /// Its account.
     pub account: u32,
-    /// In which slot.
+    /// Its slot.
     pub slot: SlotId,
-    /// On which token.
+    /// Its token.
     pub token: TokenInfo,
 }
 
-/// How far a search is.
+/// The progress of a search.
 #[derive(Debug, Clone, Copy)]
 pub struct Search<'a> {
-    /// How many accounts were looked at.
+    /// The number of accounts searched so far.
     pub looked: u32,
-    /// Of how many at most, if nothing more is found.
+    /// The maximum number of accounts, if nothing more is found.
     pub of: u32,
-    /// The keys in the account that was looked at last.
+    /// The keys in the last searched account.
     pub found: &'a [FoundKey],
 }
 
-/// Looks for `sought` on the token. Blocks.
+/// Searches the token for `sought`. Blocks.
 ///
 /// # Errors
-/// [`EngineError::DerivesNothing`], and what the token says.
+/// [`EngineError::DerivesNothing`], and those of the token.
 pub(crate) fn find(
     token: &OpenToken,
     sought: &[SoughtKey],
@@ -104,7 +103,7 @@ pub(crate) fn find(
     Ok(look.found)
 }
 
-/// The kinds of key that may be among those that are looked for.
+/// The kinds of key that the search has to derive.
 fn specs(token: &TokenInfo, sought: &[SoughtKey]) -> Vec<KeySpec> {
     let may_be = |spec: &KeySpec| {
         let mut algorithms = sought.iter().map(|key| key.algorithm);
@@ -128,7 +127,7 @@ impl Look<'_> {
         self.left.is_empty() || self.specs.is_empty()
     }
 
-    /// Looks at an account; says whether a key is in it.
+    /// Searches an account. Returns whether a key is in it.
     fn at(&mut self, account: u32) -> Result<bool, Error> {
         if !self.seen.insert(account) {
             return Ok(false);
@@ -163,7 +162,7 @@ impl Look<'_> {
         Ok(self.found.len() > before)
     }
 
-    /// Looks at the accounts of the home that begins at `start`.
+    /// Searches the accounts of the home that begins at `start`.
     fn near(&mut self, start: u32) -> Result<(), Error> {
         let mut end = start + NEAR;
         let mut next = start;

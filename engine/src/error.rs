@@ -7,33 +7,32 @@ use crate::opener::Holder;
 use crate::registry::RegistryError;
 use crate::{EngineId, IdParams};
 
-/// The error in a reply. Its text is the one that the specification gives, where it
-/// gives one.
+/// The error in a reply. Its text is that of the specification, if the specification gives one.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The requester has an identity already.
+    /// The requester already has an identity.
     #[error("Identity already exists")]
     IdentityExists,
-    /// There is nothing to connect to: no such identity, no key with this fingerprint.
+    /// There is no such identity, and no key with this fingerprint.
     #[error("External identity not found")]
     ExternalIdentityNotFound,
-    /// The identity, or the key, cannot do all that is asked for.
+    /// The identity or the key does not have all requested capabilities.
     #[error("Capabilities not available")]
     CapabilitiesNotAvailable,
-    /// The key that is to be adopted cannot be used like this.
+    /// The key to adopt cannot be used like this.
     #[error("Capabilities not available: {reason}")]
     KeyNotUsable {
-        /// What the token says.
+        /// The token's error.
         reason: TokenError,
     },
-    /// There is nothing to delete.
+    /// There is no identity to delete.
     #[error("Identity does not exist")]
     IdentityDoesNotExist,
-    /// The identity whose engine this is was deleted.
+    /// The identity of this engine was deleted.
     #[error("the identity `{identity}` was deleted")]
     IdentityDeleted {
-        /// The identity that was deleted.
+        /// The deleted identity.
         identity: EngineId,
     },
     /// No engine of this name accepts such a message.
@@ -42,12 +41,12 @@ pub enum EngineError {
         /// The name.
         engine: EngineId,
     },
-    /// The policy does not let the sender do this.
+    /// The policy does not allow this to the sender.
     #[error("`{sender}` may not {what}")]
     NotAllowed {
-        /// Who asked.
+        /// The sender.
         sender: EngineId,
-        /// What for.
+        /// What the sender asked for, as the end of a sentence.
         what: &'static str,
     },
     /// The name cannot be the name of an identity.
@@ -56,7 +55,7 @@ pub enum EngineError {
         /// Why not.
         reason: &'static str,
     },
-    /// The cryptosystem cannot do all that is asked for, on no token.
+    /// The cryptosystem does not have all requested capabilities on any token.
     #[error("identities of {params} cannot decrypt")]
     CannotDecrypt {
         /// The cryptosystem.
@@ -67,7 +66,7 @@ pub enum EngineError {
     NoDriver {
         /// The backend.
         backend: String,
-        /// The schemes of the drivers that this node has, in alphabetical order.
+        /// The schemes of this node's drivers, in alphabetical order.
         schemes: Vec<&'static str>,
     },
     /// One slot was named for two keys.
@@ -76,7 +75,7 @@ pub enum EngineError {
         /// The backend.
         backend: String,
     },
-    /// The key to adopt belongs to an identity of this registry already.
+    /// The key to adopt already belongs to an identity of this registry.
     #[error("the key {fingerprint} belongs to the identity `{owner}`")]
     KeyHasOwner {
         /// The key.
@@ -84,25 +83,25 @@ pub enum EngineError {
         /// Its identity.
         owner: EngineId,
     },
-    /// Accounts are looked for on a token that has none.
+    /// The token has no accounts to search: it does not derive its keys.
     #[error("the token {token} does not derive its keys from a seed: it has no accounts")]
     DerivesNothing {
         /// The token.
         token: TokenId,
     },
-    /// Of two keys that are to be adopted as one identity neither is for this use.
+    /// Of the two keys to adopt as one identity, neither is for this use.
     #[error("these are not the two keys of an identity: neither can {missing}")]
     NoPair {
         /// The use.
         missing: KeyUse,
     },
-    /// The identity is being made or deleted at this moment, here or by another process.
+    /// This or another process is making or deleting the identity.
     #[error("`{identity}` is being generated or deleted at this moment")]
     InProgress {
         /// The identity.
         identity: EngineId,
     },
-    /// The deletion was begun, and is finished when the token can be asked again.
+    /// The deletion was begun. It is completed when the token is available again.
     #[error("the deletion of `{identity}` is not finished: {reason}")]
     DeletionUnfinished {
         /// The identity.
@@ -113,34 +112,34 @@ pub enum EngineError {
     /// A contact has the name.
     #[error("a contact has this name")]
     NameIsContact,
-    /// The identity has no key that one can encrypt to.
+    /// The identity has no encryption key.
     #[error("`{identity}` has no key that decrypts, so nothing can be encrypted to it")]
     NoEncryptionKey {
         /// The identity.
         identity: EngineId,
     },
-    /// More would have to be able to open the ciphertext than one is made for.
+    /// The ciphertext would have more recipients than the limit.
     #[error(
         "there would be more than {} recipients",
         crate::encryption::MOST_RECIPIENTS
     )]
     TooManyRecipients,
-    /// The recipients do not go together.
+    /// The recipients cannot be combined in one file.
     #[error("the data cannot be encrypted: {reason}")]
     CannotEncrypt {
         /// Why not.
         reason: String,
     },
-    /// The Reads For engine was asked and did not answer in time.
+    /// The Reads For engine did not answer in time.
     #[error("the engine `{engine}` did not answer in time")]
     ReadsForSilent {
         /// The engine.
         engine: EngineId,
     },
-    /// The same has been said before.
+    /// The same evidence already exists.
     #[error("Evidence already exists.")]
     EvidenceExists,
-    /// The evidence is not what it says, and was not taken.
+    /// The evidence does not verify. It was not stored.
     #[error("Invalid evidence provided.")]
     InvalidEvidence {
         /// What is wrong with it.
@@ -149,47 +148,47 @@ pub enum EngineError {
     /// No identity here can open the file.
     #[error("no identity here can open the file")]
     NobodyOpens,
-    /// No token that is attached can open the file; others may.
+    /// No attached token can open the file. Tokens that are not attached may.
     #[error("no attached token can open the file")]
     TokensAway {
-        /// Whose tokens they are.
+        /// The identities with these tokens.
         holders: Vec<Holder>,
     },
-    /// Several tokens would do, and one PIN was given for whichever asks. It is the PIN of one
-    /// of them, and was sent to none.
+    /// Several tokens could be meant, and one PIN was given for all of them. It belongs to one of
+    /// them and was sent to none.
     #[error("{}, and one PIN was given for all of them", match holders.is_empty() {
         true => "several tokens are involved",
         false => "keys on several tokens could open the file",
     })]
     PinForSeveralTokens {
-        /// Who may open the file; nobody where it is not about a file.
+        /// The identities that may open the file; empty if no file is involved.
         holders: Vec<Holder>,
     },
-    /// Nothing proves that the identity reads for one of those through whom it may be reached.
+    /// No evidence proves that the identity reads for anyone through whom it may be reached.
     #[error("nothing proves that `{identity}` reads for {}", names(via))]
     NotProven {
         /// The identity.
         identity: EngineId,
-        /// Those who were named.
+        /// Those whom the sender named.
         via: Vec<EngineId>,
     },
     /// No grant of this identity lets the reader read, so there is none to revoke.
     #[error("no grant of `{by}` lets `{reader}` read")]
     NoSuchGrant {
-        /// Who was said to read.
+        /// The reader.
         reader: EngineId,
-        /// For whom.
+        /// The identity that the reader would read for.
         by: EngineId,
     },
-    /// A raw message begins like something that is signed for another purpose.
+    /// The raw message begins like something that is signed for another purpose.
     #[error("the message begins like {what}: it is not signed as a document")]
     ReservedMessage {
         /// What it begins like.
         what: &'static str,
-        /// What that is called: the [name](crate::Purpose::name) of a purpose, or `ssh-login`.
+        /// Its stable name: the [name](crate::Purpose::name) of a purpose, or `ssh-login`.
         kind: &'static str,
     },
-    /// The data is not what is signed for the purpose.
+    /// The data does not have the form that this purpose signs.
     #[error("this is not signed for the purpose `{purpose}`: {reason}")]
     NotForPurpose {
         /// The [name](crate::Purpose::name) of the purpose.
@@ -197,7 +196,7 @@ pub enum EngineError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The token refused, or was not to be had.
+    /// The token refused, or is not available.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The registry could not be read or written.
@@ -212,8 +211,7 @@ fn names(who: &[EngineId]) -> String {
 }
 
 impl EngineError {
-    /// A name for the variant that does not change, for programs; that of the token's or the
-    /// registry's error, where it is one.
+    /// The stable name of the variant; that of the token's or the registry's error, if it is one.
     pub fn code(&self) -> &'static str {
         match self {
             EngineError::IdentityExists => "identity-exists",

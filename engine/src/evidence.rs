@@ -252,19 +252,19 @@ pub enum BadEvidence {
     #[error("it is malformed")]
     Malformed,
     /// An invalid name.
-    #[error("a name in it cannot be one: {0}")]
+    #[error("it contains an invalid name: {0}")]
     Name(&'static str),
     /// The reader has no keys.
-    #[error("it is about a reader without keys")]
+    #[error("its reader has no keys")]
     NoReader,
     /// The granting identity has no signing key, so it cannot have signed this.
-    #[error("it is about an identity without a key that signs")]
+    #[error("its granter has no signing key")]
     NoSigner,
     /// The granting identity did not sign these names and keys.
-    #[error("the signature is not one over these names and keys")]
+    #[error("its signature does not verify over these names and keys")]
     Signature,
     /// A name in it belongs to an identity or a contact here with other keys.
-    #[error("it is about other keys than those that a name in it stands for here")]
+    #[error("a name in it belongs to other keys here")]
     OtherKeys,
 }
 

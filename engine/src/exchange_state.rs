@@ -12,17 +12,17 @@ use crate::encryption::{Answer, Pending};
 use crate::reads_for::ReadsFor;
 use crate::registry::{Known, Revision};
 
-/// How long the Reads For engine may take to answer, unless the node was built otherwise.
+/// The default time limit of the Reads For engine.
 pub const READS_FOR_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What the two engines are made of, and their states.
+/// The parts of the two engines, and their states.
 pub(crate) struct Exchange {
-    /// The Reads For engine that is asked; replies of no other count.
+    /// The configured Reads For engine; replies of others do not count.
     pub(crate) reads_for: EngineId,
     pub(crate) deadline: Duration,
     pub(crate) pending: Mutex<Pending<oneshot::Sender<Answer>>>,
     pub(crate) relation: Mutex<ReadsFor>,
-    /// Who was looked up, as long as the registry stays as it was.
+    /// The looked-up parties, valid until the registry changes.
     pub(crate) known: RwLock<(Revision, HashMap<EngineId, Arc<Known>>)>,
 }
 

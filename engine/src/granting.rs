@@ -17,62 +17,61 @@ use crate::registry::RegistryError;
 use crate::types::LONGEST_NAME;
 use crate::{EngineError, EngineId, EngineName, Purpose};
 
-/// How many characters of a fingerprint tell one of a name from another.
+/// The number of characters of a fingerprint that distinguish two bearers of one name.
 const TELLING: usize = 8;
 
-/// What came of evidence that was imported.
+/// The outcome of an import of evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Imported {
-    /// So many pieces of evidence are new.
+    /// The number of new pieces of evidence.
     pub added: usize,
-    /// So many pieces of evidence were there already.
+    /// The number of pieces that were known already.
     pub known: usize,
-    /// So many of the new ones are of version 1: they are kept, and do not count.
+    /// The number of new pieces of version 1, which are kept and not relied on.
     pub of_version_1: usize,
-    /// So many revocations are new.
+    /// The number of new revocations.
     pub revocations: usize,
-    /// Names that stand for other keys here, and the contacts that were entered for the keys
-    /// that stand in the file.
+    /// Names that belong to other keys here, and the contacts that were entered for the keys in the
+    /// file.
     pub renamed: Vec<(EngineName, EngineName)>,
 }
 
-/// Whether a piece of evidence is relied on, as far as it does not depend on its signature.
+/// Whether a piece of evidence is relied on, apart from its signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Standing {
     /// It is.
     Counts,
-    /// It is not: it is of version 1, and has to be granted anew.
+    /// No: it is of version 1, and must be granted again.
     OldFormat,
-    /// It is not: the reader has no key that decrypts.
+    /// No: the reader has no decryption key.
     ReaderCannotDecrypt,
-    /// Not any more: it has ended.
+    /// No longer: it has ended.
     Ended,
-    /// Not any more: whoever granted it has revoked it.
+    /// No longer: the granter has revoked it.
     Revoked,
 }
 
-/// One of several pieces of evidence was not taken, and so none was.
+/// A piece of evidence was refused, so nothing was imported.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{error}")]
 pub struct NotImported {
-    /// Which piece, counted from 0: those after the evidence are revocations. `None` where it
-    /// was not about one.
+    /// The index of the piece, from 0; revocations are counted after the evidence. `None` if the
+    /// error concerns no piece.
     pub piece: Option<usize>,
     /// Why not.
     pub error: EngineError,
 }
 
 impl Node {
-    /// Lets `reader` read for `by`, whose signing key signs that, and stores the evidence. It
+    /// Grants `reader` to read for `by`, whose signing key signs this, and stores the evidence. It
     /// counts before the moment `until`, in seconds since the beginning of 1970 (UTC).
     ///
     /// # Errors
-    /// [`EngineError::EvidenceExists`] before the key is used, where that is granted already
-    /// for as long; [`EngineError::NoEncryptionKey`] where `reader` has no key that decrypts, and
-    /// so reads for nobody; [`EngineError::ExternalIdentityNotFound`],
-    /// [`EngineError::CapabilitiesNotAvailable`] where `by` cannot sign here, and what the
-    /// signing says.
+    /// [`EngineError::EvidenceExists`] before the key is used, if that is granted already for as
+    /// long; [`EngineError::NoEncryptionKey`] if `reader` has no decryption key, and so reads for
+    /// nobody; [`EngineError::ExternalIdentityNotFound`]; [`EngineError::CapabilitiesNotAvailable`]
+    /// if `by` cannot sign here; and those of signing.
     pub async fn grant_reads_for(
         &self,
         who: &EngineId,
@@ -126,14 +125,14 @@ impl Node {
         Ok(evidence)
     }
 
-    /// Revokes every grant of `by` that lets `reader` read: its signing key signs that, once
-    /// for each, and the revocations are stored. `reader` is the name that the grant has, or
-    /// one that its keys have here. What has ended is revoked, too: the clock of another
-    /// machine may be behind.
+    /// Revokes every grant of `by` to `reader`. The signing key of `by` signs once for each grant,
+    /// and the revocations are stored. `reader` is the name in the grant, or the name that its keys
+    /// have here. Expired grants are revoked, too, since the clock of another machine may be
+    /// behind.
     ///
     /// # Errors
-    /// [`EngineError::NoSuchGrant`]; else as [`Node::grant_reads_for`]. What was revoked
-    /// before an error is revoked.
+    /// [`EngineError::NoSuchGrant`]; otherwise as [`Node::grant_reads_for`]. Grants that were
+    /// revoked before the error stay revoked.
     pub async fn revoke_reads_for(
         &self,
         who: &EngineId,
@@ -181,7 +180,7 @@ impl Node {
         }
     }
 
-    /// The grants of an identity that count at this moment.
+    /// The grants of an identity that count now.
     fn grants(&self, by: &EngineId) -> Result<Vec<Evidence>, EngineError> {
         let signer = self.0.must_know(by)?.party.keys.sign.clone();
         let mut grants = self.0.evidence_about(by)?;
@@ -191,8 +190,8 @@ impl Node {
         Ok(grants)
     }
 
-    /// What the signing key of an identity granted and did not revoke, whatever else belonged
-    /// to the identity then, and whenever it ends.
+    /// The grants of an identity's signing key that are not revoked, whatever the identity's other
+    /// keys were then, and whenever they end.
     fn to_revoke(&self, by: &EngineId) -> Result<Vec<Evidence>, EngineError> {
         let signer = self.0.must_know(by)?.party.keys.sign.clone();
         let signer = signer.ok_or(EngineError::CapabilitiesNotAvailable)?;
@@ -202,7 +201,7 @@ impl Node {
         Ok(grants)
     }
 
-    /// The engine that signs for an identity, which must be one of this machine and living.
+    /// The signing engine of an identity, which must be a living one of this machine.
     fn signs_for(&self, by: &EngineId) -> Result<EngineId, EngineError> {
         let info = self.0.registry.identity(by)?;
         let info = info.ok_or(EngineError::ExternalIdentityNotFound)?;
@@ -215,7 +214,7 @@ impl Node {
             .ok_or(EngineError::CapabilitiesNotAvailable)
     }
 
-    /// Signs in the name of an identity; who asked for it uses its key and the token.
+    /// Signs in the name of an identity, with its key and token, on behalf of the sender.
     async fn sign_statement(
         &self,
         asker_and_signer: (&EngineId, &EngineId),
@@ -231,9 +230,9 @@ impl Node {
             .await
     }
 
-    /// Takes what is in a file of evidence: all of it, or nothing. Where a name stands for
-    /// other keys here, the keys in the file are entered as a contact of another name, which
-    /// ends in the beginning of a fingerprint: `safe@Zm9vYmFy`.
+    /// Imports a file of evidence: all of it, or nothing. If a name belongs to other keys here, the
+    /// keys in the file become a contact with another name, which ends in the beginning of a
+    /// fingerprint: `safe@Zm9vYmFy`.
     ///
     /// # Errors
     /// [`NotImported`] names the first piece that is invalid.
@@ -271,8 +270,7 @@ impl Node {
         })
     }
 
-    /// The contacts that are to be entered for keys whose name is taken here, and their old
-    /// and new names.
+    /// The contacts to enter for keys whose name is taken here, with their old and new names.
     #[allow(clippy::type_complexity, reason = "two lists that belong together")]
     fn clashing(
         &self,
@@ -299,7 +297,7 @@ impl Node {
         Ok((contacts, renamed))
     }
 
-    /// Whether pieces of evidence are relied on at this moment.
+    /// Whether pieces of evidence are relied on now.
     ///
     /// # Errors
     /// [`EngineError::Registry`].
@@ -316,9 +314,9 @@ impl Node {
         Ok(evidence.iter().map(of).collect())
     }
 
-    /// What somebody who stands in evidence is called here: as the evidence has it, unless
-    /// that name stands for other keys; then as an identity or contact with just these keys,
-    /// or by the name and the beginning of a fingerprint.
+    /// The name here of a party in evidence: the one in the evidence, unless that belongs to other
+    /// keys; then that of an identity or contact with exactly these keys, or the name with the
+    /// beginning of a fingerprint.
     ///
     /// # Errors
     /// [`EngineError::Registry`].
@@ -362,7 +360,7 @@ impl NotImported {
     }
 }
 
-/// Which statements were revoked, and by which keys.
+/// The revoked statements, each with the key that revoked it.
 struct RevokedStatements(HashSet<([u8; 32], PublicKey)>);
 
 impl RevokedStatements {
@@ -374,7 +372,7 @@ impl RevokedStatements {
 }
 
 impl Inner {
-    /// Takes a piece of evidence, if it verifies and is new.
+    /// Stores a piece of evidence if it verifies and is new.
     pub(crate) fn submit(&self, evidence: &Evidence) -> Result<(), EngineError> {
         reads_for::check(evidence, |name| self.keys_of(name))?;
         match self.registry.insert_evidence(evidence)? {
@@ -383,8 +381,8 @@ impl Inner {
         }
     }
 
-    /// The evidence in a reply that counts: what has not ended and was not revoked, by what is
-    /// in the reply or by what is known here. What verifies is for the one to see who uses it.
+    /// The evidence in a reply that counts: it has not ended, and neither the reply nor this
+    /// registry has a revocation of it. Whoever uses it verifies it.
     pub(crate) fn what_counts(&self, about: EvidenceAbout) -> Result<Vec<Evidence>, RegistryError> {
         let EvidenceAbout {
             direct,
@@ -399,8 +397,8 @@ impl Inner {
         Ok(all)
     }
 
-    /// What of `pieces` was revoked, as far as it is known here or told in a reply. No other
-    /// revocation is looked at: verifying takes a good part of a millisecond.
+    /// The revoked ones of `pieces`, as far as this registry or the reply knows. Other revocations
+    /// are not verified, since that takes most of a millisecond each.
     fn revoked(
         &self,
         pieces: &[Evidence],
@@ -424,7 +422,7 @@ impl Inner {
         Ok(RevokedStatements(revoked))
     }
 
-    /// The recipients by the names that they have here.
+    /// The recipients by their names here.
     pub(crate) fn named_here(
         self: &Arc<Self>,
         parties: Vec<Party>,

@@ -34,7 +34,7 @@ impl Lane {
                 .name(format!("token {}", token.serial))
                 .spawn(move || work(&queue))
                 .map_err(|e| Error::System {
-                    what: "no thread for the token".into(),
+                    what: "the token's thread cannot be started".into(),
                     reason: e.to_string(),
                 })?;
         }
@@ -152,7 +152,7 @@ impl Lane {
     fn unavailable(&self) -> Error {
         Error::TokenUnavailable {
             token: self.token.clone(),
-            reason: "the thread that works it ended".into(),
+            reason: "its worker thread ended".into(),
         }
     }
 }

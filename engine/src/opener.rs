@@ -46,17 +46,17 @@ mod candidates;
 /// The identities that may open a file, in the order in which they are asked.
 pub struct Opener {
     node: Node,
-    /// Who wants it opened.
+    /// The sender of the request.
     asker: EngineId,
     stanzas: Stanzas,
     left: VecDeque<Candidate>,
     /// Those whose token is not attached.
     away: Vec<Away>,
-    /// Whose a PIN is that was given for whichever token asks.
+    /// The owner of a PIN that was given for all tokens.
     pin_of: PinOf,
-    /// Why the first one could not that was asked.
+    /// Why the first one that was asked could not open it.
     failed: Option<NotOpened>,
-    /// Whether there was anybody to be asked.
+    /// Whether anybody could be asked.
     had_candidates: bool,
 }
 
@@ -67,16 +67,16 @@ pub struct Candidate {
     engine: EngineId,
     token: TokenId,
     fit: Fit,
-    /// Somebody has to touch or approve, or may have to.
+    /// Whether a person has to touch or approve, or may have to.
     needs_person: bool,
     needs_pin: bool,
 }
 
-/// What opened the header of a file.
+/// A file whose header is open.
 pub struct Opened {
-    /// With whose key.
+    /// The identity whose key opened it.
     pub who: EngineId,
-    /// What the payload is encrypted under: for [`Sealed::open`](claviger_formats::envelope::Sealed::open).
+    /// The key of the payload, for [`Sealed::open`](claviger_formats::envelope::Sealed::open).
     pub file_key: UnwrappedKey,
 }
 
@@ -84,9 +84,9 @@ pub struct Opened {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{error}")]
 pub struct NotOpened {
-    /// Who was to open it, where it was one of those who might.
+    /// The identity that was asked, if any.
     pub who: Option<EngineId>,
-    /// What kept it from being opened.
+    /// The reason.
     pub error: EngineError,
 }
 
@@ -99,16 +99,16 @@ pub struct Holder {
     pub token: TokenId,
     /// Whether the token is attached.
     pub attached: bool,
-    /// Why it is not known whether it is attached.
+    /// The reason if it is not known whether it is attached.
     pub unreadable: Option<String>,
 }
 
 impl Opener {
-    /// Everybody of this node who may open a file with these stanzas, and whose key the policy
-    /// lets `asker` use. Looks at their tokens without a PIN.
+    /// The identities of this node that may open a file with these stanzas and whose key the policy
+    /// lets `asker` use. Their tokens are looked at without a PIN.
     ///
     /// # Errors
-    /// [`EngineError::Registry`]; [`EngineError::NotAllowed`] where it lets them use none.
+    /// [`EngineError::Registry`]; [`EngineError::NotAllowed`] if the policy allows none of them.
     pub async fn anybody(
         node: &Node,
         asker: &EngineId,
@@ -124,12 +124,12 @@ impl Opener {
         Ok(Opener::new((node, asker), stanzas, here, away, pin_of))
     }
 
-    /// `who`, and nobody else. Its token is meant by that, so it gets the PIN.
+    /// Only `who`. The request means its token, so that token gets the PIN.
     ///
     /// # Errors
-    /// [`EngineError::NotAllowed`] where the policy does not let `asker` use its key;
-    /// [`EngineError::IdentityDoesNotExist`], [`EngineError::CapabilitiesNotAvailable`] where
-    /// it has no key that decrypts, [`Error::DecryptionFailed`] where the file is not for it.
+    /// [`EngineError::NotAllowed`] if the policy does not let `asker` use its key;
+    /// [`EngineError::IdentityDoesNotExist`]; [`EngineError::CapabilitiesNotAvailable`] if it has
+    /// no decryption key; [`Error::DecryptionFailed`] if the file is not for it.
     pub async fn only(
         node: &Node,
         asker: &EngineId,
@@ -191,7 +191,7 @@ impl Opener {
         }
     }
 
-    /// Asks one after the other until one opens the file.
+    /// Asks one after another until one opens the file.
     ///
     /// # Errors
     /// [`NotOpened`]; [`Error::DecryptionFailed`] for all that depends on the file.
@@ -204,27 +204,27 @@ impl Opener {
         }
     }
 
-    /// Who is asked next: for callers that have something to do on the token before.
+    /// The candidate that is asked next, for callers that have something to do on its token before.
     ///
     /// # Errors
-    /// Nobody is left: why the file was not opened.
+    /// If no candidate is left: why the file was not opened.
     pub fn next(&self) -> Result<&Candidate, NotOpened> {
         self.left.front().ok_or_else(|| self.end())
     }
 
-    /// Whether the [next](Opener::next) one's token may get a PIN: what is done on it before
-    /// must not send one either, if not.
+    /// Whether the token of the [next](Opener::next) candidate may get a PIN. If not, work on it
+    /// before must not send one either.
     pub fn next_gets_pin(&self) -> bool {
         let next = self.left.front();
         next.is_some_and(|next| self.pin_of.is_for(&next.token))
     }
 
-    /// Asks the [next](Opener::next) one. `None`: it does not open the file, or its token is
-    /// not to be had; somebody else may.
+    /// Asks the [next](Opener::next) candidate. `None`: it does not open the file, or its token is
+    /// not available; another one may.
     ///
     /// # Errors
-    /// What is for a person to see before anybody else is asked: a PIN that was refused, a
-    /// person who said no; [`EngineError::PinForSeveralTokens`].
+    /// Errors that a person must see before others are asked: a rejected PIN, a rejected request;
+    /// [`EngineError::PinForSeveralTokens`].
     pub async fn ask(&mut self, call: &Call) -> Result<Option<Opened>, NotOpened> {
         let Some(candidate) = self.left.pop_front() else {
             return Err(self.end());
@@ -264,7 +264,7 @@ impl Opener {
         Ok(None)
     }
 
-    /// Why the file was not opened, when everybody was asked.
+    /// Why the file was not opened, after everybody was asked.
     fn end(&self) -> NotOpened {
         if let Some(failed) = &self.failed {
             return failed.clone();
@@ -290,7 +290,7 @@ impl Candidate {
         &self.token
     }
 
-    /// First what needs nobody, then what is sure, then what needs no PIN.
+    /// The order: keys that need no person, keys that certainly match, keys that need no PIN.
     fn order(&self) -> impl Ord + use<> {
         (self.needs_person, self.fit != Fit::Yes, self.needs_pin)
     }
@@ -322,19 +322,19 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Whose PIN it is that the node has.
+/// The owner of the node's PIN.
 enum PinOf {
-    /// It knows the PIN of each token, or who is asked does.
+    /// The source knows the PIN of each token.
     WhoeverAsks,
-    /// It is that of one token, and this one is it.
+    /// It is the PIN of this token.
     One(TokenId),
-    /// It is that of one of several, and it is not known which.
+    /// It is the PIN of one of several tokens, unknown which.
     OneOfSeveral(Vec<Holder>),
 }
 
 impl PinOf {
-    /// Whose one PIN is: the only token of which the file says that its key opens it, or else
-    /// the only one whose key may.
+    /// The owner of one PIN: the only token whose key opens the file according to its stanzas, or
+    /// else the only one whose key may.
     fn among(here: &[Candidate], away: &[Away]) -> Self {
         let with_pin = || {
             let here = here.iter().filter(|candidate| candidate.needs_pin);
@@ -382,8 +382,8 @@ impl Away {
     }
 }
 
-/// Whether another key may be tried after this error: the token is not to be had, and no
-/// PIN was sent.
+/// Whether another key may be tried after this error: the token is not available, and no PIN was
+/// sent.
 fn may_go_on(error: &EngineError) -> bool {
     matches!(
         error,
@@ -399,7 +399,8 @@ fn may_go_on(error: &EngineError) -> bool {
 }
 
 impl Node {
-    /// Lets the Decryption engine `engine` unwrap what may be for its key. `None`: nothing is.
+    /// Has the Decryption engine `engine` unwrap the stanzas that may be for its key. `None`: there
+    /// are none.
     async fn unwrap_as(
         &self,
         asker: &EngineId,

@@ -20,71 +20,70 @@ pub trait Policy: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access<'a> {
-    /// Have keys made for an identity of its own.
+    /// Generate keys for an identity of its own.
     Generate {
-        /// Where.
+        /// The backend of the keys.
         backend: &'a Backend,
     },
-    /// Have an engine of this identity do something with its key.
+    /// Use the key of an identity.
     Use {
         /// The identity that the key was made or adopted for.
         identity: &'a EngineId,
-        /// What its key does.
+        /// The use of the key.
         operation: Operation<'a>,
     },
-    /// Use the engines of this identity from now on.
+    /// Connect to this identity.
     Connect(&'a EngineId),
-    /// Use a key that is on a token of this machine.
+    /// Adopt a key on a token of this machine.
     Adopt,
     /// Delete this identity.
     Delete(&'a EngineId),
-    /// Have an identity sign that another one reads for it.
+    /// Grant another identity to read for an identity, which signs this.
     Grant {
-        /// Who is to read.
+        /// The reader.
         reader: &'a EngineId,
         /// Who signs it.
         by: &'a EngineId,
     },
-    /// Have an identity sign that another one does not read for it any more.
+    /// Revoke such a grant; the identity signs this.
     Revoke {
-        /// Who is not to read.
+        /// The reader.
         reader: &'a EngineId,
         /// Who signs it.
         by: &'a EngineId,
     },
-    /// See the tokens of this machine and what is in their slots.
+    /// List the tokens of this machine and their slots.
     ListTokens,
     /// Encrypt to this identity or contact.
     Encrypt(&'a EngineId),
-    /// See who reads for this identity or contact, and for whom it reads.
+    /// Read the evidence about this identity or contact.
     ReadEvidence(&'a EngineId),
-    /// Have evidence stored, if it verifies.
+    /// Submit evidence, which is stored if it verifies.
     SubmitEvidence,
-    /// Use a token that is open by somebody else's PIN.
+    /// Use a token that somebody else's PIN opened.
     UseLogin {
         /// The token.
         token: &'a TokenId,
-        /// The sender of the request whose PIN it was.
+        /// The sender whose request carried that PIN.
         of: &'a EngineId,
     },
 }
 
-/// What a key is used for.
+/// A use of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation<'a> {
-    /// It signs something for this purpose.
+    /// Sign, for this purpose.
     Sign(&'a Purpose),
-    /// It opens a ciphertext.
+    /// Decrypt a ciphertext.
     Decrypt,
 }
 
-/// The default: within this process anyone may do anything, as the specification has
-/// it, and a token that is open is open for all. From another node only an identity's owner uses
-/// it, deletes it and grants in its name; nobody is let in to what others own, uses their login
-/// or sees the tokens, and nobody hands in digests ([`Purpose::Prehash`]). Nobody has keys made
-/// from there either: whoever does names the backend that is opened, and a backend can name files
-/// of this machine that are then read or run.
+/// The default policy. Within this process everything is allowed, as the specification has it, and
+/// an open token serves everybody. A sender on another node can only use, delete and grant in the
+/// name of identities that it owns. It cannot use a login of others, list tokens, or have digests
+/// signed ([`Purpose::Prehash`]). It cannot generate keys either, since a request to generate names
+/// a backend, and a backend can name files of this machine to be read or run.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OwnersOnly;
 
@@ -99,7 +98,7 @@ impl Policy for OwnersOnly {
             Access::Use {
                 operation: Operation::Sign(Purpose::Prehash),
                 ..
-            } => "have a digest signed of which nobody sees the message",
+            } => "have a digest signed without its message",
             Access::Use { identity, .. }
             | Access::Connect(identity)
             | Access::Delete(identity)

@@ -14,50 +14,48 @@ use claviger_token::{PublicKey, possession};
 use crate::EngineError;
 use crate::evidence::Statement;
 
-/// What a signature is for.
+/// The purpose of a signature.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Purpose {
-    /// The data is a message, and is signed as it is. It must not begin like something that
-    /// another purpose signs.
+    /// The data is a message and is signed as it is. It must not begin like the data of another
+    /// purpose.
     #[default]
     Raw,
     /// The data is the digest of a message, for an SSH signature (OpenSSH
     /// `PROTOCOL.sshsig`).
     SshSig {
-        /// What the SSH signature is for: `file`, `git` …
+        /// The namespace of the SSH signature: `file`, `git` …
         namespace: String,
-        /// What the message was hashed with.
+        /// The hash of the digest.
         hash: Hash,
     },
-    /// The data is a statement of who reads for whom, or a revocation of one, made by the key
-    /// that signs it: [`Statement`].
+    /// The data is a grant, or the revocation of one, by the key that signs it: [`Statement`].
     Evidence,
-    /// The data is a challenge of 16 bytes, to prove that the key is there
-    /// ([`possession`]).
+    /// The data is a challenge of 16 bytes, to prove possession of the key ([`possession`]).
     Proof,
-    /// The data is the hash of a TLS 1.3 handshake so far (RFC 8446 §4.4.3).
+    /// The data is the transcript hash of a TLS 1.3 handshake (RFC 8446 §4.4.3).
     Tls(TlsSide),
-    /// The data is what a node states about itself to other nodes.
+    /// The data is a statement of a node about itself, for other nodes.
     Node,
-    /// The data is a digest, as the key's scheme makes it of a message. Nobody sees of what:
-    /// whoever may ask for this can have any signature of the key.
+    /// The data is a digest, made with the hash of the key's scheme. Its message stays unknown, so
+    /// whoever may ask for this can obtain any signature of the key.
     Prehash,
 }
 
-/// Which side of a TLS connection signs.
+/// The side of a TLS connection that signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsSide {
-    /// The one that was connected to.
+    /// The server.
     Server,
-    /// The one that connects.
+    /// The client.
     Client,
 }
 
-/// What a node's statements begin with.
+/// The prefix of a node's statements.
 pub const NODE_PREFIX: &str = "Claviger: node statement\n";
 
-/// What a key is given.
+/// What the key signs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ToSign {
     Message(Vec<u8>),
@@ -65,7 +63,7 @@ pub(crate) enum ToSign {
 }
 
 impl Purpose {
-    /// A name for people and programs.
+    /// The name for people and programs.
     pub fn name(&self) -> &'static str {
         match self {
             Purpose::Raw => "raw",
@@ -98,7 +96,7 @@ impl Purpose {
             }
             Purpose::SshSig { namespace, hash } => {
                 if data.len() != hash.length() {
-                    return Err(not_for("the digest has another length than its hash"));
+                    return Err(not_for("the digest does not have the length of its hash"));
                 }
                 sshsig::signed_data_of(namespace, *hash, &data)
                     .map_err(|_| not_for("the namespace is empty"))?
@@ -106,19 +104,19 @@ impl Purpose {
             Purpose::Evidence => {
                 let statement = Statement::parse(&data).map_err(not_for)?;
                 if statement.signer() != Some(key) {
-                    return Err(not_for("another key has to sign it"));
+                    return Err(not_for("it must be signed by another key"));
                 }
                 data
             }
             Purpose::Proof => {
                 if data.len() != 16 {
-                    return Err(not_for("a challenge has 16 bytes"));
+                    return Err(not_for("the challenge is not 16 bytes long"));
                 }
                 format!("{} {}", possession::PREFIX, to_hex(&data)).into_bytes()
             }
             Purpose::Tls(side) => {
                 if !matches!(data.len(), 32 | 48 | 64) {
-                    return Err(not_for("the data is no hash of a handshake"));
+                    return Err(not_for("the data is not a transcript hash"));
                 }
                 tls(*side, &data)
             }
@@ -138,11 +136,11 @@ fn tls(side: TlsSide, transcript: &[u8]) -> Vec<u8> {
     [&TLS_PADDING[..], context.as_bytes(), transcript].concat()
 }
 
-/// What everything begins with that is signed in TLS 1.3: a handshake (RFC 8446 §4.4.3), a
-/// delegated credential (RFC 9345 §4), an exported authenticator (RFC 9261 §5.2.2).
+/// The prefix of everything that TLS 1.3 signs: a handshake (RFC 8446 §4.4.3), a delegated
+/// credential (RFC 9345 §4), an exported authenticator (RFC 9261 §5.2.2).
 const TLS_PADDING: [u8; 64] = [b' '; 64];
 
-/// A beginning that no raw message has.
+/// A beginning that is reserved, so that no raw message with it is signed.
 struct Reserved {
     begins: Beginning,
     what: &'static str,
@@ -180,8 +178,8 @@ const SESSION_IDS: [u8; 5] = [20, 28, 32, 48, 64];
 
 const SSH_MSG_USERAUTH_REQUEST: u8 = 50;
 
-/// Everything that is signed for another purpose than [`Purpose::Raw`] begins with one of
-/// these, in this version and in those to come.
+/// The beginnings of everything that is signed for a purpose other than [`Purpose::Raw`], in this
+/// version and in those to come.
 const RESERVED: [Reserved; 6] = [
     Reserved {
         begins: Beginning::Bytes(0, possession::PREFIX.as_bytes()),
@@ -216,7 +214,7 @@ const RESERVED: [Reserved; 6] = [
     },
 ];
 
-/// So many bytes of a message tell whether its beginning is reserved.
+/// The number of bytes that decide whether the beginning of a message is reserved.
 pub(crate) const LONGEST_RESERVED: usize = 128;
 
 /// Refuses a raw message that begins like something that another purpose signs. Its first

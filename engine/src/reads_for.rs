@@ -35,10 +35,10 @@ pub(crate) struct ReadsFor {
 pub struct EvidenceAbout {
     /// Every piece in which the identity stands on either side, whether it counts or not.
     pub direct: Vec<Evidence>,
-    /// Those of them that were revoked, are revoked by these.
+    /// The revocations of these.
     pub revocations: Vec<Revocation>,
-    /// How it goes on from there: for each identity that it reads for, or that reads for
-    /// it, through others, the last piece of a shortest chain that counts.
+    /// The evidence that leads on: for each identity that it reads for, or that reads for it,
+    /// through others, the last piece of a shortest chain that counts.
     pub onward: Vec<Evidence>,
 }
 
@@ -77,8 +77,8 @@ impl ReadsFor {
         Ok(is_same || as_reader(a).any(|a| self.graph.reaches(&a, &target, at)))
     }
 
-    /// The evidence, piece after piece, by which `a` reads for `b`; empty where that is
-    /// plain, `None` where it does not.
+    /// The chain of evidence by which `a` reads for `b`; empty if it is trivial, `None` if there is
+    /// none.
     pub(crate) fn chain(
         &mut self,
         registry: &Registry,
@@ -115,10 +115,10 @@ impl ReadsFor {
     }
 }
 
-/// The last moment: only what has no end counts then.
+/// The last moment: then only evidence without an end counts.
 const LAST: i64 = Piece::ALWAYS - 1;
 
-/// This moment, as edges have their ends.
+/// The current time, as edges store their ends.
 fn moment() -> i64 {
     i64::try_from(now()).map_or(LAST, |now| now.min(LAST))
 }
@@ -130,8 +130,7 @@ pub(crate) fn as_reader(keys: &PublicKeys) -> impl Iterator<Item = KeysId> {
     std::iter::once(keys.id()).chain(more)
 }
 
-/// Refuses evidence that is not what it says. `known` are the keys that a name stands for
-/// here.
+/// Refuses evidence that does not verify. `known` are the keys that a name has here.
 pub(crate) fn check(
     evidence: &Evidence,
     known: impl Fn(&str) -> Result<Option<PublicKeys>, RegistryError>,
@@ -148,14 +147,14 @@ pub(crate) fn invalid(reason: BadEvidence) -> EngineError {
     EngineError::InvalidEvidence { reason }
 }
 
-/// A directed graph: an edge for each piece of evidence, from the reader to whom it reads
-/// for.
+/// A directed graph with an edge for each piece of evidence, from the reader to the identity that
+/// it reads for.
 #[derive(Default)]
 struct Graph {
     nodes: HashMap<KeysId, u32>,
     /// The edges of each node, forwards and backwards.
     edges: [Vec<Vec<Edge>>; 2],
-    /// By which search, in which direction, each node was last seen.
+    /// The search and direction in which each node was last seen.
     stamps: [Vec<u32>; 2],
     search: u32,
 }
@@ -189,7 +188,7 @@ impl Graph {
         self.edges[BACKWARDS][to as usize].push(edge(from));
     }
 
-    /// A piece that was revoked does not count any more.
+    /// Removes a revoked piece.
     fn end(&mut self, from: &KeysId, to: &KeysId, evidence: i64) {
         for (direction, node) in [(FORWARDS, from), (BACKWARDS, to)] {
             let Some(node) = self.nodes.get(node) else {
@@ -225,7 +224,7 @@ impl Graph {
         }
     }
 
-    /// Marks a node as seen; whether it had not been.
+    /// Marks a node as seen. Returns whether it was not seen before.
     fn see(&mut self, direction: usize, node: u32) -> bool {
         let stamp = &mut self.stamps[direction][node as usize];
         let is_new = *stamp != self.search;
@@ -233,8 +232,8 @@ impl Graph {
         is_new
     }
 
-    /// Whether there is a way from `a` to `b`, however short. Searched from both ends, the
-    /// smaller edge of the two first, so that mostly little is looked at.
+    /// Whether there is a path from `a` to `b`. The search starts from both ends and continues at
+    /// the smaller frontier, so it visits few nodes.
     fn reaches(&mut self, a: &KeysId, b: &KeysId, at: i64) -> bool {
         if a == b {
             return true;
@@ -269,9 +268,8 @@ impl Graph {
         false
     }
 
-    /// Everything that can be reached from `starts` in one direction, nearest first: for
-    /// each node the edge by which it was found, and the place in the result of the node
-    /// that it was found from.
+    /// All nodes that can be reached from `starts` in one direction, nearest first: for each the
+    /// edge by which it was found, and the index in the result of the node that it was found from.
     fn tree(&mut self, direction: usize, starts: &[KeysId], at: i64) -> Vec<(Edge, Option<usize>)> {
         self.begin();
         let starts: Vec<u32> = starts
@@ -297,7 +295,7 @@ impl Graph {
         found
     }
 
-    /// The evidence along a shortest way from `a` to `b`.
+    /// The evidence along a shortest path from `a` to `b`.
     fn chain(&mut self, a: &KeysId, b: &KeysId, at: i64) -> Option<Vec<i64>> {
         let target = *self.nodes.get(b)?;
         let tree = self.tree(FORWARDS, &[*a], at);
@@ -312,7 +310,7 @@ impl Graph {
         Some(chain)
     }
 
-    /// The evidence in which one of `ids` stands on either side; and how it goes on.
+    /// The evidence in which one of `ids` is on either side, and the evidence that leads on.
     fn around(&mut self, ids: &[KeysId], at: i64) -> (Vec<i64>, Vec<i64>) {
         let nodes = ids.iter().filter_map(|id| self.nodes.get(id));
         let nodes: Vec<usize> = nodes.map(|node| *node as usize).collect();

@@ -44,21 +44,21 @@ use serde::Serialize;
 
 use crate::EngineError;
 
-/// How a token stands; see the [tables](self).
+/// The state of a token; see the [tables](self).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenState {
     /// It is not attached, or cannot be reached.
     Absent,
-    /// It is attached; nobody here has opened it.
+    /// It is attached, and not opened by this node.
     Present,
-    /// It wants something before it works: a PIN, to be unlocked, its app.
+    /// It needs something before it works: a PIN, unlocking, its app.
     Locked,
-    /// It is open and works.
+    /// It is open and working.
     Ready,
     /// It waits for a touch, or for an approval on its screen.
     Person,
-    /// Its PIN is blocked by too many wrong ones.
+    /// Its PIN is blocked after too many wrong ones.
     Blocked,
     /// It answered with an error of its own.
     Failed,
@@ -114,29 +114,29 @@ impl fmt::Display for TokenState {
     }
 }
 
-/// What happens to a token; see the [tables](self).
+/// An event of a token; see the [tables](self).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Happening {
-    /// It is among the tokens that are attached.
+    /// It was found among the attached tokens.
     Seen,
-    /// It is not, or it does not answer any more.
+    /// It was not found, or no longer answers.
     Gone,
-    /// It, or its driver, wants something before it is opened.
+    /// It, or its driver, needs something before it can be opened.
     Refused,
-    /// It was opened, or did what it was asked for.
+    /// It was opened, or served a request.
     Worked,
     /// It waits for a person.
     PersonNeeded,
-    /// It goes on after that.
+    /// It continues after that.
     PersonDone,
-    /// It says that its PIN is blocked.
+    /// It reported that its PIN is blocked.
     PinBlocked,
-    /// It answered with an error of its own, or with something malformed.
+    /// It answered with an error of its own, or with a malformed reply.
     Failed,
 }
 
 impl Happening {
-    /// Everything that can happen, in the order of the [tables](self).
+    /// Every event, in the order of the [tables](self).
     pub const ALL: [Happening; 8] = [
         Happening::Seen,
         Happening::Gone,
@@ -162,7 +162,7 @@ impl Happening {
         }
     }
 
-    /// What an error shows to have happened to the token; `None` where it shows nothing.
+    /// The event that an error shows; `None` if it shows none.
     pub fn shown_by(error: &Error) -> Option<Happening> {
         match error {
             Error::TokenUnavailable { .. } => Some(Happening::Gone),
@@ -189,7 +189,7 @@ impl Happening {
         }
     }
 
-    /// What an event of an operation shows to have happened.
+    /// The event that a notification of an operation shows.
     pub(crate) fn shown_by_event(event: &Event) -> Option<(&TokenId, Happening)> {
         match event {
             Event::TouchNeeded { token } | Event::ApprovalNeeded { token } => {
@@ -201,18 +201,18 @@ impl Happening {
     }
 }
 
-/// A token's state became another.
+/// A change of a token's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TokenChange {
     /// The token.
     pub token: TokenId,
-    /// How it stood.
+    /// The state before.
     pub before: TokenState,
-    /// How it stands now.
+    /// The state now.
     pub state: TokenState,
 }
 
-/// Whether it is the token's absence that keeps it from working.
+/// Whether the error means that the token is absent.
 pub(crate) fn is_absence(error: &EngineError) -> bool {
     matches!(error, EngineError::Token(error)
         if error.advice() == Advice::InsertToken || matches!(error, Error::System { .. }))

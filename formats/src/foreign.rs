@@ -11,36 +11,36 @@ use spki::der::{Decode, Encode, Reader, SliceReader, Tag, TagNumber, Tagged};
 
 use crate::{envelope, ssh};
 
-/// A public key, and what whoever wrote it down says that it is for.
+/// A public key of somebody else, and its intended use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignKey {
     /// The key.
     pub key: PublicKey,
-    /// It may be taken for one that signs.
+    /// Whether it may be used to verify signatures.
     pub signs: bool,
-    /// It may be taken for one that decrypts.
+    /// Whether it may be used to encrypt.
     pub decrypts: bool,
-    /// It is in the certificate of an authority, which certifies other keys.
+    /// Whether it is in the certificate of an authority, which certifies other keys.
     pub is_authority: bool,
 }
 
-/// Why a public key is of no use.
+/// Why a public key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Useless {
-    /// It is a key of a kind that Claviger does not know, named as people name it.
+    /// A key of an unsupported kind, named as people name it.
     #[error("{0} cannot be used")]
     Kind(String),
-    /// It is no public key, or one that is not safe to use (RFC 7748 §6.1, SEC 1 §3.2.2).
+    /// It is malformed, or not safe to use (RFC 7748 §6.1, SEC 1 §3.2.2).
     #[error("{0} is malformed or not safe to use")]
     Malformed(&'static str),
-    /// The certificate lets its key neither sign nor decrypt.
+    /// The certificate allows its key neither to sign nor to decrypt.
     #[error("the certificate lets its key neither sign nor decrypt")]
     NoUse,
 }
 
 impl ForeignKey {
-    /// A key in a form that does not say what it is for.
+    /// A key in a form that does not state its use.
     fn of_any_use(key: PublicKey) -> Self {
         ForeignKey {
             signs: key.algorithm().can(KeyUse::Sign),
@@ -50,8 +50,8 @@ impl ForeignKey {
         }
     }
 
-    /// A key as [`PublicKey::to_text`] or another program writes it in PEM: what stands behind
-    /// `BEGIN`, and the bytes. `None` where that is of another sort (parameters of a curve).
+    /// A key in PEM, as [`PublicKey::to_text`] or another program writes it: the label after
+    /// `BEGIN`, and the bytes. `None` if the content is not a key (parameters of a curve).
     ///
     /// # Errors
     /// [`Useless`].
@@ -145,7 +145,7 @@ fn rsa_numbers(der: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((number()?, number()?))
 }
 
-/// What keeps an RSA key from being used, if it is its size.
+/// Why the size of an RSA key prevents its use, if it does.
 fn useless_rsa(modulus: &[u8], exponent: &[u8]) -> Option<Useless> {
     let bits = BigUint::from_bytes_be(modulus).bits();
     let exponent = BigUint::from_bytes_be(exponent);
@@ -171,7 +171,7 @@ fn ssh_rsa(blob: &[u8]) -> Option<Useless> {
     }
 }
 
-/// Names the kind of a key that was refused, as far as it says what it is.
+/// Names the kind of a refused key, as far as it states it.
 fn useless_info(der: &[u8]) -> Useless {
     let malformed = Useless::Malformed("a public key");
     let Ok(info) = SubjectPublicKeyInfoRef::from_der(der) else {
@@ -205,7 +205,7 @@ const RSA: &str = "1.2.840.113549.1.1.1";
 /// P-256, P-384, secp256k1.
 const KNOWN_CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.10"];
 
-/// Algorithms and curves that keys are seen of and that are not used here.
+/// Algorithms and curves that occur and are not supported.
 fn named(oid: &str) -> Option<&'static str> {
     Some(match oid {
         "1.3.132.0.35" => "P-521",
@@ -231,7 +231,7 @@ fn named(oid: &str) -> Option<&'static str> {
     })
 }
 
-/// Names the kind of an SSH key that is not used here.
+/// Names the kind of an unsupported SSH key.
 fn useless_ssh_kind(kind: &str) -> Option<String> {
     let name = match kind {
         "ssh-ed25519" | "ssh-rsa" | "ecdsa-sha2-nistp256" | "ecdsa-sha2-nistp384" => return None,
@@ -246,8 +246,8 @@ fn useless_ssh_kind(kind: &str) -> Option<String> {
     Some(format!("{name} ({kind})"))
 }
 
-/// The key in a certificate (RFC 5280), of which nothing else is checked: neither who issued
-/// it nor until when. What it says that its key may be used for is heeded.
+/// The key in a certificate (RFC 5280). Neither its issuer nor its validity period is checked; its
+/// key usage is respected.
 fn from_certificate(der: &[u8]) -> Result<ForeignKey, Useless> {
     let certificate = Certificate::parse(der).ok_or(Useless::Malformed("a certificate"))?;
     let mut found = ForeignKey::of_any_use(from_info(&certificate.info)?);
@@ -269,8 +269,8 @@ const KEY_ENCIPHERMENT: u8 = 0x20;
 const DATA_ENCIPHERMENT: u8 = 0x10;
 const KEY_AGREEMENT: u8 = 0x08;
 
-/// What matters of a certificate. It is read by hand, since a key is of use also where a
-/// serial number is longer than the standard lets it be.
+/// The relevant fields of a certificate. The parser is ours, since a key is useful even if the
+/// serial number is longer than the standard allows.
 struct Certificate {
     info: Vec<u8>,
     key_usage: Option<u8>,

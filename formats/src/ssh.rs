@@ -8,7 +8,7 @@ use ssh_encoding::Encode;
 use ssh_key::Mpint;
 use ssh_key::public::{EcdsaPublicKey, Ed25519PublicKey, KeyData, RsaPublicKey};
 
-/// Whether SSH has such keys: it has none of X25519, secp256k1 and BLS12-381.
+/// Whether SSH has keys of this algorithm: it has none of X25519, secp256k1 and BLS12-381.
 pub fn has(algorithm: Algorithm) -> bool {
     !matches!(
         algorithm,
@@ -16,18 +16,17 @@ pub fn has(algorithm: Algorithm) -> bool {
     )
 }
 
-/// The key as a line of `authorized_keys`; `None` where SSH has no such key.
+/// The key as a line of `authorized_keys`; `None` if SSH has no such keys.
 pub fn to_line(key: &PublicKey, comment: &str) -> Option<String> {
     ssh_key::PublicKey::new(key_data(key)?, comment)
         .to_openssh()
         .ok()
 }
 
-/// Parses a line of `authorized_keys` or of a `.pub` file, without options; the comment
-/// is of no account.
+/// Parses a line of `authorized_keys` or of a `.pub` file, without options. The comment is ignored.
 ///
 /// # Errors
-/// [`BadPublicKey`] where it is none, or of an algorithm that Claviger does not know.
+/// [`BadPublicKey`] if it is malformed, or of an unknown algorithm.
 pub fn from_line(line: &str) -> Result<PublicKey, BadPublicKey> {
     let key = ssh_key::PublicKey::from_openssh(line.trim()).map_err(|_| BadPublicKey)?;
     match key.key_data() {
@@ -49,8 +48,8 @@ pub fn from_line(line: &str) -> Result<PublicKey, BadPublicKey> {
     }
 }
 
-/// The key as SSH puts it on the wire (RFC 4253 §6.6, RFC 5656, RFC 8709); `None` where SSH
-/// has no such key.
+/// The key in SSH's wire format (RFC 4253 §6.6, RFC 5656, RFC 8709); `None` if SSH has no such
+/// keys.
 pub fn to_wire(key: &PublicKey) -> Option<Vec<u8>> {
     let mut wire = Vec::new();
     key_data(key)?.encode(&mut wire).ok()?;

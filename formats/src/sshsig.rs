@@ -19,27 +19,27 @@ use ssh_key::{HashAlg, LineEnding, Mpint, SshSig};
 
 use crate::ssh;
 
-/// The namespace that `ssh-keygen -Y sign` and `git` know for plain files.
+/// The namespace of `ssh-keygen -Y sign` and `git` for plain files.
 pub const FILE_NAMESPACE: &str = "file";
 
 const BEGIN: &[u8] = b"-----BEGIN SSH SIGNATURE-----";
 const END: &[u8] = b"-----END SSH SIGNATURE-----";
-/// What the data that an SSH signature signs begins with, and what is in its armor.
+/// The prefix of the data that an SSH signature signs, and of the content of its armor.
 pub const MAGIC: &[u8] = b"SSHSIG";
 const VERSION: u32 = 1;
 
-/// `ssh-keygen` takes base64 with and without padding.
+/// `ssh-keygen` accepts base64 with and without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What a message is hashed with before an SSH signature is made over it.
+/// The hash of a message under an SSH signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hash {
     /// SHA-256.
     Sha256,
-    /// SHA-512, which is what is made.
+    /// SHA-512, which new signatures use.
     Sha512,
 }
 
@@ -52,7 +52,7 @@ impl Hash {
         }
     }
 
-    /// How long its digests are, in bytes.
+    /// The length of its digests in bytes.
     pub fn length(self) -> usize {
         match self {
             Hash::Sha256 => 32,
@@ -74,7 +74,7 @@ impl Hash {
     }
 }
 
-/// What has to be signed so that [`to_pem`] makes an SSH signature over `message`.
+/// The bytes to sign, so that [`to_pem`] makes an SSH signature over `message`.
 ///
 /// # Errors
 /// [`BadSignature`] where the namespace is empty.
@@ -82,7 +82,7 @@ pub fn signed_data(namespace: &str, message: &[u8]) -> Result<Vec<u8>, BadSignat
     signed_data_of(namespace, Hash::Sha512, &Hash::Sha512.digest(message))
 }
 
-/// The same of a message whose digest is known: the message itself need not be at hand.
+/// The same for a message of which only the digest is known.
 ///
 /// # Errors
 /// [`BadSignature`] where the namespace is empty.
@@ -100,7 +100,7 @@ pub fn signed_data_of(namespace: &str, hash: Hash, digest: &[u8]) -> Result<Vec<
 /// The armored file for a `signature` over [`signed_data`].
 ///
 /// # Errors
-/// [`BadSignature`] where SSH has no such keys (secp256k1, BLS12-381).
+/// [`BadSignature`] if SSH has no such keys (secp256k1, BLS12-381).
 pub fn to_pem(
     key: &PublicKey,
     namespace: &str,
@@ -118,10 +118,10 @@ pub fn is_sshsig(file: &[u8]) -> bool {
     file.trim_ascii_start().starts_with(BEGIN)
 }
 
-/// Checks that `pem` is an SSH signature of `key` over `message` in `namespace`.
+/// Verifies that `pem` is an SSH signature of `key` over `message` in `namespace`.
 ///
 /// # Errors
-/// [`BadSignature`], without a reason; [`SshSignature`] has them.
+/// [`BadSignature`], without a reason; [`SshSignature`] gives reasons.
 pub fn verify(
     key: &PublicKey,
     namespace: &str,
@@ -137,10 +137,10 @@ pub fn verify(
         .map(drop)
 }
 
-/// An SSH signature as it was read. That it is well-formed says nothing of its being valid.
+/// A parsed SSH signature, well-formed but not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshSignature {
-    /// The public key as SSH encodes it.
+    /// The public key in SSH's encoding.
     key: Vec<u8>,
     namespace: String,
     hash: Hash,
@@ -148,29 +148,27 @@ pub struct SshSignature {
     blob: Vec<u8>,
 }
 
-/// Why an SSH signature cannot be judged: not whose it is, but what it is, is in question.
+/// Why an SSH signature cannot be verified at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unreadable {
-    /// The armor or what is in it is damaged.
+    /// The armor or its content is damaged.
     #[error("the SSH signature is malformed: {0}")]
     Malformed(&'static str),
-    /// It is of a version that is not known.
-    #[error("the SSH signature has version {0}; version 1 is known")]
+    /// Its version is unknown.
+    #[error("the SSH signature has version {0}; only version 1 is supported")]
     Version(u32),
-    /// The message was hashed with something else.
-    #[error(
-        "the SSH signature says that the message was hashed with `{0}`; sha256 and sha512 are known"
-    )]
+    /// Its hash is not supported.
+    #[error("the SSH signature uses the hash `{0}`; only sha256 and sha512 are supported")]
     Hash(String),
-    /// It was made with an algorithm that is not taken for secure, or not known.
-    #[error("the SSH signature was made with `{0}`, which is not taken")]
+    /// Its algorithm is unknown, or not considered secure.
+    #[error("the SSH signature uses the algorithm `{0}`, which is not supported")]
     Algorithm(String),
 }
 
 impl SshSignature {
-    /// Reads an armored signature: any white space in it, and anything behind it, is skipped,
-    /// as `ssh-keygen` does.
+    /// Parses an armored signature. White space in it and anything after it are skipped, as by
+    /// `ssh-keygen`.
     ///
     /// # Errors
     /// [`Unreadable`].
@@ -191,12 +189,12 @@ impl SshSignature {
             .collect();
         let bytes = BASE64
             .decode(text)
-            .map_err(|_| malformed("it is not in base64"))?;
+            .map_err(|_| malformed("it is not base64"))?;
         SshSignature::from_bytes(&bytes)
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, Unreadable> {
-        let cut = |_| Unreadable::Malformed("it is cut short, or too long");
+        let cut = |_| Unreadable::Malformed("it is truncated or too long");
         let mut rest = bytes
             .strip_prefix(MAGIC)
             .ok_or(Unreadable::Malformed("it does not begin with SSHSIG"))?;
@@ -217,7 +215,7 @@ impl SshSignature {
         }
         // What follows the signature of a security key is for such keys only.
         if !rest.is_empty() || (!inner.is_empty() && !algorithm.starts_with("sk-")) {
-            return Err(Unreadable::Malformed("it is cut short, or too long"));
+            return Err(Unreadable::Malformed("it is truncated or too long"));
         }
         Ok(SshSignature {
             key,
@@ -228,32 +226,32 @@ impl SshSignature {
         })
     }
 
-    /// What it says that it is for. It is signed, too.
+    /// The namespace that it states, which is signed, too.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// What it says that the message was hashed with. It is signed, too.
+    /// The hash that it states, which is signed, too.
     pub fn hash(&self) -> Hash {
         self.hash
     }
 
-    /// The public key that it says that it is of, as SSH encodes it (RFC 4253 §6.6).
+    /// The public key that it names, in SSH's encoding (RFC 4253 §6.6).
     pub fn key_blob(&self) -> &[u8] {
         &self.key
     }
 
-    /// Whether it says that it is of this key.
+    /// Whether it names this key.
     pub fn names(&self, key: &PublicKey) -> bool {
         ssh::to_wire(key).as_deref() == Some(&self.key)
     }
 
-    /// The algorithm of the key that it names, as SSH names it: `ssh-ed25519`.
+    /// The algorithm of the key that it names, by SSH's name: `ssh-ed25519`.
     pub fn key_type(&self) -> String {
         String::decode(&mut self.key.as_slice()).unwrap_or_default()
     }
 
-    /// The scheme, where it is one in which signatures of `key` are checked.
+    /// The scheme, if signatures of `key` are verified in it.
     ///
     /// # Errors
     /// [`Unreadable::Algorithm`] for others, such as `ssh-rsa`, which is SHA-1.
@@ -271,11 +269,11 @@ impl SshSignature {
             .ok_or_else(|| Unreadable::Algorithm(self.algorithm.clone()))
     }
 
-    /// Checks that it is a signature of `key` over the message with this digest (of
-    /// [hash](SshSignature::hash)), and says in which scheme.
+    /// Verifies that it is a signature of `key` over the message with this digest (made with its
+    /// [hash](SshSignature::hash)), and returns its scheme.
     ///
-    /// Whether the key is the one that it names, and its namespace the one that is wanted, is
-    /// for the caller to see: [names](SshSignature::names), [namespace](SshSignature::namespace).
+    /// The caller checks the key that it [names](SshSignature::names) and its
+    /// [namespace](SshSignature::namespace).
     ///
     /// # Errors
     /// [`BadSignature`].
@@ -298,8 +296,8 @@ impl SshSignature {
     }
 }
 
-/// The signature as the blob that SSH puts into its messages (RFC 4253 §6.6,
-/// RFC 5656 §3.1.2, RFC 8332, RFC 8709).
+/// The signature as a blob in SSH's wire format (RFC 4253 §6.6, RFC 5656 §3.1.2, RFC 8332, RFC
+/// 8709).
 fn to_ssh(signature: &Signature) -> Result<ssh_key::Signature, BadSignature> {
     let (name, blob) = match signature.scheme() {
         SignatureScheme::Ed25519 => ("ssh-ed25519", signature.as_bytes().to_vec()),

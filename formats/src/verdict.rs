@@ -15,11 +15,11 @@ use sha3::Keccak256;
 
 use crate::sshsig::{self, Hash, SshSignature};
 
-/// How much is read at once, in bytes.
+/// The size of a read in bytes.
 const BUFFER: usize = 1 << 16;
 
-/// How long an Ethereum personal message may be whose length is known only at its end, in
-/// bytes. Ledgers sign up to 32,766.
+/// The maximum length in bytes of an Ethereum personal message whose length is known only at its
+/// end. Ledgers sign up to 32,766.
 const LONGEST_EIP191: usize = 1 << 20;
 
 /// The form of a signature.
@@ -45,19 +45,19 @@ impl Form {
     }
 }
 
-/// What is to be said of a signature.
+/// The verdict on a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The key made it over this message.
+    /// Valid: the key made it over this message.
     Valid {
-        /// The form that it turned out to have.
+        /// The form of the signature.
         form: Form,
-        /// The scheme with which it is valid.
+        /// The scheme in which it is valid.
         scheme: SignatureScheme,
     },
-    /// It is a well-formed signature, and not one of this key over this message.
+    /// Not valid: a well-formed signature, but not by this key over this message.
     NotValid(NotValid),
-    /// Whether it is valid is not known.
+    /// Undecided.
     CannotJudge(CannotJudge),
 }
 
@@ -65,11 +65,11 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotValid {
-    /// The message is another, or who signed it is.
+    /// Another message or another key was signed.
     #[error("the key did not make this signature over this message")]
     Mismatch,
-    /// The SSH signature says that it is of another key.
-    #[error("the SSH signature is of another key")]
+    /// The SSH signature names another key.
+    #[error("another key made the SSH signature")]
     AnotherKey,
 }
 
@@ -77,58 +77,61 @@ pub enum NotValid {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CannotJudge {
-    /// The file is of no form that is known for signatures of such keys.
-    #[error("the file is no signature of a key of {algorithm}{}", guess(*looks))]
+    /// The file has no known form of a signature by such a key.
+    #[error("the file is not a signature of a {algorithm} key{}", guess(*looks))]
     UnknownForm {
-        /// What the key is.
+        /// The algorithm of the key.
         algorithm: Algorithm,
-        /// What it looks like.
+        /// What the file looks like.
         looks: Option<Looks>,
     },
-    /// The SSH signature is damaged, or of a kind that is not taken.
+    /// The SSH signature is damaged or not supported.
     #[error(transparent)]
     Ssh(#[from] sshsig::Unreadable),
-    /// The SSH signature says that it is for something else.
+    /// The SSH signature is for another namespace.
     #[error("the SSH signature is for the namespace `{found}`, not `{wanted}`")]
     Namespace {
-        /// What it is for.
+        /// Its namespace.
         found: String,
-        /// What was asked for.
+        /// The expected namespace.
         wanted: String,
     },
-    /// Whether it is one over an Ethereum personal message depends on a length that is not
-    /// known when the message begins.
-    #[error("a message of more than 1 MiB that is no file is not checked as an Ethereum message")]
+    /// Whether it is over an Ethereum personal message depends on the length, which is not known
+    /// when the message begins.
+    #[error(
+        "a message of more than 1 MiB that is not a file cannot be checked as an Ethereum \
+             message"
+    )]
     LengthUnknown,
     /// The message grew or shrank while it was read.
     #[error("the message changed while it was read")]
     Changed,
 }
 
-/// What a file that is no signature looks like.
+/// What a file that is not a signature looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Looks {
-    /// Nothing is in it.
+    /// It is empty.
     Empty,
     /// A signature, encoded as base64.
     Base64,
     /// A signature, encoded in hexadecimal.
     Hex,
-    /// PEM, but no SSH signature: an OpenPGP one perhaps.
+    /// PEM, but not an SSH signature: perhaps an OpenPGP one.
     Armor,
 }
 
 fn guess(looks: Option<Looks>) -> &'static str {
     match looks {
         Some(Looks::Empty) => ": it is empty",
-        Some(Looks::Base64) => ": it is one in base64",
-        Some(Looks::Hex) => ": it is one in hexadecimal",
+        Some(Looks::Base64) => ": it is base64",
+        Some(Looks::Hex) => ": it is hexadecimal",
         Some(Looks::Armor) => ": it is in the armor of another program",
         None => "",
     }
 }
 
-/// A signature that was read from a file.
+/// A signature from a file.
 #[derive(Debug, Clone)]
 pub enum Presented {
     /// An SSH signature.
@@ -138,10 +141,10 @@ pub enum Presented {
 }
 
 impl Presented {
-    /// Takes what a file holds.
+    /// Parses the content of a file.
     ///
     /// # Errors
-    /// Where it is an SSH signature that cannot be read.
+    /// If it is an SSH signature that cannot be parsed.
     pub fn read(file: &[u8]) -> Result<Self, CannotJudge> {
         match sshsig::is_sshsig(file) {
             true => Ok(Presented::Ssh(SshSignature::parse(file)?)),
@@ -149,12 +152,11 @@ impl Presented {
         }
     }
 
-    /// Judges whether it is a signature of `key` over what `message` gives, and, where it is
-    /// an SSH signature, for `namespace`. `length` is that of the message in bytes, where it
-    /// is known.
+    /// Judges whether it is a signature of `key` over `message` and, if it is an SSH signature, for
+    /// `namespace`. `length` is that of the message in bytes, if known.
     ///
     /// # Errors
-    /// Where the message cannot be read.
+    /// If the message cannot be read.
     pub fn judge(
         &self,
         key: &PublicKey,
@@ -231,7 +233,7 @@ fn plain(
     })
 }
 
-/// What the bytes may be, as a signature of the key.
+/// The signatures of the key that the bytes may be.
 fn candidates(bytes: &[u8], key: &PublicKey) -> Vec<(Form, Signature)> {
     let algorithm = key.algorithm();
     let width = algorithm.rsa_bits().map(|bits| bits / 8);
@@ -247,7 +249,7 @@ fn candidates(bytes: &[u8], key: &PublicKey) -> Vec<(Form, Signature)> {
         .collect()
 }
 
-/// What a file looks like that is no signature of the key.
+/// What a file that is not a signature of the key looks like.
 fn looks(bytes: &[u8], key: &PublicKey) -> Option<Looks> {
     let text = std::str::from_utf8(bytes).ok()?;
     let text: String = text.split_ascii_whitespace().collect();
@@ -265,14 +267,14 @@ fn looks(bytes: &[u8], key: &PublicKey) -> Option<Looks> {
     }
 }
 
-/// A message as far as signatures need it.
+/// The parts of a message that signatures need.
 #[derive(Default)]
 struct Message {
     sha256: Option<Vec<u8>>,
     sha384: Option<Vec<u8>>,
     sha512: Option<Vec<u8>>,
     eip191: Option<Vec<u8>>,
-    /// All of it, where a scheme signs no digest, or one that is not made here.
+    /// The whole message, if a scheme does not sign a digest that is computed here.
     whole: Option<Vec<u8>>,
     is_too_long_for_eip191: bool,
 }
@@ -344,8 +346,8 @@ impl Message {
     }
 }
 
-/// Whether the digest that the scheme signs is made here while the message is read. For all
-/// other schemes, ones that come later too, the message is taken as a whole.
+/// Whether the digest of the scheme is computed here while the message is read. For all other
+/// schemes, future ones included, the message is taken as a whole.
 fn is_hashed_here(scheme: SignatureScheme) -> bool {
     matches!(
         scheme,
@@ -371,7 +373,7 @@ fn finished<D: Digest>(hash: Option<D>) -> Option<Vec<u8>> {
 /// The digest of an Ethereum personal message, which begins with the length.
 enum Eip191 {
     Begun(Box<Keccak256>),
-    /// The length is known only at the end: what came so far.
+    /// The length is known only at the end: the message so far.
     Kept(Vec<u8>),
     TooLong,
 }
@@ -406,8 +408,8 @@ impl Eip191 {
     }
 }
 
-/// The digest that `scheme` signs of all that `message` gives, in a buffer of memory. `None`
-/// where the scheme signs no digest, or one that begins with the length (EIP-191).
+/// The digest of a whole message that `scheme` signs, computed in a fixed buffer. `None` if the
+/// scheme signs no digest, or one that depends on the length (EIP-191).
 ///
 /// # Errors
 /// Where it cannot be read.
@@ -423,7 +425,7 @@ pub fn digest_of(scheme: SignatureScheme, message: impl Read) -> io::Result<Opti
     }))
 }
 
-/// The digest of all that `message` gives, in a buffer of memory.
+/// The digest of a whole message, computed in a fixed buffer.
 ///
 /// # Errors
 /// Where it cannot be read.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::subject::Subject;
 
-/// What checks are about.
+/// The topic of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Theme {
     /// How tokens are found.
@@ -15,15 +15,15 @@ pub enum Theme {
     Keys,
     /// Signatures.
     Signing,
-    /// Opening ciphertexts.
+    /// Decryption.
     Decryption,
-    /// Calls that are late or given up.
+    /// Late and cancelled calls.
     Deadlines,
-    /// Tokens without room.
+    /// Full tokens.
     Full,
-    /// Tokens that go away and come back.
+    /// Tokens that are unplugged and plugged in.
     Removal,
-    /// What other tools do to the keys.
+    /// Changes of other tools to the keys.
     OtherTools,
 }
 
@@ -67,14 +67,14 @@ impl fmt::Display for Theme {
 pub struct Check {
     /// The statement, as a sentence with underscores.
     pub name: &'static str,
-    /// What it is about.
+    /// Its topic.
     pub theme: Theme,
     pub(crate) needs: fn(&dyn Subject) -> Result<(), &'static str>,
     pub(crate) body: fn(&dyn Subject) -> Result<(), Skip>,
 }
 
 impl Check {
-    /// Why the check cannot be run on `subject`, found without touching the token.
+    /// Why the check does not apply to `subject`, found without using the token.
     pub fn skipped(&self, subject: &dyn Subject) -> Option<&'static str> {
         (self.needs)(subject).err()
     }
@@ -82,7 +82,7 @@ impl Check {
     /// Runs the check.
     ///
     /// # Panics
-    /// Where the token does not do what the statement says.
+    /// If the token does not conform to the statement.
     pub fn run(&self, subject: &dyn Subject) -> Outcome {
         let outcome = (self.needs)(subject)
             .map_err(Skip)
@@ -94,13 +94,13 @@ impl Check {
     }
 }
 
-/// What became of a check that did not fail.
+/// The outcome of a check that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Outcome {
-    /// The token does what the check says.
+    /// The token conforms.
     Passed,
-    /// The check does not apply to this token, or cannot be made on it, and why.
+    /// The check does not apply to this token, or cannot run on it; the reason.
     Skipped(&'static str),
 }
 

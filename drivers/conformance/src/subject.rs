@@ -4,28 +4,27 @@ use std::sync::Arc;
 
 use claviger_token::{Access, Driver, KeyRef, KeySpec, KeyUse, Protection, PublicKey};
 
-/// A token under test, and what can be done to it.
+/// A token under test, and the faults that a test can cause.
 ///
-/// Each of the faults has a default that says why it cannot be shown; the checks that
-/// need it are then skipped with these words. Whether a fault can be brought about is
-/// asked before the token is; the answers must not need it.
+/// Each fault has a default that states why it cannot be caused; the checks that need it are then
+/// skipped with this reason. The answers must not use the token.
 pub trait Subject: Send + Sync {
     /// The driver, the same one each time.
     fn driver(&self) -> Arc<dyn Driver>;
 
-    /// A backend string that names just this token.
+    /// A backend string that matches only this token.
     fn backend(&self) -> String;
 
     /// The right PIN.
     fn access(&self) -> Access;
 
-    /// What the token promises about the keys it makes.
+    /// The protection that the token states for the keys that it makes.
     fn protection(&self) -> Protection {
         Protection::FULL
     }
 
-    /// A PIN that could be right but is not; nobody may have logged in to the token
-    /// before the check that uses it.
+    /// A well-formed wrong PIN. Nobody may have logged in to the token before the check that uses
+    /// it.
     ///
     /// # Errors
     /// Why there is none.
@@ -33,7 +32,7 @@ pub trait Subject: Send + Sync {
         Err("a wrong PIN is not to be tried on this token")
     }
 
-    /// A backend string that is well-formed but fits no token.
+    /// A well-formed backend string that matches no token.
     ///
     /// # Errors
     /// Why there is none.
@@ -41,7 +40,7 @@ pub trait Subject: Send + Sync {
         Err("no other token can be asked for")
     }
 
-    /// How many keys of the first supported kind fill the token when it is empty.
+    /// The number of keys of the first supported kind that fill the empty token.
     ///
     /// # Errors
     /// Why it cannot be filled.
@@ -49,14 +48,14 @@ pub trait Subject: Send + Sync {
         Err("the token has no bound that a test could reach")
     }
 
-    /// The longest message in bytes that the token signs with Ed25519, which needs all
-    /// of it on the token. Longer ones it must refuse.
+    /// The longest message in bytes that the token signs with Ed25519, which needs all of it on the
+    /// token. The token must refuse longer ones.
     fn longest_ed25519_message(&self) -> usize {
         usize::MAX
     }
 
-    /// The longest message in bytes that the token signs with any key. Longer ones it
-    /// must refuse.
+    /// The longest message in bytes that the token signs with any key. The token must refuse longer
+    /// ones.
     fn longest_message(&self) -> usize {
         usize::MAX
     }
@@ -77,8 +76,8 @@ pub trait Subject: Send + Sync {
         Err("nothing stands behind the token that could restart")
     }
 
-    /// Restarts what stands behind the token, such as its daemon or its module, under the
-    /// running process.
+    /// Restarts the service behind the token, such as its daemon or its module, under the running
+    /// process.
     ///
     /// # Errors
     /// Why that cannot be done.
@@ -86,7 +85,7 @@ pub trait Subject: Send + Sync {
         self.can_restart()
     }
 
-    /// Whether [`Subject::generates_none`] can be had.
+    /// Whether [`Subject::generates_none`] is available.
     ///
     /// # Errors
     /// Why not.
@@ -94,8 +93,7 @@ pub trait Subject: Send + Sync {
         Err("a token of this kind that generates no keys cannot be had")
     }
 
-    /// The token as it is where it generates no keys, with one that it has and what that is
-    /// for.
+    /// The token in a form that generates no keys, with one of its keys and the use of that.
     ///
     /// # Errors
     /// Why it always generates, or never.
@@ -103,7 +101,7 @@ pub trait Subject: Send + Sync {
         Err("a token of this kind that generates no keys cannot be had")
     }
 
-    /// What pulls the token out and puts it back.
+    /// A handle that unplugs the token and plugs it in.
     ///
     /// # Errors
     /// Why it cannot be removed.
@@ -112,52 +110,53 @@ pub trait Subject: Send + Sync {
     }
 }
 
-/// Pulls a token out and puts it back.
+/// Unplugs a token and plugs it in.
 pub trait Plug {
-    /// Takes the token away, as from under a running process.
+    /// Unplugs the token under a running process.
     fn remove(&self);
 
-    /// Brings it back with everything that was on it.
+    /// Plugs it in again, with everything that was on it.
     fn insert(&self);
 }
 
-/// Another tool that works on the token under test. It goes by places, as such tools do.
+/// Another tool that works on the token under test. Like such tools, it identifies keys by their
+/// slots.
 ///
-/// What it cannot do on this token it says; the checks that need it are then skipped with these
-/// words.
+/// What it cannot do on this token returns an error; the checks that need it are then skipped with
+/// this reason.
 pub trait Others {
-    /// Makes a key of its own, of any kind, in the place of `key`, beside it.
+    /// Makes a key of its own, of any kind, in the slot of `key`, beside it.
     ///
     /// # Errors
     /// Why it cannot.
     fn add_beside(&self, key: &KeyRef) -> Result<PublicKey, &'static str>;
 
-    /// Destroys `key` and makes one of its own of the same kind in the place.
+    /// Destroys `key` and makes one of its own of the same kind in the slot.
     ///
     /// # Errors
     /// Why it cannot.
     fn replace(&self, key: &KeyRef) -> Result<PublicKey, &'static str>;
 
-    /// Gives `key` another place.
+    /// Moves `key` to another slot.
     ///
     /// # Errors
     /// Why it cannot.
     fn move_key(&self, key: &KeyRef) -> Result<(), &'static str>;
 
-    /// Takes the name of its place from `key`, such as an empty `CKA_ID`.
+    /// Removes the slot's name from `key`, such as its `CKA_ID`.
     ///
     /// # Errors
     /// Why it cannot.
     fn unname(&self, key: &KeyRef) -> Result<(), &'static str>;
 
-    /// Puts a public half and the private half of another key on the token as if they were a
-    /// pair, and says what the public half is. [`Others::remove`] removes both.
+    /// Puts a public key and the private key of another pair on the token as if they were a pair,
+    /// and returns the public key. [`Others::remove`] removes both.
     ///
     /// # Errors
     /// Why it cannot.
     fn mismatch(&self, spec: KeySpec) -> Result<KeyRef, &'static str>;
 
-    /// Whether a key of its own is there, both halves.
+    /// Whether a key of its own is complete.
     fn has(&self, key: &PublicKey) -> bool;
 
     /// Removes a key of its own.

@@ -31,7 +31,7 @@ impl Backend {
                     backend.account = Some(parse_account(value).ok_or_else(|| bad(ACCOUNT))?);
                 }
                 "tcp" => backend.tcp = Some(address(value).ok_or_else(|| bad(TCP))?),
-                _ => return Err(bad("it has serial, account and tcp")),
+                _ => return Err(bad("the attributes are serial, account and tcp")),
             }
         }
         Ok(backend)
@@ -152,7 +152,7 @@ mod tests {
         let Err(Error::BadBackend { reason, .. }) = refused else {
             panic!("{refused:?}");
         };
-        assert_eq!(reason, "it has serial, account and tcp");
+        assert_eq!(reason, "the attributes are serial, account and tcp");
     }
 
     proptest! {

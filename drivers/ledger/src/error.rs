@@ -76,11 +76,11 @@ impl Fault {
             } => Error::Device {
                 token,
                 call: call.into(),
-                status: format!("{status}; {app} is open, and it is not Ledger's"),
+                status: format!("{status} (the app {app} that is open is not Ledger's)"),
             },
             Fault::OtherSeed => Error::TokenUnavailable {
                 token,
-                reason: "the Ledger that is there has another seed".into(),
+                reason: "the attached Ledger has another seed".into(),
             },
             Fault::Status {
                 status: Status::REJECTED,

@@ -171,13 +171,13 @@ pub(crate) fn sign(
             status: Status::NO_MEMORY,
             ..
         } => Fault::Ours(Error::BadMessage {
-            reason: "the device has not enough memory for it".into(),
+            reason: "the device does not have enough memory for it".into(),
         }),
         Fault::Status {
             status: Status::WRONG_DATA,
             ..
         } => Fault::Ours(Error::BadMessage {
-            reason: "the app does not take it".into(),
+            reason: "the app does not accept it".into(),
         }),
         other => other,
     })?;

@@ -41,20 +41,20 @@ pub fn frames(command: &[u8]) -> Result<Vec<[u8; FRAME]>, BadFrame> {
         .collect())
 }
 
-/// Puts the frames of one reply after another together. Of no further use after an error.
+/// Assembles replies from frames. Unusable after an error.
 #[derive(Default)]
 pub struct Assembler {
-    /// The length that frame 0 gave.
+    /// The length in frame 0.
     length: usize,
     sequence: u16,
     data: Zeroizing<Vec<u8>>,
 }
 
 impl Assembler {
-    /// Takes the next frame; gives the reply when it is complete.
+    /// Adds the next frame. Returns the reply when it is complete.
     ///
     /// # Errors
-    /// [`BadFrame`] for all that is not the frame that has to come next.
+    /// [`BadFrame`] if it is not the expected frame.
     pub fn push(&mut self, frame: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, BadFrame> {
         if frame.len() != FRAME {
             return Err(BadFrame::Truncated(frame.len()));
@@ -96,24 +96,24 @@ impl Assembler {
     }
 }
 
-/// What came is not the frame that has to come next.
+/// The received frame is not the expected one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadFrame {
-    /// It has not 64 bytes.
+    /// It does not have 64 bytes.
     #[error("a frame of {0} bytes")]
     Truncated(usize),
-    /// It is of another channel.
+    /// It belongs to another channel.
     #[error("a frame of another channel")]
     Channel,
-    /// It is not of an APDU.
+    /// It is not part of an APDU.
     #[error("a frame with the tag {0:02x}")]
     Tag(u8),
     /// It is out of order.
     #[error("frame {found} instead of frame {expected}")]
     Sequence {
-        /// The number of the frame that has to come next.
+        /// The expected sequence number.
         expected: u16,
-        /// The number of the frame that came.
+        /// The received sequence number.
         found: u16,
     },
     /// No APDU has this length.

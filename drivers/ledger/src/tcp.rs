@@ -41,7 +41,7 @@ impl Devices for Tcp {
     }
 
     fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {
-        let mut failure = Broken::Lost("the address means nothing".into());
+        let mut failure = Broken::Lost("the address cannot be resolved".into());
         for address in path.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, PATIENCE) {
                 Ok(stream) => {

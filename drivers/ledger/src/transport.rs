@@ -5,78 +5,76 @@ use std::time::Duration;
 use claviger_token::{Interval, Watch};
 use zeroize::Zeroizing;
 
-/// An open way to a device. Two commands are never under way at once.
+/// An open connection to a device. It carries one command at a time.
 pub trait Transport: Send {
     /// Sends one command.
     ///
     /// # Errors
-    /// [`Broken`]; then the device has not seen the whole command.
+    /// [`Broken`]; then the device has not received the whole command.
     fn send(&mut self, apdu: &[u8]) -> Result<(), Broken>;
 
-    /// The next reply, status word included, if there is one within `wait`.
+    /// The next reply with its status word, if it arrives within `wait`.
     ///
-    /// It may take long: a person may have to look at the device first. So whoever waits
-    /// asks again and again, and looks at the clock in between.
+    /// A reply may take long, since a person may have to act. So the caller polls, and checks the
+    /// time in between.
     ///
     /// # Errors
     /// [`Broken`].
     fn receive(&mut self, wait: Duration) -> Result<Option<Zeroizing<Vec<u8>>>, Broken>;
 }
 
-/// The way to a device is of no further use.
+/// The connection to a device is broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
-    /// The device was unplugged, or what stands for it ended.
+    /// The device was unplugged, or its emulator ended.
     #[error("{0}")]
     Lost(String),
-    /// What came is not a reply.
+    /// The received data is not a reply.
     #[error("{0}")]
     Malformed(String),
 }
 
-/// Where devices are. There is one implementation for USB, one for TCP, and others in
-/// tests.
+/// A source of devices. There is one implementation for USB, one for TCP, and others in tests.
 pub trait Devices: Send + Sync {
-    /// The devices that are attached.
+    /// The attached devices.
     ///
     /// # Errors
-    /// Why that cannot be found out.
+    /// If they cannot be listed.
     fn list(&self) -> Result<Vec<Attached>, Unreachable>;
 
-    /// What waits for devices to come and go.
+    /// Waits until devices are plugged in or unplugged.
     fn watch(&self) -> Box<dyn Watch> {
         Box::new(Interval)
     }
 
-    /// How processes that can reach the device at `path` call it among each other, so that
-    /// they take turns: the same name for the same device. None where no other process can.
+    /// The name of the device at `path` that all processes which can reach it share, so that they
+    /// take turns. None if no other process can.
     fn shared_name(&self, path: &str) -> Option<String> {
         let _ = path;
         None
     }
 
-    /// Opens the device at `path`. Nobody else speaks to it from then on: no path is
-    /// opened twice.
+    /// Opens the device at `path` for exclusive use: no path is opened twice.
     ///
     /// # Errors
-    /// [`Broken`] where it is not there or not to be had.
+    /// [`Broken`] if it is absent or in use.
     fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken>;
 }
 
-/// A device that is attached.
+/// An attached device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
-    /// Where. It changes when an app is opened or closed.
+    /// The path. It changes when an app is opened or closed.
     pub path: String,
     /// The model, such as `Nano X`.
     pub model: String,
 }
 
-/// It cannot be found out which devices there are.
+/// Devices cannot be listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreachable {
-    /// What was tried.
+    /// What was attempted.
     pub what: String,
-    /// What came of it.
+    /// The error.
     pub reason: String,
 }

@@ -17,13 +17,13 @@ const RUNNING: &str = "/run/udev/control";
 /// What waits for HID devices to come and go.
 pub(crate) fn watch() -> Box<dyn Watch> {
     if !Path::new(RUNNING).exists() {
-        tracing::debug!("udev is not running: devices are looked for instead");
+        tracing::debug!("udev is not running; polling for devices");
         return Box::new(Interval);
     }
     match Monitor::new() {
         Ok(monitor) => Box::new(monitor),
         Err(error) => {
-            tracing::debug!(%error, "udev tells nothing: devices are looked for instead");
+            tracing::debug!(%error, "udev cannot be read; polling for devices");
             Box::new(Interval)
         }
     }
@@ -62,7 +62,7 @@ impl Monitor {
 impl Watch for Monitor {
     fn wait(&mut self, limit: Duration) -> bool {
         self.next(limit).unwrap_or_else(|error| {
-            tracing::debug!(%error, "udev tells nothing: devices are looked for instead");
+            tracing::debug!(%error, "udev cannot be read; polling for devices");
             Interval.wait(limit)
         })
     }

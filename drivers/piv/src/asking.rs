@@ -53,7 +53,7 @@ impl Asking {
                 Err(RecvTimeoutError::Disconnected) => {
                     return self.keep(Err(Error::PinSource {
                         origin: "the PIN's source".into(),
-                        reason: "it gave no answer".into(),
+                        reason: "it did not answer".into(),
                     }));
                 }
             }

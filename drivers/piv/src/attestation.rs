@@ -183,7 +183,7 @@ pub(crate) fn check(
         Certificate::from_der(leaf_der),
         Certificate::from_der(signer_der),
     ) else {
-        return Checked::Unreadable("it is no X.509 certificate");
+        return Checked::Unreadable("it is not an X.509 certificate");
     };
     let pem = |certificate: &Certificate| certificate.to_pem(LineEnding::LF).ok();
     let (Some(leaf_pem), Some(signer_pem)) = (pem(&leaf), pem(&signer)) else {

@@ -143,7 +143,7 @@ pub(crate) fn authenticate(
     if key.len() != cipher.key_length() {
         let (name, wanted) = (cipher.name(), cipher.key_length());
         return Err(wrong(format!(
-            "a key of {} bytes was given, the card's is {name}, {wanted} bytes",
+            "the key has {} bytes, the card's has {wanted} ({name})",
             key.len()
         )));
     }
@@ -151,7 +151,7 @@ pub(crate) fn authenticate(
     let mut witness = card.authenticate(id, MANAGEMENT, &[0x80, 0x00], 0x80)?;
     cipher
         .apply(Direction::Decrypt, key, &mut witness)
-        .ok_or_else(|| Fault::malformed(NAME, "the witness is not one block long"))?;
+        .ok_or_else(|| Fault::malformed(NAME, "the witness is not one block"))?;
 
     let mut challenge = Zeroizing::new(vec![0; length]);
     OsRng.fill_bytes(&mut challenge);

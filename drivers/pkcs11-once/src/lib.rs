@@ -1,6 +1,22 @@
 //! The PKCS#11 calls that the crate `cryptoki` does not offer: above all `C_Sign` and `C_Decrypt`,
 //! each called once, with a buffer whose length the caller knows.
 //!
+//! ```
+//! use claviger_pkcs11_once::Once;
+//! use cryptoki::error::Result;
+//! use cryptoki::mechanism::Mechanism;
+//! use cryptoki::object::ObjectHandle;
+//! use cryptoki::session::Session;
+//!
+//! /// A P-256 signature of a digest: two calls, where `cryptoki` makes three.
+//! fn sign(once: &Once, session: &Session, key: ObjectHandle, digest: &[u8]) -> Result<[u8; 64]> {
+//!     let mut signature = [0; 64];
+//!     session.sign_init(&Mechanism::Ecdsa, key)?;
+//!     once.sign(session, digest, &mut signature)?;
+//!     Ok(signature)
+//! }
+//! ```
+//!
 //! `cryptoki` (0.12.1) asks for the length of every result before it asks for the result. That
 //! doubles the calls, and the work on devices that compute both times. NSS 3.125 even fails: it
 //! states 144 bytes for an Ed25519 signature and then accepts only a buffer of 64. A PIN for one

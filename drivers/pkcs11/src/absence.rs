@@ -22,7 +22,7 @@ const NEEDS: [Needs; 3] = [
     Needs {
         // The second is what it was called first.
         files: &["opencryptoki", "PKCS11_API"],
-        missing: "the daemon pkcsslotd does not run, or you have no access to it",
+        missing: "the daemon pkcsslotd is not running, or you have no access to it",
         cure: "start the daemon (`sudo systemctl start pkcsslotd`), and join the group pkcs11",
     },
     Needs {
@@ -85,9 +85,8 @@ mod tests {
         let error = of("/usr/lib/pkcs11/PKCS11_API.so", "/usr/lib/x.so");
         assert_eq!(
             error.to_string(),
-            "the module `/usr/lib/pkcs11/PKCS11_API.so` cannot be used yet: the daemon \
-             pkcsslotd does not run, or you have no access to it (C_Initialize: \
-             CKR_HOST_MEMORY)"
+            "the module `/usr/lib/pkcs11/PKCS11_API.so` cannot be used yet: the daemon pkcsslotd \
+             is not running, or you have no access to it (C_Initialize: CKR_HOST_MEMORY)"
         );
         assert!(
             matches!(&error, Error::NotReady { cure, .. } if cure.starts_with("start the daemon"))

@@ -167,7 +167,7 @@ impl<'a> Search<'a> {
                 .as_ref()
                 .or(halves.first().filter(|half| *half != self.public_key));
             findings.instead = Some(other.map_or_else(
-                || "a key whose public half is not known".into(),
+                || "a private key whose public key is not known".into(),
                 |other| other.fingerprint().to_string(),
             ));
         }
@@ -306,12 +306,12 @@ impl<'a> Search<'a> {
             self.token.info.uses.contains(&spec) && read.key.refuses(spec).is_none()
         };
         if read.key.always_authenticate {
-            return Ok(Trial::Inconclusive("it wants the PIN for each use".into()));
+            return Ok(Trial::Inconclusive(
+                "it requires the PIN for each use".into(),
+            ));
         }
         if self.trials.replace(self.trials.get() + 1) >= MOST_TRIALS {
-            return Ok(Trial::Inconclusive(
-                "there are too many to try them all".into(),
-            ));
+            return Ok(Trial::Inconclusive("there are too many to try each".into()));
         }
         let tried = if may(KeySpec::sign(algorithm)) {
             self.try_to_sign(read)
@@ -368,7 +368,7 @@ impl Findings {
         let (token, key) = (token.info.id.clone(), key.fingerprint().to_string());
         let doubt = self
             .doubt
-            .map(|why| format!("a key that may be it or not: {why}"));
+            .map(|why| format!("a key that cannot be identified: {why}"));
         match doubt.or(self.instead) {
             Some(found) => Error::KeyMismatch {
                 token,

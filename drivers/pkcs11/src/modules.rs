@@ -10,19 +10,19 @@ use crate::uri::Uri;
 /// The name by which `enable-in` and `disable-in` know this program.
 pub const PROGRAM: &str = "claviger";
 
-/// A module that p11-kit is configured for.
+/// A module in p11-kit's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Configured {
-    /// What p11-kit calls it: the name of its configuration file without `.module`.
+    /// p11-kit's name of it: that of its configuration file without `.module`.
     pub name: String,
-    /// Its file, as it is configured: what links lead to may be another file tomorrow.
+    /// Its file, as configured; links are not resolved, since their target may change.
     pub path: PathBuf,
-    /// What `C_Initialize` gets as its reserved argument (`x-init-reserved`).
+    /// The reserved argument of `C_Initialize` (`x-init-reserved`).
     pub init_reserved: Option<String>,
 }
 
 impl Configured {
-    /// A backend string that every token of this module fits.
+    /// A backend string that every token of this module matches.
     pub fn backend(&self) -> String {
         Uri {
             module_name: Some(self.name.clone()),
@@ -32,7 +32,7 @@ impl Configured {
     }
 }
 
-/// Where the configuration of p11-kit lies.
+/// The locations of p11-kit's configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     /// The administrator's `pkcs11.conf`.
@@ -41,20 +41,19 @@ pub struct Places {
     pub package_modules: PathBuf,
     /// The administrator's `.module` files.
     pub system_modules: PathBuf,
-    /// The user's `pkcs11.conf`, where there is a user.
+    /// The user's `pkcs11.conf`, if there is a user.
     pub user_conf: Option<PathBuf>,
     /// The user's `.module` files.
     pub user_modules: Option<PathBuf>,
-    /// The folders of modules that are given by a relative path; the first that has
-    /// the file counts.
+    /// The folders of modules with relative paths; the first that has the file counts.
     pub libraries: Vec<PathBuf>,
 }
 
 impl Places {
-    /// The places on this system, for the user who runs this process.
+    /// The locations on this system, for the user of this process.
     ///
-    /// For root there is no user's configuration, as in p11-kit: with the environment of
-    /// another user, as behind `sudo`, it would be that user's, and run that user's code.
+    /// As in p11-kit, root has no user configuration: behind `sudo`, the environment would name
+    /// that of another user, and run that user's code.
     pub fn of_this_system() -> Self {
         let variable = |name| std::env::var_os(name);
         let user = match is_root() {
@@ -82,12 +81,12 @@ impl Places {
         configured.map(|module| module.path).collect()
     }
 
-    /// The modules to load: the highest `priority` first, then by the names of their
-    /// configuration files.
+    /// The modules to load, by descending `priority`, then by the names of their configuration
+    /// files.
     ///
-    /// A file of the same name overrides single settings: the user's those of the
-    /// administrator, these those of the package. Left out are modules that are
-    /// blank, remote, only for trust policy, or not for this program.
+    /// A file of the same name overrides single settings: the user's file those of the
+    /// administrator, and the administrator's those of the package. Modules that are blank, remote,
+    /// only for trust policy, or not for this program are left out.
     pub fn configured(&self) -> Vec<Configured> {
         let user = self.user_config();
         let mut configured: BTreeMap<String, Settings> = BTreeMap::new();
@@ -187,7 +186,7 @@ impl UserConfig {
 
 type Settings = BTreeMap<String, String>;
 
-/// The settings in a file; none if there is no such file.
+/// The settings in a file; empty if there is no such file.
 fn settings(path: &Path) -> Settings {
     let text = match std::fs::read(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),

@@ -312,7 +312,7 @@ pub(crate) fn slot_name(id: &[u8], public_key: Option<&PublicKey>) -> SlotId {
 pub(crate) fn vanished(fault: Fault) -> Fault {
     match fault {
         Fault::Module(error) if is_stale_handle(&error) => {
-            Fault::Gone("an object vanished just after it was found".into())
+            Fault::Gone("an object disappeared after it was found".into())
         }
         other => other,
     }

@@ -223,8 +223,8 @@ impl Pkcs11Token {
 
     /// Refuses a key that wants the PIN in the middle of what is one call of `cryptoki`.
     fn check_no_login_between(&self, key: KeyHandle, spec: KeySpec) -> Result<(), Fault> {
-        let reason = "CKA_ALWAYS_AUTHENTICATE is true, and this module takes no PIN for one \
-                      operation; name the token's own module instead of one of p11-kit";
+        let reason = "CKA_ALWAYS_AUTHENTICATE is true, and this module takes no PIN for a single \
+                      operation";
         match key.always_authenticate {
             true => Err(Fault::Ours(self.not_usable(spec, reason))),
             false => Ok(()),

@@ -6,50 +6,48 @@
 
 use claviger_token::{Algorithm, Pace};
 
-/// How the tokens of one kind differ from what the standard leads one to expect.
+/// How the tokens of one kind deviate from the standard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quirks {
-    /// How a key pair is made so that a crash leaves no half of it behind.
+    /// How a key pair is generated, so that a crash leaves no half of it.
     pub generate: Generate,
-    /// With which mechanism X25519 key pairs are made.
+    /// The mechanism that generates X25519 key pairs.
     pub x25519: X25519,
-    /// The Weierstrass curves that are known to work. The mechanism list (PKCS#11
-    /// v2.40 §2.3.3) tells the sizes of curves, not which.
+    /// The Weierstrass curves that are known to work. The mechanism list (PKCS#11 v2.40 §2.3.3)
+    /// states the sizes of curves, not the curves.
     pub curves: &'static [Algorithm],
-    /// Whether the module is to hash what RSA keys sign (`CKM_SHA256_RSA_PKCS`), instead of
-    /// being given the hash (`CKM_RSA_PKCS`).
+    /// Whether the module hashes what RSA keys sign (`CKM_SHA256_RSA_PKCS`), instead of being given
+    /// the hash (`CKM_RSA_PKCS`).
     pub rsa_hashes: bool,
-    /// Whether RSA-OAEP works with SHA-256; the mechanism list does not tell.
+    /// Whether RSA-OAEP works with SHA-256; the mechanism list does not state it.
     pub oaep_sha256: Oaep,
-    /// Whether nothing is known of the token, so that what it states is worth a try.
+    /// Whether the token is unknown, so that what it states is tried.
     pub unknown: bool,
-    /// Whether a public key's `CKA_VERIFY` and `CKA_ENCRYPT` can be chosen, and tell what the
-    /// private key is for.
+    /// Whether a public key's `CKA_VERIFY` and `CKA_ENCRYPT` can be set, and show the use of the
+    /// private key.
     pub public_uses: bool,
-    /// Whether the handle of an object never stands for another object, so that a signature
-    /// made with it need not be verified. It is assumed of no token that was not shown to
-    /// be so.
+    /// Whether a handle never refers to another object, so that a signature made with it need not
+    /// be verified. This is assumed only of tokens for which a test shows it.
     pub unique_handles: bool,
-    /// Whether handles stop to be unique once an object was destroyed, until `C_Finalize` and
+    /// Whether handles are no longer unique after an object was destroyed, until `C_Finalize` and
     /// `C_Initialize`.
     pub reuses_handles: bool,
-    /// Whether a serial that is not blank tells a token from others of its maker. Where it
-    /// does not, the label is part of the token's name.
+    /// Whether a serial number, if there is one, identifies a token of its maker. If not, the label
+    /// is part of the token's name.
     pub unique_serial: bool,
-    /// Whose PIN it is, where another driver reaches the same card, too: that driver's scheme,
-    /// and what it calls the manufacturer. The serial is the same.
+    /// The owner of the PIN, if another driver reaches the same card: that driver's scheme and its
+    /// name of the manufacturer. The serial number is the same.
     pub pin_of: Option<(&'static str, &'static str)>,
-    /// Whether a token that went away is seen again only after `C_Finalize` and
-    /// `C_Initialize`.
+    /// Whether a token that was removed is found again only after `C_Finalize` and `C_Initialize`.
     pub forgets_tokens: bool,
-    /// Whether the token shows each time that a wrong PIN was given since the last right one
-    /// (`CKF_USER_PIN_COUNT_LOW`); the standard lets it show nothing.
+    /// Whether the token always shows that a wrong PIN was sent since the last right one
+    /// (`CKF_USER_PIN_COUNT_LOW`); the standard does not require it.
     pub shows_wrong_pins: bool,
-    /// Where operations are to be run.
+    /// Where operations run.
     pub pace: Pace,
 }
 
-/// How a key pair is made.
+/// How a key pair is generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Generate {
     /// With one `C_GenerateKeyPair` of token objects.
@@ -68,11 +66,11 @@ pub enum Oaep {
     Works,
     /// It does not.
     Fails,
-    /// Nobody here has seen it.
+    /// Not tried.
     Untried,
 }
 
-/// With which mechanism X25519 key pairs are made.
+/// The mechanism that generates X25519 key pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum X25519 {
     /// `CKM_EC_MONTGOMERY_KEY_PAIR_GEN`, as PKCS#11 v3.0 §2.3.7 has it.
@@ -81,7 +79,7 @@ pub enum X25519 {
     Edwards,
 }
 
-/// What is assumed of a token that the table does not know.
+/// The assumptions about a token that is not in the table.
 const STANDARD: Quirks = Quirks {
     generate: Generate::Direct,
     x25519: X25519::Montgomery,
@@ -166,7 +164,7 @@ const YKCS11: Quirks = Quirks {
     ..STANDARD
 };
 
-/// What a module, a slot and a token say of themselves.
+/// What a module, a slot and a token state about themselves.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Said<'a> {
     /// The library's manufacturer (`C_GetInfo`).
@@ -186,7 +184,8 @@ pub struct Said<'a> {
 }
 
 impl Said<'_> {
-    /// Whether the slot repeats what the token says, and that has no serial: tpm2-pkcs11.
+    /// Whether the slot repeats the token's statements and the token has no serial number:
+    /// tpm2-pkcs11.
     fn slot_is_token(&self) -> bool {
         is_blank(self.serial)
             && !self.label.is_empty()
@@ -195,7 +194,7 @@ impl Said<'_> {
     }
 }
 
-/// Whether a serial is none: blank or zero.
+/// Whether a serial number is blank or zero.
 pub(crate) fn is_blank(serial: &str) -> bool {
     serial.chars().all(|c| ['0', ' ', '\0'].contains(&c))
 }
@@ -206,8 +205,8 @@ struct Row {
     quirks: Quirks,
 }
 
-/// The first row that fits counts. Where the library is not the token's own, calls go through
-/// another: often across a socket, and what is there is not ours to restart.
+/// The first matching row counts. If the library is not the token's own, calls go through another
+/// one, often across a socket, and the module behind it is not ours to restart.
 const TABLE: [Row; 7] = [
     Row {
         fits: |said| said.library.starts_with("SoftHSM") && is_softhsm(said),
@@ -256,14 +255,13 @@ fn is_kryoptic(said: &Said<'_>) -> bool {
     said.manufacturer.starts_with("Kryoptic")
 }
 
-/// The quirks of a token, by what is said of it.
+/// The quirks of a token, by its statements.
 pub fn of(said: &Said<'_>) -> &'static Quirks {
     let row = TABLE.iter().find(|row| (row.fits)(said));
     row.map_or(&STANDARD, |row| &row.quirks)
 }
 
-/// Whether a library sees a token again that went away only after `C_Finalize` and
-/// `C_Initialize`.
+/// Whether a library finds a removed token again only after `C_Finalize` and `C_Initialize`.
 pub(crate) fn library_forgets_tokens(library: &str) -> bool {
     let of_its_own = Said {
         library,

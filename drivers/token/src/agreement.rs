@@ -5,14 +5,14 @@
 
 use crate::{Algorithm, Error, PublicKey, Secret};
 
-/// How long an agreed secret is, in bytes: the x-coordinate of P-256, or what X25519 gives.
+/// The length of a shared secret in bytes: the x-coordinate of P-256, or the output of X25519.
 pub const SECRET_LENGTH: usize = 32;
 
-/// The peer's key as a device takes it, for a key of the algorithm `own`: P-256, the
+/// The peer's key in the form that a device takes, for a key of the algorithm `own`: P-256, the
 /// uncompressed point (SEC 1 §2.3.3), 65 bytes; X25519, 32 bytes (RFC 7748 §5).
 ///
 /// # Errors
-/// [`Error::DecryptionFailed`] where it is of another algorithm, or of one without agreement.
+/// [`Error::DecryptionFailed`] if the algorithms differ or have no key agreement.
 pub fn peer_bytes(own: Algorithm, peer: &PublicKey) -> Result<&[u8], Error> {
     match own {
         Algorithm::P256 | Algorithm::X25519 if peer.algorithm() == own => Ok(peer.as_bytes()),
@@ -20,7 +20,7 @@ pub fn peer_bytes(own: Algorithm, peer: &PublicKey) -> Result<&[u8], Error> {
     }
 }
 
-/// The secret that a device answered, unless everybody knows it: a sound peer gives no zeros.
+/// The shared secret that a device returned. A secret of zeros is refused: no valid peer yields it.
 ///
 /// # Errors
 /// [`Error::DecryptionFailed`].

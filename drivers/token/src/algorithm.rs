@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// The cryptosystem of one key.
 ///
-/// A key signs or agrees, never both; [`Algorithm::can`] tells what the algorithm
-/// allows, a token's [`uses`](crate::TokenInfo::uses) what the token offers.
+/// A key signs or agrees, never both. [`Algorithm::can`] says what the algorithm allows, a token's
+/// [`uses`](crate::TokenInfo::uses) what the token offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -103,7 +103,7 @@ impl FromStr for Algorithm {
     }
 }
 
-/// The string names no algorithm that Claviger knows.
+/// The string does not name a known algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("unknown algorithm")]
 pub struct UnknownAlgorithm;

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use crate::Error;
 
-/// How much of a string an error shows, in characters.
+/// The part of a string that an error shows, in characters.
 const SHOWN: usize = 80;
 
 /// The scheme and the rest of a backend string.
 ///
 /// # Errors
-/// [`Error::BadBackend`] where there is no scheme.
+/// [`Error::BadBackend`] if there is no scheme.
 pub fn split(backend: &str) -> Result<(&str, &str), Error> {
     match backend.split_once(':') {
         Some((scheme, rest))
@@ -22,15 +22,13 @@ pub fn split(backend: &str) -> Result<(&str, &str), Error> {
     }
 }
 
-/// The attributes of a backend string of this scheme, `name=value` with `;` between them, in
-/// their order. Which names there are, and what their values may be, the driver knows, and
-/// refuses the first that it does not know: what follows is not looked at.
+/// The attributes of a backend string of this scheme, `name=value` separated by `;`, in order. The
+/// driver knows the names and values, and refuses the first attribute that it does not know.
 ///
-/// An item is [`Error::BadBackend`] where the attribute is written in another way, or its name
-/// is there for the second time.
+/// An item is [`Error::BadBackend`] if the attribute is malformed, or its name appeared before.
 ///
 /// # Errors
-/// [`Error::BadBackend`] where the string has another scheme.
+/// [`Error::BadBackend`] if the string has another scheme.
 pub fn attributes<'a>(
     scheme: &str,
     backend: &'a str,
@@ -41,10 +39,10 @@ pub fn attributes<'a>(
     Ok(attributes.map(move |attribute| {
         let (name, value) = attribute
             .split_once('=')
-            .ok_or_else(|| bad(backend, "an attribute is a name, = and a value"))?;
+            .ok_or_else(|| bad(backend, "an attribute is not of the form NAME=VALUE"))?;
         match names.insert(name) {
             true => Ok((name, value)),
-            false => Err(bad(backend, "an attribute is there twice")),
+            false => Err(bad(backend, "an attribute is given twice")),
         }
     }))
 }
@@ -52,7 +50,7 @@ pub fn attributes<'a>(
 /// What follows the colon in a backend string of this scheme.
 ///
 /// # Errors
-/// [`Error::BadBackend`] where it has another scheme.
+/// [`Error::BadBackend`] if it has another scheme.
 pub fn of_scheme<'a>(scheme: &str, backend: &'a str) -> Result<&'a str, Error> {
     match split(backend)? {
         (own, rest) if own == scheme => Ok(rest),
@@ -60,7 +58,7 @@ pub fn of_scheme<'a>(scheme: &str, backend: &'a str) -> Result<&'a str, Error> {
     }
 }
 
-/// The error for a backend string that cannot be used, for `reason`.
+/// The error for an invalid backend string.
 pub fn bad(backend: &str, reason: &str) -> Error {
     Error::BadBackend {
         backend: backend.chars().take(SHOWN).collect(),
@@ -68,11 +66,11 @@ pub fn bad(backend: &str, reason: &str) -> Error {
     }
 }
 
-/// The only one of those that fit `backend`; `None` where none does, of which the driver
-/// knows why. `names` are backend strings that tell them apart.
+/// The only one that matches `backend`; `None` if there is none. `names` returns a backend string
+/// for each candidate.
 ///
 /// # Errors
-/// [`Error::AmbiguousToken`] where several fit.
+/// [`Error::AmbiguousToken`] if several match.
 pub fn the_one<T>(
     backend: &str,
     mut fitting: Vec<T>,

@@ -4,17 +4,17 @@ use crate::{KeySpec, KeyUse, TokenId};
 
 /// A failed operation on a token.
 ///
-/// Recovery is decided by the variant, never by the text. [`Error::code`] names the variant for
-/// programs, [`Error::advice`] says what kind of next step helps. What that step is called is
-/// the front-end's: the text is one cause and names no option of any program. No variant
-/// carries a PIN, a key or a plaintext.
+/// Callers decide on recovery by the variant, never by the text. [`Error::code`] returns a stable
+/// name for programs, and [`Error::advice`] the kind of next step that helps. The text states one
+/// cause and names no option of any program; front-ends add advice. No variant carries a PIN, a key
+/// or a plaintext.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The backend string is not of a form that the driver understands.
+    /// The driver does not understand the backend string.
     #[error("`{backend}` is not a backend: {reason}")]
     BadBackend {
-        /// The string as it was given.
+        /// The backend string.
         backend: String,
         /// What is wrong with it.
         reason: String,
@@ -27,47 +27,48 @@ pub enum Error {
         /// What the loader or the module said.
         reason: String,
     },
-    /// The PKCS#11 module works, and what it works with is missing: a daemon, a server, a TPM.
+    /// The PKCS#11 module works, but something that it depends on is missing: a daemon, a server, a
+    /// TPM.
     #[error("the module `{module}` cannot be used yet: {reason}")]
     NotReady {
         /// The module's file.
         module: String,
-        /// What is missing, and what the module said.
+        /// What is missing, and the module's error.
         reason: String,
-        /// What starts it, or gives access to it.
+        /// How to start it, or to get access to it.
         cure: String,
     },
-    /// No attached token fits the description.
+    /// No attached token matches the backend.
     #[error("no attached token matches `{wanted}`")]
     NoToken {
-        /// The description that nothing fits.
+        /// The backend string.
         wanted: String,
-        /// The tokens that are there, as backend strings.
+        /// The attached tokens, as backend strings.
         present: Vec<String>,
     },
-    /// Several attached tokens fit the description, and one is not guessed.
+    /// Several attached tokens match the backend. None of them is chosen.
     #[error("`{wanted}` matches {} tokens", candidates.len())]
     AmbiguousToken {
-        /// The description.
+        /// The backend string.
         wanted: String,
-        /// Every token that fits, as a backend string that names just that one.
+        /// The matching tokens, each as a backend string that matches it alone.
         candidates: Vec<String>,
     },
-    /// The token was there and has gone, or its module no longer answers.
+    /// The token was unplugged, or its module no longer answers.
     #[error("the token {token} is not available ({reason})")]
     TokenUnavailable {
         /// The token.
         token: TokenId,
-        /// What the device layer said.
+        /// The error of the device layer.
         reason: String,
     },
-    /// The token needs a PIN and there was none to be had.
+    /// The token requires a PIN, and no source gave one.
     #[error("the token {token} requires a PIN")]
     PinNeeded {
         /// The token.
         token: TokenId,
     },
-    /// The source that should have given a PIN did not.
+    /// The PIN source failed.
     #[error("no PIN from {origin}: {reason}")]
     PinSource {
         /// The source, such as `file:/etc/pin`; never the PIN.
@@ -75,7 +76,7 @@ pub enum Error {
         /// Why it gave none.
         reason: String,
     },
-    /// The PIN's length is outside what the token takes; it was not sent.
+    /// The length of the PIN is outside the limits that the token states. The PIN was not sent.
     #[error(
         "the PIN was not sent to {token}: the token takes PINs of {}",
         lengths(*min, *max)
@@ -85,25 +86,25 @@ pub enum Error {
         token: TokenId,
         /// Shortest PIN in bytes.
         min: usize,
-        /// Longest PIN in bytes; `usize::MAX` where the token does not say.
+        /// Longest PIN in bytes; `usize::MAX` if the token states none.
         max: usize,
     },
-    /// The token refused the PIN. It was sent once and is not sent again.
+    /// The token rejected the PIN. It was sent once and is not sent again.
     #[error("the token {token} rejected the PIN{tries}")]
     PinWrong {
         /// The token.
         token: TokenId,
-        /// How many tries are left, as far as the token tells.
+        /// The remaining attempts, as far as the token reports them.
         tries: TriesLeft,
     },
-    /// This PIN was refused by this token before; it was not sent again.
+    /// The token rejected this PIN before. It was not sent again.
     #[error("{token} rejected this PIN before; it was not sent again")]
     PinRefusedBefore {
         /// The token.
         token: TokenId,
     },
-    /// A PIN was sent to this token and its answer never came, so that it is not known
-    /// whether it was refused; nothing was sent since.
+    /// A PIN was sent to this token before, and its answer was not received, so it may have been
+    /// rejected. No PIN has been sent since.
     #[error(
         "a PIN was sent to {token} before, and it is not known whether it was rejected; \
          no PIN was sent since"
@@ -112,7 +113,7 @@ pub enum Error {
         /// The token.
         token: TokenId,
     },
-    /// That the PIN is being sent could not be written down; so it was not sent.
+    /// The record that a PIN is being sent could not be written. The PIN was not sent.
     #[error("the PIN was not sent to {token}: a rejection could not be recorded: {reason}")]
     PinNotNoted {
         /// The token.
@@ -120,7 +121,7 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
-    /// One wrong PIN would lock the token; nothing was sent.
+    /// One PIN attempt remains. No PIN was sent, since a wrong one would lock the token.
     #[error("{token} has one PIN attempt remaining; no PIN was sent")]
     PinFinalTry {
         /// The token.
@@ -138,13 +139,13 @@ pub enum Error {
         /// The token.
         token: TokenId,
     },
-    /// The smartcard needs its management key and there was none to be had.
+    /// The smartcard requires its management key, and no source gave one.
     #[error("{token} requires its management key")]
     ManagementKeyNeeded {
         /// The token.
         token: TokenId,
     },
-    /// The management key is not the card's, or not of its algorithm.
+    /// The smartcard rejected the management key, or the key is of another algorithm.
     #[error("{token} rejected the management key: {reason}")]
     ManagementKeyWrong {
         /// The token.
@@ -158,23 +159,23 @@ pub enum Error {
         /// The token.
         token: TokenId,
     },
-    /// The device is locked, and nobody unlocked it in time.
+    /// The device is locked and was not unlocked in time.
     #[error("the {device} is locked")]
     DeviceLocked {
         /// What it is, such as `Ledger Nano X`; who it is shows when it is unlocked.
         device: String,
     },
-    /// The app that does the work is not open on the device, and nobody opened it in time.
+    /// The required app is not open on the device and was not opened in time.
     #[error("the app {app} is not open on the {device}{}", running_app(running))]
     AppNotOpen {
         /// What it is, such as `Ledger Nano X`.
         device: String,
-        /// The app that is wanted.
+        /// The required app.
         app: String,
-        /// The app that is open instead, if one is.
+        /// The app that is open, if any.
         running: Option<String>,
     },
-    /// The app on the device cannot do yet what is needed of it.
+    /// The app on the device is too old for the operation.
     #[error("the app {app} on the {device} has version {found}, which is older than {least}")]
     AppTooOld {
         /// What it is, such as `Ledger Nano X`.
@@ -183,16 +184,16 @@ pub enum Error {
         app: String,
         /// Its version.
         found: String,
-        /// The oldest version that serves.
+        /// The oldest version that supports the operation.
         least: String,
     },
-    /// The person at the token refused.
+    /// The request was rejected on the token.
     #[error("the request was rejected on {token}")]
     Rejected {
         /// The token.
         token: TokenId,
     },
-    /// The token refuses to destroy the key, and to overwrite it. It is as it was.
+    /// The token refuses to destroy or overwrite the key. The key is unchanged.
     #[error("{token} cannot destroy the key in slot {slot}")]
     CannotDestroy {
         /// The token.
@@ -205,30 +206,29 @@ pub enum Error {
     Unsupported {
         /// The token.
         token: TokenId,
-        /// The kind of key that was asked for.
+        /// The requested kind of key.
         wanted: KeySpec,
-        /// What the token does offer.
+        /// The kinds of key that the token offers.
         supported: Vec<KeySpec>,
     },
-    /// The key is there, and the token does not let it be used like this.
+    /// The key exists, but the token does not allow this use of it.
     #[error("the key on {token} cannot {}: {reason}", verb(*wanted))]
     NotUsable {
         /// The token.
         token: TokenId,
-        /// What the key was wanted for.
+        /// The requested use.
         wanted: KeySpec,
-        /// Why not, in the token's terms: `CKA_SIGN is false`.
+        /// The reason in the token's terms, such as `CKA_SIGN is false`.
         reason: String,
     },
-    /// The token has a key with this public half, and does not have the private half of it. The
-    /// key was not entered.
+    /// The token has the public key, but not its private key. The key was not entered.
     #[error("{token} does not have the private half of {key}: {reason}")]
     NoPossession {
         /// The token.
         token: TokenId,
         /// The key's fingerprint.
         key: String,
-        /// What shows it.
+        /// The evidence for it.
         reason: String,
     },
     /// The token does not have this slot.
@@ -239,7 +239,7 @@ pub enum Error {
         /// The slot.
         slot: String,
     },
-    /// The slots that are left have a purpose of their own and are taken only by name.
+    /// The remaining free slots are reserved and are used only if they are named.
     #[error("{token} has no free slots except those that are used only by name: {}", left.join(", "))]
     OnlyNamedSlots {
         /// The token.
@@ -259,7 +259,7 @@ pub enum Error {
         /// The token.
         token: TokenId,
     },
-    /// The slot holds a key or an object already; nothing was overwritten.
+    /// The slot already holds a key or an object. Nothing was overwritten.
     #[error("slot {slot} of {token} is occupied")]
     SlotOccupied {
         /// The token.
@@ -267,7 +267,7 @@ pub enum Error {
         /// The slot.
         slot: String,
     },
-    /// The token is there but the key is not.
+    /// The token is attached, but the key is not on it.
     #[error("the key {key} is not on {token}")]
     KeyNotFound {
         /// The token.
@@ -275,7 +275,7 @@ pub enum Error {
         /// The key's fingerprint or its slot.
         key: String,
     },
-    /// The slot holds another key than the one expected. It was not used.
+    /// The slot holds another key than expected. That key was not used.
     #[error("slot {slot} of {token} holds {found}, not {expected}")]
     KeyMismatch {
         /// The token.
@@ -287,54 +287,54 @@ pub enum Error {
         /// The fingerprint of the key found.
         found: String,
     },
-    /// The token made a key that can leave it, or does not say that it cannot.
+    /// The token made a key that can leave it, or does not state that it cannot.
     #[error("{token} does not protect the key it made: {reason}")]
     NotProtected {
         /// The token.
         token: TokenId,
-        /// Which protection is missing.
+        /// The missing protection.
         reason: String,
     },
-    /// The message is not of a form or size that the key can sign.
+    /// The key cannot sign a message of this form or size.
     #[error("the message cannot be signed: {reason}")]
     BadMessage {
         /// Why not.
         reason: String,
     },
-    /// The ciphertext does not open. On purpose it is not said why.
+    /// The ciphertext cannot be decrypted. The reason is withheld on purpose.
     #[error("Decryption Failed")]
     DecryptionFailed,
-    /// The file begins with a header that is longer than any that is read, whatever is in it;
-    /// only whoever reads headers apart is told (`Sealed` of `claviger-formats`).
+    /// The header of the file is longer than the limit. Only code that reads headers separately
+    /// gets this error (`Sealed` of `claviger-formats`).
     #[error("the header of the file is longer than {} KiB", longest >> 10)]
     HeaderTooLong {
-        /// The longest that is read, in bytes.
+        /// The limit in bytes.
         longest: usize,
     },
-    /// The deadline passed before the operation was done.
+    /// The deadline passed before the operation was complete.
     #[error("the deadline passed before the token answered")]
     DeadlineExceeded,
-    /// The caller gave the operation up.
+    /// The caller cancelled the operation.
     #[error("cancelled")]
     Cancelled,
-    /// Too many operations wait for the token.
+    /// Too many operations are waiting for the token.
     #[error("the token {token} is busy")]
     Busy {
         /// The token.
         token: TokenId,
     },
-    /// Any other refusal of the device, with the call and the status as it gave them.
+    /// Any other error of the device, with the call and the status.
     #[error("{call} on {token} failed: {status}")]
     Device {
         /// The token.
         token: TokenId,
         /// The device call, such as `C_Sign`.
         call: String,
-        /// The status as the standard names it, such as `CKR_GENERAL_ERROR`.
+        /// The status, by its name in the standard: `CKR_GENERAL_ERROR`.
         status: String,
     },
-    /// The device's reply makes no sense.
-    #[error("{token} answered {call} with something malformed: {reason}")]
+    /// The device's reply is malformed.
+    #[error("the reply of {token} to {call} is malformed: {reason}")]
     MalformedReply {
         /// The token.
         token: TokenId,
@@ -348,7 +348,7 @@ pub enum Error {
     System {
         /// What was attempted.
         what: String,
-        /// What the system said.
+        /// The error of the system.
         reason: String,
     },
 }
@@ -374,18 +374,18 @@ fn lengths(min: usize, max: usize) -> String {
     }
 }
 
-/// How many PIN tries are left, as far as a token tells.
+/// The remaining PIN attempts, as far as a token reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TriesLeft {
-    /// The token does not say.
+    /// The token does not report them.
     Unknown,
-    /// At least one wrong PIN was given since the last right one (`CKF_USER_PIN_COUNT_LOW`).
+    /// At least one wrong PIN was sent since the last right one (`CKF_USER_PIN_COUNT_LOW`).
     Low,
     /// This many.
     Exactly(u8),
     /// One (`CKF_USER_PIN_FINAL_TRY`).
     Final,
-    /// All: the token shows that no wrong PIN was given since the last right one.
+    /// All of them: the token reports that no wrong PIN was sent since the last right one.
     All,
 }
 
@@ -405,18 +405,18 @@ impl std::fmt::Display for TriesLeft {
 pub enum Advice {
     /// Try again later, unchanged.
     Retry,
-    /// Insert the token (or start what stands for it), then retry.
+    /// Insert the token, or start the service behind it, then retry.
     InsertToken,
     /// Give the PIN, or another one.
     GivePin,
     /// Change the request.
     ChangeRequest,
-    /// Nothing the caller can do in this process helps.
+    /// The caller cannot recover in this process.
     GiveUp,
 }
 
 impl Error {
-    /// A name for the variant that does not change, for programs: `pin-wrong`.
+    /// The stable name of the variant, such as `pin-wrong`.
     pub fn code(&self) -> &'static str {
         match self {
             Error::BadBackend { .. } => "bad-backend",
@@ -466,7 +466,7 @@ impl Error {
         }
     }
 
-    /// The token that it is about, where that is known.
+    /// The token concerned, if known.
     pub fn token(&self) -> Option<&TokenId> {
         match self {
             Error::TokenUnavailable { token, .. }
@@ -516,7 +516,7 @@ impl Error {
         }
     }
 
-    /// What kind of next step helps.
+    /// The kind of next step that helps.
     pub fn advice(&self) -> Advice {
         match self {
             Error::NoToken { .. } | Error::NotReady { .. } | Error::TokenUnavailable { .. } => {

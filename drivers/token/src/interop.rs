@@ -25,18 +25,18 @@ use signature::{Keypair, SignatureEncoding, Verifier};
 use crate::signing::eip191_digest;
 use crate::{Algorithm, Call, PublicKey, SignatureScheme, Signer};
 
-/// A signature type that tokens can fill.
+/// A signature type that tokens can make.
 pub trait Scheme: SignatureEncoding {
     /// The scheme of these signatures.
     const SCHEME: SignatureScheme;
 
-    /// What verifies them.
+    /// The type of the verifying key.
     type VerifyingKey: Clone;
 
-    /// The public key in its form for verification.
+    /// The verifying key of a public key.
     ///
     /// # Errors
-    /// Where the key is of another scheme.
+    /// If the key has another scheme.
     fn verifying_key(key: &PublicKey) -> signature::Result<Self::VerifyingKey>;
 }
 
@@ -79,7 +79,7 @@ impl SignatureEncoding for Eip191Signature {
     type Repr = [u8; 64];
 }
 
-/// What verifies an [`Eip191Signature`].
+/// The verifying key of an [`Eip191Signature`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Eip191VerifyingKey(k256::ecdsa::VerifyingKey);
 
@@ -134,7 +134,7 @@ impl<S: Scheme> SigningKey<S> {
     /// Wraps `signer`; every signature is made under the circumstances of `call`.
     ///
     /// # Errors
-    /// [`WrongScheme`] where the key makes no signatures of the type `S`.
+    /// [`WrongScheme`] if the key does not make signatures of the type `S`.
     pub fn new(signer: Arc<dyn Signer>, call: Call) -> Result<Self, WrongScheme> {
         let key = signer.public_key();
         let wrong = WrongScheme {
@@ -153,13 +153,13 @@ impl<S: Scheme> SigningKey<S> {
     }
 }
 
-/// The key makes other signatures than the ones that were asked for.
+/// The key does not make the requested signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a key of {key} makes no signatures of {signature}")]
+#[error("a {key} key cannot make {signature} signatures")]
 pub struct WrongScheme {
     /// The key's algorithm.
     pub key: Algorithm,
-    /// The scheme that was asked for.
+    /// The requested scheme.
     pub signature: SignatureScheme,
 }
 

@@ -28,15 +28,15 @@ const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.1
 /// (draft-irtf-cfrg-bls-signature §4.2.1, minimal-pubkey-size).
 pub const BLS_DST: &[u8] = b"BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_NUL_";
 
-/// What [`PublicKey::to_text`] begins with for BLS keys.
+/// The prefix of [`PublicKey::to_text`] for BLS keys.
 const BLS_PREFIX: &str = "bls12-381:";
 
-/// A public key that has been checked to be one.
+/// A validated public key.
 ///
-/// Elliptic-curve points are on their curve and not the identity (SEC 1 §3.2.2), and those of
-/// Curve25519 are encoded as themselves and of no small order, so that an X25519 agreement
-/// never gives zero (RFC 7748 §6.1). RSA moduli are odd and have the length that the algorithm
-/// names, the exponent is 65537. BLS points are in the right subgroup.
+/// Elliptic-curve points are on their curve and not the identity (SEC 1 §3.2.2). Those of
+/// Curve25519 are canonically encoded and not of small order, so an X25519 agreement never yields
+/// zero (RFC 7748 §6.1). RSA moduli are odd and have the length that the algorithm names, and the
+/// exponent is 65537. BLS points are in the right subgroup.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PublicKey {
     algorithm: Algorithm,
@@ -44,7 +44,7 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    /// Takes a key in its algorithm's plain form:
+    /// A key from its algorithm's plain form:
     ///
     /// | algorithm | bytes |
     /// | --- | --- |
@@ -54,7 +54,7 @@ impl PublicKey {
     /// | BLS12-381 | a compressed point in G1, 48 bytes |
     ///
     /// # Errors
-    /// [`BadPublicKey`] where the bytes are no such key.
+    /// [`BadPublicKey`] if the bytes are not such a key.
     pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, BadPublicKey> {
         let bad = |_| BadPublicKey;
         let bytes = match algorithm {
@@ -106,8 +106,8 @@ impl PublicKey {
     /// An RSA key from its big-endian modulus and exponent.
     ///
     /// # Errors
-    /// [`BadPublicKey`] where the modulus is not 2048, 3072 or 4096 bits long or the
-    /// exponent is not 65537.
+    /// [`BadPublicKey`] if the modulus is not 2048, 3072 or 4096 bits long or the exponent is not
+    /// 65537.
     pub fn from_rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, BadPublicKey> {
         let key = rsa::RsaPublicKey::new(
             rsa::BigUint::from_bytes_be(modulus),
@@ -126,7 +126,7 @@ impl PublicKey {
     /// Parses a SubjectPublicKeyInfo (RFC 5280 §4.1) in DER.
     ///
     /// # Errors
-    /// [`BadPublicKey`] where it is none, or of an algorithm that Claviger does not know.
+    /// [`BadPublicKey`] if it is malformed, or of an unknown algorithm.
     pub fn from_der(der: &[u8]) -> Result<Self, BadPublicKey> {
         let info = SubjectPublicKeyInfoRef::from_der(der).map_err(|_| BadPublicKey)?;
         let bits = info.subject_public_key.as_bytes().ok_or(BadPublicKey)?;
@@ -227,11 +227,12 @@ impl PublicKey {
         rsa::RsaPublicKey::from_pkcs1_der(&self.bytes).ok()
     }
 
-    /// Checks that `signature` is one of this key over the message with this digest: the
-    /// hash that the signature's scheme names, of as many bytes as it gives.
+    /// Verifies `signature` over the message with this digest, which is made with the hash of the
+    /// signature's scheme.
     ///
     /// # Errors
-    /// [`BadSignature`], without a reason; for schemes that sign no digest (Ed25519, BLS), too.
+    /// [`BadSignature`], without a reason, also for schemes that do not sign digests (Ed25519,
+    /// BLS).
     pub fn verify_digest(&self, digest: &[u8], signature: &Signature) -> Result<(), BadSignature> {
         use rsa::Pkcs1v15Sign;
         let scheme = signature.scheme();
@@ -272,11 +273,11 @@ impl PublicKey {
         }
     }
 
-    /// Checks that `signature` is one of this key over `message`.
+    /// Verifies `signature` over `message`.
     ///
-    /// What is malleable: with ECDSA whoever has r and s has r and -s, which verifies as well.
-    /// Of the other schemes nobody without the private key makes a second signature over the
-    /// same message.
+    /// ECDSA is malleable: anybody can turn r and s into r and -s, which verifies as well. In the
+    /// other schemes nobody without the private key can make a second signature over the same
+    /// message.
     ///
     ///
     /// # Errors
@@ -388,17 +389,17 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// The bytes or the text are no public key that Claviger knows.
+/// The bytes or the text are not a public key that Claviger knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid public key")]
 pub struct BadPublicKey;
 
-/// The SHA-256 by which a public key is named.
+/// The SHA-256 fingerprint of a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// What a fingerprint begins with.
+    /// The prefix of a fingerprint.
     pub const PREFIX: &'static str = "SHA256:";
 }
 
@@ -427,7 +428,7 @@ impl std::str::FromStr for Fingerprint {
     }
 }
 
-/// The text is no fingerprint.
+/// The text is not a fingerprint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a fingerprint is SHA256: and 43 characters of base64")]
 pub struct BadFingerprint;
@@ -444,7 +445,7 @@ pub fn to_hex(bytes: &[u8]) -> String {
         })
 }
 
-/// The bytes of a hexadecimal string of either case; `None` where it is none.
+/// The bytes of a hexadecimal string in either case; `None` if it is malformed.
 pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;

@@ -8,9 +8,9 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// A PIN, or another secret that a person knows.
 ///
-/// It lies in memory that the system does not swap out, as far as its limit allows
-/// (`RLIMIT_MEMLOCK`: a page for each PIN), is wiped when the last clone is dropped, and shows
-/// as `[REDACTED]`. Clones share it: there is one copy, however many hold it.
+/// It is in memory that is not swapped out, as far as the limit allows (`RLIMIT_MEMLOCK`: a page
+/// for each PIN). It is wiped when the last clone is dropped, and prints as `[REDACTED]`. Clones
+/// share one copy.
 #[derive(Clone)]
 pub struct Pin(Arc<Locked>);
 
@@ -80,15 +80,15 @@ impl fmt::Debug for Pin {
     }
 }
 
-/// A variable that, set to `1`, lets debuggers have this process's memory, and crashes leave it
-/// in a core file.
+/// The environment variable that, set to `1`, allows debuggers and core files to see the memory of
+/// this process.
 pub const DUMPABLE: &str = "CLAVIGER_DEBUG_DUMPABLE";
 
-/// Keeps the memory of this process to itself: no core file has it (`RLIMIT_CORE`), and on Linux
-/// no other process of its user attaches to it or reads `/proc/PID/mem` (`PR_SET_DUMPABLE`). Root
-/// can all the same. Programs that it starts are as they would be otherwise, but for the limit.
+/// Keeps the memory of this process private: no core file has it (`RLIMIT_CORE`), and on Linux no
+/// other process of the user can attach to it or read `/proc/PID/mem` (`PR_SET_DUMPABLE`). Root
+/// still can. Programs that it starts inherit only the limit.
 ///
-/// For the first line of programs that see PINs. [`DUMPABLE`] has it do nothing.
+/// Call it first in programs that handle PINs. [`DUMPABLE`] turns it off.
 pub fn keep_memory_private() {
     if std::env::var_os(DUMPABLE).is_some_and(|value| value == "1") {
         return;

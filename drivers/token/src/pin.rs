@@ -19,17 +19,17 @@ use crate::{Call, Error, Pin, TokenId, TriesLeft};
 pub trait PinSource: Send + Sync {
     /// The PIN for `token`, whose label is `label`.
     ///
-    /// Who waits for a person waits until the deadline of `call` and no longer, and ends soon
-    /// after the call was given up.
+    /// A source that waits for a person returns by the deadline of `call`, and soon after the call
+    /// is cancelled.
     ///
     /// # Errors
-    /// [`Error::PinNeeded`] where there is none to be had, [`Error::PinSource`] where
-    /// the source failed, [`Error::DeadlineExceeded`], [`Error::Cancelled`]. The caller asks
-    /// again only when a person has changed something.
+    /// [`Error::PinNeeded`] if the source has none, [`Error::PinSource`] if it failed,
+    /// [`Error::DeadlineExceeded`], [`Error::Cancelled`]. The caller asks again only after a person
+    /// has changed something.
     fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error>;
 
-    /// [`PinSource::pin`] for a token that says how many tries are left. Who asks a person
-    /// shows that.
+    /// [`PinSource::pin`] for a token that reports its remaining attempts. A source that prompts a
+    /// person shows them.
     ///
     /// # Errors
     /// As [`PinSource::pin`].
@@ -44,11 +44,11 @@ pub trait PinSource: Send + Sync {
         self.pin(token, label, call)
     }
 
-    /// Whether to send the PIN that was just given for `token`, though it is not known what
-    /// became of the last one: if that was wrong, a try is gone, and this may be it again.
+    /// Whether to send the PIN that was just given for `token`, although the outcome of the last
+    /// one is unknown. If that one was wrong, it cost an attempt, and this may be the same PIN.
     ///
-    /// Only a person can know. So a source that a person types into asks there, once and
-    /// clearly; every other says no.
+    /// Only a person can decide this. A source into which a person types asks there, once; every
+    /// other source returns false.
     ///
     /// # Errors
     /// As [`PinSource::pin`].
@@ -57,16 +57,16 @@ pub trait PinSource: Send + Sync {
         Ok(false)
     }
 
-    /// Whether it gives one PIN, whichever token asks. Such a PIN is the PIN of one token, and
-    /// nobody knows of which; so where several tokens would do it is sent to none.
+    /// Whether the source gives the same PIN for every token. Such a PIN belongs to one unknown
+    /// token, so if several tokens could be meant, it is sent to none.
     ///
-    /// A source that knows for whom it is asked, as a person does, says no.
+    /// A source that knows which token asks, as a person does, returns false.
     fn is_one_for_all(&self) -> bool {
         true
     }
 }
 
-/// Has no PIN for any token.
+/// A source without a PIN.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoPin;
 
@@ -82,12 +82,12 @@ impl PinSource for NoPin {
     }
 }
 
-/// The same PIN for every token: for tests and for programs that have it already.
+/// The same PIN for every token, for tests and for programs that already have it.
 #[derive(Clone)]
 pub struct FixedPin(Pin);
 
 impl FixedPin {
-    /// Hands out `pin`.
+    /// A source of `pin`.
     pub fn new(pin: impl Into<String>) -> Self {
         FixedPin(Pin::from(pin.into()))
     }
@@ -105,21 +105,21 @@ impl PinSource for FixedPin {
     }
 }
 
-/// A PIN that lies where the operator said: `env:VAR`, `file:PATH` or `fd:N`.
+/// A PIN in a place that the operator names: `env:VAR`, `file:PATH` or `fd:N`.
 ///
-/// The PIN is the first line, without its line break (LF or CRLF). What cannot be a PIN is
-/// refused before anything is sent: more than one line, a byte order mark, a zero byte, blanks
-/// at the ends, nothing at all. [`Verbatim`] takes it as it is. A file is at most 4 KiB long.
+/// The PIN is the first line without its line break (LF or CRLF). Content that cannot be a PIN is
+/// rejected before anything is sent: several lines, a byte order mark, a zero byte, leading or
+/// trailing white space, an empty line. [`Verbatim`] accepts it. A file may have 4 KiB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredPin {
     /// The value of an environment variable.
     Env(String),
     /// The content of a file.
     File(PathBuf),
-    /// What can be read from an open file descriptor; from a pipe, once.
+    /// The content of an open file descriptor. A pipe can be read once.
     ///
-    /// Linux before 5.6, and other systems, open `/dev/fd/N` instead, which can fail for
-    /// want of permission.
+    /// Linux before 5.6 and other systems open `/dev/fd/N`, which may require a permission that the
+    /// process does not have.
     Fd(u32),
 }
 
@@ -137,12 +137,12 @@ impl StoredPin {
         self.read(File::open(path).map_err(|e| self.failed(e))?)
     }
 
-    /// What an open descriptor gives. Where it is open on a file it stays where it is in it,
-    /// so that it gives the same when it is read again.
+    /// The content of an open descriptor. The position in a file is restored, so that a second read
+    /// gives the same.
     fn read_descriptor(&self, number: u32) -> Result<Pin, Error> {
         let inherited = INHERITED.get();
         if inherited.is_some_and(|inherited| !inherited.contains(&number)) {
-            return Err(self.failed("the descriptor is not open: nobody passed it on"));
+            return Err(self.failed("the descriptor is not open"));
         }
         let mut file = descriptor(number).map_err(|e| self.failed(e))?;
         let before = file.stream_position();
@@ -153,7 +153,7 @@ impl StoredPin {
                 back.map_err(|e| self.failed(e))?;
             }
             Err(_) if pin.expose_secret().is_empty() => {
-                return Err(self.failed("nothing can be read from it, or it was read already"));
+                return Err(self.failed("it is empty, or was already read"));
             }
             Err(_) => {}
         }
@@ -166,12 +166,12 @@ impl StoredPin {
             .read_to_string(&mut text)
             .map_err(|e| self.failed(e))?;
         if text.len() as u64 > LONGEST_SOURCE {
-            return Err(self.failed("it is longer than a PIN can be"));
+            return Err(self.failed("it is too long for a PIN"));
         }
         Ok(Pin::from(text.as_str()))
     }
 
-    /// What lies there, as it is.
+    /// The unchanged content.
     fn content(&self) -> Result<Pin, Error> {
         match self {
             StoredPin::Env(name) => {
@@ -190,8 +190,8 @@ impl StoredPin {
     }
 }
 
-/// Takes what lies somewhere as the PIN, but for one line break at its end: for PINs that
-/// [`StoredPin`] refuses.
+/// Uses the content of a source as the PIN, without one trailing line break: for PINs that
+/// [`StoredPin`] rejects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verbatim(pub StoredPin);
 
@@ -204,14 +204,14 @@ impl PinSource for Verbatim {
     }
 }
 
-/// The descriptors that the process was started with, once that was noted.
+/// The descriptors that the process inherited, once they were recorded.
 static INHERITED: OnceLock<Vec<u32>> = OnceLock::new();
 
-/// Notes which descriptors the process was started with. From now on a PIN is read from no
-/// other: one that the process opened by itself, such as that of a database, has no PIN.
+/// Records the descriptors that the process inherited. After that, a PIN is read from no other
+/// descriptor: one that the process opened itself, such as that of a database, has no PIN.
 ///
-/// To be called before anything is opened. Without `/proc/self/fd` or `/dev/fd` nothing is
-/// noted.
+/// Call it before the process opens anything. Without `/proc/self/fd` or `/dev/fd` nothing is
+/// recorded.
 pub fn note_inherited_descriptors() {
     let list = |folder: &str| -> Option<Vec<u32>> {
         let numbers: Vec<u32> = std::fs::read_dir(folder)
@@ -232,8 +232,8 @@ pub fn note_inherited_descriptors() {
     }
 }
 
-/// A descriptor of this process: itself, since what it is open on can often not be opened
-/// again, as behind sudo, from systemd, or where it is a socket.
+/// A descriptor of this process. It is used directly, since it often cannot be opened again: behind
+/// sudo, from systemd, or if it is a socket.
 fn descriptor(number: u32) -> std::io::Result<File> {
     #[cfg(unix)]
     {
@@ -266,18 +266,18 @@ fn descriptor(number: u32) -> std::io::Result<File> {
     File::open(format!("/dev/fd/{number}"))
 }
 
-/// The first line, where it can be a PIN and nothing follows it.
+/// The first line, if it can be a PIN and nothing follows it.
 ///
 /// # Errors
-/// What is odd, as the end of a sentence.
+/// What is wrong, as the end of a sentence.
 fn first_line(text: &str) -> Result<&str, &'static str> {
     let (line, rest) = text.split_once('\n').unwrap_or((text, ""));
     let line = line.strip_suffix('\r').unwrap_or(line);
     match line {
         _ if !rest.is_empty() => Err("something follows the first line"),
         _ if line.starts_with('\u{feff}') => Err("it begins with a byte order mark"),
-        _ if line.contains('\0') => Err("there is a zero byte in it"),
-        _ if line.trim() != line => Err("it begins or ends with a blank"),
+        _ if line.contains('\0') => Err("it contains a zero byte"),
+        _ if line.trim() != line => Err("it begins or ends with a space"),
         "" => Err("it is empty"),
         _ => Ok(line),
     }
@@ -288,7 +288,7 @@ impl PinSource for StoredPin {
         let content = self.content()?;
         match first_line(content.expose_secret()) {
             Ok(line) => Ok(Pin::from(line)),
-            Err(odd) => Err(self.failed(format!("what is there cannot be a PIN: {odd}"))),
+            Err(odd) => Err(self.failed(format!("its content cannot be a PIN: {odd}"))),
         }
     }
 }

@@ -12,22 +12,21 @@ use crate::key::to_hex;
 use crate::token::Secret;
 use crate::{Algorithm, Call, Decryptor, Error, PublicKey, Signer, TokenId, Unwrap};
 
-/// What every text begins with that is signed to prove possession. Nothing else that begins
-/// like this is signed for anybody.
+/// The prefix of every text that is signed to prove possession. No other text with this prefix is
+/// signed.
 pub const PREFIX: &str = "Claviger: proof of possession";
 
-/// The label *L* of the OAEP with which RSA keys are tried: that of age's stanza `ssh-rsa`
-/// (C2SP age), which is what such keys open.
+/// The label *L* of the OAEP with which RSA keys are tried: that of age's stanza `ssh-rsa` (C2SP
+/// age), which such keys decrypt.
 pub const SSH_RSA_LABEL: &[u8] = b"age-encryption.org/v1/ssh-rsa";
 
-/// Has the key sign a text that nobody has seen, and verifies the signature.
+/// Has the key sign a fresh text, and verifies the signature.
 ///
-/// The text is readable, since a device may show it to a person who is to approve it:
-/// [`PREFIX`], a space and 32 random hexadecimal digits.
+/// The text is readable, since a device may show it for approval: [`PREFIX`], a space and 32 random
+/// hexadecimal digits.
 ///
 /// # Errors
-/// [`Error::NoPossession`] where the signature is not by the private half of the public key;
-/// otherwise what [`Signer::sign`] says.
+/// [`Error::NoPossession`] if the signature does not verify; otherwise those of [`Signer::sign`].
 pub fn of_signer(signer: &dyn Signer, token: &TokenId, call: &Call) -> Result<(), Error> {
     let mut random = [0; 16];
     OsRng.fill_bytes(&mut random);
@@ -42,24 +41,20 @@ pub fn of_signer(signer: &dyn Signer, token: &TokenId, call: &Call) -> Result<()
 /// Has the key answer a [`Challenge`].
 ///
 /// # Errors
-/// [`Error::NoPossession`] where the answer is wrong or there is none; otherwise what
-/// [`Decryptor::unwrap`] says.
+/// [`Error::NoPossession`] if the answer is wrong or missing; otherwise those of
+/// [`Decryptor::unwrap`].
 pub fn of_decryptor(decryptor: &dyn Decryptor, token: &TokenId, call: &Call) -> Result<(), Error> {
     let public_key = decryptor.public_key();
     let Some(challenge) = Challenge::new(public_key) else {
-        return Err(none(
-            token,
-            public_key,
-            "a key of this kind does not decrypt",
-        ));
+        return Err(none(token, public_key, "a key of this kind cannot decrypt"));
     };
     match decryptor.unwrap(challenge.request(), call) {
         Ok(answer) if challenge.is_answered_by(&answer) => Ok(()),
-        Ok(_) => Err(none(token, public_key, "it agrees on another secret")),
+        Ok(_) => Err(none(token, public_key, "it derives another shared secret")),
         Err(Error::DecryptionFailed) => Err(none(
             token,
             public_key,
-            "it does not open what is encrypted to it",
+            "it does not decrypt what is encrypted to it",
         )),
         Err(error) => Err(error),
     }
@@ -73,7 +68,7 @@ fn none(token: &TokenId, key: &PublicKey, reason: &str) -> Error {
     }
 }
 
-/// Something to open, with the answer computed on this side.
+/// A ciphertext or a peer for a decrypting key, with the expected answer.
 pub struct Challenge {
     sent: Sent,
     answer: Secret,
@@ -85,9 +80,9 @@ enum Sent {
 }
 
 impl Challenge {
-    /// A new one, or `None` for a key that does not decrypt.
+    /// A new challenge, or `None` for a key that cannot decrypt.
     ///
-    /// P-256 and X25519: an agreement with a fresh peer. RSA: an OAEP (SHA-256) of 16 random
+    /// P-256 and X25519: a key agreement with a fresh peer. RSA: an OAEP (SHA-256) of 16 random
     /// bytes, with [`SSH_RSA_LABEL`].
     pub fn new(key: &PublicKey) -> Option<Challenge> {
         Some(match key.algorithm() {
@@ -125,7 +120,7 @@ impl Challenge {
         })
     }
 
-    /// What the key's [`Decryptor`] is asked.
+    /// The request to the key's [`Decryptor`].
     pub fn request(&self) -> Unwrap<'_> {
         match &self.sent {
             Sent::Peer(peer) => Unwrap::Agree { peer },
@@ -136,7 +131,7 @@ impl Challenge {
         }
     }
 
-    /// What is sent: the peer's public key, or the ciphertext.
+    /// The bytes that are sent: the peer's public key, or the ciphertext.
     pub fn sent(&self) -> &[u8] {
         match &self.sent {
             Sent::Peer(peer) => peer.as_bytes(),
@@ -144,7 +139,7 @@ impl Challenge {
         }
     }
 
-    /// Whether this is the answer.
+    /// Whether this is the expected answer.
     pub fn is_answered_by(&self, secret: &[u8]) -> bool {
         secret == self.answer.as_slice()
     }

@@ -26,21 +26,21 @@ use sha2::{Digest, Sha256};
 use crate::sync::lock;
 use crate::{Call, Error, Pin, PinSource, TokenId, TriesLeft};
 
-/// Remembers the PINs that tokens refused.
+/// Remembers the PINs that tokens rejected.
 pub trait RefusedPins: Send + Sync {
-    /// Waits until nobody who shares this memory is sending a PIN to `token`, or until `call`
-    /// is over.
+    /// Waits until no other user of this memory is sending a PIN to `token`, or until `call` ends.
     ///
     /// # Errors
-    /// [`Error::PinNotNoted`] where the memory cannot be used, [`Error::Busy`] where
-    /// somebody else's turn takes too long, [`Error::DeadlineExceeded`], [`Error::Cancelled`].
+    /// [`Error::PinNotNoted`] if the memory cannot be used, [`Error::Busy`] if another turn takes
+    /// too long, [`Error::DeadlineExceeded`], [`Error::Cancelled`].
     fn turn(&self, token: &TokenId, call: &Call) -> Result<Box<dyn PinTurn + '_>, Error>;
 
-    /// [`RefusedPins::turn`] without waiting; `None` where somebody else has the turn. For who
-    /// holds what they may need, as a card is held in a transaction: it is let go first, and
-    /// the turn is waited for without it.
+    /// [`RefusedPins::turn`] without waiting; `None` if another user has the turn. For callers that
+    /// hold a resource which that user may need, such as a card in a transaction: they release it
+    /// first, and then wait.
     ///
-    /// By default what [`RefusedPins::turn`] gives, which is right where nobody ever waits.
+    /// By default it returns what [`RefusedPins::turn`] returns, which is right for a memory that
+    /// never waits.
     ///
     /// # Errors
     /// [`Error::PinNotNoted`].
@@ -49,66 +49,66 @@ pub trait RefusedPins: Send + Sync {
     }
 }
 
-/// A turn at sending one PIN to one token. It ends when it is dropped.
+/// A turn to send one PIN to one token. It ends when it is dropped.
 pub trait PinTurn {
-    /// Says no to a PIN that the token refused before, and else writes down that one is
-    /// being sent. `tries` is what the token says at this moment.
+    /// Refuses a PIN that the token rejected before, and otherwise records that a PIN is being
+    /// sent. `tries` are the remaining attempts that the token reports now.
     ///
     /// # Errors
     /// [`Error::PinRefusedBefore`], [`Error::PinUnsettled`], [`Error::PinNotNoted`]. In each
     /// case the PIN must not be sent.
     fn begin(&mut self, pin: &Pin, tries: TriesLeft) -> Result<(), Error>;
 
-    /// [`PinTurn::begin`] for a person who knows that it is not known what became of the last
-    /// PIN, and takes that risk.
+    /// [`PinTurn::begin`] for a person who has confirmed to send a PIN although the outcome of the
+    /// last one is unknown.
     ///
     /// # Errors
-    /// As [`PinTurn::begin`], save for [`Error::PinUnsettled`].
+    /// As [`PinTurn::begin`], except for [`Error::PinUnsettled`].
     fn begin_anyway(&mut self, pin: &Pin, tries: TriesLeft) -> Result<(), Error> {
         self.begin(pin, tries)
     }
 
-    /// Writes down what the token made of the PIN. To be left out where no answer came.
+    /// Records the token's verdict. Not called if no answer was received.
     ///
-    /// If it cannot be written, it stays as if no answer had come.
+    /// If the record cannot be written, the state is as if no answer had been received.
     fn end(self: Box<Self>, pin: &Pin, verdict: PinVerdict);
 }
 
-/// What a token made of a PIN.
+/// The verdict of a token on a PIN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PinVerdict {
-    /// It is the right one. All that was refused before is forgotten.
+    /// The token accepted it. All records of rejected PINs are removed.
     Accepted,
-    /// It is a wrong one.
+    /// The token rejected it.
     Refused,
-    /// The token did not look at it, and counted nothing.
+    /// The token did not check it and counted no attempt.
     NotJudged,
 }
 
-/// A PIN, and who was asked for it.
+/// A PIN that is about to be sent, and where it comes from.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
-    /// The token that is being opened, as its PIN's source knows it. What was sent may be
-    /// remembered under the name of what holds the PIN.
+    /// The token that is being opened, as its PIN source knows it. The PIN may be remembered under
+    /// the name of another token, the one that holds the PIN.
     pub token: &'a TokenId,
     /// The PIN.
     pub pin: &'a Pin,
     /// Where it comes from.
     pub pins: &'a dyn PinSource,
-    /// The token's label, by which a person knows it.
+    /// The token's label, for people.
     pub label: &'a str,
-    /// For whose request.
+    /// The request.
     pub call: &'a Call,
 }
 
-/// Takes a turn with `holder`, under whose name PINs are remembered, and begins it. `tries` says
-/// in the turn how many tries are left, and refuses where the PIN must not be sent.
+/// Takes a turn with `holder`, the token under which PINs are remembered, and begins it. In the
+/// turn, `tries` returns the remaining attempts, or an error if the PIN must not be sent.
 ///
-/// Where it is not known what became of the last PIN, the source of this one is asked whether
-/// to send it; nobody else has to wait for the answer.
+/// If the outcome of the last PIN is unknown, the source of this one is asked whether to send it.
+/// Nobody else waits for that answer.
 ///
 /// # Errors
-/// Those of [`RefusedPins::turn`], [`PinTurn::begin`], `tries` and the source. In each case
+/// Those of [`RefusedPins::turn`], [`PinTurn::begin`], `tries` and the source. After each of them
 /// the PIN must not be sent.
 pub fn begin<'a>(
     memory: &'a dyn RefusedPins,
@@ -135,9 +135,9 @@ pub fn begin<'a>(
     Ok(turn)
 }
 
-/// Whether a PIN that was sent when the token had `before` tries left, and whose answer
-/// never came, cost no try, as far as `now` shows. A PIN that is accepted sets the count to
-/// its highest, so what has not become less was not refused.
+/// Whether a PIN whose answer was not received cost no attempt: `before` attempts remained when it
+/// was sent, and `now` remain. An accepted PIN resets the counter, so a counter that has not
+/// decreased shows that no PIN was rejected.
 pub fn nothing_was_lost(before: Option<u8>, now: TriesLeft) -> bool {
     match (before, now) {
         (_, TriesLeft::All) => true,
@@ -146,15 +146,15 @@ pub fn nothing_was_lost(before: Option<u8>, now: TriesLeft) -> bool {
     }
 }
 
-/// Remembers refused PINs as long as the process lives.
+/// Remembers rejected PINs as long as the process lives.
 pub struct RefusedInProcess {
     traces: Mutex<HashMap<TokenId, HashSet<[u8; 32]>>>,
-    /// Random, so that a trace is worth nothing elsewhere.
+    /// Random, so that a hash is useless elsewhere.
     salt: [u8; 32],
 }
 
 impl RefusedInProcess {
-    /// The memory that all in this process share who have no better one.
+    /// The memory that the process shares.
     pub fn shared() -> Arc<Self> {
         static SHARED: LazyLock<Arc<RefusedInProcess>> = LazyLock::new(Arc::default);
         Arc::clone(&SHARED)
@@ -174,7 +174,7 @@ impl RefusedInProcess {
 }
 
 impl Default for RefusedInProcess {
-    /// A memory of its own, which is empty.
+    /// A separate, empty memory.
     fn default() -> Self {
         let mut salt = [0; 32];
         OsRng.fill_bytes(&mut salt);
@@ -194,7 +194,7 @@ impl RefusedPins for RefusedInProcess {
     }
 }
 
-/// Within a process the driver itself opens a token once at a time.
+/// Within a process the driver opens a token only once at a time.
 struct TurnInProcess<'a> {
     memory: &'a RefusedInProcess,
     token: TokenId,

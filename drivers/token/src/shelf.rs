@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, Weak};
 
 use crate::sync::lock;
 
-/// A place for each name, there from when it is asked for first: a lock on what is in it is
-/// held while that is opened, so that nobody opens it a second time.
+/// One value for each name, created on first use. A lock in the value can be held while its content
+/// is opened, so that nobody opens it twice.
 pub struct Places<K, P>(Mutex<HashMap<K, Arc<P>>>);
 
 impl<K: Eq + Hash, P: Default> Places<K, P> {
-    /// The place of this name.
+    /// The value of this name.
     pub fn of<Q: ?Sized + Eq + Hash + ToOwned<Owned = K>>(&self, name: &Q) -> Arc<P>
     where
         K: Borrow<Q>,
@@ -26,7 +26,7 @@ impl<K: Eq + Hash, P: Default> Places<K, P> {
         place
     }
 
-    /// Every place that was asked for.
+    /// Every value that was created.
     pub fn all(&self) -> Vec<Arc<P>> {
         lock(&self.0).values().cloned().collect()
     }
@@ -38,12 +38,12 @@ impl<K, P> Default for Places<K, P> {
     }
 }
 
-/// What is open, as long as somebody holds it.
+/// Open things, each for as long as somebody holds it.
 pub struct Shelf<T: ?Sized>(Mutex<Vec<Weak<T>>>);
 
 impl<T: ?Sized> Shelf<T> {
-    /// The one that is wanted, or, where none is open, the one that `make` makes. Nobody else
-    /// makes one meanwhile.
+    /// The open one that matches, or else the one that `make` opens. No other caller opens one
+    /// meanwhile.
     pub fn find_or_make(
         &self,
         is_wanted: impl Fn(&T) -> bool,
@@ -63,7 +63,7 @@ impl<T: ?Sized> Shelf<T> {
         one
     }
 
-    /// Notes one that is open.
+    /// Adds an open one.
     pub fn add(&self, one: Weak<T>) {
         let mut open = lock(&self.0);
         open.retain(|one| one.strong_count() > 0);
@@ -75,7 +75,7 @@ impl<T: ?Sized> Shelf<T> {
         lock(&self.0).iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Whether none is.
+    /// Whether none is open.
     pub fn is_empty(&self) -> bool {
         lock(&self.0).iter().all(|one| one.strong_count() == 0)
     }

@@ -27,8 +27,8 @@ pub enum SignatureScheme {
     Eip191Secp256k1,
     /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §8.2). As long as the modulus.
     RsaPkcs1Sha256,
-    /// The same with SHA-512: OpenSSH signs so where nothing else is said (`rsa-sha2-512`,
-    /// RFC 8332). Checked, but made by no token here.
+    /// The same with SHA-512, as OpenSSH signs by default (`rsa-sha2-512`, RFC 8332). It is
+    /// verified, but no token here makes it.
     RsaPkcs1Sha512,
     /// The basic BLS scheme, signatures in G2, compressed, 96 bytes
     /// (draft-irtf-cfrg-bls-signature, `BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_NUL_`).
@@ -61,7 +61,7 @@ impl SignatureScheme {
         }
     }
 
-    /// The scheme with which most tokens sign for keys of `algorithm`; `None` for X25519.
+    /// The scheme in which most tokens sign with keys of `algorithm`; `None` for X25519.
     pub fn of(algorithm: Algorithm) -> Option<Self> {
         match algorithm {
             Algorithm::Ed25519 => Some(SignatureScheme::Ed25519),
@@ -76,8 +76,8 @@ impl SignatureScheme {
         }
     }
 
-    /// How long the digest is that is signed, in bytes; `None` where the message itself is
-    /// signed (Ed25519, BLS).
+    /// The length of the signed digest in bytes; `None` if the message itself is signed (Ed25519,
+    /// BLS).
     pub fn digest_length(self) -> Option<usize> {
         match self {
             SignatureScheme::EcdsaP256Sha256
@@ -90,7 +90,7 @@ impl SignatureScheme {
         }
     }
 
-    /// The digest of `message` that is signed; `None` where the message itself is signed.
+    /// The digest of `message` that is signed; `None` if the message itself is signed.
     pub fn digest(self, message: &[u8]) -> Option<Vec<u8>> {
         Some(match self {
             SignatureScheme::EcdsaP256Sha256
@@ -103,7 +103,7 @@ impl SignatureScheme {
         })
     }
 
-    /// Checks that `digest` is as long as the digests that are signed.
+    /// Checks the length of `digest`.
     ///
     /// # Errors
     /// [`Error::BadMessage`].
@@ -117,13 +117,13 @@ impl SignatureScheme {
                 ),
             }),
             None => Err(Error::BadMessage {
-                reason: format!("{self} signs no digests"),
+                reason: format!("{self} does not sign digests"),
             }),
         }
     }
 
-    /// The digest as RSASSA-PKCS1-v1_5 signs it, a `DigestInfo` in DER (RFC 8017 §9.2, note
-    /// 1), for tokens that do not make it themselves; `None` of other schemes.
+    /// The digest as a `DigestInfo` in DER, as RSASSA-PKCS1-v1_5 signs it (RFC 8017 §9.2, note 1),
+    /// for tokens that do not encode it themselves; `None` for other schemes.
     pub fn digest_info(self, digest: &[u8]) -> Option<Vec<u8>> {
         let begin: [u8; 19] = match self {
             SignatureScheme::RsaPkcs1Sha256 => [
@@ -140,11 +140,11 @@ impl SignatureScheme {
         fits.then(|| [&begin[..], digest].concat())
     }
 
-    /// Every scheme in which signatures of keys of `algorithm` are checked, the one
-    /// [of](SignatureScheme::of) most tokens first.
+    /// Every scheme in which signatures of keys of `algorithm` are verified, beginning with the
+    /// [usual](SignatureScheme::of) one.
     ///
-    /// A signature that says nothing of its scheme may be checked with each of them: they
-    /// hash differently, so that a signature of one is none of another.
+    /// A signature that does not name its scheme may be verified in each: they hash differently, so
+    /// a signature in one scheme is not valid in another.
     pub fn all_of(algorithm: Algorithm) -> impl Iterator<Item = Self> {
         let other = match algorithm {
             Algorithm::Secp256k1 => Some(SignatureScheme::Eip191Secp256k1),
@@ -168,7 +168,7 @@ pub fn eip191_digest(message: &[u8]) -> [u8; 32] {
         .into()
 }
 
-/// What stands before an Ethereum personal message of this length, in bytes.
+/// The prefix of an Ethereum personal message of this length in bytes.
 pub fn eip191_prefix(length: u64) -> String {
     format!("\x19Ethereum Signed Message:\n{length}")
 }
@@ -199,10 +199,10 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Takes the bytes in the form that the [scheme](SignatureScheme) describes.
+    /// A signature from bytes in the form that the [scheme](SignatureScheme) describes.
     ///
     /// # Errors
-    /// [`BadSignature`] where the length cannot be right.
+    /// [`BadSignature`] if the length is wrong.
     pub fn new(scheme: SignatureScheme, bytes: Vec<u8>) -> Result<Self, BadSignature> {
         let fits = match scheme {
             SignatureScheme::Ed25519
@@ -223,11 +223,11 @@ impl Signature {
         }
     }
 
-    /// Takes an ECDSA signature in DER (`ECDSA-Sig-Value`, RFC 3279 §2.2.3), or any
-    /// other in its usual encoding.
+    /// A signature from DER: `ECDSA-Sig-Value` (RFC 3279 §2.2.3) for ECDSA, the usual encoding for
+    /// other schemes.
     ///
     /// # Errors
-    /// [`BadSignature`] where it is no such DER.
+    /// [`BadSignature`] if the DER is malformed.
     pub fn from_der(scheme: SignatureScheme, der: &[u8]) -> Result<Self, BadSignature> {
         let bytes = match scheme {
             SignatureScheme::EcdsaP256Sha256 => p256::ecdsa::Signature::from_der(der)
@@ -263,7 +263,7 @@ impl Signature {
     /// reads; every other scheme has one encoding and gives [`Signature::as_bytes`].
     ///
     /// # Errors
-    /// [`BadSignature`] where r or s is zero or not below the order of the group.
+    /// [`BadSignature`] if r or s is zero or not below the order of the group.
     pub fn to_der(&self) -> Result<Vec<u8>, BadSignature> {
         let bad = |_| BadSignature;
         Ok(match self.scheme {
@@ -289,7 +289,7 @@ impl Signature {
     }
 }
 
-/// The bytes are no signature, or not one of this key over this message.
+/// The bytes are not a signature, or not by this key over this message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid signature")]
 pub struct BadSignature;

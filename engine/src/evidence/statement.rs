@@ -28,37 +28,37 @@ use claviger_token::{Algorithm, PublicKey};
 use super::{Party, PublicKeys, Terms};
 use crate::types::check_name;
 
-/// What every domain begins with, in this version and in those to come.
+/// The prefix of every domain, in this version and in those to come.
 pub(crate) const DOMAINS: &[u8] = b"claviger reads-for ";
 
 const GRANT_V1: &[u8] = b"claviger reads-for evidence v1";
 const GRANT: &[u8] = b"claviger reads-for grant v2";
 const REVOCATION: &[u8] = b"claviger reads-for revocation v2";
 
-/// What a key says about who reads for whom.
+/// A signed statement about who reads for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Statement {
-    /// That one reads for another, who says so.
+    /// A grant: one identity reads for another, which signs this.
     Grant {
-        /// Who reads.
+        /// The reader.
         from: Party,
-        /// For whom.
+        /// The identity that it reads for.
         to: Party,
-        /// What else is said.
+        /// The terms.
         terms: Terms,
     },
-    /// That a statement does not hold any more.
+    /// A revocation of a statement.
     Revocation {
         /// The SHA-256 of the statement.
         statement: [u8; 32],
-        /// Who made it.
+        /// The key that signed it.
         by: PublicKey,
     },
 }
 
 impl Statement {
-    /// What is signed.
+    /// The signed bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         match self {
             Statement::Grant { from, to, terms } => grant(from, to, terms),
@@ -72,20 +72,22 @@ impl Statement {
         }
     }
 
-    /// Reads what [`Statement::to_bytes`] wrote; not what version 1 did.
+    /// Parses the output of [`Statement::to_bytes`], but no statement of version 1.
     ///
     /// # Errors
-    /// What is wrong with it, as a sentence that begins in lower case.
+    /// What is wrong with it, as a sentence in lower case.
     pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
-        let parsed = Fields(bytes).statement().ok_or("it is no such statement")?;
+        let parsed = Fields(bytes)
+            .statement()
+            .ok_or("it is not a statement of this kind")?;
         // Of what is read leniently there is another encoding.
         match parsed.to_bytes() == bytes {
             true => Ok(parsed),
-            false => Err("it is not encoded as statements are"),
+            false => Err("its encoding is not canonical"),
         }
     }
 
-    /// The key that has to sign it.
+    /// The key that must sign it.
     pub fn signer(&self) -> Option<&PublicKey> {
         match self {
             Statement::Grant { to, .. } => to.keys.sign.as_ref(),
@@ -127,7 +129,7 @@ pub(super) fn push(to: &mut Vec<u8>, field: &[u8]) {
     to.extend_from_slice(field);
 }
 
-/// What is still to be read.
+/// The bytes that are left to parse.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{BadEvidence, Evidence, Party, PublicKeys, Revocation, Terms};
 
-/// The version of the text form that is written; those before it are read.
+/// The version that is written; earlier ones are read.
 const VERSION: u32 = 2;
 
-/// What is in a file of evidence.
+/// The content of a file of evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EvidenceFile {
-    /// Who reads for whom.
+    /// The evidence.
     pub evidence: Vec<Evidence>,
-    /// What of that, or of other evidence, does not hold any more.
+    /// Revocations of that or of other evidence.
     pub revocations: Vec<Revocation>,
 }
 
@@ -46,7 +46,7 @@ struct FileIn {
 /// The text of a file.
 ///
 /// # Errors
-/// [`BadEvidence::Malformed`] never, as far as names are text.
+/// [`BadEvidence::Malformed`], which does not occur if names are text.
 pub fn to_text(file: &EvidenceFile) -> Result<String, BadEvidence> {
     let file = FileOut {
         claviger_evidence: VERSION,
@@ -58,7 +58,7 @@ pub fn to_text(file: &EvidenceFile) -> Result<String, BadEvidence> {
     Ok(text)
 }
 
-/// Parses what [`to_text`] wrote. Nothing is verified yet.
+/// Parses the output of [`to_text`]. It verifies nothing.
 ///
 /// # Errors
 /// [`BadEvidence::Malformed`].
@@ -78,7 +78,7 @@ pub fn from_text(text: &[u8]) -> Result<EvidenceFile, BadEvidence> {
     }
 }
 
-/// Evidence as it is written: one JSON object.
+/// Evidence as one JSON object.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Piece {
@@ -107,7 +107,7 @@ struct PartyText {
     decrypt: Option<String>,
 }
 
-/// A revocation as it is written: one JSON object.
+/// A revocation as one JSON object.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RevocationText {

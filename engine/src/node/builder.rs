@@ -34,46 +34,46 @@ impl NodeBuilder {
         self
     }
 
-    /// How tokens are opened for requests that [carry](claviger_token::Call::using) nothing of
-    /// their own for it. Without it no PIN is given to any. Which PINs were refused is
-    /// remembered in the node's registry, whatever `access` says.
+    /// Sets how tokens are opened for requests that do not [carry](claviger_token::Call::using)
+    /// their own access. By default no token gets a PIN. Rejected PINs are remembered in the node's
+    /// registry, whatever `access` says.
     #[must_use]
     pub fn access(mut self, access: Access) -> Self {
         self.access = access;
         self
     }
 
-    /// Lets PINs be sent also where the registry cannot be written to, so that a refusal is
-    /// not remembered: `tell` hears of each token before. Without it no PIN is sent then. One
-    /// that was refused like this is the last in this process.
+    /// Allows PINs to be sent even if the registry cannot be written, so that a rejection cannot be
+    /// recorded; `tell` is called before each token gets one. By default no PIN is sent then. After
+    /// a rejection this process sends no further PIN.
     #[must_use]
     pub fn unnoted_pins(mut self, tell: impl Fn(&TokenId) + Send + Sync + 'static) -> Self {
         self.unnoted_pins = Some(Arc::new(tell));
         self
     }
 
-    /// Who may do what. Without it [`OwnersOnly`].
+    /// Sets the policy; [`OwnersOnly`] by default.
     #[must_use]
     pub fn policy(mut self, policy: impl Policy + 'static) -> Self {
         self.policy = Arc::new(policy);
         self
     }
 
-    /// Which Reads For engine the Encryption engine asks. Without it the node's own.
+    /// Sets the Reads For engine that the Encryption engine asks; the node's own by default.
     #[must_use]
     pub fn reads_for(mut self, engine: EngineId) -> Self {
         self.reads_for = engine;
         self
     }
 
-    /// How long the Reads For engine may take. Without it [`READS_FOR_DEADLINE`].
+    /// Sets the time limit of the Reads For engine; [`READS_FOR_DEADLINE`] by default.
     #[must_use]
     pub fn reads_for_deadline(mut self, deadline: Duration) -> Self {
         self.reads_for_deadline = deadline;
         self
     }
 
-    /// The node.
+    /// Builds the node.
     pub fn build(self) -> Node {
         let mut refused_pins = self.registry.refused_pins().clone();
         if let Some(tell) = self.unnoted_pins {
@@ -98,7 +98,7 @@ impl NodeBuilder {
 }
 
 impl Node {
-    /// A node whose identities are in `registry`.
+    /// Starts building a node whose identities are in `registry`.
     pub fn builder(registry: Registry) -> NodeBuilder {
         NodeBuilder {
             registry,

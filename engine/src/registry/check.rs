@@ -72,7 +72,7 @@ fn faults(db: &Connection) -> Result<Vec<RegistryError>> {
         let is_sealed = is_sealed(db, table).map_err(RegistryError::from);
         if faults.or_end(is_sealed)? == Some(false) {
             faults.note(format!(
-                "the rows of the table {} are not those that were written",
+                "rows of the table {} are missing, added or replaced",
                 table.name
             ));
         }
@@ -191,7 +191,7 @@ fn check_keys(db: &Connection, faults: &mut Faults) -> Result<HashMap<i64, KeyRe
             ));
         }
         if *engine != *engine_name(info.usage, &info.owner) {
-            faults.note(format!("the engine of {of} is not called after it"));
+            faults.note(format!("the engine name of {of} does not match it"));
         }
         if !info.deleted && !living.insert(fingerprint) {
             faults.note(format!("{of} belongs to another identity, too"));
@@ -235,9 +235,9 @@ fn check_identities(
     for (id, key) in keys {
         let owner = &key.info.owner;
         if !key.info.deleted && !names.contains(owner) {
-            faults.note(format!("a key belongs to `{owner}`, whom there is not"));
+            faults.note(format!("a key belongs to `{owner}`, who does not exist"));
         } else if key.info.deleted && !used.contains(id) {
-            faults.note(format!("nobody uses a deleted key of `{owner}`"));
+            faults.note(format!("a deleted key of `{owner}` is still listed"));
         }
     }
     let shared = "SELECT contact.name FROM contact JOIN identity \
@@ -251,7 +251,9 @@ fn check_identities(
 fn check_identity(who: &EngineId, info: &IdentityInfo, faults: &mut Faults) {
     for usage in info.capabilities.uses() {
         if info.key(usage).is_none() {
-            faults.note(format!("`{who}` has no key to {usage}, and is to have one"));
+            faults.note(format!(
+                "`{who}` has no key to {usage}, but should have one"
+            ));
         }
     }
     if info
@@ -259,7 +261,7 @@ fn check_identity(who: &EngineId, info: &IdentityInfo, faults: &mut Faults) {
         .iter()
         .any(|key| !info.capabilities.include(key.usage))
     {
-        faults.note(format!("`{who}` has a key for what it is not to do"));
+        faults.note(format!("`{who}` has a key for a use that it does not have"));
     }
 }
 
@@ -275,9 +277,7 @@ fn check_evidence(db: &Connection, faults: &mut Faults) -> Result<()> {
         Ok(())
     })?;
     if others > 0 {
-        faults.note(format!(
-            "{others} pieces of evidence are not found by what they say"
-        ));
+        faults.note(format!("{others} pieces of evidence are indexed wrongly"));
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ pub enum ContactError {
         name: String,
     },
     /// Another contact has the name.
-    #[error("there is a contact `{name}` already")]
+    #[error("a contact `{name}` already exists")]
     Exists {
         /// The name.
         name: String,
@@ -32,7 +32,7 @@ pub enum ContactError {
 }
 
 impl ContactError {
-    /// A name for the variant that does not change, for programs.
+    /// The stable name of the variant, for programs.
     pub fn code(&self) -> &'static str {
         match self {
             ContactError::IsIdentity { .. } => "name-is-identity",
@@ -52,11 +52,11 @@ impl From<rusqlite::Error> for ContactError {
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     pub(crate) party: Party,
-    /// The identity with which its keys were deleted, if they were.
+    /// The identity that was deleted together with its keys, if any.
     pub(crate) deleted_with: Option<EngineId>,
 }
 
-/// Two of them are the same as long as nothing was written in between.
+/// Two of them are equal as long as nothing was written in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Revision {
     others: i64,
@@ -67,7 +67,7 @@ impl super::Registry {
     /// Enters the public keys of somebody else's identity under a name.
     ///
     /// # Errors
-    /// [`ContactError`]; a name stands for one identity only.
+    /// [`ContactError`]; a name belongs to one identity only.
     pub fn add_contact(&self, contact: &Party) -> Result<(), ContactError> {
         self.write(|db| {
             let name = contact.name.to_string();
@@ -81,10 +81,10 @@ impl super::Registry {
         })
     }
 
-    /// Gives a contact another name; whether there was one of the old name.
+    /// Renames a contact. Returns whether there was one of the old name.
     ///
     /// # Errors
-    /// As [`Registry::add_contact`](super::Registry::add_contact), of the new name.
+    /// As [`Registry::add_contact`](super::Registry::add_contact), for the new name.
     pub fn rename_contact(&self, old: &str, new: &str) -> Result<bool, ContactError> {
         self.write(|db| {
             if contact_of(db, old)?.is_none() {
@@ -114,7 +114,7 @@ impl super::Registry {
         Ok(contacts.collect::<Result<_, _>>()?)
     }
 
-    /// Forgets a contact; whether there was one. Evidence about it stays.
+    /// Removes a contact. Returns whether there was one. Evidence about it stays.
     ///
     /// # Errors
     /// [`RegistryError`].
@@ -135,7 +135,7 @@ impl super::Registry {
         Ok(contact_of(&self.db(), name)?)
     }
 
-    /// Who is known here by this id: an identity, else a contact.
+    /// The identity, or else the contact, with this id.
     pub(crate) fn known(&self, who: &EngineId) -> Result<Option<Known>> {
         self.read(|db| {
             if let Some((keys, _)) = identity(db, who)? {
@@ -167,7 +167,7 @@ impl super::Registry {
         })
     }
 
-    /// What changes whenever the registry does.
+    /// A value that changes whenever the registry does.
     pub(crate) fn revision(&self) -> Result<Revision> {
         let db = self.db();
         Ok(Revision {
@@ -206,7 +206,7 @@ pub(super) fn contact(row: &Row<'_>) -> rusqlite::Result<Party> {
     party(row, "name", "sign", "decrypt")
 }
 
-/// What changes whenever another process has written to the registry.
+/// A value that changes whenever another process has written to the registry.
 fn data_version(db: &Connection) -> rusqlite::Result<i64> {
     db.prepare_cached("PRAGMA data_version")?
         .query_row([], |row| row.get(0))

@@ -8,47 +8,47 @@ use super::rows::NotAsWritten;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// There is something else where the home folder should be.
+    /// The home folder is not a folder.
     #[error("`{}` is not a folder", path.display())]
     NotAFolder {
         /// The path.
         path: PathBuf,
     },
-    /// There is a file where the registry should be, and it is none.
+    /// The file in place of the registry is not a registry.
     #[error("`{}` is not a registry of Claviger", path.display())]
     NotARegistry {
         /// The path.
         path: PathBuf,
     },
-    /// The file is there and empty: what was in it is lost, or it was cut off.
+    /// The registry file is empty: its content is lost, or the file was truncated.
     #[error("`{}` is empty: the registry that was there is lost", path.display())]
     Empty {
         /// The path.
         path: PathBuf,
     },
-    /// The file is not there, and what SQLite keeps beside it is: the registry is lost, and a
-    /// new one would be mixed with what is left of it.
+    /// The registry file is missing, and SQLite's files beside it are there: the registry is lost.
+    /// A new one would be mixed with the remains.
     #[error(
-        "`{}` is not there, and `{}` is a part of it: the registry that was there is lost",
+        "`{}` is missing, but its `{}` is there: the registry is lost",
         path.display(), left.display()
     )]
     Lost {
         /// The path.
         path: PathBuf,
-        /// What is left of it.
+        /// The file that is left.
         left: PathBuf,
     },
-    /// Somebody else owns the home folder or the registry, or can write to it. Whoever can do
-    /// that names a PKCS#11 module, whose code then runs.
+    /// Somebody else owns the home folder or the registry, or can write to it, and could choose a
+    /// PKCS#11 module, whose code then runs.
     #[error("`{}` is not private: {reason}", path.display())]
     NotPrivate {
         /// The path.
         path: PathBuf,
-        /// Who else has a hand in it.
+        /// Who has access.
         reason: String,
     },
-    /// The home is a copy, or was restored or moved: what was interrupted may be finished
-    /// elsewhere since, and is not settled here.
+    /// The home is a copy, or was restored or moved. Its abandoned intents may have been completed
+    /// elsewhere, and are not resolved here.
     #[error("this home is a copy, or was restored: abandoned intents are not resolved here")]
     Copy,
     /// The registry was written by a newer program.
@@ -59,7 +59,7 @@ pub enum RegistryError {
         /// The version that this program knows.
         known: i32,
     },
-    /// No space is left.
+    /// The disk is full.
     #[error("no space is left for the registry")]
     DiskFull,
     /// The file or its folder cannot be written to.
@@ -71,30 +71,30 @@ pub enum RegistryError {
     /// The registry cannot be replaced while another process has it open.
     #[error("another process has the registry open")]
     InUse,
-    /// What is in it makes no sense.
+    /// The content of the registry is invalid.
     #[error("the registry is damaged: {reason}")]
     Damaged {
-        /// What makes no sense.
+        /// What is invalid.
         reason: String,
     },
-    /// A row is not as it was written: something else has changed it. It is not used.
+    /// Something else altered a row. The row is not used.
     #[error("the registry is damaged: `{row}` of the table {table} is not as it was written")]
     Altered {
         /// The table.
         table: String,
-        /// What the row is called; whatever stands there.
+        /// The name of the row, as it is in the registry now.
         row: String,
     },
     /// Any other failure of the file system or of SQLite.
     #[error("the registry cannot be used: {reason}")]
     Other {
-        /// What the system said.
+        /// The error of the system.
         reason: String,
     },
 }
 
 impl RegistryError {
-    /// A name for the variant that does not change, for programs.
+    /// The stable name of the variant, for programs.
     pub fn code(&self) -> &'static str {
         match self {
             RegistryError::NotAFolder { .. } => "home-not-a-folder",
@@ -114,7 +114,7 @@ impl RegistryError {
         }
     }
 
-    /// A file of the user's cannot be read.
+    /// A file of the user cannot be read.
     pub(super) fn reading(path: &Path, error: &std::io::Error) -> Self {
         RegistryError::Other {
             reason: format!("`{}` cannot be read: {error}", path.display()),

@@ -86,7 +86,7 @@ impl Readable {
         if let Err(error) = &read {
             tracing::warn!(
                 table = table.name, %error,
-                "the registry that is replaced cannot be read to the end"
+                "the replaced registry cannot be read completely"
             );
         }
         let is_all = read.is_ok()
@@ -108,7 +108,7 @@ impl Readable {
             if !is_whole {
                 tracing::warn!(
                     table = table.name,
-                    "a row of the registry that is replaced is not as it was written"
+                    "a row of the replaced registry was altered"
                 );
             }
             found.push(Found {

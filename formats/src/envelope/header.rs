@@ -4,12 +4,12 @@ use std::io::{self, BufRead, Read};
 
 use age::armor::ArmoredReader;
 
-/// The longest header that is read, in bytes: room for a thousand stanzas of the longest kind
-/// that there is for keys here (RSA of 4096 bits, 711 bytes each). Parsing one of the shortest
-/// stanzas there are takes 70 MiB of memory.
+/// The longest header that is read, in bytes: room for a thousand stanzas of the longest supported
+/// kind (RSA of 4096 bits, 711 bytes each). Parsing a header of the shortest possible stanzas takes
+/// 70 MiB of memory.
 pub const LONGEST_HEADER: usize = 1 << 20;
 
-/// What every age file begins with.
+/// The beginning of every age file.
 const VERSION_LINE: &[u8] = b"age-encryption.org/v1\n";
 
 /// A line of armor has 64 characters; others are more generous, within reason.
@@ -17,7 +17,7 @@ const LONGEST_ARMOR_LINE: usize = 1024;
 
 /// Why there is no header.
 pub(super) enum NoHeader {
-    /// It cannot be read, or the file is none.
+    /// It cannot be read, or the file is not an age file.
     Unreadable(io::Error),
     /// It does not end within [`LONGEST_HEADER`].
     TooLong,
@@ -87,7 +87,7 @@ impl BufRead for Header<'_> {
     }
 }
 
-/// Hands out all but the nonce at once.
+/// Returns everything but the nonce at once.
 fn whole_header<T: AsRef<[u8]>>(
     header: &mut io::Cursor<T>,
     bytes: &mut Vec<u8>,
@@ -107,7 +107,7 @@ fn whole_header<T: AsRef<[u8]>>(
     Ok(end - begin)
 }
 
-/// The file as it came: the header that was read already, and what follows.
+/// The original file: the header that was read already, and the rest.
 pub struct Body<R: Read> {
     header: io::Cursor<Vec<u8>>,
     rest: ArmoredReader<io::BufReader<ArmorLines<R>>>,

@@ -9,11 +9,11 @@ use crate::ssh;
 
 /// The key cannot be encrypted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("one cannot encrypt to a key of {0}")]
+#[error("a {0} key cannot be a recipient")]
 pub struct NoRecipient(pub Algorithm);
 
-/// The age recipient of a key, as text that other age programs read; `None` where one
-/// cannot encrypt to such a key.
+/// The age recipient of a key as text, for other age programs; `None` if the key cannot be
+/// encrypted to.
 pub fn recipient_text(key: &PublicKey) -> Option<String> {
     let hrp = bech32::Hrp::parse_unchecked;
     match key.algorithm() {
@@ -24,11 +24,11 @@ pub fn recipient_text(key: &PublicKey) -> Option<String> {
     }
 }
 
-/// The key of an age recipient: what [`recipient_text`] gave, or another program.
+/// The key of an age recipient, written by [`recipient_text`] or another program.
 ///
 /// # Errors
-/// [`BadPublicKey`] where it is none, or of a kind that Claviger does not know (those of
-/// age plugins, post-quantum ones).
+/// [`BadPublicKey`] if it is malformed, or of an unknown kind (age plugins, post-quantum
+/// recipients).
 pub fn parse_recipient(text: &str) -> Result<PublicKey, BadPublicKey> {
     let text = text.trim();
     if text.starts_with("ssh-") {
@@ -52,7 +52,7 @@ pub fn parse_recipient(text: &str) -> Result<PublicKey, BadPublicKey> {
 /// The age recipient of a key.
 ///
 /// # Errors
-/// [`NoRecipient`] where one cannot encrypt to such a key.
+/// [`NoRecipient`] if the key cannot be encrypted to.
 pub fn recipient(key: &PublicKey) -> Result<Box<dyn age::Recipient + Send>, NoRecipient> {
     let unfit = NoRecipient(key.algorithm());
     let text = recipient_text(key).ok_or(unfit)?;

@@ -40,7 +40,7 @@ pub(super) enum Wrapped {
 }
 
 impl Wrapped {
-    /// The stanza, if it is well-formed and may be for `key`.
+    /// Parses a stanza; `None` if it is malformed or not for `key`.
     pub(super) fn for_key(key: &PublicKey, stanza: &Stanza) -> Option<Wrapped> {
         const BODY: usize = FILE_KEY_BYTES + 16;
         let body = || stanza.body.clone();
@@ -71,7 +71,7 @@ impl Wrapped {
         }
     }
 
-    /// What the device has to do.
+    /// The operation for the device.
     pub(super) fn request(&self) -> Unwrap<'_> {
         match self {
             Wrapped::P256Tag { enc, .. } => Unwrap::Agree { peer: enc },
@@ -83,7 +83,7 @@ impl Wrapped {
         }
     }
 
-    /// The file key, from what the device answered.
+    /// The file key, from the device's answer.
     pub(super) fn open(&self, key: &PublicKey, answer: Secret) -> Option<FileKey> {
         let file_key = match self {
             Wrapped::P256Tag { enc, body } => open_p256tag(key, enc.as_bytes(), &answer, body)?,
@@ -136,7 +136,7 @@ fn open_p256tag(key: &PublicKey, enc: &[u8], dh: &[u8], body: &[u8]) -> Option<S
         .map(Zeroizing::new)
 }
 
-/// The tag by which a `p256tag` stanza says for whom it is (C2SP age, p256tag).
+/// The tag by which a `p256tag` stanza names its recipient (C2SP age, p256tag).
 fn p256_tag(key: &PublicKey, enc: &[u8; 65]) -> Option<[u8; 4]> {
     let ikm = [enc.as_slice(), &Sha256::digest(compressed(key)?)[..4]].concat();
     let (tag, _) = Hkdf::<Sha256>::extract(Some(P256TAG_INFO), &ikm);
