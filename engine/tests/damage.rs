@@ -451,6 +451,51 @@ async fn a_small_registry_with_a_damaged_page_does_not_open() {
     assert_eq!(refused, pages - 1);
 }
 
+/// A large registry is not checked when it is opened.
+#[tokio::test]
+async fn nothing_is_listed_of_a_large_registry_from_which_a_row_was_lost() {
+    let home = Home::new().await;
+    home.sql(
+        "CREATE TABLE filling (b); INSERT INTO filling VALUES (zeroblob(2000000));
+         DROP TABLE filling",
+    );
+    let whole = home.bytes();
+    assert!(whole.len() > 1 << 20);
+    assert!(home.faults().is_empty(), "{:?}", home.faults());
+    for (lost, of) in [
+        ("contact WHERE name = 'friend'", "contact"),
+        ("identity WHERE name = 'bob'", "identity"),
+        ("evidence WHERE to_name = 'mallory'", "evidence"),
+        ("revocation", "revocation"),
+    ] {
+        home.put(&whole);
+        home.sql(&format!("PRAGMA foreign_keys = OFF; DELETE FROM {lost}"));
+        let registry = home.open().unwrap();
+        let listed = [
+            ("contact", registry.contacts().map(drop)),
+            ("identity", registry.identities().map(drop)),
+            ("evidence", registry.all_evidence().map(drop)),
+            ("revocation", registry.all_revocations().map(drop)),
+        ];
+        for (table, listed) in listed {
+            let is_refused = matches!(listed, Err(RegistryError::Damaged { .. }));
+            assert_eq!(
+                is_refused,
+                table == of,
+                "{table} without {lost}: {listed:?}"
+            );
+        }
+        drop(registry);
+        // Who reads for whom is not told either, where a revocation can be among what is lost.
+        let node = home.node();
+        let program = claviger_engine::EngineId::program();
+        let asked = node.reads_for(&program, &id("mallory"), &id("alice"));
+        let is_refused = matches!(asked, Err(EngineError::Registry(_)));
+        let decides = ["evidence", "revocation"].contains(&of);
+        assert_eq!(is_refused, decides, "without {lost}");
+    }
+}
+
 #[tokio::test]
 async fn an_identity_that_was_altered_to_have_died_with_its_process_is_not_forgotten() {
     let home = Home::new().await;

@@ -3,7 +3,7 @@
 use claviger_token::PublicKey;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::digests::CONTACT;
+use super::digests::{CONTACT, Sum};
 use super::evidence::party;
 use super::rows::NotAsWritten;
 use super::{RegistryError, Result, entry_exists, identity};
@@ -108,10 +108,17 @@ impl super::Registry {
     /// # Errors
     /// [`RegistryError`].
     pub fn contacts(&self) -> Result<Vec<Party>> {
-        let db = self.db();
-        let mut query = db.prepare_cached(&CONTACT.select("ORDER BY name"))?;
-        let contacts = query.query_map([], contact)?;
-        Ok(contacts.collect::<Result<_, _>>()?)
+        self.read(|db| {
+            let mut sum = Sum::of(&CONTACT);
+            let mut query = db.prepare_cached(&CONTACT.select("ORDER BY name"))?;
+            let contacts = query.query_map([], |row| {
+                sum.add(row)?;
+                contact(row)
+            })?;
+            let contacts = contacts.collect::<Result<_, _>>()?;
+            sum.check(db)?;
+            Ok(contacts)
+        })
     }
 
     /// Removes a contact. Returns whether there was one. Evidence about it stays.

@@ -8,8 +8,9 @@
 //! [`Unchecked::check`] compare them wherever a row is used.
 //!
 //! A page that was not written leaves an older state behind, with each row intact. So the table
-//! `seal` has, for each other table, the XOR of the digests of all its rows.
-//! [`Registry::check`](super::Registry::check) detects rows that are missing or came back.
+//! `seal` has, for each other table, the XOR of the digests of all its rows. Whoever lists a whole
+//! table compares it ([`Sum`]), and so does [`Registry::check`](super::Registry::check): rows that
+//! are missing, twice there or came back are detected.
 //!
 //! This defends against damage, and against programs that change a row without knowing about
 //! digests. Whoever can write the file and knows this page can also make a digest.
@@ -19,6 +20,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use sha2::{Digest as _, Sha256};
 
+use super::RegistryError;
 use super::rows::NotAsWritten;
 
 /// The SQL function that makes a digest: of the table's name, its columns and what they are
@@ -417,17 +419,58 @@ pub(super) fn make_all(db: &Connection, table: &Table) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// The digests of the rows of a table that were read, added up.
+pub(super) struct Sum {
+    table: &'static Table,
+    digests: RowDigest,
+}
+
+impl Sum {
+    pub(super) fn of(table: &'static Table) -> Self {
+        Sum {
+            table,
+            digests: RowDigest::default(),
+        }
+    }
+
+    /// Adds a row, which is to be compared with its digest by itself. It is one of
+    /// [`Table::select`].
+    pub(super) fn add(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
+        self.digests = added(self.digests, row.get(self.table.digest_at())?);
+        Ok(())
+    }
+
+    /// Refuses rows that are not all that were written, or more: a page of the table or of an
+    /// index can be an older or another one, and each row of it intact.
+    pub(super) fn check(&self, db: &Connection) -> Result<(), RegistryError> {
+        match is_seal(db, self.table, self.digests)? {
+            true => Ok(()),
+            false => Err(not_sealed(self.table)),
+        }
+    }
+}
+
 /// Whether the rows of a table are all that were written, and no more. Each is to be compared
 /// with its digest by itself.
 pub(super) fn is_sealed(db: &Connection, table: &Table) -> rusqlite::Result<bool> {
+    is_seal(db, table, sum_of(db, table)?)
+}
+
+fn is_seal(db: &Connection, table: &Table, digests: RowDigest) -> rusqlite::Result<bool> {
     let seal: Option<RowDigest> = db
-        .query_row(
-            "SELECT digests FROM seal WHERE name = ?",
-            [table.name],
-            |row| row.get(0),
-        )
+        .prepare_cached("SELECT digests FROM seal WHERE name = ?")?
+        .query_row([table.name], |row| row.get(0))
         .optional()?;
-    Ok(seal == Some(sum_of(db, table)?))
+    Ok(seal == Some(digests))
+}
+
+pub(super) fn not_sealed(table: &Table) -> RegistryError {
+    RegistryError::Damaged {
+        reason: format!(
+            "rows of the table {} are missing, added or replaced",
+            table.name
+        ),
+    }
 }
 
 fn sum_of(db: &Connection, table: &Table) -> rusqlite::Result<RowDigest> {

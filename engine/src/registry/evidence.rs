@@ -4,8 +4,8 @@ use claviger_token::{PublicKey, Signature, SignatureScheme};
 use rusqlite::{Row, Transaction, params};
 
 use super::contacts::insert_contact;
-use super::digests::EVIDENCE;
-use super::revocations::insert_revocation;
+use super::digests::{EVIDENCE, Sum};
+use super::revocations::{insert_revocation, revoked};
 use super::rows::{damaged, parsed};
 use super::{RegistryError, Result};
 use crate::evidence::{Evidence, EvidenceFile, KeysId, Party, PublicKeys, Terms};
@@ -68,18 +68,20 @@ impl super::Registry {
     /// The pieces that came after the one with this number, in order.
     pub(crate) fn evidence_after(&self, id: i64) -> Result<Vec<Edge>> {
         self.read(|db| {
+            let mut any = db.prepare_cached("SELECT 1 FROM evidence WHERE id > ?")?;
+            if id > 0 && !any.exists([id])? {
+                return Ok(Vec::new());
+            }
+            let revoked = revoked(db)?;
+            let mut sum = Sum::of(&EVIDENCE);
             let mut query = db.prepare_cached(&EVIDENCE.select("WHERE id > ? ORDER BY id"))?;
-            let mut is_revoked =
-                db.prepare_cached("SELECT 1 FROM revocation WHERE statement = ? AND signer = ?")?;
             let rows = query.query_map([id], |row| {
                 EVIDENCE.check(row)?;
-                let signed = params![
-                    row.get::<_, [u8; 32]>("statement")?,
-                    row.get::<_, String>("to_sign")?
-                ];
+                sum.add(row)?;
+                let signed = (row.get("statement")?, row.get("to_sign")?);
                 let can_decrypt = row.get::<_, Option<String>>("from_decrypt")?.is_some();
                 let until = match terms(row)? {
-                    Terms::V2 { until, .. } if can_decrypt && !is_revoked.exists(signed)? => {
+                    Terms::V2 { until, .. } if can_decrypt && !revoked.contains(&signed) => {
                         Edge::until(until)
                     }
                     _ => Edge::NEVER,
@@ -91,7 +93,11 @@ impl super::Registry {
                     until,
                 })
             })?;
-            Ok(rows.collect::<Result<_, _>>()?)
+            let edges = rows.collect::<Result<_, _>>()?;
+            if id == 0 {
+                sum.check(db)?;
+            }
+            Ok(edges)
         })
     }
 
@@ -120,10 +126,17 @@ impl super::Registry {
     /// # Errors
     /// [`RegistryError`].
     pub fn all_evidence(&self) -> Result<Vec<Evidence>> {
-        let db = self.db();
-        let mut query = db.prepare_cached(&EVIDENCE.select("ORDER BY id"))?;
-        let pieces = query.query_map([], piece)?;
-        Ok(pieces.collect::<Result<_, _>>()?)
+        self.read(|db| {
+            let mut sum = Sum::of(&EVIDENCE);
+            let mut query = db.prepare_cached(&EVIDENCE.select("ORDER BY id"))?;
+            let pieces = query.query_map([], |row| {
+                sum.add(row)?;
+                piece(row)
+            })?;
+            let pieces = pieces.collect::<Result<_, _>>()?;
+            sum.check(db)?;
+            Ok(pieces)
+        })
     }
 }
 

@@ -1,9 +1,11 @@
 //! Revocations in the registry. They are only added, and win in any order.
 
-use claviger_token::{PublicKey, Signature, SignatureScheme};
-use rusqlite::{Row, Transaction, params};
+use std::collections::HashSet;
 
-use super::digests::REVOCATION;
+use claviger_token::{PublicKey, Signature, SignatureScheme};
+use rusqlite::{Connection, Row, Transaction, params};
+
+use super::digests::{REVOCATION, Sum};
 use super::rows::{damaged, parsed};
 use super::{RegistryError, Result};
 use crate::evidence::{Evidence, KeysId, Revocation};
@@ -82,11 +84,33 @@ impl super::Registry {
     /// # Errors
     /// [`RegistryError`].
     pub fn all_revocations(&self) -> Result<Vec<Revocation>> {
-        let db = self.db();
-        let mut query = db.prepare_cached(&REVOCATION.select("ORDER BY id"))?;
-        let all = query.query_map([], revocation)?;
-        Ok(all.collect::<Result<_, _>>()?)
+        self.read(|db| all(db, revocation))
     }
+}
+
+/// What the revocations are of: a statement's digest and the key that signed, as text. Looked
+/// up in the table one by one, a damaged index could hide a revocation.
+pub(super) fn revoked(db: &Connection) -> Result<HashSet<([u8; 32], String)>> {
+    all(db, |row| {
+        REVOCATION.check(row)?;
+        Ok((row.get("statement")?, row.get("signer")?))
+    })
+}
+
+/// All rows, in the order in which they came.
+fn all<T, All: FromIterator<T>>(
+    db: &Connection,
+    mut of_row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<All> {
+    let mut sum = Sum::of(&REVOCATION);
+    let mut query = db.prepare_cached(&REVOCATION.select("ORDER BY id"))?;
+    let rows = query.query_map([], |row| {
+        sum.add(row)?;
+        of_row(row)
+    })?;
+    let all = rows.collect::<Result<_, _>>()?;
+    sum.check(db)?;
+    Ok(all)
 }
 
 /// Stores a revocation, if it is not there yet; whether it was not.
