@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use claviger_token::backend;
 use claviger_token::{
-    Access, Call, Driver, Error, NoPin, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
+    Access, Call, Detail, Driver, Error, NoPin, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
     Unreadable,
 };
 
@@ -224,7 +224,7 @@ impl Tokens {
         };
         let is_named = backend.is_some();
         for (driver, backend) in asked {
-            let listing = match driver.look(&backend, call) {
+            let listing = match driver.look(&backend, Detail::Slots, call) {
                 // The tokens of other drivers can be listed.
                 Err(error) if !is_named => {
                     tracing::warn!(%error, scheme = driver.scheme(), "tokens cannot be listed");
@@ -233,10 +233,11 @@ impl Tokens {
                 listing => listing?,
             };
             found.unreadable.extend(listing.unreadable);
-            for mut token in listing.tokens {
-                match driver.slots(&token, call) {
+            for listed in listing.tokens {
+                let mut token = listed.info;
+                match listed.slots {
                     Ok(slots) => found.tokens.push((token, slots)),
-                    // It went away since it was listed.
+                    // It went away meanwhile.
                     Err(Error::TokenUnavailable { .. }) => {}
                     Err(error) if is_named => return Err(error.into()),
                     Err(error) => {

@@ -42,7 +42,7 @@ impl TokenChanges {
             Some(backend) => {
                 let driver = tokens.driver(backend)?;
                 // Also a bad one is refused before anything is waited for.
-                driver.look(backend, &Call::unlimited())?;
+                driver.tokens(backend, &Call::unlimited())?;
                 drivers.push(driver);
                 vec![backend.into()]
             }
@@ -144,13 +144,9 @@ fn take_stock(standings: &Standings, driver: &dyn Driver) {
     backends.extend(known().map(|standing| standing.backend.clone()));
     let mut seen = HashSet::new();
     for backend in backends {
-        match driver.look(&backend, &Call::unlimited()) {
+        match driver.tokens(&backend, &Call::unlimited()) {
             Ok(found) => {
-                for token in found
-                    .tokens
-                    .iter()
-                    .filter(|token| !token.id.serial.is_empty())
-                {
+                for token in found.iter().filter(|token| !token.id.serial.is_empty()) {
                     standings
                         .of(&token.id, &token.backend)
                         .note(Happening::Seen);

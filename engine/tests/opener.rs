@@ -15,8 +15,7 @@ use claviger_engine::{
 };
 use claviger_formats::envelope::{self, Sealed};
 use claviger_token::{
-    About, Access, Call, Driver, Error, FixedPin, KeyUse, Listing, PinSource, SlotId, SlotInfo,
-    Token, TokenInfo,
+    About, Access, Call, Detail, Driver, Error, FixedPin, KeyUse, Listing, PinSource, SlotId, Token,
 };
 use common::safes::{PINS, Safe, Safes};
 use common::{Device, call, delete, id};
@@ -135,15 +134,11 @@ impl Driver for Blind {
         About::new("device", "a device of this test")
     }
 
-    fn look(&self, _: &str, _: &Call) -> Result<Listing, Error> {
+    fn look(&self, _: &str, _: Detail, _: &Call) -> Result<Listing, Error> {
         Err(Error::System {
             what: "no smartcard service".into(),
             reason: "connection refused".into(),
         })
-    }
-
-    fn slots(&self, _: &TokenInfo, _: &Call) -> Result<Vec<SlotInfo>, Error> {
-        Ok(Vec::new())
     }
 
     fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {

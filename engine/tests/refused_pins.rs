@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    About, Access, Call, Driver, Error, FixedPin, Listing, Pin, PinSource, PinVerdict, RefusedPins,
-    SlotId, SlotInfo, Token, TokenId, TokenInfo, TriesLeft, refused,
+    About, Access, Call, Detail, Driver, Error, FixedPin, Listed, Listing, Pin, PinSource,
+    PinVerdict, RefusedPins, SlotId, Token, TokenId, TokenInfo, TriesLeft, refused,
 };
 use common::generate;
 use secrecy::ExposeSecret;
@@ -95,15 +95,10 @@ impl Driver for Vault {
         About::new("vault", "a vault of this test")
     }
 
-    fn look(&self, _: &str, _: &Call) -> Result<Listing, Error> {
-        Ok(Listing {
-            tokens: vec![self.0.info.clone()],
-            unreadable: Vec::new(),
-        })
-    }
-
-    fn slots(&self, _: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        self.0.inner.slots(call)
+    fn look(&self, _: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
+        let info = self.0.info.clone();
+        let found = Listed::with_slots(info, detail, |_| self.0.inner.slots(call));
+        Ok(Listing::new([found], []))
     }
 
     fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {

@@ -15,8 +15,8 @@ use claviger_engine::{
 };
 use claviger_formats::envelope::{self, Sealed};
 use claviger_token::{
-    About, Access, Call, Driver, Error, FixedPin, KeyUse, Listing, PinSource, SlotId, SlotInfo,
-    Token, TokenInfo, Unwrap,
+    About, Access, Call, Detail, Driver, Error, FixedPin, KeyUse, Listing, PinSource, SlotId,
+    Token, Unwrap,
 };
 use common::safes::{PINS, Safes};
 use common::{call, id};
@@ -222,12 +222,8 @@ impl Driver for After {
         self.0.about()
     }
 
-    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
-        self.0.look(backend, call)
-    }
-
-    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        self.0.slots(token, call)
+    fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
+        self.0.look(backend, detail, call)
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {

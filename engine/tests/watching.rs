@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use claviger_engine::{Node, Registry};
-use claviger_token::{
-    About, Call, Driver, Error, Listing, SlotId, SlotInfo, Token, TokenInfo, Watch,
-};
+use claviger_token::{About, Call, Detail, Driver, Error, Listing, SlotId, Token, Watch};
 
 /// Writes down what it is asked to look at.
 #[derive(Clone, Default)]
@@ -44,13 +42,9 @@ impl Driver for Lookout {
         About::new("vault", "a vault of this test")
     }
 
-    fn look(&self, backend: &str, _: &Call) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, _: Detail, _: &Call) -> Result<Listing, Error> {
         self.0.lock().unwrap().push(backend.into());
         Ok(Listing::default())
-    }
-
-    fn slots(&self, _: &TokenInfo, _: &Call) -> Result<Vec<SlotInfo>, Error> {
-        Ok(Vec::new())
     }
 
     fn watch(&self) -> Box<dyn Watch> {

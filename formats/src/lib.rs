@@ -1,5 +1,22 @@
 //! File formats of other programs: age files, SSH signatures and public keys, for keys on tokens.
 //!
+//! ```
+//! use claviger_formats::envelope::{self, Fit, Sealed};
+//! use claviger_token::PublicKey;
+//!
+//! let key = PublicKey::from_text(
+//!     "-----BEGIN PUBLIC KEY-----
+//! MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEuOAyaLEPRLcfyclBJ9AJbVC40b+3
+//! kqk6aPfFnclFwj86xLj0SAX12ceWWecCBZcYlu28bYRLYpv2ASGuEAZSrA==
+//! -----END PUBLIC KEY-----",
+//! )?;
+//! let file = envelope::encrypt(&[&key], b"Meet me at the bridge.")?;
+//!
+//! // The header says which keys may open the file, before any token is used.
+//! assert_eq!(Sealed::read(&file[..])?.fits(&key), Fit::Yes);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Drivers do not need this crate. Programs that show keys, encrypt to them, or verify signatures
 //! from files do.
 //!

@@ -12,7 +12,9 @@ use claviger_piv::reader::{PcscReaders, Readers};
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::key::to_hex;
-use claviger_token::{Access, Driver, FixedPin, Listing, Protection, TokenInfo, Unreadable, Watch};
+use claviger_token::{
+    Access, Detail, Driver, FixedPin, Listing, Protection, TokenInfo, Unreadable, Watch,
+};
 
 use crate::bench::{Bench, Elsewhere, MakeDriver, plug};
 use crate::config::{Config, Listed};
@@ -209,16 +211,17 @@ fn not_looked_into(why: impl std::fmt::Display) {
 /// What a driver finds; what it cannot look into is said.
 fn found(driver: &dyn Driver, backend: &str) -> Vec<TokenInfo> {
     let listing = driver
-        .look(backend, &claviger_token::Call::unlimited())
+        .look(backend, Detail::Tokens, &claviger_token::Call::unlimited())
         .unwrap_or_else(|error| {
             let advice = driver.about().when_none.join("; ");
             not_looked_into(format_args!("{error}; {advice}"));
             Listing::default()
         });
-    for Unreadable { place, error } in &listing.unreadable {
+    for Unreadable { place, error, .. } in &listing.unreadable {
         not_looked_into(format_args!("{place}: {}", crate::error::sentence(error)));
     }
-    listing.tokens
+    let tokens = listing.tokens.into_iter();
+    tokens.map(|found| found.info).collect()
 }
 
 /// One driver for each reader, so that each sees one card.

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 use claviger_token::key::to_hex;
 use claviger_token::sync::lock;
 use claviger_token::{
-    About, Access, Call, Decryptor, Deletion, DigestSigner, Driver, Error, GeneratedKey, KeyRef,
-    KeySpec, Listing, NewKey, Pin, PinSource, PublicKey, Secret, Signature, SignatureScheme,
-    Signer, SlotId, SlotInfo, Token, TokenId, TokenInfo, TriesLeft, Unfinished, Unwrap,
+    About, Access, Call, Decryptor, Deletion, Detail, DigestSigner, Driver, Error, GeneratedKey,
+    KeyRef, KeySpec, Listing, NewKey, Pin, PinSource, PublicKey, Secret, Signature,
+    SignatureScheme, Signer, SlotId, SlotInfo, Token, TokenId, TokenInfo, TriesLeft, Unfinished,
+    Unwrap,
 };
 use serde_json::{Value, json};
 
@@ -97,8 +98,14 @@ fn variant(error: &Error) -> String {
 pub(crate) mod show {
     use super::*;
 
-    pub(crate) fn tokens(tokens: &[TokenInfo]) -> Value {
-        serde_json::to_value(tokens).unwrap_or_default()
+    pub(crate) fn listing(listing: &Listing) -> Value {
+        let found = listing.tokens.iter().map(|found| {
+            json!({
+                "token": serde_json::to_value(&found.info).unwrap_or_default(),
+                "slots": found.slots.as_deref().map_or(Value::Null, slots),
+            })
+        });
+        found.collect()
     }
 
     pub(crate) fn slots(slots: &[SlotInfo]) -> Value {
@@ -147,19 +154,15 @@ impl Driver for GuardedDriver {
         self.inner.about()
     }
 
-    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
         let Guard { tap, .. } = &self.guard;
-        tap.call("tokens", || json!({ "backend": brief(backend) }));
-        self.guard.done(self.inner.look(backend, call), |found| {
-            show::tokens(&found.tokens)
-        })
-    }
-
-    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        let Guard { tap, .. } = &self.guard;
-        tap.call("seen_slots", || json!({ "backend": token.backend }));
-        self.guard
-            .done(self.inner.slots(token, call), |found| show::slots(found))
+        let slots = detail == Detail::Slots;
+        tap.call(
+            "look",
+            || json!({ "backend": brief(backend), "slots": slots }),
+        );
+        let found = self.inner.look(backend, detail, call);
+        self.guard.done(found, show::listing)
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {

@@ -20,8 +20,8 @@ use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::key::{from_hex, to_hex};
 use claviger_token::sync::lock;
 use claviger_token::{
-    Access, Call, Decryptor, Driver, Error, KeyRef, KeySpec, NewKey, Pin, PinSource, PublicKey,
-    RefusedInProcess, Signer, SlotId, Token, TokenId, TokenInfo, Unfinished, Unwrap,
+    Access, Call, Decryptor, Detail, Driver, Error, KeyRef, KeySpec, NewKey, Pin, PinSource,
+    PublicKey, RefusedInProcess, Signer, SlotId, Token, TokenId, Unfinished, Unwrap,
 };
 use claviger_virtual_yubikey::{Card, ManagementAlgorithm};
 use serde_json::Value;
@@ -58,7 +58,6 @@ pub fn replay(path: &Path) -> Result<Replayed, HilError> {
         driver: Arc::new(PivDriver::with_readers(player.clone())),
         player: player.clone(),
         refused: Arc::default(),
-        infos: Vec::new(),
         tokens: HashMap::new(),
         signers: HashMap::new(),
         decryptors: HashMap::new(),
@@ -363,7 +362,6 @@ struct Stage {
     driver: Arc<dyn Driver>,
     player: Player,
     refused: Arc<RefusedInProcess>,
-    infos: Vec<TokenInfo>,
     tokens: HashMap<u64, Arc<dyn Token>>,
     signers: HashMap<String, Arc<dyn Signer>>,
     decryptors: HashMap<String, Arc<dyn Decryptor>>,
@@ -385,22 +383,14 @@ impl Stage {
                 self.decryptors.remove(&handle);
                 return Ok(());
             }
-            "tokens" => {
-                let found = self
-                    .driver
-                    .tokens(&long_text(with, "backend")?, &Call::unlimited());
-                if let Ok(found) = &found {
-                    self.infos.clone_from(found);
-                }
-                outcome(&found, |found| show::tokens(found))
-            }
-            "seen_slots" => {
-                let backend = text(with, "backend")?;
-                let info = self.infos.iter().find(|info| info.backend == backend);
-                let info = info.ok_or("the token was not seen before")?;
-                outcome(&self.driver.slots(info, &Call::unlimited()), |found| {
-                    show::slots(found)
-                })
+            "look" => {
+                let detail = match parse(with, "slots")? {
+                    true => Detail::Slots,
+                    false => Detail::Tokens,
+                };
+                let backend = long_text(with, "backend")?;
+                let found = self.driver.look(&backend, detail, &Call::unlimited());
+                outcome(&found, show::listing)
             }
             "open" => {
                 let access = Access {

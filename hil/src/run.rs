@@ -7,7 +7,7 @@ use std::time::Instant;
 use claviger_conformance::{CHECKS, Subject as _};
 use claviger_token::sync::lock;
 use claviger_token::{
-    Call, Deletion, Error, KeyRef, SlotInfo, SlotState, Token, TokenInfo, Unfinished,
+    Call, Deletion, Detail, Error, KeyRef, SlotInfo, SlotState, Token, TokenInfo, Unfinished,
 };
 
 use crate::bench::Bench;
@@ -254,7 +254,8 @@ impl Run<'_> {
             Err(why) => {
                 line(format_args!("{}: {why}", subject.device));
                 let seen = reader
-                    .slots(&info, &Call::unlimited())
+                    .look(&info.backend, Detail::Slots, &Call::unlimited())
+                    .and_then(|found| found.slots_of(&info.id))
                     .map(drop)
                     .map_err(|e| sentence(&e));
                 self.own_check(&subject, "it_shows_its_slots_without_a_pin", seen)?;

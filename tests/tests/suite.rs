@@ -7,9 +7,9 @@ use std::sync::Arc;
 use claviger_conformance::{CHECKS, Subject};
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    About, Access, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef,
-    KeySpec, Listing, NewKey, Protection, PublicKey, Secret, Signature, Signer, SlotId, SlotInfo,
-    Token, TokenInfo, Unfinished, Unwrap,
+    About, Access, Algorithm, Call, Decryptor, Deletion, Detail, Driver, Error, GeneratedKey,
+    KeyRef, KeySpec, Listing, NewKey, Protection, PublicKey, Secret, Signature, Signer, SlotId,
+    SlotInfo, Token, TokenInfo, Unfinished, Unwrap,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -168,16 +168,12 @@ impl Driver for Faulty<Arc<MemoryDriver>> {
         self.inner.about()
     }
 
-    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
-        let Listing { tokens, unreadable } = self.inner.look(backend, call)?;
-        Ok(Listing {
-            tokens: tokens.into_iter().map(|info| self.info(info)).collect(),
-            unreadable,
-        })
-    }
-
-    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        self.inner.slots(token, call)
+    fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
+        let mut listing = self.inner.look(backend, detail, call)?;
+        for found in &mut listing.tokens {
+            found.info = self.info(found.info.clone());
+        }
+        Ok(listing)
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {

@@ -1,6 +1,6 @@
 //! Tokens are found by their names.
 
-use claviger_token::{Call, Error, TokenInfo};
+use claviger_token::{Call, Detail, Error, TokenInfo};
 
 use crate::bench::refused;
 use crate::check::{Skip, Theme};
@@ -47,7 +47,8 @@ pub(crate) fn a_token_is_found_by_the_name_that_it_gives(
         .open(own, &Call::unlimited().using(subject.access()))
         .unwrap();
     assert_eq!(token.info().id, *id);
-    driver.slots(token.info(), &Call::unlimited()).unwrap();
+    let seen = driver.look(own, Detail::Slots, &Call::unlimited()).unwrap();
+    seen.slots_of(id).unwrap();
     Ok(())
 }
 

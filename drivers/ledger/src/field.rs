@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use claviger_token::shelf::Shelf;
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error, TokenId};
 
@@ -13,7 +12,6 @@ use crate::ethereum::Known;
 use crate::port::{Port, Shown, nobody};
 use crate::transport::{Devices, Unreachable};
 use crate::wait::Wait;
-use crate::wallet::Wallet;
 
 /// The devices that can be reached in one way.
 pub(crate) struct Field {
@@ -21,8 +19,6 @@ pub(crate) struct Field {
     /// The address, where that is the way.
     pub(crate) tcp: Option<String>,
     ports: Mutex<BTreeMap<String, Arc<Port>>>,
-    /// The tokens that are open.
-    wallets: Shelf<Wallet>,
 }
 
 /// What a device showed of itself.
@@ -37,7 +33,6 @@ impl Field {
             devices,
             tcp,
             ports: Mutex::default(),
-            wallets: Shelf::default(),
         })
     }
 
@@ -124,7 +119,7 @@ impl Field {
 
     /// What it means that a device cannot be used. At an address nothing need be there.
     fn failure(&self, port: &Port, fault: Fault) -> Option<Error> {
-        tracing::debug!(path = port.path, ?fault, "no device to be used");
+        tracing::debug!(path = port.path, ?fault, "the device cannot be used");
         match fault {
             Fault::Lost { .. } if self.tcp.is_some() => None,
             Fault::Lost { reason, .. } => Some(Error::System {
@@ -137,13 +132,6 @@ impl Field {
 
     pub(crate) fn name(&self, known: &Known) -> String {
         Backend::of(&known.id.serial, self.tcp.as_deref())
-    }
-
-    /// What is open of the token.
-    pub(crate) fn wallet(self: &Arc<Self>, known: &Known) -> Arc<Wallet> {
-        let is_wanted = |wallet: &Wallet| wallet.id == known.id;
-        self.wallets
-            .find_or_make(is_wanted, || Arc::new(Wallet::new(Arc::clone(self), known)))
     }
 }
 

@@ -1,5 +1,17 @@
 //! Claviger's driver for Ledger hardware wallets.
 //!
+//! ```no_run
+//! use claviger_ledger::LedgerDriver;
+//! use claviger_token::{Call, Driver};
+//!
+//! let call = Call::unlimited();
+//! let token = LedgerDriver::new().open("ledger:", &call)?;
+//! for slot in token.slots(&call)? {
+//!     println!("{}: {:?}", slot.slot, slot.fingerprint);
+//! }
+//! # Ok::<(), claviger_token::Error>(())
+//! ```
+//!
 //! [`LedgerDriver`] lists and opens them by backend strings
 //! `ledger:[serial=HEX][;account=N][;tcp=HOST:PORT]`; the account is for keys that are
 //! generated, and `tcp` reaches an emulator instead of USB. The driver uses Ledger's own
@@ -18,6 +30,7 @@
 //! | `claim` | turns of several processes that use one device |
 //! | `field` | the attached devices, and the choice among them |
 //! | `wallet`, `token` | a seed, on whichever device; the keys of the token |
+//! | `way` | what is open of the tokens behind one transport |
 //! | `error` | errors from status words |
 //!
 //! # Tokens
@@ -91,8 +104,8 @@ use std::time::{Duration, Instant};
 
 use claviger_token::sync::lock;
 use claviger_token::{
-    About, Call, Driver, Error, Interval, KeySpec, Listing, Pace, SlotId, SlotInfo, Token,
-    TokenInfo, Unreadable, Watch,
+    About, Call, Detail, Driver, Error, Interval, KeySpec, Listed, Listing, Pace, SlotId, SlotInfo,
+    Token, TokenInfo, Unreadable, Watch,
 };
 
 use crate::app::{APP, App, OLDEST};
@@ -103,6 +116,7 @@ use crate::field::{Attached, Field};
 use crate::port::{Port, Shown, nobody};
 use crate::slot::{Accounts, Kind};
 use crate::transport::Devices;
+use crate::way::Way;
 
 mod about;
 mod apdu;
@@ -124,6 +138,7 @@ pub mod transport;
 mod udev;
 mod wait;
 mod wallet;
+mod way;
 
 pub use ethereum::{LONGEST_MESSAGE, longest_message};
 pub use hid::Usb;
@@ -146,10 +161,10 @@ pub struct LedgerDriver {
     ways: Arc<Ways>,
 }
 
-/// The ways to devices. A way is one thing in a process: a device is opened once.
+/// The ways to devices.
 struct Ways {
-    local: Arc<Field>,
-    tcp: Mutex<HashMap<String, Arc<Field>>>,
+    local: Arc<Way>,
+    tcp: Mutex<HashMap<String, Arc<Way>>>,
 }
 
 impl LedgerDriver {
@@ -167,25 +182,25 @@ impl LedgerDriver {
     pub fn with_devices(devices: impl Devices + 'static) -> Self {
         LedgerDriver {
             ways: Arc::new(Ways {
-                local: Field::new(Box::new(devices), None),
+                local: Way::new(Box::new(devices), None),
                 tcp: Mutex::default(),
             }),
         }
     }
 
-    fn field(&self, backend: &Backend) -> Arc<Field> {
+    fn way(&self, backend: &Backend) -> Arc<Way> {
         let Some(address) = &backend.tcp else {
             return Arc::clone(&self.ways.local);
         };
-        let mut fields = lock(&self.ways.tcp);
-        let field = fields.entry(address.clone()).or_insert_with(|| {
+        let mut ways = lock(&self.ways.tcp);
+        let way = ways.entry(address.clone()).or_insert_with(|| {
             let address = address.clone();
             let devices = Box::new(Tcp {
                 address: address.clone(),
             });
-            Field::new(devices, Some(address))
+            Way::new(devices, Some(address))
         });
-        Arc::clone(field)
+        Arc::clone(way)
     }
 }
 
@@ -202,75 +217,53 @@ impl Driver for LedgerDriver {
 
     fn watch(&self) -> Box<dyn Watch> {
         Box::new(LedgerWatch {
-            devices: self.ways.local.devices.watch(),
+            devices: self.ways.local.field.devices.watch(),
             ways: Arc::clone(&self.ways),
             looked: Instant::now(),
         })
     }
 
-    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
+    /// A token that shows a review is asked for nothing: its slots are those that are known.
+    fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
         let backend = Backend::parse(backend)?;
-        let field = self.field(&backend);
-        let seen = field.look(&listing(call));
+        let way = self.way(&backend);
+        let field = &way.field;
+        let brief = listing(call);
+        let seen = field.look(&brief);
         call.check()?;
         let seen = match seen {
             Ok(seen) => seen,
             Err(unreachable) => {
-                let unreadable = Unreadable {
-                    place: "USB".into(),
-                    error: field::unreachable(unreachable),
-                };
-                return Ok(Listing {
-                    unreadable: vec![unreadable],
-                    ..Listing::default()
-                });
+                let error = field::unreachable(unreachable);
+                return Ok(Listing::new([], [Unreadable::new("USB", error)]));
             }
         };
-        let mut found: Vec<TokenInfo> = Vec::new();
+        let mut found: Vec<Listed> = Vec::new();
         for Attached { port, shown } in seen {
-            let info = match shown {
-                Ok(Shown { known, reviewing }) => {
-                    let state = reviewing.then(|| ("state".into(), what_to_do(Fault::Occupied)));
-                    info(&field, &port, Some(&known), state.into_iter().collect())
+            let (info, shown) = match shown {
+                Ok(shown) => {
+                    let state = ("state".into(), what_to_do(Fault::Occupied));
+                    let state = shown.reviewing.then_some(state).into_iter().collect();
+                    (info(field, &port, Some(&shown.known), state), Some(shown))
                 }
                 Err(Fault::Lost { .. }) if field.tcp.is_some() => continue,
                 Err(fault) => {
                     let state = ("state".into(), what_to_do(fault));
-                    info(&field, &port, None, vec![state])
+                    (info(field, &port, None, vec![state]), None)
                 }
             };
-            let is_known = |other: &TokenInfo| !info.id.serial.is_empty() && other.id == info.id;
+            let is_known = |other: &Listed| !info.id.serial.is_empty() && other.info.id == info.id;
             if backend.fits(&info.id.serial) && !found.iter().any(is_known) {
-                found.push(info);
+                let slots = |_: &TokenInfo| match shown {
+                    Some(shown) => visible(&way, &shown, &brief),
+                    None => Ok(Vec::new()),
+                };
+                found.push(Listed::with_slots(info, detail, slots));
             }
         }
-        Ok(Listing {
-            tokens: found,
-            unreadable: Vec::new(),
-        })
-    }
-
-    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        if token.id.serial.is_empty() {
-            return Ok(Vec::new());
-        }
-        let backend = Backend::parse(&token.backend)?;
-        let field = self.field(&backend);
-        let listing = listing(call);
-        let seen = field.look(&listing);
+        // What ended while slots were read is over as a whole.
         call.check()?;
-        let seen = seen.map_err(field::unreachable)?;
-        let shown = seen.into_iter().filter_map(|seen| seen.shown.ok());
-        let mut shown = shown.filter(|shown| shown.known.id == token.id);
-        let Shown { known, reviewing } = shown.next().ok_or_else(|| Error::TokenUnavailable {
-            token: token.id.clone(),
-            reason: "it is not attached, or locked".into(),
-        })?;
-        let wallet = field.wallet(&known);
-        match reviewing {
-            true => Ok(wallet.known_slots(&known)),
-            false => wallet.slots(&known, None, &listing),
-        }
+        Ok(Listing::new(found, []))
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
@@ -280,15 +273,20 @@ impl Driver for LedgerDriver {
 
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let wanted = Backend::parse(backend)?;
-        let field = self.field(&wanted);
-        let (port, known) = field.find(backend, &wanted, call)?;
-        let info = info(&field, &port, Some(&known), Vec::new());
-        Ok(field.wallet(&known).token(
-            port,
-            &info,
-            known,
-            Accounts::of(wanted.account, call.access()),
-        ))
+        let way = self.way(&wanted);
+        let (port, known) = way.field.find(backend, &wanted, call)?;
+        let info = info(&way.field, &port, Some(&known), Vec::new());
+        let accounts = Accounts::of(wanted.account, call.access());
+        Ok(way.token((port, known), &info, accounts))
+    }
+}
+
+/// The slots of a token that showed itself.
+fn visible(way: &Way, shown: &Shown, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+    let wallet = way.wallet(&shown.known);
+    match shown.reviewing {
+        true => Ok(wallet.known_slots(&shown.known)),
+        false => wallet.slots(&shown.known, None, call),
     }
 }
 
@@ -308,7 +306,7 @@ impl Watch for LedgerWatch {
             return Interval.wait(limit);
         }
         let mut due = None;
-        if self.ways.local.is_inhabited() {
+        if self.ways.local.field.is_inhabited() {
             due = Some(ASKED_EVERY.saturating_sub(self.looked.elapsed()));
         }
         let told = self.devices.wait(due.map_or(limit, |due| due.min(limit)));

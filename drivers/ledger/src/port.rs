@@ -76,6 +76,9 @@ struct Link {
     fresh: bool,
     /// A reply is still to come in that nobody waits for.
     owed: bool,
+    /// The device was not done with a command when its caller gave up, and shows no review: it
+    /// keeps nobody from the device.
+    abandoned: bool,
     /// Until when one may come in that a process left behind which has ended.
     left_behind: Option<Instant>,
     /// Held while the device is talked to, or owes a reply.
@@ -190,7 +193,10 @@ impl Port {
             link.claim = None;
         }
         turn.known.clone_from(&link.known);
-        turn.link = Some(link);
+        // A way on which a reply to nothing may come in is not used again.
+        if !link.abandoned {
+            turn.link = Some(link);
+        }
         done
     }
 
@@ -235,6 +241,7 @@ impl Link {
             transport: transport.map_err(|e| Fault::broken("opening it", e, false))?,
             fresh: true,
             owed: false,
+            abandoned: false,
             left_behind: None,
             claim: None,
             known: None,
@@ -278,6 +285,8 @@ pub(crate) struct Session<'a> {
 /// Who is asked to approve, and whether the caller has been told.
 pub(crate) struct Approval<'a> {
     pub(crate) token: &'a TokenId,
+    /// Whether the person is being asked, or will be only by a later command.
+    asked: bool,
     told: bool,
 }
 
@@ -333,7 +342,7 @@ impl Session<'_> {
             };
             match app {
                 Err(fault) if self.link.fresh => {
-                    tracing::debug!(?fault, "an answer to something else");
+                    tracing::debug!(?fault, "a reply to another request");
                     limit = AFTER_STALE;
                 }
                 app => {
@@ -344,7 +353,7 @@ impl Session<'_> {
         }
         Err(Fault::malformed(
             command.name,
-            "it does not say which app is open",
+            "it does not name the open app",
         ))
     }
 
@@ -354,6 +363,7 @@ impl Session<'_> {
         last: bool,
         approval: &mut Approval<'_>,
     ) -> Result<Reply, Fault> {
+        approval.asked = last;
         if last {
             self.review(true);
         }
@@ -401,6 +411,7 @@ impl Session<'_> {
         let nobody = nobody();
         let mut approval = Approval {
             token: &nobody,
+            asked: true,
             told: false,
         };
         let late = self.receive("an earlier request", Some(patience), Some(&mut approval));
@@ -428,7 +439,7 @@ impl Session<'_> {
         for _ in 0..MOST_LYING {
             match self.link.transport.receive(Duration::ZERO) {
                 Ok(None) => break,
-                Ok(Some(_)) => tracing::debug!("an answer that nobody waited for"),
+                Ok(Some(_)) => tracing::debug!("an unexpected reply"),
                 Err(Broken::Lost(reason) | Broken::Malformed(reason)) => {
                     return Err(broken(Broken::Lost(reason)));
                 }
@@ -447,8 +458,14 @@ impl Session<'_> {
     ) -> Result<Reply, Fault> {
         let begun = Instant::now();
         self.link.owed = true;
+        let is_review = approval.as_ref().is_some_and(|approval| approval.asked);
         loop {
-            self.call.check()?;
+            if let Err(over) = self.call.check() {
+                if !is_review {
+                    self.abandon();
+                }
+                return Err(over.into());
+            }
             let received = self.link.transport.receive(slice(self.call));
             match received {
                 Ok(Some(reply)) => {
@@ -477,6 +494,15 @@ impl Session<'_> {
                 let token = approval.token.clone();
                 self.call.tell(&Event::ApprovalNeeded { token });
             }
+        }
+    }
+
+    /// Gives up a command of which no person is asked: its reply comes in a moment, or is not
+    /// waited for.
+    fn abandon(&mut self) {
+        match self.link.transport.receive(GLANCE) {
+            Ok(Some(_)) => self.link.owed = false,
+            Ok(None) | Err(_) => self.link.abandoned = true,
         }
     }
 
@@ -531,7 +557,11 @@ impl Exchange for Session<'_> {
     /// Commands that a person has to approve: `last` says of each whether the approval
     /// may come of it.
     fn approved(&mut self, token: &TokenId, commands: Vec<Command>) -> Result<Reply, Fault> {
-        let mut approval = Approval { token, told: false };
+        let mut approval = Approval {
+            token,
+            asked: false,
+            told: false,
+        };
         let mut left = commands.len();
         let mut done = Err(Fault::malformed("nothing", "nothing was asked"));
         for command in commands {

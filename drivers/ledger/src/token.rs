@@ -189,8 +189,13 @@ impl LedgerToken {
         }
     }
 
-    pub(crate) fn is_for(&self, accounts: Accounts, info: &TokenInfo) -> bool {
-        self.accounts == accounts && self.info == *info
+    pub(crate) fn is_for(
+        &self,
+        wallet: &Arc<Wallet>,
+        accounts: Accounts,
+        info: &TokenInfo,
+    ) -> bool {
+        Arc::ptr_eq(&self.wallet, wallet) && self.accounts == accounts && self.info == *info
     }
 
     fn kind(&self, spec: KeySpec) -> Result<Kind, Error> {
@@ -311,7 +316,7 @@ impl Signer for Key {
         Err(Error::MalformedReply {
             token: wallet.id.clone(),
             call: "SIGN ETH PERSONAL MESSAGE".into(),
-            reason: "the signature is not one of this key".into(),
+            reason: "the signature was not made by this key".into(),
         })
     }
 }

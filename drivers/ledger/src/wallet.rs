@@ -6,16 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use claviger_token::shelf::Shelf;
 use claviger_token::sync::lock;
-use claviger_token::{Call, Deletion, Error, PublicKey, SlotInfo, SlotState, TokenId, TokenInfo};
+use claviger_token::{Call, Deletion, Error, PublicKey, SlotInfo, SlotState, TokenId};
 
 use crate::error::Fault;
 use crate::ethereum::{self, Known};
 use crate::field::{Field, unreachable};
 use crate::port::{Port, Session};
-use crate::slot::{Accounts, Kind, Slot};
-use crate::token::LedgerToken;
+use crate::slot::{Kind, Slot};
 use crate::wait::Wait;
 
 /// The accounts that are listed, besides those that are in use.
@@ -31,8 +29,6 @@ pub(crate) struct Wallet {
     pub(crate) keys: Mutex<BTreeMap<Slot, PublicKey>>,
     /// The slots of which something is known.
     pub(crate) used: Mutex<BTreeMap<Slot, Use>>,
-    /// One for each account that was asked for.
-    tokens: Shelf<LedgerToken>,
 }
 
 /// What this process did with a slot.
@@ -52,25 +48,12 @@ impl Wallet {
             port: Mutex::default(),
             keys: Mutex::new(known.keys().collect()),
             used: Mutex::default(),
-            tokens: Shelf::default(),
         }
     }
 
-    /// The token, for keys of these accounts.
-    pub(crate) fn token(
-        self: &Arc<Self>,
-        port: Arc<Port>,
-        info: &TokenInfo,
-        known: Known,
-        accounts: Accounts,
-    ) -> Arc<LedgerToken> {
+    /// Notes where it was seen last.
+    pub(crate) fn was_seen_at(&self, port: Arc<Port>) {
         *lock(&self.port) = Some(port);
-        // With another app on it, it is another one.
-        let is_wanted = |token: &LedgerToken| token.is_for(accounts, info);
-        self.tokens.find_or_make(is_wanted, || {
-            let (wallet, info) = (Arc::clone(self), info.clone());
-            Arc::new(LedgerToken::new(wallet, info, known, accounts))
-        })
     }
 
     /// Does `work` on the device that has the seed, wherever it is plugged in.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use claviger_ledger_emulator::{Configuration, Ethereum};
 use claviger_token::{Call, Driver, Error, KeyRef, SlotId, Token};
-use common::{Bus, DECRYPT, SIGN, Told, answers, key, open, open_within};
+use common::{Bus, DECRYPT, SIGN, Told, answers, key, open, open_within, visible};
 
 #[test]
 fn a_device_takes_messages_as_long_as_its_memory_is() {
@@ -72,7 +72,7 @@ fn an_app_that_does_not_agree_on_keys_yet_signs() {
         "update the app to 1.9.18 or newer".into(),
     );
     assert!(listed.notes.contains(&note), "{:?}", listed.notes);
-    assert_eq!(driver.slots(&listed, &Call::unlimited()).unwrap().len(), 5);
+    assert_eq!(visible(&driver, &listed).unwrap().len(), 5);
     let token = open(&driver, "ledger:").unwrap();
     signs(&*token);
     refused!(
@@ -123,7 +123,7 @@ fn a_key_that_the_app_does_not_show_hides_no_others() {
         .tokens("ledger:", &Call::unlimited())
         .unwrap()
         .remove(0);
-    let slots = driver.slots(&listed, &Call::unlimited()).unwrap();
+    let slots = visible(&driver, &listed).unwrap();
     assert_eq!(slots.len(), 10);
     for slot in slots {
         let hidden = slot.slot == SlotId::new("3/x25519");

@@ -16,11 +16,12 @@ use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachab
 use claviger_ledger::{LONGEST_MESSAGE, LedgerDriver};
 use claviger_ledger_emulator::{Approval, Ethereum, Recording, Running};
 use claviger_token::{
-    Advice, Algorithm, Call, Decryptor, Deletion, Driver, Error, Event, KeyRef, NewKey, PublicKey,
-    SignatureScheme, Signer, SlotId, SlotState, Token, Unwrap, Watch,
+    Advice, Algorithm, Call, Decryptor, Deletion, Detail, Driver, Error, Event, KeyRef, NewKey,
+    PublicKey, SignatureScheme, Signer, SlotId, SlotState, Token, Unwrap, Watch,
 };
 use common::{
-    Bus, DECRYPT, Device, OTHER_SEED, SIGN, Told, answers, key, open, open_within, wait_until,
+    Bus, DECRYPT, Device, OTHER_SEED, SIGN, Told, answers, key, open, open_within, visible,
+    wait_until,
 };
 
 /// A device with the app open, and its keys.
@@ -166,7 +167,7 @@ fn of_two_seeds_none_is_taken_and_each_is_found_by_its_serial() {
     );
     for info in &tokens {
         assert_eq!(open(&driver, &info.backend).unwrap().info(), info);
-        assert_eq!(driver.slots(info, &Call::unlimited()).unwrap().len(), 10);
+        assert_eq!(visible(&driver, info).unwrap().len(), 10);
     }
     let absent = "ledger:serial=0123456789abcdef";
     refused!(
@@ -200,21 +201,18 @@ fn a_locked_device_is_listed_and_nothing_else_is_asked() {
     let device = bus.plug("usb-1", answers(&app));
     app.set_locked(true);
     let driver = bus.driver();
-    let tokens = driver.tokens("ledger:", &Call::unlimited()).unwrap();
-    assert_eq!(tokens.len(), 1);
+    let listed = driver.look("ledger:", Detail::Slots, &Call::unlimited());
+    let listed = listed.unwrap().tokens;
+    assert_eq!(listed.len(), 1);
+    assert!(listed[0].slots.as_ref().unwrap().is_empty());
+    assert_eq!(device.take_sent(), [[0xb0, 1, 0, 0, 0]]);
+    let tokens = [listed[0].info.clone()];
     assert_eq!(
         (&*tokens[0].id.serial, &*tokens[0].backend),
         ("", "ledger:")
     );
     let state = ("state".into(), "locked: unlock it".into());
     assert_eq!(tokens[0].notes, [state]);
-    assert!(
-        driver
-            .slots(&tokens[0], &Call::unlimited())
-            .unwrap()
-            .is_empty()
-    );
-    assert_eq!(device.take_sent(), [[0xb0, 1, 0, 0, 0]]);
     let by_serial = "ledger:serial=8374458579327a58";
     assert!(
         driver
@@ -248,11 +246,14 @@ fn a_listing_that_is_late_or_given_up_says_so() {
     let (bus, app) = (Bus::default(), Ethereum::new());
     let _device = bus.plug("usb-1", answers(&app));
     let driver = bus.driver();
-    let here = driver.look("ledger:", &Call::unlimited()).unwrap().tokens;
+    let here = driver
+        .look("ledger:", Detail::Tokens, &Call::unlimited())
+        .unwrap()
+        .tokens;
     let attempts = |call: &Call| {
         [
-            driver.look("ledger:", call).map(drop),
-            driver.slots(&here[0], call).map(drop),
+            driver.look("ledger:", Detail::Tokens, call).map(drop),
+            driver.look("ledger:", Detail::Slots, call).map(drop),
         ]
     };
     for attempt in attempts(&Call::within(Duration::ZERO)) {
@@ -262,7 +263,7 @@ fn a_listing_that_is_late_or_given_up_says_so() {
     for attempt in attempts(&given_up) {
         refused!(attempt, Error::Cancelled);
     }
-    driver.slots(&here[0], &Call::unlimited()).unwrap();
+    visible(&driver, &here[0].info).unwrap();
 }
 
 #[test]
@@ -773,7 +774,9 @@ impl Devices for NoUsb {
 #[test]
 fn that_devices_cannot_be_listed_is_said() {
     let driver = LedgerDriver::with_devices(NoUsb);
-    let listing = driver.look("ledger:", &Call::unlimited()).unwrap();
+    let listing = driver
+        .look("ledger:", Detail::Tokens, &Call::unlimited())
+        .unwrap();
     assert!(listing.tokens.is_empty());
     let [unreadable] = &listing.unreadable[..] else {
         panic!("{listing:?}");

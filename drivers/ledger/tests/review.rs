@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use claviger_ledger::{LedgerDriver, Tcp};
 use claviger_ledger_emulator::{Approval, Ethereum, Server};
 use claviger_token::{Call, Driver, Error, Event, Signer, Token, TokenInfo};
-use common::{Bus, DECRYPT, SIGN, Told, answers, key, open, open_within, wait_until};
+use common::{Bus, DECRYPT, SIGN, Told, answers, key, open, open_within, visible, wait_until};
 
 const MESSAGE: &[u8] = b"a message";
 
@@ -48,7 +48,7 @@ fn while_a_person_is_asked_the_device_gets_no_command_and_is_listed_as_busy() {
     let driver = bus.driver();
     let token = open(&driver, "ledger:").unwrap();
     let signer = signer(&*token);
-    let before = driver.slots(token.info(), &Call::unlimited()).unwrap();
+    let before = visible(&driver, token.info()).unwrap();
     app.set_approval(Approval::Hang);
     thread::scope(|scope| {
         let signed = scope.spawn(|| signer.sign(MESSAGE, &Call::unlimited()).map(drop));
@@ -56,7 +56,7 @@ fn while_a_person_is_asked_the_device_gets_no_command_and_is_listed_as_busy() {
         let info = listed(&driver);
         assert!(is_busy(&info), "{:?}", info.notes);
         assert_eq!(info.id, token.info().id);
-        assert_eq!(driver.slots(&info, &Call::unlimited()).unwrap(), before);
+        assert_eq!(visible(&driver, &info).unwrap(), before);
         assert_eq!(app.interruptions(), 0);
         app.set_approval(Approval::Approve);
         signed.join().unwrap().unwrap();
@@ -80,7 +80,7 @@ fn a_review_that_nobody_waits_for_is_still_a_review() {
     assert!(is_busy(&info), "{:?}", info.notes);
     assert_eq!(info.id, token.info().id);
     // What is known is shown; a key that was never read is not asked for.
-    let slots = driver.slots(&info, &Call::unlimited()).unwrap();
+    let slots = visible(&driver, &info).unwrap();
     assert!(slots.iter().all(|slot| slot.public_key.is_some()));
     assert!((1..10).contains(&slots.len()), "{slots:?}");
     assert!(begun.elapsed() < Duration::from_secs(2));
@@ -88,7 +88,7 @@ fn a_review_that_nobody_waits_for_is_still_a_review() {
 
     app.set_approval(Approval::Reject);
     assert_eq!(state(&listed(&driver)), None);
-    assert_eq!(driver.slots(&info, &Call::unlimited()).unwrap().len(), 10);
+    assert_eq!(visible(&driver, &info).unwrap().len(), 10);
     app.set_approval(Approval::Approve);
     sign(5000).unwrap();
     assert_eq!(app.interruptions(), 0);

@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use claviger_memory::MemoryDriver;
-//! use claviger_token::{Algorithm, Call, Driver, KeyRef, KeySpec, NewKey};
+//! use claviger_token::{Algorithm, Call, Detail, Driver, KeyRef, KeySpec, NewKey};
 //!
 //! let call = Call::unlimited();
 //! let token = MemoryDriver::new().open("memory:", &call)?;
@@ -30,10 +30,10 @@ use claviger_token::backend;
 use claviger_token::key::to_hex;
 use claviger_token::sync::{lock, read, write};
 use claviger_token::{
-    About, Call, Decryptor, Deletion, DigestSigner, Driver, Error, Example, GeneratedKey, KeyRef,
-    KeySpec, KeyUse, Listing, NewKey, Pace, Protection, PublicKey, Secret, Signature,
-    SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unfinished,
-    Unwrap,
+    About, Call, Decryptor, Deletion, Detail, DigestSigner, Driver, Error, Example, GeneratedKey,
+    KeyRef, KeySpec, KeyUse, Listed, Listing, NewKey, Pace, Protection, PublicKey, Secret,
+    Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo,
+    Unfinished, Unwrap,
 };
 use rand_core::{OsRng, RngCore};
 
@@ -54,7 +54,7 @@ impl MemoryDriver {
         BACKEND,
         &[Example::new(
             BACKEND,
-            "the one of this process; its keys end with it",
+            "the memory of this process; its keys are lost when it ends",
         )],
     );
 
@@ -99,29 +99,17 @@ impl Driver for MemoryDriver {
         MemoryDriver::ABOUT
     }
 
-    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
         check_backend(backend)?;
         call.check()?;
-        Ok(Listing {
-            tokens: vec![self.token.info.clone()],
-            unreadable: Vec::new(),
-        })
+        let info = self.token.info.clone();
+        let found = Listed::with_slots(info, detail, |_| self.token.slots(call));
+        Ok(Listing::new([found], []))
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
         check_backend(backend)?;
         Ok(None)
-    }
-
-    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        call.check()?;
-        if token.id != self.token.info.id {
-            return Err(Error::TokenUnavailable {
-                token: token.id.clone(),
-                reason: "its process or its driver has ended".into(),
-            });
-        }
-        self.token.slots(call)
     }
 
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
@@ -134,10 +122,7 @@ impl Driver for MemoryDriver {
 fn check_backend(text: &str) -> Result<(), Error> {
     match backend::of_scheme(SCHEME, text)?.is_empty() {
         true => Ok(()),
-        false => Err(backend::bad(
-            text,
-            "there is one memory, nothing follows the colon",
-        )),
+        false => Err(backend::bad(text, "nothing may follow the colon")),
     }
 }
 
@@ -283,7 +268,7 @@ impl Token for MemoryToken {
             reason: reason.into(),
         };
         let (private, public) =
-            PrivateKey::generate(spec).ok_or_else(|| broken("no key came of it"))?;
+            PrivateKey::generate(spec).ok_or_else(|| broken("no key was generated"))?;
         let public =
             PublicKey::from_bytes(spec.algorithm, &public).map_err(|e| broken(&e.to_string()))?;
         let key = Key {
@@ -422,7 +407,7 @@ mod tests {
             let Err(Error::BadBackend { reason, .. }) = refused else {
                 panic!("{refused:?}");
             };
-            assert_eq!(reason, "there is one memory, nothing follows the colon");
+            assert_eq!(reason, "nothing may follow the colon");
         }
         check_backend(BACKEND).unwrap();
     }

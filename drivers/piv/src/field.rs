@@ -286,11 +286,9 @@ const NAMELESS: &str = "it has neither a serial nor a CHUID, so nothing tells it
                         write a CHUID with the vendor's tool";
 
 fn unreadable(reader: String, reason: String) -> Unreadable {
-    Unreadable {
-        error: Error::System {
-            what: format!("the card in {reader} cannot be read"),
-            reason,
-        },
-        place: reader,
-    }
+    let error = Error::System {
+        what: format!("the card in {reader} cannot be read"),
+        reason,
+    };
+    Unreadable::new(reader, error)
 }

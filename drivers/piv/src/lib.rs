@@ -125,11 +125,13 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use claviger_token::backend::{bad, the_one};
 use claviger_token::sync::lock;
 use claviger_token::{
-    About, Call, Driver, Error, Listing, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo, Watch,
+    About, Call, Detail, Driver, Error, Listed, Listing, Pace, SlotId, SlotInfo, Token, TokenId,
+    TokenInfo, Watch,
 };
 
 use crate::attestation::Makers;
 use crate::backend::Backend;
+use crate::card::Card;
 use crate::connection::Connection;
 use crate::content::inspect;
 use crate::error::Fault;
@@ -254,11 +256,16 @@ impl Driver for PivDriver {
         PivDriver::ABOUT
     }
 
-    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
         let backend = Backend::parse(backend)?;
         let visit = self.field.visit(call, |card, identity| {
             let make = self.field.prove(card, identity)?;
-            notes(card, &make)
+            let notes = notes(card, &make)?;
+            let slots = match detail {
+                Detail::Slots if fits(&backend, identity) => visible(card, &make)?,
+                _ => Vec::new(),
+            };
+            Ok((notes, slots))
         });
         call.check()?;
         let Visit { seen, unreadable } = match visit {
@@ -270,7 +277,7 @@ impl Driver for PivDriver {
         };
         let mut tokens = Vec::new();
         for card in seen.iter().filter(|card| fits(&backend, &card.identity)) {
-            let mut notes = card.done.clone();
+            let (mut notes, slots) = card.done.clone();
             let alike = seen
                 .iter()
                 .filter(|other| other.identity.id == card.identity.id);
@@ -278,37 +285,10 @@ impl Driver for PivDriver {
                 // Nothing else tells them apart.
                 notes.push(("reader".into(), card.reader.clone()));
             }
-            tokens.push(info(
-                &card.identity,
-                &self.field.known(&card.identity),
-                notes,
-            ));
+            let info = info(&card.identity, &self.field.known(&card.identity), notes);
+            tokens.push(Listed::with_slots(info, detail, |_| Ok(slots)));
         }
-        Ok(Listing { tokens, unreadable })
-    }
-
-    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        let unavailable = |reason: String| Error::TokenUnavailable {
-            token: token.id.clone(),
-            reason,
-        };
-        let visit = self.field.visit(call, |card, identity| {
-            if identity.id != token.id {
-                return Ok(None);
-            }
-            let make = self.field.prove(card, identity)?;
-            let slots = Slot::all();
-            let slots = slots.map(|slot| Ok(inspect(card, &make, slot)?.info(slot)));
-            slots.collect::<Result<Vec<_>, Fault>>().map(Some)
-        });
-        call.check()?;
-        let visit = visit.map_err(|e| unavailable(format!("{}: {}", e.what, e.reason)))?;
-        let mut found = visit.seen.into_iter().filter_map(|seen| seen.done);
-        match (found.next(), found.next()) {
-            (Some(slots), None) => Ok(slots),
-            (None, _) => Err(unavailable("it is not in any reader".into())),
-            (Some(_), Some(_)) => Err(unavailable("two cards have its serial".into())),
-        }
+        Ok(Listing::new(tokens, unreadable))
     }
 
     fn watch(&self) -> Box<dyn Watch> {
@@ -347,6 +327,12 @@ impl Driver for PivDriver {
         let connection = self.connect(seen, call)?;
         Ok(self.token(&connection, wanted.policies))
     }
+}
+
+/// All slots, as far as they are visible without a PIN.
+pub(crate) fn visible(card: &mut Card<'_>, make: &Make) -> Result<Vec<SlotInfo>, Fault> {
+    let slots = Slot::all().map(|slot| Ok(inspect(card, make, slot)?.info(slot)));
+    slots.collect()
 }
 
 /// The names of cards that fit, with their readers where nothing else tells them apart.

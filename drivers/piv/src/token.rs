@@ -10,11 +10,11 @@ use claviger_token::{
 use crate::connection::{Connection, How};
 use crate::content::{Filler, holds, inspect, key_may_be_there};
 use crate::error::Fault;
-use crate::info;
 use crate::key::{Key, PivDecryptor, PivSigner};
 use crate::policy::Policies;
 use crate::session::Session;
 use crate::slot::{Slot, new_name};
+use crate::{info, visible};
 
 /// An open token.
 pub(crate) struct PivToken {
@@ -45,9 +45,7 @@ impl Token for PivToken {
     fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         self.connection.run(call, How::REPEAT, |session| {
             let make = session.proven_make()?;
-            Slot::all()
-                .map(|slot| Ok(inspect(&mut session.card, &make, slot)?.info(slot)))
-                .collect()
+            visible(&mut session.card, &make)
         })
     }
 

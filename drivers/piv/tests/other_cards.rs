@@ -5,15 +5,12 @@ mod common;
 
 use std::sync::Arc;
 
-use claviger_token::{
-    Access, Algorithm, Call, Deletion, Driver, Error, FixedPin, GeneratedKey, KeyRef, KeySpec,
-    KeyUse, NewKey, SlotId, SlotState, Token, Unfinished, possession, unfinished_mark,
-};
+use claviger_token::{Access, Algorithm, Call, Deletion, Detail, Driver, Error, FixedPin, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey, SlotId, SlotState, Token, Unfinished, possession, unfinished_mark};
 use claviger_virtual_yubikey::{
     Algorithm as CardAlgorithm, Builder, Card, Device, Fault, Firmware, Nature, Origin, PinPolicy,
     PrivateKey, Rule, Slot, Status, TouchPolicy, ins, object,
 };
-use common::{Desk, PIN, access, plain_card};
+use common::{Desk, PIN, access, plain_card, visible};
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
 
@@ -132,7 +129,7 @@ fn a_card_is_yubicos_by_its_root_and_not_by_its_version() {
         assert!(!found.model.contains("YubiKey"), "{}", found.model);
         assert_eq!(found.untried, found.uses, "nothing was tried");
         assert!(!found.remembered_as.is_empty());
-        let slots = desk.driver().slots(&found, &Call::unlimited()).unwrap();
+        let slots = visible(&desk.driver(), &found).unwrap();
         let retired = slots.iter().find(|s| s.slot == SlotId::new("82")).unwrap();
         assert_eq!(note(&retired.notes, "slot"), Some("not tried"));
         // Nothing was written to find out.
@@ -449,7 +446,7 @@ fn a_reader_whose_card_cannot_be_read_is_listed_with_the_reason() {
     let nameless = plain_card();
     nameless.card().put_object(object::CHUID, &[]).unwrap();
     let driver = Desk::with(&[&mute, &good, &nameless]).driver();
-    let listing = driver.look("piv:", &Call::unlimited()).unwrap();
+    let listing = driver.look("piv:", Detail::Tokens, &Call::unlimited()).unwrap();
     assert_eq!(listing.tokens.len(), 1);
     let reasons: Vec<String> = listing
         .unreadable
@@ -477,6 +474,10 @@ fn two_cards_of_one_serial_are_listed_as_two_and_refused() {
     let driver = Desk::with(&[&twins[0], &twins[1]]).driver();
     let found = driver.tokens("piv:serial=7", &Call::unlimited()).unwrap();
     assert_eq!(found.len(), 2);
+    let listed = driver.look("piv:serial=7", Detail::Slots, &Call::unlimited());
+    for twin in listed.unwrap().tokens {
+        assert_eq!(twin.slots.unwrap().len(), 24);
+    }
     let readers: Vec<_> = found
         .iter()
         .filter_map(|t| note(&t.notes, "reader"))
@@ -490,7 +491,6 @@ fn two_cards_of_one_serial_are_listed_as_two_and_refused() {
         }
         other => panic!("{:?}", other.map(drop)),
     }
-    assert!(driver.slots(&found[0], &Call::unlimited()).is_err());
     for twin in &twins {
         assert_eq!(
             twin.faults().count(ins::VERIFY),

@@ -19,7 +19,9 @@ use claviger_virtual_yubikey::{
     Algorithm as CardAlgorithm, Card, Device, Fault, Firmware, ManagementAlgorithm, PrivateKey,
     Rule, Slot, Status, Touch, ins, object,
 };
-use common::{Desk, MANAGEMENT_KEY, PIN, access, old_plain_card, plain_card, without_extensions};
+use common::{
+    Desk, MANAGEMENT_KEY, PIN, access, old_plain_card, plain_card, visible, without_extensions,
+};
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
 
@@ -263,7 +265,7 @@ fn a_card_without_a_token_open_shows_everything_but_needs_no_pin() {
     assert_eq!(note("puk_tries"), Some("3"));
     assert_eq!(note("management_key"), Some("aes192"));
     assert_eq!(note("management_key_protected"), Some("false"));
-    let slots = driver.slots(&found, &Call::unlimited()).unwrap();
+    let slots = visible(&driver, &found).unwrap();
     assert_eq!(slots.len(), 24);
     assert_eq!(slots[0].slot.as_str(), "9a");
     assert_eq!(slots[0].state, SlotState::Occupied);
@@ -338,7 +340,7 @@ fn listing_does_not_take_the_pin_from_an_open_token() {
     signer.sign(b"message", &call()).unwrap();
     let counts = counted(&device, || {
         let found = driver.tokens("piv:", &Call::unlimited()).unwrap();
-        driver.slots(&found[0], &Call::unlimited()).unwrap();
+        visible(&driver, &found[0]).unwrap();
         signer.sign(b"message", &call()).unwrap();
     });
     assert!(!counts.contains_key(&ins::SELECT), "{counts:02x?}");
@@ -845,10 +847,7 @@ fn an_emptied_slot_says_so_and_is_named_and_used_again() {
                 Err(Error::KeyNotFound { .. })
             ));
             let slots = token.slots(&call()).unwrap();
-            assert_eq!(
-                driver.slots(token.info(), &Call::unlimited()).unwrap(),
-                slots
-            );
+            assert_eq!(visible(&driver, token.info()).unwrap(), slots);
             let emptied = slots.iter().find(|s| s.slot == key.slot).unwrap();
             assert_eq!(emptied.state, SlotState::Free);
             assert_eq!(emptied.public_key, None);

@@ -5,15 +5,19 @@ use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_token::shelf::Places;
-use claviger_token::{Call, Error, PinSource, TokenId, TokenInfo, Unreadable};
+use claviger_token::{
+    Call, Detail, Error, Listed, PinSource, SlotInfo, TokenId, TokenInfo, Unreadable,
+};
 use cryptoki::slot::{Slot, TokenInfo as CkTokenInfo};
 
 use crate::absence;
-use crate::error::describe;
+use crate::error::{Fault, describe, from_module};
+use crate::gate::Entered;
 use crate::library::Library;
+use crate::list;
 use crate::login::Login;
 use crate::mechanisms;
-use crate::module::{Entered, Module};
+use crate::module::Module;
 use crate::name::{are_twins, former_ids, token_id};
 use crate::one_call::OneCall;
 use crate::quirks::{self, Quirks, Said, is_blank};
@@ -70,13 +74,20 @@ pub(crate) struct Found {
 /// the others.
 ///
 /// # Errors
-/// [`Error::BadModule`] where `uri` names the one that fails.
-pub(crate) fn find(sources: &[Source], uri: &Uri, patience: Patience) -> Result<Found, Error> {
+/// [`Error::BadModule`] where `uri` names the one that fails; [`Error::DeadlineExceeded`],
+/// [`Error::Cancelled`].
+pub(crate) fn find(
+    sources: &[Source],
+    uri: &Uri,
+    patience: Patience,
+    call: &Call,
+) -> Result<Found, Error> {
     let mut found = Found::default();
     for source in sources {
-        let looked = found.add(source, uri, patience);
+        let looked = found.add(source, uri, patience, call);
         match looked {
             Ok(()) => {}
+            Err(over @ (Error::DeadlineExceeded | Error::Cancelled)) => return Err(over),
             Err(error) if uri.module_path.is_some() => return Err(error),
             Err(error) => found.unreadable.push(source.unreadable(error)),
         }
@@ -84,30 +95,20 @@ pub(crate) fn find(sources: &[Source], uri: &Uri, patience: Patience) -> Result<
     Ok(found)
 }
 
-/// The token that `info` tells of, where it was seen last; other slots are not looked at.
-pub(crate) fn find_again(sources: &[Source], info: &TokenInfo) -> Option<Candidate> {
-    sources.iter().find_map(|source| {
-        let module = &source.module;
-        let slot = module.seen.slot_of(&info.id, &info.label)?;
-        let entered = module.enter();
-        let token = module.token_info(slot).ok()?;
-        let candidate = Candidate {
-            source: source.clone(),
-            slot,
-            has_twin: false,
-            quirks: quirks_of(module, &module.library(), slot, &token, &entered),
-            token,
-        };
-        candidate.is(info).then_some(candidate)
-    })
-}
-
 impl Found {
-    fn add(&mut self, source: &Source, uri: &Uri, patience: Patience) -> Result<(), Error> {
+    fn add(
+        &mut self,
+        source: &Source,
+        uri: &Uri,
+        patience: Patience,
+        call: &Call,
+    ) -> Result<(), Error> {
         let module = &source.module;
-        let looked = module.look(patience).map_err(|reason| Error::BadModule {
-            path: source.path.display().to_string(),
-            reason,
+        let looked = module.look(patience, call).map_err(|fault| match fault {
+            Fault::Ours(error) | Fault::Broken(error) => error,
+            Fault::Gone(reason) => source.is_bad(reason),
+            Fault::Module(error) => source.is_bad(describe(&error)),
+            Fault::Input => Error::DecryptionFailed,
         });
         let (entered, sight) = looked?;
         let library = module.library();
@@ -116,13 +117,11 @@ impl Found {
         }
         for (slot, error) in &sight.unreadable {
             let what = format!("slot {} of {}", slot.id(), source.path.display());
-            self.unreadable.push(Unreadable {
-                place: what.clone(),
-                error: Error::System {
-                    what: format!("the token in {what} cannot be read"),
-                    reason: describe(error),
-                },
-            });
+            let error = Error::System {
+                what: format!("the token in {what} cannot be read"),
+                reason: describe(error),
+            };
+            self.unreadable.push(Unreadable::new(what, error));
         }
         let tokens = &sight.tokens;
         for (slot, token) in tokens {
@@ -151,11 +150,15 @@ impl Found {
 }
 
 impl Source {
-    fn unreadable(&self, error: Error) -> Unreadable {
-        Unreadable {
-            place: self.path.display().to_string(),
-            error,
+    fn is_bad(&self, reason: String) -> Error {
+        Error::BadModule {
+            path: self.path.display().to_string(),
+            reason,
         }
+    }
+
+    fn unreadable(&self, error: Error) -> Unreadable {
+        Unreadable::new(self.path.display().to_string(), error)
     }
 }
 
@@ -225,11 +228,6 @@ impl Candidate {
         token_id(&self.token, self.quirks)
     }
 
-    /// Whether it is the one that `info` tells of.
-    pub(crate) fn is(&self, info: &TokenInfo) -> bool {
-        self.id() == info.id && self.token.label() == info.label
-    }
-
     /// Whether its serial tells it from every other token.
     pub(crate) fn has_telling_serial(&self) -> bool {
         self.quirks.unique_serial && !is_blank(self.token.serial_number())
@@ -264,9 +262,9 @@ impl Candidate {
     ///
     /// # Errors
     /// [`Error::TokenUnavailable`] where the token does not say what it offers.
-    pub(crate) fn info(&self, request: &Uri) -> Result<TokenInfo, Error> {
+    pub(crate) fn info(&self, request: &Uri, call: &Call) -> Result<TokenInfo, Error> {
         let token = &self.token;
-        let offers = self.offers()?;
+        let offers = self.offers(call)?;
         Ok(TokenInfo {
             id: self.id(),
             model: token.model().trim_end_matches('\0').into(),
@@ -285,17 +283,31 @@ impl Candidate {
         })
     }
 
-    /// [`Candidate::info`] in a list.
-    pub(crate) fn listed(&self, request: &Uri) -> Result<TokenInfo, Unreadable> {
-        self.info(request).map_err(|error| Unreadable {
-            place: self.backend(request),
-            error,
-        })
+    /// [`Candidate::info`] in a list, with the slots that are visible without a login if `detail`
+    /// asks for them.
+    pub(crate) fn listed(
+        &self,
+        request: &Uri,
+        detail: Detail,
+        call: &Call,
+    ) -> Result<Listed, Unreadable> {
+        let visible = |info: &TokenInfo| self.visible(info, call);
+        match self.info(request, call) {
+            Ok(info) => Ok(Listed::with_slots(info, detail, visible)),
+            Err(error) => Err(Unreadable::new(self.backend(request), error)),
+        }
     }
 
-    fn offers(&self) -> Result<mechanisms::Offers, Error> {
+    fn visible(&self, info: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        let _entered = self.module().enter(call)?;
+        let session = self.module().pkcs11.open_ro_session(self.slot);
+        let seen = session.and_then(|s| list::visible(&s, self.quirks, &info.uses));
+        seen.map_err(|error| from_module(&error, &info.id))
+    }
+
+    fn offers(&self, call: &Call) -> Result<mechanisms::Offers, Error> {
         let module = self.module();
-        let _entered = module.enter();
+        let _entered = module.enter(call)?;
         let said = || {
             let known = module
                 .mechanisms
@@ -313,7 +325,7 @@ impl Candidate {
         };
         said().map_err(|error| Error::TokenUnavailable {
             token: self.id(),
-            reason: format!("it does not say what it offers: {}", describe(&error)),
+            reason: format!("its mechanisms cannot be read: {}", describe(&error)),
         })
     }
 
@@ -397,8 +409,8 @@ impl Candidate {
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
         // Before a PIN is sent: a token that cannot even say that is not ready.
-        let info = self.info(uri)?;
-        let hashes = self.offers()?.hashes;
+        let info = self.info(uri, call)?;
+        let hashes = self.offers(call)?.hashes;
         let at = (self.slot, only_in);
         let connection =
             Connection::open(&self.source.module, at, &self.token, &id, self.quirks, &how)?;

@@ -161,7 +161,7 @@ impl Pkcs11Token {
             public_key: public_key.ok_or_else(|| {
                 self.malformed(
                     "C_GenerateKeyPair",
-                    "it made no valid public key of this kind",
+                    "the generated key is not a valid key of this kind",
                 )
             })?,
             protection: KeyObject::read(session, private)?.protection(),
@@ -175,7 +175,7 @@ impl Pkcs11Token {
             Fault::Module(error) if is_stale_handle(&error) => Fault::Ours(Error::Device {
                 token: self.info.id.clone(),
                 call: "C_GenerateKeyPair".into(),
-                status: "CKR_OK, but the key was not kept: is the token's disk full?".into(),
+                status: "CKR_OK, but the key was not stored (the token's disk may be full)".into(),
             }),
             other => other,
         }

@@ -113,7 +113,7 @@ impl Key {
     fn disprove(&self, used: Cached) {
         tracing::warn!(
             token = %self.token.info.id, key = %self.public_key.fingerprint(),
-            "a handle stands for another key; the key is looked for"
+            "the handle refers to another key; searching for the key"
         );
         self.was_deceived.store(true, Ordering::Relaxed);
         self.change(used, |_| None);
@@ -234,7 +234,7 @@ impl TokenSigner {
             }
             self.0.disprove(used);
         }
-        Err(token.malformed("C_Sign", "the signature is not by this key"))
+        Err(token.malformed("C_Sign", "the signature was not made by this key"))
     }
 }
 
@@ -269,7 +269,7 @@ impl Decryptor for TokenDecryptor {
                     self.0.find(session, epoch)?;
                     return Err(Fault::Ours(Error::TokenUnavailable {
                         token: token.info.id.clone(),
-                        reason: "the key's handle stood for another key; it was found again".into(),
+                        reason: "the handle referred to another key, which was found again".into(),
                     }));
                 }
             }

@@ -1,5 +1,18 @@
 //! Claviger's driver for any PKCS#11 module.
 //!
+//! ```no_run
+//! use claviger_pkcs11::Pkcs11Driver;
+//! use claviger_token::{Access, Call, Driver, StoredPin};
+//!
+//! let access = Access::with(StoredPin::Env("PIN".into()));
+//! let call = Call::unlimited().using(access);
+//! let token = Pkcs11Driver::new().open("pkcs11:token=bench", &call)?;
+//! for slot in token.slots(&call)? {
+//!     println!("{}: {:?}", slot.slot, slot.fingerprint);
+//! }
+//! # Ok::<(), claviger_token::Error>(())
+//! ```
+//!
 //! [`Pkcs11Driver`] lists and opens tokens by PKCS#11 URIs (RFC 7512): in the module
 //! that the URI names, or in all modules that p11-kit is configured for. It implements
 //! PKCS#11 v2.40 and, for Ed25519 and X25519, v3.0.
@@ -11,6 +24,7 @@
 //! | [`quirks`] | what modules do differently, as data |
 //! | `candidates` | the attached tokens, their names, opening one |
 //! | `module` | loaded modules, one instance for each file |
+//! | `gate` | who may call a module |
 //! | `absence` | modules without a daemon, server or device |
 //! | `mechanism_cache` | the mechanisms of tokens, cached |
 //! | `seen` | where tokens were last attached, and which are missing |
@@ -33,12 +47,11 @@ use std::sync::Arc;
 use claviger_token::backend::the_one;
 use claviger_token::key::to_hex;
 use claviger_token::{
-    About, Call, Driver, Error, Listing, SlotId, SlotInfo, Token, TokenInfo, Unreadable,
+    About, Call, Detail, Driver, Error, Listed, Listing, SlotId, Token, Unreadable,
 };
 use cryptoki::context::Pkcs11;
 
-use crate::candidates::{Candidate, Found, Named, Source, find, find_again, is_named};
-use crate::error::from_module;
+use crate::candidates::{Candidate, Found, Named, Source, find, is_named};
 use crate::module::Module;
 use crate::modules::{Configured, Places};
 use crate::token::Pkcs11Token;
@@ -52,6 +65,7 @@ mod delete;
 mod encoding;
 mod error;
 mod find;
+mod gate;
 mod generate;
 mod key;
 mod library;
@@ -110,10 +124,10 @@ impl Driver for Pkcs11Driver {
     }
 
     /// A module that cannot be used is asked again slower and slower.
-    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
         call.check()?;
         let uri = Uri::parse(backend)?;
-        let sources = self.sources(&uri, Patience::Slower);
+        let sources = self.sources(&uri, Patience::Slower, call);
         let Sources {
             usable,
             mut unreadable,
@@ -124,44 +138,21 @@ impl Driver for Pkcs11Driver {
             }
             (sources, _) => sources?,
         };
-        let mut found = look_again(&usable, &uri)?;
+        let mut found = look_again(&usable, &uri, call)?;
         let mut missing = std::mem::take(&mut found.there);
-        missing.retain(|(source, there)| source.module.misses_a_token(there));
+        missing.retain(|(source, there)| source.module.misses_a_token(there, call));
         let missing: Vec<Source> = missing.into_iter().map(|(source, _)| source).collect();
-        let mut listing = listed(found, &uri);
-        if reset_unused(&missing)
-            && let Ok(found) = find(&usable, &uri, Patience::Slower)
+        let mut listing = listed(found, &uri, detail, call);
+        if reset_unused(&missing, call)
+            && let Ok(found) = find(&usable, &uri, Patience::Slower, call)
         {
-            let before = std::mem::replace(&mut listing, listed(found, &uri));
+            let before = std::mem::replace(&mut listing, listed(found, &uri, detail, call));
             keep(&mut listing, before);
         }
         unreadable.extend(listing.unreadable);
-        Ok(Listing {
-            unreadable,
-            ..listing
-        })
-    }
-
-    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
+        // What was not waited for is not missing.
         call.check()?;
-        let uri = Uri::parse(&token.backend)?;
-        let sources = self.sources(&uri, Patience::Now)?;
-        let candidate = match find_again(&sources.usable, token) {
-            Some(candidate) => candidate,
-            None => {
-                let found = find(&sources.usable, &uri, Patience::Now)?;
-                let mut found = found.candidates.into_iter();
-                let candidate = found.find(|candidate| candidate.is(token));
-                candidate.ok_or_else(|| Error::TokenUnavailable {
-                    token: token.id.clone(),
-                    reason: "the module does not find it".into(),
-                })?
-            }
-        };
-        let _entered = candidate.module().enter();
-        let session = candidate.module().pkcs11.open_ro_session(candidate.slot);
-        let seen = session.and_then(|s| list::visible(&s, candidate.quirks, &token.uses));
-        seen.map_err(|error| from_module(&error, &token.id))
+        Ok(Listing::new(listing.tokens, unreadable))
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
@@ -173,7 +164,7 @@ impl Driver for Pkcs11Driver {
     /// than the one that is named, among those that are configured.
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let uri = Uri::parse(backend)?;
-        let in_place = self.sources(&uri, Patience::Now);
+        let in_place = self.sources(&uri, Patience::Now, call);
         match in_place.and_then(|sources| open_in(&sources.usable, &uri, backend, call)) {
             Err(error) if is_not_there(&error) => {
                 let elsewhere = self.open_elsewhere(&uri, call);
@@ -194,11 +185,11 @@ struct Sources {
 impl Pkcs11Driver {
     /// The modules to look at: the one that the URI names by its file, which must work, or
     /// those that are configured, as far as they do.
-    fn sources(&self, uri: &Uri, patience: Patience) -> Result<Sources, Error> {
+    fn sources(&self, uri: &Uri, patience: Patience, call: &Call) -> Result<Sources, Error> {
         if let Some(path) = &uri.module_path {
             let argument = uri.init_reserved.clone();
             let argument = argument.or_else(|| self.configured_argument(path));
-            let module = Module::load(path, argument.as_deref(), patience)?;
+            let module = Module::load(path, argument.as_deref(), patience, call)?;
             let source = Source {
                 module,
                 path: path.clone(),
@@ -221,16 +212,17 @@ impl Pkcs11Driver {
                 init_reserved,
             } = configured;
             let argument = uri.init_reserved.as_deref().or(init_reserved.as_deref());
-            match Module::load(&path, argument, patience) {
+            match Module::load(&path, argument, patience, call) {
                 Ok(module) => sources.add(Source {
                     module,
                     path,
                     named: Named::ByName(name),
                 }),
+                Err(over @ (Error::DeadlineExceeded | Error::Cancelled)) => return Err(over),
                 Err(error) => {
                     tracing::warn!(%error, "module skipped");
                     let place = path.display().to_string();
-                    sources.unreadable.push(Unreadable { place, error });
+                    sources.unreadable.push(Unreadable::new(place, error));
                 }
             }
         }
@@ -258,8 +250,8 @@ impl Pkcs11Driver {
             init_reserved: None,
             ..uri.clone()
         };
-        let sources = self.sources(&anywhere, Patience::Slower).ok()?;
-        let found = find(&sources.usable, &anywhere, Patience::Slower).ok()?;
+        let sources = self.sources(&anywhere, Patience::Slower, call).ok()?;
+        let found = find(&sources.usable, &anywhere, Patience::Slower, call).ok()?;
         match &found.candidates[..] {
             [one] if one.has_telling_serial() => {
                 tracing::info!(token = %one.id(), module = %one.source.path.display(), "found elsewhere");
@@ -273,7 +265,7 @@ impl Pkcs11Driver {
 impl Sources {
     fn none_but(place: String, error: Error) -> Sources {
         Sources {
-            unreadable: vec![Unreadable { place, error }],
+            unreadable: vec![Unreadable::new(place, error)],
             ..Sources::default()
         }
     }
@@ -296,13 +288,16 @@ fn is_not_there(error: &Error) -> bool {
 
 /// The tokens in the modules that fit. One that is named may be just away when its module is
 /// loaded, and is then looked for again; later whoever looks around comes again anyway.
-fn look_again(sources: &[Source], uri: &Uri) -> Result<Found, Error> {
+fn look_again(sources: &[Source], uri: &Uri, call: &Call) -> Result<Found, Error> {
     let mut looks = 1;
     loop {
-        let found = find(sources, uri, Patience::Slower)?;
+        let found = find(sources, uri, Patience::Slower, call)?;
         let is_fresh = |source: &Source| source.module.is_fresh();
         let is_done = !found.candidates.is_empty() || !names_a_token(uri);
-        if is_done || looks == MOST_LOOKS || !sources.iter().all(is_fresh) || !reset_unused(sources)
+        if is_done
+            || looks == MOST_LOOKS
+            || !sources.iter().all(is_fresh)
+            || !reset_unused(sources, call)
         {
             return Ok(found);
         }
@@ -327,7 +322,7 @@ fn open_in(
         match open_fitting(sources, uri, backend, call) {
             // A token that was there before may be just away.
             Err(Error::NoToken { .. } | Error::TokenUnavailable { .. })
-                if names_a_token(uri) && looks < MOST_LOOKS && reset(sources) =>
+                if names_a_token(uri) && looks < MOST_LOOKS && reset(sources, call) =>
             {
                 looks += 1;
             }
@@ -338,25 +333,22 @@ fn open_in(
 
 /// Initialises those of the modules anew that otherwise would not find a token again,
 /// and says whether there are any.
-fn reset(sources: &[Source]) -> bool {
-    let reset = sources.iter().filter(|source| source.module.reset());
+fn reset(sources: &[Source], call: &Call) -> bool {
+    let reset = sources.iter().filter(|source| source.module.reset(call));
     reset.count() > 0
 }
 
 /// [`reset`] for those that nobody uses.
-fn reset_unused(sources: &[Source]) -> bool {
-    let reset = { sources.iter() }.filter(|source| source.module.reset_unused());
+fn reset_unused(sources: &[Source], call: &Call) -> bool {
+    let reset = { sources.iter() }.filter(|source| source.module.reset_unused(call));
     reset.count() > 0
 }
 
-fn listed(found: Found, uri: &Uri) -> Listing {
-    let mut listing = Listing {
-        tokens: Vec::new(),
-        unreadable: found.unreadable,
-    };
+fn listed(found: Found, uri: &Uri, detail: Detail, call: &Call) -> Listing {
+    let mut listing = Listing::new([], found.unreadable);
     for candidate in &found.candidates {
-        match candidate.listed(uri) {
-            Ok(info) => listing.tokens.push(info),
+        match candidate.listed(uri, detail, call) {
+            Ok(token) => listing.tokens.push(token),
             Err(place) => listing.unreadable.push(place),
         }
     }
@@ -367,7 +359,8 @@ fn listed(found: Found, uri: &Uri) -> Listing {
 /// initialised anew.
 fn keep(listing: &mut Listing, before: Listing) {
     for token in before.tokens {
-        let same = |now: &TokenInfo| now.id == token.id && now.label == token.label;
+        let same =
+            |now: &Listed| now.info.id == token.info.id && now.info.label == token.info.label;
         if !listing.tokens.iter().any(same) {
             listing.tokens.push(token);
         }
@@ -380,23 +373,23 @@ fn open_fitting(
     backend: &str,
     call: &Call,
 ) -> Result<Arc<Pkcs11Token>, Error> {
-    let mut found = find(sources, uri, Patience::Now)?;
+    let mut found = find(sources, uri, Patience::Now, call)?;
     let candidates = std::mem::take(&mut found.candidates);
     let names = |all: &[Candidate]| all.iter().map(|one| one.backend(uri)).collect();
     match the_one(backend, candidates, names)? {
         Some(one) => one.open(uri, call),
-        None => Err(missing(sources, uri, backend, found)),
+        None => Err(missing(sources, uri, backend, found, call)),
     }
 }
 
 /// Why nothing fits: the one module that was named may have nothing behind it.
-fn missing(sources: &[Source], uri: &Uri, backend: &str, found: Found) -> Error {
+fn missing(sources: &[Source], uri: &Uri, backend: &str, found: Found, call: &Call) -> Error {
     let mut errors = found.unreadable.into_iter().map(|place| place.error);
     let not_ready = errors.find(|error| matches!(error, Error::NotReady { .. }));
     if let ([_], Some(error)) = (sources, not_ready) {
         return error;
     }
-    let present = find(sources, &Uri::default(), Patience::Slower);
+    let present = find(sources, &Uri::default(), Patience::Slower, call);
     Error::NoToken {
         wanted: backend.into(),
         present: present.map_or_else(|_| Vec::new(), |present| present.backends(uri)),
@@ -412,8 +405,9 @@ fn missing(sources: &[Source], uri: &Uri, backend: &str, found: Found) -> Error 
 /// # Errors
 /// [`Error::BadModule`], [`Error::NotReady`].
 pub fn with_module<T>(path: &Path, work: impl FnOnce(&Pkcs11) -> T) -> Result<T, Error> {
-    let module = Module::load(path, None, Patience::Now)?;
-    let _entered = module.enter();
+    let call = Call::unlimited();
+    let module = Module::load(path, None, Patience::Now, &call)?;
+    let _entered = module.enter(&call)?;
     Ok(work(&module.pkcs11))
 }
 

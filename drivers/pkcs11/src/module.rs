@@ -3,19 +3,20 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use claviger_pkcs11_once::{InitArgument, TokenInfos, initialise};
-use claviger_token::Error;
 use claviger_token::shelf::{Places, Shelf};
-use claviger_token::sync::{lock, read, write};
+use claviger_token::sync::lock;
+use claviger_token::{Call, Error};
 use cryptoki::context::{CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::slot::{Slot, TokenInfo};
 
 use crate::absence;
-use crate::error::{describe, has_lost_its_tokens, is_gone, is_uninitialised};
+use crate::error::{Fault, describe, has_lost_its_tokens, is_gone, is_uninitialised};
+use crate::gate::{Entered, Gate};
 use crate::library::Library;
 use crate::mechanism_cache::MechanismCache;
 use crate::quirks::{self, is_blank};
@@ -46,10 +47,10 @@ pub(crate) struct Module {
     argument: Option<InitArgument>,
     /// Whether the module takes one call at a time, since it has no locks.
     one_by_one: AtomicBool,
-    /// Held for reading by everyone who calls the module and for writing by
-    /// [`Module::reset`], since `C_Finalize` must not run beside another call
-    /// (PKCS#11 v2.40 §5.4). Held for writing by everyone where calls come one by one.
-    gate: RwLock<()>,
+    /// Everyone who calls the module enters beside others, and [`Module::reset`] alone, since
+    /// `C_Finalize` must not run beside another call (PKCS#11 v2.40 §5.4). Where calls come one
+    /// by one, everyone enters alone.
+    gate: Gate,
     connections: Shelf<dyn Sessions>,
     last_reset: Mutex<Option<Instant>>,
     loaded: Instant,
@@ -66,15 +67,6 @@ pub(crate) struct Module {
 pub(crate) trait Sessions: Send + Sync {
     /// They have ended: the module is initialised anew.
     fn forget_sessions(&self);
-}
-
-/// Shows that its holder may call the module. Not to be taken twice by one thread.
-#[allow(dead_code)]
-pub(crate) enum Entered<'a> {
-    /// Beside others.
-    Beside(RwLockReadGuard<'a, ()>),
-    /// Alone.
-    Alone(RwLockWriteGuard<'a, ()>),
 }
 
 /// How the slots of a module stand.
@@ -108,6 +100,7 @@ impl Module {
         path: &Path,
         argument: Option<&str>,
         patience: Patience,
+        call: &Call,
     ) -> Result<Arc<Self>, Error> {
         let bad = |reason: String| Error::BadModule {
             path: path.display().to_string(),
@@ -121,12 +114,12 @@ impl Module {
         let argument = argument.map_err(|e| bad(e.to_string()))?;
         let cell = MODULES.of(&real);
         // Two threads do not load one file at the same time; other files do not wait.
-        let mut cell = lock(&cell);
+        let mut cell = call.lock(&cell)?;
         if let Some(module) = &cell.module {
             return match module.is_initialised_with(argument.as_ref()) {
                 true => Ok(module.clone()),
                 false => Err(bad(
-                    "this process has initialised it with another argument already".into(),
+                    "this process has already initialised it with another argument".into(),
                 )),
             };
         }
@@ -165,7 +158,7 @@ impl Module {
             library: Mutex::new(Arc::new(library)),
             argument,
             one_by_one: AtomicBool::new(one_by_one),
-            gate: RwLock::default(),
+            gate: Gate::default(),
             connections: Shelf::default(),
             last_reset: Mutex::default(),
             loaded: Instant::now(),
@@ -190,10 +183,14 @@ impl Module {
     }
 
     /// To be held while the module is called.
-    pub(crate) fn enter(&self) -> Entered<'_> {
+    ///
+    /// # Errors
+    /// [`Error::DeadlineExceeded`], [`Error::Cancelled`]: whoever calls the module meanwhile may
+    /// wait for a device.
+    pub(crate) fn enter(&self, call: &Call) -> Result<Entered<'_>, Error> {
         match self.one_by_one.load(Ordering::Relaxed) {
-            false => Entered::Beside(read(&self.gate)),
-            true => Entered::Alone(write(&self.gate)),
+            false => self.gate.beside(call),
+            true => self.gate.alone(call),
         }
     }
 
@@ -207,23 +204,32 @@ impl Module {
     /// such as a server, is initialised anew first, which is what it takes to find that again.
     ///
     /// # Errors
-    /// What the module says.
-    pub(crate) fn look(&self, patience: Patience) -> Result<(Entered<'_>, Sight), String> {
+    /// What the module says, as [`Fault::Gone`]; the end of the call, as [`Fault::Ours`].
+    pub(crate) fn look(
+        &self,
+        patience: Patience,
+        call: &Call,
+    ) -> Result<(Entered<'_>, Sight), Fault> {
         let trouble = lock(&self.trouble).clone();
         let early = trouble.as_ref().filter(|t| t.is_too_early(patience));
         if let Some(error) = early.and_then(|early| early.said.clone()) {
-            return Err(error);
+            return Err(Fault::Gone(error));
         }
-        let mut looked = self.look_or_restart();
+        let mut looked = self.look_or_restart(call);
         // It does not look for its server by itself.
         if early.is_none() && looked.is_ok() && self.has_nothing_behind() {
             drop(looked);
-            self.restart();
-            looked = self.look_or_restart();
+            self.restart_if(call, |_| true)?;
+            looked = self.look_or_restart(call);
         }
-        let looked = looked.map_err(|error| describe(&error));
+        let said = match &looked {
+            Err(Fault::Module(error)) => Some(describe(error)),
+            Ok(_) => None,
+            // That says nothing of the module.
+            Err(_) => return looked,
+        };
+        let looked = looked.map_err(|fault| said.clone().map_or(fault, Fault::Gone));
         if early.is_none() {
-            let said = looked.as_ref().err().cloned();
             let is_troubled = said.is_some() || self.has_nothing_behind();
             let after = || Trouble::after(trouble.as_ref(), said);
             *lock(&self.trouble) = is_troubled.then(after);
@@ -236,13 +242,13 @@ impl Module {
         absence::stated(&self.path, &self.library()).is_some()
     }
 
-    fn look_or_restart(&self) -> Result<(Entered<'_>, Sight), Ck> {
-        let entered = self.enter();
+    fn look_or_restart(&self, call: &Call) -> Result<(Entered<'_>, Sight), Fault> {
+        let entered = self.enter(call)?;
         match self.sight(&entered) {
             Err(error) if has_lost_its_tokens(&error) => {
                 drop(entered);
-                self.restart();
-                let entered = self.enter();
+                self.restart_if(call, |_| true)?;
+                let entered = self.enter(call)?;
                 let sight = self.sight(&entered)?;
                 Ok((entered, sight))
             }
@@ -307,14 +313,16 @@ impl Module {
 
     /// Whether a token that went away is found again only after a [reset](Module::reset).
     /// p11-kit's client finds no server that is started after it.
-    pub(crate) fn forgets_tokens(&self) -> bool {
+    pub(crate) fn forgets_tokens(&self, call: &Call) -> bool {
         let maker = &self.library().manufacturer;
         let is_p11_kit = P11_KIT.iter().any(|name| maker.starts_with(name));
-        quirks::library_forgets_tokens(maker) || is_p11_kit && self.has_no_slots()
+        quirks::library_forgets_tokens(maker) || is_p11_kit && self.has_no_slots(call)
     }
 
-    fn has_no_slots(&self) -> bool {
-        let _entered = self.enter();
+    fn has_no_slots(&self, call: &Call) -> bool {
+        let Ok(_entered) = self.enter(call) else {
+            return false;
+        };
         let slots = self.pkcs11.get_all_slots();
         slots.is_ok_and(|slots| slots.is_empty())
     }
@@ -327,8 +335,8 @@ impl Module {
 
     /// Whether nobody has sessions with its tokens, and one that was seen before is not there:
     /// only a [reset](Module::reset_unused) shows whether it is back.
-    pub(crate) fn misses_a_token(&self, there: &[(Slot, TokenInfo)]) -> bool {
-        self.is_unused() && self.forgets_tokens() && self.seen.is_to_be_looked_for(there)
+    pub(crate) fn misses_a_token(&self, there: &[(Slot, TokenInfo)], call: &Call) -> bool {
+        self.is_unused() && self.forgets_tokens(call) && self.seen.is_to_be_looked_for(there)
     }
 
     fn is_unused(&self) -> bool {
@@ -337,43 +345,46 @@ impl Module {
 
     /// Finalises and initialises the module, so that it looks for its tokens again, and
     /// says whether it did: only modules that otherwise would not are. Every session of
-    /// the module ends; the connections make new ones when they are used next.
-    pub(crate) fn reset(&self) -> bool {
-        let forgets = self.forgets_tokens();
-        if forgets {
-            self.restart();
-        }
-        forgets
+    /// the module ends; the connections make new ones when they are used next. It does not
+    /// where the call ends first.
+    pub(crate) fn reset(&self, call: &Call) -> bool {
+        self.forgets_tokens(call) && self.restart_if(call, |_| true).unwrap_or(false)
     }
 
     /// [`Module::reset`] where nobody has sessions that it would end.
-    pub(crate) fn reset_unused(&self) -> bool {
-        self.forgets_tokens() && self.restart_if(<[_]>::is_empty)
+    pub(crate) fn reset_unused(&self, call: &Call) -> bool {
+        self.forgets_tokens(call) && self.restart_if(call, <[_]>::is_empty).unwrap_or(false)
     }
 
-    /// What [`Module::reset`] does, for every module.
+    /// What [`Module::reset`] does, for every module, however long it takes.
     pub(crate) fn restart(&self) {
-        self.restart_if(|_| true);
+        if let Err(error) = self.restart_if(&Call::unlimited(), |_| true) {
+            tracing::debug!(%error, "the module is not reinitialised");
+        }
     }
 
     /// Says whether it did, as `may` it be with these connections. None comes in between.
-    fn restart_if(&self, may: impl FnOnce(&[Arc<dyn Sessions>]) -> bool) -> bool {
-        let mut last = lock(&self.last_reset);
+    fn restart_if(
+        &self,
+        call: &Call,
+        may: impl FnOnce(&[Arc<dyn Sessions>]) -> bool,
+    ) -> Result<bool, Error> {
+        let mut last = call.lock(&self.last_reset)?;
         if let Some(last) = *last {
             std::thread::sleep(RESET_INTERVAL.saturating_sub(last.elapsed()));
         }
         // Dropped last: with the last reference a connection enters the module.
         let connections: Vec<Arc<dyn Sessions>>;
-        let _alone = write(&self.gate);
+        let _alone = self.gate.alone(call)?;
         connections = self.connections.all();
         if !may(&connections) {
-            return false;
+            return Ok(false);
         }
         // Before, not after: the module gives the same session handles out again.
         for connection in &connections {
             connection.forget_sessions();
         }
-        tracing::info!(module = %self.path.display(), "module is initialised anew");
+        tracing::info!(module = %self.path.display(), "reinitialising the module");
         *last = Some(Instant::now());
         if let Err(error) = self.pkcs11.clone().finalize() {
             // It may have failed to be initialised the last time.
@@ -385,7 +396,7 @@ impl Module {
             let error = describe(&error);
             tracing::warn!(module = %self.path.display(), error, "module not initialised");
         }
-        true
+        Ok(true)
     }
 
     fn initialise(&self) -> Result<(), Ck> {

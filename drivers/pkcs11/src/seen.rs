@@ -37,12 +37,6 @@ impl LastSlots {
         }
     }
 
-    /// In which slot a token was seen last.
-    pub(crate) fn slot_of(&self, token: &TokenId, label: &str) -> Option<Slot> {
-        let name = (token.clone(), label.to_owned());
-        lock(&self.slots).get(&name).copied()
-    }
-
     /// Whether one that was seen is not among those that are `there`, and it is time to look
     /// for it. It may be gone for good, so it is looked for slower and slower.
     pub(crate) fn is_to_be_looked_for(&self, there: &[(Slot, TokenInfo)]) -> bool {

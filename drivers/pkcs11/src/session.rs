@@ -10,6 +10,7 @@ use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
 use crate::error::{Fault, from_module, is_uninitialised};
+use crate::gate::Entered;
 use crate::login::{Door, Login, is_logged_in, login};
 use crate::module::{Module, Sessions};
 use crate::name::token_id;
@@ -124,7 +125,7 @@ impl PinSource for Retained {
 struct Lease<'a> {
     connection: &'a Connection,
     /// The module is left after the session has been dealt with.
-    _entered: crate::module::Entered<'a>,
+    _entered: Entered<'a>,
     epoch: u64,
     /// The session, if it may be used again; else it has been closed.
     sound: Option<Session>,
@@ -184,7 +185,7 @@ impl Connection {
         };
         // Outlives the right to enter: it enters the module when it is dropped.
         let connection = Arc::new(connection);
-        let entered = module.enter();
+        let entered = module.enter(how.call)?;
         let (anchor, pin) = connection.anchor(slot, info, how)?;
         {
             let mut state = lock(&connection.state);
@@ -230,7 +231,7 @@ impl Connection {
                 Err(failed) => failed,
             };
             if failed.fault.is_leftover() && leftovers < MOST_LEFTOVERS {
-                tracing::debug!(token = %self.id, fault = ?failed.fault, "another session is taken");
+                tracing::debug!(token = %self.id, fault = ?failed.fault, "using another session");
                 leftovers += 1;
                 std::thread::sleep(LEFTOVER_PAUSE);
                 continue;
@@ -275,8 +276,9 @@ impl Connection {
     }
 
     fn lease(&self, call: &Call) -> Result<(Lease<'_>, Session), (Fault, u64)> {
-        let entered = self.module.enter();
+        let entered = self.module.enter(call);
         let mut state = lock(&self.state);
+        let entered = entered.map_err(|over| (over.into(), state.epoch))?;
         loop {
             let epoch = state.epoch;
             call.check().map_err(|e| (e.into(), epoch))?;
@@ -350,7 +352,7 @@ impl Connection {
         match login(&door, &session, how) {
             Ok(pin) => Ok((session, pin)),
             // Not a word about the PIN: the token's file was away at this moment.
-            Err(Error::Device { call, status, .. }) if self.module.forgets_tokens() => {
+            Err(Error::Device { call, status, .. }) if self.module.forgets_tokens(how.call) => {
                 Err(Error::TokenUnavailable {
                     token: self.id.clone(),
                     reason: format!("{call}: {status}"),
@@ -446,19 +448,21 @@ impl Connection {
     }
 
     fn reattach(&self, how: &Login<'_>) -> Result<Attached, Error> {
-        let (old, idle) = {
-            let mut state = lock(&self.state);
-            (state.anchor.take(), std::mem::take(&mut state.idle))
-        };
         let old = {
-            let _entered = self.module.enter();
+            let _entered = self.module.enter(how.call)?;
+            let (old, idle) = {
+                let mut state = lock(&self.state);
+                (state.anchor.take(), std::mem::take(&mut state.idle))
+            };
             drop(idle);
             // Where somebody finalised the module, it gives the same handle out again.
             old.filter(|old| !is_of_the_past(old))
         };
         let first = self.attach(old, how);
         match first {
-            Err(Error::TokenUnavailable { .. }) if self.module.reset() => self.attach(None, how),
+            Err(Error::TokenUnavailable { .. }) if self.module.reset(how.call) => {
+                self.attach(None, how)
+            }
             other => other,
         }
     }
@@ -466,8 +470,10 @@ impl Connection {
     /// Finds the token and logs in. The `old` session is closed after that: with the last
     /// one the login would end.
     fn attach(&self, old: Option<Session>, how: &Login<'_>) -> Result<Attached, Error> {
-        let Ok((entered, sight)) = self.module.look(Patience::Now) else {
-            return Err(self.unavailable());
+        let (entered, sight) = match self.module.look(Patience::Now, how.call) {
+            Ok(looked) => looked,
+            Err(Fault::Ours(over)) => return Err(over),
+            Err(_) => return Err(self.unavailable()),
         };
         // To look, the module may have been initialised anew: then the new session has the
         // handle of the old one, which is not to be closed after it.
@@ -491,7 +497,7 @@ impl Connection {
             (Some(_), Some(_)) => {
                 return Err(Error::TokenUnavailable {
                     token: self.id.clone(),
-                    reason: "the module finds several with its name and label".into(),
+                    reason: "the module lists several tokens with its serial and label".into(),
                 });
             }
         };
@@ -508,7 +514,7 @@ impl Connection {
     fn unavailable(&self) -> Error {
         Error::TokenUnavailable {
             token: self.id.clone(),
-            reason: "the module does not find it".into(),
+            reason: "the module does not list it".into(),
         }
     }
 
@@ -521,7 +527,7 @@ impl Connection {
         let slot = session.get_session_info()?.slot_id();
         match self.module.token_info(slot) {
             Ok(info) if self.is(slot, &info) => Ok(()),
-            _ => Err(Fault::Gone("it is not in its slot".into())),
+            _ => Err(Fault::Gone("it is no longer in its slot".into())),
         }
     }
 }
@@ -540,7 +546,8 @@ impl Sessions for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let _entered = self.module.enter();
+        // However long it takes: sessions are closed by nobody else.
+        let _entered = self.module.enter(&Call::unlimited());
         Sessions::forget_sessions(self);
     }
 }

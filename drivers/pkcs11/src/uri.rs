@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use claviger_token::{Error, StoredPin};
 
-/// A parsed PKCS#11 URI (RFC 7512 §2.3). What is absent fits everything.
+/// A parsed PKCS#11 URI (RFC 7512 §2.3). An absent attribute matches everything.
 ///
 /// [`fmt::Display`] writes the URI with everything escaped that must be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,8 +29,8 @@ pub struct Uri {
     pub library_description: Option<String>,
     /// `library-version`: major and minor.
     pub library_version: Option<(u8, u8)>,
-    /// `slot-id`: the module's number for a slot. It narrows a choice and is never
-    /// written, since it changes when a token is plugged in elsewhere.
+    /// `slot-id`: the module's number for a slot. It is parsed and never written, since it changes
+    /// when a token is plugged in elsewhere.
     pub slot_id: Option<u64>,
     /// `slot-description`.
     pub slot_description: Option<String>,
@@ -44,12 +44,12 @@ pub struct Uri {
     pub class: Option<Class>,
     /// `module-path`: the module's file.
     pub module_path: Option<PathBuf>,
-    /// `module-name`: what p11-kit calls the module, or its file name without `lib` and `.so`.
+    /// `module-name`: p11-kit's name of the module, or its file name without `lib` and `.so`.
     pub module_name: Option<String>,
-    /// `pin-source`: where the PIN lies.
+    /// `pin-source`: the source of the PIN.
     pub pin_source: Option<StoredPin>,
-    /// `x-init-reserved`: what the module's `C_Initialize` gets as its reserved argument, by
-    /// the name that p11-kit has for it (`pkcs11.conf(5)`). NSS wants its database here.
+    /// `x-init-reserved`: the reserved argument of the module's `C_Initialize`, by p11-kit's name
+    /// for it (`pkcs11.conf(5)`). NSS expects its database here.
     pub init_reserved: Option<String>,
 }
 
@@ -81,15 +81,15 @@ impl Class {
 /// The scheme, without its colon.
 pub const SCHEME: &str = "pkcs11";
 
-/// More is no description of a token, and is not repeated in an error.
+/// A longer text is not quoted in an error.
 const LONGEST_SHOWN: usize = 200;
 
 impl Uri {
     /// Parses a URI.
     ///
     /// # Errors
-    /// [`Error::BadBackend`] with what is wrong. A URI with a `pin-value` is refused
-    /// and not repeated in the error.
+    /// [`Error::BadBackend`] with the reason. A URI with a `pin-value` is refused and not quoted in
+    /// the error.
     pub fn parse(text: &str) -> Result<Self, Error> {
         parse(text).map_err(|reason| Error::BadBackend {
             backend: match text.contains("pin-value") {
@@ -163,7 +163,7 @@ fn decode(text: &str, extra: &[u8]) -> Result<Vec<u8>, String> {
         if byte == b'%' {
             let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16));
             let (Some(high), Some(low)) = (digit(), digit()) else {
-                return Err("has a % that two hexadecimal digits do not follow".into());
+                return Err("has a % without two hexadecimal digits after it".into());
             };
             value.push((high * 16 + low) as u8);
         } else if plain(byte) || extra.contains(&byte) {
@@ -208,7 +208,7 @@ impl Uri {
             "type" => {
                 let class = Class::NAMES.iter().find(|(n, _)| n.as_bytes() == value);
                 let (_, class) =
-                    class.ok_or("`type` is none of public, private, cert, secret-key, data")?;
+                    class.ok_or("`type` is not public, private, cert, secret-key or data")?;
                 self.class = Some(*class);
             }
             "x-init-reserved" => {
@@ -238,13 +238,12 @@ impl Uri {
             "x-init-reserved" => {
                 let argument = text(name, value)?.filter(|text| !text.contains('\0'));
                 self.init_reserved =
-                    Some(argument.ok_or("`x-init-reserved` has a zero byte in it")?);
+                    Some(argument.ok_or("`x-init-reserved` contains a zero byte")?);
             }
             "pin-value" => {
                 return Err(
-                    "`pin-value` shows the PIN to everyone who sees the URI: the \
-                            shell's history, the list of processes, the registry; \
-                            use pin-source=file:PATH or pin-source=env:VAR"
+                    "`pin-value` shows the PIN to everyone who sees the URI (shell history, \
+                     process list, registry)"
                         .into(),
                 );
             }

@@ -11,7 +11,7 @@ use claviger_pkcs11::Pkcs11Driver;
 use claviger_pkcs11::modules::Places;
 use claviger_tests::SoftHsm;
 use claviger_token::{
-    Access, Algorithm, Call, Driver, Error, Event, KeyRef, KeySpec, NewKey, Pin, PinTurn,
+    Access, Algorithm, Call, Detail, Driver, Error, Event, KeyRef, KeySpec, NewKey, Pin, PinTurn,
     PinVerdict, RefusedInProcess, RefusedPins, Signer, Token, TokenId, TokenInfo, TriesLeft,
 };
 
@@ -231,10 +231,8 @@ fn of_twins_that_nobody_foresaw_both_are_listed_and_each_is_opened_by_its_label_
     assert_eq!((keys(&first), keys(&second)), (1, 0));
     // Without a login, too.
     let seen = |token: &TokenInfo| {
-        Pkcs11Driver::new()
-            .slots(token, &Call::unlimited())
-            .unwrap()
-            .len()
+        let found = Pkcs11Driver::new().look(&token.backend, Detail::Slots, &Call::unlimited());
+        found.unwrap().slots_of(&token.id).unwrap().len()
     };
     let is_first = |token: &&TokenInfo| token.label == labels[0];
     assert_eq!(tokens.iter().find(is_first).map(seen), Some(1));
@@ -268,9 +266,11 @@ fn what_c_initialize_is_to_get_comes_from_p11_kit_or_from_the_backend() {
     let more = format!("x-init-reserved: {argument}");
     let places = stage.configured("nss", &stage.module.path(), &more);
     let driver = Pkcs11Driver::with_places(places);
-    let listed = driver.look("pkcs11:", &Call::unlimited()).unwrap();
+    let listed = driver
+        .look("pkcs11:", Detail::Tokens, &Call::unlimited())
+        .unwrap();
     assert_eq!(listed.tokens.len(), 1, "{listed:?}");
-    assert!(listed.tokens[0].backend.ends_with("?module-name=nss"));
+    assert!(listed.tokens[0].info.backend.ends_with("?module-name=nss"));
     // Also where the module is named by its file.
     assert_eq!(
         driver
@@ -281,7 +281,9 @@ fn what_c_initialize_is_to_get_comes_from_p11_kit_or_from_the_backend() {
     );
     // Who wants the same module with another argument is told that this cannot be.
     stage.configured("other", &stage.module.path(), "x-init-reserved: other");
-    let listed = driver.look("pkcs11:", &Call::unlimited()).unwrap();
+    let listed = driver
+        .look("pkcs11:", Detail::Tokens, &Call::unlimited())
+        .unwrap();
     assert_eq!(
         (listed.tokens.len(), listed.unreadable.len()),
         (1, 1),
@@ -330,7 +332,7 @@ fn a_module_with_locks_is_called_by_several_threads_at_a_time() {
 fn a_token_that_does_not_say_what_it_offers_is_not_available() {
     let stage = Stage::new(&["answer C_GetMechanismList 0x5"]);
     let listed = Pkcs11Driver::new()
-        .look(&stage.backend("", ""), &Call::unlimited())
+        .look(&stage.backend("", ""), Detail::Tokens, &Call::unlimited())
         .unwrap();
     assert!(listed.tokens.is_empty(), "{listed:?}");
     let [unreadable] = &listed.unreadable[..] else {
@@ -359,7 +361,9 @@ fn what_cannot_be_read_is_listed_with_the_reason() {
     let places = stage.configured("a", &path, "");
     stage.configured("b", Path::new("/nonexistent.so"), "");
     let driver = Pkcs11Driver::with_places(places);
-    let listed = driver.look("pkcs11:", &Call::unlimited()).unwrap();
+    let listed = driver
+        .look("pkcs11:", Detail::Tokens, &Call::unlimited())
+        .unwrap();
     assert!(listed.tokens.is_empty());
     let of = |place: &str| {
         let found = listed.unreadable.iter().find(|u| u.place.contains(place));
@@ -374,7 +378,9 @@ fn what_cannot_be_read_is_listed_with_the_reason() {
     assert!(of("/nonexistent.so").contains("No such file"));
 
     stage.alter(&["answer C_GetSlotList 0x7"]);
-    let listed = driver.look("pkcs11:", &Call::unlimited()).unwrap();
+    let listed = driver
+        .look("pkcs11:", Detail::Tokens, &Call::unlimited())
+        .unwrap();
     let reasons: Vec<String> = listed
         .unreadable
         .iter()
@@ -387,7 +393,7 @@ fn what_cannot_be_read_is_listed_with_the_reason() {
         "{reasons:?}"
     );
     // Whoever names the module wants it to work.
-    let named = driver.look(&stage.backend("", ""), &Call::unlimited());
+    let named = driver.look(&stage.backend("", ""), Detail::Tokens, &Call::unlimited());
     assert!(matches!(named, Err(Error::BadModule { .. })), "{named:?}");
 }
 
@@ -480,7 +486,8 @@ fn what_is_behind_a_module_may_be_restarted_under_a_running_process() {
     // Also where nobody has a token of it open.
     drop((signer, token));
     stage.alter(&["dead"]);
-    let listed = Pkcs11Driver::new().look(&stage.backend("", ""), &Call::unlimited());
+    let listed =
+        Pkcs11Driver::new().look(&stage.backend("", ""), Detail::Tokens, &Call::unlimited());
     assert!(listed.is_err(), "{listed:?}");
     stage.alter(&[]);
     // Who only looks around does so at his leisure.
@@ -551,24 +558,25 @@ fn a_pin_of_another_length_than_stated_is_sent_where_that_is_asked_for_only() {
 fn what_does_not_change_is_asked_once_and_what_a_login_needs_each_time() {
     let stage = Stage::with(3, &[]);
     let driver = Pkcs11Driver::new();
-    // As `claviger tokens` does it: a look, and one more at each of three.
-    let tokens = stage.list();
-    for token in &tokens {
-        assert_eq!(driver.slots(token, &Call::unlimited()).unwrap(), []);
+    // As `claviger tokens` does it: one look at three.
+    let backend = stage.backend("", "");
+    let listed = driver.look(&backend, Detail::Slots, &Call::unlimited());
+    for token in listed.unwrap().tokens {
+        assert_eq!(token.slots.unwrap(), []);
     }
+    let tokens = stage.list();
     let calls = |function| stage.module.calls(function);
     let mechanisms = calls("C_GetMechanismInfo");
     assert!((3..=3 * 16).contains(&mechanisms), "{mechanisms}");
     // Once for its length, and once for itself.
     assert_eq!(calls("C_GetMechanismList"), 3 * 2);
     assert_eq!(calls("C_GetTokenInfo"), 3 + 3);
-    stage.list();
     let opened = open(&tokens[0].backend, &stage.access()).unwrap();
     open(&tokens[0].backend, &stage.access()).unwrap();
     assert_eq!(calls("C_GetMechanismList"), 3 * 2);
     assert_eq!(calls("C_GetMechanismInfo"), mechanisms);
-    // Three looks, and once more in the turn of the PIN.
-    assert_eq!(calls("C_GetTokenInfo"), 3 + 3 + 3 * 3 + 1);
+    // Two more looks, and once more in the turn of the PIN.
+    assert_eq!(calls("C_GetTokenInfo"), 3 + 3 + 2 * 3 + 1);
     drop(opened);
 }
 
@@ -586,7 +594,9 @@ fn a_module_that_fails_is_asked_slower_and_slower_but_by_who_wants_it_at_once() 
         let until = |seconds: f64| {
             let end = Instant::now() + Duration::from_secs_f64(seconds);
             while Instant::now() < end {
-                let listed = driver.look("pkcs11:", &Call::unlimited()).unwrap();
+                let listed = driver
+                    .look("pkcs11:", Detail::Tokens, &Call::unlimited())
+                    .unwrap();
                 assert_eq!(listed.unreadable.len(), 1);
                 std::thread::sleep(Duration::from_millis(5));
             }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use claviger_altered_module::AlteredModule;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::SoftHsm;
 use claviger_token::{
-    Access, Algorithm, Call, Driver, Error, KeyRef, KeySpec, NewKey, Pin, PinTurn, PinVerdict,
-    RefusedPins, Signer, Token, TokenId, TriesLeft,
+    Access, Algorithm, Call, Detail, Driver, Error, KeyRef, KeySpec, Listing, NewKey, Pin, PinTurn,
+    PinVerdict, RefusedPins, Signer, Token, TokenId, TriesLeft,
 };
 
 const SPEC: KeySpec = KeySpec::sign(Algorithm::P256);
@@ -37,9 +38,16 @@ impl Stage {
         self.module.alter(&[&[&*only], lines].concat());
     }
 
+    fn backend(&self) -> String {
+        format!("pkcs11:?module-path={}", self.module.path().display())
+    }
+
     fn open(&self, call: &Call) -> Result<Arc<dyn Token>, Error> {
-        let backend = format!("pkcs11:?module-path={}", self.module.path().display());
-        Pkcs11Driver::new().open(&backend, call)
+        Pkcs11Driver::new().open(&self.backend(), call)
+    }
+
+    fn list(&self, call: &Call) -> Result<Listing, Error> {
+        Pkcs11Driver::new().look(&self.backend(), Detail::Slots, call)
     }
 }
 
@@ -164,4 +172,46 @@ fn who_waits_until_a_token_is_closed_waits_as_long_as_its_call_lasts() {
         assert_eq!(opened, 0);
     });
     stage.open(&call).unwrap();
+}
+
+/// A module without locks is called by one thread at a time. Whoever waits until another call
+/// is done waits no longer than its own lasts.
+#[test]
+fn a_module_that_takes_one_call_at_a_time_is_waited_for_until_the_deadline() {
+    let stage = Stage::new();
+    stage.alter(&["cannot lock"]);
+    let call = Call::unlimited().using(stage.hsm.access());
+    let token = stage.open(&call).unwrap();
+    let signer = signer(&token);
+    stage.module.forget_calls();
+    stage.alter(&["wait C_SignInit"]);
+    let soon = || call.clone().no_longer_than(Duration::from_millis(200));
+    let (told, heard) = mpsc::channel();
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| signer.sign(b"message", &Call::unlimited()));
+        wait_until(|| stage.module.calls("C_SignInit") > 0);
+        for attempt in 0..4 {
+            let (stage, signer, token, told) = (&stage, &signer, &token, told.clone());
+            scope.spawn(move || {
+                let ended = match attempt {
+                    0 => signer.sign(b"message", &soon()).map(drop),
+                    1 => token.slots(&soon()).map(drop),
+                    2 => stage.open(&soon()).map(drop),
+                    _ => stage.list(&soon()).map(drop),
+                };
+                told.send((attempt, ended)).unwrap();
+            });
+        }
+        let limit = Duration::from_secs(20);
+        let ended: Vec<_> = (0..4).map(|_| heard.recv_timeout(limit)).collect();
+        stage.alter(&[]);
+        for ended in ended {
+            let (attempt, ended) = ended.expect("a call outlasts its deadline");
+            assert!(
+                matches!(ended, Err(Error::DeadlineExceeded)),
+                "{attempt}: {ended:?}"
+            );
+        }
+        slow.join().unwrap().unwrap();
+    });
 }

@@ -5,8 +5,7 @@ mod common;
 
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::{
-    Algorithm, Call, Deletion, Driver, Error, KeyRef, KeySpec, KeyUse, PublicKey, SlotId,
-    possession,
+    Algorithm, Call, Deletion, Error, KeyRef, KeySpec, KeyUse, PublicKey, SlotId, possession,
 };
 use cryptoki::object::{Attribute, CertificateType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
@@ -221,7 +220,7 @@ fn a_certificate_stands_in_for_a_public_key() {
         });
         // Without a PIN it is seen, too.
         let info = bench.token.info();
-        let seen = Pkcs11Driver::new().slots(info, &Call::unlimited()).unwrap();
+        let seen = common::visible(&Pkcs11Driver::new(), info).unwrap();
         assert_eq!(seen[0].public_key.as_ref(), Some(&key));
         assert_eq!(seen[0].uses, [KeyUse::Sign, KeyUse::Decrypt]);
         assert_eq!(seen[0].slot, shown.slot);

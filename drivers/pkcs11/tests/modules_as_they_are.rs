@@ -13,7 +13,8 @@ use claviger_altered_module::AlteredModule;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_tests::{Kryoptic, Nss, OpenCryptoki, P11KitClient, P11KitProxy, Tpm, private};
 use claviger_token::{
-    Access, Algorithm, Call, Driver, Error, KeyRef, KeySpec, NewKey, Signer, Token, TokenId,
+    Access, Algorithm, Call, Detail, Driver, Error, KeyRef, KeySpec, Listed, NewKey, Signer, Token,
+    TokenId,
 };
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -135,12 +136,14 @@ mod opencryptoki {
         let two = [OpenCryptoki::new(), OpenCryptoki::new()];
         let module = OpenCryptoki::module();
         let all = format!("pkcs11:?module-path={}", module.display());
-        let listed = Pkcs11Driver::new().look(&all, &Call::unlimited()).unwrap();
+        let listed = Pkcs11Driver::new()
+            .look(&all, Detail::Tokens, &Call::unlimited())
+            .unwrap();
         assert!(listed.unreadable.is_empty(), "{listed:?}");
         for token in &two {
-            let is_it = |found: &&claviger_token::TokenInfo| found.label == token.label();
+            let is_it = |found: &&Listed| found.info.label == token.label();
             let found = listed.tokens.iter().find(is_it);
-            let found = found.unwrap_or_else(|| panic!("{listed:?}"));
+            let found = &found.unwrap_or_else(|| panic!("{listed:?}")).info;
             assert_eq!(found.id.serial, format!("123/{}", token.label()));
             let former = TokenId {
                 serial: "123".into(),
@@ -246,7 +249,9 @@ mod p11_kit_client {
         );
         token.remove();
         let driver = Pkcs11Driver::new();
-        let listed = driver.look(&backend, &Call::unlimited()).unwrap();
+        let listed = driver
+            .look(&backend, Detail::Tokens, &Call::unlimited())
+            .unwrap();
         let [unreadable] = &listed.unreadable[..] else {
             panic!("{listed:?}");
         };
@@ -282,7 +287,7 @@ mod p11_kit_client {
         std::thread::spawn(move || listener.incoming().for_each(drop));
         let backend = format!("pkcs11:?module-path={}", module.display());
         let listed = Pkcs11Driver::new()
-            .look(&backend, &Call::unlimited())
+            .look(&backend, Detail::Tokens, &Call::unlimited())
             .unwrap();
         let [unreadable] = &listed.unreadable[..] else {
             panic!("{listed:?}");

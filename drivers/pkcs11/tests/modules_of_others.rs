@@ -9,8 +9,8 @@ use std::sync::Arc;
 use claviger_pkcs11::{Pkcs11Driver, with_module};
 use claviger_tests::{Kryoptic, Nss, OpenCryptoki, P11KitClient, P11KitProxy, Tpm, private};
 use claviger_token::{
-    Algorithm, Call, Deletion, Driver, Error, KeyRef, KeySpec, KeyUse, NewKey, Protection, Token,
-    Unfinished, possession, unfinished_mark,
+    Algorithm, Call, Deletion, Detail, Driver, Error, KeyRef, KeySpec, KeyUse, NewKey, Protection,
+    Token, Unfinished, possession, unfinished_mark,
 };
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::Mechanism;
@@ -393,9 +393,9 @@ mod tpm {
         let token = open(&tpm);
         let (key, ..) = unfinished(&*token, KeySpec::sign(Algorithm::P256));
         // Without a PIN.
-        let seen = Pkcs11Driver::new()
-            .slots(token.info(), &Call::unlimited())
-            .unwrap();
+        let found =
+            Pkcs11Driver::new().look(&token.info().backend, Detail::Slots, &Call::unlimited());
+        let seen = found.unwrap().slots_of(&token.info().id).unwrap();
         assert_eq!(seen[0].public_key.as_ref(), Some(&key.public_key));
         assert_eq!(seen[0].uses, [KeyUse::Sign]);
     }

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use claviger_token::{
-    About, Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec,
-    KeyUse, Listing, NewKey, Pace, PublicKey, Signature, SignatureScheme, Signer, SlotId, SlotInfo,
-    SlotState, Token, TokenId, TokenInfo, Unfinished, possession,
+    About, Algorithm, Call, Decryptor, Deletion, Detail, Driver, Error, GeneratedKey, KeyRef,
+    KeySpec, KeyUse, Listed, Listing, NewKey, Pace, PublicKey, Signature, SignatureScheme, Signer,
+    SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unfinished, possession,
 };
 use ed25519_dalek::Signer as _;
 use ed25519_dalek::SigningKey;
@@ -57,15 +57,10 @@ impl Driver for OneKeyDriver {
         About::new("onekey", "a token with one key")
     }
 
-    fn look(&self, _: &str, _: &Call) -> Result<Listing, Error> {
-        Ok(Listing {
-            tokens: vec![self.0.info.clone()],
-            unreadable: vec![],
-        })
-    }
-
-    fn slots(&self, _: &TokenInfo, _: &Call) -> Result<Vec<SlotInfo>, Error> {
-        self.0.slots(&Call::unlimited())
+    fn look(&self, _: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
+        let info = self.0.info.clone();
+        let found = Listed::with_slots(info, detail, |_| self.0.slots(call));
+        Ok(Listing::new([found], []))
     }
 
     fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {

@@ -1,14 +1,36 @@
 //! The contract between identities and the tokens that hold their keys.
 //!
+//! ```
+//! use claviger_token::{Call, Driver, Error, KeyRef, Signature};
+//!
+//! /// Signs with the first key that the token shows.
+//! fn sign(driver: &dyn Driver, backend: &str, message: &[u8]) -> Result<Option<Signature>, Error> {
+//!     let call = Call::unlimited();
+//!     let token = driver.open(backend, &call)?;
+//!     for found in token.slots(&call)? {
+//!         let (slot, public_key) = (found.slot, found.public_key);
+//!         if let Some(public_key) = public_key {
+//!             let signer = token.signer(&KeyRef { slot, public_key }, &call)?;
+//!             return signer.sign(message, &call).map(Some);
+//!         }
+//!     }
+//!     Ok(None)
+//! }
+//! ```
+//!
 //! A [`Driver`] lists the tokens of its kind and opens one. A [`Token`] has slots, and a slot
-//! holds at most one key. A key either signs ([`Signer`]) or decrypts ([`Decryptor`]). Whoever uses tokens needs this crate and one crate for
-//! each kind of token; whoever writes a driver implements the four traits and runs
-//! the checks of `claviger-conformance` against a token of the new kind.
+//! holds at most one key. A key either signs ([`Signer`]) or decrypts ([`Decryptor`]). Whoever
+//! uses tokens needs this crate and one crate for each kind of token. Whoever writes a driver
+//! implements the four traits and runs the checks of `claviger-conformance` against a token of the
+//! new kind.
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | [`algorithm`] | key algorithms, and what a key is for |
-//! | [`token`] | the four traits, and how tokens, slots and keys are named |
+//! | [`id`] | the names of tokens, slots and keys |
+//! | [`info`] | what tokens and slots show of themselves |
+//! | [`driver`] | listing and opening the tokens of one kind |
+//! | [`token`] | an open token and its keys: making, using, destroying them |
 //! | [`backend`] | backend strings, and the one token that such a string names |
 //! | [`key`] | public keys: encodings, fingerprints, verification |
 //! | [`signing`] | signatures: schemes and encodings |
@@ -36,7 +58,10 @@ pub mod agreement;
 pub mod algorithm;
 pub mod backend;
 pub mod call;
+pub mod driver;
 pub mod error;
+pub mod id;
+pub mod info;
 pub mod interop;
 pub mod key;
 mod locked;
@@ -53,14 +78,16 @@ pub use about::{About, Example};
 pub use access::Access;
 pub use algorithm::{Algorithm, KeySpec, KeyUse};
 pub use call::{Call, Event};
+pub use driver::{Detail, Driver, Interval, Listed, Listing, Unreadable, Watch};
 pub use error::{Advice, Error, TriesLeft};
+pub use id::{KeyRef, SlotId, TokenId};
+pub use info::{Pace, SlotInfo, SlotState, TokenInfo};
 pub use key::{Fingerprint, PublicKey};
 pub use locked::{DUMPABLE, Pin, keep_memory_private};
 pub use pin::{FixedPin, NoPin, PinSource, StoredPin};
 pub use refused::{PinTurn, PinVerdict, RefusedInProcess, RefusedPins};
 pub use signing::{Signature, SignatureScheme};
 pub use token::{
-    Attestation, Decryptor, Deletion, Derives, DigestSigner, Driver, GeneratedKey, Interval,
-    KeyRef, Listing, NewKey, Pace, Protection, Secret, Signer, SlotId, SlotInfo, SlotState, Token,
-    TokenId, TokenInfo, Unfinished, Unreadable, Unwrap, Watch, unfinished_mark,
+    Attestation, Decryptor, Deletion, Derives, DigestSigner, GeneratedKey, NewKey, Protection,
+    Secret, Signer, Token, Unfinished, Unwrap, unfinished_mark,
 };

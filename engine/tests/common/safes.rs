@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use claviger_token::{
-    About, Call, Driver, Error, FixedPin, Listing, Pin, PinSource, SlotId, SlotInfo, Token,
-    TokenId, TokenInfo,
+    About, Call, Detail, Driver, Error, FixedPin, Listed, Listing, Pin, PinSource, SlotId, Token,
+    TokenId,
 };
 use secrecy::ExposeSecret;
 
@@ -32,8 +32,8 @@ impl Safe {
     }
 
     pub fn is_there(&self) -> bool {
-        let seen = self.device.look("device:", &Call::unlimited()).unwrap();
-        !seen.tokens.is_empty()
+        let seen = self.device.tokens("device:", &Call::unlimited()).unwrap();
+        !seen.is_empty()
     }
 
     fn log_in(&self, pins: &dyn PinSource, call: &Call) -> Result<(), Error> {
@@ -68,25 +68,18 @@ impl Driver for Safes {
         About::new("device", "a device of this test")
     }
 
-    fn look(&self, backend: &str, _: &Call) -> Result<Listing, Error> {
+    fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
         let there = self.0.iter().filter(|safe| safe.is_there());
-        let there = there.map(|safe| TokenInfo {
-            login_required: true,
-            ..safe.device.info().clone()
+        let there = there.map(|safe| {
+            let mut info = safe.device.info().clone();
+            info.login_required = true;
+            Listed::with_slots(info, detail, |_| safe.device.slots(call))
         });
-        let fits = |token: &TokenInfo| {
+        let fits = |found: &Listed| {
             ["device:", "device:any"].contains(&backend)
-                || backend.split('?').next() == Some(&token.backend)
+                || backend.split('?').next() == Some(&found.info.backend)
         };
-        Ok(Listing {
-            tokens: there.filter(fits).collect(),
-            unreadable: Vec::new(),
-        })
-    }
-
-    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        let safe = self.0.iter().find(|safe| safe.device.id() == token.id);
-        Token::slots(&safe.unwrap().device, call)
+        Ok(Listing::new(there.filter(fits), []))
     }
 
     fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
@@ -94,7 +87,7 @@ impl Driver for Safes {
     }
 
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
-        let found = self.look(backend, call)?.tokens;
+        let found = self.tokens(backend, call)?;
         let [token] = found.as_slice() else {
             return Err(Error::NoToken {
                 wanted: backend.into(),

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    About, Call, Decryptor, Deletion, Driver, Error, Example, GeneratedKey, KeyRef, KeySpec,
-    Listing, NewKey, Signer, SlotId, SlotInfo, Token, TokenInfo, Unfinished, backend,
+    About, Call, Decryptor, Deletion, Detail, Driver, Error, Example, GeneratedKey, KeyRef,
+    KeySpec, Listed, Listing, NewKey, Signer, SlotId, SlotInfo, Token, TokenInfo, Unfinished,
+    backend,
 };
 
 const SCHEME: &str = "fifth";
@@ -73,14 +74,11 @@ impl Driver for FifthDriver {
         FifthDriver::ABOUT
     }
 
-    fn look(&self, backend: &str, call: &Call) -> Result<Listing, Error> {
-        let mut listing = Listing::default();
-        listing.tokens.extend(self.fitting(backend, call)?);
-        Ok(listing)
-    }
-
-    fn slots(&self, token: &TokenInfo, call: &Call) -> Result<Vec<SlotInfo>, Error> {
-        self.open(&token.backend, call)?.slots(call)
+    fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
+        let keys = self.keys.open("memory:", call)?;
+        let found = self.fitting(backend, call)?;
+        let found = found.map(|info| Listed::with_slots(info, detail, |_| keys.slots(call)));
+        Ok(Listing::new(found, []))
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {

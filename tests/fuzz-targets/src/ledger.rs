@@ -11,7 +11,7 @@ use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachab
 use claviger_ledger_emulator::{Exchange, Recording};
 use claviger_token::sync::lock;
 use claviger_token::{
-    Algorithm, Call, Driver as _, KeyRef, KeySpec, NewKey, PublicKey, Unfinished, Unwrap,
+    Algorithm, Call, Detail, Driver as _, KeyRef, KeySpec, NewKey, PublicKey, Unfinished, Unwrap,
     possession, unfinished_mark,
 };
 use zeroize::Zeroizing;
@@ -104,12 +104,7 @@ fn call() -> Call {
 pub fn run(data: &[u8]) {
     let bytes = data.iter().copied().collect();
     let driver = LedgerDriver::with_devices(Device(Arc::new(Mutex::new(bytes))));
-    for token in driver
-        .tokens("ledger:", &Call::unlimited())
-        .unwrap_or_default()
-    {
-        let _ = driver.slots(&token, &Call::unlimited());
-    }
+    let _ = driver.look("ledger:", Detail::Slots, &Call::unlimited());
     let Ok(token) = driver.open("ledger:", &call()) else {
         return;
     };

@@ -9,7 +9,7 @@ use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::sync::lock;
 use claviger_token::{
-    Access, Algorithm, Call, Driver as _, FixedPin, GeneratedKey, KeyRef, KeySpec, NewKey,
+    Access, Algorithm, Call, Detail, Driver as _, FixedPin, GeneratedKey, KeyRef, KeySpec, NewKey,
     RefusedInProcess, SlotState, Unfinished, Unwrap, unfinished_mark,
 };
 
@@ -147,12 +147,7 @@ pub(crate) fn access() -> Access {
 
 /// Asks a card for all that it shows without a PIN. Any error will do, here and below.
 pub(crate) fn look(driver: &PivDriver) {
-    for token in driver
-        .tokens("piv:", &Call::unlimited())
-        .unwrap_or_default()
-    {
-        let _ = driver.slots(&token, &Call::unlimited());
-    }
+    let _ = driver.look("piv:", Detail::Slots, &Call::unlimited());
 }
 
 /// Uses every key on a card.
@@ -181,8 +176,11 @@ pub(crate) fn use_keys(driver: &PivDriver) {
 
 /// Makes a key, and destroys it.
 pub(crate) fn make_keys(driver: &PivDriver) {
-    let (spec, call) = (KeySpec::sign(Algorithm::P256), Call::unlimited());
-    let Ok(token) = driver.open("piv:slot=9c", &Call::unlimited().using(access())) else {
+    let (spec, call) = (
+        KeySpec::sign(Algorithm::P256),
+        Call::unlimited().using(access()),
+    );
+    let Ok(token) = driver.open("piv:slot=9c", &call) else {
         return;
     };
     let _ = token.free_slots(&[spec], &[], &call);

@@ -18,8 +18,8 @@ use claviger_piv::reader::PcscReaders;
 use claviger_pkcs11::Pkcs11Driver;
 use claviger_token::sync::lock;
 use claviger_token::{
-    Access, Algorithm as KeyAlgorithm, Call, Driver as _, Error, FixedPin, KeyRef, KeySpec, NewKey,
-    PublicKey, RefusedInProcess, SlotState, unfinished_mark,
+    Access, Algorithm as KeyAlgorithm, Call, Detail, Driver as _, Error, FixedPin, KeyRef, KeySpec,
+    NewKey, PublicKey, RefusedInProcess, SlotState, unfinished_mark,
 };
 use claviger_virtual_yubikey::{
     Algorithm, Builder, Card, Firmware, Inserted, ManagementAlgorithm, Pcscd, PrivateKey, ROOT,
@@ -324,10 +324,8 @@ fn made_by_claviger(yubikey: &Inserted, spec: KeySpec) -> (String, PublicKey) {
     };
     let driver = driver();
     let backend = format!("piv:serial={}", yubikey.card().serial());
-    let token = driver
-        .open(&backend, &Call::unlimited().using(access))
-        .unwrap();
-    let call = Call::unlimited();
+    let call = Call::unlimited().using(access);
+    let token = driver.open(&backend, &call).unwrap();
     let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
     let new = NewKey {
         slot: &slot,
@@ -381,9 +379,10 @@ fn ykcs11_under_claviger_has_the_keys_that_claviger_makes() {
 
     let driver = Pkcs11Driver::new();
     let backend = format!("pkcs11:serial=7654323?module-path={}", module.display());
-    let tokens = driver.tokens(&backend, &Call::unlimited()).unwrap();
+    let listed = driver.look(&backend, Detail::Slots, &Call::unlimited());
+    let mut tokens = listed.unwrap().tokens;
     assert_eq!(tokens.len(), 1, "{tokens:?}");
-    let slots = driver.slots(&tokens[0], &Call::unlimited()).unwrap();
+    let slots = tokens.remove(0).slots.unwrap();
     let fingerprint = key.fingerprint().to_string();
     let slot = slots
         .iter()
@@ -463,11 +462,9 @@ fn claviger_and_the_crate_yubikey_read_the_same_card_alike() {
     let card = Pcscd::insert(card.build());
     made_by_claviger(&card, KeySpec::sign(KeyAlgorithm::P256));
 
-    let found = driver()
-        .tokens("piv:serial=7654324", &Call::unlimited())
-        .unwrap()
-        .remove(0);
-    let slots = driver().slots(&found, &Call::unlimited()).unwrap();
+    let listed = driver().look("piv:serial=7654324", Detail::Slots, &Call::unlimited());
+    let listed = listed.unwrap().tokens.remove(0);
+    let (found, slots) = (listed.info, listed.slots.unwrap());
     let ours: Vec<_> = slots
         .iter()
         .filter(|slot| slot.state == SlotState::Occupied)

@@ -17,7 +17,8 @@ use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachab
 use claviger_ledger_emulator::Ethereum;
 use claviger_token::sync::lock;
 use claviger_token::{
-    Algorithm, Call, Driver, Error, Event, KeyRef, KeySpec, NewKey, SlotId, Token,
+    Algorithm, Call, Detail, Driver, Error, Event, KeyRef, KeySpec, NewKey, SlotId, SlotInfo,
+    Token, TokenInfo,
 };
 
 /// Another seed than the emulator's.
@@ -268,4 +269,10 @@ macro_rules! refused {
             Ok(_) => panic!("{} was not refused", stringify!($call)),
         }
     };
+}
+
+/// The slots of a token that are visible without a PIN.
+pub(crate) fn visible(driver: &dyn Driver, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    let found = driver.look(&token.backend, Detail::Slots, &Call::unlimited())?;
+    found.slots_of(&token.id)
 }

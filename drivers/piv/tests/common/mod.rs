@@ -9,7 +9,7 @@ use claviger_piv::PivDriver;
 use claviger_piv::apdu::{Lost, Transport};
 use claviger_piv::reader::{Link, Readers, Unreachable};
 use claviger_token::sync::lock;
-use claviger_token::{Access, FixedPin};
+use claviger_token::{Access, Call, Detail, Driver, Error, FixedPin, SlotInfo, TokenInfo};
 use claviger_virtual_yubikey::{
     Answer, Builder, Card, Device, Fault, Firmware, ROOT, Rule, Status, ins, object,
 };
@@ -284,4 +284,10 @@ pub(crate) fn access() -> Access {
         management_keys: Arc::new(FixedPin::new(MANAGEMENT_KEY)),
         ..Access::with(FixedPin::new(PIN))
     }
+}
+
+/// The slots of a token that are visible without a PIN.
+pub(crate) fn visible(driver: &dyn Driver, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    let found = driver.look(&token.backend, Detail::Slots, &Call::unlimited())?;
+    found.slots_of(&token.id)
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use claviger_pkcs11::{Pkcs11Driver, with_module};
 use claviger_tests::SoftHsm;
 use claviger_token::{
-    Algorithm, Call, Decryptor, Deletion, Driver, Error, GeneratedKey, KeyRef, KeySpec, NewKey,
-    PublicKey, Signer, SlotId, SlotInfo, Token, Unfinished, possession, unfinished_mark,
+    Algorithm, Call, Decryptor, Deletion, Detail, Driver, Error, GeneratedKey, KeyRef, KeySpec,
+    NewKey, PublicKey, Signer, SlotId, SlotInfo, Token, TokenInfo, Unfinished, possession,
+    unfinished_mark,
 };
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
@@ -211,4 +212,10 @@ fn read(session: &Session, public: ObjectHandle, algorithm: Algorithm) -> Public
         [Attribute::Modulus(n), Attribute::PublicExponent(e)] => PublicKey::from_rsa(n, e).unwrap(),
         other => panic!("a public key has other attributes: {other:?}"),
     }
+}
+
+/// The slots of a token that are visible without a PIN.
+pub fn visible(driver: &dyn Driver, token: &TokenInfo) -> Result<Vec<SlotInfo>, Error> {
+    let found = driver.look(&token.backend, Detail::Slots, &Call::unlimited())?;
+    found.slots_of(&token.id)
 }
