@@ -22,7 +22,7 @@ use crate::types::{Origin, engine_name};
 use crate::{Backend, Capabilities, EngineError, EngineId, Engines, KeyInfo};
 
 /// A key on the token, and what it is to be used for.
-struct Found {
+struct KeyToAdopt {
     spec: KeySpec,
     key: KeyRef,
 }
@@ -106,8 +106,8 @@ pub(crate) fn check_owners(node: &Inner, sought: &Sought) -> Result<(), EngineEr
     Ok(())
 }
 
-fn found(slot: &SlotInfo, public_key: PublicKey, usage: KeyUse) -> Found {
-    Found {
+fn found(slot: &SlotInfo, public_key: PublicKey, usage: KeyUse) -> KeyToAdopt {
+    KeyToAdopt {
         spec: KeySpec {
             algorithm: public_key.algorithm(),
             usage,
@@ -160,7 +160,7 @@ fn pair(
     info: &TokenInfo,
     slots: &[SlotInfo],
     both: &[Fingerprint; 2],
-) -> Result<Vec<Found>, EngineError> {
+) -> Result<Vec<KeyToAdopt>, EngineError> {
     let look = |fingerprint: &Fingerprint| {
         with_fingerprint(slots, fingerprint).ok_or_else(|| Error::KeyNotFound {
             token: token.id().clone(),
@@ -196,10 +196,10 @@ fn proven(
     node: &Inner,
     token: &OpenToken,
     who: &EngineId,
-    found: Found,
+    found: KeyToAdopt,
     call: &Call,
 ) -> Result<KeyInfo, EngineError> {
-    let Found { spec, key } = found;
+    let KeyToAdopt { spec, key } = found;
     let public_key = key.public_key.clone();
     let slot = prove(node, token, Trial { spec, key }, &(), call).map_err(|error| match error {
         EngineError::Token(reason @ (Error::NotUsable { .. } | Error::Unsupported { .. })) => {

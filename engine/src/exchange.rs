@@ -79,7 +79,7 @@ impl Node {
         call: &Call,
     ) -> Result<Vec<Recipient>, EngineError> {
         call.check()?;
-        (self.0.policy).check(who, policy::Access::Encrypt(identity))?;
+        (self.0.policy).check(who, policy::Permission::Encrypt(identity))?;
         let mut known = self.0.must_know(identity)?;
         let (mut evidence, mut named) = (Arc::default(), Vec::new());
         let mut preference = preference.clone();
@@ -199,7 +199,7 @@ impl Node {
     /// [`EngineError::NotAllowed`], [`EngineError::InvalidEvidence`],
     /// [`EngineError::EvidenceExists`], [`EngineError::Registry`].
     pub fn submit_evidence(&self, who: &EngineId, evidence: &Evidence) -> Result<(), EngineError> {
-        (self.0.policy).check(who, policy::Access::SubmitEvidence)?;
+        (self.0.policy).check(who, policy::Permission::SubmitEvidence)?;
         self.0.submit(evidence)
     }
 
@@ -210,7 +210,7 @@ impl Node {
     ) -> Result<(), EngineError> {
         let mut about = about.into_iter();
         about.try_for_each(|about| {
-            let access = policy::Access::ReadEvidence(about);
+            let access = policy::Permission::ReadEvidence(about);
             self.0.policy.check(who, access)
         })
     }

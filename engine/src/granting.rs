@@ -80,7 +80,7 @@ impl Node {
         until: Option<u64>,
         call: &Call,
     ) -> Result<Evidence, EngineError> {
-        (self.0.policy).check(who, policy::Access::Grant { reader, by })?;
+        (self.0.policy).check(who, policy::Permission::Grant { reader, by })?;
         let engine = self.signs_for(by)?;
         let (from, to) = (self.0.must_know(reader)?, self.0.must_know(by)?);
         if from.party.keys.decrypt.is_none() {
@@ -140,7 +140,7 @@ impl Node {
         by: &EngineId,
         call: &Call,
     ) -> Result<Vec<Revocation>, EngineError> {
-        (self.0.policy).check(who, policy::Access::Revoke { reader, by })?;
+        (self.0.policy).check(who, policy::Permission::Revoke { reader, by })?;
         let engine = self.signs_for(by)?;
         let known = self.0.know(reader)?;
         let keys: Vec<_> = (known.iter())
@@ -241,7 +241,7 @@ impl Node {
         who: &EngineId,
         file: impl Into<EvidenceFile>,
     ) -> Result<Imported, NotImported> {
-        let may = (self.0.policy).check(who, policy::Access::SubmitEvidence);
+        let may = (self.0.policy).check(who, policy::Permission::SubmitEvidence);
         may.map_err(NotImported::whole)?;
         let (node, file) = (self.clone(), file.into());
         tokio::task::spawn_blocking(move || node.import(&file))

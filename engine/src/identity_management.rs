@@ -6,7 +6,7 @@
 use claviger_token::{Fingerprint, KeySpec, KeyUse};
 
 use crate::message::{RequestConnectIdentity, RequestDeleteIdentity, RequestGenerateIdentity};
-use crate::policy::{Access, Policy};
+use crate::policy::{Permission, Policy};
 use crate::types::{Origin, check_name};
 use crate::{Backend, Capabilities, EngineError, EngineId, IdentityInfo};
 
@@ -78,7 +78,7 @@ pub(crate) fn generate(
         params,
         capabilities,
     } = request;
-    let access = Access::Generate { backend: &backend };
+    let access = Permission::Generate { backend: &backend };
     policy.check(who_asked, access)?;
     may_enter(who_asked, &entry)?;
     let keys = capabilities
@@ -113,10 +113,10 @@ pub(crate) fn connect(
     let found = entry(&original);
     let keys = named_keys(&original).filter(|_| matches!(found, Ok(None)));
     if let Some(fingerprints) = keys {
-        policy.check(who_asked, Access::Adopt)?;
+        policy.check(who_asked, Permission::Adopt)?;
         return adopt(&fingerprints, backend, capabilities);
     }
-    policy.check(who_asked, Access::Connect(&original))?;
+    policy.check(who_asked, Permission::Connect(&original))?;
     let available = found?.ok_or(EngineError::ExternalIdentityNotFound)?;
     if !capabilities.subset_of(available.capabilities) {
         return Err(EngineError::CapabilitiesNotAvailable);
@@ -175,7 +175,7 @@ pub(crate) fn delete(
     let identity = request.external_identity;
     // Who is denied does not learn what there is.
     let found = entry(&identity);
-    policy.check(who_asked, Access::Delete(&identity))?;
+    policy.check(who_asked, Permission::Delete(&identity))?;
     let info = found?.ok_or(EngineError::IdentityDoesNotExist)?;
     let own = info
         .keys

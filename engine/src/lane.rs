@@ -123,12 +123,12 @@ impl Lane {
         call: &Call,
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
         reply: impl FnOnce(Result<T, Error>) + Send + 'static,
-    ) -> Result<Turn, Error> {
+    ) -> Result<JobStart, Error> {
         call.check()?;
-        let turn = Turn(Arc::default());
+        let turn = JobStart(Arc::default());
         let (its_turn, call) = (Arc::clone(&turn.0), call.clone());
         let job = Box::new(move || {
-            reply(match Turn::change(&its_turn, Turn::BEGUN) {
+            reply(match JobStart::change(&its_turn, JobStart::BEGUN) {
                 true => call.check().and_then(|()| job(&call)),
                 false => Err(Error::Cancelled),
             });
@@ -167,9 +167,9 @@ pub(crate) enum NotDone {
 }
 
 /// Whether a job has begun, or never will. It never will once this is dropped.
-struct Turn(Arc<AtomicU8>);
+struct JobStart(Arc<AtomicU8>);
 
-impl Turn {
+impl JobStart {
     const WAITING: u8 = 0;
     const BEGUN: u8 = 1;
     const GIVEN_UP: u8 = 2;
@@ -182,11 +182,11 @@ impl Turn {
 
     /// Whether the job never begins.
     fn give_up(&self) -> bool {
-        Turn::change(&self.0, Self::GIVEN_UP)
+        JobStart::change(&self.0, Self::GIVEN_UP)
     }
 }
 
-impl Drop for Turn {
+impl Drop for JobStart {
     fn drop(&mut self) {
         self.give_up();
     }

@@ -85,7 +85,7 @@ pub use policy::{OwnersOnly, Policy};
 pub use purpose::Purpose;
 pub use registry::{Registry, RegistryError};
 pub use token_state::{TokenChange, TokenState};
-pub use tokens::Found;
+pub use tokens::FoundTokens;
 pub use types::{
     Backend, Capabilities, Commitment, EngineId, EngineName, Engines, IdParams, IdentityInfo,
     KeyInfo, NodeId, Origin,

@@ -140,7 +140,7 @@ impl Opener {
         let info = blocking(node, move |node| node.registry().identity(&wanted)).await?;
         // Who is denied does not learn what there is.
         let key = info.as_ref().and_then(|info| info.key(KeyUse::Decrypt));
-        let access = policy::Access::Use {
+        let access = policy::Permission::Use {
             identity: key.map_or(who, |key| &key.owner),
             operation: Operation::Decrypt,
         };

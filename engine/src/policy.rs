@@ -13,13 +13,13 @@ use crate::{Backend, EngineError, EngineId, Purpose};
 pub trait Policy: Send + Sync {
     /// # Errors
     /// [`EngineError::NotAllowed`], which becomes the reply.
-    fn check(&self, sender: &EngineId, access: Access<'_>) -> Result<(), EngineError>;
+    fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError>;
 }
 
 /// What a sender wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Access<'a> {
+pub enum Permission<'a> {
     /// Generate keys for an identity of its own.
     Generate {
         /// The backend of the keys.
@@ -88,34 +88,34 @@ pub enum Operation<'a> {
 pub struct OwnersOnly;
 
 impl Policy for OwnersOnly {
-    fn check(&self, sender: &EngineId, access: Access<'_>) -> Result<(), EngineError> {
-        let what = match access {
+    fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
+        let what = match wanted {
             _ if sender.node.is_none() => return Ok(()),
-            Access::Encrypt(_) | Access::ReadEvidence(_) | Access::SubmitEvidence => {
+            Permission::Encrypt(_) | Permission::ReadEvidence(_) | Permission::SubmitEvidence => {
                 return Ok(());
             }
-            Access::Generate { .. } => "have keys made on a backend of its choice",
-            Access::Use {
+            Permission::Generate { .. } => "have keys made on a backend of its choice",
+            Permission::Use {
                 operation: Operation::Sign(Purpose::Prehash),
                 ..
             } => "have a digest signed without its message",
-            Access::Use { identity, .. }
-            | Access::Connect(identity)
-            | Access::Delete(identity)
-            | Access::Grant { by: identity, .. }
-            | Access::Revoke { by: identity, .. }
+            Permission::Use { identity, .. }
+            | Permission::Connect(identity)
+            | Permission::Delete(identity)
+            | Permission::Grant { by: identity, .. }
+            | Permission::Revoke { by: identity, .. }
                 if identity == sender =>
             {
                 return Ok(());
             }
-            Access::Use { .. } => "use an identity that it does not own",
-            Access::Connect(_) => "connect to an identity that it does not own",
-            Access::Adopt => "adopt a key of this machine",
-            Access::Delete(_) => "delete an identity that it does not own",
-            Access::Grant { .. } => "grant in the name of an identity that it does not own",
-            Access::Revoke { .. } => "revoke in the name of an identity that it does not own",
-            Access::ListTokens => "list the tokens of this machine",
-            Access::UseLogin { .. } => "use a token that is open by somebody else's PIN",
+            Permission::Use { .. } => "use an identity that it does not own",
+            Permission::Connect(_) => "connect to an identity that it does not own",
+            Permission::Adopt => "adopt a key of this machine",
+            Permission::Delete(_) => "delete an identity that it does not own",
+            Permission::Grant { .. } => "grant in the name of an identity that it does not own",
+            Permission::Revoke { .. } => "revoke in the name of an identity that it does not own",
+            Permission::ListTokens => "list the tokens of this machine",
+            Permission::UseLogin { .. } => "use a token that is open by somebody else's PIN",
         };
         Err(EngineError::NotAllowed {
             sender: sender.clone(),

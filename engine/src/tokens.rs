@@ -161,7 +161,7 @@ impl Pacer {
 
 /// What is found where the drivers of a node look for tokens.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct FoundTokens {
     /// The tokens, each with what can be seen of its slots.
     pub tokens: Vec<(TokenInfo, Vec<SlotInfo>)>,
     /// Where there is something that may be a token, and cannot be read.
@@ -212,8 +212,8 @@ impl Tokens {
     }
 
     /// The attached tokens that fit `backend`, or all where there is none. Blocks.
-    pub(crate) fn list(&self, backend: Option<&str>, call: &Call) -> Result<Found, EngineError> {
-        let mut found = Found::default();
+    pub(crate) fn list(&self, backend: Option<&str>, call: &Call) -> Result<FoundTokens, EngineError> {
+        let mut found = FoundTokens::default();
         let asked: Vec<(&Arc<dyn Driver>, String)> = match backend {
             Some(backend) => vec![(self.driver(backend)?, backend.into())],
             None => self

@@ -9,7 +9,7 @@
 //!
 //! | the PIN came from | the login is | who uses it |
 //! | --- | --- | --- |
-//! | what the request [carries](claviger_token::Call::using) | that of the request's sender | the sender, and those whom the policy lets ([`Access::UseLogin`](crate::policy::Access::UseLogin)) |
+//! | what the request [carries](claviger_token::Call::using) | that of the request's sender | the sender, and those whom the policy lets ([`Permission::UseLogin`](crate::policy::Permission::UseLogin)) |
 //! | the node's own access, the backend, or nowhere | the node's | whoever may use the key |
 //!
 //! The note is made before the PIN is handed out, so that nobody can slip in between the login
@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error, Pin, PinSource, TokenId, TriesLeft};
 
-use crate::policy::{Access, Policy};
+use crate::policy::{Permission, Policy};
 use crate::{EngineError, EngineId};
 
 /// Whose logins the open tokens have. A token that is not in it has the node's.
@@ -51,7 +51,7 @@ impl Logins {
         }
         let owner = self.noted().get(token).cloned();
         match owner.filter(|owner| owner != who) {
-            Some(of) => policy.check(who, Access::UseLogin { token, of: &of }),
+            Some(of) => policy.check(who, Permission::UseLogin { token, of: &of }),
             None => Ok(()),
         }
     }
@@ -96,11 +96,11 @@ pub(crate) struct RequestPins {
     logins: Arc<Logins>,
     /// Whose login the PIN makes, where it is not the node's.
     owner: Option<EngineId>,
-    seen: Mutex<Asked>,
+    seen: Mutex<PinsGiven>,
 }
 
 #[derive(Default)]
-struct Asked {
+struct PinsGiven {
     /// Another token that asked for a PIN and did not get it.
     stranger: Option<TokenId>,
     /// The tokens that got one, and whose login each had before.
@@ -171,7 +171,7 @@ impl RequestPins {
         Ok(pin)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Asked> {
+    fn seen(&self) -> MutexGuard<'_, PinsGiven> {
         lock(&self.seen)
     }
 }

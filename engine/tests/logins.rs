@@ -21,9 +21,9 @@ use tempfile::TempDir;
 struct Private;
 
 impl Policy for Private {
-    fn check(&self, who: &EngineId, access: policy::Access<'_>) -> Result<(), EngineError> {
+    fn check(&self, who: &EngineId, access: policy::Permission<'_>) -> Result<(), EngineError> {
         match access {
-            policy::Access::UseLogin { .. } => Err(EngineError::NotAllowed {
+            policy::Permission::UseLogin { .. } => Err(EngineError::NotAllowed {
                 sender: who.clone(),
                 what: "use somebody else's login",
             }),

@@ -191,9 +191,9 @@ async fn one_pin_for_whichever_token_asks_goes_to_none_of_several_and_to_the_onl
 struct NoDecryption;
 
 impl Policy for NoDecryption {
-    fn check(&self, who: &EngineId, access: policy::Access<'_>) -> Result<(), EngineError> {
+    fn check(&self, who: &EngineId, access: policy::Permission<'_>) -> Result<(), EngineError> {
         match access {
-            policy::Access::Use {
+            policy::Permission::Use {
                 operation: Operation::Decrypt,
                 ..
             } => Err(EngineError::NotAllowed {

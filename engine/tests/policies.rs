@@ -12,7 +12,7 @@ use claviger_engine::message::{
     RequestGenerateIdentity, RequestReadsFor, SubmitReadsForEvidence,
 };
 use claviger_engine::opener::Opener;
-use claviger_engine::policy::{Access, Operation};
+use claviger_engine::policy::{Operation, Permission};
 use claviger_engine::reads_for::EvidenceAbout;
 use claviger_engine::{
     Backend, Capabilities, EngineError, EngineId, Evidence, IdParams, Node, NodeId, Policy,
@@ -25,27 +25,27 @@ use common::{Device, call, id};
 use tempfile::TempDir;
 
 /// What was asked for, as one word.
-fn word(access: Access<'_>) -> String {
+fn word(access: Permission<'_>) -> String {
     match access {
-        Access::Generate { .. } => "generate".into(),
-        Access::Use {
+        Permission::Generate { .. } => "generate".into(),
+        Permission::Use {
             operation: Operation::Sign(purpose),
             ..
         } => format!("sign {}", purpose.name()),
-        Access::Use {
+        Permission::Use {
             operation: Operation::Decrypt,
             ..
         } => "decrypt".into(),
-        Access::Connect(_) => "connect".into(),
-        Access::Adopt => "adopt".into(),
-        Access::Delete(_) => "delete".into(),
-        Access::Grant { .. } => "grant".into(),
-        Access::Revoke { .. } => "revoke".into(),
-        Access::ListTokens => "list".into(),
-        Access::Encrypt(_) => "encrypt".into(),
-        Access::ReadEvidence(_) => "read evidence".into(),
-        Access::SubmitEvidence => "submit evidence".into(),
-        Access::UseLogin { .. } => "use a login".into(),
+        Permission::Connect(_) => "connect".into(),
+        Permission::Adopt => "adopt".into(),
+        Permission::Delete(_) => "delete".into(),
+        Permission::Grant { .. } => "grant".into(),
+        Permission::Revoke { .. } => "revoke".into(),
+        Permission::ListTokens => "list".into(),
+        Permission::Encrypt(_) => "encrypt".into(),
+        Permission::ReadEvidence(_) => "read evidence".into(),
+        Permission::SubmitEvidence => "submit evidence".into(),
+        Permission::UseLogin { .. } => "use a login".into(),
         other => panic!("no word for {other:?}"),
     }
 }
@@ -58,7 +58,7 @@ struct Denies {
 }
 
 impl Policy for Denies {
-    fn check(&self, sender: &EngineId, access: Access<'_>) -> Result<(), EngineError> {
+    fn check(&self, sender: &EngineId, access: Permission<'_>) -> Result<(), EngineError> {
         let word = word(access);
         let denied = *self.what.lock().unwrap() == word;
         self.asked.lock().unwrap().push((sender.clone(), word));

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use claviger_engine::evidence::{Statement, statement};
 use claviger_engine::message::RequestCommitment;
-use claviger_engine::policy::{Access, Operation};
+use claviger_engine::policy::{Operation, Permission};
 use claviger_engine::purpose::{NODE_PREFIX, TlsSide};
 use claviger_engine::{
     Capabilities, CommitStreamError, Commitment, EngineError, EngineId, IdParams, Node, Party,
@@ -350,8 +350,8 @@ async fn what_does_not_fit_a_purpose_is_not_signed_for_it() {
 struct Strict(Arc<Mutex<Vec<String>>>);
 
 impl Policy for Strict {
-    fn check(&self, sender: &EngineId, access: Access<'_>) -> Result<(), EngineError> {
-        let Access::Use {
+    fn check(&self, sender: &EngineId, access: Permission<'_>) -> Result<(), EngineError> {
+        let Permission::Use {
             identity,
             operation,
         } = access

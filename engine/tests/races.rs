@@ -28,10 +28,10 @@ struct Slow {
 }
 
 impl Policy for Slow {
-    fn check(&self, sender: &EngineId, access: policy::Access<'_>) -> Result<(), EngineError> {
+    fn check(&self, sender: &EngineId, access: policy::Permission<'_>) -> Result<(), EngineError> {
         let waits = matches!(
             access,
-            policy::Access::Connect(_) | policy::Access::Delete(_)
+            policy::Permission::Connect(_) | policy::Permission::Delete(_)
         );
         if waits && *sender == id("late") {
             self.asked.store(true, SeqCst);

@@ -108,7 +108,7 @@ impl Driver for Vault {
     fn open(&self, _: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let (token, access) = (self.0.info.id.clone(), call.access());
         let pin: Pin = access.pins.pin(&token, "", call)?;
-        let asked = refused::Asked {
+        let asked = refused::PinAttempt {
             token: &token,
             pin: &pin,
             pins: &*access.pins,

@@ -1,6 +1,6 @@
 //! `tokens`: attached tokens, and what they show without a PIN.
 
-use claviger_engine::{Found, Registry, TokenChange, TokenState};
+use claviger_engine::{FoundTokens, Registry, TokenChange, TokenState};
 use claviger_token::{Algorithm, Error, KeySpec, KeyUse, SlotInfo, SlotState, TokenInfo};
 use serde::Serialize;
 use tokio::time::timeout_at;
@@ -45,7 +45,7 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         )
         .await
     };
-    let Found {
+    let FoundTokens {
         tokens: mut found,
         unreadable,
     } = looked?;

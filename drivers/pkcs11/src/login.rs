@@ -136,7 +136,7 @@ fn login_with_pin(
         shown_before = shown(&before);
         Ok(tries_left(quirks, &before))
     };
-    let asked = refused::Asked {
+    let asked = refused::PinAttempt {
         token: id,
         pin: &pin,
         pins: how.pins,

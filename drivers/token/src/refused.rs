@@ -87,7 +87,7 @@ pub enum PinVerdict {
 
 /// A PIN that is about to be sent, and where it comes from.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
+pub struct PinAttempt<'a> {
     /// The token that is being opened, as its PIN source knows it. The PIN may be remembered under
     /// the name of another token, the one that holds the PIN.
     pub token: &'a TokenId,
@@ -113,7 +113,7 @@ pub struct Asked<'a> {
 pub fn begin<'a>(
     memory: &'a dyn RefusedPins,
     holder: &TokenId,
-    asked: &Asked<'_>,
+    asked: &PinAttempt<'_>,
     mut tries: impl FnMut() -> Result<TriesLeft, Error>,
 ) -> Result<Box<dyn PinTurn + 'a>, Error> {
     let mut turn = memory.turn(holder, asked.call)?;
@@ -121,7 +121,7 @@ pub fn begin<'a>(
         Ok(()) => return Ok(turn),
         Err(unsettled @ Error::PinUnsettled { .. }) => {
             drop(turn);
-            let Asked {
+            let PinAttempt {
                 token, label, call, ..
             } = *asked;
             if !asked.pins.sends_unsettled(token, label, call)? {
@@ -305,7 +305,7 @@ mod tests {
         let (pin, call) = (Pin::from("246802"), Call::unlimited());
         let begin = |pins: &dyn PinSource, memory: &Unsettled| {
             let label = "label";
-            let asked = Asked {
+            let asked = PinAttempt {
                 token: &token("1"),
                 pin: &pin,
                 pins,

@@ -101,7 +101,7 @@ impl Node {
         engine: &KeyEngine,
         operation: Operation<'_>,
     ) -> Result<(), EngineError> {
-        let access = policy::Access::Use {
+        let access = policy::Permission::Use {
             identity: &engine.key.info.owner,
             operation,
         };

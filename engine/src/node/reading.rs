@@ -8,7 +8,7 @@ use super::{Node, interrupted};
 use crate::accounts::{self, FoundKey, Search, SoughtKey};
 use crate::opening::Wanted;
 use crate::policy;
-use crate::tokens::Found;
+use crate::tokens::FoundTokens;
 use crate::turns::in_time;
 use crate::{EngineError, EngineId, TokenChanges, TokenState};
 
@@ -55,8 +55,8 @@ impl Node {
         who: &EngineId,
         backend: Option<&str>,
         call: &Call,
-    ) -> Result<Found, EngineError> {
-        self.0.policy.check(who, policy::Access::ListTokens)?;
+    ) -> Result<FoundTokens, EngineError> {
+        self.0.policy.check(who, policy::Permission::ListTokens)?;
         self.look_for(backend, call).await
     }
 
@@ -65,7 +65,7 @@ impl Node {
         &self,
         backend: Option<&str>,
         call: &Call,
-    ) -> Result<Found, EngineError> {
+    ) -> Result<FoundTokens, EngineError> {
         // Where a device does not answer, one thread waits for it.
         let looking = format!("look {}", backend.unwrap_or_default());
         let looking = self.0.tokens.openings.begin(&looking, call).await?;
@@ -105,7 +105,7 @@ impl Node {
         call: &Call,
         tell: impl Fn(Search<'_>) + Send + 'static,
     ) -> Result<Vec<FoundKey>, EngineError> {
-        self.0.policy.check(who, policy::Access::ListTokens)?;
+        self.0.policy.check(who, policy::Permission::ListTokens)?;
         let opened = self.0.open(Some(who), Wanted::any(backend), call);
         let ((token, _), call) = (opened.await?, call.clone());
         tokio::task::spawn_blocking(move || accounts::find(&token, &sought, &call, &tell))

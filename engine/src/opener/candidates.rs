@@ -24,7 +24,7 @@ pub(super) async fn candidates(
     let mut refused = None;
     for (who, info, key, fit) in holders(node, stanzas).await? {
         // What the asker may not use is not looked for.
-        let access = policy::Access::Use {
+        let access = policy::Permission::Use {
             identity: &key.owner,
             operation: Operation::Decrypt,
         };

@@ -67,13 +67,13 @@ pub(super) fn take_over(old: &Connection, new: &Connection, is_same_home: bool) 
 
 /// What could be read of a table.
 struct Readable {
-    rows: Vec<Found>,
+    rows: Vec<OldRow>,
     /// Whether these are all its rows, each as it was written.
     is_all: bool,
 }
 
 /// A row that could be read.
-struct Found {
+struct OldRow {
     table: &'static Table,
     values: Vec<Value>,
     is_whole: bool,
@@ -99,7 +99,7 @@ impl Readable {
         db: &Connection,
         table: &'static Table,
         rest: &str,
-        found: &mut Vec<Found>,
+        found: &mut Vec<OldRow>,
     ) -> rusqlite::Result<()> {
         let mut query = db.prepare(&table.select(rest))?;
         let mut rows = query.query([])?;
@@ -111,7 +111,7 @@ impl Readable {
                     "a row of the replaced registry was altered"
                 );
             }
-            found.push(Found {
+            found.push(OldRow {
                 table,
                 // What cannot be read is none.
                 values: (0..table.columns.len())
@@ -124,7 +124,7 @@ impl Readable {
     }
 }
 
-impl Found {
+impl OldRow {
     fn value(&self, column: &str) -> Option<&Value> {
         let at = self.table.columns.iter().position(|name| *name == column)?;
         self.values.get(at)
@@ -143,7 +143,7 @@ impl Found {
     }
 }
 
-fn insert(new: &Transaction<'_>, row: &Found) -> Result<()> {
+fn insert(new: &Transaction<'_>, row: &OldRow) -> Result<()> {
     let places = vec!["?"; row.values.len()].join(", ");
     let (table, columns) = (row.table.name, row.table.columns.join(", "));
     new.execute(
@@ -155,7 +155,7 @@ fn insert(new: &Transaction<'_>, row: &Found) -> Result<()> {
 
 /// Notes that the answer of the row's token never came. Where two notes differ in how many
 /// tries were left, that is not known.
-fn note_sent(new: &Transaction<'_>, row: &Found, tries: Option<&Value>) -> Result<()> {
+fn note_sent(new: &Transaction<'_>, row: &OldRow, tries: Option<&Value>) -> Result<()> {
     let Some([kind, manufacturer, serial]) = row.texts(TOKEN) else {
         return Ok(());
     };
@@ -168,7 +168,7 @@ fn note_sent(new: &Transaction<'_>, row: &Found, tries: Option<&Value>) -> Resul
 }
 
 /// Notes that the row's slot was given away, unless it is that of a key that `new` has.
-fn note_spent(new: &Transaction<'_>, row: &Found) -> Result<()> {
+fn note_spent(new: &Transaction<'_>, row: &OldRow) -> Result<()> {
     let [kind, manufacturer, serial] = TOKEN;
     let Some(slot) = row.texts([kind, manufacturer, serial, "slot"]) else {
         return Ok(());

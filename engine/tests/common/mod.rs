@@ -534,9 +534,9 @@ pub fn node(home: &Path, device: &Device) -> Node {
 pub struct MakesForAll;
 
 impl Policy for MakesForAll {
-    fn check(&self, who: &EngineId, access: policy::Access<'_>) -> Result<(), EngineError> {
+    fn check(&self, who: &EngineId, access: policy::Permission<'_>) -> Result<(), EngineError> {
         match access {
-            policy::Access::Generate { .. } => Ok(()),
+            policy::Permission::Generate { .. } => Ok(()),
             _ => OwnersOnly.check(who, access),
         }
     }
