@@ -1,5 +1,10 @@
 //! Runs the conformance suite and measures, on attached devices and on virtual ones.
 //!
+//! ```sh
+//! claviger-hil --virtual --out report      # the suite and measurements, on virtual devices
+//! claviger-hil --config hil.toml           # on attached devices, too
+//! ```
+//!
 //! Data flows one way:
 //!
 //! | | module | idea |
@@ -14,7 +19,18 @@
 //! | 5 | [`report`], [`compare`] | reports for people and machines |
 //!
 //! `hil/README.md` shows how to use it.
+//!
+//! Each driver is a feature; a device of a driver that is left out is neither found nor started.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(all(feature = "pkcs11", feature = "piv", feature = "ledger")),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_mut,
+        reason = "some of what the drivers share has no use without one of them"
+    )
+)]
 
 use std::any::Any;
 
@@ -29,17 +45,21 @@ mod journal;
 mod machine;
 mod measure;
 mod missing;
+#[cfg(feature = "piv")]
 mod readers;
+#[cfg(feature = "piv")]
 pub mod replay;
 pub mod report;
 pub mod results;
 pub mod run;
 pub mod screen;
+#[cfg(feature = "pkcs11")]
 mod spy;
 pub mod transcript;
 pub mod virtuals;
 
 pub use error::HilError;
+#[cfg(feature = "pkcs11")]
 pub use spy::spied;
 
 /// What a panic says.

@@ -4,15 +4,16 @@
 use std::fmt::Display;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use claviger_hil::compare::compare;
 use claviger_hil::config::Config;
-use claviger_hil::devices::{self, Sources};
+use claviger_hil::devices::Sources;
 use claviger_hil::run::{Options, Times, run};
 use claviger_hil::screen::{Interrupt, line};
-use claviger_hil::virtuals::{self, VIRTUALS};
+use claviger_hil::virtuals::{VIRTUALS, Virtual};
 use claviger_hil::{HilError, report, results};
 
 /// Run the conformance suite and measure, on attached devices and on virtual ones
@@ -45,12 +46,14 @@ enum Command {
         out: PathBuf,
     },
     /// Replay transcripts of PIV cards; exit with 1 if a result differs
+    #[cfg(feature = "piv")]
     Replay {
         /// The transcripts
         #[arg(required = true)]
         transcripts: Vec<PathBuf>,
     },
     /// Count PKCS#11 calls: the bench starts this itself
+    #[cfg(feature = "pkcs11")]
     #[command(hide = true)]
     Spied {
         #[arg(long)]
@@ -61,6 +64,7 @@ enum Command {
         marks: Vec<String>,
     },
     /// Show which PKCS#11 tokens there are: the bench starts this itself
+    #[cfg(feature = "pkcs11")]
     #[command(hide = true)]
     Pkcs11Tokens { backends: Vec<String> },
 }
@@ -85,6 +89,9 @@ struct RunArgs {
     /// Run only attached devices
     #[arg(long)]
     attached: bool,
+    /// Run only the Ith of N parts of the virtual devices: processes can share them
+    #[arg(long, value_name = "I/N", requires = "only_virtual")]
+    part: Option<Part>,
     /// The time for each figure, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "0.3", value_parser = seconds)]
     seconds: f64,
@@ -113,6 +120,35 @@ struct RunArgs {
     readme: PathBuf,
 }
 
+/// One of several parts of a list.
+#[derive(Clone, Copy)]
+struct Part {
+    number: usize,
+    of: usize,
+}
+
+impl FromStr for Part {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let numbers = text.split_once('/');
+        let numbers = numbers.and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match numbers {
+            Some((number, of)) if (1..=of).contains(&number) => Ok(Part { number, of }),
+            _ => Err("not two numbers as in 1/2"),
+        }
+    }
+}
+
+impl Part {
+    fn take<T>(self, all: Vec<T>) -> Vec<T> {
+        all.into_iter()
+            .skip(self.number - 1)
+            .step_by(self.of)
+            .collect()
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.0..=1e7).contains(&seconds) => Ok(seconds),
@@ -130,14 +166,17 @@ fn main() -> ExitCode {
         None => benched(&run),
         Some(Command::Compare { before, after }) => compared(&before, &after),
         Some(Command::Report { results, out }) => reported(&results, &out),
+        #[cfg(feature = "piv")]
         Some(Command::Replay { transcripts }) => replayed(&transcripts),
+        #[cfg(feature = "pkcs11")]
         Some(Command::Spied {
             backend,
             slots,
             marks,
         }) => spied(&backend, slots.into_iter().zip(marks)),
+        #[cfg(feature = "pkcs11")]
         Some(Command::Pkcs11Tokens { backends }) => {
-            say(devices::pkcs11_tokens(&backends).trim_end());
+            say(claviger_hil::devices::pkcs11_tokens(&backends).trim_end());
             Ok(0)
         }
     };
@@ -178,11 +217,18 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
         }
     };
     let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
-    let virtuals = if args.attached { &[] } else { VIRTUALS };
+    let virtuals = match args.attached {
+        true => Vec::new(),
+        false => VIRTUALS.concat(),
+    };
+    let virtuals = match args.part {
+        Some(part) => part.take(virtuals),
+        None => virtuals,
+    };
     let sources = (!args.only_virtual).then(|| Sources::of_this_system(&config));
     let left_out = match &sources {
         Some(sources) if !config.devices.is_empty() && !virtuals.is_empty() => {
-            devices::in_the_way(&pkcs11_tokens(&sources.pkcs11), &config, &args.only)
+            in_the_way(sources, &config, &args.only)
         }
         _ => Vec::new(),
     };
@@ -190,10 +236,7 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
     let started: Vec<_> = (virtuals.iter().copied())
         .filter(|one| wanted(one.name) && !is_left_out(one.name))
         .collect();
-    if args.only_virtual {
-        virtuals::enter(&started);
-    }
-    virtuals::prepare(&started);
+    prepare(&started, args.only_virtual);
     let interrupt = Interrupt::listen();
     let options = Options {
         out: args.out.clone(),
@@ -207,7 +250,7 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
         left_out,
         program: std::env::current_exe().ok(),
     };
-    let results = run(&config, sources.as_ref(), virtuals, &options, &interrupt)?;
+    let results = run(&config, sources.as_ref(), &virtuals, &options, &interrupt)?;
     let page = report::write(&args.out, results.records())?;
     say(report::verdict(results.records()));
     say(page.display());
@@ -226,13 +269,41 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
     )
 }
 
+/// Prepares the process for these devices; they may change its view of the system where no other
+/// devices are wanted.
+fn prepare(started: &[Virtual], alone: bool) {
+    #[cfg(feature = "pkcs11")]
+    {
+        use claviger_hil::virtuals;
+        if alone {
+            virtuals::enter(started);
+        }
+        virtuals::prepare(started);
+    }
+    #[cfg(not(feature = "pkcs11"))]
+    let _ = (started, alone);
+}
+
+/// The virtual devices that cannot be beside listed ones, and why.
+fn in_the_way(sources: &Sources, config: &Config, only: &[String]) -> Vec<(String, String)> {
+    #[cfg(feature = "pkcs11")]
+    return claviger_hil::devices::in_the_way(&pkcs11_tokens(&sources.pkcs11), config, only);
+    #[cfg(not(feature = "pkcs11"))]
+    {
+        let _ = (sources, config, only);
+        Vec::new()
+    }
+}
+
 /// The PKCS#11 tokens as another process sees them: this one is going to have some modules
 /// look elsewhere.
+#[cfg(feature = "pkcs11")]
 fn pkcs11_tokens(backends: &[String]) -> String {
     let output = std::env::current_exe().and_then(|program| {
         let mut command = std::process::Command::new(program);
         command.arg("pkcs11-tokens").args(backends);
-        command.stdin(Stdio::null()).stderr(Stdio::null()).output()
+        let null = std::process::Stdio::null;
+        command.stdin(null()).stderr(null()).output()
     });
     // What cannot be looked into is said where the devices are looked for.
     output.map_or(String::new(), |output| {
@@ -256,6 +327,7 @@ fn reported(from: &Path, out: &Path) -> Result<u8, HilError> {
     Ok(0)
 }
 
+#[cfg(feature = "piv")]
 fn replayed(transcripts: &[PathBuf]) -> Result<u8, HilError> {
     let mut worst = 0;
     for path in transcripts {
@@ -279,6 +351,7 @@ fn replayed(transcripts: &[PathBuf]) -> Result<u8, HilError> {
     Ok(worst)
 }
 
+#[cfg(feature = "pkcs11")]
 fn spied(backend: &str, places: impl Iterator<Item = (String, String)>) -> Result<u8, HilError> {
     match claviger_hil::spied(backend, places, &Interrupt::listen()) {
         Ok(()) => Ok(0),
@@ -293,4 +366,23 @@ fn spied(backend: &str, places: impl Iterator<Item = (String, String)>) -> Resul
 /// A line on standard output; whoever no longer listens misses it.
 fn say(text: impl Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_list_are_all_of_it() {
+        let taken = |part: &str| {
+            part.parse()
+                .map(|part: Part| part.take(vec![1, 2, 3, 4, 5]))
+        };
+        assert_eq!(taken("1/2"), Ok(vec![1, 3, 5]));
+        assert_eq!(taken("2/2"), Ok(vec![2, 4]));
+        assert_eq!(taken("1/1"), Ok(vec![1, 2, 3, 4, 5]));
+        for bad in ["0/2", "3/2", "1", "1/0", "a/2", "-1/2"] {
+            assert!(taken(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -23,6 +23,7 @@ use crate::missing;
 use crate::report::brief;
 use crate::results::{Finding, Outcome, Results, Standing, Subject};
 use crate::screen::{Interrupt, Progress, line};
+#[cfg(feature = "pkcs11")]
 use crate::spy;
 use crate::transcript::{self, Head};
 use crate::virtuals::Virtual;
@@ -391,6 +392,7 @@ impl Run<'_> {
             Ok(outcome) => outcome?,
             Err(why) => self.own_check(subject, "it_can_be_measured", Err(why))?,
         }
+        #[cfg(feature = "pkcs11")]
         if info.id.kind == "pkcs11" && !self.common.interrupt.came() {
             self.spy(subject, info, bench)?;
         }
@@ -399,6 +401,7 @@ impl Run<'_> {
         Ok(())
     }
 
+    #[cfg(feature = "pkcs11")]
     fn spy(&mut self, subject: &Subject, info: &TokenInfo, bench: &Bench) -> Result<(), HilError> {
         let Some(program) = &self.options.program else {
             return Ok(());

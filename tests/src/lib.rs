@@ -16,12 +16,14 @@ mod neighbour;
 mod nss;
 #[cfg(unix)]
 mod opencryptoki;
+#[cfg(feature = "piv")]
 mod opensc;
 #[cfg(unix)]
 mod p11kit;
 pub mod peers;
 #[cfg(unix)]
 pub mod private;
+#[cfg(feature = "piv")]
 mod readers;
 mod softhsm;
 mod token;
@@ -39,9 +41,11 @@ pub use neighbour::Neighbour;
 pub use nss::Nss;
 #[cfg(unix)]
 pub use opencryptoki::OpenCryptoki;
+#[cfg(feature = "piv")]
 pub use opensc::OpenSc;
 #[cfg(unix)]
 pub use p11kit::{P11KitClient, P11KitProxy};
+#[cfg(feature = "piv")]
 pub use readers::CountedReaders;
 pub use softhsm::SoftHsm;
 #[cfg(unix)]
