@@ -1,8 +1,9 @@
 //! Leases: whether the process that wrote a record is still alive.
 //!
-//! Each node holds a lock on a file of its own, its lease. The system releases the lock when the
-//! process ends, however it ends. So if the file of a lease can be locked, its process is dead.
-//! Process ids are not used, since the system reuses them.
+//! A node that writes records holds a lock on a file of its own, its lease. The system releases the
+//! lock when the process ends, however it ends. So if the file of a lease can be locked, its process
+//! is dead. Process ids are not used, since the system reuses them. The file is made for the first
+//! record that bears the lease's name: a process that only reads has a name and no file.
 //!
 //! One more file has a shared lock of every process that has the registry open. A process that
 //! replaces the registry takes it exclusively. Temporary files of a process bear the name of its
@@ -11,9 +12,11 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use claviger_token::key::to_hex;
+use claviger_token::sync::lock;
 use rand_core::{OsRng, RngCore};
 
 /// How many hexadecimal digits a lease's name has.
@@ -37,13 +40,15 @@ pub(crate) struct Lease {
     name: String,
     /// Where the leases of others are; `None` where no other process shares the registry.
     folder: Option<PathBuf>,
-    /// The locked file; `None` where there is no room for one.
-    file: Option<File>,
-    _in_use: Option<File>,
+    /// The locked file, once it is [shown](Lease::show).
+    file: Mutex<Option<File>>,
+    /// The file that all have locked; `None` for who only looks at the leases of others.
+    in_use: Option<File>,
 }
 
 impl Lease {
-    /// Takes a lease in `folder`, as one of those who have the registry open.
+    /// A lease in `folder` of one of those who have the registry open. Nothing shows it there
+    /// until [`Lease::show`].
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`]: the registry is being replaced.
@@ -53,7 +58,7 @@ impl Lease {
         let give_up = Instant::now() + PATIENCE;
         loop {
             match in_use.try_lock_shared() {
-                Ok(()) => return Lease::begin(folder, in_use),
+                Ok(()) => return Ok(Lease::new(Some(folder), Some(in_use))),
                 Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
                     std::thread::sleep(TRY_AGAIN);
                 }
@@ -70,7 +75,8 @@ impl Lease {
         create_private(folder)?;
         let in_use = in_use(folder)?;
         in_use.try_lock()?;
-        let lease = Lease::begin(folder, in_use)?;
+        let lease = Lease::new(Some(folder), Some(in_use));
+        lease.show()?;
         // Those of earlier versions have a lease and nothing else.
         match lease.sweep() {
             0 => Ok(lease),
@@ -78,61 +84,53 @@ impl Lease {
         }
     }
 
-    fn begin(folder: &Path, in_use: File) -> io::Result<Self> {
-        loop {
-            let name = random_name();
-            let fresh = folder.join(format!("{name}{FRESH}"));
-            let locked = File::create_new(&fresh).and_then(|file| {
-                file.lock()?;
-                // Under its own name the file is never seen unlocked.
-                fs::rename(&fresh, folder.join(&name))?;
-                Ok(file)
-            });
-            match locked {
-                Ok(file) => {
-                    return Ok(Lease {
-                        name,
-                        folder: Some(folder.into()),
-                        file: Some(file),
-                        _in_use: Some(in_use),
-                    });
-                }
-                // Somebody swept it away before it was locked.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && folder.is_dir() => {}
-                Err(error) => {
-                    let _ = fs::remove_file(&fresh);
-                    return Err(error);
-                }
-            }
+    fn new(folder: Option<&Path>, in_use: Option<File>) -> Self {
+        Lease {
+            name: random_name(),
+            folder: folder.map(Path::to_owned),
+            file: Mutex::default(),
+            in_use,
         }
     }
 
     /// Looks at the leases in `folder`, and takes none.
     pub(crate) fn observe(folder: &Path) -> Self {
-        let mut lease = Lease::unseen();
-        lease.folder = Some(folder.into());
-        lease
+        Lease::new(Some(folder), None)
     }
 
     /// A lease that no other process can see.
     pub(crate) fn unseen() -> Self {
-        Lease {
-            name: random_name(),
-            folder: None,
-            file: None,
-            _in_use: None,
-        }
+        Lease::new(None, None)
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
+    /// The name, for a record that others read: from now on they see that its process lives.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn show(&self) -> io::Result<&str> {
+        if let (Some(folder), Some(_)) = (&self.folder, &self.in_use) {
+            let mut file = lock(&self.file);
+            if file.is_none() {
+                *file = Some(locked(folder, &self.name)?);
+            }
+        }
+        Ok(&self.name)
+    }
+
     /// A path for something that is removed when this process is dead and has not done so;
     /// `None` where it has no folder of its own.
-    pub(crate) fn path_for(&self, what: &str) -> Option<PathBuf> {
-        let folder = self.folder.as_ref().filter(|_| self.file.is_some())?;
-        Some(folder.join(format!("{}-{what}", self.name)))
+    ///
+    /// # Errors
+    /// As [`Lease::show`].
+    pub(crate) fn path_for(&self, what: &str) -> io::Result<Option<PathBuf>> {
+        let Some(folder) = self.folder.as_ref().filter(|_| self.in_use.is_some()) else {
+            return Ok(None);
+        };
+        Ok(Some(folder.join(format!("{}-{what}", self.show()?))))
     }
 
     /// Removes the files of the dead, and says how many others live.
@@ -173,6 +171,28 @@ impl Lease {
     }
 }
 
+/// Makes the file of a lease, and locks it.
+fn locked(folder: &Path, name: &str) -> io::Result<File> {
+    loop {
+        let fresh = folder.join(format!("{name}{FRESH}"));
+        let locked = File::create_new(&fresh).and_then(|file| {
+            file.lock()?;
+            // Under its own name the file is never seen unlocked.
+            fs::rename(&fresh, folder.join(name))?;
+            Ok(file)
+        });
+        match locked {
+            // Somebody swept it away before it was locked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && folder.is_dir() => {}
+            Err(error) => {
+                let _ = fs::remove_file(&fresh);
+                return Err(error);
+            }
+            locked => return locked,
+        }
+    }
+}
+
 /// Whether somebody has the file locked, or may have. Where nobody has, it is removed: nobody
 /// takes this name again.
 fn is_locked(path: &Path) -> bool {
@@ -191,7 +211,7 @@ fn is_locked(path: &Path) -> bool {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let (Some(folder), Some(_)) = (&self.folder, &self.file) {
+        if let (Some(folder), Some(_)) = (&self.folder, &*lock(&self.file)) {
             let _ = fs::remove_file(folder.join(&self.name));
         }
     }
@@ -252,10 +272,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let here = Lease::hold(folder.path()).unwrap();
         let there = Lease::hold(folder.path()).unwrap();
-        let name = there.name().to_owned();
+        let name = there.show().unwrap().to_owned();
         assert!(here.is_alive(&name));
         drop(there);
         assert!(!here.is_alive(&name));
+    }
+
+    #[test]
+    fn who_only_reads_leaves_no_lease_and_still_keeps_others_from_being_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || fs::read_dir(folder.path()).unwrap().count();
+        let reads = Lease::hold(folder.path()).unwrap();
+        assert_eq!((files(), reads.sweep()), (1, 0));
+        let kind = Lease::hold_alone(folder.path()).unwrap_err().kind();
+        assert_eq!(kind, io::ErrorKind::WouldBlock);
+        let name = reads.show().unwrap().to_owned();
+        assert!(folder.path().join(&name).exists());
+        assert_eq!(reads.show().unwrap(), name);
+        drop(reads);
+        assert_eq!(files(), 1);
     }
 
     #[test]
@@ -263,6 +298,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let here = Lease::hold(folder.path()).unwrap();
         let there = Lease::hold(folder.path()).unwrap();
+        there.show().unwrap();
         let dead = folder.path().join("0123456789abcdef01234567");
         let other = folder.path().join("pin-0123");
         fs::write(&dead, "").unwrap();
@@ -277,7 +313,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let here = Lease::hold(folder.path()).unwrap();
         let there = Lease::hold(folder.path()).unwrap();
-        let living = there.path_for("registry").unwrap();
+        let living = there.path_for("registry").unwrap().unwrap();
         let of_the_dead = ["0123456789abcdef01234567.new", "0123456789abcdef01234567-x"];
         let of_the_dead = of_the_dead.map(|name| folder.path().join(name));
         let begun = folder.path().join("89abcdef0123456789abcdef.new");

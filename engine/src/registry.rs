@@ -9,6 +9,7 @@
 
 mod backup;
 mod check;
+mod connections;
 mod contacts;
 pub(crate) mod digests;
 mod error;
@@ -28,9 +29,8 @@ pub(crate) mod unnoted;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, MutexGuard};
 
-use claviger_token::sync::lock;
 use claviger_token::{Fingerprint, KeyUse};
 use rusqlite::{
     CachedStatement, Connection, OptionalExtension, Row, Statement, Transaction,
@@ -38,15 +38,13 @@ use rusqlite::{
 };
 
 use self::check::check_rows;
+use self::connections::Connections;
 use self::digests::{IDENTITY, KEY, OF_DECRYPT_KEY, OF_SIGN_KEY, RowDigest, Unchecked};
 use self::home::HomeMark;
 use self::intents::{UnderWay, entered, intents_of};
 use self::ours::Ours;
 use self::rows::{NotAsWritten, damaged, engine_id, json, key_of, key_record, origin_name, parsed};
-use self::schema::{
-    BUSY_TIMEOUT, check_pages, check_structure, create_private_folder, open_shared, prepare,
-    prepare_new,
-};
+use self::schema::{check_structure, create_private_folder, open_shared, prepare, prepare_new};
 use crate::lease::Lease;
 use crate::types::{KeyInfo, engine_name};
 use crate::{Backend, Capabilities, EngineId, IdentityInfo};
@@ -68,10 +66,7 @@ pub const FILE: &str = "registry.sqlite";
 
 /// The identities of one home folder, or of one process.
 pub struct Registry {
-    writer: Arc<Mutex<Connection>>,
-    /// Another connection to the same file: who looks something up does not wait for
-    /// those who write.
-    reader: Arc<Mutex<Connection>>,
+    connections: Arc<Connections>,
     refused_pins: RefusedPinRecords,
     lease: Lease,
     /// Intents that this process is working on at this moment.
@@ -157,19 +152,14 @@ impl Registry {
             Ours::check(path)?;
         }
         let run = home.join("run");
-        let (lease, connection) = open_shared(path, &run)?;
-        prepare(&connection)?;
+        let (lease, file, reader) = open_shared(path, &run)?;
+        ours.is_still_there()?;
         let size = path.metadata().map_err(|e| RegistryError::io(&e))?.len();
         if size <= LOOKED_THROUGH {
-            check_structure(&connection)?;
+            check_structure(&reader)?;
         }
-        let reader = Connection::open(path)?;
-        ours.is_still_there()?;
-        reader.busy_timeout(BUSY_TIMEOUT)?;
-        check_pages(&reader)?;
-        let reader = Arc::new(Mutex::new(reader));
-        let writer = Arc::new(Mutex::new(connection));
-        let mut registry = Registry::with(writer, reader, lease, Some(run));
+        let connections = Connections::to_file(path.into(), file, reader);
+        let mut registry = Registry::with(connections, lease, Some(run));
         registry.place = Some(HomeMark::of(home)?);
         registry.recognise_home()?;
         registry.forget_volatile()?;
@@ -181,10 +171,9 @@ impl Registry {
         let copy = snapshot::of_file(path)?;
         ours.iter().try_for_each(Ours::is_still_there)?;
         prepare(&copy)?;
-        let only = Arc::new(Mutex::new(copy));
         let run = home.join("run");
         let lease = Lease::observe(&run);
-        let mut registry = Registry::with(Arc::clone(&only), only, lease, Some(run));
+        let mut registry = Registry::with(Connections::to_memory(copy), lease, Some(run));
         registry.place = Some(HomeMark::of(home)?);
         registry.refused_pins = registry.refused_pins.read_only(why.clone());
         registry.read_only = Some(why);
@@ -199,21 +188,15 @@ impl Registry {
     pub fn in_memory() -> Result<Self> {
         let connection = Connection::open_in_memory()?;
         prepare_new(&connection)?;
-        let only = Arc::new(Mutex::new(connection));
-        let lease = Lease::unseen();
-        Ok(Registry::with(Arc::clone(&only), only, lease, None))
+        let only = Connections::to_memory(connection);
+        Ok(Registry::with(only, Lease::unseen(), None))
     }
 
-    fn with(
-        writer: Arc<Mutex<Connection>>,
-        reader: Arc<Mutex<Connection>>,
-        lease: Lease,
-        run: Option<PathBuf>,
-    ) -> Self {
+    fn with(connections: Connections, lease: Lease, run: Option<PathBuf>) -> Self {
+        let connections = Arc::new(connections);
         Registry {
-            refused_pins: RefusedPinRecords::new(Arc::clone(&writer), run),
-            writer,
-            reader,
+            refused_pins: RefusedPinRecords::new(Arc::clone(&connections), run),
+            connections,
             lease,
             under_way: UnderWay::default(),
             writes: AtomicU64::default(),
@@ -226,7 +209,7 @@ impl Registry {
 
     /// For one query; [`Registry::read`] is for several.
     fn db(&self) -> MutexGuard<'_, Connection> {
-        lock(&self.reader)
+        self.connections.reader()
     }
 
     /// Reads from one moment.
@@ -246,17 +229,22 @@ impl Registry {
 
     /// The same where what was read is in memory, too: then it is changed there and nowhere
     /// else. For what is found out again by the next who looks.
-    fn write_here<T, E: From<rusqlite::Error>>(
+    fn write_here<T, E: From<rusqlite::Error> + From<RegistryError>>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut db = lock(&self.writer);
-        digests::keep(&db)?;
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let value = work(&transaction)?;
-        transaction.commit()?;
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        Ok(value)
+        self.connections.write(|db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            Ok(value)
+        })
+    }
+
+    /// The lease's name, for a record that others read.
+    fn shown_lease(&self) -> Result<&str> {
+        self.lease.show().map_err(|e| RegistryError::io(&e))
     }
 
     /// Refuses what wants to write where nothing can be written.
@@ -480,7 +468,7 @@ impl Registry {
             new.capabilities.to_string(),
             sign,
             decrypt,
-            new.volatile.then(|| self.lease.name()),
+            new.volatile.then(|| self.shown_lease()).transpose()?,
         ])?;
         Ok(())
     }
@@ -523,13 +511,17 @@ impl Registry {
     /// The identities whose keys died with their process.
     fn dead(&self, db: &Connection) -> Result<Vec<EngineId>> {
         let mut volatile = db.prepare_cached(&IDENTITY.select("WHERE lease IS NOT NULL"))?;
-        let mut find = find_key(db)?;
         let mut rows = volatile.query([])?;
-        let mut dead = Vec::new();
+        let (mut find, mut dead) = (None, Vec::new());
         while let Some(row) = rows.next()? {
+            // Mostly there are none, and no key is looked for.
+            let find = match &mut find {
+                Some(find) => find,
+                none => none.insert(find_key(db)?),
+            };
             let whole = Entry::of(row).and_then(|entry| {
                 let (who, lease) = (entry.who.clone(), row.get::<_, String>("lease")?);
-                entry.with_keys(&mut find).map(|_| (who, lease))
+                entry.with_keys(find).map(|_| (who, lease))
             });
             match whole.map_err(RegistryError::from) {
                 Ok((who, lease)) if !self.lease.is_alive(&lease) => dead.push(who),

@@ -107,7 +107,7 @@ impl Registry {
         let content = content(&new)?;
         let bytes = snapshot::to_bytes(&mut new)?;
         let io = |error: std::io::Error| RegistryError::io(&error);
-        let fresh = lease.path_for("restored").unwrap_or_default();
+        let fresh = lease.path_for("restored").map_err(io)?.unwrap_or_default();
         write_private(&fresh, &bytes).map_err(io)?;
         let moved_aside = set_aside(&path).map_err(io)?;
         fs::rename(&fresh, &path).map_err(io)?;

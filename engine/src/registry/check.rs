@@ -326,7 +326,6 @@ mod tests {
     use crate::evidence::Party;
     use crate::message::RequestGenerateIdentity;
     use crate::{Backend, Capabilities, IdParams, Node};
-    use claviger_token::sync::lock;
 
     /// Two identities and a contact, who is a friend of the first.
     async fn filled() -> Node {
@@ -423,12 +422,16 @@ mod tests {
             let registry = node.registry();
             assert_eq!(registry.check().unwrap().len(), 0);
             // By a connection that makes digests.
-            lock(&registry.writer).execute_batch(change).unwrap();
+            let changed = registry.connections.write(|db| {
+                let changed = db.execute_batch(change);
+                changed.map_err(RegistryError::from)
+            });
+            changed.unwrap();
             let faults = registry.check().unwrap();
             let said: Vec<String> = faults.iter().map(ToString::to_string).collect();
             let is_found = said.iter().any(|fault| fault.contains(what));
             assert!(is_found, "{change}: {said:?}");
-            assert!(check_rows(&lock(&registry.writer)).is_err());
+            assert!(check_rows(&registry.db()).is_err());
         }
     }
 }

@@ -101,29 +101,32 @@ impl Registry {
             db.prepare_cached(&HOME.select(""))?
                 .query_row([], |row| {
                     HOME.check(row)?;
-                    Ok(HomeMark {
+                    let mark = HomeMark {
                         inode: row.get("inode")?,
                         machine: row.get("machine")?,
-                    })
+                    };
+                    Ok((mark, row.get("first_account")?))
                 })
                 .optional()
         };
-        let found = match noted(&self.db())? {
+        let entered = noted(&self.db())?;
+        let (found, first): (HomeMark, Option<u32>) = match entered {
             Some(found) => found,
             // It is entered when it can be.
-            None if self.check_writable().is_err() => place.clone(),
+            None if self.check_writable().is_err() => (place.clone(), None),
             // Another process may be entering it.
             None => self.write::<_, RegistryError>(|db| {
                 if let Some(found) = noted(db)? {
                     return Ok(found);
                 }
                 enter(db, place, 0)?;
-                Ok(place.clone())
+                Ok((place.clone(), None))
             })?,
         };
-        let first = first_account(&self.db())?;
-        self.first_account
-            .store(first, std::sync::atomic::Ordering::Relaxed);
+        self.first_account.store(
+            first.unwrap_or_default(),
+            std::sync::atomic::Ordering::Relaxed,
+        );
         self.is_copy
             .store(found != *place, std::sync::atomic::Ordering::Relaxed);
         Ok(())

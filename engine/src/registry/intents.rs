@@ -164,7 +164,7 @@ impl Registry {
             )?
             .execute(params![
                 action.name(),
-                self.lease.name(),
+                self.shown_lease()?,
                 node,
                 name,
                 token.kind,
@@ -208,7 +208,7 @@ impl Registry {
                 _ => return Ok(None),
             }
             db.prepare_cached("UPDATE intent SET lease = ? WHERE id = ?")?
-                .execute(params![self.lease.name(), intent.id])?;
+                .execute(params![self.shown_lease()?, intent.id])?;
             Ok(Some(Claim::new(intent.id, &self.under_way)))
         })
     }

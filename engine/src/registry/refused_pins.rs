@@ -8,17 +8,17 @@
 
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use claviger_token::refused::nothing_was_lost;
-use claviger_token::sync::lock;
 use claviger_token::{Call, Error, Pin, PinTurn, PinVerdict, RefusedPins, TokenId, TriesLeft};
 use rand_core::{OsRng, RngCore};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
+use super::connections::Connections;
 use super::digests::{self, REFUSED_PIN, SENT_PIN};
 use super::error::RegistryError;
 use super::moves::TABLES;
@@ -49,7 +49,7 @@ const HIGHEST_COST: u64 = 1 << 30;
 /// them into [`Access::refused_pins`](claviger_token::Access).
 #[derive(Clone)]
 pub struct RefusedPinRecords {
-    db: Arc<Mutex<Connection>>,
+    connections: Arc<Connections>,
     /// Where the files are that are locked while a PIN is sent; `None` where no other
     /// process shares the registry.
     locks: Option<PathBuf>,
@@ -71,9 +71,9 @@ pub struct RefusedPinRecord {
 }
 
 impl RefusedPinRecords {
-    pub(crate) fn new(db: Arc<Mutex<Connection>>, locks: Option<PathBuf>) -> Self {
+    pub(super) fn new(connections: Arc<Connections>, locks: Option<PathBuf>) -> Self {
         RefusedPinRecords {
-            db,
+            connections,
             locks,
             unwritable: None,
             unnoted: None,
@@ -97,8 +97,7 @@ impl RefusedPinRecords {
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {
-        // A panic elsewhere leaves no transaction open: it is rolled back when dropped.
-        lock(&self.db)
+        self.connections.reader()
     }
 
     /// The tokens with something on record.
@@ -276,11 +275,11 @@ impl RefusedPinRecords {
         if let Some(why) = &self.unwritable {
             return Err(why.clone());
         }
-        let mut db = self.db();
-        digests::keep(&db)?;
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        work(&transaction)?;
-        Ok(transaction.commit()?)
+        self.connections.write(|db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            work(&transaction)?;
+            Ok(transaction.commit()?)
+        })
     }
 
     fn hashes(&self, token: &TokenId) -> Result<Vec<Hash>, RegistryError> {

@@ -1,6 +1,5 @@
 //! The registry file: its path, its permissions, its schema.
 
-use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -41,7 +40,7 @@ pub(super) fn create_private_folder(path: &Path) -> std::io::Result<()> {
 /// # Errors
 /// [`RegistryError::InUse`]: others have open what is to be converted. And what the file system
 /// and SQLite say.
-pub(super) fn open_shared(path: &Path, run: &Path) -> Result<(Lease, Connection)> {
+pub(super) fn open_shared(path: &Path, run: &Path) -> Result<(Lease, Ours, Connection)> {
     let give_up = Instant::now() + ALONE_TIMEOUT;
     loop {
         let lease = Lease::hold(run).map_err(|e| match e.kind() {
@@ -52,14 +51,17 @@ pub(super) fn open_shared(path: &Path, run: &Path) -> Result<(Lease, Connection)
         if !path.exists() {
             make_new(path, &lease)?;
         }
-        let connection = open(path)?;
-        if !Shape::of(&connection)?.is_older() {
-            return Ok((lease, connection));
+        let file = Ours::check(path)?;
+        let connection = open(path, &file)?;
+        let shape = Shape::of(&connection)?;
+        if !shape.is_older() {
+            get_ready(&connection, &shape)?;
+            return Ok((lease, file, connection));
         }
         drop(connection);
         drop(lease);
         match Lease::hold_alone(run) {
-            Ok(_alone) => prepare(&open(path)?)?,
+            Ok(_alone) => prepare(&open(path, &Ours::check(path)?)?)?,
             Err(e) if e.kind() != ErrorKind::WouldBlock => return Err(RegistryError::io(&e)),
             Err(_) if Instant::now() < give_up => std::thread::sleep(TRY_AGAIN),
             Err(_) => return Err(RegistryError::InUse),
@@ -67,11 +69,20 @@ pub(super) fn open_shared(path: &Path, run: &Path) -> Result<(Lease, Connection)
     }
 }
 
-fn open(path: &Path) -> Result<Connection> {
-    let ours = Ours::check(path)?;
+/// Another connection to the file at `path`, which is `file`, to write to it.
+pub(super) fn open_to_write(path: &Path, file: &Ours) -> Result<Connection> {
+    file.is_still_there()?;
+    let connection = open(path, file)?;
+    prepare_to_write(&connection)?;
+    Ok(connection)
+}
+
+/// A connection to the file at `path`, which is `file`.
+fn open(path: &Path, file: &Ours) -> Result<Connection> {
     let connection = Connection::open(path)?;
-    ours.is_still_there()?;
+    file.is_still_there()?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    check_pages(&connection)?;
     match connection.is_readonly(rusqlite::MAIN_DB)? {
         true => Err(RegistryError::ReadOnly),
         false => Ok(connection),
@@ -99,7 +110,8 @@ fn make_new(path: &Path, lease: &Lease) -> Result<()> {
         home::enter_new(&db, home)?;
     }
     let bytes = snapshot::to_bytes(&mut db)?;
-    let beside = lease.path_for("registry").ok_or(RegistryError::ReadOnly)?;
+    let beside = lease.path_for("registry").map_err(io)?;
+    let beside = beside.ok_or(RegistryError::ReadOnly)?;
     // SQLite gives the files that it puts beside it the same permissions.
     let beside = tempfile::TempPath::try_from_path(beside).map_err(io)?;
     write_private(&beside, &bytes).map_err(io)?;
@@ -113,14 +125,20 @@ fn make_new(path: &Path, lease: &Lease) -> Result<()> {
 /// Makes the tables in a file, or in memory, where there are none.
 pub(super) fn prepare_new(db: &Connection) -> Result<()> {
     match Shape::of(db)? {
-        Shape { is_empty: true, .. } => make_ready(db),
-        _ => Err(foreign(db)),
+        shape @ Shape { is_empty: true, .. } => make_ready(db, &shape)?,
+        _ => return Err(foreign(db)),
     }
+    prepare_to_write(db)
 }
 
-/// Gets a registry ready that is there: one of an older version is converted.
+/// Gets a registry ready that is there, also to write to it: one of an older version is converted.
 pub(super) fn prepare(db: &Connection) -> Result<()> {
-    let shape = Shape::of(db)?;
+    get_ready(db, &Shape::of(db)?)?;
+    prepare_to_write(db)
+}
+
+/// Gets a registry ready that is there and has this shape.
+fn get_ready(db: &Connection, shape: &Shape) -> Result<()> {
     if shape.application != APPLICATION_ID {
         return Err(foreign(db));
     }
@@ -130,18 +148,14 @@ pub(super) fn prepare(db: &Connection) -> Result<()> {
             known: SCHEMA_VERSION,
         });
     }
-    make_ready(db)
+    make_ready(db, shape)
 }
 
-fn make_ready(db: &Connection) -> Result<()> {
+fn make_ready(db: &Connection, shape: &Shape) -> Result<()> {
     switch_to_wal(db)?;
-    // An intent must be on the disk before the token is touched.
-    db.pragma_update(None, "synchronous", "FULL")?;
-    db.pragma_update(None, "foreign_keys", true)?;
-    // What is forgotten is overwritten.
-    db.pragma_update(None, "secure_delete", true)?;
     check_pages(db)?;
-    if !Shape::of(db)?.lacks_nothing() {
+    if !shape.lacks_nothing() {
+        prepare_to_write(db)?;
         // Two processes may come here at once; the second finds the first's tables.
         db.execute_batch("BEGIN IMMEDIATE")?;
         match convert(db) {
@@ -155,8 +169,17 @@ fn make_ready(db: &Connection) -> Result<()> {
     Ok(())
 }
 
+/// What holds for a connection that writes.
+fn prepare_to_write(db: &Connection) -> Result<()> {
+    // An intent must be on the disk before the token is touched.
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "foreign_keys", true)?;
+    // What is forgotten is overwritten.
+    Ok(db.pragma_update(None, "secure_delete", true)?)
+}
+
 /// Has SQLite look closer at each page that it reads.
-pub(super) fn check_pages(db: &Connection) -> Result<()> {
+fn check_pages(db: &Connection) -> Result<()> {
     Ok(db.pragma_update(None, "cell_size_check", true)?)
 }
 
@@ -229,8 +252,8 @@ struct Shape {
     application: i32,
     version: i32,
     is_empty: bool,
-    /// Tables with their columns.
-    columns: HashSet<(String, String)>,
+    /// Tables, each with its columns.
+    tables: Vec<(String, Vec<String>)>,
 }
 
 impl Shape {
@@ -250,34 +273,45 @@ impl Shape {
 
     fn within(moment: &Connection) -> rusqlite::Result<Shape> {
         let number = |name| moment.pragma_query_value(None, name, |row| row.get(0));
-        let mut columns = moment.prepare(
+        let mut query = moment.prepare(
             "SELECT t.name, c.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c \
              WHERE t.type = 'table'",
         )?;
-        let columns = columns.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut rows = query.query([])?;
+        let mut tables: Vec<(String, Vec<String>)> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (table, column) = (row.get_ref(0)?.as_str()?, row.get(1)?);
+            match tables.last_mut() {
+                Some((last, columns)) if last == table => columns.push(column),
+                _ => tables.push((table.into(), vec![column])),
+            }
+        }
+        let nothing = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
         Ok(Shape {
             application: number("application_id")?,
             version: number("user_version")?,
-            is_empty: moment.query_row(
-                "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)",
-                [],
-                |row| row.get(0),
-            )?,
-            columns: columns.collect::<rusqlite::Result<_>>()?,
+            is_empty: tables.is_empty() && moment.query_row(nothing, [], |row| row.get(0))?,
+            tables,
         })
     }
 
+    fn columns(&self, table: &str) -> Option<&[String]> {
+        let found = self.tables.iter().find(|(known, _)| known == table);
+        found.map(|(_, columns)| &**columns)
+    }
+
     fn has(&self, table: &str) -> bool {
-        self.columns.iter().any(|(known, _)| known == table)
+        self.columns(table).is_some()
     }
 
     fn has_column(&self, table: &str, column: &str) -> bool {
-        self.columns.contains(&(table.into(), column.into()))
+        let columns = self.columns(table).unwrap_or_default();
+        columns.iter().any(|known| known == column)
     }
 
     fn has_digests(&self) -> bool {
-        let is_one = |(table, column): &(String, String)| column == "digest" || table == "seal";
-        self.columns.iter().any(is_one)
+        let mut tables = self.tables.iter();
+        tables.any(|(table, _)| table == "seal" || self.has_column(table, "digest"))
     }
 
     fn lacks_nothing(&self) -> bool {
@@ -325,7 +359,9 @@ mod tests {
     #[test]
     fn who_writes_waits_as_long_as_it_says_for_another_who_writes() {
         let home = tempfile::tempdir().unwrap();
-        let (_lease, db) = open_shared(&home.path().join("r"), &home.path().join("run")).unwrap();
+        let path = home.path().join("r");
+        let (_lease, file, _reader) = open_shared(&path, &home.path().join("run")).unwrap();
+        let db = open_to_write(&path, &file).unwrap();
         let waits: i64 = db
             .pragma_query_value(None, "busy_timeout", |row| row.get(0))
             .unwrap();
