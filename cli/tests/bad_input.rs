@@ -177,6 +177,24 @@ fn a_refused_pin_is_sent_by_no_process_until_somebody_says_so() {
 }
 
 #[test]
+fn doctor_lists_a_damaged_record_of_a_pin_whose_token_is_not_known_and_forgets_it() {
+    let stage = Stage::with_alice();
+    let name = "pin-0123456789abcdef0123456789abcdef";
+    let record = stage.home().join("pins").join(name);
+    fs::write(&record, "damaged").unwrap();
+    let forget = format!("claviger doctor --forget-refused-pin {name}");
+    let said = stage.run(["doctor"]).out();
+    assert!(said.contains(name) && said.contains(&forget), "{said}");
+    let forgotten = stage.json(&["doctor", "--forget-refused-pin", name]);
+    assert_eq!(forgotten["token"], name);
+    let said = stage.run(["doctor"]).out();
+    assert!(!said.contains(name), "{said}");
+    stage
+        .run(["doctor", "--forget-refused-pin", name])
+        .fails(1, "no rejected PIN");
+}
+
+#[test]
 fn a_pin_that_cannot_be_right_is_not_sent() {
     let stage = Stage::new();
     let backend = backend_with_module(&stage, spy().to_str().unwrap());

@@ -106,20 +106,16 @@ fn a_process_that_signs_once_waits_for_the_disk_once_and_twice_more_for_a_file()
     // The first one of a home makes the file with the note.
     syncs(&stage, &[]);
     let note = syncs(&stage, &[]);
-    assert!(note.len() == 1 && note[0].contains("/run/pin-"), "{note:?}");
+    assert!(
+        note.len() == 1 && note[0].contains("/pins/pin-"),
+        "{note:?}"
+    );
     let and_file = syncs(&stage, &["-o", "sig"]);
     // The note, the file, and the folder that names it.
     assert!(and_file.len() == 3, "{and_file:?}");
     // That the token has answered is noted all the same.
-    let run = std::fs::read_dir(stage.home().join("run")).unwrap();
-    let run = run.map(|entry| entry.unwrap().path());
-    let is_note = |path: &PathBuf| {
-        path.file_name()
-            .unwrap()
-            .to_string_lossy()
-            .starts_with("pin-")
-    };
-    let notes: Vec<_> = run.filter(is_note).collect();
+    let notes = std::fs::read_dir(stage.home().join("pins")).unwrap();
+    let notes: Vec<PathBuf> = notes.map(|entry| entry.unwrap().path()).collect();
     assert_eq!(notes.len(), 1);
     assert!(std::fs::read(&notes[0]).unwrap().starts_with(b"done"));
 }

@@ -95,7 +95,8 @@ fn set_mode(path: &Path, mode: u32) {
 
 /// Lets nobody write in the home, for as long as `work` takes.
 fn write_protected(stage: &Stage, work: impl FnOnce()) {
-    let paths = [stage.home().join("run"), stage.home()];
+    let folders = ["run", "pins", "."];
+    let paths = folders.map(|folder| stage.home().join(folder));
     paths.iter().for_each(|path| set_mode(path, 0o500));
     work();
     paths.iter().for_each(|path| set_mode(path, 0o700));
@@ -114,7 +115,7 @@ fn in_a_folder_that_cannot_be_written_to_all_works_that_only_reads() {
     let names = fs::read_dir(stage.home()).unwrap();
     let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["registry.sqlite", "run"]);
+    assert_eq!(names, ["pins", "registry.sqlite", "run"]);
     stage.run_with_pin(&["sign", "alice", "letter"]).succeeds();
 }
 
@@ -129,7 +130,9 @@ fn a_home_that_is_read_only_and_in_use_is_read_as_it_is() {
         .spawn()
         .unwrap();
     let log = stage.home().join("registry.sqlite-wal");
+    let begun = std::time::Instant::now();
     while !log.exists() {
+        assert!(begun.elapsed().as_secs() < 60, "it opens nothing");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     stage

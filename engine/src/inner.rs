@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, RwLock};
 
 use claviger_token::sync::{read, write};
-use claviger_token::{Call, Error, KeyUse};
+use claviger_token::{Call, KeyUse};
 
 use crate::exchange_state::Exchange;
 use crate::key_engine::KeyEngine;
@@ -14,7 +14,7 @@ use crate::opening::Wanted;
 use crate::policy::Policy;
 use crate::registry::Registry;
 use crate::tokens::{Opened, Tokens};
-use crate::turns::{ManagementTurns, in_time};
+use crate::turns::ManagementTurns;
 use crate::types::engine_name;
 use crate::{EngineError, EngineId, EngineName, IdentityInfo};
 
@@ -45,7 +45,7 @@ impl Inner {
     /// earlier versions gave it is noted under its own from now on.
     ///
     /// # Errors
-    /// What its driver says; as [`in_time`]. An opening that nobody waits for any more goes on,
+    /// What its driver says; as [`in_time`](crate::turns::in_time). An opening that nobody waits for any more goes on,
     /// and the next one finds the token open.
     pub(crate) async fn open(
         self: &Arc<Self>,
@@ -53,21 +53,21 @@ impl Inner {
         wanted: Wanted<'_>,
         call: &Call,
     ) -> Result<Opened, EngineError> {
-        let opening = self.tokens.openings.begin(wanted.backend, call).await?;
-        let (node, who, its_call) = (Arc::clone(self), who.cloned(), call.clone());
+        let (node, asker, its_call) = (Arc::clone(self), who.cloned(), call.clone());
         let (backend, token) = (wanted.backend.to_owned(), wanted.token.cloned());
-        let opened = tokio::task::spawn_blocking(move || {
-            let _opening = opening;
-            its_call.check()?;
-            let wanted = Wanted {
-                backend: &backend,
-                token: token.as_ref(),
-            };
-            let opened = node.tokens.open(who.as_ref(), wanted, &its_call)?;
-            node.rename(opened, &its_call)
-        });
-        let opened = in_time(call, opened).await?;
-        opened.unwrap_or_else(|_| Err(Error::Cancelled.into()))
+        let opened = self
+            .tokens
+            .openings
+            .run(who, wanted, call, move |_opening| {
+                its_call.check()?;
+                let wanted = Wanted {
+                    backend: &backend,
+                    token: token.as_ref(),
+                };
+                let opened = node.tokens.open(asker.as_ref(), wanted, &its_call)?;
+                node.rename(opened, &its_call)
+            });
+        opened.await?
     }
 
     /// What is noted of a token that was opened under a name that earlier versions gave it is
@@ -105,9 +105,9 @@ impl Inner {
             return;
         };
         let info = &engine.key.info;
-        tracing::info!(identity = %info.owner, token = %info.token, from = %info.slot, to = %slot, "the key has another place");
+        tracing::info!(identity = %info.owner, token = %info.token, from = %info.slot, to = %slot, "the key has moved");
         if let Err(error) = self.registry.key_moved(engine.key.id, &slot) {
-            tracing::warn!(identity = %info.owner, %error, "its new place is not noted");
+            tracing::warn!(identity = %info.owner, %error, "its new slot was not recorded");
         }
         self.refresh(&info.owner);
     }

@@ -15,7 +15,7 @@ use claviger_token::{Call, Decryptor, Error, KeyUse, Signature, SignatureScheme,
 use crate::opening::{Opening, Wanted};
 use crate::purpose::ToSign;
 use crate::registry::KeyRecord;
-use crate::routed::Routed;
+use crate::routed::{Routed, apart};
 use crate::token_state::is_absence;
 use crate::tokens::{OpenToken, Pacer, Tokens};
 use crate::turns::in_time;
@@ -369,13 +369,12 @@ impl KeyEngine {
         {
             return Err(absence.clone());
         }
-        let opening = tokens.openings.begin(&self.key.backend, call).await?;
-        let (engine, tokens) = (Arc::clone(self), Arc::clone(tokens));
-        let (who, its_call) = (who.clone(), call.clone());
+        let (engine, its_tokens) = (Arc::clone(self), Arc::clone(tokens));
+        let (asker, its_call) = (who.clone(), call.clone());
         // The turns go along: where a token does not answer, one thread waits for it, however
         // many requests give up meanwhile.
-        let bound = tokio::task::spawn_blocking(move || {
-            let bound = engine.open_and_find(&tokens, opening, &who, &its_call);
+        let bound = move |opening| {
+            let bound = engine.open_and_find(&its_tokens, opening, &asker, &its_call);
             if let Err(error) = &bound
                 && is_absence(error)
             {
@@ -383,9 +382,9 @@ impl KeyEngine {
                 engine.absences.fetch_add(1, Ordering::Release);
             }
             bound
-        });
-        let bound = in_time(call, bound).await?;
-        bound.unwrap_or_else(|_| Err(Error::Cancelled.into()))
+        };
+        let openings = &tokens.openings;
+        openings.run(Some(who), self.wanted(), call, bound).await?
     }
 
     /// The handle, where somebody got it from the token.
@@ -440,26 +439,9 @@ impl ToSign {
             ToSign::Digest(digest) => match signer.of_digests() {
                 Some(signer) => signer.sign_digest(digest, call),
                 None => Err(Error::BadMessage {
-                    reason: "the token signs no digests with this key".into(),
+                    reason: "the token does not sign digests with this key".into(),
                 }),
             },
         }
     }
-}
-
-/// Lets the key work on a thread that may block.
-async fn apart<T: Send + 'static>(
-    key: Routed,
-    call: &Call,
-    work: impl FnOnce(&Routed, &Call) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let (deadline, call) = (call.deadline(), key.token.noting(call));
-    let done = tokio::task::spawn_blocking(move || work(&key, &call));
-    let done = match deadline {
-        None => done.await,
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), done)
-            .await
-            .unwrap_or(Ok(Err(Error::DeadlineExceeded))),
-    };
-    done.unwrap_or_else(|_| Err(Error::Cancelled))
 }

@@ -217,9 +217,12 @@ impl Drop for Lease {
     }
 }
 
-/// The folder is its owner's alone: whoever can open a file can lock it, and would be taken
-/// for a process that lives.
-fn create_private(folder: &Path) -> io::Result<()> {
+/// Makes a folder that is its owner's alone: whoever can open a file can lock it, and would be
+/// taken for a process that lives.
+///
+/// # Errors
+/// What the file system says; it is not a folder of this user.
+pub(crate) fn create_private(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

@@ -30,8 +30,9 @@
 //! | [`token_state`] | states of a token, transitions, and what a request gets in each |
 //! | `standings` | the states of all tokens |
 //! | `watching`, `waiting` | subscribers to these states; waiting for a token that is away |
-//! | `tokens`, `lane` | open tokens, and the threads that serve them |
+//! | `tokens`, `lane`, `waiting_threads` | open tokens, the threads that serve them, and those that wait for them |
 //! | `opening`, `whose_pin` | opens tokens apart from everything else; whose PIN that takes |
+//! | `sender` | who counts as one sender, where each has a limit |
 //! | `turns` | waits no longer than a request lasts; turns at identities and tokens |
 #![forbid(unsafe_code)]
 
@@ -61,6 +62,7 @@ pub mod purpose;
 pub mod reads_for;
 pub mod registry;
 mod routed;
+mod sender;
 mod settling;
 mod standings;
 pub mod token_state;
@@ -69,6 +71,7 @@ mod trial;
 mod turns;
 pub mod types;
 mod waiting;
+mod waiting_threads;
 mod watching;
 mod whose_pin;
 

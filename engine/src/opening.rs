@@ -1,57 +1,50 @@
 //! Opening tokens: apart from everything else, since whoever opens one may wait for a person.
 //!
-//! A token is opened and logged in to before anybody takes a turn at it. Of those who open by one
-//! backend one is at it, on a thread of its own, and the others wait without one; so a token that
-//! does not answer takes one thread, however many requests wait for it and give up. Together they
-//! take [`MOST`] threads.
+//! A token is opened and logged in to before anybody takes a turn at it. Its driver may wait for a
+//! person, or for a device that never answers. Then a thread hangs, also when nobody waits for it
+//! any more. Limits keep one sender or one token from taking the threads of the others:
+//!
+//! | what hangs | counts for | who waits for it |
+//! | --- | --- | --- |
+//! | opening a token that is known | the token: one at a time | who wants this token |
+//! | opening what a backend leads to, not known which token that is | its sender: [`EACH`] at a time | who wants the same backend; the sender's further ones |
+//! | looking at what is attached | its sender, apart from openings: [`EACH`] at a time | who looks by the same backend; the sender's further looks |
+//!
+//! Who waits takes no thread and keeps nobody else waiting. All that hang take [`MOST`] threads.
 
 use std::sync::Arc;
 
 use claviger_token::{Call, Error, TokenId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::turns::{Turn, Turns, in_time};
+use crate::EngineId;
+use crate::sender::Sender;
+use crate::turns::{Kept, Turn, Turns, in_time};
 
-/// So many tokens are being opened at a time; more wait.
-pub(crate) const MOST: usize = 64;
+/// How many openings of one sender go on at a time where it is not known which token is opened.
+pub(crate) const EACH: usize = 8;
+
+/// How many openings go on at a time. The runtime has 512 threads that may block, for everything.
+pub(crate) const MOST: usize = 128;
 
 /// Who is opening which token.
 pub(crate) struct Openings {
-    turns: Turns<String>,
+    backends: Turns<String>,
+    tokens: Turns<TokenId>,
+    /// Those of each sender; `None` is the node itself.
+    places: Kept<Option<Sender>, Semaphore>,
     threads: Arc<Semaphore>,
 }
 
-/// The right to open what one backend names. It goes along with who opens, also where nobody
+/// The right to open what one backend leads to. It goes along with who opens, also where nobody
 /// waits for that any more.
 pub(crate) struct Opening {
-    _turn: Turn,
+    _backend: Turn,
+    /// Where it is known which token is opened.
+    _token: Option<Turn>,
+    /// Where it is not.
+    _place: Option<OwnedSemaphorePermit>,
     _thread: OwnedSemaphorePermit,
-}
-
-impl Default for Openings {
-    fn default() -> Self {
-        Openings {
-            turns: Turns::default(),
-            threads: Arc::new(Semaphore::new(MOST)),
-        }
-    }
-}
-
-impl Openings {
-    /// Waits until nobody else opens by this backend.
-    ///
-    /// # Errors
-    /// As [`in_time`].
-    pub(crate) async fn begin(&self, backend: &str, call: &Call) -> Result<Opening, Error> {
-        let turn = self.turns.take(&backend.to_owned(), call).await?;
-        let thread = Arc::clone(&self.threads).acquire_owned();
-        // It is never closed.
-        let thread = in_time(call, thread).await?.map_err(|_| Error::Cancelled)?;
-        Ok(Opening {
-            _turn: turn,
-            _thread: thread,
-        })
-    }
 }
 
 /// Which token is to be opened.
@@ -70,5 +63,162 @@ impl<'a> Wanted<'a> {
             backend,
             token: None,
         }
+    }
+}
+
+impl Default for Openings {
+    fn default() -> Self {
+        Openings {
+            backends: Turns::default(),
+            tokens: Turns::default(),
+            places: Kept::default(),
+            threads: Arc::new(Semaphore::new(MOST)),
+        }
+    }
+}
+
+impl Openings {
+    /// Does `work` for `who` on a thread that may block, when nobody else opens the same.
+    ///
+    /// # Errors
+    /// As [`in_time`]: then the work never begins, or goes on and nobody waits for it.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        who: Option<&EngineId>,
+        wanted: Wanted<'_>,
+        call: &Call,
+        work: impl FnOnce(Opening) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let opening = self.begin(who, wanted, call).await?;
+        let done = tokio::task::spawn_blocking(move || work(opening));
+        // It was dropped: its thread panicked, or the runtime ends.
+        in_time(call, done).await?.map_err(|_| Error::Cancelled)
+    }
+
+    async fn begin(
+        &self,
+        who: Option<&EngineId>,
+        wanted: Wanted<'_>,
+        call: &Call,
+    ) -> Result<Opening, Error> {
+        let (backend, token, place) = match wanted.token {
+            // Always in this order, so that no two wait for each other.
+            Some(token) => {
+                let backend = self.backends.take(&wanted.backend.to_owned(), call).await?;
+                (backend, Some(self.tokens.take(token, call).await?), None)
+            }
+            None => {
+                let (backend, place) = self.turn_and_place(who, wanted.backend, call).await?;
+                (backend, None, Some(place))
+            }
+        };
+        let thread = Arc::clone(&self.threads);
+        Ok(Opening {
+            _backend: backend,
+            _token: token,
+            _place: place,
+            _thread: permit(thread, call).await?,
+        })
+    }
+
+    /// The turn at a backend, and a place among those of the sender. Who waits for the one does
+    /// not hold the other.
+    async fn turn_and_place(
+        &self,
+        who: Option<&EngineId>,
+        backend: &str,
+        call: &Call,
+    ) -> Result<(Turn, OwnedSemaphorePermit), Error> {
+        let places = self
+            .places
+            .of(&who.map(Sender::from), || Semaphore::new(EACH));
+        let backend = backend.to_owned();
+        loop {
+            let turn = self.backends.take(&backend, call).await?;
+            if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+                return Ok((turn, place));
+            }
+            drop(turn);
+            let place = permit(Arc::clone(&places), call).await?;
+            if let Some(turn) = self.backends.take_at_once(&backend) {
+                return Ok((turn, place));
+            }
+        }
+    }
+}
+
+async fn permit(of: Arc<Semaphore>, call: &Call) -> Result<OwnedSemaphorePermit, Error> {
+    // It is never closed.
+    in_time(call, of.acquire_owned())
+        .await?
+        .map_err(|_| Error::Cancelled)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn token(serial: &str) -> TokenId {
+        TokenId {
+            kind: "k".into(),
+            manufacturer: "m".into(),
+            serial: serial.into(),
+        }
+    }
+
+    fn wanted<'a>(backend: &'a str, token: &'a TokenId) -> Wanted<'a> {
+        let token = Some(token);
+        Wanted { backend, token }
+    }
+
+    fn is_late(opening: &Result<Opening, Error>) -> bool {
+        matches!(opening, Err(Error::DeadlineExceeded))
+    }
+
+    #[tokio::test]
+    async fn a_token_is_opened_once_at_a_time_by_whatever_backends_it_is_reached() {
+        let (openings, one, other) = (Openings::default(), token("1"), token("2"));
+        let call = Call::unlimited();
+        let first = openings
+            .begin(None, wanted("a", &one), &call)
+            .await
+            .unwrap();
+        let soon = Call::within(Duration::from_millis(1));
+        assert!(is_late(
+            &openings.begin(None, wanted("b", &one), &soon).await
+        ));
+        let second = openings.begin(None, wanted("c", &other), &call).await;
+        drop((first, second.unwrap()));
+        let again = openings.begin(None, wanted("b", &one), &call).await;
+        drop(again.unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_keeps_nobody_from_the_backend() {
+        let openings = Openings::default();
+        let [alice, bob] = ["alice", "bob"].map(EngineId::local);
+        let call = Call::unlimited();
+        let names: Vec<String> = (0..EACH).map(|n| n.to_string()).collect();
+        let mut hers = Vec::new();
+        for name in &names {
+            let opening = openings.begin(Some(&alice), Wanted::any(name), &call).await;
+            hers.push(opening.unwrap());
+        }
+        let waits = openings.begin(Some(&alice), Wanted::any("x"), &call);
+        tokio::pin!(waits);
+        // It has come as far as it can.
+        let begun = tokio::time::timeout(Duration::ZERO, waits.as_mut()).await;
+        assert!(begun.is_err());
+        let his = openings.begin(Some(&bob), Wanted::any("x"), &call).await;
+        // Now both are taken, and then each comes free.
+        drop(hers.pop());
+        let begun = tokio::time::timeout(Duration::ZERO, waits.as_mut()).await;
+        assert!(begun.is_err());
+        // Waiting for the backend she has no place: another one of hers has.
+        let other = openings.begin(Some(&alice), Wanted::any("y"), &call).await;
+        drop((his.unwrap(), other.unwrap()));
+        drop(waits.await.unwrap());
     }
 }

@@ -1,4 +1,4 @@
-//! The note that a PIN is being sent: a file for each token, beside the registry.
+//! The note that a PIN is being sent: a file for each token, in a folder beside the registry.
 //!
 //! A PIN is sent only when this note is on the disk. It is made at every login, so it is kept
 //! out of the database: a record in a file that is there already takes one `fdatasync`, where a
@@ -15,6 +15,11 @@
 //! That the answer is known need not be on the disk: after a power cut the note says `sent`
 //! again, and the next PIN is sent only where the token shows that no try was lost, or a person
 //! says so.
+//!
+//! Earlier versions had the files in the folder `run`, among locks that may be removed while
+//! nobody uses the home. What is there counts. A file is moved when a PIN is about to be sent to
+//! its token; it stays where it is if the file system has no hard links, or if an earlier version
+//! made another one since.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -25,12 +30,17 @@ use claviger_token::key::to_hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::lease::create_private;
+
 /// What the file begins with. Both are of one length, so that one replaces the other in place.
 const SENT: &[u8; 5] = b"sent\n";
 const DONE: &[u8; 5] = b"done\n";
 
 /// No note is longer, in bytes: a token's name is short.
 const LONGEST: u64 = 64 << 10;
+
+/// The folder in the home.
+const FOLDER: &str = "pins";
 
 /// How the names of the files begin.
 const PREFIX: &str = "pin-";
@@ -62,41 +72,153 @@ enum Said {
     Damaged,
 }
 
-/// The file about a token in the folder.
-pub(crate) fn path(folder: &Path, token: &TokenId) -> PathBuf {
+/// Where the notes of a home are.
+#[derive(Debug, Clone)]
+pub(crate) struct PinNotes {
+    /// It is made with the first note.
+    folder: PathBuf,
+    /// Where earlier versions had them.
+    before: PathBuf,
+}
+
+/// A file that says that the answer of a PIN is not known.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct FoundNote {
+    pub(crate) file: PathBuf,
+    /// `None` where it cannot be read: which token it is about shows by its [name](is_about)
+    /// only. The token gets no PIN all the same.
+    pub(crate) note: Option<Note>,
+}
+
+impl PinNotes {
+    /// Those of the home in this folder.
+    pub(crate) fn of_home(home: &Path) -> Self {
+        PinNotes {
+            folder: home.join(FOLDER),
+            before: home.join("run"),
+        }
+    }
+
+    /// The file about a token, made where there is none.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn open(&self, token: &TokenId) -> io::Result<File> {
+        self.take_over(token)?;
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true);
+        let path = path(&self.folder, token);
+        match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create_private(&self.folder)?;
+                options.open(path)
+            }
+            opened => opened,
+        }
+    }
+
+    /// The file about a token, for who cannot write to it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn open_to_read(&self, token: &TokenId) -> io::Result<File> {
+        File::open(path(&self.folder, token)).or_else(|_| File::open(path(&self.before, token)))
+    }
+
+    /// Moves the file of an earlier version. Whoever has it open and locked, has it so under its
+    /// new name.
+    fn take_over(&self, token: &TokenId) -> io::Result<()> {
+        let old = path(&self.before, token);
+        if !old.exists() {
+            return Ok(());
+        }
+        create_private(&self.folder)?;
+        // A link, and no renaming: the file of somebody else is not replaced.
+        if fs::hard_link(&old, path(&self.folder, token)).is_ok() {
+            sync_names(&self.folder)?;
+            // What stays there counts, too.
+            let _ = fs::remove_file(old);
+        }
+        Ok(())
+    }
+
+    /// Notes on the disk that a PIN is being sent to the token. `file` is the one that was
+    /// [opened](PinNotes::open); `was_open` is whether it says that of an earlier PIN.
+    ///
+    /// # Errors
+    /// What the file system says; then nothing may be sent, and the file says what it said, as
+    /// far as that can be written.
+    pub(crate) fn begin(&self, file: &File, note: &Note, was_open: bool) -> io::Result<()> {
+        begin(file, &self.folder, note, was_open)
+    }
+
+    /// Notes that the answer of the PIN is known. It need not reach the disk at once.
+    ///
+    /// # Errors
+    /// What the file system says; then the note stays.
+    pub(crate) fn end(&self, file: &File, token: &TokenId) -> io::Result<()> {
+        end(file)?;
+        forget(&path(&self.before, token))
+    }
+
+    /// What is noted of the token, if its answer is not known.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn of_token(&self, token: &TokenId) -> io::Result<Option<Note>> {
+        let now = of_token(&self.folder, token)?;
+        Ok(match (now, of_token(&self.before, token)?) {
+            // They are of two PINs: what was left before both is not known.
+            (Some(now), Some(_)) => Some(Note { tries: None, ..now }),
+            (now, before) => now.or(before),
+        })
+    }
+
+    /// All PINs whose answer is not known.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn all(&self) -> io::Result<Vec<FoundNote>> {
+        let mut found = all(&self.folder)?;
+        found.extend(all(&self.before)?);
+        Ok(found)
+    }
+
+    /// Forgets that a PIN was sent to the token, if that is noted.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn forget(&self, token: &TokenId) -> io::Result<()> {
+        forget(&path(&self.folder, token))?;
+        forget(&path(&self.before, token))
+    }
+}
+
+/// The file about a token in a folder.
+fn path(folder: &Path, token: &TokenId) -> PathBuf {
+    folder.join(file_name(token))
+}
+
+/// What the file about a token is called: a name for a file, whatever the token is called.
+fn file_name(token: &TokenId) -> String {
     let mut hash = Sha256::new();
     for part in [&token.kind, &token.manufacturer, &token.serial] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    // A name for a file, whatever a token is called.
-    folder.join(format!("{PREFIX}{}", to_hex(&hash.finalize()[..16])))
+    format!("{PREFIX}{}", to_hex(&hash.finalize()[..16]))
 }
 
-/// The file about a token, made where there is none.
-///
-/// # Errors
-/// What the file system says.
-pub(crate) fn open(folder: &Path, token: &TokenId) -> io::Result<File> {
-    let mut options = File::options();
-    options.create(true).truncate(false).write(true);
-    options.open(path(folder, token))
+/// Whether a file is called as that about the token is.
+pub(crate) fn is_about(file: &Path, token: &TokenId) -> bool {
+    file.file_name()
+        .is_some_and(|name| *name == *file_name(token))
 }
 
-/// Notes on the disk that a PIN is being sent to the token. `file` is the one at its [`path`];
-/// `was_open` is whether it says that of an earlier PIN.
-///
-/// # Errors
-/// What the file system says; then nothing may be sent, and the file says what it said, as far
-/// as that can be written.
-pub(crate) fn begin(file: &File, folder: &Path, note: &Note, was_open: bool) -> io::Result<()> {
+fn begin(file: &File, folder: &Path, note: &Note, was_open: bool) -> io::Result<()> {
     let is_new = file.metadata()?.len() == 0;
     if is_new {
-        // A file whose name is lost says nothing. The folder may be as new.
-        let above = folder.parent();
-        for folder in [Some(folder), above].into_iter().flatten() {
-            sync_folder(folder)?;
-        }
+        sync_names(folder)?;
     }
     let begun = write(file, note);
     if begun.is_err() && !was_open {
@@ -119,8 +241,16 @@ fn put_back(file: &File, was_empty: bool) {
         false => end(file),
     };
     if let Err(error) = done.and_then(|()| file.sync_data()) {
-        tracing::warn!(%error, "the note of a PIN that was not sent could not be taken back");
+        tracing::warn!(%error, "the record of a PIN that was not sent could not be removed");
     }
+}
+
+/// The names in the folder and its own are on the disk: a file whose name is lost says nothing,
+/// and the folder may be as new.
+fn sync_names(folder: &Path) -> io::Result<()> {
+    let above = folder.parent();
+    let mut folders = [Some(folder), above].into_iter().flatten();
+    folders.try_for_each(sync_folder)
 }
 
 /// The names in the folder are on the disk, where the file system can say so.
@@ -141,20 +271,12 @@ fn cannot_sync(error: &io::Error) -> bool {
     matches!(error.kind(), InvalidInput | Unsupported)
 }
 
-/// Notes that the answer of the PIN is known. It need not reach the disk at once.
-///
-/// # Errors
-/// What the file system says; then the note stays.
-pub(crate) fn end(mut file: &File) -> io::Result<()> {
+fn end(mut file: &File) -> io::Result<()> {
     file.seek(SeekFrom::Start(0))?;
     file.write_all(DONE)
 }
 
-/// What is noted of the token, if its answer is not known.
-///
-/// # Errors
-/// What the file system says.
-pub(crate) fn of_token(folder: &Path, token: &TokenId) -> io::Result<Option<Note>> {
+fn of_token(folder: &Path, token: &TokenId) -> io::Result<Option<Note>> {
     let damaged = || Note {
         token: token.clone(),
         tries: None,
@@ -166,23 +288,10 @@ pub(crate) fn of_token(folder: &Path, token: &TokenId) -> io::Result<Option<Note
     })
 }
 
-/// All PINs whose answer is not known.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Noted {
-    pub(crate) notes: Vec<Note>,
-    /// Files that cannot be read. Which token such a one is about shows by its [`path`] only; the
-    /// token gets no PIN all the same.
-    pub(crate) damaged: Vec<PathBuf>,
-}
-
-/// All PINs whose answer is not known.
-///
-/// # Errors
-/// What the file system says.
-pub(crate) fn all(folder: &Path) -> io::Result<Noted> {
-    let mut noted = Noted::default();
+fn all(folder: &Path) -> io::Result<Vec<FoundNote>> {
+    let mut found = Vec::new();
     let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(noted),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         entries => entries?,
     };
     for entry in entries {
@@ -190,25 +299,27 @@ pub(crate) fn all(folder: &Path) -> io::Result<Noted> {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        match read(&entry.path())? {
-            Said::Nothing => {}
+        let file = entry.path();
+        let note = match read(&file)? {
+            Said::Nothing => continue,
             // That of another token is none of this one.
-            Said::Sent(note) if path(folder, &note.token) == entry.path() => noted.notes.push(note),
-            Said::Sent(_) | Said::Damaged => noted.damaged.push(entry.path()),
-        }
+            Said::Sent(note) if is_about(&file, &note.token) => Some(note),
+            Said::Sent(_) | Said::Damaged => None,
+        };
+        found.push(FoundNote { file, note });
     }
-    Ok(noted)
+    Ok(found)
 }
 
-/// Forgets that a PIN was sent to the token, if that is noted.
+/// Forgets what a file says, if it says that a PIN was sent.
 ///
 /// # Errors
 /// What the file system says.
-pub(crate) fn forget(folder: &Path, token: &TokenId) -> io::Result<()> {
-    if of_token(folder, token)?.is_none() {
+pub(crate) fn forget(file: &Path) -> io::Result<()> {
+    if read(file)? == Said::Nothing {
         return Ok(());
     }
-    let file = File::options().write(true).open(path(folder, token))?;
+    let file = File::options().write(true).open(file)?;
     end(&file)?;
     file.sync_data()
 }
@@ -267,6 +378,8 @@ fn digest_of(content: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
 
     fn token(serial: &str) -> TokenId {
@@ -277,50 +390,85 @@ mod tests {
         }
     }
 
-    fn sent(folder: &Path, serial: &str, tries: Option<u8>) -> PathBuf {
+    fn home() -> (TempDir, PinNotes) {
+        let home = tempfile::tempdir().unwrap();
+        let notes = PinNotes::of_home(home.path());
+        (home, notes)
+    }
+
+    fn sent(notes: &PinNotes, serial: &str, tries: Option<u8>) -> PathBuf {
         let token = token(serial);
-        let (file, path) = (open(folder, &token).unwrap(), path(folder, &token));
-        begin(&file, folder, &Note { token, tries }, false).unwrap();
+        let (file, path) = (notes.open(&token).unwrap(), path(&notes.folder, &token));
+        notes.begin(&file, &Note { token, tries }, false).unwrap();
         path
     }
 
     #[test]
     fn what_was_sent_is_noted_until_its_answer_is_known() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        assert_eq!(of_token(folder, &token("1")).unwrap(), None);
-        let path = sent(folder, "1", Some(3));
-        let noted = of_token(folder, &token("1")).unwrap().unwrap();
-        assert_eq!((noted.tries, &noted.token), (Some(3), &token("1")));
-        assert_eq!(all(folder).unwrap().notes, [noted]);
-        end(&File::options().write(true).open(path).unwrap()).unwrap();
-        assert_eq!(of_token(folder, &token("1")).unwrap(), None);
-        assert_eq!(all(folder).unwrap(), Noted::default());
+        let (_home, notes) = home();
+        let token = token("1");
+        let noted = || notes.of_token(&token).unwrap();
+        assert_eq!(noted(), None);
+        let file = sent(&notes, "1", Some(3));
+        let note = noted().unwrap();
+        assert_eq!((note.tries, &note.token), (Some(3), &token));
+        let note = Some(note);
+        assert_eq!(notes.all().unwrap(), [FoundNote { file, note }]);
+        notes.end(&notes.open(&token).unwrap(), &token).unwrap();
+        assert_eq!((noted(), notes.all().unwrap()), (None, vec![]));
         // What is left of a longer note is not taken for a part of this one.
-        sent(folder, "1", None);
-        let noted = of_token(folder, &token("1")).unwrap().unwrap();
-        assert_eq!(noted.tries, None);
-        forget(folder, &token("1")).unwrap();
-        assert_eq!(all(folder).unwrap(), Noted::default());
+        sent(&notes, "1", None);
+        assert_eq!(noted().unwrap().tries, None);
+        notes.forget(&token).unwrap();
+        assert_eq!((noted(), notes.all().unwrap()), (None, vec![]));
+    }
+
+    #[test]
+    fn a_note_of_an_earlier_version_counts_and_is_moved() {
+        let (home, notes) = home();
+        let (run, token) = (home.path().join("run"), token("1"));
+        fs::create_dir(&run).unwrap();
+        let (old, new) = (path(&run, &token), sent(&notes, "1", Some(3)));
+        fs::rename(&new, &old).unwrap();
+        let noted = || notes.of_token(&token).unwrap().map(|note| note.tries);
+        assert_eq!(noted(), Some(Some(3)));
+        assert_eq!(notes.all().unwrap()[0].file, old);
+        // Who has it locked has it so under its new name.
+        let theirs = File::open(&old).unwrap();
+        theirs.lock().unwrap();
+        let ours = notes.open(&token).unwrap();
+        assert!(ours.try_lock().is_err());
+        assert!(new.exists() && !old.exists());
+        assert_eq!(noted(), Some(Some(3)));
+        fs::remove_dir_all(&run).unwrap();
+        assert_eq!(noted(), Some(Some(3)));
+        // Where there are two, both count until the answer is known.
+        fs::create_dir(&run).unwrap();
+        fs::copy(&new, &old).unwrap();
+        let ours = notes.open(&token).unwrap();
+        assert_eq!((noted(), notes.all().unwrap().len()), (Some(None), 2));
+        notes.end(&ours, &token).unwrap();
+        assert_eq!((noted(), notes.all().unwrap()), (None, vec![]));
     }
 
     #[test]
     fn a_note_that_cannot_be_made_leaves_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let (folder, token) = (folder.path(), token("1"));
+        let (_home, notes) = home();
+        let token = token("1");
         let note = Note {
             token: token.clone(),
             tries: Some(3),
         };
-        let file = open(folder, &token).unwrap();
+        let file = notes.open(&token).unwrap();
         // A folder that cannot be synchronised.
-        assert!(begin(&file, &folder.join("gone"), &note, false).is_err());
-        assert_eq!(of_token(folder, &token).unwrap(), None);
+        let gone = notes.folder.join("gone");
+        assert!(begin(&file, &gone, &note, false).is_err());
+        assert_eq!(notes.of_token(&token).unwrap(), None);
         // What was begun is taken back, to nothing or to what was there.
         for was_empty in [true, false] {
             write(&file, &note).unwrap();
             put_back(&file, was_empty);
-            assert_eq!(of_token(folder, &token).unwrap(), None);
+            assert_eq!(notes.of_token(&token).unwrap(), None);
             assert_eq!(file.metadata().unwrap().len() == 0, was_empty);
         }
     }
@@ -340,29 +488,25 @@ mod tests {
 
     #[test]
     fn a_note_that_was_damaged_anywhere_counts_as_a_pin_whose_answer_is_not_known() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        let path = sent(folder, "1", Some(3));
+        let (_home, notes) = home();
+        let path = sent(&notes, "1", Some(3));
+        let noted = || notes.of_token(&token("1")).unwrap().map(|note| note.tries);
         let whole = fs::read(&path).unwrap();
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             fs::write(&path, &damaged).unwrap();
-            let noted = of_token(folder, &token("1")).unwrap().unwrap();
-            assert_eq!(noted.tries, None, "byte {at}");
+            assert_eq!(noted(), Some(None), "byte {at}");
             fs::write(&path, &whole[..at]).unwrap();
-            let noted = of_token(folder, &token("1")).unwrap();
-            assert_eq!(
-                noted.map(|noted| noted.tries),
-                (at > 0).then_some(None),
-                "{at}"
-            );
+            assert_eq!(noted(), (at > 0).then_some(None), "{at}");
         }
         fs::write(&path, vec![0; 4096]).unwrap();
-        assert!(of_token(folder, &token("1")).unwrap().is_some());
+        assert_eq!(noted(), Some(None));
+        let found = notes.all().unwrap();
+        assert_eq!((&found[0].file, &found[0].note), (&path, &None));
+        assert!(is_about(&path, &token("1")) && !is_about(&path, &token("2")));
         // That of another token is none of this one.
-        fs::rename(sent(folder, "2", Some(3)), &path).unwrap();
-        let noted = of_token(folder, &token("1")).unwrap().unwrap();
-        assert_eq!(noted.tries, None);
+        fs::rename(sent(&notes, "2", Some(3)), &path).unwrap();
+        assert_eq!(noted(), Some(None));
     }
 }

@@ -22,12 +22,13 @@ pub mod refused_pins;
 mod revocations;
 mod rows;
 mod schema;
+mod sent_pins;
 mod snapshot;
 mod takeover;
 mod tried;
 pub(crate) mod unnoted;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 
@@ -46,6 +47,7 @@ use self::ours::Ours;
 use self::rows::{NotAsWritten, damaged, engine_id, json, key_of, key_record, origin_name, parsed};
 use self::schema::{check_structure, create_private_folder, open_shared, prepare, prepare_new};
 use crate::lease::Lease;
+use crate::pin_note::PinNotes;
 use crate::types::{KeyInfo, engine_name};
 use crate::{Backend, Capabilities, EngineId, IdentityInfo};
 
@@ -57,6 +59,7 @@ pub(crate) use evidence::Edge;
 pub use home::{ACCOUNTS, STARTS};
 pub use intents::{Action, Intent};
 pub(crate) use intents::{BeginError, Claim};
+pub use sent_pins::PinNote;
 pub(crate) use tried::What;
 
 use self::refused_pins::RefusedPinRecords;
@@ -151,15 +154,14 @@ impl Registry {
         if path.exists() {
             Ours::check(path)?;
         }
-        let run = home.join("run");
-        let (lease, file, reader) = open_shared(path, &run)?;
+        let (lease, file, reader) = open_shared(path, &home.join("run"))?;
         ours.is_still_there()?;
         let size = path.metadata().map_err(|e| RegistryError::io(&e))?.len();
         if size <= LOOKED_THROUGH {
             check_structure(&reader)?;
         }
         let connections = Connections::to_file(path.into(), file, reader);
-        let mut registry = Registry::with(connections, lease, Some(run));
+        let mut registry = Registry::with(connections, lease, Some(PinNotes::of_home(home)));
         registry.place = Some(HomeMark::of(home)?);
         registry.recognise_home()?;
         registry.forget_volatile()?;
@@ -171,9 +173,9 @@ impl Registry {
         let copy = snapshot::of_file(path)?;
         ours.iter().try_for_each(Ours::is_still_there)?;
         prepare(&copy)?;
-        let run = home.join("run");
-        let lease = Lease::observe(&run);
-        let mut registry = Registry::with(Connections::to_memory(copy), lease, Some(run));
+        let lease = Lease::observe(&home.join("run"));
+        let only = Connections::to_memory(copy);
+        let mut registry = Registry::with(only, lease, Some(PinNotes::of_home(home)));
         registry.place = Some(HomeMark::of(home)?);
         registry.refused_pins = registry.refused_pins.read_only(why.clone());
         registry.read_only = Some(why);
@@ -192,10 +194,10 @@ impl Registry {
         Ok(Registry::with(only, Lease::unseen(), None))
     }
 
-    fn with(connections: Connections, lease: Lease, run: Option<PathBuf>) -> Self {
+    fn with(connections: Connections, lease: Lease, pins: Option<PinNotes>) -> Self {
         let connections = Arc::new(connections);
         Registry {
-            refused_pins: RefusedPinRecords::new(Arc::clone(&connections), run),
+            refused_pins: RefusedPinRecords::new(Arc::clone(&connections), pins),
             connections,
             lease,
             under_way: UnderWay::default(),

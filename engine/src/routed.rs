@@ -77,3 +77,27 @@ impl Decryptor for Routed {
         }
     }
 }
+
+/// Lets the key work on a thread that may block.
+pub(crate) async fn apart<T: Send + 'static>(
+    key: Routed,
+    call: &Call,
+    work: impl FnOnce(&Routed, &Call) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let thread = match key.in_place {
+        true => None,
+        false => Some(key.token.waiting.take(key.token.id(), call).await?),
+    };
+    let (deadline, call) = (call.deadline(), key.token.noting(call));
+    let done = tokio::task::spawn_blocking(move || {
+        let _thread = thread;
+        work(&key, &call)
+    });
+    let done = match deadline {
+        None => done.await,
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), done)
+            .await
+            .unwrap_or(Ok(Err(Error::DeadlineExceeded))),
+    };
+    done.unwrap_or_else(|_| Err(Error::Cancelled))
+}

@@ -16,7 +16,8 @@ use crate::opening::{Openings, Wanted};
 use crate::policy::Policy;
 use crate::standings::{Standing, Standings};
 use crate::token_state::Happening;
-use crate::whose_pin::{Logins, RequestPins};
+use crate::waiting_threads::WaitingThreads;
+use crate::whose_pin::{Login, Logins, RequestPins};
 use crate::{EngineError, EngineId};
 
 /// A token, and the slot that its backend names, if it names one.
@@ -26,7 +27,11 @@ pub(crate) type Opened = (Arc<OpenToken>, Option<SlotId>);
 pub(crate) struct OpenToken {
     pub(crate) token: Arc<dyn Token>,
     lane: OnceLock<Lane>,
+    /// For requests that hold a thread while they wait for it.
+    pub(crate) waiting: WaitingThreads,
     standing: Arc<Standing>,
+    /// Whose PIN opened it.
+    login: Arc<Login>,
 }
 
 impl OpenToken {
@@ -123,12 +128,16 @@ impl OpenToken {
         if let Some(lane) = self.lane.get() {
             return Ok(lane);
         }
-        let workers = match self.token.info().pace {
-            Pace::Quick => 1,
-            Pace::Slow { workers } => workers,
-        };
-        let lane = Lane::start(self.id(), workers)?;
+        let lane = Lane::start(self.id(), workers(&*self.token))?;
         Ok(self.lane.get_or_init(|| lane))
+    }
+}
+
+/// How many threads work a token; at least one.
+fn workers(token: &dyn Token) -> usize {
+    match token.info().pace {
+        Pace::Quick => 1,
+        Pace::Slow { workers } => workers.max(1),
     }
 }
 
@@ -174,9 +183,11 @@ pub(crate) struct Tokens {
     access: Arc<Access>,
     policy: Arc<dyn Policy>,
     open: Mutex<HashMap<TokenId, Arc<OpenToken>>>,
-    /// Whose PIN opened them.
+    /// Whose PIN opened them, and those that failed to open.
     logins: Arc<Logins>,
     pub(crate) openings: Openings,
+    /// Looks at what is attached: no opening keeps one waiting.
+    pub(crate) looks: Openings,
     pub(crate) standings: Standings,
 }
 
@@ -193,6 +204,7 @@ impl Tokens {
             open: Mutex::default(),
             logins: Arc::default(),
             openings: Openings::default(),
+            looks: Openings::default(),
             standings: Standings::default(),
         }
     }
@@ -308,7 +320,7 @@ impl Tokens {
     /// # Errors
     /// [`EngineError::NotAllowed`].
     pub(crate) fn check_login(&self, token: &OpenToken, who: &EngineId) -> Result<(), EngineError> {
-        self.logins.check(token.id(), who, &*self.policy)
+        token.login.check(token.id(), who, &*self.policy)
     }
 
     /// Whether one PIN was given for whichever token asks.
@@ -379,6 +391,8 @@ impl Tokens {
         let token = known.unwrap_or_else(|| {
             let fresh = Arc::new(OpenToken {
                 standing: self.standings.of(&id, &token.info().backend),
+                login: self.logins.of(&id),
+                waiting: WaitingThreads::of(workers(&*token)),
                 token,
                 lane: OnceLock::new(),
             });

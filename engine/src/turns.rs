@@ -46,15 +46,38 @@ pub(crate) async fn in_time<T>(call: &Call, work: impl Future<Output = T>) -> Re
     }
 }
 
+/// What there is one of for each key, as long as somebody has it.
+pub(crate) struct Kept<K, V>(Mutex<HashMap<K, Weak<V>>>);
+
+impl<K, V> Default for Kept<K, V> {
+    fn default() -> Self {
+        Kept(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash + Clone, V> Kept<K, V> {
+    /// That of `key`; where nobody has it, what `make` makes.
+    pub(crate) fn of(&self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
+        let mut known = lock(&self.0);
+        if let Some(kept) = known.get(key).and_then(Weak::upgrade) {
+            return kept;
+        }
+        known.retain(|_, kept| kept.strong_count() > 0);
+        let made = Arc::new(make());
+        known.insert(key.clone(), Arc::downgrade(&made));
+        made
+    }
+}
+
 /// Turns at many things, each of which one may have at a time. Who asked first has it first.
-pub(crate) struct Turns<K>(Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>);
+pub(crate) struct Turns<K>(Kept<K, tokio::sync::Mutex<()>>);
 
 /// A turn; it ends when it is dropped.
 pub(crate) type Turn = OwnedMutexGuard<()>;
 
 impl<K> Default for Turns<K> {
     fn default() -> Self {
-        Turns(Mutex::default())
+        Turns(Kept::default())
     }
 }
 
@@ -64,19 +87,14 @@ impl<K: Eq + Hash + Clone> Turns<K> {
     /// # Errors
     /// As [`in_time`].
     pub(crate) async fn take(&self, key: &K, call: &Call) -> Result<Turn, Error> {
-        let mutex = self.of(key);
+        let mutex = self.0.of(key, Default::default);
         in_time(call, mutex.lock_owned()).await
     }
 
-    fn of(&self, key: &K) -> Arc<tokio::sync::Mutex<()>> {
-        let mut known = lock(&self.0);
-        if let Some(mutex) = known.get(key).and_then(Weak::upgrade) {
-            return mutex;
-        }
-        known.retain(|_, mutex| mutex.strong_count() > 0);
-        let mutex = Arc::default();
-        known.insert(key.clone(), Arc::downgrade(&mutex));
-        mutex
+    /// The turn at `key`, if nobody has it.
+    pub(crate) fn take_at_once(&self, key: &K) -> Option<Turn> {
+        let mutex = self.0.of(key, Default::default);
+        mutex.try_lock_owned().ok()
     }
 }
 

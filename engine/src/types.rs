@@ -71,10 +71,8 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     match name {
         "" => Err("it is empty"),
         _ if name.len() > LONGEST_NAME => Err("it is longer than 128 bytes"),
-        _ if name.chars().any(char::is_control) => Err("it has control characters"),
-        _ if name.chars().any(is_unseen) => {
-            Err("it has characters that are not seen, or change how others are shown")
-        }
+        _ if name.chars().any(char::is_control) => Err("it contains control characters"),
+        _ if name.chars().any(is_unseen) => Err("it contains invisible or formatting characters"),
         _ if !is_nfc(name) => Err("it is not in Unicode's normalization form C (NFC)"),
         _ if name.trim() != name => Err("it begins or ends with white space"),
         _ if name.starts_with(claviger_token::Fingerprint::PREFIX) => {
@@ -108,6 +106,17 @@ pub fn engine_name(usage: KeyUse, who_asked: &EngineId) -> EngineName {
     };
     let name = &who_asked.name;
     format!("{name}_{kind}_{name}").into()
+}
+
+/// The identity on this node whose engine for `usage` would be called `engine`, if such an engine
+/// can be called so.
+pub(crate) fn owner_by_name(usage: KeyUse, engine: &str) -> Option<EngineId> {
+    let nobody = EngineId::local("");
+    let twice = engine
+        .len()
+        .checked_sub(engine_name(usage, &nobody).len())?;
+    let owner = EngineId::local(engine.get(..twice / 2)?);
+    (*engine_name(usage, &owner) == *engine).then_some(owner)
 }
 
 /// The place of an identity's keys.

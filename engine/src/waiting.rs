@@ -74,23 +74,18 @@ impl Tokens {
                 Err(Error::DeadlineExceeded) => return Err(absence),
                 Err(error) => return Err(error.into()),
             }
-            let opening = match self.openings.begin(backend, call).await {
-                Ok(opening) => opening,
-                Err(Error::DeadlineExceeded) => return Err(absence),
-                Err(error) => return Err(error.into()),
-            };
             let (tokens, awaited, sought) = (Arc::clone(self), Arc::clone(&awaited), token.clone());
             let (reached_by, its_call) = (backend.to_owned(), call.clone());
-            let who = who.clone();
+            let asker = who.clone();
             let limit = pause.min(deadline.saturating_duration_since(Instant::now()));
             // The turn goes along: where a device does not answer, one thread waits for it,
             // however many requests give up meanwhile.
-            let looked = tokio::task::spawn_blocking(move || {
+            let look = move |opening| {
                 let wanted = Wanted {
                     backend: &reached_by,
                     token: Some(&sought),
                 };
-                let opened = tokens.open(Some(&who), wanted, &its_call);
+                let opened = tokens.open(Some(&asker), wanted, &its_call);
                 drop(opening);
                 match opened {
                     Ok((found, _)) if is_it(&found, &sought) => {
@@ -105,16 +100,17 @@ impl Tokens {
                 }
                 let changed = turn.as_mut().is_some_and(|watch| watch.wait(limit));
                 Ok(Looked::Away { changed })
-            });
-            match tokio::time::timeout_at(deadline.into(), looked).await {
-                Ok(Ok(Ok(Looked::Back))) => return Ok(()),
-                Ok(Ok(Ok(Looked::Away { changed: true }))) => pause = RETRY_SOON,
-                Ok(Ok(Ok(Looked::Away { changed: false })) | Err(_)) => {
-                    pause = RETRY_INTERVAL.min(2 * pause);
-                }
-                Ok(Ok(Err(error))) => return Err(error),
-                Err(_) => return Err(absence),
-            }
+            };
+            let looked = self.openings.run(Some(who), wanted, call, look).await;
+            pause = match looked {
+                Err(Error::DeadlineExceeded) => return Err(absence),
+                Err(error) => return Err(error.into()),
+                Ok(looked) => match looked? {
+                    Looked::Back => return Ok(()),
+                    Looked::Away { changed: true } => RETRY_SOON,
+                    Looked::Away { changed: false } => RETRY_INTERVAL.min(2 * pause),
+                },
+            };
         }
     }
 

@@ -16,26 +16,34 @@
 //! and the note. It is taken back only where the token did not accept the PIN: what failed
 //! otherwise may have failed after the login. No PIN is handed out once the opening that asked
 //! for it is over.
+//!
+//! Drivers share an open token among all nodes of a process. So do nodes the note: it lasts as
+//! long as one of them has it, with the token that it opened or tried to open.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error, Pin, PinSource, TokenId, TriesLeft};
 
 use crate::policy::{Permission, Policy};
+use crate::turns::Kept;
 use crate::{EngineError, EngineId};
 
-/// Whose logins the open tokens have. A token that is not in it has the node's.
+/// Whose login each token has, for all nodes of this process.
+static LOGINS: LazyLock<Kept<TokenId, Login>> = LazyLock::new(Kept::default);
+
+/// Whose login a token has.
 #[derive(Default)]
-pub(crate) struct Logins {
-    noted: Mutex<HashMap<TokenId, EngineId>>,
-    /// Whether there are any, for those who do not want to wait to find that out.
-    any: AtomicBool,
+pub(crate) struct Login {
+    /// `None`: the node's.
+    owner: Mutex<Option<EngineId>>,
+    /// Whether it is somebody's, for those who do not want to wait to find that out.
+    is_owned: AtomicBool,
 }
 
-impl Logins {
+impl Login {
     /// Refuses who must not use somebody else's login.
     ///
     /// # Errors
@@ -46,45 +54,52 @@ impl Logins {
         who: &EngineId,
         policy: &dyn Policy,
     ) -> Result<(), EngineError> {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.is_owned.load(Ordering::Acquire) {
             return Ok(());
         }
-        let owner = self.noted().get(token).cloned();
+        let owner = self.owner().clone();
         match owner.filter(|owner| owner != who) {
             Some(of) => policy.check(who, Permission::UseLogin { token, of: &of }),
             None => Ok(()),
         }
     }
 
-    /// The login is that of `before` again, unless it is not that of `owner` any more.
-    fn restore(&self, token: &TokenId, owner: Option<&EngineId>, before: Option<EngineId>) {
-        let mut noted = self.noted();
-        if noted.get(token) == owner {
-            self.put(&mut noted, token, before);
+    /// It is that of `before` again, unless it is not that of `owner` any more.
+    fn restore(&self, owner: Option<&EngineId>, before: Option<EngineId>) {
+        let mut now = self.owner();
+        if now.as_ref() == owner {
+            self.put(&mut now, before);
         }
     }
 
-    /// The login is that of `owner` from now on; whose it was.
-    fn change(&self, token: &TokenId, owner: Option<EngineId>) -> Option<EngineId> {
-        self.put(&mut self.noted(), token, owner)
+    /// It is that of `owner` from now on; whose it was.
+    fn change(&self, owner: Option<EngineId>) -> Option<EngineId> {
+        self.put(&mut self.owner(), owner)
     }
 
-    fn put(
-        &self,
-        noted: &mut HashMap<TokenId, EngineId>,
-        token: &TokenId,
-        owner: Option<EngineId>,
-    ) -> Option<EngineId> {
-        let before = match owner {
-            Some(owner) => noted.insert(token.clone(), owner),
-            None => noted.remove(token),
-        };
-        self.any.store(!noted.is_empty(), Ordering::Release);
+    fn put(&self, now: &mut Option<EngineId>, owner: Option<EngineId>) -> Option<EngineId> {
+        let before = std::mem::replace(now, owner);
+        self.is_owned.store(now.is_some(), Ordering::Release);
         before
     }
 
-    fn noted(&self) -> MutexGuard<'_, HashMap<TokenId, EngineId>> {
-        lock(&self.noted)
+    fn owner(&self) -> MutexGuard<'_, Option<EngineId>> {
+        lock(&self.owner)
+    }
+}
+
+/// The logins of the tokens that a node opened or tried to open.
+#[derive(Default)]
+pub(crate) struct Logins(Mutex<HashMap<TokenId, Arc<Login>>>);
+
+impl Logins {
+    /// That of a token.
+    pub(crate) fn of(&self, token: &TokenId) -> Arc<Login> {
+        let mut known = lock(&self.0);
+        let login = known
+            .entry(token.clone())
+            .or_insert_with(|| LOGINS.of(token, Login::default));
+        Arc::clone(login)
     }
 }
 
@@ -103,8 +118,8 @@ pub(crate) struct RequestPins {
 struct PinsGiven {
     /// Another token that asked for a PIN and did not get it.
     stranger: Option<TokenId>,
-    /// The tokens that got one, and whose login each had before.
-    given: HashMap<TokenId, Option<EngineId>>,
+    /// The logins of the tokens that got one, and whose each was before.
+    given: HashMap<TokenId, (Arc<Login>, Option<EngineId>)>,
     /// Nobody opens anything with them any more.
     closed: bool,
 }
@@ -143,8 +158,8 @@ impl RequestPins {
         if self.owner.is_some() && !shows_that_none_was_accepted(error) {
             return;
         }
-        for (token, before) in seen.given.drain() {
-            self.logins.restore(&token, self.owner.as_ref(), before);
+        for (_, (login, before)) in seen.given.drain() {
+            login.restore(self.owner.as_ref(), before);
         }
     }
 
@@ -158,7 +173,7 @@ impl RequestPins {
             // No driver tries anything else then.
             return Err(Error::PinSource {
                 origin: "the request".into(),
-                reason: format!("its PIN is that of {only}, and {token} asks for it"),
+                reason: format!("it holds the PIN of {only}, but {token} asks for one"),
             });
         }
         let pin = ask(&*self.pins)?;
@@ -166,8 +181,10 @@ impl RequestPins {
         if seen.closed {
             return Err(Error::Cancelled);
         }
-        let before = self.logins.change(token, self.owner.clone());
-        seen.given.entry(token.clone()).or_insert(before);
+        let login = self.logins.of(token);
+        let before = login.change(self.owner.clone());
+        let given = seen.given.entry(token.clone());
+        given.or_insert((login, before));
         Ok(pin)
     }
 
@@ -246,7 +263,7 @@ mod tests {
             let pin = pins.pin(&token, "", &call);
             assert!(matches!(pin, Err(Error::Cancelled)), "{pin:?}");
         }
-        assert_eq!(logins.noted().get(&token).cloned(), who("alice"));
+        assert_eq!(*logins.of(&token).owner(), who("alice"));
         // Nor does what came of an opening change the login that another one made since.
         let [wrong, right] = ["carol", "bob"].map(|name| pins(who(name)));
         for pins in [&wrong, &right] {
@@ -256,6 +273,6 @@ mod tests {
             token: token.clone(),
         }
         .into()));
-        assert_eq!(logins.noted().get(&token).cloned(), who("bob"));
+        assert_eq!(*logins.of(&token).owner(), who("bob"));
     }
 }

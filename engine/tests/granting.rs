@@ -188,11 +188,21 @@ async fn two_grants_of_the_same_are_two() {
 async fn a_grant_that_has_ended_is_not_relied_on() {
     let node = node_with(&["safe", "yk", "heir"]).await;
     grant(&node, "heir", "safe", None).await;
-    let end = now() + 2;
-    grant(&node, "safe", "yk", Some(end)).await;
-    assert!(reads(&node, "safe", "yk") && reads(&node, "heir", "yk"));
-    let all = recipients(&node, "yk", Preference::WITH_READERS).await;
-    assert_eq!(all, ["yk", "safe", "heir"]);
+    let mut lasts = 2;
+    let end = loop {
+        let end = now() + lasts;
+        grant(&node, "safe", "yk", Some(end)).await;
+        let counts = reads(&node, "safe", "yk") && reads(&node, "heir", "yk");
+        let all = recipients(&node, "yk", Preference::WITH_READERS).await;
+        if now() < end {
+            assert!(counts);
+            assert_eq!(all, ["yk", "safe", "heir"]);
+            break end;
+        }
+        // It ended while it was looked at, on a machine that is busy.
+        lasts *= 4;
+        assert!(lasts < 200);
+    };
     while now() < end {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
@@ -684,21 +694,30 @@ async fn nothing_is_verified_of_a_reply_that_nobody_asked_this_sender_for() {
     };
     let forged = vec![forged; 200];
     for sender in ["mallory", READS_FOR] {
-        let msg = Msg::ReplyReadsForEvidence(ReplyReadsForEvidence {
-            external_identity: id("yk"),
-            evidence: EvidenceAbout {
-                direct: vec![granted.clone()],
-                revocations: forged.clone(),
-                onward: Vec::new(),
-            },
-            err: None,
-        });
-        let begun = Instant::now();
-        let reply = node.ask(&id(sender), &id(ENCRYPTION), msg, &call()).await;
-        let took = begun.elapsed();
-        assert!(reply.is_none());
+        let msg = || {
+            Msg::ReplyReadsForEvidence(ReplyReadsForEvidence {
+                external_identity: id("yk"),
+                evidence: EvidenceAbout {
+                    direct: vec![granted.clone()],
+                    revocations: forged.clone(),
+                    onward: Vec::new(),
+                },
+                err: None,
+            })
+        };
+        let mut quickest = Duration::MAX;
+        for _ in 0..5 {
+            let msg = msg();
+            let begun = Instant::now();
+            let reply = node.ask(&id(sender), &id(ENCRYPTION), msg, &call()).await;
+            quickest = quickest.min(begun.elapsed());
+            assert!(reply.is_none());
+        }
         let all = verifying(&forged);
-        assert!(took < all / 2, "{sender}: {took:?}, and {all:?} for all");
+        assert!(
+            quickest < all / 2,
+            "{sender}: {quickest:?}, and {all:?} for all"
+        );
     }
 }
 

@@ -278,14 +278,13 @@ async fn what_a_living_process_works_on_is_left_alone() {
     let device = Device::paced(Pace::Slow { workers: 2 });
     let home = tempfile::tempdir().unwrap();
     let (first, second) = (node(home.path(), &device), node(home.path(), &device));
-    device.generates_in(Duration::from_millis(300));
+    device.holds_keys(true);
     let (its_node, backend) = (first.clone(), device.backend());
     let made = tokio::spawn(async move { make(&its_node, "alice", &backend).await });
-    while !device.is_generating() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(|| device.is_generating()).await;
     assert!(second.registry().open_intents().unwrap().is_empty());
     assert!(second.settle(&Call::unlimited()).await.unwrap().is_empty());
+    device.holds_keys(false);
     made.await.unwrap();
     assert_eq!(device.keys(), 2);
 }

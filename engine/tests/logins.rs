@@ -3,89 +3,17 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
-
-use claviger_engine::message::{
-    RequestConnectIdentity, RequestDeleteIdentity, RequestGenerateIdentity,
-};
-use claviger_engine::policy::{self, OwnersOnly};
-use claviger_engine::{
-    Backend, Capabilities, EngineError, EngineId, IdParams, Node, Policy, Registry,
-};
-use claviger_token::{Access, Algorithm, Call, FixedPin, KeySpec, PinSource, Token};
-use common::safes::{PINS, Safes};
-use common::{call, id};
-use tempfile::TempDir;
-
-/// Whoever's PIN opened a token uses it, and nobody else.
-struct Private;
-
-impl Policy for Private {
-    fn check(&self, who: &EngineId, access: policy::Permission<'_>) -> Result<(), EngineError> {
-        match access {
-            policy::Permission::UseLogin { .. } => Err(EngineError::NotAllowed {
-                sender: who.clone(),
-                what: "use somebody else's login",
-            }),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// `alice` and `bob` with keys on the first of two safes, and nobody logged in.
-struct Stage {
-    safes: Safes,
-    home: TempDir,
-}
-
-impl Stage {
-    async fn new() -> Self {
-        let stage = Stage {
-            safes: Safes::new(),
-            home: tempfile::tempdir().unwrap(),
-        };
-        let node = stage.node(stage.safes.person(), OwnersOnly);
-        for name in ["alice", "bob"] {
-            let made = node.generate(&id(name), stage.request(), &call()).await;
-            made.unwrap();
-        }
-        stage.safes.log_out();
-        stage
-    }
-
-    fn request(&self) -> RequestGenerateIdentity {
-        RequestGenerateIdentity {
-            backend: Backend::from(self.safes.0[0].device.info().backend.clone()),
-            params: IdParams::Ed25519,
-            capabilities: Capabilities::CommitAndDecrypt,
-        }
-    }
-
-    fn node(&self, pins: impl PinSource + 'static, policy: impl Policy + 'static) -> Node {
-        Node::builder(Registry::open(self.home.path()).unwrap())
-            .driver(self.safes.clone())
-            .access(Access::with(pins))
-            .policy(policy)
-            .build()
-    }
-}
+use claviger_engine::message::{RequestConnectIdentity, RequestDeleteIdentity};
+use claviger_engine::{Capabilities, EngineError, Node, Registry};
+use claviger_token::{Algorithm, KeySpec};
+use common::logins::{Private, Stage, is_not_allowed, with_pin};
+use common::safes::PINS;
+use common::{call, id, until};
 
 async fn sign(node: &Node, who: &str) -> Result<(), EngineError> {
     let (engine, call) = (id("alice_committer_alice"), call());
     let signed = node.commit(&id(who), &engine, b"m".to_vec(), &call).await;
     signed.map(drop)
-}
-
-/// A call that carries the PIN of the first safe.
-fn with_pin() -> Call {
-    Call::unlimited().using(Access::with(FixedPin::new(PINS[0])))
-}
-
-fn is_not_allowed<T: std::fmt::Debug>(done: &Result<T, EngineError>) {
-    assert!(
-        matches!(done, Err(EngineError::NotAllowed { .. })),
-        "{done:?}"
-    );
 }
 
 #[tokio::test]
@@ -124,14 +52,6 @@ async fn manage(node: &Node, what: &str, stage: &Stage, key: &str) -> Result<(),
             };
             node.delete(&carol, request, &call).await.map(drop)
         }
-    }
-}
-
-async fn until(what: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !what() {
-        assert!(begun.elapsed() < Duration::from_secs(20));
-        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -454,6 +454,80 @@ async fn who_is_denied_does_not_learn_what_exists() {
     );
 }
 
+/// What the engine called so answers `who` to a message that is let in: nothing, or its error.
+async fn told(node: &Node, who: &EngineId, engine: &str, msg: Msg) -> Option<String> {
+    let message = EngineMsg {
+        sender: who.clone(),
+        target: id(engine),
+        mailbox: None,
+        msg,
+    };
+    let reply = node.let_in(who, message, &call()).await.unwrap();
+    reply.map(|reply| error(Some(reply)).unwrap().to_string())
+}
+
+/// Lets nobody use anything.
+struct NoUse;
+
+impl Policy for NoUse {
+    fn check(&self, sender: &EngineId, access: Permission<'_>) -> Result<(), EngineError> {
+        match access {
+            Permission::Use { .. } => Err(EngineError::NotAllowed {
+                sender: sender.clone(),
+                what: "use this",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn to_who_is_denied_an_engine_that_is_not_there_answers_as_one_that_is() {
+    let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
+    let default = common::node(home.path(), &device);
+    common::make(&default, "alice", &device.backend()).await;
+    let mallory = remote(&default, "mallory");
+    let strict = Node::builder(Registry::open(home.path()).unwrap())
+        .driver(device.clone())
+        .policy(NoUse)
+        .build();
+    let sign = || Msg::RequestCommitment(RequestCommitment::raw(vec![1]));
+    let open = || Msg::RequestDecryption(RequestDecryption { data: vec![1] });
+    // From another node, and from another process of this machine.
+    for (node, who) in [
+        (&default, &mallory),
+        (&strict, &mallory),
+        (&strict, &id("uid 1000")),
+    ] {
+        for (kind, msg) in [
+            ("committer", &sign as &dyn Fn() -> Msg),
+            ("decryptor", &open),
+        ] {
+            let there = told(node, who, &format!("alice_{kind}_alice"), msg()).await;
+            let denied = there.as_ref().unwrap();
+            assert!(denied.contains("may not"), "{denied}");
+            let absent = told(node, who, &format!("nobody_{kind}_nobody"), msg()).await;
+            assert_eq!(absent, there, "{kind}");
+        }
+        // What no engine does, and what no engine is called, is dropped as ever.
+        assert_eq!(told(node, who, "alice_committer_alice", open()).await, None);
+        assert_eq!(told(node, who, "alice_committer_bob", sign()).await, None);
+    }
+    let call = call();
+    for engine in ["alice_committer_alice", "nobody_committer_nobody"] {
+        let signed = default.commit(&mallory, &id(engine), vec![1], &call).await;
+        assert!(
+            matches!(signed, Err(EngineError::NotAllowed { .. })),
+            "{signed:?}"
+        );
+    }
+    // In this process it is as the specification has it.
+    for node in [&default, &strict] {
+        let absent = id("nobody_committer_nobody");
+        assert!(node.ask(&id("x"), &absent, sign(), &call).await.is_none());
+    }
+}
+
 #[tokio::test]
 async fn who_lets_a_message_in_gets_the_reply_and_a_participant_the_true_sender() {
     let stage = Stage::new().await;

@@ -137,10 +137,7 @@ async fn a_copy_of_the_home_destroys_no_key_that_was_entered() {
         let (node, backend) = (first.clone(), device.backend());
         let making = tokio::spawn(async move { make(&node, "alice", &backend).await });
         // It waits at the proof: the keys are made and noted.
-        while device.keys() < 2 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        until(|| device.waits_for_touch()).await;
         for entry in std::fs::read_dir(home.path()).unwrap() {
             let entry = entry.unwrap();
             if entry.file_type().unwrap().is_file() {

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use claviger_engine::message::{RequestConnectIdentity, RequestGenerateIdentity};
 use claviger_engine::policy;
@@ -15,7 +15,7 @@ use claviger_engine::{
 use claviger_memory::MemoryDriver;
 use claviger_token::{Access, Algorithm, Call, Deletion, KeySpec, Token};
 use common::safes::{Hesitant, Safes};
-use common::{Device, call, connect, delete, generate, id, make};
+use common::{Device, call, connect, delete, generate, hang_while, id, make, until};
 use tempfile::TempDir;
 
 use Capabilities::{Commit, CommitAndDecrypt};
@@ -35,19 +35,9 @@ impl Policy for Slow {
         );
         if waits && *sender == id("late") {
             self.asked.store(true, SeqCst);
-            while !self.answers.load(SeqCst) {
-                std::thread::sleep(Duration::from_millis(2));
-            }
+            hang_while(|| !self.answers.load(SeqCst));
         }
         Ok(())
-    }
-}
-
-async fn until(what: &AtomicBool) {
-    let begun = Instant::now();
-    while !what.load(SeqCst) {
-        assert!(begun.elapsed() < Duration::from_secs(20));
-        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -74,7 +64,7 @@ async fn late_deletion(
         let (node, identity) = (node.clone(), identity.to_owned());
         tokio::spawn(async move { delete(&node, "late", &identity).await })
     };
-    until(&policy.asked).await;
+    until(|| policy.asked.load(SeqCst)).await;
     meanwhile.await;
     policy.answers.store(true, SeqCst);
     late.await.unwrap()
@@ -123,7 +113,7 @@ async fn who_connects_gets_no_more_than_an_identity_has_that_was_made_anew_meanw
         let node = node.clone();
         tokio::spawn(async move { node.connect(&id("late"), request, &call()).await })
     };
-    until(&policy.asked).await;
+    until(|| policy.asked.load(SeqCst)).await;
     delete(&node, "alice", "alice").await.unwrap();
     let backend = device.backend();
     let made = generate(&node, "alice", &backend, IdParams::Ed25519, Commit).await;
@@ -198,7 +188,7 @@ impl Prompted {
             let node = self.node.clone();
             tokio::spawn(async move { node.connect(&id("alice"), request, &call()).await })
         };
-        until(&self.asked).await;
+        until(|| self.asked.load(SeqCst)).await;
         meanwhile.await;
         // Who asked the key for anything from now on would be told something else.
         self.device().misuses_keys(true);
@@ -219,7 +209,7 @@ async fn no_token_is_asked_for_keys_for_a_name_that_was_taken_during_the_prompt(
         let node = stage.node.clone();
         tokio::spawn(async move { node.generate(&id("alice"), request, &call()).await })
     };
-    until(&stage.asked).await;
+    until(|| stage.asked.load(SeqCst)).await;
     make(&stage.node, "alice", &Backend::LocalMemory).await;
     // Who asked it would be told that there is no room.
     stage.device().has_slots(&["1"], &[]);

@@ -9,101 +9,20 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use claviger_engine::message::{RequestDeleteIdentity, RequestGenerateIdentity};
 use claviger_engine::opener::Opener;
-use claviger_engine::policy::{self, OwnersOnly};
-use claviger_engine::{
-    Backend, Capabilities, EngineError, EngineId, IdParams, Node, Policy, Registry,
-};
+use claviger_engine::policy::OwnersOnly;
+use claviger_engine::{Backend, EngineError, EngineId, Node};
 use claviger_formats::envelope::{self, Sealed};
 use claviger_token::{
-    About, Access, Call, Detail, Driver, Error, FixedPin, KeyUse, Listing, PinSource, SlotId,
-    Token, Unwrap,
+    About, Access, Call, Detail, Driver, Error, FixedPin, KeyUse, Listing, SlotId, Token, Unwrap,
 };
+use common::logins::{Private, Stage, is_not_allowed, with_pin};
 use common::safes::{PINS, Safes};
 use common::{call, id};
-use tempfile::TempDir;
-
-/// Whoever's PIN opened a token uses it, and nobody else.
-struct Private;
-
-impl Policy for Private {
-    fn check(&self, who: &EngineId, access: policy::Permission<'_>) -> Result<(), EngineError> {
-        match access {
-            policy::Permission::UseLogin { .. } => Err(EngineError::NotAllowed {
-                sender: who.clone(),
-                what: "use somebody else's login",
-            }),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// `alice` and `bob` with keys on the first of two safes, and nobody logged in.
-struct Stage {
-    safes: Safes,
-    home: TempDir,
-}
-
-impl Stage {
-    async fn new() -> Self {
-        let stage = Stage {
-            safes: Safes::new(),
-            home: tempfile::tempdir().unwrap(),
-        };
-        let node = stage.node(stage.safes.person(), OwnersOnly);
-        for name in ["alice", "bob"] {
-            let made = node.generate(&id(name), stage.request(), &call()).await;
-            made.unwrap();
-        }
-        stage.safes.log_out();
-        stage
-    }
-
-    fn request(&self) -> RequestGenerateIdentity {
-        RequestGenerateIdentity {
-            backend: Backend::from(self.safes.0[0].device.info().backend.clone()),
-            params: IdParams::Ed25519,
-            capabilities: Capabilities::CommitAndDecrypt,
-        }
-    }
-
-    fn node(&self, pins: impl PinSource + 'static, policy: impl Policy + 'static) -> Node {
-        self.node_with(self.safes.clone(), pins, policy)
-    }
-
-    fn node_with(
-        &self,
-        driver: impl Driver + 'static,
-        pins: impl PinSource + 'static,
-        policy: impl Policy + 'static,
-    ) -> Node {
-        Node::builder(Registry::open(self.home.path()).unwrap())
-            .driver(driver)
-            .access(Access::with(pins))
-            .policy(policy)
-            .build()
-    }
-
-    fn came(&self) -> Vec<String> {
-        self.safes.0[0].came()
-    }
-}
 
 async fn sign(node: &Node, who: &str, call: &Call) -> Result<(), EngineError> {
     let engine = id(&format!("{who}_committer_{who}"));
     let signed = node.commit(&id(who), &engine, b"m".to_vec(), call).await;
     signed.map(drop)
-}
-
-/// A call that carries the PIN of the first safe.
-fn with_pin() -> Call {
-    Call::unlimited().using(Access::with(FixedPin::new(PINS[0])))
-}
-
-fn is_not_allowed<T: std::fmt::Debug>(done: &Result<T, EngineError>) {
-    assert!(
-        matches!(done, Err(EngineError::NotAllowed { .. })),
-        "{done:?}"
-    );
 }
 
 #[tokio::test]
@@ -212,6 +131,31 @@ async fn a_pin_that_the_token_refuses_makes_nobodys_login() {
     let wrong = Call::unlimited().using(Access::with(FixedPin::new("999999")));
     assert!(sign(&node, "alice", &wrong).await.is_err());
     sign(&node, "bob", &call()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_login_that_one_node_made_serves_another_one_in_this_process_as_the_policy_has_it() {
+    let stage = Stage::new().await;
+    let node = || stage.node(claviger_token::NoPin, Private);
+    // It was open in the second one before, by nobody's PIN.
+    let (first, second, third) = (node(), node(), node());
+    stage.safes.0[0].logged_in.store(true, SeqCst);
+    sign(&second, "bob", &call()).await.unwrap();
+    stage.safes.log_out();
+    sign(&first, "alice", &with_pin()).await.unwrap();
+    assert_eq!(stage.came(), [PINS[0]]);
+    for other in [&second, &third] {
+        is_not_allowed(&sign(other, "bob", &call()).await);
+        sign(other, "alice", &call()).await.unwrap();
+    }
+    // Also when the node is gone that made it, as long as the token stays open.
+    drop((first, third));
+    is_not_allowed(&sign(&second, "bob", &call()).await);
+    drop(second);
+    // Of a token that nobody has open any more nothing is left.
+    let node = node();
+    sign(&node, "bob", &call()).await.unwrap();
+    assert!(stage.came().is_empty());
 }
 
 /// The driver of the safes, which goes on after a login as it is told.

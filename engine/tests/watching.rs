@@ -15,7 +15,7 @@ impl Lookout {
     /// What is looked at from now on, until that has been `times` looks.
     fn next(&self, times: usize) -> Vec<String> {
         self.0.lock().unwrap().clear();
-        let give_up = Instant::now() + Duration::from_secs(10);
+        let give_up = Instant::now() + Duration::from_secs(60);
         loop {
             let seen = self.0.lock().unwrap().clone();
             if seen.len() >= times {

@@ -209,7 +209,7 @@ async fn who_signs_does_not_wait_for_those_who_write_to_the_registry() {
     let (waiting, backend) = (node.clone(), device.backend());
     let waiting = tokio::spawn(async move { make(&waiting, "bob", &backend).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let call = Call::within(Duration::from_secs(5));
+    let call = Call::within(Duration::from_secs(20));
     let signed = node.commit(&id("alice"), &engine, vec![1], &call).await;
     assert!(signed.is_ok() && !waiting.is_finished());
     other.execute_batch("ROLLBACK").unwrap();
@@ -281,7 +281,7 @@ async fn a_decryption_ends_at_its_deadline_on_a_key_that_has_turned_slow() {
     for _ in 0..5 {
         decrypt(call()).await.unwrap();
     }
-    device.decrypts_in(Duration::from_secs(20));
+    device.decrypts_in(Duration::from_secs(60));
     let begun = Instant::now();
     let call = Call::within(Duration::from_millis(200));
     let refused = decrypt(call).await.unwrap_err();
@@ -289,8 +289,7 @@ async fn a_decryption_ends_at_its_deadline_on_a_key_that_has_turned_slow() {
         refused,
         EngineError::Token(Error::DeadlineExceeded)
     ));
-    assert!(begun.elapsed() < Duration::from_secs(10));
-    device.decrypts_in(Duration::ZERO);
+    assert!(begun.elapsed() < Duration::from_secs(50));
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::policy::{self, Operation};
 use crate::purpose::ToSign;
 use crate::registry::{KeyRecord, RegistryError};
 use crate::tokens::Tokens;
+use crate::types::owner_by_name;
 use crate::{Commitment, EngineError, EngineId, EngineName};
 
 impl Node {
@@ -77,13 +78,13 @@ impl Node {
         if name.node.is_some() {
             return Ok(None);
         }
-        let usage = match operation {
-            Operation::Sign(_) => KeyUse::Sign,
-            Operation::Decrypt => KeyUse::Decrypt,
-        };
+        let usage = usage_of(operation);
         let found = self.find_engine(who, &name.name, call).await?;
         let Some(engine) = found.filter(|engine| engine.usage() == usage) else {
-            return Ok(None);
+            return match asker.node {
+                None => Ok(None),
+                Some(_) => self.may_use_absent(asker, name, operation).map(|()| None),
+            };
         };
         // Who is denied does not learn that it was deleted.
         self.may_use(asker, &engine, operation)?;
@@ -106,6 +107,28 @@ impl Node {
             operation,
         };
         self.0.policy.check(who, access)
+    }
+
+    /// Asks the policy about an engine that is not there as if it were: who comes from outside and
+    /// is denied the one must not be told more of the other.
+    ///
+    /// # Errors
+    /// [`EngineError::NotAllowed`].
+    pub(crate) fn may_use_absent(
+        &self,
+        asker: &EngineId,
+        engine: &EngineId,
+        operation: Operation<'_>,
+    ) -> Result<(), EngineError> {
+        let owner = owner_by_name(usage_of(operation), &engine.name);
+        let Some(identity) = owner.filter(|_| engine.node.is_none()) else {
+            return Ok(());
+        };
+        let access = policy::Permission::Use {
+            identity: &identity,
+            operation,
+        };
+        self.0.policy.check(asker, access)
     }
 
     /// Lets a Commitment or Decryption engine work, on this task.
@@ -234,6 +257,13 @@ impl Work {
             Work::Sign(text) => engine.sign(tokens, text, by).await.map(Done::Signed),
             Work::Open(data) => engine.decrypt(tokens, data, by).await.map(Done::Opened),
         }
+    }
+}
+
+fn usage_of(operation: Operation<'_>) -> KeyUse {
+    match operation {
+        Operation::Sign(_) => KeyUse::Sign,
+        Operation::Decrypt => KeyUse::Decrypt,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use claviger_token::sync::{lock, write};
+use claviger_token::sync::write;
 
 use super::Node;
 use crate::inner::{ENCRYPTION, IDENTITY_MANAGEMENT, Inner, READS_FOR};
@@ -36,10 +36,7 @@ impl Participant {
 
     /// The next message in a mailbox, if there is one.
     pub fn try_receive(&self, mailbox: u64) -> Option<EngineMsg> {
-        let mut held = lock(&self.mailboxes.held);
-        let message = held.boxes.get_mut(&mailbox)?.pop_front()?;
-        held.count -= 1;
-        Some(message)
+        self.mailboxes.next(mailbox)
     }
 }
 

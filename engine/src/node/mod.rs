@@ -28,7 +28,7 @@ pub use self::builder::NodeBuilder;
 pub(crate) use self::keys::{Done, Work, no_such};
 pub use self::mailbox::Participant;
 pub use crate::inner::{ENCRYPTION, IDENTITY_MANAGEMENT, READS_FOR};
-pub use crate::mailboxes::{MAILBOX_CAPACITY, SendError};
+pub use crate::mailboxes::{MAILBOX_CAPACITY, OUTSIDE_CAPACITY, SENDER_CAPACITY, SendError};
 pub use crate::types::Engines;
 
 /// A node: its engines, its registry and its tokens. Clones are the same node.

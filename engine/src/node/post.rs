@@ -13,6 +13,7 @@ use crate::message::{
     ReplyDeleteIdentity, ReplyEncrypt, ReplyGenerateIdentity, ReplyReadsFor, ReplyReadsForEvidence,
     ReplySubmitReadsForEvidence,
 };
+use crate::policy::Operation;
 use crate::{EngineError, EngineId, Engines};
 
 impl Node {
@@ -57,11 +58,14 @@ impl Node {
     /// peer's credentials name, from another node the id that the transport has authenticated.
     /// What the message itself says of its sender counts for nothing.
     ///
-    /// The reply is handed back, for `who`.
+    /// The reply is handed back, for `who`. A message that no engine accepts is dropped. If the
+    /// policy denies `who` the use of the engine, the reply says so, whether the engine is there
+    /// or not.
     ///
     /// # Errors
-    /// [`SendError::MailboxFull`]: the target takes part in the node, and its mailbox holds too
-    /// many.
+    /// [`SendError::Busy`]: the target takes part in the node, and too many messages that were
+    /// let in wait in its mailboxes, of this sender or of all. [`SendError::MailboxFull`]: too
+    /// many wait there anyway.
     pub async fn let_in(
         &self,
         who: &EngineId,
@@ -72,11 +76,31 @@ impl Node {
             sender: who.clone(),
             ..message
         };
-        if self.0.participant(&message.target).is_some() {
-            self.0.deliver(message)?;
+        if let Some(mailboxes) = self.0.participant(&message.target) {
+            let place = mailboxes.reserve_for_outside(who.into())?;
+            place.put(message.mailbox.unwrap_or(0), message);
             return Ok(None);
         }
-        Ok(self.ask(who, &message.target, message.msg, call).await)
+        let EngineMsg { target, msg, .. } = message;
+        let denied = self.denied(who, &target, &msg);
+        Ok(self.ask(who, &target, msg, call).await.or(denied))
+    }
+
+    /// What is answered in place of an engine that is not there: to whom the policy denies its
+    /// use, what they are told where it is; else nothing.
+    fn denied(&self, who: &EngineId, target: &EngineId, msg: &Msg) -> Option<Msg> {
+        let denied = |operation| self.may_use_absent(who, target, operation).err();
+        Some(match msg {
+            Msg::RequestCommitment(request) => Msg::ReplyCommitment(ReplyCommitment {
+                commitment: None,
+                err: Some(denied(Operation::Sign(&request.purpose))?),
+            }),
+            Msg::RequestDecryption(_) => Msg::ReplyDecryption(ReplyDecryption {
+                data: Secret::default(),
+                err: Some(denied(Operation::Decrypt)?),
+            }),
+            _ => return None,
+        })
     }
 
     /// Sends a message to an engine and hands back what it replies to the sender.

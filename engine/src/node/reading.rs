@@ -9,7 +9,6 @@ use crate::accounts::{self, FoundKey, Search, SoughtKey};
 use crate::opening::Wanted;
 use crate::policy;
 use crate::tokens::FoundTokens;
-use crate::turns::in_time;
 use crate::{EngineError, EngineId, TokenChanges, TokenState};
 
 impl Node {
@@ -57,23 +56,22 @@ impl Node {
         call: &Call,
     ) -> Result<FoundTokens, EngineError> {
         self.0.policy.check(who, policy::Permission::ListTokens)?;
-        self.look_for(backend, call).await
+        self.look_for(who, backend, None, call).await
     }
 
-    /// [`Node::look`] on behalf of a request that was allowed as a whole.
+    /// [`Node::look`] on behalf of a request that was allowed as a whole; it may be about one
+    /// token.
     pub(crate) async fn look_for(
         &self,
+        who: &EngineId,
         backend: Option<&str>,
+        token: Option<&TokenId>,
         call: &Call,
     ) -> Result<FoundTokens, EngineError> {
-        // Where a device does not answer, one thread waits for it.
-        let looking = format!("look {}", backend.unwrap_or_default());
-        let looking = self.0.tokens.openings.begin(&looking, call).await?;
-        let (node, backend) = (Arc::clone(&self.0), backend.map(str::to_owned));
+        let (node, asked) = (Arc::clone(&self.0), backend.map(str::to_owned));
         let its_call = call.clone();
-        let found = tokio::task::spawn_blocking(move || {
-            let _looking = looking;
-            let mut found = node.tokens.list(backend.as_deref(), &its_call)?;
+        let look = move |_opening| {
+            let mut found = node.tokens.list(asked.as_deref(), &its_call)?;
             for (token, slots) in &mut found.tokens {
                 let noted = node.registry.take_account(token);
                 // Tokens can be seen also where the registry cannot.
@@ -85,10 +83,15 @@ impl Node {
                 }
             }
             Ok(found)
-        });
-        in_time(call, found)
+        };
+        // Nothing is called so, and all tokens are looked for by it.
+        let backend = backend.unwrap_or_default();
+        let wanted = Wanted { backend, token };
+        self.0
+            .tokens
+            .looks
+            .run(Some(who), wanted, call, look)
             .await?
-            .unwrap_or_else(|_| Err(interrupted()))
     }
 
     /// Looks on the token that `backend` names, which derives its keys, for keys that some home

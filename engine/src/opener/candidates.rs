@@ -34,7 +34,7 @@ pub(super) async fn candidates(
         }
         let token = key.token.clone();
         if !tokens.contains_key(&token) {
-            let seen = see(node, &token, &info.backend.to_string(), call).await;
+            let seen = see(node, asker, &token, &info.backend.to_string(), call).await;
             tokens.insert(token.clone(), seen);
         }
         let unreadable = match &tokens[&token] {
@@ -66,9 +66,9 @@ pub(super) async fn candidates(
 }
 
 /// The token, which `backend` leads to.
-async fn see(node: &Node, wanted: &TokenId, backend: &str, call: &Call) -> Shown {
-    let found =
-        (node.look_for(Some(backend), call).await).map_err(|error| Some(error.to_string()))?;
+async fn see(node: &Node, asker: &EngineId, wanted: &TokenId, backend: &str, call: &Call) -> Shown {
+    let found = node.look_for(asker, Some(backend), Some(wanted), call);
+    let found = found.await.map_err(|error| Some(error.to_string()))?;
     let is_it = |token: &TokenInfo| token.id == *wanted || token.formerly.contains(wanted);
     let it = found.tokens.into_iter().find(|(token, _)| is_it(token));
     it.ok_or_else(|| {

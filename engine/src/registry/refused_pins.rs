@@ -7,7 +7,6 @@
 //! [confirms it](claviger_token::PinSource::sends_unsettled).
 
 use std::fs::{File, TryLockError};
-use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -19,17 +18,14 @@ use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use super::connections::Connections;
-use super::digests::{self, REFUSED_PIN, SENT_PIN};
+use super::digests::{REFUSED_PIN, SENT_PIN};
 use super::error::RegistryError;
-use super::moves::TABLES;
 use super::rows::token_id;
 use super::unnoted::{Tell, Unnoted, is_unwritable};
-use crate::pin_note::{self, Note};
+use crate::pin_note::{Note, PinNotes};
 
 /// How long to wait for somebody else who is sending a PIN to the same token.
 const LONGEST_TURN: Duration = Duration::from_secs(30);
-/// How long who renames a note waits for them.
-const LONGEST_RENAMING: Duration = Duration::from_secs(5);
 /// So often it is looked whether their turn is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -50,11 +46,11 @@ const HIGHEST_COST: u64 = 1 << 30;
 #[derive(Clone)]
 pub struct RefusedPinRecords {
     connections: Arc<Connections>,
-    /// Where the files are that are locked while a PIN is sent; `None` where no other
+    /// The files that are locked while a PIN is sent, and say so; `None` where no other
     /// process shares the registry.
-    locks: Option<PathBuf>,
+    pub(super) files: Option<PinNotes>,
     /// Why nothing can be written down, where that is known from the start.
-    unwritable: Option<RegistryError>,
+    pub(super) unwritable: Option<RegistryError>,
     /// Whether PINs are sent all the same where nothing can be written down.
     unnoted: Option<Unnoted>,
 }
@@ -71,10 +67,10 @@ pub struct RefusedPinRecord {
 }
 
 impl RefusedPinRecords {
-    pub(super) fn new(connections: Arc<Connections>, locks: Option<PathBuf>) -> Self {
+    pub(super) fn new(connections: Arc<Connections>, files: Option<PinNotes>) -> Self {
         RefusedPinRecords {
             connections,
-            locks,
+            files,
             unwritable: None,
             unnoted: None,
         }
@@ -96,7 +92,7 @@ impl RefusedPinRecords {
         }
     }
 
-    fn db(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn db(&self) -> MutexGuard<'_, Connection> {
         self.connections.reader()
     }
 
@@ -131,7 +127,7 @@ impl RefusedPinRecords {
         &self,
         mut records: Vec<RefusedPinRecord>,
     ) -> Result<Vec<RefusedPinRecord>, RegistryError> {
-        for Note { token, .. } in self.notes()? {
+        for token in self.notes()?.into_iter().filter_map(|note| note.token) {
             match records.iter_mut().find(|record| record.token == token) {
                 Some(record) => record.unsettled = true,
                 None => records.push(RefusedPinRecord {
@@ -144,89 +140,6 @@ impl RefusedPinRecords {
         Ok(records)
     }
 
-    /// The PINs that were sent and whose answer is not known, as far as they are noted in files.
-    /// A note that cannot be read is that of the token to which its file belongs, if the registry
-    /// knows one.
-    fn notes(&self) -> Result<Vec<Note>, RegistryError> {
-        let Some(folder) = &self.locks else {
-            return Ok(Vec::new());
-        };
-        let noted = pin_note::all(folder).map_err(|e| RegistryError::io(&e))?;
-        let mut notes = noted.notes;
-        if noted.damaged.is_empty() {
-            return Ok(notes);
-        }
-        let known = self.known_tokens()?;
-        for file in noted.damaged {
-            let token = known.iter().find(|of| pin_note::path(folder, of) == file);
-            match token.cloned() {
-                Some(token) => notes.push(Note { token, tries: None }),
-                None => tracing::warn!(
-                    file = %file.display(),
-                    "the note of a PIN that was sent cannot be read"
-                ),
-            }
-        }
-        Ok(notes)
-    }
-
-    /// The tokens of which the registry knows anything.
-    fn known_tokens(&self) -> Result<Vec<TokenId>, RegistryError> {
-        let of = |table| format!("SELECT kind, manufacturer, serial FROM {table}");
-        let query = TABLES.map(of).join(" UNION ");
-        let db = self.db();
-        let mut query = db.prepare_cached(&query)?;
-        let tokens = query.query_map([], token_id)?.collect::<Result<_, _>>()?;
-        Ok(tokens)
-    }
-
-    /// Enters what is noted in files into the table of a backup.
-    pub(crate) fn note_in(&self, backup: &Connection) -> Result<(), RegistryError> {
-        let notes = self.notes()?;
-        if notes.is_empty() {
-            return Ok(());
-        }
-        digests::keep(backup)?;
-        for Note { token, tries } in notes {
-            insert_sent(backup, &token, tries)?;
-        }
-        Ok(())
-    }
-
-    /// Whether a PIN was sent to `token` whose answer is not known, as its file says.
-    pub(crate) fn has_note_of(&self, token: &TokenId) -> Result<bool, RegistryError> {
-        Ok(self.note_of(token)?.is_some())
-    }
-
-    /// What is noted of the token `former` is of the token `now`. Waits for who is sending a PIN
-    /// to it.
-    pub(crate) fn rename_note(&self, former: &TokenId, now: &TokenId) -> Result<(), RegistryError> {
-        let (Some(folder), Some(note)) = (&self.locks, self.note_of(former)?) else {
-            return Ok(());
-        };
-        let file = pin_note::open(folder, now).map_err(|e| RegistryError::io(&e))?;
-        let turn = wait_for(&file, now, &Call::within(LONGEST_RENAMING));
-        turn.map_err(|error| RegistryError::Other {
-            reason: error.to_string(),
-        })?;
-        let other = self.note_of(now)?;
-        let note = Note {
-            token: now.clone(),
-            // They are of two PINs: what was left before both is not known.
-            tries: note.tries.filter(|_| other.is_none()),
-        };
-        let renamed = pin_note::begin(&file, folder, &note, other.is_some())
-            .and_then(|()| pin_note::forget(folder, former));
-        renamed.map_err(|e| RegistryError::io(&e))
-    }
-
-    fn note_of(&self, token: &TokenId) -> Result<Option<Note>, RegistryError> {
-        match &self.locks {
-            Some(folder) => pin_note::of_token(folder, token).map_err(|e| RegistryError::io(&e)),
-            None => Ok(None),
-        }
-    }
-
     /// Forgets what is on record of `token`, so that any PIN may be sent to it again.
     ///
     /// # Errors
@@ -236,8 +149,8 @@ impl RefusedPinRecords {
             return Err(why.clone());
         }
         self.forget_rows(token)?;
-        match &self.locks {
-            Some(folder) => pin_note::forget(folder, token).map_err(|e| RegistryError::io(&e)),
+        match &self.files {
+            Some(files) => files.forget(token).map_err(|e| RegistryError::io(&e)),
             None => Ok(()),
         }
     }
@@ -338,17 +251,14 @@ impl RefusedPinRecords {
     /// The file that is locked by who sends a PIN to the token. None where nobody else can, or
     /// no file can be made, and it is sent all the same.
     fn lock_file(&self, token: &TokenId) -> Result<Option<Lock>, Error> {
-        let Some(folder) = &self.locks else {
+        let Some(files) = &self.files else {
             return Ok(None);
         };
-        let open = pin_note::open(folder, token);
-        let file = match open.map_err(|e| RegistryError::io(&e)) {
+        let file = match files.open(token).map_err(|e| RegistryError::io(&e)) {
             Ok(file) => file,
             Err(error) if self.unnoted.is_some() && is_unwritable(&error) => {
                 // Others may have made it, who could write.
-                return Ok(File::open(pin_note::path(folder, token))
-                    .ok()
-                    .map(Lock::of_others));
+                return Ok(files.open_to_read(token).ok().map(Lock::of_others));
             }
             Err(error) => return Err(not_noted(token, &error)),
         };
@@ -369,7 +279,7 @@ impl RefusedPinRecords {
     }
 }
 
-fn wait_for(file: &File, token: &TokenId, call: &Call) -> Result<(), Error> {
+pub(super) fn wait_for(file: &File, token: &TokenId, call: &Call) -> Result<(), Error> {
     let give_up = Instant::now() + LONGEST_TURN;
     while !is_locked_by_us(file, token)? {
         call.check()?;
@@ -468,7 +378,7 @@ fn warn_unless(token: &TokenId, verdict: PinVerdict, written: Result<(), Registr
     if let Err(error) = written {
         tracing::warn!(
             %token, ?verdict, %error,
-            "what became of a PIN could not be written down"
+            "the outcome of a PIN could not be recorded"
         );
     }
 }
@@ -518,22 +428,24 @@ impl Turn<'_> {
         if let Some(why) = &records.unwritable {
             return Err(why.clone());
         }
-        let Some(folder) = &records.locks else {
+        let Some(files) = &records.files else {
             return records.write(|db| insert_sent(db, token, tries));
         };
         let Some(lock) = self.lock.as_ref().filter(|lock| lock.is_ours) else {
             return Err(RegistryError::ReadOnly);
         };
         let token = token.clone();
-        let noted = pin_note::begin(&lock.file, folder, &Note { token, tries }, was_open);
+        let noted = files.begin(&lock.file, &Note { token, tries }, was_open);
         noted.map_err(|e| RegistryError::io(&e))
     }
 
     /// Notes that the token has answered.
     fn note_answered(&self) -> Result<(), RegistryError> {
-        match &self.lock {
-            Some(lock) => pin_note::end(&lock.file).map_err(|e| RegistryError::io(&e)),
-            None => Ok(()),
+        match (&self.records.files, &self.lock) {
+            (Some(files), Some(lock)) => {
+                (files.end(&lock.file, &self.token)).map_err(|e| RegistryError::io(&e))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -574,7 +486,11 @@ fn name(token: &TokenId) -> [&str; 3] {
     [&token.kind, &token.manufacturer, &token.serial]
 }
 
-fn insert_sent(db: &Connection, token: &TokenId, tries: Option<u8>) -> rusqlite::Result<()> {
+pub(super) fn insert_sent(
+    db: &Connection,
+    token: &TokenId,
+    tries: Option<u8>,
+) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT OR REPLACE INTO sent_pin (kind, manufacturer, serial, tries) VALUES (?, ?, ?, ?)",
     )?
@@ -654,7 +570,7 @@ impl Hash {
     fn new(recipe: Recipe, pin: &Pin) -> Result<Self, RegistryError> {
         let Cost { log_n, r, p } = recipe.cost;
         let damaged = || RegistryError::Damaged {
-            reason: "the cost of a hash makes no sense".into(),
+            reason: "the cost parameters of a hash are invalid".into(),
         };
         let memory = 1_u64.checked_shl(log_n.into()).ok_or_else(damaged)?;
         let memory = memory.saturating_mul(128).saturating_mul(r.into());
@@ -681,7 +597,7 @@ impl Hash {
 fn check_memory(bytes: u64) -> Result<(), RegistryError> {
     let too_much = || RegistryError::Other {
         reason: format!(
-            "{} MiB of memory are not to be had, which it takes to tell refused PINs",
+            "comparing rejected PINs needs {} MiB of memory, which are not available",
             bytes >> 20
         ),
     };
@@ -704,30 +620,6 @@ mod tests {
         assert!(check_memory(1 << 20).is_ok());
         let refused = check_memory(u64::MAX / 4);
         assert!(matches!(refused, Err(RegistryError::Other { .. })));
-    }
-
-    #[test]
-    fn of_two_notes_of_a_token_that_was_renamed_no_number_of_tries_is_left() {
-        let home = tempfile::tempdir().unwrap();
-        let registry = crate::Registry::open(home.path()).unwrap();
-        let records = registry.refused_pins();
-        let [former, now] = ["former", "now"].map(|serial| TokenId {
-            kind: "k".into(),
-            manufacturer: "m".into(),
-            serial: serial.into(),
-        });
-        let send = |token: &TokenId, tries| {
-            let mut turn = records.turn(token, &Call::unlimited()).unwrap();
-            let pin = Pin::from("246802");
-            turn.begin(&pin, TriesLeft::Exactly(tries)).unwrap();
-        };
-        let tries = |token| records.note_of(token).unwrap().map(|note| note.tries);
-        send(&former, 2);
-        records.rename_note(&former, &now).unwrap();
-        assert_eq!((tries(&former), tries(&now)), (None, Some(Some(2))));
-        send(&former, 1);
-        records.rename_note(&former, &now).unwrap();
-        assert_eq!((tries(&former), tries(&now)), (None, Some(None)));
     }
 
     #[test]

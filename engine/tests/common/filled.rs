@@ -104,17 +104,7 @@ impl Home {
              WHERE name = 'sent_pin'",
         )
         .unwrap();
-        for entry in std::fs::read_dir(self.folder.path().join("run")).unwrap() {
-            let path = entry.unwrap().path();
-            if path
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .starts_with("pin-")
-            {
-                std::fs::remove_file(path).unwrap();
-            }
-        }
+        std::fs::remove_dir_all(self.folder.path().join("pins")).unwrap();
     }
 
     pub fn node(&self) -> Node {

@@ -2,12 +2,13 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod filled;
+pub mod logins;
 pub mod safes;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use claviger_engine::message::{
     ReplyConnectIdentity, ReplyGenerateIdentity, RequestConnectIdentity, RequestDeleteIdentity,
@@ -53,7 +54,12 @@ struct State {
     /// How long making a key takes, and using it to decrypt: in milliseconds.
     generates_in: AtomicU64,
     decrypts_in: AtomicU64,
+    /// Whether using a key to decrypt waits, and whether somebody does.
+    holds_decryptions: AtomicBool,
+    decrypting: AtomicBool,
     generating: AtomicBool,
+    /// Whether making a key waits.
+    holds_keys: AtomicBool,
     /// Whether it panics when it has made a key.
     panics: AtomicBool,
     /// What deleting answers with.
@@ -138,7 +144,10 @@ impl Device {
             shared: Mutex::default(),
             generates_in: AtomicU64::default(),
             decrypts_in: AtomicU64::default(),
+            holds_decryptions: AtomicBool::default(),
+            decrypting: AtomicBool::default(),
             generating: AtomicBool::default(),
+            holds_keys: AtomicBool::default(),
             panics: AtomicBool::default(),
             undeletable: Mutex::default(),
             unnameable: Mutex::default(),
@@ -175,9 +184,24 @@ impl Device {
         self.0.generates_in.store(time.as_millis() as u64, SeqCst);
     }
 
+    /// Making a key waits from now on, or does no more: then it goes on.
+    pub fn holds_keys(&self, holds: bool) {
+        self.0.holds_keys.store(holds, SeqCst);
+    }
+
     /// Decrypting takes so long from now on.
     pub fn decrypts_in(&self, time: Duration) {
         self.0.decrypts_in.store(time.as_millis() as u64, SeqCst);
+    }
+
+    /// Decrypting waits from now on, or does no more: then it goes on.
+    pub fn holds_decryptions(&self, holds: bool) {
+        self.0.holds_decryptions.store(holds, SeqCst);
+    }
+
+    /// Whether somebody has begun to decrypt.
+    pub fn is_decrypting(&self) -> bool {
+        self.0.decrypting.load(SeqCst)
     }
 
     /// Whether a key is being made.
@@ -366,9 +390,7 @@ impl Driver for Device {
 
     fn open(&self, backend: &str, _: &Call) -> Result<Arc<dyn Token>, Error> {
         self.0.opened.fetch_add(1, SeqCst);
-        while self.0.silent.load(SeqCst) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        hang_while(|| self.0.silent.load(SeqCst));
         if self.check().is_err() || backend != self.0.info.backend {
             return Err(Error::NoToken {
                 wanted: backend.into(),
@@ -383,6 +405,19 @@ impl Driver for Device {
         Ok(token)
     }
 }
+
+/// Blocks as a device does that does not answer: without an end, but for a test that failed
+/// meanwhile.
+pub fn hang_while(holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while holds() {
+        assert!(begun.elapsed() < LONGEST_HANG, "nobody let it go on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// So long a device hangs in a test that failed.
+const LONGEST_HANG: Duration = Duration::from_secs(120);
 
 struct DeviceSigner(Device, Arc<dyn Signer>);
 
@@ -404,12 +439,7 @@ impl Signer for DeviceSigner {
         if device.0.wants_touch.load(SeqCst) {
             call.tell(&Event::TouchNeeded { token: device.id() });
             device.0.waits_for_touch.store(true, SeqCst);
-            let asked = std::time::Instant::now();
-            while device.0.wants_touch.load(SeqCst) {
-                // A test that failed meanwhile must end.
-                assert!(asked.elapsed() < Duration::from_secs(120), "no touch");
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            hang_while(|| device.0.wants_touch.load(SeqCst));
             device.0.waits_for_touch.store(false, SeqCst);
             call.tell(&Event::PersonDone { token: device.id() });
         }
@@ -456,6 +486,7 @@ impl Token for Device {
         }
         self.0.generating.store(true, SeqCst);
         std::thread::sleep(Duration::from_millis(self.0.generates_in.load(SeqCst)));
+        hang_while(|| self.0.holds_keys.load(SeqCst));
         // A device does not look at the clock.
         let made = match call.check() {
             Ok(()) => self.0.inner.generate(new, call),
@@ -517,7 +548,9 @@ impl Decryptor for DeviceDecryptor {
         if device.0.misuses.load(SeqCst) {
             return Ok(Secret::new(vec![7; 32]));
         }
+        device.0.decrypting.store(true, SeqCst);
         std::thread::sleep(Duration::from_millis(device.0.decrypts_in.load(SeqCst)));
+        hang_while(|| device.0.holds_decryptions.load(SeqCst));
         inner.unwrap(request, &Call::unlimited())
     }
 }
@@ -547,6 +580,15 @@ pub fn memory_node() -> Node {
     Node::builder(Registry::in_memory().unwrap())
         .driver(MemoryDriver::new())
         .build()
+}
+
+/// Waits until something is so that others do.
+pub async fn until(what: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !what() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never came");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 pub fn id(name: &str) -> EngineId {

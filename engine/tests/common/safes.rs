@@ -9,7 +9,7 @@ use claviger_token::{
 };
 use secrecy::ExposeSecret;
 
-use super::Device;
+use super::{Device, hang_while};
 
 /// A token with a PIN of its own.
 #[derive(Clone)]
@@ -152,10 +152,8 @@ impl PinSource for Hesitant {
     fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
         if *token == self.of {
             self.asked.store(true, SeqCst);
-            while !self.answers.load(SeqCst) {
-                call.check()?;
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
+            hang_while(|| !self.answers.load(SeqCst) && call.check().is_ok());
+            call.check()?;
         }
         self.knows.pin(token, label, call)
     }

@@ -1,0 +1,172 @@
+//! Devices that do not answer: whose requests they keep waiting, and whose not.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use claviger_engine::message::RequestGenerateIdentity;
+use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
+use claviger_token::{About, Call, Detail, Driver, Error, Listing, SlotId, Token};
+use common::{Device, id};
+use tempfile::TempDir;
+
+/// How many devices do not answer; one more does.
+const MANY: usize = 80;
+
+/// How long is waited for what must come.
+const LONG: Duration = Duration::from_secs(60);
+
+/// How long for what never does.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Many devices, each with a backend of its own.
+#[derive(Clone)]
+struct Devices(Arc<Vec<Device>>);
+
+impl Devices {
+    fn new() -> Self {
+        let device = |nth| Device::reached_by(&format!("device:{nth}"));
+        Devices(Arc::new((0..=MANY).map(device).collect()))
+    }
+
+    /// All but the last one have no answer from now on.
+    fn fall_silent(&self, silent: bool) {
+        let most = self.0.iter().take(MANY);
+        most.for_each(|device| device.falls_silent(silent));
+    }
+}
+
+impl Driver for Devices {
+    fn about(&self) -> About {
+        About::new("device", "a device of this test")
+    }
+
+    fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
+        self.0[MANY].look(backend, detail, call)
+    }
+
+    fn named_slot(&self, _: &str) -> Result<Option<SlotId>, Error> {
+        Ok(None)
+    }
+
+    fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
+        let fits = |device: &&Device| device.backend().to_string() == backend;
+        self.0.iter().find(fits).unwrap().open(backend, call)
+    }
+}
+
+struct Stage {
+    devices: Devices,
+    home: TempDir,
+}
+
+impl Stage {
+    fn new() -> Self {
+        Stage {
+            devices: Devices::new(),
+            home: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn node(&self) -> Node {
+        Node::builder(Registry::open(self.home.path()).unwrap())
+            .driver(self.devices.clone())
+            .build()
+    }
+
+    fn backend(&self, nth: usize) -> Backend {
+        self.devices.0[nth].backend()
+    }
+
+    async fn generate(
+        &self,
+        node: &Node,
+        name: &str,
+        nth: usize,
+        limit: Duration,
+    ) -> Result<(), EngineError> {
+        let request = RequestGenerateIdentity {
+            backend: self.backend(nth),
+            params: IdParams::Ed25519,
+            capabilities: Capabilities::Commit,
+        };
+        let (who, call) = (id(name), Call::within(limit));
+        node.generate(&who, request, &call).await.map(drop)
+    }
+
+    /// What is left for `who` on the device that answers.
+    async fn works_for(&self, node: &Node, who: &str) {
+        self.generate(node, who, MANY, LONG).await.unwrap();
+        let listed = node.tokens(&id(who), None, &Call::within(LONG)).await;
+        assert_eq!(listed.unwrap().len(), 1);
+    }
+}
+
+impl Drop for Stage {
+    /// The threads that hang end, also where the test failed.
+    fn drop(&mut self) {
+        self.devices.fall_silent(false);
+    }
+}
+
+fn is_late(done: &Result<(), EngineError>) {
+    assert!(
+        matches!(done, Err(EngineError::Token(Error::DeadlineExceeded))),
+        "{done:?}"
+    );
+}
+
+/// Drives all of them at once.
+async fn together<T: Send + 'static>(
+    all: impl Iterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let tasks: Vec<_> = all.map(tokio::spawn).collect();
+    let mut done = Vec::new();
+    for task in tasks {
+        done.push(task.await.unwrap());
+    }
+    done
+}
+
+#[tokio::test]
+async fn who_opens_many_devices_that_do_not_answer_keeps_no_other_from_theirs() {
+    let stage = Arc::new(Stage::new());
+    let node = stage.node();
+    stage.devices.fall_silent(true);
+    let hung = (0..MANY).map(|nth| {
+        let (stage, node) = (Arc::clone(&stage), node.clone());
+        async move { stage.generate(&node, "alice", nth, SHORT).await }
+    });
+    together(hung).await.iter().for_each(is_late);
+    // They still hang, and nobody waits for them any more.
+    stage.works_for(&node, "bob").await;
+    let listed = node.tokens(&id("alice"), None, &Call::within(LONG)).await;
+    assert_eq!(listed.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_known_token_that_does_not_answer_keeps_nobody_from_another_one() {
+    let stage = Arc::new(Stage::new());
+    let node = stage.node();
+    for nth in 0..MANY {
+        let name = format!("a{nth}");
+        stage.generate(&node, &name, nth, LONG).await.unwrap();
+    }
+    drop(node);
+    // Another process, which has opened none of them, and one who uses all.
+    let node = stage.node();
+    stage.devices.fall_silent(true);
+    let hung = (0..MANY).map(|nth| {
+        let node = node.clone();
+        async move {
+            let engine = id(&format!("a{nth}_committer_a{nth}"));
+            let call = Call::within(SHORT);
+            let signed = node.commit(&id("alice"), &engine, vec![1], &call).await;
+            signed.map(drop)
+        }
+    });
+    together(hung).await.iter().for_each(is_late);
+    stage.works_for(&node, "alice").await;
+}
