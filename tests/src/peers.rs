@@ -23,6 +23,14 @@ pub fn rage() -> PathBuf {
     installed("rage/bin/rage")
 }
 
+/// The program `rage`, built as its users have it.
+///
+/// # Panics
+/// Where it is not installed, which `cargo xtask bench` does.
+pub fn optimised_rage() -> PathBuf {
+    installed("rage-optimised/bin/rage")
+}
+
 /// Has the npm package `age-encryption` encrypt a file to a recipient.
 ///
 /// # Panics

@@ -36,7 +36,8 @@ impl Other {
         Ok(other)
     }
 
-    fn unpack(revision: &OsStr) -> Result<Self> {
+    /// Unpacks what git knows as `revision`.
+    pub(crate) fn unpack(revision: &OsStr) -> Result<Self> {
         let mut wanted = revision.to_owned();
         wanted.push("^{commit}");
         let commit = said(
@@ -74,7 +75,8 @@ impl Other {
         Ok(unpacked)
     }
 
-    fn cargo(&self) -> Command {
+    /// A cargo that works on it.
+    pub(crate) fn cargo(&self) -> Command {
         let mut cargo = process::cargo();
         cargo.current_dir(&self.folder);
         cargo.env("CARGO_TARGET_DIR", self.folder.join("target"));

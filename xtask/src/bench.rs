@@ -4,24 +4,40 @@ use std::ffi::{OsStr, OsString};
 use std::process::Command;
 
 use crate::against::{self, Other};
-use crate::{Failure, Result, peers, process, scratch, setup};
+use crate::{Failure, Result, builds, peers, process, scratch, setup};
 
 /// Builds and runs the bench: a table, or with `--json` one JSON object, on standard output; all
 /// else on standard error. With `--against REV` the figures of that revision stand beside them.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
-    let against = parse(args)?;
+    match parse(args)? {
+        Wanted::Figures => {
+            prepare()?;
+            let mut bench = figures();
+            let _net = scratch::keep_users_tokens_out(&mut bench)?;
+            process::run(bench.args(args))
+        }
+        Wanted::Ratios(revision) => ratios(revision),
+        Wanted::Builds(revision) => {
+            setup::run(setup::What::Build, setup::Voice::Quiet)?;
+            builds::run(revision.map(Other::unpack).transpose()?.as_ref())
+        }
+    }
+}
+
+/// Builds what is measured: the command itself, and a bare process to measure it beside.
+fn prepare() -> Result<()> {
     setup::run(setup::What::Tests, setup::Voice::Quiet)?;
-    peers::install()?;
-    let other = against.map(Other::build).transpose()?;
-    // The command itself is measured, too, and beside a bare process.
+    peers::install_measured()?;
     process::run(process::cargo().args(["build", "--release", "--package", "claviger"]))?;
     let bare = ["--package", "claviger-tests", "--example", "bare_sign"];
-    process::run(process::cargo().args(["build", "--release"]).args(bare))?;
+    process::run(process::cargo().args(["build", "--release"]).args(bare))
+}
+
+fn ratios(revision: &OsStr) -> Result<()> {
+    let other = Other::build(revision)?;
+    prepare()?;
     let mut bench = figures();
     let _net = scratch::keep_users_tokens_out(&mut bench)?;
-    let Some(other) = other else {
-        return process::run(bench.args(args));
-    };
     other.name_to(&mut bench);
     let theirs = other.figures()?;
     let ours = against::figures_of(bench.arg("--json"))?;
@@ -36,14 +52,28 @@ fn figures() -> Command {
     bench
 }
 
-/// The revision to measure against, if one is named.
-fn parse(args: &[OsString]) -> Result<Option<&OsStr>> {
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted<'a> {
+    /// The figures of this tree.
+    Figures,
+    /// These, beside those of another revision.
+    Ratios(&'a OsStr),
+    /// What builds cost, beside one of another revision where one is named.
+    Builds(Option<&'a OsStr>),
+}
+
+fn parse(args: &[OsString]) -> Result<Wanted<'_>> {
     match args {
-        [] => Ok(None),
-        [json] if json == "--json" => Ok(None),
-        [against, revision] if against == "--against" => Ok(Some(revision)),
+        [] => Ok(Wanted::Figures),
+        [json] if json == "--json" => Ok(Wanted::Figures),
+        [builds] if builds == "--builds" => Ok(Wanted::Builds(None)),
+        [against, revision] if against == "--against" => Ok(Wanted::Ratios(revision)),
+        [builds, against, revision] if builds == "--builds" && against == "--against" => {
+            Ok(Wanted::Builds(Some(revision)))
+        }
         _ => Err(Failure::usage(
-            "bench knows --json, and alone --against REV, which prints a table",
+            "bench knows --json, --against REV and --builds [--against REV]",
         )),
     }
 }
@@ -54,21 +84,27 @@ mod tests {
 
     #[test]
     fn what_the_bench_does_not_know_is_refused() {
-        let parsed = |args: &[&str]| {
-            let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-            parse(&args).map(|revision| revision.map(OsStr::to_owned))
-        };
-        assert_eq!(
-            parsed(&["--against", "HEAD"]).ok(),
-            Some(Some("HEAD".into()))
-        );
-        assert_eq!(parsed(&["--json"]).ok(), Some(None));
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let revision = OsStr::new("HEAD");
+        for (args, wanted) in [
+            (&[][..], Wanted::Figures),
+            (&["--json"], Wanted::Figures),
+            (&["--against", "HEAD"], Wanted::Ratios(revision)),
+            (&["--builds"], Wanted::Builds(None)),
+            (
+                &["--builds", "--against", "HEAD"],
+                Wanted::Builds(Some(revision)),
+            ),
+        ] {
+            assert_eq!(parse(&words(args)).unwrap(), wanted);
+        }
         for bad in [
             &["--against"][..],
             &["HEAD"],
             &["--against", "HEAD", "--json"],
+            &["--builds", "--json"],
         ] {
-            assert!(parsed(bad).is_err(), "{bad:?}");
+            assert!(parse(&words(bad)).is_err(), "{bad:?}");
         }
     }
 }

@@ -4,13 +4,13 @@ use std::env;
 use std::ffi::OsString;
 use std::process::Command;
 
-use crate::test::QUICK;
+use crate::test::{FEATURES, QUICK};
 use crate::{Result, kryoptic, peers, process, setup};
 
 /// Builds and runs the bench; `args` are its own, but for `--quick`.
 ///
-/// It is built for speed where it measures. The process becomes the bench, so that a
-/// Ctrl-C reaches nobody else while the bench tidies up on a device.
+/// It is built for speed where it measures, else as the tests build it. The process becomes the
+/// bench, so that a Ctrl-C reaches nobody else while the bench tidies up on a device.
 pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     let (flags, args): (Vec<_>, Vec<_>) = args.into_iter().partition(|arg| arg == "--quick");
     let quick = !flags.is_empty();
@@ -22,22 +22,46 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
             peers::install_speculos()?;
         }
     }
-    let mut bench = command(quick, &args);
+    let mut bench = match args.iter().any(|arg| arg == "--no-measure") {
+        true => {
+            process::run(&mut build(quick))?;
+            Command::new(process::target()?.join("debug").join(NAME))
+        }
+        false => for_speed(quick),
+    };
+    bench.args(&args).current_dir(process::workspace());
     bench.env(QUICK, if quick { "1" } else { "" });
     become_it(bench)
 }
 
-fn command(quick: bool, args: &[OsString]) -> Command {
+/// The bench's file, on any system.
+const NAME: &str = if cfg!(windows) {
+    "claviger-hil.exe"
+} else {
+    "claviger-hil"
+};
+
+/// Builds it in the way, and with the features, of `cargo xtask test`, after which there is
+/// nothing left to build: one of its tests has it built.
+fn build(quick: bool) -> Command {
     let mut cargo = process::cargo();
-    cargo.args(["run", "--quiet", "--package", "claviger-hil"]);
-    if !args.iter().any(|arg| arg == "--no-measure") {
-        cargo.arg("--release");
+    cargo.args(["test", "--quiet", "--no-run", "--workspace"]);
+    if !quick {
+        cargo.args(["--features", FEATURES]);
     }
+    cargo.args(["--test", "transcripts"]);
+    cargo
+}
+
+/// Builds it with optimisation, and runs it.
+fn for_speed(quick: bool) -> Command {
+    let mut cargo = process::cargo();
+    cargo.args(["run", "--quiet", "--package", "claviger-hil", "--release"]);
     if !quick {
         // A card that takes minutes to compile.
         cargo.args(["--features", "independent-card"]);
     }
-    cargo.arg("--").args(args);
+    cargo.arg("--");
     cargo
 }
 
@@ -59,18 +83,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bench_gets_its_arguments_and_is_built_for_speed_where_it_measures() {
-        let shown = |quick, args: &[&str]| {
-            let args: Vec<_> = args.iter().map(OsString::from).collect();
-            process::display(&command(quick, &args))
-        };
+    fn the_bench_is_built_for_speed_where_it_measures_and_else_as_the_tests_build_it() {
         assert_eq!(
-            shown(true, &["--record"]),
-            "cargo run --quiet --package claviger-hil --release -- --record"
+            process::display(&for_speed(true)),
+            "cargo run --quiet --package claviger-hil --release --"
         );
         assert_eq!(
-            shown(false, &["--no-measure"]),
-            "cargo run --quiet --package claviger-hil --features independent-card -- --no-measure"
+            process::display(&build(false)),
+            format!(
+                "cargo test --quiet --no-run --workspace --features {FEATURES} --test transcripts"
+            )
         );
+        // The test that has it built.
+        let tests = process::workspace().join("hil/tests/transcripts.rs");
+        assert!(tests.is_file());
     }
 }

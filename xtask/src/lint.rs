@@ -1,6 +1,7 @@
 //! What must be clean before a change goes in.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::advisories::{self, Wanted};
@@ -99,7 +100,12 @@ fn oldest_compiler() -> std::result::Result<Command, String> {
         format!("Rust {version} is not installed (rustup toolchain install {version})")
     })?;
     let mut check = Command::new("rustup");
-    check.args(["run", toolchain, "cargo", "check", "--workspace"]);
+    check.args(["run", toolchain, "cargo", "check", "--locked"]);
+    for package in published() {
+        check.args(["--package", &package]);
+    }
+    // What it does not run needs no optimisation, and lies beside what the others build.
+    check.args(["--config", r#"profile.dev.package."*".opt-level = 0"#]);
     check.args(["--target-dir", "target/oldest"]);
     check.current_dir(process::workspace());
     // They name the toolchain that runs this program.
@@ -107,6 +113,25 @@ fn oldest_compiler() -> std::result::Result<Command, String> {
         check.env_remove(variable);
     }
     Ok(check)
+}
+
+/// The packages that others depend on or install. The others are only for those who work on them,
+/// with any compiler.
+fn published() -> Vec<String> {
+    let root = process::workspace();
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    let workspace = read(&root.join("Cargo.toml"));
+    let members = workspace.split_once("members = [");
+    let members = members.and_then(|(_, rest)| rest.split(']').next());
+    let members = members.unwrap_or_default().split('"').skip(1).step_by(2);
+    let manifests = members.map(|member| read(&root.join(member).join("Cargo.toml")));
+    let published = manifests.filter(|manifest| !manifest.contains("\npublish = false\n"));
+    let name = |manifest: String| {
+        let mut lines = manifest.lines();
+        let name = lines.find_map(|line| line.strip_prefix("name = "))?;
+        Some(name.trim_matches('"').to_owned())
+    };
+    published.filter_map(name).collect()
 }
 
 /// The version in the manifest of the workspace.
@@ -125,7 +150,10 @@ fn toolchain_of<'a>(version: &str, listed: &'a str) -> Option<&'a str> {
     })
 }
 
-/// The command's drivers, each of which is a feature of it.
+/// The packages of which each driver is a feature.
+const FRONT_ENDS: [&str; 2] = ["claviger", "claviger-hil"];
+
+/// The command's drivers.
 fn drivers() -> Vec<String> {
     let manifest = process::workspace().join("cli/Cargo.toml");
     let text = fs::read_to_string(manifest).unwrap_or_default();
@@ -146,17 +174,22 @@ fn checks() -> Vec<(&'static str, Command)> {
     documentation.args(["doc", "--workspace", "--no-deps"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
 
-    // A workspace of its own: what it shares with the other one is not checked again.
+    // A workspace of its own: what it shares with the other one is not checked again. The fuzzer
+    // itself is not compiled: a check links nothing.
     let mut fuzz = process::cargo();
+    fuzz.env("CUSTOM_LIBFUZZER_PATH", "/nowhere/libfuzzer.a");
     fuzz.args(["check", "--locked", "--manifest-path"]);
     fuzz.args(["tests/fuzz/Cargo.toml", "--target-dir", "target"]);
 
-    let alone = drivers().into_iter().map(|driver| {
-        let mut alone = process::cargo();
-        alone.args(["clippy", "--package", "claviger", "--bin", "claviger"]);
-        alone.args(["--no-default-features", "--features", &driver]);
-        alone.args(["--", "-D", "warnings"]);
-        ("a driver alone", alone)
+    let drivers = drivers();
+    let alone = drivers.iter().flat_map(|driver| {
+        FRONT_ENDS.map(|package| {
+            let mut alone = process::cargo();
+            alone.args(["clippy", "--package", package]);
+            alone.args(["--no-default-features", "--features", driver]);
+            alone.args(["--", "-D", "warnings"]);
+            ("a driver alone", alone)
+        })
     });
     let mut checks = vec![
         ("formatting", format),
@@ -176,25 +209,55 @@ mod tests {
     fn a_driver_links_only_what_it_needs() {
         let drivers = drivers();
         assert!(drivers.len() >= 3, "{drivers:?}");
-        for driver in drivers {
+        for (package, driver) in FRONT_ENDS
+            .iter()
+            .flat_map(|package| drivers.iter().map(move |driver| (package, driver)))
+        {
             // What a driver links of others; one that is not here links none of these.
-            let library = match &*driver {
+            let library = match &**driver {
                 "piv" => "pcsc",
                 "ledger" => "udev",
                 _ => "",
             };
             let mut tree = process::cargo();
-            tree.args(["tree", "--package", "claviger", "--edges", "normal"]);
+            tree.args(["tree", "--package", package, "--edges", "normal"]);
             tree.args(["--prefix", "none", "--no-default-features", "--features"]);
-            let tree = tree.arg(&driver).output().unwrap().stdout;
+            let tree = tree.arg(driver).output().unwrap().stdout;
             let tree = String::from_utf8(tree).unwrap();
             assert!(tree.contains(&format!("claviger-{driver} v")), "{tree}");
             for system in ["pcsc", "udev"] {
                 let is_linked = tree
                     .lines()
                     .any(|line| line.starts_with(&format!("{system} v")));
-                assert_eq!(is_linked, system == library, "{driver} and {system}");
+                let place = format!("{package}, {driver} and {system}");
+                assert_eq!(is_linked, system == library, "{place}");
             }
+        }
+    }
+
+    #[test]
+    fn the_bench_has_the_drivers_of_the_command_as_features() {
+        let manifest = process::workspace().join("hil/Cargo.toml");
+        let manifest = fs::read_to_string(manifest).unwrap();
+        for driver in drivers() {
+            assert!(manifest.contains(&format!("\n{driver} = [")), "{driver}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_compiler_is_for_what_others_depend_on_or_install() {
+        let published = published();
+        for package in ["claviger", "claviger-token", "claviger-engine"] {
+            assert!(
+                published.iter().any(|known| known == package),
+                "{published:?}"
+            );
+        }
+        for package in ["claviger-hil", "claviger-tests", "xtask"] {
+            assert!(
+                published.iter().all(|known| known != package),
+                "{published:?}"
+            );
         }
     }
 

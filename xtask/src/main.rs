@@ -5,6 +5,7 @@
 //! | [`demo`] | Claviger's main job, shown on a throw-away token |
 //! | [`mod@test`] | every test |
 //! | [`mod@bench`] | figures, for people and for machines |
+//! | [`builds`] | what builds of the command cost and weigh |
 //! | [`against`] | the bench of another revision beside that of this tree |
 //! | [`chaos`] | tries to break the promises: kills processes, removes tokens |
 //! | [`hil`] | the bench for devices' conformance and speed |
@@ -23,6 +24,7 @@
 mod advisories;
 mod against;
 mod bench;
+mod builds;
 mod chaos;
 mod demo;
 #[cfg(test)]
@@ -53,6 +55,9 @@ Usage: cargo xtask COMMAND
   bench [--json | --against REV]
                              measure; --json prints one JSON object on standard output, --against
                              builds another git revision and prints its figures beside these
+  bench --builds [--against REV]
+                             measure clean builds of the command, alone and beside another revision,
+                             and print how large it is and what each crate weighs in it
   chaos [--json] [--kills N] [--removals N] [--seconds N] [--seed N]
                              try to break the promises: kill processes, unplug and overload
                              tokens; --json as above

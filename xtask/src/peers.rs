@@ -28,6 +28,12 @@ const SPECULOS: Peer = Peer {
     install: python::speculos,
 };
 
+const OPTIMISED_RAGE: Peer = Peer {
+    name: "rage-optimised",
+    locks: &["rage.sha256"],
+    install: optimised_rage,
+};
+
 const PEERS: [Peer; 4] = [
     Peer {
         name: "rage",
@@ -53,6 +59,11 @@ pub(crate) fn install() -> Result<()> {
     PEERS.iter().try_for_each(Peer::have)
 }
 
+/// Installs what the bench measures beside.
+pub(crate) fn install_measured() -> Result<()> {
+    OPTIMISED_RAGE.have()
+}
+
 /// Installs Speculos, Ledger's emulator.
 pub(crate) fn install_speculos() -> Result<()> {
     SPECULOS.have()
@@ -61,7 +72,7 @@ pub(crate) fn install_speculos() -> Result<()> {
 impl Peer {
     /// Installs it where it is not there as the locks say.
     fn have(&self) -> Result<()> {
-        let peers = folder()?;
+        let peers = process::target()?.join("peers");
         self.have_in(&peers, &process::workspace().join("tests/peers"))
     }
 
@@ -94,18 +105,19 @@ impl Peer {
     }
 }
 
-/// `peers` in the folder that this program was built in: the tests are built there, too.
-fn folder() -> Result<PathBuf> {
-    let program = env::current_exe().unwrap_or_default();
-    let target = (program.ancestors())
-        .find(|folder| folder.join("CACHEDIR.TAG").exists())
-        .ok_or_else(|| Failure::new("xtask does not run from a target folder"))?;
-    Ok(target.join("peers"))
+/// Installs `rage` for tests: without optimisation it is built in half the time.
+fn rage(folder: &Path, locks: &Path) -> Result<()> {
+    build_rage(folder, locks, &["--profile", "dev"])
+}
+
+/// Installs `rage` as its users have it, to measure beside it.
+fn optimised_rage(folder: &Path, locks: &Path) -> Result<()> {
+    build_rage(folder, locks, &["--profile", "release"])
 }
 
 /// Installs `rage`, after comparing the package's hash. The package has a lock file of its own
 /// for what it is built from.
-fn rage(folder: &Path, locks: &Path) -> Result<()> {
+fn build_rage(folder: &Path, locks: &Path, profile: &[&str]) -> Result<()> {
     let pinned = text(&locks.join("rage.sha256"))?;
     let version = pinned
         .trim_end()
@@ -121,6 +133,7 @@ fn rage(folder: &Path, locks: &Path) -> Result<()> {
     let build = folder.join("build");
     let mut cargo = process::cargo();
     cargo.args(["install", "--quiet", "--locked", "--version", version]);
+    cargo.args(profile).env("CARGO_PROFILE_DEV_DEBUG", "0");
     cargo.args(["rage", "--root"]).arg(folder);
     process::run(cargo.arg("--target-dir").arg(&build))?;
     // What it was built from is of no use any more.

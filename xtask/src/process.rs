@@ -18,6 +18,15 @@ pub(crate) fn workspace() -> PathBuf {
     package.parent().map_or(package.clone(), Path::to_path_buf)
 }
 
+/// The target folder: the one that this program was built in, as the tests are.
+pub(crate) fn target() -> Result<PathBuf> {
+    let program = env::current_exe().unwrap_or_default();
+    let folder = { program.ancestors() }.find(|folder| folder.join("CACHEDIR.TAG").exists());
+    folder
+        .map(Path::to_path_buf)
+        .ok_or_else(|| Failure::new("xtask does not run from a target folder"))
+}
+
 /// The cargo that runs us, in the workspace, with our own package's variables removed.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -53,8 +53,9 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     Ok(())
 }
 
-/// With the PIV card of others, where it takes the suite.
-const FEATURES: &str = "claviger-tests/independent-card,claviger-hil/independent-card";
+/// With the PIV card of others, where it takes the suite. What is built with other features is
+/// built anew, with most of what it depends on.
+pub(crate) const FEATURES: &str = "claviger-tests/independent-card,claviger-hil/independent-card";
 
 fn commands(nextest: bool, quick: bool, args: &[OsString]) -> Vec<Command> {
     let mut tests = process::cargo();
@@ -80,7 +81,11 @@ fn commands(nextest: bool, quick: bool, args: &[OsString]) -> Vec<Command> {
     // nextest's arguments.
     if nextest && args.is_empty() {
         let mut examples = process::cargo();
-        examples.args(["test", "--doc", "--workspace", "--no-fail-fast"]);
+        examples.args(["test", "--doc", "--workspace"]);
+        if !quick {
+            examples.args(["--features", FEATURES]);
+        }
+        examples.arg("--no-fail-fast");
         commands.push(examples);
     }
     commands
@@ -123,6 +128,12 @@ mod tests {
         assert_eq!(
             process::display(&all[0]),
             format!("cargo test --workspace --features {FEATURES} --no-fail-fast")
+        );
+        // With the same features nothing is built twice.
+        let all = commands(true, false, &[]);
+        assert_eq!(
+            process::display(&all[1]),
+            format!("cargo test --doc --workspace --features {FEATURES} --no-fail-fast")
         );
     }
 

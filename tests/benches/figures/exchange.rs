@@ -102,11 +102,11 @@ fn streams() -> Vec<Figure> {
     let place = Workbench {
         folder: tempfile::tempdir_in(crate::folder()).unwrap(),
         claviger: claviger(),
-        rage: peers::rage(),
+        rage: peers::optimised_rage(),
         token: SoftHsm::new(),
     };
     std::fs::write(place.path("pin"), SoftHsm::PIN).unwrap();
-    let keygen = peers::rage().with_file_name("rage-keygen");
+    let keygen = peers::optimised_rage().with_file_name("rage-keygen");
     let key = Command::new(keygen).output().unwrap().stdout;
     let key = String::from_utf8(key).unwrap();
     let recipient = key.lines().find_map(|l| l.strip_prefix("# public key: "));
