@@ -52,6 +52,7 @@ mod lane;
 mod lease;
 mod lifecycle;
 mod mailboxes;
+mod management;
 pub mod message;
 pub mod node;
 pub mod opener;

@@ -42,7 +42,7 @@ pub(crate) fn undo(
                 .map_err(EngineError::from)
         });
     if let Err(error) = undone {
-        tracing::warn!(identity = %intent.identity, %error, "a generation is undone later");
+        tracing::warn!(identity = %intent.identity, %error, "the generation will be undone later");
     }
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn name_keys(
     let named = named.and_then(|()| Ok(node.registry.abandon(intent)?));
     if let Err(error) = named {
         node.registry.leave_open(intent);
-        tracing::warn!(identity = %intent.identity, %error, "its keys are named later");
+        tracing::warn!(identity = %intent.identity, %error, "its keys will be named later");
     }
 }
 
@@ -76,9 +76,10 @@ fn name(
     for key in keys {
         let (device, label) = (Arc::clone(&token.token), intent.identity.name.clone());
         let its_claim = Arc::clone(claim);
-        let named = token.carry_through(call, PATIENCE, move |_| {
+        let named = token.carry_through(call, PATIENCE, move |call| {
             let _claim = its_claim;
-            device.name(&key, &label, &Call::within(PATIENCE))
+            let call = call.to_tidy_up().no_longer_than(PATIENCE);
+            device.name(&key, &label, &call)
         });
         match named {
             Ok(Ok(())) => {}
@@ -129,10 +130,10 @@ pub(crate) fn destroy_keys(
             done.push(Deletion::NothingThere);
             continue;
         }
-        let deleted = token.carry_through(call, PATIENCE, move |_| {
+        let deleted = token.carry_through(call, PATIENCE, move |call| {
             let _claim = its_claim;
             // Once it is begun it is to come to its end.
-            let call = &Call::within(PATIENCE);
+            let call = &call.to_tidy_up().no_longer_than(PATIENCE);
             match doomed {
                 Some(key) => device.delete(&key, call),
                 None => device.discard(&left, call),
@@ -143,7 +144,7 @@ pub(crate) fn destroy_keys(
                 if deletion == Deletion::Foreign {
                     tracing::warn!(
                         identity = %intent.identity, token = %intent.token, slot = %key.slot,
-                        "what is there cannot be shown to be ours, and was left alone"
+                        "the objects found are not provably Claviger's and were left"
                     );
                 }
                 done.push(deletion);
@@ -244,21 +245,24 @@ fn check_gone(
 /// The circumstances of what is tidied up on behalf of a request: nobody is asked, and what is
 /// not begun when its deadline is over is left.
 fn tidying(call: &Call) -> Call {
+    let tidying = call.to_tidy_up().no_longer_than(PATIENCE);
     match call.deadline() {
-        None => Call::within(PATIENCE),
-        Some(deadline) => Call::within(deadline.saturating_duration_since(Instant::now()))
-            .no_longer_than(PATIENCE),
+        None => tidying,
+        Some(deadline) => {
+            tidying.no_longer_than(deadline.saturating_duration_since(Instant::now()))
+        }
     }
 }
 
 /// The circumstances of what a request has begun itself and cleans up: where the token has not
 /// begun that a moment after the deadline, it is left, too.
 fn cleaning_up(call: &Call) -> Call {
+    let cleaning = call.to_tidy_up().no_longer_than(PATIENCE);
     match call.deadline() {
-        None => Call::within(PATIENCE),
+        None => cleaning,
         Some(deadline) => {
             let left = deadline.saturating_duration_since(Instant::now());
-            Call::within(left.max(A_MOMENT)).no_longer_than(PATIENCE)
+            cleaning.no_longer_than(left.max(A_MOMENT))
         }
     }
 }

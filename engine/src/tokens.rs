@@ -12,6 +12,7 @@ use claviger_token::{
 };
 
 use crate::lane::{Lane, NotDone};
+use crate::management;
 use crate::opening::{Openings, Wanted};
 use crate::policy::Policy;
 use crate::standings::{Standing, Standings};
@@ -224,7 +225,11 @@ impl Tokens {
     }
 
     /// The attached tokens that fit `backend`, or all where there is none. Blocks.
-    pub(crate) fn list(&self, backend: Option<&str>, call: &Call) -> Result<FoundTokens, EngineError> {
+    pub(crate) fn list(
+        &self,
+        backend: Option<&str>,
+        call: &Call,
+    ) -> Result<FoundTokens, EngineError> {
         let mut found = FoundTokens::default();
         let asked: Vec<(&Arc<dyn Driver>, String)> = match backend {
             Some(backend) => vec![(self.driver(backend)?, backend.into())],
@@ -336,6 +341,13 @@ impl Tokens {
             ..(**self.access_of(call)).clone()
         };
         call.clone().using(access.with_pins(Arc::new(NoPin)))
+    }
+
+    /// `call`, for work on a token that is open: with what the request carries beside its PIN, and
+    /// with what the node has for everybody.
+    pub(crate) fn for_work(&self, call: &Call) -> Call {
+        let own = call.own_access().map(|own| &**own);
+        call.clone().using(management::at_work(own, &self.access))
     }
 
     fn access_of<'a>(&'a self, call: &'a Call) -> &'a Arc<Access> {

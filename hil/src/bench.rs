@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use claviger_conformance::{Others, Plug, Subject};
 use claviger_token::sync::lock;
-use claviger_token::{Access, Driver, KeyRef, KeyUse, Protection, SlotInfo, SlotState};
+use claviger_token::{Access, Call, Driver, KeyRef, KeyUse, Protection, SlotInfo, SlotState};
 
 use crate::config::Removal;
 use crate::guard::Guard;
@@ -75,6 +75,11 @@ pub(crate) struct Elsewhere {
 }
 
 impl Bench {
+    /// A call with the secrets of the device.
+    pub(crate) fn call(&self) -> Call {
+        Call::unlimited().using(self.access.clone())
+    }
+
     /// Forgets the driver, so that the next check gets a new one.
     pub(crate) fn renew(&self) {
         *lock(&self.driver) = None;

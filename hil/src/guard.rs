@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex};
 use claviger_token::key::to_hex;
 use claviger_token::sync::lock;
 use claviger_token::{
-    About, Access, Call, Decryptor, Deletion, Detail, DigestSigner, Driver, Error, GeneratedKey,
-    KeyRef, KeySpec, Listing, NewKey, Pin, PinSource, PublicKey, Secret, Signature,
-    SignatureScheme, Signer, SlotId, SlotInfo, Token, TokenId, TokenInfo, TriesLeft, Unfinished,
-    Unwrap,
+    About, Call, Decryptor, Deletion, Detail, DigestSigner, Driver, Error, GeneratedKey, KeyRef,
+    KeySpec, Listing, NewKey, Pin, PinSource, PublicKey, Secret, Signature, SignatureScheme,
+    Signer, SlotId, SlotInfo, Token, TokenId, TokenInfo, TriesLeft, Unfinished, Unwrap,
 };
 use serde_json::{Value, json};
 
@@ -39,6 +38,10 @@ impl Guard {
             guard: self.clone(),
             inner: driver,
             opened: AtomicUsize::new(0),
+            noting: Arc::new(Noting {
+                tap: Arc::clone(&self.tap),
+                management_keys: Mutex::default(),
+            }),
         })
     }
 
@@ -147,6 +150,7 @@ struct GuardedDriver {
     inner: Arc<dyn Driver>,
     /// Names tokens and keys in transcripts.
     opened: AtomicUsize,
+    noting: Arc<Noting>,
 }
 
 impl Driver for GuardedDriver {
@@ -171,32 +175,21 @@ impl Driver for GuardedDriver {
 
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         self.guard.check()?;
-        let (guard, access) = (&self.guard, call.access());
-        let noted = Access {
-            pins: Arc::new(Noted {
-                tap: Arc::clone(&guard.tap),
-                inner: Arc::clone(&access.pins),
-                is_pin: true,
-            }),
-            management_keys: Arc::new(Noted {
-                tap: Arc::clone(&guard.tap),
-                inner: Arc::clone(&access.management_keys),
-                is_pin: false,
-            }),
-            ..access.clone()
-        };
+        let guard = &self.guard;
+        let noted = self.noting.noted(&guard.watched(call));
         let number = self.opened.fetch_add(1, Ordering::Relaxed);
         (guard.tap).call(
             "open",
             || json!({ "backend": brief(backend), "as": number }),
         );
-        let opened = self.inner.open(backend, &guard.watched(call).using(noted));
+        let opened = self.inner.open(backend, &noted);
         let inner = guard.done(opened, show::nothing)?;
         Ok(Arc::new(GuardedToken {
             guard: guard.clone(),
             inner,
             number,
             handles: Arc::default(),
+            noting: Arc::clone(&self.noting),
         }))
     }
 }
@@ -210,6 +203,41 @@ fn shown_text(text: &str) -> Value {
     match text.len() {
         0..=300 => text.into(),
         _ => json!({ "utf8": shown(text.as_bytes()) }),
+    }
+}
+
+/// Writes down which secrets calls are given.
+struct Noting {
+    tap: Arc<Tap>,
+    /// Each source with the one that notes it: always the same one, by which drivers know it.
+    management_keys: Mutex<Vec<(Arc<dyn PinSource>, Arc<dyn PinSource>)>>,
+}
+
+impl Noting {
+    /// The call, noted.
+    fn noted(&self, call: &Call) -> Call {
+        let mut access = call.access().clone();
+        access.pins = self.source(&access.pins, true);
+        access.management_keys = self.management_keys(&access.management_keys);
+        call.clone().using(access)
+    }
+
+    fn management_keys(&self, source: &Arc<dyn PinSource>) -> Arc<dyn PinSource> {
+        let mut known = lock(&self.management_keys);
+        if let Some((_, noted)) = known.iter().find(|(known, _)| Arc::ptr_eq(known, source)) {
+            return Arc::clone(noted);
+        }
+        let noted = self.source(source, false);
+        known.push((Arc::clone(source), Arc::clone(&noted)));
+        noted
+    }
+
+    fn source(&self, inner: &Arc<dyn PinSource>, is_pin: bool) -> Arc<dyn PinSource> {
+        Arc::new(Noted {
+            tap: Arc::clone(&self.tap),
+            inner: Arc::clone(inner),
+            is_pin,
+        })
     }
 }
 
@@ -261,6 +289,7 @@ struct GuardedToken {
     inner: Arc<dyn Token>,
     number: usize,
     handles: Arc<AtomicUsize>,
+    noting: Arc<Noting>,
 }
 
 impl Drop for GuardedToken {
@@ -331,7 +360,9 @@ impl Token for GuardedToken {
         let journal = &self.guard.journal;
         // Before it is made, so that a run that dies leaves a note of it.
         let noted = journal.makes(&self.info().id, slot, mark);
-        let made = self.inner.generate(new, &self.guard.watched(call));
+        let made = self
+            .inner
+            .generate(new, &self.noting.noted(&self.guard.watched(call)));
         let nothing_came_of_it = matches!(
             made,
             Err(Error::SlotOccupied { .. }
@@ -360,7 +391,9 @@ impl Token for GuardedToken {
             with["late"] = json!(is_late(call));
             with
         });
-        let named = self.inner.name(key, label, &self.guard.watched(call));
+        let named = self
+            .inner
+            .name(key, label, &self.noting.noted(&self.guard.watched(call)));
         self.guard.done(named, show::nothing)
     }
 
@@ -371,7 +404,9 @@ impl Token for GuardedToken {
             with["late"] = json!(is_late(call));
             with
         });
-        let deleted = self.inner.delete(key, &self.guard.told(call));
+        let deleted = self
+            .inner
+            .delete(key, &self.noting.noted(&self.guard.told(call)));
         if deleted.as_ref().is_ok_and(is_gone) {
             (self.guard.journal).is_deleted(self.info(), &key.public_key);
         }
@@ -387,7 +422,9 @@ impl Token for GuardedToken {
                 "late": is_late(call),
             })
         });
-        let discarded = self.inner.discard(left, &self.guard.told(call));
+        let discarded = self
+            .inner
+            .discard(left, &self.noting.noted(&self.guard.told(call)));
         if discarded.as_ref().is_ok_and(is_gone) {
             (self.guard.journal).is_discarded(self.info(), &left.slot, &left.mark);
         }

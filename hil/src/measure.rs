@@ -55,10 +55,7 @@ pub(crate) fn measure<E>(
     found: &mut dyn FnMut(Finding) -> Result<(), E>,
 ) -> Result<(), E> {
     bench.renew();
-    let token = match bench.driver().open(
-        &bench.backend,
-        &Call::unlimited().using(bench.access.clone()),
-    ) {
+    let token = match bench.driver().open(&bench.backend, &bench.call()) {
         Ok(token) => token,
         Err(error) => return found(not_measured("everything", &error)),
     };
@@ -120,12 +117,13 @@ struct Meter<'a> {
 /// A key of the bench, deleted when it is no longer needed.
 struct Made<'a> {
     token: &'a dyn Token,
+    call: Call,
     key: KeyRef,
 }
 
 impl Drop for Made<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.token.delete(&self.key, &Call::unlimited()) {
+        if let Err(error) = self.token.delete(&self.key, &self.call) {
             // It stays in the journal, and is named at the end.
             crate::screen::line(format_args!(
                 "not deleted: the key in slot {}: {}",
@@ -227,7 +225,7 @@ impl<'a> Meter<'a> {
     /// A new key, how long it took to make it, and what it asked of the device: without the
     /// search for a free place, unless that is what derives the key.
     fn make(&self, spec: KeySpec) -> Result<(Made<'_>, Duration, f64), Error> {
-        let call = Call::unlimited();
+        let call = self.bench.call();
         let commands = || self.bench.guard.tap.commands();
         let (mut start, mut before) = (Instant::now(), commands());
         let slot = self.token.free_slots(&[spec], &[], &call)?;
@@ -248,6 +246,7 @@ impl<'a> Meter<'a> {
         let calls = commands() - before;
         let made = Made {
             token: &*self.token,
+            call,
             key: KeyRef {
                 slot,
                 public_key: key.public_key,

@@ -14,13 +14,17 @@ use claviger_token::{
 ///
 /// # Errors
 /// What else the token says.
-pub(crate) fn find(token: &dyn Token, slots: &[SlotInfo]) -> Result<Vec<SlotId>, Error> {
+pub(crate) fn find(
+    token: &dyn Token,
+    slots: &[SlotInfo],
+    call: &Call,
+) -> Result<Vec<SlotId>, Error> {
     let Some(spec) = token.info().makes.first().copied() else {
         return Ok(Vec::new());
     };
     let mut missing = Vec::new();
     for slot in slots.iter().rev().filter(|slot| is_untried(slot)) {
-        if is_there(token, slots, &slot.slot, spec)? {
+        if is_there(token, slots, &slot.slot, spec, call)? {
             break;
         }
         missing.push(slot.slot.clone());
@@ -38,11 +42,11 @@ fn is_there(
     slots: &[SlotInfo],
     slot: &SlotId,
     spec: KeySpec,
+    call: &Call,
 ) -> Result<bool, Error> {
-    let call = Call::unlimited();
     let others = slots.iter().map(|other| other.slot.clone());
     let others: Vec<SlotId> = others.filter(|other| other != slot).collect();
-    let name = match token.free_slots(&[spec], &others, &call) {
+    let name = match token.free_slots(&[spec], &others, call) {
         Ok(free) => free.into_iter().next(),
         Err(Error::TokenFull { .. } | Error::OnlyNamedSlots { .. }) => None,
         Err(error) => return Err(error),
@@ -57,7 +61,7 @@ fn is_there(
         spec,
         mark: &mark,
     };
-    let made = match token.generate(&new, &call) {
+    let made = match token.generate(&new, call) {
         Ok(made) => made,
         Err(Error::NoSuchSlot { .. }) => return Ok(false),
         Err(error) => return Err(error),
@@ -67,6 +71,6 @@ fn is_there(
         mark,
         public_key: Some(made.public_key),
     };
-    token.discard(&left, &call)?;
+    token.discard(&left, call)?;
     Ok(true)
 }

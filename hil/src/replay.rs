@@ -57,7 +57,7 @@ pub fn replay(path: &Path) -> Result<Replayed, HilError> {
     let mut stage = Stage {
         driver: Arc::new(PivDriver::with_readers(player.clone())),
         player: player.clone(),
-        refused: Arc::default(),
+        access: access(&player),
         tokens: HashMap::new(),
         signers: HashMap::new(),
         decryptors: HashMap::new(),
@@ -357,11 +357,23 @@ impl PinSource for Given {
     }
 }
 
+/// What the transcript says was given to all calls.
+fn access(player: &Player) -> Access {
+    let given = |is_pin| {
+        let player = player.clone();
+        Arc::new(Given { player, is_pin })
+    };
+    let mut access = Access::without_pin().with_pins(given(true));
+    access.management_keys = given(false);
+    access.refused_pins = Arc::new(RefusedInProcess::default());
+    access
+}
+
 /// The driver, and what was opened so far.
 struct Stage {
     driver: Arc<dyn Driver>,
     player: Player,
-    refused: Arc<RefusedInProcess>,
+    access: Access,
     tokens: HashMap<u64, Arc<dyn Token>>,
     signers: HashMap<String, Arc<dyn Signer>>,
     decryptors: HashMap<String, Arc<dyn Decryptor>>,
@@ -393,14 +405,9 @@ impl Stage {
                 outcome(&found, show::listing)
             }
             "open" => {
-                let access = Access {
-                    pins: self.given(true),
-                    management_keys: self.given(false),
-                    refused_pins: Arc::clone(&self.refused) as _,
-                    ..Access::without_pin()
-                };
+                let call = Call::unlimited().using(self.access.clone());
                 let backend = long_text(with, "backend")?;
-                let opened = self.driver.open(&backend, &Call::unlimited().using(access));
+                let opened = self.driver.open(&backend, &call);
                 let result = outcome(&opened, show::nothing);
                 if let Ok(token) = opened {
                     self.tokens.insert(number(with, "as")?, token);
@@ -424,17 +431,10 @@ impl Stage {
         }
     }
 
-    fn given(&self, is_pin: bool) -> Arc<dyn PinSource> {
-        Arc::new(Given {
-            player: self.player.clone(),
-            is_pin,
-        })
-    }
-
     fn on_token(&mut self, name: &str, with: &Value) -> Told<Value> {
         let token = self.tokens.get(&number(with, "token")?);
         let token = token.ok_or("the token is not open")?;
-        let call = call(with);
+        let call = call(with).using(self.access.clone());
         Ok(match name {
             "slots" => outcome(&token.slots(&call), |found| show::slots(found)),
             "free_slots" => {

@@ -484,14 +484,12 @@ impl Run<'_> {
 /// and gives what is on it.
 fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
     let told = |error: Error| sentence(&error);
-    let call = Call::unlimited();
+    let call = bench.call();
     for left in tidy_up(bench, info).map_err(told)? {
         line(format_args!("{}: {left}", bench.guard.name));
     }
     bench.renew();
-    let opened = bench
-        .driver()
-        .open(&bench.backend, &call.clone().using(bench.access.clone()));
+    let opened = bench.driver().open(&bench.backend, &call);
     let token = opened.map_err(told)?;
     if bench.wipe && !info.derives {
         for slot in token.slots(&call).map_err(told)? {
@@ -502,7 +500,7 @@ fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
         }
     }
     let slots = token.slots(&call).map_err(told)?;
-    let missing = missing::find(&*token, &slots).map_err(told)?;
+    let missing = missing::find(&*token, &slots, &call).map_err(told)?;
     *lock(&bench.guard.missing) = missing;
     bench.survey(&slots);
     // The suite makes a key of each kind at once, and two besides.
@@ -554,13 +552,11 @@ fn tidy_up(bench: &Bench, info: &TokenInfo) -> Result<Vec<String>, Error> {
     if left.is_empty() {
         return Ok(Vec::new());
     }
-    let token = (bench.make)().open(
-        &bench.backend,
-        &Call::unlimited().using(bench.access.clone()),
-    )?;
+    let call = bench.call();
+    let token = (bench.make)().open(&bench.backend, &call)?;
     let mut not_shown = Vec::new();
     for left in left {
-        if remove(&*token, &left)? {
+        if remove(&*token, &left, &call)? {
             (bench.guard.journal).is_discarded(info, &left.slot, &left.mark);
         } else {
             not_shown.push(not_shown_as_ours(&left));
@@ -584,17 +580,16 @@ fn not_shown_as_ours(left: &Unfinished) -> String {
 
 /// Removes a key of the bench, by its public half where there is one, else by its mark.
 /// False where nothing shows that what is there is the bench's.
-fn remove(token: &dyn Token, left: &Unfinished) -> Result<bool, Error> {
-    let call = Call::unlimited();
+fn remove(token: &dyn Token, left: &Unfinished, call: &Call) -> Result<bool, Error> {
     let removed = match &left.public_key {
         Some(public_key) => {
             let key = KeyRef {
                 slot: left.slot.clone(),
                 public_key: public_key.clone(),
             };
-            token.delete(&key, &call)
+            token.delete(&key, call)
         }
-        None => token.discard(left, &call),
+        None => token.discard(left, call),
     };
     match removed {
         Ok(deletion) => Ok(is_gone(&deletion)),

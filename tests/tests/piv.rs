@@ -5,7 +5,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use claviger_engine::message::{RequestDeleteIdentity, RequestGenerateIdentity};
-use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry};
+use claviger_engine::policy;
+use claviger_engine::{
+    Backend, Capabilities, EngineError, EngineId, IdParams, Node, Policy, Registry,
+};
 use claviger_piv::PivDriver;
 use claviger_tests::CountedReaders;
 use claviger_token::sync::lock;
@@ -39,10 +42,8 @@ fn bench() -> Bench {
     let alone = lock(&ALONE);
     let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
     let backend = format!("piv:serial={}", yubikey.card().serial());
-    let token = PivDriver::new()
-        .open(&backend, &Call::unlimited().using(access()))
-        .unwrap();
-    let call = Call::unlimited();
+    let call = Call::unlimited().using(access());
+    let token = PivDriver::new().open(&backend, &call).unwrap();
     let slot = token.free_slots(&[SPEC], &[], &call).unwrap().remove(0);
     let mark = &unfinished_mark();
     let new = NewKey {
@@ -213,7 +214,7 @@ fn a_card_that_is_pulled_out_in_the_middle_of_a_command_works_again_when_it_is_b
 #[test]
 fn a_card_that_is_pulled_out_while_it_makes_a_key_keeps_nothing_of_it() {
     let bench = bench();
-    let call = Call::unlimited();
+    let call = Call::unlimited().using(access());
     let slots = || bench.token.slots(&call).unwrap();
     let before = slots();
     for instruction in [ins::PUT_DATA, ins::GENERATE, ins::ATTEST] {
@@ -265,4 +266,146 @@ fn a_card_that_another_program_holds_is_waited_for() {
         .map_err(|(_, error)| error)
         .unwrap();
     bench.sign_as_usual();
+}
+
+#[test]
+fn what_waits_for_a_card_that_another_program_holds_ends_at_its_deadline() {
+    const LONG: std::time::Duration = std::time::Duration::from_secs(60);
+    let bench = bench();
+    let name = std::ffi::CString::new(bench.yubikey.reader()).unwrap();
+    let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
+    let (mode, any) = (pcsc::ShareMode::Shared, pcsc::Protocols::ANY);
+    let mut card = context.connect(&name, mode, any).unwrap();
+    let backend = format!("piv:serial={}", bench.yubikey.card().serial());
+    let transaction = card.transaction().unwrap();
+    let (sender, ended) = std::sync::mpsc::channel();
+    let requests: [Box<dyn FnOnce(&Call) -> Result<(), Error> + Send>; 3] = {
+        let (signer, token) = (Arc::clone(&bench.signer), Arc::clone(&bench.token));
+        let other = PivDriver::with_readers(claviger_piv::reader::PcscReaders);
+        [
+            Box::new(move |call| signer.sign(b"message", call).map(drop)),
+            Box::new(move |call| token.slots(call).map(drop)),
+            Box::new(move |call| other.open(&backend, call).map(drop)),
+        ]
+    };
+    for request in requests {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            let limit = std::time::Duration::from_millis(300);
+            sender.send(request(&Call::within(limit).using(access())))
+        });
+    }
+    for _ in 0..3 {
+        let done = ended.recv_timeout(LONG).expect("it waits past its deadline");
+        assert!(matches!(done, Err(Error::DeadlineExceeded)), "{done:?}");
+    }
+    drop(transaction);
+    card.disconnect(pcsc::Disposition::LeaveCard)
+        .map_err(|(_, error)| error)
+        .unwrap();
+    let call = Call::within(LONG).using(access());
+    bench.signer.sign(b"message", &call).unwrap();
+    bench.sign_as_usual();
+}
+
+/// Whoever's PIN opened a token uses it, and nobody else.
+struct Private;
+
+impl Policy for Private {
+    fn check(&self, who: &EngineId, access: policy::Permission<'_>) -> Result<(), EngineError> {
+        match access {
+            policy::Permission::UseLogin { .. } => Err(EngineError::NotAllowed {
+                sender: who.clone(),
+                what: "use somebody else's login",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn request(card: &Inserted) -> RequestGenerateIdentity {
+    RequestGenerateIdentity {
+        backend: Backend::from(format!("piv:serial={}", card.card().serial())),
+        params: IdParams::P256,
+        capabilities: Capabilities::Commit,
+    }
+}
+
+#[test]
+fn what_a_request_brings_to_change_a_card_serves_it_alone_and_what_the_node_has_serves_all() {
+    let _alone = lock(&ALONE);
+    let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
+    let home = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let pin_only = || Access::with(FixedPin::new("246802"));
+    let node = |access: Access| {
+        Node::builder(Registry::open(home.path()).unwrap())
+            .driver(PivDriver::with_readers(CountedReaders::default()))
+            .access(access)
+            .build()
+    };
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(EngineId::local);
+    let generate = |node: &Node, who: &EngineId, call: &Call| {
+        runtime.block_on(node.generate(who, request(&yubikey), call))
+    };
+    let delete = |node: &Node, who: &EngineId, call: &Call| {
+        let request = RequestDeleteIdentity {
+            external_identity: who.clone(),
+            backend: request(&yubikey).backend,
+        };
+        runtime.block_on(node.delete(who, request, call))
+    };
+    let (bare, with_key) = (Call::unlimited(), Call::unlimited().using(access()));
+
+    let without_key = node(pin_only());
+    generate(&without_key, &alice, &with_key).unwrap();
+    let made = generate(&without_key, &bob, &bare);
+    assert!(
+        matches!(
+            made,
+            Err(EngineError::Token(Error::ManagementKeyNeeded { .. }))
+        ),
+        "{made:?}"
+    );
+    assert!(delete(&without_key, &alice, &bare).is_err());
+    assert!(yubikey.card().key(claviger_virtual_yubikey::Slot::new(0x82).unwrap()).is_some());
+    delete(&without_key, &alice, &with_key).unwrap();
+    drop(without_key);
+
+    let with_its_own = node(access());
+    generate(&with_its_own, &bob, &bare).unwrap();
+    let pin_of_its_own = Call::unlimited().using(pin_only());
+    generate(&with_its_own, &carol, &pin_of_its_own).unwrap();
+    delete(&with_its_own, &bob, &pin_of_its_own).unwrap();
+}
+
+#[test]
+fn a_pin_of_one_request_is_not_sent_again_for_another_sender_where_the_policy_says_no() {
+    let _alone = lock(&ALONE);
+    let yubikey = Pcscd::insert(Card::builder().pin("246802").build());
+    let home = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let node = Node::builder(Registry::open(home.path()).unwrap())
+        .driver(PivDriver::with_readers(CountedReaders::default()))
+        .policy(Private)
+        .build();
+    let [alice, bob] = ["alice", "bob"].map(EngineId::local);
+    let with_pin = Call::unlimited().using(access());
+    let made = runtime.block_on(node.generate(&alice, request(&yubikey), &with_pin));
+    let engine = made.unwrap().commitment_engine.unwrap();
+    let sign = |who: &EngineId| {
+        let call = Call::unlimited();
+        runtime.block_on(node.commit(who, &engine, b"message".to_vec(), &call))
+    };
+    sign(&alice).unwrap();
+    yubikey.reset();
+    yubikey.faults().clear_log();
+    let signed = sign(&bob);
+    assert!(
+        matches!(signed, Err(EngineError::NotAllowed { .. })),
+        "{signed:?}"
+    );
+    assert_eq!(yubikey.faults().count(ins::VERIFY), 0);
+    sign(&alice).unwrap();
+    assert!(yubikey.faults().count(ins::VERIFY) > 0);
 }

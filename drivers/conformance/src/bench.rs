@@ -37,21 +37,18 @@ pub(crate) struct Bench {
 /// A key that a check made; it is deleted when the check is done with it.
 pub(crate) struct Made {
     pub(crate) token: Arc<dyn Token>,
+    call: Call,
     pub(crate) key: KeyRef,
     pub(crate) protection: Protection,
 }
 
 impl Bench {
     pub(crate) fn open(subject: &dyn Subject) -> Bench {
+        let call = Call::unlimited().using(subject.access());
+        let token = subject.driver().open(&subject.backend(), &call);
         Bench {
-            token: subject
-                .driver()
-                .open(
-                    &subject.backend(),
-                    &Call::unlimited().using(subject.access()),
-                )
-                .unwrap(),
-            call: Call::unlimited(),
+            token: token.unwrap(),
+            call,
         }
     }
 
@@ -119,6 +116,7 @@ impl Bench {
         assert_eq!(made.public_key.algorithm(), spec.algorithm);
         Made {
             token: self.token.clone(),
+            call: self.call.clone(),
             key: KeyRef {
                 slot: slot.clone(),
                 public_key: made.public_key,
@@ -168,7 +166,7 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        if let Err(e) = self.token.delete(&self.key, &Call::unlimited()) {
+        if let Err(e) = self.token.delete(&self.key, &self.call) {
             eprintln!("left behind in slot {}: {e}", self.key.slot);
         }
     }

@@ -39,7 +39,11 @@ impl Backend {
                     let policy = TouchPolicy::parse(value);
                     backend.policies.touch = Some(policy.ok_or_else(|| bad(TOUCH_POLICY))?);
                 }
-                _ => return Err(bad("it has serial, slot, pin-policy and touch-policy")),
+                _ => {
+                    return Err(bad(
+                        "the attributes are serial, slot, pin-policy and touch-policy",
+                    ));
+                }
             }
         }
         Ok(backend)

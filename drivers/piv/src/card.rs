@@ -7,8 +7,9 @@ use claviger_token::{Algorithm, Call, Pin, PublicKey};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use crate::apdu::{Command, Reply, Status, Transport, exchange};
+use crate::apdu::{Status, Transport};
 use crate::error::Fault;
+use crate::exchange::{Command, Reply, exchange};
 use crate::firmware::{Version, algorithm};
 use crate::policy::{PinPolicy, Policies, TouchPolicy};
 use crate::slot::Slot;
@@ -235,7 +236,7 @@ impl<'a> Card<'a> {
             return Ok(None);
         }
         let content = tlv::find(&reply.data, 0x53)
-            .ok_or_else(|| Fault::malformed(NAME, "it is no data object"))?;
+            .ok_or_else(|| Fault::malformed(NAME, "it is not a data object"))?;
         Ok((!content.is_empty()).then(|| Zeroizing::new(content.to_vec())))
     }
 
@@ -375,7 +376,9 @@ impl<'a> Card<'a> {
         let data = success(NAME, reply)?;
         tlv::find(&data, 0x7f49)
             .and_then(|key| public_key(id, key))
-            .ok_or_else(|| Fault::malformed(NAME, "it made no valid public key of this kind"))
+            .ok_or_else(|| {
+                Fault::malformed(NAME, "the generated key is not a valid key of this kind")
+            })
     }
 
     /// GENERAL AUTHENTICATE with a private key.
@@ -411,7 +414,7 @@ impl<'a> Card<'a> {
         tlv::find(&data, 0x7c)
             .and_then(|template| tlv::find(template, wanted))
             .map(|value| Zeroizing::new(value.to_vec()))
-            .ok_or_else(|| Fault::malformed(NAME, "the answer is not in it"))
+            .ok_or_else(|| Fault::malformed(NAME, "the response is missing"))
     }
 
     /// MOVE KEY to nowhere (Yubico, since 5.7), which destroys the key. Needs the

@@ -27,18 +27,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use claviger_token::sync::lock;
-use claviger_token::{Access, Call, Error, PinTurn, PublicKey, RefusedPins, SlotId, TokenId};
-use secrecy::ExposeSecret;
-use zeroize::Zeroizing;
+use claviger_token::{Call, Error, PinTurn, RefusedPins, TokenId};
 
+use crate::administrator::{Administrator, KnownKeys};
 use crate::apdu::Lost;
 use crate::card::{Card, Tries};
 use crate::error::Fault;
-use crate::field::{Answer, Field, Identity, SharedCard, identify};
+use crate::field::Field;
 use crate::firmware::Make;
 use crate::held::Held;
-use crate::login::Asked;
-use crate::management;
+use crate::identity::{Answer, Identity, identify};
 use crate::reader::Link;
 use crate::session::Session;
 use crate::state::{State, Way};
@@ -49,17 +47,15 @@ const MOST_TURNS: u8 = 3;
 
 /// An open card.
 pub(crate) struct Connection {
-    field: Arc<Field>,
+    pub(crate) field: Arc<Field>,
     pub(crate) identity: Identity,
     /// Where it was seen last.
     pub(crate) reader: Mutex<String>,
     pub(crate) state: Mutex<State>,
-    /// How it was opened, the last time first: where a management key comes from.
-    accesses: Mutex<Vec<Access>>,
-    /// Of the one who opened it first: for PINs that are given again.
-    pub(crate) refused: Arc<dyn RefusedPins>,
-    /// The management key that the card accepted.
-    pub(crate) management_key: Mutex<Option<Zeroizing<Vec<u8>>>>,
+    /// Of the one whose PIN the card accepted last: for that PIN, when it is given again.
+    pub(crate) refused: Mutex<Arc<dyn RefusedPins>>,
+    /// The management keys that the card accepted.
+    management_keys: KnownKeys,
 }
 
 /// What may be done to bring an operation to its end.
@@ -100,137 +96,30 @@ impl How {
 }
 
 impl Connection {
-    /// Opens the card that was found in `reader`, and logs in.
-    pub(crate) fn open(
+    /// The card, which is in `reader` as far as `state` knows. Nobody is logged in.
+    pub(crate) fn new(
         field: &Arc<Field>,
         identity: &Identity,
         reader: &str,
-        link: Option<Box<dyn Link>>,
-        call: &Call,
-    ) -> Result<Arc<Self>, Error> {
-        let connection = Connection::new(field, identity, call.access());
-        *lock(&connection.reader) = reader.into();
-        *lock(&connection.state) = State::found(link);
-        connection.log_in(call)?;
-        Ok(Arc::new(connection))
-    }
-
-    fn new(field: &Arc<Field>, identity: &Identity, access: &Access) -> Self {
-        let connection = Connection {
+        (state, refused): (State, &Arc<dyn RefusedPins>),
+    ) -> Self {
+        Connection {
             field: Arc::clone(field),
             identity: identity.clone(),
-            reader: Mutex::default(),
-            state: Mutex::default(),
-            accesses: Mutex::default(),
-            refused: Arc::clone(&access.refused_pins),
-            management_key: Mutex::default(),
-        };
-        connection.remember(access);
-        connection
-    }
-
-    /// Opens the card in `reader` if it is `wanted`, and logs in, all in one transaction
-    /// where the PIN is there at once, which goes on. `None`: it is not the one, or not to be
-    /// read.
-    ///
-    /// Only where it is known that no other card can be meant.
-    pub(crate) fn open_the_only_one(
-        field: &Arc<Field>,
-        reader: &str,
-        link: Box<dyn Link>,
-        call: &Call,
-        place: impl FnOnce(&TokenId) -> Arc<Mutex<SharedCard>>,
-        wanted: impl FnOnce(&Identity) -> bool,
-    ) -> Result<Option<Arc<Self>>, Error> {
-        let access = call.access();
-        let looking = field.looking_at(reader);
-        let alone = lock(&looking);
-        let Ok(mut held) = Held::begin(link) else {
-            return Ok(None);
-        };
-        let mut turn = held.turn();
-        let mut card = Card::new(&mut turn, call);
-        let Ok(Answer::Card(identity)) = identify(&mut card) else {
-            return Ok(None);
-        };
-        let place = place(&identity.id);
-        // Held through the login, so that a PIN is given once. Who holds it may wait for this
-        // card's reader, so it is not waited for.
-        let Ok(mut place) = place.try_lock() else {
-            return Ok(None);
-        };
-        if !wanted(&identity) || place.connection.strong_count() > 0 {
-            return Ok(None);
+            reader: Mutex::new(reader.into()),
+            state: Mutex::new(state),
+            refused: Mutex::new(Arc::clone(refused)),
+            management_keys: KnownKeys::default(),
         }
-        let connection = Connection::new(field, &identity, access);
-        let (mut verified, mut pin) = (false, None);
-        let mut asked = Asked::default();
-        let logged_in = connection.begin_login(
-            &mut Session {
-                card,
-                connection: &connection,
-                verified: &mut verified,
-                pin: &mut pin,
-                changes: &mut 0,
-                administered: &mut false,
-                fresh: true,
-                tries: None,
-                turns: &*access.refused_pins,
-                turn: None,
-            },
-            call,
-            &mut asked,
-        );
-        drop(turn);
-        drop(alone);
-        *lock(&connection.reader) = reader.into();
-        *lock(&connection.state) = State::opened(held, verified, pin);
-        let logged_in = logged_in.map_err(|fault| fault.into_error(connection.id()));
-        connection.end_login(logged_in, call, asked)?;
-        let connection = Arc::new(connection);
-        place.connection = Arc::downgrade(&connection);
-        Ok(Some(connection))
     }
 
     pub(crate) fn id(&self) -> &TokenId {
         &self.identity.id
     }
 
-    /// Notes the public half of a key that a failed generation left, by the name of its slot:
-    /// whoever is to remove it got no answer.
-    pub(crate) fn remember_unfinished(&self, slot: &SlotId, key: PublicKey) {
-        let name = (self.id().clone(), slot.as_str().to_owned());
-        lock(&self.field.unfinished).insert(name, key);
-    }
-
-    /// See [`Connection::remember_unfinished`].
-    pub(crate) fn unfinished(&self, slot: &SlotId) -> Option<PublicKey> {
-        let name = (self.id().clone(), slot.as_str().to_owned());
-        lock(&self.field.unfinished).get(&name).cloned()
-    }
-
-    /// What was left is gone.
-    pub(crate) fn forget_unfinished(&self, slot: &SlotId) {
-        let name = (self.id().clone(), slot.as_str().to_owned());
-        lock(&self.field.unfinished).remove(&name);
-    }
-
     /// What the card is, as far as it is known by now.
     pub(crate) fn make(&self) -> Make {
         self.field.known(&self.identity)
-    }
-
-    /// What the card is, with a look at who made it.
-    pub(crate) fn proven_make(&self, card: &mut Card<'_>) -> Result<Make, Fault> {
-        self.field.prove(card, &self.identity)
-    }
-
-    /// Where management keys may come from as well.
-    pub(crate) fn remember(&self, access: &Access) {
-        let mut accesses = lock(&self.accesses);
-        accesses.retain(|known| !Arc::ptr_eq(&known.management_keys, &access.management_keys));
-        accesses.insert(0, access.clone());
-        accesses.truncate(8);
     }
 
     /// Runs `operation` in a transaction; see the table above.
@@ -240,7 +129,8 @@ impl Connection {
         how: How,
         operation: impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
     ) -> Result<T, Error> {
-        self.run_in_turn(call, how, (&*self.refused, None), operation)
+        let refused = Arc::clone(&lock(&self.refused));
+        self.run_in_turn(call, how, (&*refused, None), operation)
     }
 
     /// [`Connection::run`] with whom to ask for a turn to send a PIN, and the turn itself
@@ -256,7 +146,7 @@ impl Connection {
         mut operation: impl FnMut(&mut Session<'_>) -> Result<T, Fault>,
     ) -> Result<T, Error> {
         call.check()?;
-        let mut state = lock(&self.state);
+        let mut state = call.lock(&self.state)?;
         call.check()?;
         let (mut recovered, mut waits) = (false, 0);
         loop {
@@ -264,6 +154,7 @@ impl Connection {
             let mut began = None;
             let ours = (turns, turn.take());
             let done = self.attempt(&mut state, call, how, ours, &mut began, &mut operation);
+            state.end_operation();
             let fault = match done {
                 Ok(done) => return Ok(done),
                 Err(fault) => fault,
@@ -277,7 +168,7 @@ impl Connection {
                     drop(state);
                     turn = Some(turns.turn(self.id(), call)?);
                     call.check()?;
-                    state = lock(&self.state);
+                    state = call.lock(&self.state)?;
                     waits += 1;
                     how.fresh = true;
                     continue;
@@ -311,7 +202,8 @@ impl Connection {
         operation: impl FnOnce(&mut Session<'_>) -> Option<T>,
     ) -> Result<Option<T>, Error> {
         call.check()?;
-        let mut state = lock(&self.state);
+        let refused = Arc::clone(&lock(&self.refused));
+        let mut state = call.lock(&self.state)?;
         call.check()?;
         let Some(Way {
             mut transport,
@@ -319,13 +211,14 @@ impl Connection {
             pin,
             changes,
             ..
-        }) = state.alone()
+        }) = state.alone(call)
         else {
             return Ok(None);
         };
         Ok(operation(&mut Session {
             card: Card::new(&mut *transport, call),
-            connection: self,
+            identity: &self.identity,
+            field: &self.field,
             verified,
             pin,
             changes,
@@ -333,7 +226,7 @@ impl Connection {
             administered: &mut false,
             fresh: false,
             tries: None,
-            turns: &*self.refused,
+            turns: &*refused,
             turn: None,
         }))
     }
@@ -353,14 +246,13 @@ impl Connection {
             self.locate(state, call)?;
         }
         let fresh = how.fresh || !state.ready;
-        let way = state.begin(|held| !fresh && held.resumes(), how.stays);
         let Some(Way {
             mut transport,
             ready,
             verified,
             pin,
             changes,
-        }) = way.map_err(Fault::Lost)?
+        }) = state.begin(|held| !fresh && held.resumes(), how.stays, call)?
         else {
             return Err(Fault::Lost(Lost::new("it is not in any reader")));
         };
@@ -376,7 +268,8 @@ impl Connection {
         let mut administered = false;
         let done = operation(&mut Session {
             card,
-            connection: self,
+            identity: &self.identity,
+            field: &self.field,
             verified,
             pin,
             changes,
@@ -408,20 +301,14 @@ impl Connection {
         let mut found: Option<(String, Box<dyn Link>)> = None;
         for reader in readers {
             call.check()?;
-            let looking = self.field.looking_at(&reader);
-            let _alone = lock(&looking);
-            let Ok(mut link) = self.field.readers.connect(&reader) else {
-                continue;
-            };
-            let answer = link
-                .begin()
-                .map_err(Fault::Lost)
-                .and_then(|mut transport| identify(&mut Card::new(&mut *transport, call)));
+            let answer = self.field.in_transaction(&reader, call, identify);
             match answer {
-                Ok(Answer::Card(card)) if card.id == *self.id() && found.is_some() => {
+                Ok((Answer::Card(card), _)) if card.id == *self.id() && found.is_some() => {
                     return Err(Fault::Lost(Lost::new("two cards have its serial")));
                 }
-                Ok(Answer::Card(card)) if card.id == *self.id() => found = Some((reader, link)),
+                Ok((Answer::Card(card), link)) if card.id == *self.id() => {
+                    found = Some((reader, link));
+                }
                 Err(fault @ Fault::Ours(_)) => return Err(fault),
                 _ => {}
             }
@@ -434,36 +321,13 @@ impl Connection {
         Ok(())
     }
 
-    /// The management key that the operator gives, if they do. Asked for outside of a
-    /// transaction.
-    pub(crate) fn given_management_key(
-        &self,
-        call: &Call,
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-        if let Some(key) = &*lock(&self.management_key) {
-            return Ok(Some(key.clone()));
-        }
-        let accesses = lock(&self.accesses).clone();
-        for access in accesses {
-            match access.management_keys.pin(self.id(), "", call) {
-                Ok(text) => {
-                    return match management::parse_key(text.expose_secret()) {
-                        Some(key) => Ok(Some(key)),
-                        None => Err(Error::ManagementKeyWrong {
-                            token: self.id().clone(),
-                            reason: "it is not hexadecimal".into(),
-                        }),
-                    };
-                }
-                Err(Error::PinNeeded { .. } | Error::ManagementKeyNeeded { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-
-    pub(crate) fn may_try_defaults(&self) -> bool {
-        lock(&self.accesses).iter().any(|a| a.factory_defaults)
+    /// With what the request makes and destroys keys. A person may be asked for it: to be
+    /// called outside of a transaction.
+    ///
+    /// # Errors
+    /// What the source of its management key says.
+    pub(crate) fn administrator(&self, call: &Call) -> Result<Administrator<'_>, Error> {
+        self.management_keys.of(self.id(), call)
     }
 }
 
@@ -478,7 +342,7 @@ impl Drop for Connection {
             return;
         }
         let call = Call::unlimited();
-        if let Ok(Some(Way { mut transport, .. })) = state.begin(Held::is_on, false) {
+        if let Ok(Some(Way { mut transport, .. })) = state.begin(Held::is_on, false, &call) {
             let done = match log_out(&mut Card::new(&mut *transport, &call)) {
                 Ok(false) => transport.reset().map_err(Fault::Lost),
                 done => done.map(drop),

@@ -6,10 +6,10 @@ use zeroize::Zeroizing;
 
 use crate::apdu::Status;
 use crate::attestation;
+use crate::block::to_be_signed;
 use crate::card::{Card, Metadata, Operation, Shown};
 use crate::error::Fault;
 use crate::firmware::{Feature, Make, algorithm, algorithm_id};
-use crate::key::to_be_signed;
 use crate::marker::{Object, Stage};
 use crate::policy::{PinPolicy, TouchPolicy};
 use crate::session::Session;
@@ -96,6 +96,12 @@ pub(crate) fn inspect(card: &mut Card<'_>, make: &Make, slot: Slot) -> Result<Co
         }
         _ => content,
     })
+}
+
+/// All slots, as far as they are visible without a PIN.
+pub(crate) fn visible(card: &mut Card<'_>, make: &Make) -> Result<Vec<SlotInfo>, Fault> {
+    let slots = Slot::all().map(|slot| Ok(inspect(card, make, slot)?.info(slot)));
+    slots.collect()
 }
 
 /// Whether a slot of a card that does not show its keys holds the private half of `key`:

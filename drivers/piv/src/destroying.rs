@@ -84,12 +84,12 @@ impl PivToken {
         let name = parse_name(&left.slot)?;
         let known = match &left.public_key {
             Some(key) => Some(key.clone()),
-            None => self.connection.unfinished(&left.slot),
+            None => (self.connection.field).unfinished(self.connection.id(), &left.slot),
         };
         let done = self.destroy(&name, call, |session, make| {
             self.find_left(session, make, &name, known.as_ref(), left.mark.is_empty())
         })?;
-        self.connection.forget_unfinished(&left.slot);
+        (self.connection.field).forget_unfinished(self.connection.id(), &left.slot);
         Ok(done)
     }
 
@@ -108,18 +108,18 @@ impl PivToken {
             Found::Foreign => return Ok(Deletion::Foreign),
             Found::Mark | Found::Key(_) => {}
         }
-        let given = self.connection.given_management_key(call)?;
+        let by = self.connection.administrator(call)?;
         let destroyed = Cell::new(false);
         let found = self.connection.run(call, How::FRESH, |session| {
             let make = session.proven_make()?;
             let found = find(session, &make)?;
             match &found {
                 Found::Nothing | Found::Foreign => {}
-                Found::Mark => session.administer(given.as_ref(), |session| {
+                Found::Mark => session.administer(&by, |session| {
                     session.note_change();
                     session.card.put_object(name.slot.certificate(), &[])
                 })?,
-                Found::Key(doomed) => session.administer(given.as_ref(), |session| {
+                Found::Key(doomed) => session.administer(&by, |session| {
                     session.note_change();
                     self.end(session, &make, doomed, &destroyed)?;
                     match doomed.slot == name.slot {

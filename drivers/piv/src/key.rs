@@ -1,19 +1,19 @@
 //! Using the keys of an open token.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 
 use claviger_token::possession::Challenge;
 use claviger_token::sync::lock;
 use claviger_token::{
-    Algorithm, Call, Decryptor, DigestSigner, Error, Event, KeyRef, KeySpec, KeyUse, PublicKey,
-    Secret, Signature, SignatureScheme, Signer, SlotId, Unwrap, agreement,
+    Call, Decryptor, DigestSigner, Error, Event, KeyRef, KeySpec, KeyUse, PublicKey, Secret,
+    Signature, SignatureScheme, Signer, SlotId, TokenInfo, Unwrap, agreement,
 };
 use zeroize::Zeroizing;
 
 use crate::apdu::Status;
+use crate::block::{digest_to_be_signed, to_be_signed};
 use crate::card::{Operation, Shown, Tries};
-use crate::connection::How;
+use crate::connection::{Connection, How};
 use crate::content::{Content, says_no_such_key};
 use crate::error::Fault;
 use crate::firmware::{Feature, algorithm_id};
@@ -21,11 +21,12 @@ use crate::policy::{PinPolicy, TouchPolicy};
 use crate::seek::{Match, Sought, seek};
 use crate::session::Session;
 use crate::slot::{KeyName, Slot, parse_name};
-use crate::token::PivToken;
 
 /// A key on a token.
 pub(crate) struct Key {
-    token: Arc<PivToken>,
+    connection: Arc<Connection>,
+    /// Of its token, as it was when the key was found.
+    info: TokenInfo,
     /// Where it was seen last.
     name: Mutex<KeyName>,
     public_key: PublicKey,
@@ -48,29 +49,33 @@ struct Checked {
 impl Key {
     /// Finds the key.
     pub(crate) fn open(
-        token: &Arc<PivToken>,
-        key: &KeyRef,
-        usage: KeyUse,
+        connection: &Arc<Connection>,
+        info: &TokenInfo,
+        (key, usage): (&KeyRef, KeyUse),
         call: &Call,
     ) -> Result<Self, Error> {
         let algorithm = key.public_key.algorithm();
         let spec = KeySpec { algorithm, usage };
-        token.info.check_uses(spec)?;
+        info.check_uses(spec)?;
         let name = parse_name(&key.slot)?;
         if name.usage.is_some_and(|made_for| made_for != usage) {
-            return Err(token.does_not_use(spec));
+            return Err(does_not_use(info, spec));
         }
         let key = Key {
-            token: Arc::clone(token),
+            connection: Arc::clone(connection),
+            info: info.clone(),
             name: Mutex::new(name),
             public_key: key.public_key.clone(),
             spec,
-            id: algorithm_id(algorithm).ok_or_else(|| token.does_not_use(spec))?,
+            id: algorithm_id(algorithm).ok_or_else(|| does_not_use(info, spec))?,
             checked: Mutex::default(),
         };
-        let connection = &token.connection;
         connection.run(call, How::REPEAT, |s| key.examine(s, true))?;
         Ok(key)
+    }
+
+    fn does_not_use(&self, wanted: KeySpec) -> Error {
+        does_not_use(&self.info, wanted)
     }
 
     fn slot(&self) -> Slot {
@@ -95,8 +100,7 @@ impl Key {
     /// Makes sure that the key is on the card and may be used like this, and notes where it
     /// is. With `proof` a certificate does not do: it may be stale.
     fn examine(&self, session: &mut Session<'_>, proof: bool) -> Result<Checked, Fault> {
-        let token = &self.token;
-        let make = token.connection.make();
+        let make = self.connection.make();
         let name = *lock(&self.name);
         let quick = self.glance(session, name)?;
         let (slot, checked) = match quick {
@@ -131,7 +135,7 @@ impl Key {
     /// Where the card shows its keys, and the name says what this one is for, one command
     /// tells all.
     fn glance(&self, session: &mut Session<'_>, name: KeyName) -> Result<Option<Checked>, Fault> {
-        let connection = &self.token.connection;
+        let connection = &self.connection;
         if name.usage.is_none() || !connection.make().has(Feature::Metadata) {
             return Ok(None);
         }
@@ -157,9 +161,9 @@ impl Key {
         match content.certified_uses() {
             Some(uses) if !uses.contains(&usage) => Err(match content.is_ours() {
                 // One of Claviger's keys has one use.
-                true => self.token.does_not_use(self.spec),
+                true => self.does_not_use(self.spec),
                 false => Error::NotUsable {
-                    token: self.token.info.id.clone(),
+                    token: self.info.id.clone(),
                     wanted: self.spec,
                     reason: format!("the certificate in slot {slot} has another key usage"),
                 },
@@ -170,7 +174,7 @@ impl Key {
     }
 
     fn is_gone(&self, content: &Content, found: Match, slot: Slot) -> Fault {
-        let token = self.token.info.id.clone();
+        let token = self.info.id.clone();
         let expected = self.public_key.fingerprint().to_string();
         Fault::Ours(match found {
             Match::Another => Error::KeyMismatch {
@@ -180,7 +184,7 @@ impl Key {
                 found: content
                     .public_key()
                     .filter(|k| **k != self.public_key)
-                    .map_or("a key without a readable public half".into(), |key| {
+                    .map_or("a key whose public key cannot be read".into(), |key| {
                         key.fingerprint().to_string()
                     }),
             },
@@ -196,7 +200,7 @@ impl Key {
     fn is_another(&self, slot: Slot) -> Error {
         match lock(&self.name).mark {
             Some(_) => Error::KeyMismatch {
-                token: self.token.info.id.clone(),
+                token: self.info.id.clone(),
                 slot: slot.to_string(),
                 expected: self.public_key.fingerprint().to_string(),
                 found: "another key".into(),
@@ -210,7 +214,7 @@ impl Key {
     /// What it means that the card does not have the private half.
     fn no_possession(&self, reason: String) -> Error {
         Error::NoPossession {
-            token: self.token.info.id.clone(),
+            token: self.info.id.clone(),
             key: self.public_key.fingerprint().to_string(),
             reason,
         }
@@ -244,7 +248,7 @@ impl Key {
         input: &[u8],
         call: &Call,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let connection = &self.token.connection;
+        let connection = &self.connection;
         let done = connection.run_alone(call, |s| self.operate_alone(s, operation, input))?;
         if let Some(done) = done {
             return Ok(done);
@@ -286,7 +290,7 @@ impl Key {
             PinPolicy::Always => session.verify_for_one()?,
         }
         let touched = checked.touch != TouchPolicy::Never;
-        let token = || self.token.info.id.clone();
+        let token = || self.info.id.clone();
         if touched {
             call.tell(&Event::TouchNeeded { token: token() });
         }
@@ -324,7 +328,7 @@ impl Key {
                     reason @ (Error::KeyNotFound { .. } | Error::KeyMismatch { .. }),
                 )) => Fault::Ours(reason),
                 _ => Fault::Ours(Error::NotTouched {
-                    token: self.token.info.id.clone(),
+                    token: self.info.id.clone(),
                 }),
             };
         }
@@ -339,21 +343,29 @@ impl Key {
             let is_ours = lock(&self.name).mark.is_some();
             return Fault::Ours(match checked.shown {
                 false if is_ours => Error::KeyNotFound {
-                    token: self.token.info.id.clone(),
+                    token: self.info.id.clone(),
                     key: self.public_key.fingerprint().to_string(),
                 },
                 false => self.no_possession(format!(
-                    "slot {slot} has a certificate of it and no such key ({status})"
+                    "slot {slot} has its certificate, but not the private key ({status})"
                 )),
                 // It has the key, and not the operation.
                 true => Error::NotUsable {
-                    token: self.token.info.id.clone(),
+                    token: self.info.id.clone(),
                     wanted: self.spec,
                     reason: format!("the card refuses the operation: {status}"),
                 },
             });
         }
         fault
+    }
+}
+
+fn does_not_use(info: &TokenInfo, wanted: KeySpec) -> Error {
+    Error::Unsupported {
+        token: info.id.clone(),
+        wanted,
+        supported: info.uses.clone(),
     }
 }
 
@@ -365,33 +377,6 @@ pub(crate) struct PivSigner(pub(crate) Key);
 /// Ed25519 signs the message itself (RFC 8032 §5.1.6), so it has to fit into the card:
 /// YubiKeys take about 3 KiB in one command, chained or not.
 pub const LONGEST_ED25519_MESSAGE: usize = 3000;
-
-/// EMSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §9.2): cards take the block as it is.
-fn padded(digest: &[u8], length: usize) -> Option<Vec<u8>> {
-    let info = SignatureScheme::RsaPkcs1Sha256.digest_info(digest)?;
-    let padding = length.checked_sub(info.len() + 3).filter(|n| *n >= 8)?;
-    Some([&[0, 1][..], &vec![0xff; padding], &[0], &info].concat())
-}
-
-/// What the card is given for a signature of `message`; `None` where its keys of this
-/// kind make none.
-pub(crate) fn to_be_signed(algorithm: Algorithm, message: &[u8]) -> Option<Cow<'_, [u8]>> {
-    match SignatureScheme::of(algorithm)? {
-        SignatureScheme::Ed25519 => Some(message.into()),
-        scheme => digest_to_be_signed(algorithm, &scheme.digest(message)?).map(Cow::from),
-    }
-}
-
-/// The same for the message with this digest.
-fn digest_to_be_signed(algorithm: Algorithm, digest: &[u8]) -> Option<Vec<u8>> {
-    match SignatureScheme::of(algorithm)? {
-        SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaP384Sha384 => {
-            Some(digest.to_vec())
-        }
-        SignatureScheme::RsaPkcs1Sha256 => padded(digest, algorithm.rsa_bits()? / 8),
-        _ => None,
-    }
-}
 
 impl Signer for PivSigner {
     fn public_key(&self) -> &PublicKey {
@@ -406,7 +391,7 @@ impl Signer for PivSigner {
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
         call.check()?;
         let key = &self.0;
-        let unsupported = || key.token.does_not_use(key.spec);
+        let unsupported = || key.does_not_use(key.spec);
         let scheme = SignatureScheme::of(key.spec.algorithm).ok_or_else(unsupported)?;
         if scheme == SignatureScheme::Ed25519 && message.len() > LONGEST_ED25519_MESSAGE {
             return Err(Error::BadMessage {
@@ -430,7 +415,7 @@ impl DigestSigner for PivSigner {
     fn sign_digest(&self, digest: &[u8], call: &Call) -> Result<Signature, Error> {
         call.check()?;
         let key = &self.0;
-        let unsupported = || key.token.does_not_use(key.spec);
+        let unsupported = || key.does_not_use(key.spec);
         let scheme = SignatureScheme::of(key.spec.algorithm).ok_or_else(unsupported)?;
         scheme.check_digest(digest)?;
         let input = digest_to_be_signed(key.spec.algorithm, digest).ok_or_else(unsupported)?;
@@ -460,7 +445,7 @@ impl PivSigner {
             return Ok(signature);
         }
         let before = key.slot();
-        let connection = &key.token.connection;
+        let connection = &key.connection;
         let checked = connection.run(call, How::FRESH, |session| key.examine(session, true))?;
         if key.slot() != before
             && let Some(signature) = verified(&key.operate(Operation::Sign, input, call)?)
@@ -469,7 +454,7 @@ impl PivSigner {
         }
         Err(match checked.shown {
             true => {
-                key.no_possession("the card shows it, and what it signs does not verify".into())
+                key.no_possession("the card lists it, but its signature does not verify".into())
             }
             false => key.is_another(before),
         })
@@ -491,9 +476,9 @@ impl Decryptor for PivDecryptor {
     /// with a peer of which this side knows the answer.
     fn confirm(&self, call: &Call) -> Result<(), Error> {
         let key = &self.0;
-        let connection = &key.token.connection;
+        let connection = &key.connection;
         let gone = || Error::KeyNotFound {
-            token: key.token.info.id.clone(),
+            token: key.info.id.clone(),
             key: key.public_key.fingerprint().to_string(),
         };
         let checked = connection.run(call, How::FRESH, |session| key.examine(session, false));
@@ -522,25 +507,11 @@ impl Decryptor for PivDecryptor {
         let secret = key.operate(Operation::Agree, peer, call)?;
         if secret.len() != agreement::SECRET_LENGTH {
             return Err(Error::MalformedReply {
-                token: key.token.info.id.clone(),
+                token: key.info.id.clone(),
                 call: "GENERAL AUTHENTICATE".into(),
                 reason: "the secret is not 32 bytes long".into(),
             });
         }
         agreement::unknown_to_others(secret)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_block_is_padded_to_the_length_of_the_modulus() {
-        let block = padded(&[7; 32], 256).unwrap();
-        assert_eq!(block.len(), 256);
-        assert_eq!(block[..3], [0, 1, 0xff]);
-        assert_eq!(block[256 - 52], 0);
-        assert!(padded(&[7; 32], 60).is_none());
     }
 }

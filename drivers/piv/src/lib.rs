@@ -1,5 +1,18 @@
 //! Claviger's driver for PIV smartcards, YubiKeys above all.
 //!
+//! ```no_run
+//! use claviger_piv::PivDriver;
+//! use claviger_token::{Access, Call, Driver, StoredPin};
+//!
+//! let access = Access::with(StoredPin::Env("PIN".into()));
+//! let call = Call::unlimited().using(access);
+//! let token = PivDriver::new().open("piv:", &call)?;
+//! for slot in token.slots(&call)? {
+//!     println!("{}: {:?}", slot.slot, slot.fingerprint);
+//! }
+//! # Ok::<(), claviger_token::Error>(())
+//! ```
+//!
 //! [`PivDriver`] lists and opens cards by backend strings
 //! `piv:[serial=N][;slot=9c][;pin-policy=never|once|always][;touch-policy=never|always|cached]`;
 //! the policies are for keys that are generated. It implements NIST SP 800-73-4 and Yubico's
@@ -9,12 +22,13 @@
 //! | --- | --- |
 //! | `backend`, `policy` | backend strings; PIN and touch policies |
 //! | [`reader`] | readers, and the cards in them, over PC/SC |
-//! | [`apdu`], `tlv` | commands, replies, status words; the encoding of data |
-//! | `card` | the commands of a PIV card |
+//! | [`apdu`], `exchange`, `tlv` | the way to a card, commands, replies, status words; the encoding of data |
+//! | `card`, `block` | the commands of a PIV card; what it is given to be signed |
 //! | `firmware` | the abilities of cards, as data |
-//! | `management` | the management key |
-//! | `field`, `notes` | which card is in which reader, its maker, and what it reports |
-//! | `connection`, `state`, `held`, `session`, `asking` | an open card: transactions, the PIN, recovery |
+//! | `management`, `administrator` | the management key, and whose it is |
+//! | `identity`, `field`, `notes` | whose card it is, its maker, and what it reports |
+//! | `connection`, `state`, `held`, `session`, `login`, `asking` | an open card: transactions, the PIN, recovery |
+//! | `cards`, `opening` | which card is in which reader; opening one |
 //! | `slot`, `marker`, `content` | slots, their content, and which keys are ours |
 //! | `token`, `seek`, `key` | finding the token's keys, and using them |
 //! | `making`, `destroying` | making, naming and destroying them |
@@ -109,7 +123,9 @@
 //! # Deadlines
 //! PC/SC cannot cancel a command, nor the wait for another program's transaction. Deadlines and
 //! cancellations are checked before each command. A command that the card has begun, a touch
-//! included, runs to its end.
+//! included, runs to its end. A request that has a deadline, or can be cancelled, stops waiting
+//! for another program's transaction, and a thread goes on waiting for the next request. Such a
+//! request uses transactions only; others send a single command without one.
 //!
 //! # Why not the crate `yubikey`
 //! Release 0.8 resets the card when it is dropped, indexes into replies that may be empty, maps
@@ -120,48 +136,46 @@
 //! not use it. A test reads one virtual card through both and compares.
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 
-use claviger_token::backend::{bad, the_one};
-use claviger_token::sync::lock;
-use claviger_token::{
-    About, Call, Detail, Driver, Error, Listed, Listing, Pace, SlotId, SlotInfo, Token, TokenId,
-    TokenInfo, Watch,
-};
+use claviger_token::{About, Call, Detail, Driver, Error, Listed, Listing, SlotId, Token, Watch};
 
 use crate::attestation::Makers;
 use crate::backend::Backend;
-use crate::card::Card;
-use crate::connection::Connection;
-use crate::content::inspect;
-use crate::error::Fault;
-use crate::field::{Field, Identity, Visit, VisitedCard};
-use crate::firmware::Make;
+use crate::cards::{Cards, Visit};
+use crate::content::visible;
+use crate::field::Field;
+use crate::identity::info;
 use crate::notes::notes;
-use crate::policy::Policies;
+use crate::opening::fits;
 use crate::reader::{PcscReaders, Readers, Unreachable};
-use crate::slot::{Slot, new_name};
-use crate::token::PivToken;
+use crate::slot::new_name;
 
 mod about;
+mod administrator;
 pub mod apdu;
 mod asking;
 pub mod attestation;
 mod backend;
+mod block;
 mod card;
+mod cards;
 mod connection;
 mod content;
 mod destroying;
 mod error;
+mod exchange;
 mod field;
 mod firmware;
 mod held;
+mod identity;
 mod key;
 mod login;
 mod making;
 mod management;
 mod marker;
 mod notes;
+mod opening;
 mod policy;
 pub mod reader;
 #[cfg(test)]
@@ -183,7 +197,7 @@ pub const ROOTS_VARIABLE: &str = "CLAVIGER_PIV_ROOTS";
 /// Lists and opens PIV cards.
 #[derive(Clone)]
 pub struct PivDriver {
-    field: Arc<Field>,
+    cards: Arc<Cards>,
 }
 
 impl PivDriver {
@@ -196,17 +210,17 @@ impl PivDriver {
     /// Trusts Yubico's roots, and those in the file that [`ROOTS_VARIABLE`] names, if it
     /// does. A file that cannot be read adds none, which the log says.
     pub fn new() -> Self {
-        static SYSTEM: LazyLock<Arc<Field>> =
-            LazyLock::new(|| Field::new(PcscReaders, makers_of_this_system()));
+        static SYSTEM: LazyLock<Arc<Cards>> =
+            LazyLock::new(|| Cards::new(Field::new(PcscReaders, makers_of_this_system)));
         PivDriver {
-            field: Arc::clone(&SYSTEM),
+            cards: Arc::clone(&SYSTEM),
         }
     }
 
     /// A driver for other readers, which trusts Yubico's roots.
     pub fn with_readers(readers: impl Readers + 'static) -> Self {
         PivDriver {
-            field: Field::new(readers, yubico()),
+            cards: Cards::new(Field::new(readers, yubico)),
         }
     }
 
@@ -222,7 +236,7 @@ impl PivDriver {
         let mut makers = yubico();
         makers.also(Makers::parse(roots)?);
         Ok(PivDriver {
-            field: Field::new(readers, makers),
+            cards: Cards::new(Field::new(readers, move || makers)),
         })
     }
 }
@@ -258,8 +272,8 @@ impl Driver for PivDriver {
 
     fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
         let backend = Backend::parse(backend)?;
-        let visit = self.field.visit(call, |card, identity| {
-            let make = self.field.prove(card, identity)?;
+        let visit = self.cards.visit(call, |card, identity| {
+            let make = self.cards.field.prove(card, identity)?;
             let notes = notes(card, &make)?;
             let slots = match detail {
                 Detail::Slots if fits(&backend, identity) => visible(card, &make)?,
@@ -285,14 +299,18 @@ impl Driver for PivDriver {
                 // Nothing else tells them apart.
                 notes.push(("reader".into(), card.reader.clone()));
             }
-            let info = info(&card.identity, &self.field.known(&card.identity), notes);
+            let info = info(
+                &card.identity,
+                &self.cards.field.known(&card.identity),
+                notes,
+            );
             tokens.push(Listed::with_slots(info, detail, |_| Ok(slots)));
         }
         Ok(Listing::new(tokens, unreadable))
     }
 
     fn watch(&self) -> Box<dyn Watch> {
-        self.field.watch()
+        self.cards.field.watch()
     }
 
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error> {
@@ -301,176 +319,15 @@ impl Driver for PivDriver {
     }
 
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
-        let wanted = Backend::parse(backend)?;
-        if let Some(connection) = self.open_at_once(&wanted, call)? {
-            return Ok(self.token(&connection, wanted.policies));
-        }
-        let visit = self.field.visit(call, |_, _| Ok(()));
-        call.check()?;
-        let Visit { seen, unreadable } =
-            visit.map_err(|Unreachable { what, reason }| Error::System { what, reason })?;
-        let name = |seen: &VisitedCard<()>| Backend::for_serial(&seen.identity.id.serial);
-        let all: Vec<String> = seen.iter().map(name).collect();
-        let mut fitting = seen;
-        fitting.retain(|seen| fits(&wanted, &seen.identity));
-        let Some(seen) = the_one(backend, fitting, candidates)? else {
-            let unreadable = unreadable.into_iter().map(|u| u.error.to_string());
-            return Err(Error::NoToken {
-                wanted: backend.into(),
-                present: all.into_iter().chain(unreadable).collect(),
-            });
-        };
-        // Before the login: what fails after it leaves a card that is logged in.
-        if !has_policies(&wanted, &seen.identity) {
-            return Err(bad(backend, NO_POLICIES));
-        }
-        let connection = self.connect(seen, call)?;
-        Ok(self.token(&connection, wanted.policies))
+        Ok(self.cards.open(backend, call)?)
     }
 }
-
-/// All slots, as far as they are visible without a PIN.
-pub(crate) fn visible(card: &mut Card<'_>, make: &Make) -> Result<Vec<SlotInfo>, Fault> {
-    let slots = Slot::all().map(|slot| Ok(inspect(card, make, slot)?.info(slot)));
-    slots.collect()
-}
-
-/// The names of cards that fit, with their readers where nothing else tells them apart.
-fn candidates(fitting: &[VisitedCard<()>]) -> Vec<String> {
-    let named = |seen: &VisitedCard<()>| {
-        let VisitedCard {
-            identity, reader, ..
-        } = seen;
-        let alike = fitting
-            .iter()
-            .filter(|other| other.identity.id == identity.id);
-        let name = Backend::for_serial(&identity.id.serial);
-        match alike.count() {
-            1 => name,
-            _ => format!("{name} in {reader}"),
-        }
-    };
-    fitting.iter().map(named).collect()
-}
-
-impl PivDriver {
-    /// Opens the only card that there is, in one transaction. `None` where there is more than
-    /// one, or something else is to be done first.
-    fn open_at_once(
-        &self,
-        wanted: &Backend,
-        call: &Call,
-    ) -> Result<Option<Arc<Connection>>, Error> {
-        let Ok(readers) = self.field.readers.list() else {
-            return Ok(None);
-        };
-        let is_open = |reader: &String| self.field.open_in(reader).is_some();
-        if readers.iter().any(is_open) {
-            return Ok(None);
-        }
-        let mut cards = readers.iter().filter_map(|reader| {
-            let link = self.field.readers.connect(reader).ok()?;
-            Some((reader, link))
-        });
-        let (Some((reader, link)), None) = (cards.next(), cards.next()) else {
-            return Ok(None);
-        };
-        let place = |id: &TokenId| self.field.place(id);
-        Connection::open_the_only_one(&self.field, reader, link, call, place, |identity| {
-            fits(wanted, identity) && has_policies(wanted, identity)
-        })
-    }
-
-    /// Opens a card that was found, or gives the one that is open.
-    fn connect(&self, seen: VisitedCard<()>, call: &Call) -> Result<Arc<Connection>, Error> {
-        let VisitedCard {
-            reader,
-            identity,
-            link,
-            ..
-        } = seen;
-        let place = self.field.place(&identity.id);
-        // Held through the login, so that a PIN is given once.
-        let mut place = call.lock(&place)?;
-        if let Some(connection) = place.connection.upgrade() {
-            if !connection.is_logged_in() {
-                connection.log_in(call)?;
-            }
-            connection.remember(call.access());
-            return Ok(connection);
-        }
-        let connection = Connection::open(&self.field, &identity, &reader, link, call)?;
-        place.connection = Arc::downgrade(&connection);
-        Ok(connection)
-    }
-
-    fn token(&self, connection: &Arc<Connection>, policies: Policies) -> Arc<PivToken> {
-        let tokens = Arc::clone(&lock(&self.field.place(&connection.identity.id)).tokens);
-        let is_wanted = |token: &PivToken| {
-            Arc::ptr_eq(&token.connection, connection) && token.policies == policies
-        };
-        tokens.find_or_make(is_wanted, || {
-            Arc::new_cyclic(|me| PivToken {
-                me: me.clone(),
-                info: info(&connection.identity, &connection.make(), Vec::new()),
-                proven: OnceLock::new(),
-                connection: Arc::clone(connection),
-                policies,
-            })
-        })
-    }
-}
-
-/// What is known of a card of this make.
-pub(crate) fn info(identity: &Identity, make: &Make, notes: Vec<(String, String)>) -> TokenInfo {
-    TokenInfo {
-        id: identity.id.clone(),
-        model: make.model(),
-        label: String::new(),
-        backend: Backend::for_serial(&identity.id.serial),
-        makes: make.supports(),
-        uses: make.supports(),
-        untried: make.untried(),
-        remembered_as: remembered_as(identity, make),
-        formerly: Vec::new(),
-        durable: true,
-        derives: false,
-        pace: Pace::Slow { workers: 1 },
-        login_required: true,
-        notes,
-    }
-}
-
-/// The name under which it is remembered what was tried on a card: the card and the firmware
-/// that it states. Of Yubico's nothing has to be.
-fn remembered_as(identity: &Identity, make: &Make) -> String {
-    match make {
-        Make::Yubico(_) => String::new(),
-        Make::Stated { version, .. } => format!("{} {version}", identity.id),
-        Make::Plain { .. } => identity.id.to_string(),
-    }
-}
-
-fn fits(backend: &Backend, identity: &Identity) -> bool {
-    backend
-        .serial
-        .as_ref()
-        .is_none_or(|serial| *serial == identity.id.serial)
-}
-
-/// Whether the card has what `backend` wants of the keys that are made.
-fn has_policies(backend: &Backend, identity: &Identity) -> bool {
-    backend.policies == Policies::default() || !matches!(identity.make, Make::Plain { .. })
-}
-
-const NO_POLICIES: &str = "this card has no policies for PIN and touch";
 
 /// Fails to compile where tokens and keys could not be shared by threads.
 #[allow(dead_code)]
 fn tokens_are_shared_by_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<PivDriver>();
-    shared::<PivToken>();
     shared::<Arc<dyn Token>>();
     shared::<Arc<dyn claviger_token::Signer>>();
     shared::<Arc<dyn claviger_token::Decryptor>>();

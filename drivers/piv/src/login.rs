@@ -1,5 +1,6 @@
 //! Logging in: asks for the PIN and sends it. The card is released while the source is asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_token::sync::lock;
@@ -30,8 +31,11 @@ pub(crate) struct Asked {
 
 impl Connection {
     /// Whether it has a PIN that the card accepted.
-    pub(crate) fn is_logged_in(&self) -> bool {
-        lock(&self.state).pin.is_some()
+    ///
+    /// # Errors
+    /// What [`Call::check`] says: who is at the card is waited for.
+    pub(crate) fn is_logged_in(&self, call: &Call) -> Result<bool, Error> {
+        Ok(call.lock(&self.state)?.pin.is_some())
     }
 
     /// Asks for the PIN and gives it to the card, if that risks nothing.
@@ -87,7 +91,7 @@ impl Connection {
         };
         if let Ok(false) | Err(Error::PinUnsettled { .. }) = begun {
             // Somebody is waited for, and others need the card meanwhile.
-            lock(&self.state).release();
+            call.lock(&self.state)?.release();
         }
         let mut done = match begun {
             Ok(false) => self.in_turn(call, &asking.answer(call), |session, pin| {
@@ -103,9 +107,13 @@ impl Connection {
             });
         }
         match done {
+            Ok(()) => {
+                *lock(&self.refused) = Arc::clone(&access.refused_pins);
+                Ok(())
+            }
             // Some keys want no PIN.
             Err(Error::PinNeeded { .. }) if self.has_keys_without_pin(call)? => Ok(()),
-            done => done,
+            Err(error) => Err(error),
         }
     }
 

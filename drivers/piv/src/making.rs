@@ -58,34 +58,38 @@ impl PivToken {
         };
         // Before anybody is asked for a management key.
         self.connection.run(call, How::REPEAT, |s| free(s))?;
-        let given = self.connection.given_management_key(call)?;
+        let by = self.connection.administrator(call)?;
         let touched = Cell::new(false);
         let key = Cell::new(None);
         let made = self.connection.run(call, How::ONCE, |session| {
             let make = session.proven_make()?;
             free(session)?;
-            session.administer(given.as_ref(), |session| {
+            session.administer(&by, |session| {
                 touched.set(true);
                 session.note_change();
                 self.make_here(session, &make, &plan, &key)
             })
         });
         if made.is_err() && touched.get() {
-            self.clean_up(new, key.take());
+            self.clean_up(new, key.take(), call);
         }
         made
     }
 
-    fn clean_up(&self, new: &NewKey<'_>, public_key: Option<PublicKey>) {
+    fn clean_up(&self, new: &NewKey<'_>, public_key: Option<PublicKey>, call: &Call) {
         let left = Unfinished {
             slot: new.slot.clone(),
             mark: new.mark.into(),
             public_key,
         };
-        if let Err(error) = self.discard_left(&left, &Call::unlimited()) {
+        if let Err(error) = self.discard_left(&left, &call.to_tidy_up()) {
             if let Some(public_key) = left.public_key {
                 // What the caller cannot know, since it got no answer.
-                self.connection.remember_unfinished(&left.slot, public_key);
+                (self.connection.field).remember_unfinished(
+                    self.connection.id(),
+                    &left.slot,
+                    public_key,
+                );
             }
             let slot = new.slot;
             tracing::warn!(token = %self.info.id, %slot, %error, "a failed generation may have left something");
@@ -127,7 +131,7 @@ impl PivToken {
         match shown {
             Shown::Silent => {}
             Shown::Nothing => {
-                return Err(Fault::malformed(GENERATE, "there is no key afterwards"));
+                return Err(Fault::malformed(GENERATE, "the slot is empty afterwards"));
             }
             Shown::Key(metadata) => {
                 if metadata.public_key.is_some_and(|shown| shown != public_key) {
@@ -139,7 +143,9 @@ impl PivToken {
                         .touch
                         .is_none_or(|touch| metadata.touch == Some(touch));
                 if !kept && make.is_yubicos() {
-                    return Err(self.not_protected("the card took other policies than were asked"));
+                    return Err(
+                        self.not_protected("the card applied other policies than requested")
+                    );
                 }
             }
         }
@@ -209,7 +215,7 @@ impl PivToken {
                 key: key.public_key.fingerprint().to_string(),
             })),
         };
-        let given = self.connection.given_management_key(call)?;
+        let by = self.connection.administrator(call)?;
         self.connection.run(call, How::FRESH, |session| {
             let make = session.proven_make()?;
             let (slot, content) = find(session, &make)?;
@@ -225,7 +231,7 @@ impl PivToken {
             };
             let done = marker::finished(&mark, usage, label, &key.public_key);
             let done = done.ok_or_else(not_encoded)?;
-            session.administer(given.as_ref(), |session| {
+            session.administer(&by, |session| {
                 session.card.put_object(slot.certificate(), &done)?;
                 match slot == name.slot {
                     true => Ok(()),

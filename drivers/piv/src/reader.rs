@@ -53,8 +53,8 @@ pub trait Link: Send {
     /// in between. That spares two round trips to the service.
     ///
     /// # Errors
-    /// As [`Link::begin`]. Where another program has a transaction, sending fails, and
-    /// nothing was sent.
+    /// As [`Link::begin`]. Where another program has a transaction, sending waits for its end
+    /// (libpcsclite), or fails and sends nothing (Windows).
     fn alone(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
         self.begin()
     }
@@ -70,7 +70,7 @@ impl Readers for PcscReaders {
             what: "the smartcard service cannot be reached".into(),
             reason: match error {
                 pcsc::Error::NoService | pcsc::Error::ServiceStopped => {
-                    "pcscd is not running; start it with `systemctl start pcscd.socket`".into()
+                    "pcscd is not running".into()
                 }
                 other => other.to_string(),
             },

@@ -1,19 +1,21 @@
 //! The card during one transaction: the PIN, and the management key's rights.
 
-use claviger_token::sync::lock;
 use claviger_token::{Error, Pin, PinTurn, PinVerdict, RefusedPins, TriesLeft};
 use zeroize::Zeroizing;
 
+use crate::administrator::Administrator;
 use crate::card::{Card, MANAGEMENT, Metadata, Tries, Verdict};
-use crate::connection::Connection;
 use crate::error::Fault;
+use crate::field::Field;
 use crate::firmware::{Feature, Make};
+use crate::identity::Identity;
 use crate::management::{self, Cipher};
 
 /// The card during one transaction, and what is known of it.
 pub(crate) struct Session<'a> {
     pub(crate) card: Card<'a>,
-    pub(crate) connection: &'a Connection,
+    pub(crate) identity: &'a Identity,
+    pub(crate) field: &'a Field,
     pub(crate) verified: &'a mut bool,
     pub(crate) pin: &'a mut Option<Pin>,
     pub(crate) changes: &'a mut u64,
@@ -41,9 +43,14 @@ impl<'a> Session<'a> {
         *self.verified
     }
 
+    /// What the card is, as far as it is known by now.
+    pub(crate) fn make(&self) -> Make {
+        self.field.known(self.identity)
+    }
+
     /// What the card is, with a look at who made it.
     pub(crate) fn proven_make(&mut self) -> Result<Make, Fault> {
-        self.connection.proven_make(&mut self.card)
+        self.field.prove(&mut self.card, self.identity)
     }
 
     pub(crate) fn note_change(&mut self) {
@@ -52,7 +59,7 @@ impl<'a> Session<'a> {
 
     /// How many tries are left; refuses where a wrong PIN would lock the card.
     pub(crate) fn check_tries(&mut self, last_try: bool) -> Result<TriesLeft, Fault> {
-        let token = self.connection.id().clone();
+        let token = self.identity.id.clone();
         let mut tries = self.card.tries()?;
         if tries == Tries::Verified {
             self.card.forget_pin()?;
@@ -91,12 +98,12 @@ impl<'a> Session<'a> {
     fn turn(&mut self) -> Result<Box<dyn PinTurn + 'a>, Fault> {
         match self.turn.take() {
             Some(turn) => Ok(turn),
-            None => (self.turns.turn_at_once(self.connection.id())?).ok_or(Fault::NotOurTurn),
+            None => (self.turns.turn_at_once(&self.identity.id)?).ok_or(Fault::NotOurTurn),
         }
     }
 
     fn send_pin(&mut self, pin: &Pin, turn: Box<dyn PinTurn + '_>) -> Result<(), Fault> {
-        let token = self.connection.id().clone();
+        let token = self.identity.id.clone();
         let left = match self.card.verify(pin) {
             Ok(Verdict::Accepted) => {
                 turn.end(pin, PinVerdict::Accepted);
@@ -159,7 +166,7 @@ impl<'a> Session<'a> {
     fn retained(&self) -> Result<Pin, Fault> {
         self.pin.clone().ok_or_else(|| {
             Fault::Ours(Error::PinNeeded {
-                token: self.connection.id().clone(),
+                token: self.identity.id.clone(),
             })
         })
     }
@@ -168,16 +175,16 @@ impl<'a> Session<'a> {
     /// where that ends nothing, with the transaction.
     pub(crate) fn administer<T>(
         &mut self,
-        given: Option<&Zeroizing<Vec<u8>>>,
+        by: &Administrator<'_>,
         work: impl FnOnce(&mut Self) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let done = self.authenticate(given).and_then(|()| work(self));
+        let done = self.authenticate(by).and_then(|()| work(self));
         if let Err(Fault::Lost(_)) = done {
             // What the card knew went with its power; there is nobody to be reset.
             *self.administered = false;
             return done;
         }
-        let ends = self.connection.make().select_ends_rights();
+        let ends = self.make().select_ends_rights();
         if ends == Some(false) {
             return done;
         }
@@ -197,10 +204,8 @@ impl<'a> Session<'a> {
         done
     }
 
-    fn authenticate(&mut self, given: Option<&Zeroizing<Vec<u8>>>) -> Result<(), Fault> {
-        let connection = self.connection;
-        let token = connection.id();
-        let metadata = match connection.make().has(Feature::Metadata) {
+    fn authenticate(&mut self, by: &Administrator<'_>) -> Result<(), Fault> {
+        let metadata = match self.make().has(Feature::Metadata) {
             true => self.card.metadata(MANAGEMENT)?,
             false => None,
         };
@@ -216,30 +221,32 @@ impl<'a> Session<'a> {
                 .ok_or_else(|| Fault::malformed("GET METADATA", "an unknown management key"))?,
         };
         let is_default = metadata.and_then(|metadata| metadata.default);
-        let protected = given.is_none() && self.card.management_key_is_protected()?;
-        let key = match given {
-            Some(key) => Some(key.clone()),
-            None if protected => {
+        let token = &self.identity.id;
+        if let Some(key) = &by.key {
+            *self.administered = true;
+            let done = management::authenticate(&mut self.card, cipher, key, token);
+            by.note(done.is_ok());
+            return done;
+        }
+        let protected = match self.card.management_key_is_protected()? {
+            true => {
                 self.verify()?;
                 self.card.protected_management_key()?
             }
-            None => None,
+            false => None,
         };
-        let key = match key {
+        let key = match protected {
             Some(key) => key,
-            None if connection.may_try_defaults() && is_default != Some(false) => {
+            None if by.may_try_default && is_default != Some(false) => {
                 Zeroizing::new(management::FACTORY_DEFAULT.to_vec())
             }
             None => {
-                return Err(Fault::Ours(Error::ManagementKeyNeeded {
-                    token: token.clone(),
-                }));
+                let token = token.clone();
+                return Err(Fault::Ours(Error::ManagementKeyNeeded { token }));
             }
         };
         *self.administered = true;
-        let done = management::authenticate(&mut self.card, cipher, &key, token);
-        *lock(&connection.management_key) = done.is_ok().then_some(key);
-        done
+        management::authenticate(&mut self.card, cipher, &key, token)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The state of an open card, and its connection.
 
-use claviger_token::Pin;
+use claviger_token::{Call, Pin};
 
 use crate::apdu::{Lost, Transport};
+use crate::error::Fault;
 use crate::held::Held;
 use crate::reader::Link;
 
@@ -78,38 +79,79 @@ impl State {
 
     /// Ends the transaction that goes on, if there is one.
     pub(crate) fn release(&mut self) {
-        if let Some(held) = self.held.take() {
-            self.link = held.end();
+        match self.held.take() {
+            Some(held) if held.has_begun() => self.link = held.end(),
+            pending => self.held = pending,
+        }
+    }
+
+    /// An operation is over: its transaction ends, unless it goes on for the next ones.
+    pub(crate) fn end_operation(&mut self) {
+        if self.held.as_ref().is_some_and(|held| !held.stays) {
+            self.release();
         }
     }
 
     /// The way to the card, if it is known where that is: the transaction that goes on, if
-    /// `goes_on` says so, or a new one. A new one goes on after this operation if it `stays`.
+    /// `goes_on` says so, or a new one, which is waited for as long as `call` lasts. A new one
+    /// goes on after this operation if it `stays`.
     ///
     /// # Errors
-    /// As [`Link::begin`].
+    /// As [`Link::begin`]; what [`Call::check`] says.
     pub(crate) fn begin(
         &mut self,
         goes_on: impl FnOnce(&mut Held) -> bool,
         stays: bool,
-    ) -> Result<Option<Way<'_>>, Lost> {
+        call: &Call,
+    ) -> Result<Option<Way<'_>>, Fault> {
+        let goes_on = |held: &mut Held| held.has_begun() && goes_on(held);
         if !self.held.as_mut().is_some_and(goes_on) {
-            self.release();
-            if stays {
-                self.held = self.link.take().map(Held::begin).transpose()?;
-            }
+            self.begin_anew(stays, call)?;
         }
-        self.way(|link| link.begin())
+        self.way(|link| link.begin()).map_err(Fault::Lost)
+    }
+
+    fn begin_anew(&mut self, stays: bool, call: &Call) -> Result<(), Fault> {
+        loop {
+            // Somebody may have waited in vain for one.
+            let is_pending = self.held.as_ref().is_some_and(|held| !held.has_begun());
+            if !is_pending {
+                self.release();
+                if !stays && call.is_endless() {
+                    // Begun without a thread.
+                    return Ok(());
+                }
+                let Some(link) = self.link.take() else {
+                    return Ok(());
+                };
+                self.held = Some(Held::begin(move || Ok(link)).map_err(Fault::Lost)?);
+            }
+            let Some(held) = &mut self.held else {
+                return Ok(());
+            };
+            if held.wait(call)? {
+                held.stays = stays;
+                return Ok(());
+            }
+            call.check()?;
+        }
     }
 
     /// The way for one command alone: see [`Link::alone`]. `None` where the card is not
-    /// ready for that as far as we know.
-    pub(crate) fn alone(&mut self) -> Option<Way<'_>> {
+    /// ready for that as far as we know, or others may have to be waited for in time.
+    pub(crate) fn alone(&mut self, call: &Call) -> Option<Way<'_>> {
         if !self.ready {
             return None;
         }
-        if !self.held.as_mut().is_some_and(Held::resumes) {
+        let resumes = |held: &mut Held| held.has_begun() && held.resumes();
+        if !self.held.as_mut().is_some_and(resumes) {
+            if !call.is_endless() {
+                return None;
+            }
             self.release();
+        }
+        if self.held.as_ref().is_some_and(|held| !held.has_begun()) {
+            return None;
         }
         self.way(|link| link.alone()).ok()?
     }

@@ -1,6 +1,6 @@
 //! An open token.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use claviger_token::{
     Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey, Signer,
@@ -8,17 +8,16 @@ use claviger_token::{
 };
 
 use crate::connection::{Connection, How};
-use crate::content::{Filler, holds, inspect, key_may_be_there};
+use crate::content::{Filler, holds, inspect, key_may_be_there, visible};
 use crate::error::Fault;
+use crate::identity::info;
 use crate::key::{Key, PivDecryptor, PivSigner};
 use crate::policy::Policies;
 use crate::session::Session;
 use crate::slot::{Slot, new_name};
-use crate::{info, visible};
 
 /// An open token.
 pub(crate) struct PivToken {
-    pub(crate) me: Weak<PivToken>,
     /// As it was when the token was opened.
     pub(crate) info: TokenInfo,
     /// As it is since it is known that Yubico made the card.
@@ -100,24 +99,17 @@ impl Token for PivToken {
     }
 
     fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error> {
-        let key = Key::open(&self.me()?, key, KeyUse::Sign, call)?;
+        let key = Key::open(&self.connection, self.info(), (key, KeyUse::Sign), call)?;
         Ok(Arc::new(PivSigner(key)))
     }
 
     fn decryptor(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Decryptor>, Error> {
-        let key = Key::open(&self.me()?, key, KeyUse::Decrypt, call)?;
+        let key = Key::open(&self.connection, self.info(), (key, KeyUse::Decrypt), call)?;
         Ok(Arc::new(PivDecryptor(key)))
     }
 }
 
 impl PivToken {
-    fn me(&self) -> Result<Arc<PivToken>, Error> {
-        self.me.upgrade().ok_or_else(|| Error::TokenUnavailable {
-            token: self.info.id.clone(),
-            reason: "it is being closed".into(),
-        })
-    }
-
     pub(crate) fn is_free(&self, session: &mut Session<'_>, slot: Slot) -> Result<bool, Fault> {
         let make = self.connection.make();
         let content = inspect(&mut session.card, &make, slot)?;
@@ -163,14 +155,6 @@ impl PivToken {
             token: self.info.id.clone(),
             wanted,
             supported: self.info().makes.clone(),
-        }
-    }
-
-    pub(crate) fn does_not_use(&self, wanted: KeySpec) -> Error {
-        Error::Unsupported {
-            token: self.info.id.clone(),
-            wanted,
-            supported: self.info().uses.clone(),
         }
     }
 }

@@ -1,11 +1,15 @@
-//! What a request may use to open a token: whose PIN, and how much may be risked.
+//! What a request may use on a token: whose PIN, whose management key, and how much may be risked.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use crate::{NoPin, PinSource, RefusedInProcess, RefusedPins};
 
-/// What a request may use to open a token. A [`Call`](crate::Call) carries it.
+/// What a request may use to open a token and to change it. A [`Call`](crate::Call) carries it.
+///
+/// The login that a PIN makes is that of the token, which is open for the whole process. All else
+/// serves the request that carries it, and no other: a token that was opened with a management
+/// key makes no keys for requests that carry none.
 #[derive(Clone)]
 pub struct Access {
     /// Where the PIN comes from if the backend names no source of its own.
@@ -16,7 +20,7 @@ pub struct Access {
     /// limits than they keep.
     pub any_pin_length: bool,
     /// Where the management key of a smartcard comes from: hexadecimal, in a source of
-    /// the same kinds as a PIN's.
+    /// the same kinds as a PIN's. Wanted when keys are made, named and destroyed.
     pub management_keys: Arc<dyn PinSource>,
     /// Whether the published defaults of a kind of token may be tried where no PIN or
     /// management key is given.

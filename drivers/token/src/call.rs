@@ -1,5 +1,5 @@
 //! The circumstances of a request: how long it may take, whether it was given up, whom to
-//! tell that it waits for a person, and what it may use to open a token.
+//! tell that it waits for a person, and what it may use to open a token and to change it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,14 +77,26 @@ impl Call {
         self
     }
 
-    /// Lets the request open tokens with `access`.
+    /// Lets the request use `access`: to open tokens, and the management key to make, name and
+    /// destroy keys on them. It is used for this request, and for no other.
     #[must_use]
     pub fn using(mut self, access: impl Into<Arc<Access>>) -> Self {
         self.access = Some(access.into());
         self
     }
 
-    /// What the request may use to open a token; no PIN where it carries nothing.
+    /// What the request may use, and nothing else of it: no deadline, no cancellation, nobody to
+    /// tell. For what is tidied up on its behalf, whatever became of it.
+    #[must_use]
+    pub fn to_tidy_up(&self) -> Self {
+        Call {
+            access: self.access.clone(),
+            ..Call::default()
+        }
+    }
+
+    /// What the request may use to open a token and to change it; nothing where it carries
+    /// nothing.
     pub fn access(&self) -> &Access {
         match &self.access {
             Some(access) => access,
@@ -112,6 +124,11 @@ impl Call {
     /// Whether somebody can give the operation up.
     pub fn can_be_cancelled(&self) -> bool {
         self.cancelled.is_some()
+    }
+
+    /// Whether it lasts until it is done: it has no deadline, and nobody can give it up.
+    pub fn is_endless(&self) -> bool {
+        self.deadline.is_none() && !self.can_be_cancelled()
     }
 
     /// How long who waits may wait before it [checks](Call::check) again: until the deadline,
@@ -270,5 +287,10 @@ mod tests {
         let call = call.using(Access::with(crate::FixedPin::new("1234")));
         assert!(call.access().pins.pin(&token, "", &call).is_ok());
         assert!(!format!("{call:?}").contains("1234"));
+        let late = call.no_longer_than(Duration::ZERO);
+        assert!(late.check().is_err());
+        let tidying = late.to_tidy_up();
+        assert!(tidying.check().is_ok());
+        assert!(tidying.access().pins.pin(&token, "", &tidying).is_ok());
     }
 }

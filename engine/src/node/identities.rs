@@ -43,7 +43,7 @@ impl Node {
         let backend = wanted.backend.to_string();
         let opened = self.0.open(Some(who), Wanted::any(&backend), call).await?;
         let turns = self.turns(who, opened.0.id(), call).await?;
-        let (who, call) = (who.clone(), call.clone());
+        let (who, call) = (who.clone(), self.0.tokens.for_work(call));
         self.carried(turns, move |node| {
             node.tokens.check_login(&opened.0, &who)?;
             lifecycle::generate(node, &who, opened, &wanted, &call)
@@ -88,7 +88,7 @@ impl Node {
         let opened = (self.0).open(Some(who), Wanted::any(&reached_by), call);
         let opened = opened.await?;
         let turns = self.turns(who, opened.0.id(), call).await?;
-        let (who, call) = (who.clone(), call.clone());
+        let (who, call) = (who.clone(), self.0.tokens.for_work(call));
         self.carried(turns, move |node| {
             node.tokens.check_login(&opened.0, &who)?;
             adopt(node, &who, opened, (&backend, &keys), &call)
@@ -134,7 +134,7 @@ impl Node {
         };
         let (token, _) = self.0.open(Some(who), wanted, call).await?;
         let turns = self.turns(&identity, token.id(), call).await?;
-        let (who, call) = (who.clone(), call.clone());
+        let (who, call) = (who.clone(), self.0.tokens.for_work(call));
         self.carried(turns, move |node| {
             node.tokens.check_login(&token, &who)?;
             lifecycle::destroy(node, &identity, &info, (token, &backend), &call)
@@ -211,7 +211,7 @@ impl Node {
             }));
         }
         let turn = self.0.turns.tokens.take(token.id(), call).await?;
-        let (intent, call) = (intent.clone(), call.clone());
+        let (intent, call) = (intent.clone(), self.0.tokens.for_work(call));
         let settled = self.carried(turn, move |node| settle_one(node, &token, &intent, &call));
         settled.await.map(drop)
     }

@@ -1,24 +1,17 @@
 //! How long a card is kept from other programs.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common::{Desk, PIN, access, call};
 use claviger_token::{
     Access, Algorithm, Call, Driver, Error, KeyRef, KeySpec, NewKey, Pin, PinSource, Token,
     TokenId, possession, unfinished_mark,
 };
 use claviger_virtual_yubikey::{Card, Device, Fault, Firmware, Nature, Rule, Status, ins};
-use common::{Desk, PIN, access};
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
-
-fn call() -> Call {
-    Call::unlimited()
-}
 
 fn yubikey() -> Device {
     Device::new(Card::builder().pin(PIN).build())

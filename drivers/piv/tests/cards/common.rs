@@ -1,6 +1,4 @@
 //! Virtual YubiKeys in readers of this process, without PC/SC.
-#![allow(dead_code, reason = "each test program uses a part of it")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -38,6 +36,8 @@ pub(crate) struct Desk(Arc<Mutex<Vec<Reader>>>, Arc<Begun>);
 struct Begun {
     transactions: AtomicU64,
     single_commands: AtomicU64,
+    /// How many threads wait for somebody else's transaction.
+    waiting: AtomicU64,
 }
 
 impl Desk {
@@ -116,11 +116,17 @@ impl Desk {
         let Begun {
             transactions,
             single_commands,
+            ..
         } = &*self.1;
         (
             transactions.load(Ordering::Relaxed),
             single_commands.load(Ordering::Relaxed),
         )
+    }
+
+    /// How many threads wait for somebody else's transaction.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.1.waiting.load(Ordering::SeqCst)
     }
 
     /// Whether somebody has a transaction with the card.
@@ -179,7 +185,9 @@ impl InProcess {
 
 impl InProcess {
     fn way(&self, counted: &AtomicU64) -> Result<Box<dyn Transport + '_>, Lost> {
+        self.desk.1.waiting.fetch_add(1, Ordering::SeqCst);
         let turn = lock(&self.turn);
+        self.desk.1.waiting.fetch_sub(1, Ordering::SeqCst);
         self.check()?;
         counted.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(Transaction {
@@ -284,6 +292,11 @@ pub(crate) fn access() -> Access {
         management_keys: Arc::new(FixedPin::new(MANAGEMENT_KEY)),
         ..Access::with(FixedPin::new(PIN))
     }
+}
+
+/// A request that carries them.
+pub(crate) fn call() -> Call {
+    Call::unlimited().using(access())
 }
 
 /// The slots of a token that are visible without a PIN.

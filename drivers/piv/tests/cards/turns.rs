@@ -1,27 +1,20 @@
 //! The card while somebody else has the turn to send a PIN to it: they may need it.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-mod common;
 
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::common::{Desk, MANAGEMENT_KEY, PIN, access, call};
 use claviger_token::{
     Access, Algorithm, Call, Driver, Error, FixedPin, KeyRef, KeySpec, NewKey, Pin, PinSource,
     PinTurn, PinVerdict, RefusedPins, Token, TokenId, TriesLeft,
 };
 use claviger_virtual_yubikey::{Card, Device};
-use common::{Desk, MANAGEMENT_KEY, PIN, access};
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
 /// Longer than a transaction stays that nobody uses, and than one thread waits for another on
 /// a busy machine.
 const LONG: Duration = Duration::from_secs(5);
-
-fn call() -> Call {
-    Call::unlimited()
-}
 
 /// Whose turn it is, as several processes share it.
 #[derive(Default)]

@@ -1,22 +1,18 @@
 //! Cards that are not Yubico's, or not as they should be: each kind was seen.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-mod common;
 
 use std::sync::Arc;
 
-use claviger_token::{Access, Algorithm, Call, Deletion, Detail, Driver, Error, FixedPin, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey, SlotId, SlotState, Token, Unfinished, possession, unfinished_mark};
+use crate::common::{Desk, PIN, access, call, plain_card, visible};
+use claviger_token::{
+    Access, Algorithm, Call, Deletion, Detail, Driver, Error, FixedPin, GeneratedKey, KeyRef,
+    KeySpec, KeyUse, NewKey, SlotId, SlotState, Token, Unfinished, possession, unfinished_mark,
+};
 use claviger_virtual_yubikey::{
     Algorithm as CardAlgorithm, Builder, Card, Device, Fault, Firmware, Nature, Origin, PinPolicy,
     PrivateKey, Rule, Slot, Status, TouchPolicy, ins, object,
 };
-use common::{Desk, PIN, access, plain_card, visible};
 
 const P256: KeySpec = KeySpec::sign(Algorithm::P256);
-
-fn call() -> Call {
-    Call::unlimited()
-}
 
 fn card(firmware: Firmware, nature: Nature) -> Device {
     Device::new(builder(firmware, nature).build())
@@ -446,7 +442,9 @@ fn a_reader_whose_card_cannot_be_read_is_listed_with_the_reason() {
     let nameless = plain_card();
     nameless.card().put_object(object::CHUID, &[]).unwrap();
     let driver = Desk::with(&[&mute, &good, &nameless]).driver();
-    let listing = driver.look("piv:", Detail::Tokens, &Call::unlimited()).unwrap();
+    let listing = driver
+        .look("piv:", Detail::Tokens, &Call::unlimited())
+        .unwrap();
     assert_eq!(listing.tokens.len(), 1);
     let reasons: Vec<String> = listing
         .unreadable
@@ -644,7 +642,7 @@ fn a_key_whose_policy_is_never_signs_without_a_pin() {
     let never = (Origin::Imported, PinPolicy::Never, TouchPolicy::Never);
     let device = Device::new(card.key(slot(0x82), key, never.0, never.1, never.2).build());
     let driver = Desk::with(&[&device]).driver();
-    let token = driver.open("piv:", &call()).unwrap();
+    let token = driver.open("piv:", &Call::unlimited()).unwrap();
     let key = |name: &str| {
         let slots = token.slots(&call()).unwrap();
         let slot = slots
@@ -675,7 +673,7 @@ fn a_key_whose_policy_is_never_signs_without_a_pin() {
     );
     let driver = Desk::with(&[&device]).driver();
     assert!(matches!(
-        driver.open("piv:", &call()),
+        driver.open("piv:", &Call::unlimited()),
         Err(Error::PinNeeded { .. })
     ));
 }
@@ -712,10 +710,11 @@ fn a_management_key_is_taken_as_people_write_it() {
             management_keys: Arc::new(FixedPin::new(&text)),
             ..Access::with(FixedPin::new(PIN))
         };
-        let driver = Desk::with(&[&device]).driver();
-        let token = driver
-            .open("piv:", &call().clone().using(access.clone()))
-            .unwrap();
-        make(&*token, P256).unwrap();
+        let call = Call::unlimited().using(access);
+        let token = Desk::with(&[&device]).driver().open("piv:", &call).unwrap();
+        let (slot, mark) = (free(&*token, P256), &unfinished_mark());
+        let (slot, spec) = (&slot, P256);
+        let made = token.generate(&NewKey { slot, spec, mark }, &call);
+        made.unwrap();
     }
 }

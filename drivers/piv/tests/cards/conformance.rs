@@ -1,17 +1,14 @@
 //! The conformance suite on virtual cards in this process: YubiKeys of each kind of
 //! firmware, and a card of the plain standard. On a YubiKey behind PC/SC it runs in the
 //! workspace's tests.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-mod common;
 
 use std::sync::{Arc, OnceLock};
 
+use crate::common::{Desk, PIN, access, plain_card};
 use claviger_conformance::{CHECKS, Others, Outcome, Plug, Subject};
 use claviger_piv::{LONGEST_ED25519_MESSAGE, PivDriver};
 use claviger_token::{Access, Driver, FixedPin};
 use claviger_virtual_yubikey::{Card, Device, Firmware, Neighbour, object};
-use common::{Desk, PIN, access, plain_card};
 
 struct Virtual {
     desk: Desk,
