@@ -22,7 +22,8 @@ static SUBJECT: LazyLock<Subject> = LazyLock::new(|| {
     let token = driver
         .open("piv:", &Call::unlimited().using(access()))
         .unwrap();
-    let (spec, call) = (KeySpec::sign(Algorithm::P256), Call::unlimited());
+    let spec = KeySpec::sign(Algorithm::P256);
+    let call = Call::unlimited().using(access());
     let slot = token.free_slots(&[spec], &[], &call).unwrap().remove(0);
     let new = NewKey {
         slot: &slot,

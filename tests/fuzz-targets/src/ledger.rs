@@ -11,8 +11,8 @@ use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachab
 use claviger_ledger_emulator::{Exchange, Recording};
 use claviger_token::sync::lock;
 use claviger_token::{
-    Algorithm, Call, Detail, Driver as _, KeyRef, KeySpec, NewKey, PublicKey, Unfinished, Unwrap,
-    possession, unfinished_mark,
+    Algorithm, Call, Detail, Driver as _, KeyRef, KeySpec, NewKey, PublicKey, Token, Unfinished,
+    Unwrap, possession, unfinished_mark,
 };
 use zeroize::Zeroizing;
 
@@ -100,9 +100,12 @@ fn call() -> Call {
     Call::within(Duration::from_millis(400))
 }
 
-/// One input.
+/// One input: its first byte says what the keys are used for, since that takes longer than all
+/// else; the others are the device's.
 pub fn run(data: &[u8]) {
-    let bytes = data.iter().copied().collect();
+    let mut input = Input(data);
+    let how = input.byte().unwrap_or(0);
+    let bytes = input.0.iter().copied().collect();
     let driver = LedgerDriver::with_devices(Device(Arc::new(Mutex::new(bytes))));
     let _ = driver.look("ledger:", Detail::Slots, &Call::unlimited());
     let Ok(token) = driver.open("ledger:", &call()) else {
@@ -125,21 +128,7 @@ pub fn run(data: &[u8]) {
         };
         let public_key = made.public_key;
         let key = KeyRef { slot, public_key };
-        let id = &token.info().id;
-        if let Ok(signer) = token.signer(&key, &Call::unlimited()) {
-            let _ = possession::of_signer(&*signer, id, &call());
-            let message = b"identity challenge";
-            if let Ok(signature) = signer.sign(message, &call()) {
-                assert_eq!(key.public_key.verify(message, &signature), Ok(()));
-            }
-        }
-        if let Ok(decryptor) = token.decryptor(&key, &Call::unlimited()) {
-            let _ = possession::of_decryptor(&*decryptor, id, &call());
-            if let Ok(peer) = PublicKey::from_bytes(Algorithm::X25519, &[9; 32]) {
-                let _ = decryptor.unwrap(Unwrap::Agree { peer: &peer }, &call());
-            }
-            let _ = decryptor.confirm(&call());
-        }
+        use_key(&*token, &key, how);
         let _ = token.name(&key, "fuzz", &call());
         let _ = token.delete(&key, &call());
         let left = Unfinished {
@@ -148,5 +137,33 @@ pub fn run(data: &[u8]) {
             public_key: Some(key.public_key),
         };
         let _ = token.discard(&left, &call());
+    }
+}
+
+fn use_key(token: &dyn Token, key: &KeyRef, how: u8) {
+    let id = &token.info().id;
+    if let Ok(signer) = token.signer(key, &Call::unlimited()) {
+        match how % 4 {
+            0 => {
+                let message = b"identity challenge";
+                if let Ok(signature) = signer.sign(message, &call()) {
+                    assert_eq!(key.public_key.verify(message, &signature), Ok(()));
+                }
+            }
+            1 => drop(possession::of_signer(&*signer, id, &call())),
+            _ => {}
+        }
+    }
+    if let Ok(decryptor) = token.decryptor(key, &Call::unlimited()) {
+        match how % 4 {
+            2 => {
+                if let Ok(peer) = PublicKey::from_bytes(Algorithm::X25519, &[9; 32]) {
+                    let _ = decryptor.unwrap(Unwrap::Agree { peer: &peer }, &call());
+                }
+                let _ = decryptor.confirm(&call());
+            }
+            3 => drop(possession::of_decryptor(&*decryptor, id, &call())),
+            _ => {}
+        }
     }
 }
