@@ -1,7 +1,9 @@
 //! The drivers of this build; no other module names one. Each is a feature of the package.
 
-use claviger_engine::node::NodeBuilder;
-use claviger_token::{About, Attestation, Error, PublicKey};
+use std::sync::Arc;
+
+use claviger_token::needs::Need;
+use claviger_token::{About, Attestation, Call, Driver, PublicKey};
 
 /// What the drivers say of themselves.
 pub(crate) const ABOUT: &[About] = &[
@@ -13,58 +15,27 @@ pub(crate) const ABOUT: &[About] = &[
     claviger_ledger::LedgerDriver::ABOUT,
 ];
 
-/// Gives the drivers to a node.
-pub(crate) fn add_to(node: NodeBuilder) -> NodeBuilder {
-    #[cfg(feature = "pkcs11")]
-    let node = node.driver(claviger_pkcs11::Pkcs11Driver::new());
-    #[cfg(feature = "piv")]
-    let node = node.driver(claviger_piv::PivDriver::new());
-    #[cfg(feature = "ledger")]
-    let node = node.driver(claviger_ledger::LedgerDriver::new());
-    node
+/// The drivers.
+pub(crate) fn all() -> Vec<Arc<dyn Driver>> {
+    let drivers: &[Arc<dyn Driver>] = &[
+        #[cfg(feature = "pkcs11")]
+        Arc::new(claviger_pkcs11::Pkcs11Driver::new()),
+        #[cfg(feature = "piv")]
+        Arc::new(claviger_piv::PivDriver::new()),
+        #[cfg(feature = "ledger")]
+        Arc::new(claviger_ledger::LedgerDriver::new()),
+    ];
+    drivers.to_vec()
 }
 
-/// A PKCS#11 module that p11-kit is configured for.
-pub(crate) struct Module {
-    pub(crate) path: std::path::PathBuf,
-    /// What every token of it fits.
-    pub(crate) backend: String,
+/// What the drivers need on this machine. Blocks.
+pub(crate) fn needs(call: &Call) -> Vec<Need> {
+    all().iter().flat_map(|driver| driver.needs(call)).collect()
 }
 
-/// These modules, by the order of their configuration; `None` without the driver for them.
-pub(crate) fn modules() -> Option<Vec<Module>> {
-    #[cfg(feature = "pkcs11")]
-    {
-        let configured = claviger_pkcs11::modules::Places::of_this_system().configured();
-        let modules = configured.into_iter().map(|module| Module {
-            backend: module.backend(),
-            path: module.path,
-        });
-        Some(modules.collect())
-    }
-    #[cfg(not(feature = "pkcs11"))]
-    None
-}
-
-/// How many PIV cards there are; `None` without the driver for them. The error says why the
-/// service does not answer through which smartcards are reached.
-pub(crate) fn smartcards() -> Option<Result<usize, Error>> {
-    #[cfg(feature = "piv")]
-    {
-        use claviger_token::{Access, Call, Driver, NoPin};
-        // Longer than any card's: the driver looks for it, opens nothing, and says how it went.
-        let of_no_card = format!("piv:serial={}", "0".repeat(64));
-        let driver = claviger_piv::PivDriver::new();
-        Some(
-            match driver.open(&of_no_card, &Call::unlimited().using(Access::with(NoPin))) {
-                Err(Error::NoToken { present, .. }) => Ok(present.len()),
-                Err(error) => Err(error),
-                Ok(_) => Ok(1),
-            },
-        )
-    }
-    #[cfg(not(feature = "piv"))]
-    None
+/// What the driver that serves a backend says of itself.
+pub(crate) fn of(backend: &str) -> Option<&'static About> {
+    ABOUT.iter().find(|about| about.serves(backend))
 }
 
 /// Whether these are certificates (PEM), and at least one.

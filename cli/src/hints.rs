@@ -5,7 +5,7 @@
 use claviger_engine::opener::Holder;
 use claviger_engine::{EngineError, RegistryError};
 use claviger_formats::verdict::{CannotJudge, Looks};
-use claviger_token::{About, Error as TokenError, KeySpec, shell};
+use claviger_token::{Error as TokenError, KeySpec, shell};
 
 use crate::drivers;
 
@@ -35,7 +35,7 @@ pub(crate) fn of(error: &EngineError) -> String {
 /// The hint for a token's error.
 pub(crate) fn of_token(error: &TokenError) -> String {
     match error {
-        TokenError::BadBackend { backend, .. } => match driver_of(backend) {
+        TokenError::BadBackend { backend, .. } => match drivers::of(backend) {
             Some(about) => format!("write it as {}", about.syntax),
             None => begin(drivers::ABOUT.iter().map(|about| about.scheme)),
         },
@@ -77,6 +77,14 @@ pub(crate) fn of_token(error: &TokenError) -> String {
             None => by_code(error.code()).into(),
         },
         other => by_code(other.code()).into(),
+    }
+}
+
+/// The hint for a place on this machine that cannot be read.
+pub(crate) fn of_place(error: &EngineError) -> String {
+    match error.code() {
+        "bad-module" => "install the module, or remove it from p11-kit's configuration".into(),
+        _ => of(error),
     }
 }
 
@@ -286,16 +294,11 @@ fn forget(token: &str) -> String {
 
 /// What to do where nothing is attached that `wanted` names, by what its driver says.
 pub(crate) fn absent(wanted: &str) -> String {
-    let steps = driver_of(wanted).map_or(&[][..], |about| about.when_none);
+    let steps = drivers::of(wanted).map_or(&[][..], |about| about.when_none);
     match steps.is_empty() {
         true => "attach the token".into(),
         false => steps.join("; "),
     }
-}
-
-/// The driver that serves a backend.
-fn driver_of(backend: &str) -> Option<&'static About> {
-    drivers::ABOUT.iter().find(|about| about.serves(backend))
 }
 
 /// What a backend begins with, by the schemes that there are.

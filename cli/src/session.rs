@@ -155,7 +155,8 @@ impl Session {
         access.any_pin_length = self.any_pin_length;
         access.management_keys = Arc::new(SharedPins(Arc::clone(&self.management_keys)));
         access.factory_defaults = self.factory_defaults;
-        let mut builder = drivers::add_to(Node::builder(registry)).access(access);
+        let node = Node::builder(registry).drivers(drivers::all());
+        let mut builder = node.access(access);
         if self.no_pin_ledger {
             builder = builder.unnoted_pins(warner(self.screen.clone()));
         }

@@ -227,7 +227,7 @@ fn a_pin_that_cannot_be_right_is_not_sent() {
         &backend,
     ];
     let (refused, sent) = logins(&stage, &words);
-    refused.fails(1, "longer than a PIN can be");
+    refused.fails(1, "too long for a PIN");
     assert_eq!(sent, 0);
 }
 

@@ -180,7 +180,7 @@ fn on_a_full_disk_the_token_keeps_what_it_had_and_says_what_it_could_not() {
     let Some(outcome) = stage.confined(script, &generate) else {
         return;
     };
-    outcome.fails(1, "is the token's disk full?");
+    outcome.fails(1, "the token's disk may be full");
     stage.heal();
     assert_eq!((stage.objects(), slots(&stage)), before);
     works_as_before(&stage);

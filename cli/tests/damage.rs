@@ -37,7 +37,7 @@ fn what_was_altered_is_named_by_doctor_and_used_by_nobody() {
     assert!(
         sound
             .iter()
-            .any(|[what, ..]| what == "the registry is as it was written")
+            .any(|[what, ..]| what == "the registry is intact")
     );
     assert!(found(&stage, "error").is_empty());
     alter(

@@ -103,7 +103,7 @@ pub(crate) fn restore(session: &Session, file: &Path) -> Answer {
     let mut text = format!("{} restored from {name}\n", content(&restored.content));
     if let Some(aside) = aside {
         text.push_str(&format!(
-            "the registry that was there is now {}\n",
+            "the old registry is now {}\n",
             shell::quoted(&aside)
         ));
     }

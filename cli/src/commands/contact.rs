@@ -75,7 +75,7 @@ pub(crate) fn rename(session: &Session, old: &str, new: &str) -> Answer {
     if session.json {
         output::print_json(&Renamed { name: new, old })?;
     } else {
-        output::print(&format!("`{old}` is called `{new}` now\n"))?;
+        output::print(&format!("renamed `{old}` to `{new}`\n"))?;
     }
     Ok(FINE)
 }

@@ -3,17 +3,19 @@
 //! It changes nothing and asks for no PIN, unless `--repair` is given.
 
 pub(super) mod accounts;
+mod needs;
 pub(super) mod pins;
+mod udev;
 mod unknown;
 mod usb;
-mod usb_ids;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use claviger_engine::{
     Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Node, Origin, Registry, RegistryError,
 };
+use claviger_token::needs::Need;
 use claviger_token::{Error, SlotInfo, TokenId, TokenInfo, Unreadable, shell};
 use serde::Serialize;
 
@@ -22,9 +24,6 @@ use crate::failure::{FAILED, Failure};
 use crate::home::{REGISTRY, has_registry};
 use crate::session::{Session, describe};
 use crate::{drivers, hints, output};
-
-/// The backend that every smartcard fits.
-pub(super) const SMARTCARDS: &str = "piv:";
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -152,12 +151,9 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
     {
         let _busy = session.screen.spin("looking at the tokens");
         let mut seen = AttachedTokens::new();
-        check_modules(session, &node, &mut seen, &mut findings).await;
-        let smartcards_work = check_smartcards(&node, &mut findings);
-        if smartcards_work {
-            check_readers(session, &node, &mut seen, &mut findings).await;
-        }
-        usb::check(&usb::Host::this(), smartcards_work, &mut findings);
+        let needs = needs(session).await;
+        needs::check(session, &node, &needs, &mut seen, &mut findings).await;
+        usb::check(&usb::Host::this(), &needs, &mut findings);
         if has_registry
             && let Err(error) = check_identities(session, &node, &mut seen, &mut findings).await
         {
@@ -175,6 +171,13 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
         output::print(&text(&findings))?;
     }
     Ok(if well { FINE } else { FAILED })
+}
+
+/// What the drivers need on this machine; that a service does not answer keeps nobody else waiting.
+async fn needs(session: &Session) -> Vec<Need> {
+    let call = session.call();
+    let needs = tokio::task::spawn_blocking(move || drivers::needs(&call));
+    needs.await.unwrap_or_default()
 }
 
 fn text(findings: &Findings) -> String {
@@ -222,9 +225,7 @@ fn check_home(home: &Path, findings: &mut Findings) -> Result<Option<Registry>, 
         }
     };
     match tempfile::NamedTempFile::new_in(home) {
-        Ok(_) => findings.info(format!(
-            "the home folder {shown} opens and can be written to"
-        )),
+        Ok(_) => findings.info(format!("the home folder {shown} is writable")),
         Err(error) => findings.error(
             format!("the home folder {shown} cannot be written to: {error}"),
             "check its permissions and the space that is left",
@@ -241,7 +242,7 @@ fn check_registry(
     findings: &mut Findings,
 ) -> Result<(), Failure> {
     match registry.check() {
-        Ok(faults) if faults.is_empty() => findings.info("the registry is as it was written"),
+        Ok(faults) if faults.is_empty() => findings.info("the registry is intact"),
         Ok(faults) => {
             for fault in faults {
                 findings.broken(home, fault.into())?;
@@ -290,7 +291,7 @@ async fn check_intents(
         }
     }
     if open.is_empty() {
-        findings.info("nothing was interrupted");
+        findings.info("there are no abandoned intents");
         return Ok(());
     }
     if !repair {
@@ -324,45 +325,6 @@ async fn check_intents(
     Ok(())
 }
 
-/// Looks whether the modules that p11-kit knows can be used.
-async fn check_modules(
-    session: &Session,
-    node: &Node,
-    tokens: &mut AttachedTokens,
-    findings: &mut Findings,
-) {
-    let Some(mut modules) = drivers::modules() else {
-        return;
-    };
-    // Several names may stand for one.
-    let mut seen = HashSet::new();
-    modules.retain(|module| seen.insert(module.path.clone()));
-    if modules.is_empty() {
-        findings
-            .info("p11-kit knows no PKCS#11 modules: backends must name theirs with module-path");
-    }
-    for module in modules {
-        match node
-            .look(&EngineId::program(), Some(&module.backend), &session.call())
-            .await
-        {
-            Ok(found) => {
-                findings.info(format!(
-                    "the PKCS#11 module {} works; tokens: {}",
-                    module.path.display(),
-                    found.tokens.len()
-                ));
-                found
-                    .unreadable
-                    .iter()
-                    .for_each(|place| unreadable(place, findings));
-                note_seen(tokens, found.tokens);
-            }
-            Err(error) => findings.warning(error.to_string(), hint_of_module(&error)),
-        }
-    }
-}
-
 fn unreadable(place: &Unreadable, findings: &mut Findings) {
     let (what, hint) = of_unreadable(place);
     findings.warning(what, hint);
@@ -375,69 +337,7 @@ pub(super) fn of_unreadable(Unreadable { place, error, .. }: &Unreadable) -> (St
         true => reason,
         false => format!("{} cannot be read: {reason}", output::one_line(place)),
     };
-    (what, hint_of_module(&error.clone().into()))
-}
-
-/// Looks whether there are cards that cannot be read, or whose PUK is blocked.
-async fn check_readers(
-    session: &Session,
-    node: &Node,
-    seen: &mut AttachedTokens,
-    findings: &mut Findings,
-) {
-    if let Ok(found) = node
-        .look(&EngineId::program(), Some(SMARTCARDS), &session.call())
-        .await
-    {
-        let is_blocked =
-            |token: &&TokenInfo| token.notes.contains(&("puk_locked".into(), "true".into()));
-        let tokens = found.tokens.iter().map(|(token, _)| token);
-        for token in tokens.filter(is_blocked) {
-            findings.warning(
-                format!("the PUK of {} is blocked: it could not unblock the PIN", token.id),
-                "keep the PIN: if that is blocked, too, only a reset of the PIV application helps, which destroys its keys",
-            );
-        }
-        found
-            .unreadable
-            .iter()
-            .for_each(|place| unreadable(place, findings));
-        note_seen(seen, found.tokens);
-    }
-}
-
-/// What to do about a module that p11-kit knows and that does not work.
-pub(super) fn hint_of_module(error: &EngineError) -> String {
-    match error {
-        EngineError::Token(Error::BadModule { .. }) => {
-            "install the module, or remove it from p11-kit's configuration".into()
-        }
-        other => hints::of(other),
-    }
-}
-
-/// Looks whether the service answers through which smartcards are reached, and says so.
-fn check_smartcards(node: &Node, findings: &mut Findings) -> bool {
-    match drivers::smartcards() {
-        None => false,
-        Some(Ok(cards)) => {
-            findings.info(format!("the smartcard service works; PIV cards: {cards}"));
-            true
-        }
-        Some(Err(error)) => {
-            // Whether it can be read is said elsewhere.
-            let identities = node.registry().identities().unwrap_or_default();
-            let is_needed = identities
-                .iter()
-                .any(|(_, info)| info.backend.to_string().starts_with(SMARTCARDS));
-            let steps = hints::absent(SMARTCARDS);
-            match is_needed {
-                true => findings.error(error.to_string(), steps),
-                false => findings.note(error.to_string(), steps),
-            }
-            false
-        }
-    }
+    (what, hints::of_place(&error.clone().into()))
 }
 
 /// Looks whether the keys of each identity are there.
@@ -510,7 +410,7 @@ fn check_identity(
         well &= check_key(name, key, slots, findings);
     }
     if well {
-        findings.info(format!("the token of `{name}` is there"));
+        findings.info(format!("the token of `{name}` is attached"));
     }
 }
 
@@ -523,7 +423,7 @@ fn check_key(name: &EngineId, key: &KeyInfo, slots: &[SlotInfo], findings: &mut 
     if slots.iter().any(is_it) {
         return true;
     }
-    let there = slots.iter().find(|slot| slot.slot == key.slot);
+    let there = slots.iter().find(|slot| key.slot.is_in(&slot.slot));
     match there.map(|slot| &slot.public_key) {
         Some(Some(found)) if *found != key.public_key => {
             findings.error(
@@ -576,6 +476,28 @@ fn check_token(token: &TokenInfo, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_kind_of_token_needs_is_said_by_its_driver() {
+        for text in [
+            include_str!("doctor.rs"),
+            include_str!("doctor/needs.rs"),
+            include_str!("doctor/usb.rs"),
+        ] {
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            for kind in [
+                "pkcs11",
+                "PKCS#11",
+                "p11-kit",
+                "smartcard",
+                "PIV",
+                "piv:",
+                "YubiKey",
+            ] {
+                assert!(!code.contains(kind), "{kind}");
+            }
+        }
+    }
 
     #[test]
     fn only_information_is_no_fault() {

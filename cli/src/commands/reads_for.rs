@@ -188,7 +188,7 @@ pub(crate) async fn revoke(session: &Session, reader: &str, by: &str) -> Answer 
         })?;
     } else {
         output::print(&format!(
-            "{from} is not to read for {who} any more; what was encrypted before stays readable\n\
+            "{from} no longer reads for {who}; files that were encrypted before stay readable\n\
              next: claviger reads-for export FILE, and import it where the grant was imported\n"
         ))?;
     }
@@ -445,7 +445,7 @@ pub(crate) async fn import(session: &Session, file: &Path) -> Answer {
             count => format!(", {count} revoked"),
         };
         output::print(&format!(
-            "{} imported, {} known already{revoked}\n",
+            "{} imported, {} already known{revoked}\n",
             imported.added, imported.known
         ))?;
     }

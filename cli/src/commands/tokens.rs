@@ -1,6 +1,7 @@
 //! `tokens`: attached tokens, and what they show without a PIN.
 
 use claviger_engine::{FoundTokens, Registry, TokenChange, TokenState};
+use claviger_token::needs::Need;
 use claviger_token::{Algorithm, Error, KeySpec, KeyUse, SlotInfo, SlotState, TokenInfo};
 use serde::Serialize;
 use tokio::time::timeout_at;
@@ -49,7 +50,7 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         tokens: mut found,
         unreadable,
     } = looked?;
-    let no_service = no_smartcard_service(backend, &found).await?;
+    let missing = missing(session, backend, &found).await?;
     found.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
     let is_any = !found.is_empty();
     if session.json {
@@ -78,8 +79,8 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         let (what, hint) = doctor::of_unreadable(place);
         output::warn(&what, &hint);
     }
-    if let Some(error) = no_service {
-        output::warn(&error.to_string(), &hints::absent(doctor::SMARTCARDS));
+    for (error, hint) in missing {
+        output::warn(&error.to_string(), &hint);
     }
     Ok(FINE)
 }
@@ -107,25 +108,31 @@ fn registry(session: &Session) -> Result<Registry, Failure> {
     }
 }
 
-/// Why smartcards could not be looked for, where nothing was found and they were meant, too.
+/// If no token was found: what its driver needs and misses, each with a hint.
 ///
 /// # Errors
-/// The same, where only they were meant.
-async fn no_smartcard_service(
+/// The same, if the backend names the driver.
+async fn missing(
+    session: &Session,
     backend: Option<&str>,
     found: &[(TokenInfo, Vec<SlotInfo>)],
-) -> Result<Option<Error>, Failure> {
+) -> Result<Vec<(Error, String)>, Failure> {
     // Many have no smartcards, and do not want to be told each time.
-    if !found.is_empty() || !backend.is_none_or(|backend| backend.starts_with(doctor::SMARTCARDS)) {
-        return Ok(None);
+    if !found.is_empty() {
+        return Ok(Vec::new());
     }
+    let call = session.call();
     // It blocks, like all that asks a device.
-    match tokio::task::spawn_blocking(drivers::smartcards).await {
-        Ok(Some(Err(error))) if backend.is_some() => {
-            Err(Failure::from(error).hint(hints::absent(doctor::SMARTCARDS)))
-        }
-        Ok(Some(Err(error))) => Ok(Some(error)),
-        Ok(Some(Ok(_)) | None) | Err(_) => Ok(None),
+    let needs = tokio::task::spawn_blocking(move || drivers::needs(&call)).await;
+    let is_meant = |need: &Need| {
+        let about = drivers::of(&need.backend);
+        backend.is_none_or(|backend| about.is_some_and(|about| about.serves(backend)))
+    };
+    let needs = needs.unwrap_or_default().into_iter().filter(is_meant);
+    let mut missing = needs.filter_map(|need| Some((need.missing?, hints::absent(&need.backend))));
+    match backend.and_then(|_| missing.next()) {
+        Some((error, hint)) => Err(Failure::from(error).hint(hint)),
+        None => Ok(missing.collect()),
     }
 }
 
@@ -226,7 +233,7 @@ fn text(info: &TokenInfo, slots: &[SlotInfo]) -> String {
         .collect();
     if occupied.is_empty() {
         text.push_str(match info.login_required {
-            true => "  no keys that show themselves without a PIN\n",
+            true => "  no keys visible without a PIN\n",
             false => "  no keys\n",
         });
         return text;
@@ -240,7 +247,7 @@ fn text(info: &TokenInfo, slots: &[SlotInfo]) -> String {
 /// The names of the free slots, on a token that has a fixed number of them.
 fn free_slots(info: &TokenInfo, slots: &[SlotInfo]) -> Option<String> {
     let free = slots.iter().filter(|slot| slot.state == SlotState::Free);
-    let names: Vec<&str> = free.map(|slot| slot.slot.name()).collect();
+    let names: Vec<&str> = free.map(|slot| slot.slot.as_str()).collect();
     match names.as_slice() {
         [] if info.id.kind == PIV => Some("none".into()),
         [] => None,

@@ -1,5 +1,6 @@
 //! What the driver says of itself to people.
 
+use claviger_token::usb::{UsbFamily, UsbNode};
 use claviger_token::{About, Example};
 
 use crate::backend::SCHEME;
@@ -19,4 +20,14 @@ pub(crate) const ABOUT: About = About::new(SCHEME, "a Ledger")
         "plug the Ledger in and unlock it",
         "on Linux, install the udev rule for it",
         "with tcp=, start the emulator at that address",
-    ]);
+    ])
+    .usb(USB);
+
+/// Over HID; programs that use libusb open the USB node.
+const USB: &[UsbFamily] = &[
+    UsbFamily::new("Ledger", "2c97").nodes(&[UsbNode::Hidraw, UsbNode::Usb]),
+    // The first models; 1b7c has no HID.
+    UsbFamily::new("Ledger", "2581")
+        .products(&["1b7c", "2b7c", "3b7c", "4b7c"])
+        .nodes(&[UsbNode::Hidraw, UsbNode::Usb]),
+];

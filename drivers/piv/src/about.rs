@@ -3,6 +3,7 @@
 use claviger_token::{About, Example};
 
 use crate::backend::SCHEME;
+use crate::usb::USB;
 
 pub(crate) const ABOUT: About = About::new(SCHEME, "a PIV smartcard")
     .written(
@@ -21,4 +22,5 @@ pub(crate) const ABOUT: About = About::new(SCHEME, "a PIV smartcard")
         "install pcscd (sudo apt install pcscd), and check that it runs \
          (systemctl status pcscd.socket)",
         "over SSH or in a service, have polkit allow access to it",
-    ]);
+    ])
+    .usb(USB);

@@ -174,6 +174,7 @@ mod login;
 mod making;
 mod management;
 mod marker;
+mod needs;
 mod notes;
 mod opening;
 mod policy;
@@ -186,6 +187,7 @@ mod slot;
 mod state;
 mod tlv;
 mod token;
+mod usb;
 
 pub use attestation::{BadAttestation, check_roots, verify_chain};
 pub use key::LONGEST_ED25519_MESSAGE;
@@ -268,6 +270,10 @@ impl Default for PivDriver {
 impl Driver for PivDriver {
     fn about(&self) -> About {
         PivDriver::ABOUT
+    }
+
+    fn needs(&self, _: &Call) -> Vec<claviger_token::needs::Need> {
+        needs::of(&*self.cards.field.readers)
     }
 
     fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {

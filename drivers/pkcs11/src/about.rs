@@ -1,5 +1,6 @@
 //! What the driver says of itself to people.
 
+use claviger_token::usb::{UsbFamily, UsbNode};
 use claviger_token::{About, Example};
 
 use crate::uri::SCHEME;
@@ -25,4 +26,10 @@ pub(crate) const ABOUT: About = About::new(SCHEME, "a PKCS#11 token")
     .when_none(&[
         "attach the token",
         "if p11-kit does not know its module, name it: pkcs11:?module-path=/path/to/module.so",
-    ]);
+    ])
+    .usb(USB);
+
+/// HSMs whose module opens them over USB.
+const USB: &[UsbFamily] = &[UsbFamily::new("YubiHSM 2", "1050")
+    .products(&["0030"])
+    .nodes(&[UsbNode::Usb])];

@@ -46,6 +46,7 @@ use std::sync::Arc;
 
 use claviger_token::backend::the_one;
 use claviger_token::key::to_hex;
+use claviger_token::needs::Need;
 use claviger_token::{
     About, Call, Detail, Driver, Error, Listed, Listing, SlotId, Token, Unreadable,
 };
@@ -76,6 +77,7 @@ mod mechanisms;
 mod module;
 pub mod modules;
 mod name;
+mod needs;
 mod object;
 mod one_call;
 mod operate;
@@ -121,6 +123,10 @@ impl Default for Pkcs11Driver {
 impl Driver for Pkcs11Driver {
     fn about(&self) -> About {
         Pkcs11Driver::ABOUT
+    }
+
+    fn needs(&self, _: &Call) -> Vec<Need> {
+        needs::of(&self.places)
     }
 
     /// A module that cannot be used is asked again slower and slower.

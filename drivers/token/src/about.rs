@@ -1,6 +1,8 @@
 //! What a driver says of itself to people: front-ends, help and diagnostics use it, and have no
 //! texts of their own for a kind of token.
 
+use crate::usb::UsbFamily;
+
 /// What a driver is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -15,6 +17,8 @@ pub struct About {
     pub examples: &'static [Example],
     /// What to do when no token is found, one step each; a verb first, no full stop.
     pub when_none: &'static [&'static str],
+    /// The USB devices that are tokens of its kind.
+    pub usb: &'static [UsbFamily],
 }
 
 /// A backend string, and what it names.
@@ -35,6 +39,7 @@ impl About {
             syntax: "",
             examples: &[],
             when_none: &[],
+            usb: &[],
         }
     }
 
@@ -50,6 +55,13 @@ impl About {
     #[must_use]
     pub const fn when_none(mut self, steps: &'static [&'static str]) -> Self {
         self.when_none = steps;
+        self
+    }
+
+    /// The same with the USB devices that are tokens of its kind.
+    #[must_use]
+    pub const fn usb(mut self, families: &'static [UsbFamily]) -> Self {
+        self.usb = families;
         self
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::needs::Need;
 use crate::{About, Call, Error, SlotId, SlotInfo, Token, TokenId, TokenInfo};
 
 /// Lists and opens the tokens of one kind.
@@ -35,6 +36,12 @@ pub trait Driver: Send + Sync {
     fn tokens(&self, backend: &str, call: &Call) -> Result<Vec<TokenInfo>, Error> {
         let listing = self.look(backend, Detail::Tokens, call)?;
         Ok(listing.tokens.into_iter().map(|found| found.info).collect())
+    }
+
+    /// What the driver needs on this machine to reach its tokens, and what of it is missing. Blocks
+    /// as long as a service takes to answer.
+    fn needs(&self, _call: &Call) -> Vec<Need> {
+        Vec::new()
     }
 
     /// Waits until tokens of this kind are plugged in or unplugged.

@@ -42,6 +42,7 @@
 //! | [`access`] | what a request may use to open a token |
 //! | [`call`] | the circumstances of a request: deadline, cancellation, whom to tell, access |
 //! | [`about`] | what a driver says of itself to people |
+//! | [`needs`], [`usb`] | what a driver needs on this machine; tokens on USB |
 //! | [`error`] | errors, each with a stable code |
 //! | [`possession`] | proofs that a token has the private key of a public key |
 //! | [`sync`] | locks that outlive a panic |
@@ -65,6 +66,7 @@ pub mod info;
 pub mod interop;
 pub mod key;
 mod locked;
+pub mod needs;
 pub mod pin;
 pub mod possession;
 pub mod refused;
@@ -73,6 +75,7 @@ pub mod shell;
 pub mod signing;
 pub mod sync;
 pub mod token;
+pub mod usb;
 
 pub use about::{About, Example};
 pub use access::Access;
@@ -80,7 +83,7 @@ pub use algorithm::{Algorithm, KeySpec, KeyUse};
 pub use call::{Call, Event};
 pub use driver::{Detail, Driver, Interval, Listed, Listing, Unreadable, Watch};
 pub use error::{Advice, Error, TriesLeft};
-pub use id::{KeyRef, SlotId, TokenId};
+pub use id::{KeyRef, SlotId, SlotName, TokenId};
 pub use info::{Pace, SlotInfo, SlotState, TokenInfo};
 pub use key::{Fingerprint, PublicKey};
 pub use locked::{DUMPABLE, Pin, keep_memory_private};

@@ -34,6 +34,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Adds drivers that the program uses by itself, too.
+    #[must_use]
+    pub fn drivers(mut self, drivers: impl IntoIterator<Item = Arc<dyn Driver>>) -> Self {
+        self.drivers.extend(drivers);
+        self
+    }
+
     /// Sets how tokens are opened for requests that do not [carry](claviger_token::Call::using)
     /// their own access. By default no token gets a PIN. Rejected PINs are remembered in the node's
     /// registry, whatever `access` says.

@@ -6,9 +6,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::usb_ids::{FAMILIES, Family, INSTALL, Node};
-use super::{Findings, SMARTCARDS};
-use crate::hints;
+use claviger_token::needs::Need;
+use claviger_token::usb::{UsbFamily, UsbInterface, UsbNode};
+use claviger_token::{About, Error};
+
+use super::Findings;
+use super::udev::INSTALL;
+use crate::{drivers, hints};
 
 /// Where to look, and how a node is tried.
 pub(super) struct Host {
@@ -33,46 +37,78 @@ fn open(node: &Path) -> io::Result<()> {
     (fs::File::options().read(true).write(true).open(node)).map(drop)
 }
 
-/// Says of each token that is plugged in whether it can be reached.
-pub(super) fn check(host: &Host, smartcards_work: bool, findings: &mut Findings) {
+/// Reports for each plugged-in token whether its driver can reach it.
+pub(super) fn check(host: &Host, needs: &[Need], findings: &mut Findings) {
     for device in entries(&host.sys.join("bus/usb/devices")) {
         let (Some(vendor), Some(product)) = (read(&device, "idVendor"), read(&device, "idProduct"))
         else {
             continue;
         };
-        let Some(family) = FAMILIES.iter().find(|known| known.has(&vendor, &product)) else {
+        let Some((about, family)) = known(&vendor, &product) else {
             continue;
         };
         let what = format!(
             "the {} ({vendor}:{product}) that is plugged in",
             family.name
         );
-        match family.smartcard {
-            true => check_smartcard(&device, &what, smartcards_work, findings),
-            false => check_nodes(host, family, &device, &what, findings),
+        match &family.interface {
+            Some(interface) => {
+                let missing = missing(needs, about);
+                check_interface(&device, &what, interface, missing, findings);
+            }
+            None => check_nodes(host, family, &device, &what, findings),
         }
     }
 }
 
-fn check_smartcard(device: &Path, what: &str, works: bool, findings: &mut Findings) {
-    let is_ccid = |at: &PathBuf| read(at, "bInterfaceClass").as_deref() == Some("0b");
-    if !interfaces(device).any(|at| is_ccid(&at)) {
+/// The family of a device, and its driver.
+fn known(vendor: &str, product: &str) -> Option<(&'static About, &'static UsbFamily)> {
+    let families = drivers::ABOUT
+        .iter()
+        .flat_map(|about| about.usb.iter().map(move |family| (about, family)));
+    families
+        .into_iter()
+        .find(|(_, family)| family.has(vendor, product))
+}
+
+/// What the driver needs and misses.
+fn missing<'a>(needs: &'a [Need], about: &About) -> Option<(&'a Need, &'a Error)> {
+    let of_driver = needs.iter().filter(|need| about.serves(&need.backend));
+    of_driver
+        .filter_map(|need| Some((need, need.missing.as_ref()?)))
+        .next()
+}
+
+fn check_interface(
+    device: &Path,
+    what: &str,
+    interface: &UsbInterface,
+    missing: Option<(&Need, &Error)>,
+    findings: &mut Findings,
+) {
+    let is_it = |at: &PathBuf| read(at, "bInterfaceClass").as_deref() == Some(interface.class);
+    if !interfaces(device).any(|at| is_it(&at)) {
         findings.note(
-            format!("{what} shows no smartcard interface"),
-            "a YubiKey's is switched on with `ykman config usb --enable PIV`; \
-             a token without one cannot be used here",
+            format!("{what} does not show {}", interface.name),
+            interface.when_absent,
         );
-    } else if works {
-        findings.info(format!("{what} is a smartcard"));
+    } else if let Some((need, error)) = missing {
+        findings.note(
+            format!("{what} cannot be used: {error}"),
+            hints::absent(&need.backend),
+        );
     } else {
-        findings.note(
-            format!("{what} is a smartcard, and the smartcard service cannot be reached"),
-            hints::absent(SMARTCARDS),
-        );
+        findings.info(format!("{what} shows {}", interface.name));
     }
 }
 
-fn check_nodes(host: &Host, family: &Family, device: &Path, what: &str, findings: &mut Findings) {
+fn check_nodes(
+    host: &Host,
+    family: &UsbFamily,
+    device: &Path,
+    what: &str,
+    findings: &mut Findings,
+) {
     let nodes = (family.nodes.iter())
         .map(|kind| nodes(host, *kind, device))
         .find(|nodes| !nodes.is_empty())
@@ -100,14 +136,14 @@ fn check_nodes(host: &Host, family: &Family, device: &Path, what: &str, findings
 }
 
 /// The nodes of a device.
-fn nodes(host: &Host, kind: Node, device: &Path) -> Vec<PathBuf> {
+fn nodes(host: &Host, kind: UsbNode, device: &Path) -> Vec<PathBuf> {
     match kind {
-        Node::Hidraw => interfaces(device)
+        UsbNode::Hidraw => interfaces(device)
             .flat_map(|interface| entries(&interface))
             .flat_map(|hid| entries(&hid.join("hidraw")))
             .filter_map(|class| Some(host.dev.join(class.file_name()?)))
             .collect(),
-        Node::Usb => (number(device, "busnum").zip(number(device, "devnum")))
+        UsbNode::Usb => (number(device, "busnum").zip(number(device, "devnum")))
             .map(|(bus, device)| host.dev.join(format!("bus/usb/{bus:03}/{device:03}")))
             .into_iter()
             .collect(),
@@ -209,7 +245,13 @@ mod tests {
                 open,
             };
             let mut findings = Findings::default();
-            check(&host, smartcards_work, &mut findings);
+            let error = Error::System {
+                what: "the smartcard service cannot be reached".into(),
+                reason: "pcscd is not running".into(),
+            };
+            let service = Need::new("the smartcard service", "piv:");
+            let service = service.missing((!smartcards_work).then_some(error));
+            check(&host, &[service], &mut findings);
             (findings.0.into_iter())
                 .map(|finding| (finding.level, format!("{}; {}", finding.what, finding.hint)))
                 .collect()
