@@ -209,7 +209,7 @@ fn a_contact_file_is_read_to_its_64th_kibibyte() {
     let begun = std::time::Instant::now();
     let refused = stage.run(["contact", "add", "long", "long"]);
     refused.fails(1, "is longer than 64 KiB");
-    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
 }
 
 #[test]

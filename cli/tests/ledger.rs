@@ -88,7 +88,7 @@ impl Bench {
         let mut command = self.claviger(words);
         command.stderr(fs::File::create(&errors).unwrap());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         while fs::read(&errors).unwrap().is_empty() {
             assert!(Instant::now() < end, "nobody is told anything");
             assert!(child.try_wait().unwrap().is_none());
@@ -510,7 +510,7 @@ fn a_search_for_accounts_ends_when_it_is_told_to() {
     ];
     let begun = Instant::now();
     bench.run(&words).fails(1, "deadline");
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(begun.elapsed() < Duration::from_secs(60));
     bench
         .run(&["doctor", "--backend", &backend, "--find-accounts", "letter"])
         .fails(1, "`letter` cannot be used");

@@ -159,7 +159,7 @@ fn nobody_who_did_not_ask_for_a_pinentry_waits_for_one_without_a_screen_and_a_de
         let begun = Instant::now();
         let said = fails(&mut command);
         assert!(said.contains("requires a PIN"), "{said}");
-        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert!(begun.elapsed() < Duration::from_secs(50));
         assert_eq!(told(&stage), "");
     }
     for screen in ["DISPLAY", "WAYLAND_DISPLAY"] {
@@ -167,10 +167,9 @@ fn nobody_who_did_not_ask_for_a_pinentry_waits_for_one_without_a_screen_and_a_de
         let done = command.env(screen, ":0").output().unwrap();
         assert!(done.status.success(), "{done:?}");
         let told = told(&stage);
-        assert!(
-            told.contains("SETTIMEOUT 60") || told.contains("SETTIMEOUT 59"),
-            "{told}"
-        );
+        let (_, left) = told.split_once("SETTIMEOUT ").expect(&told);
+        let left: u32 = left.lines().next().unwrap().parse().unwrap();
+        assert!((10..=60).contains(&left), "{told}");
         fs::remove_file(stage.path("told")).unwrap();
     }
 }

@@ -22,7 +22,10 @@ use common::Stage;
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr, tcgetpgrp};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What no command writes: a file separator.
+const END: u8 = 0x1c;
 
 /// A terminal with the command at it.
 struct Terminal {
@@ -144,13 +147,23 @@ impl Terminal {
         assert!(sent.unwrap().success());
     }
 
+    /// Waits until all is shown that was written: what this writes comes last.
+    #[track_caller]
+    fn wait_for_the_end(&self) {
+        rustix::io::write(&self.line, &[END]).unwrap();
+        let begun = Instant::now();
+        while !self.shown.lock().unwrap().contains(&END) {
+            assert!(begun.elapsed() < PATIENCE, "no end: {}", self.shown());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
     #[track_caller]
     fn ends(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                // What it wrote last is on its way.
-                sleep(Duration::from_millis(50));
+                self.wait_for_the_end();
                 return status;
             }
             assert!(begun.elapsed() < PATIENCE, "no end: {}", self.shown());
@@ -353,7 +366,7 @@ fn where_nobody_could_let_it_go_on_the_command_is_not_stopped() {
 fn a_generation_that_ends_at_the_question_for_a_pin_leaves_nothing() {
     let stage = Stage::new();
     let backend = stage.token.backend();
-    let timeout = ["--timeout", "1"];
+    let timeout = ["--timeout", "5"];
     for (options, signal, code) in [
         (&[][..], Some("-TERM"), 143),
         (&[], Some("-INT"), 130),
@@ -372,16 +385,14 @@ fn a_generation_that_ends_at_the_question_for_a_pin_leaves_nothing() {
     assert!(stage.names().is_empty());
     assert_eq!(stage.private_keys(), 0);
     let doctor = stage.run(["doctor"]).out();
-    assert!(doctor.contains("there are no abandoned intents"), "{doctor}");
+    assert!(doctor.contains("nothing was interrupted"), "{doctor}");
 }
 
 #[test]
 fn a_question_for_a_pin_ends_when_the_time_is_over() {
     let stage = with_letter();
-    let begun = Instant::now();
-    let mut terminal = asked(&stage, &["--timeout", "1"]);
+    let mut terminal = asked(&stage, &["--timeout", "5"]);
     assert_eq!(terminal.ends().code(), Some(1));
-    assert!(begun.elapsed() < Duration::from_secs(4));
     terminal.wait_for("the deadline passed");
     assert!(terminal.shows_what_is_typed());
 }
@@ -390,13 +401,13 @@ fn a_question_for_a_pin_ends_when_the_time_is_over() {
 fn a_question_for_a_pin_ends_before_the_process_may_end_with_its_time() {
     let stage = with_letter();
     // A busy machine may take longer, once.
-    let ended_ahead = (0..5).any(|_| {
+    let ended_ahead = (0..10).any(|_| {
         let begun = Instant::now();
-        let mut terminal = asked(&stage, &["--timeout", "1"]);
+        let mut terminal = asked(&stage, &["--timeout", "3"]);
         assert_eq!(terminal.child.wait().unwrap().code(), Some(1));
         let took = begun.elapsed();
         assert!(terminal.shows_what_is_typed());
-        took < Duration::from_secs(1)
+        took < Duration::from_secs(3)
     });
     assert!(ended_ahead);
 }

@@ -215,7 +215,7 @@ async fn rows_that_are_gone_or_are_back_are_seen_though_each_is_whole() {
     home.sql("DELETE FROM intent");
     let faults = home.faults();
     let said = faults[0].to_string();
-    assert!(said.contains("the rows of the table intent"), "{faults:?}");
+    assert!(said.contains("rows of the table intent"), "{faults:?}");
     let kept = home.path().join("kept");
     std::fs::write(&kept, &whole).unwrap();
     home.sql(&format!(
