@@ -78,7 +78,7 @@ pub enum NotValid {
 #[non_exhaustive]
 pub enum CannotJudge {
     /// The file has no known form of a signature by such a key.
-    #[error("the file is not a signature of a {algorithm} key{}", guess(*looks))]
+    #[error("the file is not a signature of a key of {algorithm}{}", guess(*looks))]
     UnknownForm {
         /// The algorithm of the key.
         algorithm: Algorithm,
@@ -106,6 +106,29 @@ pub enum CannotJudge {
     /// The message grew or shrank while it was read.
     #[error("the message changed while it was read")]
     Changed,
+}
+
+impl NotValid {
+    /// The stable name of the variant, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            NotValid::Mismatch => "not-valid",
+            NotValid::AnotherKey => "not-valid-another-key",
+        }
+    }
+}
+
+impl CannotJudge {
+    /// The stable name of the variant, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            CannotJudge::UnknownForm { .. } => "cannot-judge-unknown-form",
+            CannotJudge::Ssh(_) => "cannot-judge-ssh-signature",
+            CannotJudge::Namespace { .. } => "cannot-judge-namespace",
+            CannotJudge::LengthUnknown => "cannot-judge-length-unknown",
+            CannotJudge::Changed => "cannot-judge-changed",
+        }
+    }
 }
 
 /// What a file that is not a signature looks like.

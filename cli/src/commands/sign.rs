@@ -265,26 +265,13 @@ fn is_said(algorithm: Algorithm, scheme: SignatureScheme) -> bool {
 }
 
 fn not_valid(reason: NotValid) -> Failure {
-    let code = match reason {
-        NotValid::AnotherKey => "not-valid-another-key",
-        _ => "not-valid",
-    };
-    Failure::new(format!("not valid: {reason}")).coded(code)
+    Failure::new(format!("not valid: {reason}")).coded(reason.code())
 }
 
 fn unjudged(reason: &CannotJudge) -> Failure {
-    let code = match reason {
-        CannotJudge::UnknownForm { .. } => "cannot-judge-unknown-form",
-        CannotJudge::Ssh(_) => "cannot-judge-ssh-signature",
-        CannotJudge::Namespace { .. } => "cannot-judge-namespace",
-        CannotJudge::LengthUnknown => "cannot-judge-length-unknown",
-        CannotJudge::Changed => "cannot-judge-changed",
-        _ => "cannot-judge",
-    };
-    let hint = hints::of_verdict(reason);
     Failure::new(format!("the signature cannot be judged: {reason}"))
-        .coded(code)
-        .hint(hint)
+        .coded(reason.code())
+        .hint(hints::of_verdict(reason))
 }
 
 /// The identity or contact of this name, and its key that signs.

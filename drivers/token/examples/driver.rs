@@ -1,5 +1,5 @@
-//! A driver: one token with one Ed25519 key, made when it is opened. It only signs; other requests
-//! get errors of their own.
+//! A driver in about a hundred lines: one token with one Ed25519 key, made when the driver is. It only
+//! signs; other requests get errors of their own.
 //!
 //! Test a real driver with the conformance suite, `claviger_conformance`.
 
@@ -8,47 +8,33 @@ use std::sync::Arc;
 use claviger_token::{
     About, Algorithm, Call, Decryptor, Deletion, Detail, Driver, Error, GeneratedKey, KeyRef,
     KeySpec, KeyUse, Listed, Listing, NewKey, Pace, PublicKey, Signature, SignatureScheme, Signer,
-    SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo, Unfinished, possession,
+    SlotId, SlotInfo, Token, TokenId, TokenInfo, Unfinished, possession,
 };
-use ed25519_dalek::Signer as _;
-use ed25519_dalek::SigningKey;
-use rand_core::OsRng;
-
-const SIGNS: KeySpec = KeySpec::sign(Algorithm::Ed25519);
-
-struct OneKey {
-    info: TokenInfo,
-    key: SigningKey,
-    public: PublicKey,
-}
+use ed25519_dalek::{Signer as _, SigningKey};
 
 struct OneKeyDriver(Arc<OneKey>);
 
+struct OneKey {
+    info: TokenInfo,
+    key: Arc<Key>,
+}
+
+struct Key(TokenId, SigningKey, PublicKey);
+
 impl OneKeyDriver {
     fn new() -> Result<Self, Box<dyn std::error::Error>> {
-        let key = SigningKey::generate(&mut OsRng);
-        let public = PublicKey::from_bytes(SIGNS.algorithm, key.verifying_key().as_bytes())?;
-        let info = TokenInfo {
-            id: TokenId {
-                kind: "onekey".into(),
-                manufacturer: "Example".into(),
-                serial: "1".into(),
-            },
-            model: "One key".into(),
-            label: String::new(),
-            backend: "onekey:".into(),
-            makes: vec![],
-            uses: vec![SIGNS],
-            untried: vec![],
-            remembered_as: "onekey".into(),
-            formerly: vec![],
-            durable: false,
-            derives: false,
-            pace: Pace::Quick,
-            login_required: false,
-            notes: vec![],
+        let id = TokenId {
+            kind: "onekey".into(),
+            manufacturer: "Example".into(),
+            serial: "1".into(),
         };
-        Ok(OneKeyDriver(Arc::new(OneKey { info, key, public })))
+        let key = SigningKey::generate(&mut rand_core::OsRng);
+        let public = PublicKey::from_bytes(Algorithm::Ed25519, key.verifying_key().as_bytes())?;
+        let mut info = TokenInfo::new(id.clone(), "onekey:");
+        info.uses = vec![KeySpec::sign(Algorithm::Ed25519)];
+        (info.durable, info.pace) = (false, Pace::Quick);
+        let key = Arc::new(Key(id, key, public));
+        Ok(OneKeyDriver(Arc::new(OneKey { info, key })))
     }
 }
 
@@ -79,31 +65,21 @@ impl Token for OneKey {
 
     fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         call.check()?;
-        Ok(vec![SlotInfo {
-            slot: SlotId::new("1"),
-            state: SlotState::Occupied,
-            public_key: Some(self.public.clone()),
-            algorithm: Some(SIGNS.algorithm),
-            fingerprint: Some(self.public.fingerprint().to_string()),
-            uses: vec![KeyUse::Sign],
-            label: String::new(),
-            notes: vec![],
-        }])
+        let mut slot = SlotInfo::occupied(SlotId::new("1")).with_key(self.key.2.clone());
+        slot.uses = vec![KeyUse::Sign];
+        Ok(vec![slot])
     }
 
     fn free_slots(&self, specs: &[KeySpec], _: &[SlotId], _: &Call) -> Result<Vec<SlotId>, Error> {
-        // Nothing is made here, so that this refuses whatever is asked for.
-        specs
-            .iter()
-            .try_for_each(|spec| self.info.check_makes(*spec))?;
+        // It makes no keys, so this refuses every kind.
+        (specs.iter()).try_for_each(|spec| self.info.check_makes(*spec))?;
         Ok(vec![])
     }
 
     fn generate(&self, new: &NewKey<'_>, _: &Call) -> Result<GeneratedKey, Error> {
         self.info.check_makes(new.spec)?;
-        Err(Error::TokenFull {
-            token: self.info.id.clone(),
-        })
+        let token = self.info.id.clone();
+        Err(Error::TokenFull { token })
     }
 
     fn name(&self, _: &KeyRef, _: &str, _: &Call) -> Result<(), Error> {
@@ -119,39 +95,32 @@ impl Token for OneKey {
     }
 
     fn signer(&self, wanted: &KeyRef, _: &Call) -> Result<Arc<dyn Signer>, Error> {
-        // A key is its public key, wherever it is said to be.
-        match wanted.public_key == self.public {
-            true => Ok(Arc::new(ExampleKey {
-                token: self.info.id.clone(),
-                key: self.key.clone(),
-                public: self.public.clone(),
-            })),
-            false => Err(Error::KeyNotFound {
-                token: self.info.id.clone(),
-                key: wanted.public_key.fingerprint().to_string(),
-            }),
+        // A key is identified by its public key, in whichever slot it is.
+        match wanted.public_key == self.key.2 {
+            true => Ok(self.key.clone()),
+            false => Err(self.missing(wanted)),
         }
     }
 
     fn decryptor(&self, wanted: &KeyRef, _: &Call) -> Result<Arc<dyn Decryptor>, Error> {
         let algorithm = wanted.public_key.algorithm();
         self.info.check_uses(KeySpec::decrypt(algorithm))?;
-        Err(Error::KeyNotFound {
-            token: self.info.id.clone(),
-            key: wanted.public_key.fingerprint().to_string(),
-        })
+        Err(self.missing(wanted))
     }
 }
 
-struct ExampleKey {
-    token: TokenId,
-    key: SigningKey,
-    public: PublicKey,
+impl OneKey {
+    fn missing(&self, wanted: &KeyRef) -> Error {
+        Error::KeyNotFound {
+            token: self.info.id.clone(),
+            key: wanted.public_key.fingerprint().to_string(),
+        }
+    }
 }
 
-impl Signer for ExampleKey {
+impl Signer for Key {
     fn public_key(&self) -> &PublicKey {
-        &self.public
+        &self.2
     }
 
     fn slot(&self) -> SlotId {
@@ -160,13 +129,12 @@ impl Signer for ExampleKey {
 
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
         call.check()?;
-        let signature = self.key.sign(message).to_bytes();
-        Signature::new(SignatureScheme::Ed25519, signature.to_vec()).map_err(|bad| {
-            Error::MalformedReply {
-                token: self.token.clone(),
-                call: "sign".into(),
-                reason: bad.to_string(),
-            }
+        let signature = self.1.sign(message).to_bytes().to_vec();
+        let signature = Signature::new(SignatureScheme::Ed25519, signature);
+        signature.map_err(|bad| Error::MalformedReply {
+            token: self.0.clone(),
+            call: "sign".into(),
+            reason: bad.to_string(),
         })
     }
 }
@@ -174,20 +142,11 @@ impl Signer for ExampleKey {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let call = Call::unlimited();
     let token = OneKeyDriver::new()?.open("onekey:", &call)?;
+    let id = &token.info().id;
     let found = token.slots(&call)?.remove(0);
-    let key = KeyRef {
-        slot: found.slot,
-        public_key: found.public_key.ok_or("a silent key")?,
-    };
-    possession::of_signer(
-        &*token.signer(&key, &Call::unlimited())?,
-        &token.info().id,
-        &call,
-    )?;
-    println!(
-        "{} has the key {}",
-        token.info().id,
-        key.public_key.fingerprint()
-    );
+    let (slot, public_key) = (found.slot, found.public_key.ok_or("no public key")?);
+    let signer = token.signer(&KeyRef { slot, public_key }, &call)?;
+    possession::of_signer(&*signer, id, &call)?;
+    println!("{id} has the key {}", signer.public_key().fingerprint());
     Ok(())
 }

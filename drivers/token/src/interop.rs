@@ -155,7 +155,7 @@ impl<S: Scheme> SigningKey<S> {
 
 /// The key does not make the requested signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a {key} key cannot make {signature} signatures")]
+#[error("a key of {key} cannot make signatures of {signature}")]
 pub struct WrongScheme {
     /// The key's algorithm.
     pub key: Algorithm,

@@ -344,9 +344,9 @@ mod tests {
             ("1234\n# the PIN\n", "follows"),
             ("\u{feff}1234\n", "byte order mark"),
             ("12\x0034\n", "zero byte"),
-            ("1234 \n", "blank"),
-            ("\t1234", "blank"),
-            ("1234\r\r\n", "blank"),
+            ("1234 \n", "space"),
+            ("\t1234", "space"),
+            ("1234\r\r\n", "space"),
             ("", "empty"),
             ("\r\n", "empty"),
         ] {

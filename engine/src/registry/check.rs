@@ -360,7 +360,7 @@ mod tests {
                 "UPDATE key SET fingerprint = 'SHA256:x' WHERE id = 1",
             ),
             (
-                "not called after it",
+                "does not match it",
                 "UPDATE key SET engine = 'x' WHERE id = 1",
             ),
             (
@@ -377,15 +377,15 @@ mod tests {
                 "UPDATE identity SET sign_key = NULL WHERE name = 'alice'",
             ),
             (
-                "for what it is not to do",
+                "for a use that it does not have",
                 "UPDATE identity SET capabilities = 'commit' WHERE name = 'alice'",
             ),
             (
-                "whom there is not",
+                "who does not exist",
                 "DELETE FROM identity WHERE name = 'mallory'",
             ),
             (
-                "nobody uses",
+                "is still listed",
                 "UPDATE key SET deleted = 1; DELETE FROM identity",
             ),
             (

@@ -7,8 +7,9 @@ use claviger_token::PublicKey;
 
 use super::recipient::{NoRecipient, recipient};
 
-/// Encrypts a stream to `recipients`: what is written to the result goes, encrypted, to
-/// `output`. The file is complete only after [`StreamWriter::finish`](stream::StreamWriter::finish).
+/// Encrypts a stream to `recipients`: data written to the result is encrypted and written to
+/// `output`. The file is complete only after
+/// [`StreamWriter::finish`](stream::StreamWriter::finish).
 ///
 /// # Errors
 /// [`EncryptError`].
@@ -38,13 +39,13 @@ pub fn encrypt(recipients: &[&PublicKey], plaintext: &[u8]) -> Result<Vec<u8>, E
     Ok(file)
 }
 
-/// Why something could not be encrypted.
+/// Why data could not be encrypted.
 #[derive(Debug, thiserror::Error)]
 pub enum EncryptError {
     /// A key is of a kind that cannot be encrypted to.
     #[error(transparent)]
     NoRecipient(#[from] NoRecipient),
-    /// The recipients do not go together, or there are none.
+    /// The recipients cannot be combined in one file, or there are none.
     #[error("the recipients cannot be combined: {0}")]
     Recipients(String),
     /// The output could not be written.

@@ -9,7 +9,7 @@ use crate::ssh;
 
 /// The key cannot be encrypted to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a {0} key cannot be a recipient")]
+#[error("a key of {0} cannot be a recipient")]
 pub struct NoRecipient(pub Algorithm);
 
 /// The age recipient of a key as text, for other age programs; `None` if the key cannot be

@@ -12,34 +12,34 @@ use claviger_token::{Algorithm, Call, Decryptor, Error, PublicKey};
 use super::header::{ArmorLines, Body, Header, LONGEST_HEADER, NoHeader, read_header};
 use super::stanza::Wrapped;
 
-/// The most private-key operations that opening one file may take.
+/// The maximum number of private-key operations to open one file.
 ///
-/// Stanzas of type `X25519` do not say for whom they are, so each is tried.
+/// Stanzas of type `X25519` do not name their recipient, so each is tried.
 pub const MOST_ATTEMPTS: usize = 1000;
 
-/// An age file, binary or armored, whose header has been read and whose payload has not:
-/// to find out for whom it is before anything is opened.
+/// An age file, binary or armored, whose header has been read: it shows the recipients before
+/// anything is decrypted.
 pub struct Sealed<R: Read> {
     stanzas: Stanzas,
     body: Body<R>,
 }
 
-/// The stanzas of a file's header, which say for whom it is. Clones share them.
+/// The stanzas of a file's header, one for each recipient. Clones share them.
 #[derive(Clone)]
 pub struct Stanzas(pub(super) Arc<[Stanza]>);
 
-/// Whether a key opens a file, as far as can be told without its private half.
+/// Whether a key opens a file, as far as its public key shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fit {
-    /// It does not.
+    /// It does not open it.
     No,
-    /// It may: the stanzas do not say for whom they are (`X25519`).
+    /// It may: the stanzas do not name their recipient (`X25519`).
     Maybe,
-    /// A stanza says that it is for this key (`p256tag`, `ssh-rsa`).
+    /// A stanza names this key (`p256tag`, `ssh-rsa`).
     Yes,
 }
 
-/// What the payload of a file is encrypted under. Wiped when dropped.
+/// The key of a file's payload. Wiped when dropped.
 pub struct UnwrappedKey(FileKey);
 
 impl From<FileKey> for UnwrappedKey {
@@ -52,8 +52,8 @@ impl<R: Read> Sealed<R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// [`Error::DecryptionFailed`] where it is none; [`Error::HeaderTooLong`], which says
-    /// nothing of any key; [`Error::System`] where `input` cannot be read.
+    /// [`Error::DecryptionFailed`] if there is none; [`Error::HeaderTooLong`], which depends on no
+    /// key; [`Error::System`] if `input` cannot be read.
     pub fn read(input: R) -> Result<Self, Error> {
         let mut rest = ArmoredReader::new(ArmorLines::new(input));
         let header = read_header(&mut rest).map_err(|no_header| match no_header {
@@ -75,7 +75,7 @@ impl<R: Read> Sealed<R> {
         }
     }
 
-    /// For whom it is.
+    /// The stanzas of its recipients.
     pub fn stanzas(&self) -> &Stanzas {
         &self.stanzas
     }
@@ -88,7 +88,7 @@ impl<R: Read> Sealed<R> {
     /// As [`Stanzas::unwrap`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Stanzas::unwrap`].
     pub fn unwrap(
         &self,
         decryptor: &dyn Decryptor,
@@ -100,7 +100,7 @@ impl<R: Read> Sealed<R> {
     /// The payload, decrypted as it is read; see [`decrypt_stream`].
     ///
     /// # Errors
-    /// [`Error::DecryptionFailed`] where the header is not the one that the key belongs to.
+    /// [`Error::DecryptionFailed`] if the key does not belong to this header.
     pub fn open(self, key: UnwrappedKey) -> Result<stream::StreamReader<Body<R>>, Error> {
         let known = Known(RefCell::new(Some(key.0)));
         age::Decryptor::new_buffered(self.body)
@@ -113,7 +113,7 @@ impl<R: Read> Sealed<R> {
 }
 
 impl Stanzas {
-    /// Whether `key` opens the file, as far as can be told without the private half.
+    /// Whether `key` opens the file, as far as the public key shows.
     pub fn fits(&self, key: &PublicKey) -> Fit {
         if self.for_key(key).next().is_none() {
             Fit::No
@@ -124,12 +124,12 @@ impl Stanzas {
         }
     }
 
-    /// Lets the device unwrap what may be for its key, stanza by stanza and not more than
-    /// [`MOST_ATTEMPTS`]. `None`: nothing is, or nothing opened, though it was this key that
-    /// was asked ([`Decryptor::confirm`]).
+    /// Has the device unwrap the stanzas that may be for its key, one after another, at most
+    /// [`MOST_ATTEMPTS`]. `None`: none is for it, or none opened although the right key was used
+    /// ([`Decryptor::confirm`]).
     ///
     /// # Errors
-    /// What the decryptor says that does not depend on the ciphertext.
+    /// Those of the decryptor that do not depend on the ciphertext.
     pub fn unwrap(
         &self,
         decryptor: &dyn Decryptor,
@@ -162,7 +162,7 @@ impl Stanzas {
     }
 }
 
-/// What an error while reading a payload means.
+/// The meaning of an error while a payload is read.
 pub fn read_error(error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput => {
@@ -175,7 +175,7 @@ pub fn read_error(error: &io::Error) -> Error {
     }
 }
 
-/// Keeps the stanzas that it is shown, and opens none.
+/// Records the stanzas that it is shown, and opens none.
 #[derive(Default)]
 struct StanzaRecorder(RefCell<Vec<Stanza>>);
 
@@ -195,7 +195,7 @@ impl age::Identity for StanzaRecorder {
     }
 }
 
-/// A file key that has been unwrapped, for once.
+/// An unwrapped file key, for one use.
 struct Known(RefCell<Option<FileKey>>);
 
 impl age::Identity for Known {
