@@ -263,9 +263,12 @@ impl Candidate {
     /// # Errors
     /// [`Error::TokenUnavailable`] where the token does not say what it offers.
     pub(crate) fn info(&self, request: &Uri, call: &Call) -> Result<TokenInfo, Error> {
+        Ok(self.info_of(request, self.offers(call)?))
+    }
+
+    fn info_of(&self, request: &Uri, offers: mechanisms::Offers) -> TokenInfo {
         let token = &self.token;
-        let offers = self.offers(call)?;
-        Ok(TokenInfo {
+        TokenInfo {
             id: self.id(),
             model: token.model().trim_end_matches('\0').into(),
             label: token.label().into(),
@@ -280,7 +283,7 @@ impl Candidate {
             pace: self.quirks.pace,
             login_required: token.login_required(),
             notes: self.notes(),
-        })
+        }
     }
 
     /// [`Candidate::info`] in a list, with the slots that are visible without a login if `detail`
@@ -409,8 +412,9 @@ impl Candidate {
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
         // Before a PIN is sent: a token that cannot even say that is not ready.
-        let info = self.info(uri, call)?;
-        let hashes = self.offers(call)?.hashes;
+        let mut offers = self.offers(call)?;
+        let hashes = std::mem::take(&mut offers.hashes);
+        let info = self.info_of(uri, offers);
         let at = (self.slot, only_in);
         let connection =
             Connection::open(&self.source.module, at, &self.token, &id, self.quirks, &how)?;

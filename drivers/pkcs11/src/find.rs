@@ -279,23 +279,22 @@ impl<'a> Search<'a> {
         Ok(found)
     }
 
-    /// The public halves that the public keys and the certificates with this id tell.
+    /// The public halves that the public keys and the certificates with this id tell. Where the
+    /// one that is looked for is the only one of the public keys, the certificates are not read:
+    /// a certificate of another key would add a doubt, and what is presumed is proven by its
+    /// first use in any case.
     fn halves_with_id(&self, id: &[u8]) -> Result<Vec<PublicKey>, Fault> {
         let public = self.keys_with_id(ObjectClass::PUBLIC_KEY, id)?;
         let told = public.iter().filter_map(|read| read.key.public_key());
+        let mut halves = each_once(told);
+        if matches!(&halves[..], [only] if only == self.public_key) {
+            return Ok(halves);
+        }
         let template = (!id.is_empty()).then(|| Attribute::Id(id.to_vec()));
         let certificates = read_certificates(self.session, template)?;
-        let certified = certificates
-            .into_iter()
-            .filter(|c| c.id == id)
-            .map(|c| c.key);
-        let mut halves = Vec::new();
-        for half in told.chain(certified) {
-            if !halves.contains(&half) {
-                halves.push(half);
-            }
-        }
-        Ok(halves)
+        let certified = certificates.into_iter().filter(|c| c.id == id);
+        halves.extend(certified.map(|c| c.key));
+        Ok(each_once(halves))
     }
 
     /// Has a private key make a signature or an agreement, and looks whether it is by the
@@ -360,6 +359,16 @@ impl<'a> Search<'a> {
         let answer = (self.token).unwrap_with(self.session, key, algorithm, request, &call)?;
         Ok(challenge.is_answered_by(&answer))
     }
+}
+
+fn each_once(keys: impl IntoIterator<Item = PublicKey>) -> Vec<PublicKey> {
+    let mut once = Vec::new();
+    for key in keys {
+        if !once.contains(&key) {
+            once.push(key);
+        }
+    }
+    once
 }
 
 impl Findings {

@@ -237,8 +237,13 @@ impl Pkcs11Driver {
 
     /// What a module is initialised with that p11-kit is configured for.
     fn configured_argument(&self, path: &Path) -> Option<String> {
+        let configured = self.places.configured();
+        // Mostly none takes an argument, and no files need to be compared.
+        if configured.iter().all(|one| one.init_reserved.is_none()) {
+            return None;
+        }
         let real = path.canonicalize().ok()?;
-        let mut configured = self.places.configured().into_iter();
+        let mut configured = configured.into_iter();
         let is_it = |module: &Configured| module.path.canonicalize().is_ok_and(|path| path == real);
         configured.find(is_it)?.init_reserved
     }
