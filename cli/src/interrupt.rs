@@ -111,11 +111,10 @@ impl Interrupt {
     #[cfg(unix)]
     fn start_listening(self: &Arc<Self>) {
         use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
-        let ignored = ignored_signals();
         // `nohup` says that the first of these is nothing to this process, and a shell without
         // jobs that the last is.
         let others = [SIGHUP, SIGQUIT, SIGTSTP].into_iter();
-        let others = others.filter(|signal| ignored & (1 << (signal - 1)) == 0);
+        let others = others.filter(|signal| !claviger_streams::is_ignored(*signal));
         let all = [SIGINT, SIGTERM, SIGCONT].into_iter().chain(others);
         // Without a listener signals end the process, which is what they should do.
         let Ok(mut signals) = signal_hook::iterator::Signals::new(all) else {
@@ -333,16 +332,6 @@ impl Interrupt {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<PathBuf>> {
         lock(&self.unfinished)
     }
-}
-
-/// The signals that this process was started to ignore, one bit for each, from 1 on. All,
-/// where that is not known.
-#[cfg(unix)]
-fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(u64::MAX)
 }
 
 /// A time in which signals mean something else.

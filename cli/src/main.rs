@@ -42,6 +42,7 @@ fn main() -> ExitCode {
     // Before anything of our own is open.
     claviger_token::pin::note_inherited_descriptors();
     claviger_token::keep_memory_private();
+    claviger_streams::share_memory();
     let status = run().unwrap_or_else(|failure| {
         output::report(&failure);
         failure.status()

@@ -1,4 +1,4 @@
-//! Job control: stops when the shell asks for it.
+//! Job control: stops when the shell asks for it, and what it has signals ignored for.
 
 /// Does what SIGTSTP does to a process that has no handler for it: stops it until it is told to
 /// go on. For the use of such a handler, when it has tidied up.
@@ -19,5 +19,16 @@ pub fn stop() {
             libc::raise(libc::SIGTSTP);
             libc::sigaction(libc::SIGTSTP, &raw const before, std::ptr::null_mut());
         }
+    }
+}
+
+/// Whether the process was started to ignore this signal, or has decided to. Where that is not
+/// known, it is.
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all zeros is a `sigaction`; the pointer is to this one, and nothing is changed.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        let asked = libc::sigaction(signal, std::ptr::null(), &raw mut now);
+        asked != 0 || now.sa_sigaction == libc::SIG_IGN
     }
 }

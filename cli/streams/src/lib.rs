@@ -1,4 +1,5 @@
-//! Standard streams that were closed when the process started, and stopping like other commands.
+//! Standard streams that were closed when the process started, stopping like other commands, and
+//! memory for a few short threads.
 //!
 //! The command needs this from the system, and no crate offers it. All `unsafe` code of the command
 //! is here. Before `main`, Rust's standard library opens `/dev/null` in place of closed standard
@@ -8,11 +9,13 @@
 
 #[cfg(unix)]
 mod job;
+mod memory;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 #[cfg(unix)]
-pub use job::stop;
+pub use job::{is_ignored, stop};
+pub use memory::share_memory;
 
 /// A bit for each of the three.
 static CLOSED: AtomicU8 = AtomicU8::new(0);
