@@ -107,7 +107,9 @@ fn is_harmless(c: char) -> bool {
 }
 
 fn harmless_only(text: &str, harmless: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if text.chars().all(&harmless) {
+    // Most text is ASCII, of which that is known without a look at each character.
+    let is_plain = |byte| matches!(byte, b' '..=b'~') || byte == b'\n' && harmless('\n');
+    if text.bytes().all(is_plain) || text.chars().all(&harmless) {
         return Cow::Borrowed(text);
     }
     Cow::Owned(
@@ -127,11 +129,15 @@ pub(crate) fn table(indent: &str, rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in rows {
-        let mut line = indent.to_owned();
+        let begins = text.len();
+        text.push_str(indent);
         for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{:width$}  ", one_line(cell)));
+            text.push_str(&one_line(cell));
+            let missing = width.saturating_sub(cell.chars().count());
+            text.extend(std::iter::repeat_n(' ', missing + 2));
         }
-        text.push_str(line.trim_end());
+        let ends = begins + text[begins..].trim_end().len();
+        text.truncate(ends);
         text.push('\n');
     }
     text

@@ -220,14 +220,16 @@ impl PartyView {
     }
 }
 
-/// The identities, for people.
-pub(crate) fn list(identities: &[(EngineId, IdentityInfo)]) -> String {
-    let mut rows = vec![
-        ["NAME", "CAN", "ALGORITHM", "BACKEND"]
-            .map(String::from)
-            .to_vec(),
-    ];
-    for (name, info) in identities {
+/// The identities, for people: a row for each.
+pub(crate) struct List(Vec<Vec<String>>);
+
+impl List {
+    pub(crate) fn new() -> Self {
+        let header = ["NAME", "CAN", "ALGORITHM", "BACKEND"];
+        List(vec![header.map(String::from).to_vec()])
+    }
+
+    pub(crate) fn add(&mut self, name: &EngineId, info: &IdentityInfo) {
         let mut algorithms: Vec<&str> = Vec::new();
         for key in &info.keys {
             let algorithm = key.public_key.algorithm().name();
@@ -236,7 +238,7 @@ pub(crate) fn list(identities: &[(EngineId, IdentityInfo)]) -> String {
             }
         }
         let gone = info.keys.iter().find(|key| key.deleted);
-        rows.push(vec![
+        self.0.push(vec![
             name.to_string(),
             match gone {
                 Some(key) => format!("nothing: `{}` was deleted", key.owner),
@@ -246,7 +248,14 @@ pub(crate) fn list(identities: &[(EngineId, IdentityInfo)]) -> String {
             info.backend.to_string(),
         ]);
     }
-    output::table("", &rows)
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.len() == 1
+    }
+
+    pub(crate) fn table(&self) -> String {
+        output::table("", &self.0)
+    }
 }
 
 /// One identity in a few lines, for people.

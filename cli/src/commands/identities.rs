@@ -6,18 +6,20 @@ use super::{Answer, FINE};
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::session::{self, Session};
-use crate::views::{self, IdentityView};
+use crate::views::{self, IdentityView, List};
 use crate::{drivers, output};
 
 pub(crate) fn list(session: &Session) -> Answer {
-    let identities = session.registry()?.identities()?;
+    let registry = session.registry()?;
     if session.json {
-        let views: Vec<IdentityView> = identities
-            .iter()
-            .map(|(name, info)| IdentityView::brief(name, info))
-            .collect();
+        let mut views = Vec::new();
+        registry.each_identity(|name, info| views.push(IdentityView::brief(&name, &info)))?;
         output::print_json(&views)?;
-    } else if identities.is_empty() {
+        return Ok(FINE);
+    }
+    let mut list = List::new();
+    registry.each_identity(|name, info| list.add(&name, &info))?;
+    if list.is_empty() {
         output::print("no identities\n")?;
         output::complain(
             "hint",
@@ -26,7 +28,7 @@ pub(crate) fn list(session: &Session) -> Answer {
             "",
         );
     } else {
-        output::print(&views::list(&identities))?;
+        output::print(&list.table())?;
     }
     Ok(FINE)
 }

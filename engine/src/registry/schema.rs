@@ -227,7 +227,7 @@ fn convert(db: &Connection) -> Result<()> {
             table.name
         ))?;
     }
-    db.execute_batch(include_str!("schema.sql"))?;
+    db.execute_batch(SCHEMA)?;
     for table in TABLES {
         digests::make_all(db, table)?;
     }
@@ -252,9 +252,11 @@ struct Shape {
     application: i32,
     version: i32,
     is_empty: bool,
-    /// Tables, each with its columns.
-    tables: Vec<(String, Vec<String>)>,
+    tables: Tables,
 }
+
+/// Tables, each with its columns.
+type Tables = Vec<(String, Vec<String>)>;
 
 impl Shape {
     /// Whether it is a registry that this version converts.
@@ -273,19 +275,10 @@ impl Shape {
 
     fn within(moment: &Connection) -> rusqlite::Result<Shape> {
         let number = |name| moment.pragma_query_value(None, name, |row| row.get(0));
-        let mut query = moment.prepare(
-            "SELECT t.name, c.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c \
-             WHERE t.type = 'table'",
-        )?;
-        let mut rows = query.query([])?;
-        let mut tables: Vec<(String, Vec<String>)> = Vec::new();
-        while let Some(row) = rows.next()? {
-            let (table, column) = (row.get_ref(0)?.as_str()?, row.get(1)?);
-            match tables.last_mut() {
-                Some((last, columns)) if last == table => columns.push(column),
-                _ => tables.push((table.into(), vec![column])),
-            }
-        }
+        let tables = match is_as_made(moment)? {
+            true => of_this_version(),
+            false => tables(moment)?,
+        };
         let nothing = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
         Ok(Shape {
             application: number("application_id")?,
@@ -328,6 +321,67 @@ impl Shape {
     }
 }
 
+/// What a new registry is made with.
+const SCHEMA: &str = include_str!("schema.sql");
+
+/// The tables of a new registry, as SQLite keeps them.
+fn as_made() -> impl Iterator<Item = &'static str> {
+    const ENDS: &str = ") STRICT";
+    let statements = SCHEMA.split("CREATE TABLE IF NOT EXISTS ").skip(1);
+    statements.filter_map(|rest| rest.get(..rest.find(ENDS)? + ENDS.len()))
+}
+
+/// Whether the tables are those that this version makes, to the letter. Then their columns need not
+/// be looked up, which takes SQLite ten times as long.
+fn is_as_made(moment: &Connection) -> rusqlite::Result<bool> {
+    let mut query = moment.prepare(
+        "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name <> 'sqlite_sequence'",
+    )?;
+    let mut rows = query.query([])?;
+    for wanted in as_made() {
+        let is_it = match rows.next()? {
+            Some(row) => {
+                let found = row.get_ref(0)?.as_str_or_null()?.unwrap_or_default();
+                found.strip_prefix("CREATE TABLE ") == Some(wanted)
+            }
+            None => false,
+        };
+        if !is_it {
+            return Ok(false);
+        }
+    }
+    Ok(rows.next()?.is_none())
+}
+
+/// The tables of this version.
+fn of_this_version() -> Tables {
+    let columns = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let table = |table: &&Table| {
+        let names = [table.columns, &["digest"]].concat();
+        (table.name.to_owned(), columns(&names))
+    };
+    let seal = ("seal".to_owned(), columns(&["name", "digests"]));
+    TABLES.iter().map(table).chain([seal]).collect()
+}
+
+/// The tables that are there.
+fn tables(moment: &Connection) -> rusqlite::Result<Tables> {
+    let mut query = moment.prepare(
+        "SELECT t.name, c.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c \
+         WHERE t.type = 'table'",
+    )?;
+    let mut rows = query.query([])?;
+    let mut tables = Tables::new();
+    while let Some(row) = rows.next()? {
+        let (table, column) = (row.get_ref(0)?.as_str()?, row.get(1)?);
+        match tables.last_mut() {
+            Some((last, columns)) if last == table => columns.push(column),
+            _ => tables.push((table.into(), vec![column])),
+        }
+    }
+    Ok(tables)
+}
+
 /// The file is that of another program.
 fn foreign(db: &Connection) -> RegistryError {
     RegistryError::NotARegistry {
@@ -355,6 +409,34 @@ fn switch_to_wal(db: &Connection) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tables_of_a_new_registry_are_known_by_what_they_were_made_with() {
+        let db = Connection::open_in_memory().unwrap();
+        assert!(!is_as_made(&db).unwrap());
+        prepare_new(&db).unwrap();
+        assert!(is_as_made(&db).unwrap());
+        let sorted = |mut tables: Tables| {
+            tables.retain(|(table, _)| table != "sqlite_sequence");
+            tables.iter_mut().for_each(|(_, columns)| columns.sort());
+            tables.sort();
+            tables
+        };
+        assert_eq!(sorted(of_this_version()), sorted(tables(&db).unwrap()));
+        for change in [
+            "ALTER TABLE contact ADD COLUMN more TEXT",
+            "ALTER TABLE contact RENAME COLUMN more TO other",
+            "DROP TABLE contact",
+            "CREATE TABLE contact (name TEXT)",
+        ] {
+            db.execute_batch(change).unwrap();
+            assert!(!is_as_made(&db).unwrap(), "{change}");
+        }
+        let larger = Connection::open_in_memory().unwrap();
+        prepare_new(&larger).unwrap();
+        larger.execute_batch("CREATE TABLE strange (x)").unwrap();
+        assert!(!is_as_made(&larger).unwrap());
+    }
 
     #[test]
     fn who_writes_waits_as_long_as_it_says_for_another_who_writes() {
