@@ -157,7 +157,7 @@ fn whole(algorithm: Algorithm, message: impl Read) -> Result<Vec<u8>, CommitStre
     read_all(message.take(most), &mut bytes).map_err(CommitStreamError::Message)?;
     if bytes.len() as u64 > longest {
         return Err(EngineError::Token(Error::BadMessage {
-            reason: "it has more than 1 MiB, and this token wants it whole".into(),
+            reason: "it is longer than 1 MiB, and this token signs only whole messages".into(),
         })
         .into());
     }

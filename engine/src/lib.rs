@@ -1,5 +1,31 @@
 //! Identities whose keys live on hardware tokens: the node, its engines, their registry.
 //!
+//! ```
+//! use claviger_engine::message::RequestGenerateIdentity;
+//! use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry};
+//! use claviger_memory::MemoryDriver;
+//! use claviger_token::Call;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! let node = Node::builder(Registry::in_memory()?)
+//!     .driver(MemoryDriver::new())
+//!     .build();
+//! let (alice, call) = (EngineId::local("alice"), Call::unlimited());
+//! let request = RequestGenerateIdentity {
+//!     backend: Backend::from("memory:"),
+//!     params: IdParams::Ed25519,
+//!     capabilities: Capabilities::Commit,
+//! };
+//! let engines = node.generate(&alice, request, &call).await?;
+//! let engine = engines.commitment_engine.ok_or("alice cannot sign")?;
+//! let signature = node.commit(&alice, &engine, b"hello".to_vec(), &call).await?;
+//! # let _ = signature;
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
 //! A [`Node`] routes messages between engines. *Identity Management* generates, connects and
 //! deletes identities. For each identity it spawns a *Commitment* engine, which signs, and a
 //! *Decryption* engine, which decrypts. The *Encryption* engine encrypts to identities and

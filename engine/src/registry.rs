@@ -64,7 +64,7 @@ pub(crate) use tried::What;
 
 use self::refused_pins::RefusedPinRecords;
 
-/// The file of it in the home folder.
+/// The name of its file in the home folder.
 pub const FILE: &str = "registry.sqlite";
 
 /// The identities of one home folder, or of one process.
@@ -72,21 +72,21 @@ pub struct Registry {
     connections: Arc<Connections>,
     refused_pins: RefusedPinRecords,
     lease: Lease,
-    /// Intents that this process is working on at this moment.
+    /// The intents that this process is working on.
     under_way: UnderWay,
-    /// How often this process has written.
+    /// The number of writes of this process.
     writes: AtomicU64,
-    /// Where it is; `None` in memory.
+    /// Its folder; `None` in memory.
     place: Option<HomeMark>,
-    /// Whether that is not where it was.
+    /// Whether the folder was moved or copied.
     is_copy: AtomicBool,
-    /// Of those that the home takes of a seed.
+    /// The first of the accounts that the home takes of a seed.
     first_account: AtomicU32,
-    /// Why nothing can be written; then it is a copy in memory of what is in the file.
+    /// Why nothing can be written; then this is a copy of the file in memory.
     read_only: Option<RegistryError>,
 }
 
-/// A key of an identity, and how its token is reached.
+/// A key of an identity, and the backend of its token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyRecord {
     pub(crate) id: i64,
@@ -94,39 +94,38 @@ pub(crate) struct KeyRecord {
     pub(crate) backend: String,
 }
 
-/// An entry that is about to be made.
+/// An identity that is about to be entered.
 pub(crate) struct NewIdentity<'a> {
     pub(crate) who: &'a EngineId,
     pub(crate) backend: &'a Backend,
     pub(crate) capabilities: Capabilities,
     /// Whether the keys die with this process.
     pub(crate) volatile: bool,
-    /// Whether the token derives the keys, so that they can be had again.
+    /// Whether the token derives the keys, so that they can be derived again.
     pub(crate) derived: bool,
 }
 
-/// What came of removing an entry.
+/// The outcome of removing an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Released {
     Done,
-    /// Somebody else has removed it.
+    /// It was removed meanwhile.
     Gone,
-    /// It is another one by now.
+    /// It was replaced meanwhile.
     Another,
 }
 
 type Result<T, E = RegistryError> = std::result::Result<T, E>;
 
-/// A registry of this size, in bytes, or a smaller one is looked through when it is opened;
-/// larger ones by [`Registry::check`] only.
+/// A registry of at most this size, in bytes, is checked when it is opened; a larger one only by
+/// [`Registry::check`].
 const LOOKED_THROUGH: u64 = 1 << 20;
 
 impl Registry {
     /// Opens the registry in `home`, or makes one there.
     ///
-    /// One that cannot be written to, since its folder or file is read-only or the disk is
-    /// full, is read as it is at this moment: what wants to write fails, see
-    /// [`Registry::check_writable`].
+    /// A registry that cannot be written, since its folder or file is read-only or the disk is
+    /// full, is read as it is now, and writing fails: see [`Registry::check_writable`].
     ///
     /// # Errors
     /// [`RegistryError`]. Nothing is changed in a folder or file that is not Claviger's.
@@ -186,7 +185,7 @@ impl Registry {
     /// A registry that lives as long as this process.
     ///
     /// # Errors
-    /// [`RegistryError::Other`] where SQLite has no memory.
+    /// [`RegistryError::Other`] if SQLite has no memory.
     pub fn in_memory() -> Result<Self> {
         let connection = Connection::open_in_memory()?;
         prepare_new(&connection)?;
@@ -209,12 +208,12 @@ impl Registry {
         }
     }
 
-    /// For one query; [`Registry::read`] is for several.
+    /// A connection for one query; [`Registry::read`] is for several.
     fn db(&self) -> MutexGuard<'_, Connection> {
         self.connections.reader()
     }
 
-    /// Reads from one moment.
+    /// Reads in one transaction.
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let db = self.db();
         let moment = db.unchecked_transaction()?;
@@ -249,7 +248,7 @@ impl Registry {
         self.lease.show().map_err(|e| RegistryError::io(&e))
     }
 
-    /// Refuses what wants to write where nothing can be written.
+    /// Fails if the registry cannot be written.
     ///
     /// # Errors
     /// [`RegistryError::ReadOnly`], [`RegistryError::DiskFull`].
@@ -257,7 +256,7 @@ impl Registry {
         self.read_only.clone().map_or(Ok(()), Err)
     }
 
-    /// The PINs that tokens refused.
+    /// The records of rejected PINs.
     pub fn refused_pins(&self) -> &RefusedPinRecords {
         &self.refused_pins
     }
@@ -299,7 +298,7 @@ impl Registry {
         lease == self.lease.name()
     }
 
-    /// What is known of one identity.
+    /// One identity.
     ///
     /// # Errors
     /// [`RegistryError`].
@@ -307,7 +306,7 @@ impl Registry {
         self.read(|db| Ok(identity(db, who)?.map(|(_, info)| info)))
     }
 
-    /// The identity that a key belongs to, if it is one of a living identity.
+    /// The living identity that a key belongs to, if any.
     ///
     /// # Errors
     /// [`RegistryError`].
@@ -362,7 +361,7 @@ impl Registry {
         })
     }
 
-    /// Enters an identity that is bound to keys found on a token.
+    /// Enters an identity with keys that were found on a token.
     pub(crate) fn insert_adopted(
         &self,
         new: &NewIdentity<'_>,
@@ -485,7 +484,7 @@ impl Registry {
         Ok(())
     }
 
-    /// How the token that an identity's keys are on is reached.
+    /// The backend of the token with an identity's keys.
     pub(crate) fn reached_by(&self, who: &EngineId) -> Result<Option<String>> {
         let found = self.read(|db| Ok(identity(db, who)?))?;
         Ok(found
@@ -493,8 +492,7 @@ impl Registry {
             .map(|key| key.backend))
     }
 
-    /// Removes an entry that has no keys of its own to destroy, and was like this when it
-    /// was looked at.
+    /// Removes an entry without keys of its own to destroy, if it is still as it was read.
     pub(crate) fn release(&self, who: &EngineId, seen: &IdentityInfo) -> Result<Released> {
         self.write(|db| match identity(db, who)? {
             None => Ok(Released::Gone),
@@ -506,8 +504,8 @@ impl Registry {
         })
     }
 
-    /// Forgets the identities whose keys died with their process. One that is not as it was
-    /// written stays: nobody can say that its keys died.
+    /// Removes the identities whose keys ended with their process. An altered entry stays, since
+    /// nothing shows that its keys ended.
     fn forget_volatile(&self) -> Result<()> {
         if self.read(|db| self.dead(db))?.is_empty() {
             return Ok(());
@@ -520,7 +518,7 @@ impl Registry {
         })
     }
 
-    /// The identities whose keys died with their process.
+    /// The identities whose keys ended with their process.
     fn dead(&self, db: &Connection) -> Result<Vec<EngineId>> {
         let mut volatile = db.prepare_cached(&IDENTITY.select("WHERE lease IS NOT NULL"))?;
         let mut rows = volatile.query([])?;
@@ -554,7 +552,7 @@ fn entry_exists(db: &Connection, who: &EngineId) -> rusqlite::Result<bool> {
         .exists(params![node, name])
 }
 
-/// Refuses a name that stands for somebody already.
+/// Refuses a name that is taken.
 fn check_new(db: &Connection, who: &EngineId) -> Result<(), BeginError> {
     if entry_exists(db, who)? {
         return Err(BeginError::Exists);
@@ -565,8 +563,7 @@ fn check_new(db: &Connection, who: &EngineId) -> Result<(), BeginError> {
     Ok(())
 }
 
-/// Refuses a name whose engines' names are taken: an identity of the same name on another
-/// node has them.
+/// Refuses a name whose engine names are taken by an identity of the same name on another node.
 fn check_engines(db: &Connection, who: &EngineId, usages: &[KeyUse]) -> Result<(), BeginError> {
     let (node, _) = key_of(who);
     let mut taken = db
@@ -590,7 +587,7 @@ fn owner_of(db: &Connection, fingerprint: &Fingerprint) -> rusqlite::Result<Opti
         .optional()
 }
 
-/// Refuses a row that a damaged index has led to.
+/// Refuses a row to which a damaged index has led.
 fn is_asked_for(asked: &str, found: &str) -> rusqlite::Result<()> {
     match asked == found {
         true => Ok(()),

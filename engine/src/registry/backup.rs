@@ -139,7 +139,7 @@ fn what_is_there(path: &Path) -> Option<Connection> {
     path.symlink_metadata().ok()?;
     let old = snapshot::of_file(path).and_then(|db| prepare(&db).map(|()| db));
     old.inspect_err(|error| {
-        tracing::warn!(%error, "what tokens refused is not taken over from the registry that is replaced");
+        tracing::warn!(%error, "rejected PINs of the replaced registry are not taken over");
     })
     .ok()
 }

@@ -207,7 +207,7 @@ fn convert(db: &Connection) -> Result<()> {
     // Rows with digests are of this version: what such a registry lacks it has lost.
     if shape.has_digests() || (shape.version == 0 && !shape.is_empty) {
         return Err(RegistryError::Damaged {
-            reason: "its tables are not those that it was made with".into(),
+            reason: "its tables differ from those of its version".into(),
         });
     }
     if !shape.is_empty {
