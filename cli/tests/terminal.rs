@@ -385,7 +385,10 @@ fn a_generation_that_ends_at_the_question_for_a_pin_leaves_nothing() {
     assert!(stage.names().is_empty());
     assert_eq!(stage.private_keys(), 0);
     let doctor = stage.run(["doctor"]).out();
-    assert!(doctor.contains("nothing was interrupted"), "{doctor}");
+    assert!(
+        doctor.contains("there are no abandoned intents"),
+        "{doctor}"
+    );
 }
 
 #[test]
