@@ -113,7 +113,7 @@ fn found(slot: &SlotInfo, public_key: PublicKey, usage: KeyUse) -> KeyToAdopt {
             usage,
         },
         key: KeyRef {
-            slot: slot.slot.clone(),
+            slot: slot.slot.clone().into(),
             public_key,
         },
     }
@@ -138,7 +138,7 @@ fn in_slot<'a>(
     let Some(named) = named else {
         return with_fingerprint(slots, fingerprint).ok_or(EngineError::ExternalIdentityNotFound);
     };
-    let at = slots.iter().position(|slot| slot.slot == *named);
+    let at = slots.iter().position(|slot| named.is_in(&slot.slot));
     let slot = at.map(|at| &slots[at..=at]).unwrap_or_default();
     match (with_fingerprint(slot, fingerprint), slot) {
         (Some(found), _) => Ok(found),

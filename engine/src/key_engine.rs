@@ -422,7 +422,7 @@ impl KeyEngine {
             DeviceKey::Signer(signer) => signer.slot(),
             DeviceKey::Decryptor(decryptor) => decryptor.slot(),
         };
-        if found != info.slot {
+        if found.name() != info.slot.name() {
             *self.moved.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some(found.marked_as(&info.slot));
         }

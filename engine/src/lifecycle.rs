@@ -34,8 +34,8 @@
 use std::sync::Arc;
 
 use claviger_token::{
-    Call, Deletion, Error, GeneratedKey, KeySpec, KeyUse, NewKey, SlotId, SlotState, TokenId,
-    TokenInfo, Unfinished, unfinished_mark,
+    Call, Deletion, Error, GeneratedKey, KeySpec, KeyUse, NewKey, SlotId, SlotName, SlotState,
+    TokenId, TokenInfo, Unfinished, unfinished_mark,
 };
 
 use crate::identity_management::Generate;
@@ -146,7 +146,7 @@ pub(crate) fn generate(
                 if named_slot.is_none() && attempts > 0 =>
             {
                 call.check()?;
-                let slot = SlotId::new(slot);
+                let slot = SlotName::new(slot);
                 node.registry.note_tried(&info, What::Slot(&slot), false)?;
             }
             error => return Err(error),
@@ -190,7 +190,7 @@ fn check_accounts(node: &Inner, info: &TokenInfo, backend: &Backend) -> Result<(
 fn note_slots(node: &Inner, token: &OpenToken, intent: &Intent) {
     let named = intent.keys.iter().map(|key| &key.slot);
     for slot in named.filter(|slot| slot.mark().is_some()) {
-        let noted = (node.registry).note_tried(token.token.info(), What::Slot(slot), true);
+        let noted = (node.registry).note_tried(token.token.info(), What::Slot(&slot.into()), true);
         if let Err(error) = noted {
             tracing::warn!(%slot, %error, "that the slot is there is not noted");
         }
@@ -223,7 +223,7 @@ fn free_slots(
 fn check_free(token: &OpenToken, slot: SlotId, call: &Call) -> Result<SlotId, EngineError> {
     let device = Arc::clone(&token.token);
     let slots = token.work_apart(call, move |call| device.slots(call))?;
-    match slots.iter().find(|s| s.slot == slot) {
+    match slots.iter().find(|s| slot.is_in(&s.slot)) {
         Some(found) if found.state == SlotState::Occupied => Err(Error::SlotOccupied {
             token: token.id().clone(),
             slot: slot.to_string(),

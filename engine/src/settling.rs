@@ -191,7 +191,7 @@ fn known(key: &Unfinished, entered: &[KeyRef]) -> Option<KeyRef> {
         }),
         None => {
             let mut entered = entered.iter();
-            let is_it = |other: &&KeyRef| other.slot.as_str() == key.slot.as_str();
+            let is_it = |other: &&KeyRef| other.slot == key.slot;
             entered.find(is_it).cloned()
         }
     }

@@ -91,10 +91,10 @@ impl Bench {
         // could be seen.
         let missing = lock(&self.guard.missing);
         let free = slots.iter().filter(|slot| {
-            let number = u8::from_str_radix(slot.slot.name(), 16);
+            let number = u8::from_str_radix(slot.slot.as_str(), 16);
             slot.state == SlotState::Free
                 && number.is_ok_and(|n| (0x82..=0x95).contains(&n))
-                && !missing.contains(&slot.slot)
+                && !missing.iter().any(|missing| missing.is_in(&slot.slot))
         });
         if self.backend.starts_with("piv:") {
             *lock(&self.room) = Ok(free.count());

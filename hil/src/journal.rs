@@ -212,31 +212,17 @@ mod as_text {
 
 #[cfg(test)]
 mod tests {
-    use claviger_token::{Algorithm, Pace};
+    use claviger_token::Algorithm;
 
     use super::*;
 
     fn token(serial: &str) -> TokenInfo {
-        TokenInfo {
-            id: TokenId {
-                kind: "piv".into(),
-                manufacturer: "m".into(),
-                serial: serial.into(),
-            },
-            model: String::new(),
-            label: String::new(),
-            backend: "piv:".into(),
-            makes: Vec::new(),
-            uses: Vec::new(),
-            untried: Vec::new(),
-            remembered_as: String::new(),
-            formerly: Vec::new(),
-            durable: true,
-            derives: false,
-            pace: Pace::Quick,
-            login_required: true,
-            notes: Vec::new(),
-        }
+        let id = TokenId {
+            kind: "piv".into(),
+            manufacturer: "m".into(),
+            serial: serial.into(),
+        };
+        TokenInfo::new(id, "piv:")
     }
 
     /// RFC 8032 §7.1, test 1 and 2.

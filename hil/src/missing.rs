@@ -6,7 +6,8 @@
 //! first that exists ends it.
 
 use claviger_token::{
-    Call, Error, KeySpec, NewKey, SlotId, SlotInfo, SlotState, Token, Unfinished, unfinished_mark,
+    Call, Error, KeySpec, NewKey, SlotId, SlotInfo, SlotName, SlotState, Token, Unfinished,
+    unfinished_mark,
 };
 
 /// Tries free slots of which the token says that nobody has, and gives those that are not
@@ -27,7 +28,7 @@ pub(crate) fn find(
         if is_there(token, slots, &slot.slot, spec, call)? {
             break;
         }
-        missing.push(slot.slot.clone());
+        missing.push(slot.slot.clone().into());
     }
     Ok(missing)
 }
@@ -40,12 +41,12 @@ fn is_untried(slot: &SlotInfo) -> bool {
 fn is_there(
     token: &dyn Token,
     slots: &[SlotInfo],
-    slot: &SlotId,
+    slot: &SlotName,
     spec: KeySpec,
     call: &Call,
 ) -> Result<bool, Error> {
-    let others = slots.iter().map(|other| other.slot.clone());
-    let others: Vec<SlotId> = others.filter(|other| other != slot).collect();
+    let others = slots.iter().filter(|other| other.slot != *slot);
+    let others: Vec<SlotId> = others.map(|other| other.slot.clone().into()).collect();
     let name = match token.free_slots(&[spec], &others, call) {
         Ok(free) => free.into_iter().next(),
         Err(Error::TokenFull { .. } | Error::OnlyNamedSlots { .. }) => None,

@@ -538,10 +538,7 @@ fn wiped(info: &TokenInfo, slot: SlotInfo) -> Option<KeyRef> {
     if info.id.kind == "piv" && !slot.notes.iter().any(by_claviger) {
         return None;
     }
-    Some(KeyRef {
-        slot: slot.slot,
-        public_key: slot.public_key?,
-    })
+    slot.key_ref()
 }
 
 /// Deletes the keys of the bench that are still on the device, and says which places hold

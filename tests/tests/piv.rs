@@ -160,7 +160,10 @@ fn a_slot_that_was_tried_is_not_called_untried_any_more() {
             .unwrap();
         let (_, slots) = &look.tokens[0];
         let said = |name: &str| {
-            let slot = slots.iter().find(|slot| slot.slot.name() == name).unwrap();
+            let slot = slots
+                .iter()
+                .find(|slot| slot.slot.as_str() == name)
+                .unwrap();
             let mut notes = slot.notes.iter().filter(|(note, _)| note == "slot");
             notes.next().map(|(_, said)| said.as_str())
         };
@@ -288,16 +291,23 @@ fn what_waits_for_a_card_that_another_program_holds_ends_at_its_deadline() {
             Box::new(move |call| other.open(&backend, call).map(drop)),
         ]
     };
-    for request in requests {
+    let mut waiting = vec!["sign", "slots", "open"];
+    for (what, request) in waiting.clone().into_iter().zip(requests) {
         let sender = sender.clone();
         std::thread::spawn(move || {
             let limit = std::time::Duration::from_millis(300);
-            sender.send(request(&Call::within(limit).using(access())))
+            sender.send((what, request(&Call::within(limit).using(access()))))
         });
     }
-    for _ in 0..3 {
-        let done = ended.recv_timeout(LONG).expect("it waits past its deadline");
-        assert!(matches!(done, Err(Error::DeadlineExceeded)), "{done:?}");
+    while !waiting.is_empty() {
+        let Ok((what, done)) = ended.recv_timeout(LONG) else {
+            panic!("past their deadlines wait: {waiting:?}");
+        };
+        assert!(
+            matches!(done, Err(Error::DeadlineExceeded)),
+            "{what}: {done:?}"
+        );
+        waiting.retain(|other| *other != what);
     }
     drop(transaction);
     card.disconnect(pcsc::Disposition::LeaveCard)
@@ -368,7 +378,12 @@ fn what_a_request_brings_to_change_a_card_serves_it_alone_and_what_the_node_has_
         "{made:?}"
     );
     assert!(delete(&without_key, &alice, &bare).is_err());
-    assert!(yubikey.card().key(claviger_virtual_yubikey::Slot::new(0x82).unwrap()).is_some());
+    assert!(
+        yubikey
+            .card()
+            .key(claviger_virtual_yubikey::Slot::new(0x82).unwrap())
+            .is_some()
+    );
     delete(&without_key, &alice, &with_key).unwrap();
     drop(without_key);
 

@@ -211,9 +211,9 @@ impl Token for Faulty<(Arc<dyn Token>, TokenInfo)> {
         let made = self.inner.0.generate(new, call);
         if self.fault == Fault::ChangesThingsBeforeItRefuses && made.is_err() {
             let slots = self.inner.0.slots(call)?;
-            let there = slots.into_iter().find(|slot| slot.slot == *new.slot);
-            if let Some((slot, public_key)) = there.and_then(|s| Some((s.slot, s.public_key?))) {
-                self.inner.0.delete(&KeyRef { slot, public_key }, call)?;
+            let there = slots.into_iter().find(|slot| new.slot.is_in(&slot.slot));
+            if let Some(key) = there.and_then(|slot| slot.key_ref()) {
+                self.inner.0.delete(&key, call)?;
             }
         }
         made
@@ -238,7 +238,7 @@ impl Token for Faulty<(Arc<dyn Token>, TokenInfo)> {
         let mut key = key.clone();
         if self.fault == Fault::TrustsTheSlot {
             let slots = self.inner.0.slots(call)?;
-            let found = slots.into_iter().find(|slot| slot.slot == key.slot);
+            let found = slots.into_iter().find(|slot| key.slot.is_in(&slot.slot));
             if let Some(public_key) = found.and_then(|slot| slot.public_key) {
                 key.public_key = public_key;
             }

@@ -146,7 +146,7 @@ impl Bench {
     }
 
     pub(crate) fn occupied(&self, slot: &SlotId) -> Option<SlotInfo> {
-        (self.slots().into_iter()).find(|s| s.slot == *slot && s.state == SlotState::Occupied)
+        (self.slots().into_iter()).find(|s| slot.is_in(&s.slot) && s.state == SlotState::Occupied)
     }
 }
 

@@ -104,7 +104,7 @@ use std::time::{Duration, Instant};
 
 use claviger_token::sync::lock;
 use claviger_token::{
-    About, Call, Detail, Driver, Error, Interval, KeySpec, Listed, Listing, Pace, SlotId, SlotInfo,
+    About, Call, Detail, Driver, Error, Interval, KeySpec, Listed, Listing, SlotId, SlotInfo,
     Token, TokenInfo, Unreadable, Watch,
 };
 
@@ -335,22 +335,14 @@ fn info(
     }
     let id = known.map_or_else(nobody, |known| known.id.clone());
     let specs: Vec<KeySpec> = kinds.into_iter().map(Kind::spec).collect();
-    TokenInfo {
-        model: port.model.clone(),
-        label: String::new(),
-        backend: Backend::of(&id.serial, field.tcp.as_deref()),
-        makes: specs.clone(),
-        uses: specs,
-        untried: Vec::new(),
-        remembered_as: String::new(),
-        formerly: Vec::new(),
-        durable: true,
-        derives: true,
-        pace: Pace::Slow { workers: 1 },
-        login_required: false,
-        id,
-        notes,
-    }
+    let backend = Backend::of(&id.serial, field.tcp.as_deref());
+    let mut info = TokenInfo::new(id, backend);
+    info.model.clone_from(&port.model);
+    info.makes.clone_from(&specs);
+    info.uses = specs;
+    info.derives = true;
+    info.notes = notes;
+    info
 }
 
 fn why_it_does_not_decrypt(app: &App) -> String {

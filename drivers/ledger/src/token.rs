@@ -109,12 +109,8 @@ impl Token for LedgerToken {
         if std::mem::replace(&mut used.live, true) {
             return Err(self.wallet.occupied(slot));
         }
-        Ok(GeneratedKey {
-            public_key,
-            // It is derived inside the secure element and never leaves it.
-            protection: Protection::FULL,
-            attestation: None,
-        })
+        // It is derived inside the secure element and never leaves it.
+        Ok(GeneratedKey::new(public_key, Protection::FULL))
     }
 
     /// There is no place for a label.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use claviger_token::sync::lock;
-use claviger_token::{Call, Deletion, Error, PublicKey, SlotInfo, SlotState, TokenId};
+use claviger_token::{Call, Deletion, Error, PublicKey, SlotInfo, TokenId};
 
 use crate::error::Fault;
 use crate::ethereum::{self, Known};
@@ -261,22 +261,18 @@ impl Wallet {
 }
 
 fn slot_info(slot: Slot, live: bool, key: Result<PublicKey, Error>) -> SlotInfo {
-    let (key, notes) = match key {
-        Ok(key) => (Some(key), Vec::new()),
-        Err(error) => (None, vec![("error".into(), error.to_string())]),
+    let mut info = match live {
+        true => SlotInfo::occupied(slot.id()),
+        false => SlotInfo::free(slot.id()),
     };
-    SlotInfo {
-        slot: slot.id(),
-        state: match live {
-            true => SlotState::Occupied,
-            false => SlotState::Free,
-        },
-        algorithm: Some(slot.kind.spec().algorithm),
-        fingerprint: key.as_ref().map(|key| key.fingerprint().to_string()),
-        public_key: key,
-        uses: vec![slot.kind.spec().usage],
-        label: String::new(),
-        notes,
+    info.algorithm = Some(slot.kind.spec().algorithm);
+    info.uses = vec![slot.kind.spec().usage];
+    match key {
+        Ok(key) => info.with_key(key),
+        Err(error) => {
+            info.notes.push(("error".into(), error.to_string()));
+            info
+        }
     }
 }
 

@@ -10,7 +10,7 @@ mod common;
 use std::time::Duration;
 
 use claviger_ledger_emulator::{Configuration, Ethereum};
-use claviger_token::{Call, Driver, Error, KeyRef, SlotId, Token};
+use claviger_token::{Call, Driver, Error, KeyRef, SlotName, Token};
 use common::{Bus, DECRYPT, SIGN, Told, answers, key, open, open_within, visible};
 
 #[test]
@@ -126,7 +126,7 @@ fn a_key_that_the_app_does_not_show_hides_no_others() {
     let slots = visible(&driver, &listed).unwrap();
     assert_eq!(slots.len(), 10);
     for slot in slots {
-        let hidden = slot.slot == SlotId::new("3/x25519");
+        let hidden = slot.slot == SlotName::new("3/x25519");
         assert_eq!(slot.public_key.is_none(), hidden, "{slot:?}");
         assert_eq!(slot.notes.is_empty(), !hidden, "{slot:?}");
     }

@@ -32,8 +32,8 @@ use claviger_token::sync::{lock, read, write};
 use claviger_token::{
     About, Call, Decryptor, Deletion, Detail, DigestSigner, Driver, Error, Example, GeneratedKey,
     KeyRef, KeySpec, KeyUse, Listed, Listing, NewKey, Pace, Protection, PublicKey, Secret,
-    Signature, SignatureScheme, Signer, SlotId, SlotInfo, SlotState, Token, TokenId, TokenInfo,
-    Unfinished, Unwrap,
+    Signature, SignatureScheme, Signer, SlotId, SlotInfo, Token, TokenId, TokenInfo, Unfinished,
+    Unwrap,
 };
 use rand_core::{OsRng, RngCore};
 
@@ -60,28 +60,20 @@ impl MemoryDriver {
 
     /// A driver with an empty token of its own.
     pub fn new() -> Self {
+        let id = TokenId {
+            kind: SCHEME.into(),
+            manufacturer: "Claviger".into(),
+            serial: random_name(),
+        };
+        let mut info = TokenInfo::new(id, BACKEND);
+        info.model = "LocalMemory".into();
+        info.makes = private_key::SUPPORTS.to_vec();
+        info.uses.clone_from(&info.makes);
+        info.durable = false;
+        info.pace = Pace::Quick;
         MemoryDriver {
             token: Arc::new(MemoryToken {
-                info: TokenInfo {
-                    id: TokenId {
-                        kind: SCHEME.into(),
-                        manufacturer: "Claviger".into(),
-                        serial: random_name(),
-                    },
-                    model: "LocalMemory".into(),
-                    label: String::new(),
-                    backend: BACKEND.into(),
-                    makes: private_key::SUPPORTS.to_vec(),
-                    uses: private_key::SUPPORTS.to_vec(),
-                    untried: Vec::new(),
-                    remembered_as: String::new(),
-                    formerly: Vec::new(),
-                    durable: false,
-                    derives: false,
-                    pace: Pace::Quick,
-                    login_required: false,
-                    notes: Vec::new(),
-                },
+                info,
                 keys: RwLock::default(),
             }),
         }
@@ -222,20 +214,13 @@ impl Token for MemoryToken {
 
     fn slots(&self, call: &Call) -> Result<Vec<SlotInfo>, Error> {
         call.check()?;
-        Ok(self
-            .read()
-            .iter()
-            .map(|(slot, key)| SlotInfo {
-                slot: slot.clone(),
-                state: SlotState::Occupied,
-                public_key: Some(key.public.clone()),
-                algorithm: Some(key.public.algorithm()),
-                fingerprint: Some(key.public.fingerprint().to_string()),
-                uses: vec![key.usage],
-                label: key.label().clone(),
-                notes: Vec::new(),
-            })
-            .collect())
+        let shown = |(slot, key): (&SlotId, &Arc<Key>)| {
+            let mut shown = SlotInfo::occupied(slot.clone()).with_key(key.public.clone());
+            shown.uses = vec![key.usage];
+            shown.label.clone_from(&key.label());
+            shown
+        };
+        Ok(self.read().iter().map(shown).collect())
     }
 
     /// Slots have random names, so that two callers who ask at once get two slots.
@@ -282,11 +267,7 @@ impl Token for MemoryToken {
             // Another thread was quicker.
             std::collections::btree_map::Entry::Occupied(_) => return Err(self.occupied(slot)),
         };
-        Ok(GeneratedKey {
-            public_key: public,
-            protection: Protection::NONE,
-            attestation: None,
-        })
+        Ok(GeneratedKey::new(public, Protection::NONE))
     }
 
     fn name(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error> {

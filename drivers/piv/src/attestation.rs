@@ -204,10 +204,8 @@ pub(crate) fn check(
     {
         return Checked::Contradicts("the attestation is about another card");
     }
-    Checked::Attested(Attestation {
-        certificates: vec![leaf_pem, signer_pem],
-        facts: stated.named(),
-    })
+    let certificates = vec![leaf_pem, signer_pem];
+    Checked::Attested(Attestation::new(certificates, stated.named()))
 }
 
 /// The public key of a certificate, where it is one that Claviger knows.
@@ -450,10 +448,7 @@ mod tests {
     #[test]
     fn an_attestation_without_certificates_is_none() {
         let key = PublicKey::from_bytes(claviger_token::Algorithm::X25519, &[9; 32]).unwrap();
-        let attestation = |certificates| Attestation {
-            certificates,
-            facts: Vec::new(),
-        };
+        let attestation = |certificates| Attestation::new(certificates, Vec::new());
         let roots: [&str; 0] = [];
         assert_eq!(
             verify_chain(&attestation(vec![]), &key, &roots),

@@ -1,7 +1,7 @@
 //! The content of a slot, from all that a card reports about it.
 
 use claviger_token::possession::Challenge;
-use claviger_token::{KeyUse, PublicKey, Signature, SignatureScheme, SlotInfo, SlotState};
+use claviger_token::{KeyUse, PublicKey, Signature, SignatureScheme, SlotInfo};
 use zeroize::Zeroizing;
 
 use crate::apdu::Status;
@@ -315,20 +315,18 @@ impl Content {
 
     /// What is shown of the slot.
     pub(crate) fn info(&self, slot: Slot) -> SlotInfo {
-        let key = self.public_key.as_ref();
         let known = self.metadata().and_then(|m| algorithm(m.algorithm?));
-        SlotInfo {
-            slot: slot.unmarked(),
-            state: match self.is_occupied() {
-                true => SlotState::Occupied,
-                false => SlotState::Free,
-            },
-            public_key: key.cloned(),
-            algorithm: key.map(PublicKey::algorithm).or(known),
-            fingerprint: key.map(|key| key.fingerprint().to_string()),
-            uses: self.uses(slot),
-            label: self.label().into(),
-            notes: self.notes(slot),
+        let mut info = match self.is_occupied() {
+            true => SlotInfo::occupied(slot.unmarked()),
+            false => SlotInfo::free(slot.unmarked()),
+        };
+        info.algorithm = known;
+        info.uses = self.uses(slot);
+        info.label = self.label().into();
+        info.notes = self.notes(slot);
+        match self.public_key.clone() {
+            Some(key) => info.with_key(key),
+            None => info,
         }
     }
 

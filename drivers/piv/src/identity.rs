@@ -1,7 +1,7 @@
 //! Whose card it is, and what is known of it.
 
 use claviger_token::key::to_hex;
-use claviger_token::{Pace, TokenId, TokenInfo};
+use claviger_token::{TokenId, TokenInfo};
 
 use crate::backend::{Backend, SCHEME};
 use crate::card::Card;
@@ -68,22 +68,16 @@ pub(crate) fn identify(card: &mut Card<'_>) -> Result<Answer, Fault> {
 
 /// What is known of a card of this make.
 pub(crate) fn info(identity: &Identity, make: &Make, notes: Vec<(String, String)>) -> TokenInfo {
-    TokenInfo {
-        id: identity.id.clone(),
-        model: make.model(),
-        label: String::new(),
-        backend: Backend::for_serial(&identity.id.serial),
-        makes: make.supports(),
-        uses: make.supports(),
-        untried: make.untried(),
-        remembered_as: remembered_as(identity, make),
-        formerly: Vec::new(),
-        durable: true,
-        derives: false,
-        pace: Pace::Slow { workers: 1 },
-        login_required: true,
-        notes,
-    }
+    let backend = Backend::for_serial(&identity.id.serial);
+    let mut info = TokenInfo::new(identity.id.clone(), backend);
+    info.model = make.model();
+    info.makes = make.supports();
+    info.uses = make.supports();
+    info.untried = make.untried();
+    info.remembered_as = remembered_as(identity, make);
+    info.login_required = true;
+    info.notes = notes;
+    info
 }
 
 /// The name under which it is remembered what was tried on a card: the card and the firmware

@@ -150,17 +150,16 @@ impl PivToken {
             }
         }
         let attestation = self.attest(session, make, slot, &public_key)?;
-        Ok(GeneratedKey {
-            public_key,
-            protection: Protection {
-                local,
-                // The standard has no command that gives a private key away, neither
-                // plain nor wrapped, and Yubico's extensions have none.
-                sensitive: true,
-                never_extractable: true,
-            },
-            attestation,
-        })
+        let protection = Protection {
+            local,
+            // The standard has no command that gives a private key away, neither
+            // plain nor wrapped, and Yubico's extensions have none.
+            sensitive: true,
+            never_extractable: true,
+        };
+        let mut made = GeneratedKey::new(public_key, protection);
+        made.attestation = attestation;
+        Ok(made)
     }
 
     /// Of a card that has policies for sure the PIN is wanted once, unless the operator

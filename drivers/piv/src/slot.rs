@@ -205,7 +205,7 @@ mod tests {
         let slot = Slot::parse("82").unwrap();
         for usage in [None, Some(KeyUse::Sign), Some(KeyUse::Decrypt)] {
             let (one, other) = (new_name(slot, usage), new_name(slot, usage));
-            assert_eq!(one, slot.unmarked());
+            assert_eq!(one.name(), slot.unmarked().as_str());
             assert_eq!(one.to_string(), "82");
             let found = parse_name(&one).unwrap();
             assert_eq!((found.slot, found.usage), (slot, usage));

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use claviger_token::{
     Call, Decryptor, Deletion, Error, GeneratedKey, KeyRef, KeySpec, KeyUse, NewKey, Signer,
-    SlotId, SlotInfo, Token, TokenInfo, Unfinished,
+    SlotId, SlotInfo, SlotName, Token, TokenInfo, Unfinished,
 };
 
 use crate::connection::{Connection, How};
@@ -69,8 +69,7 @@ impl Token for PivToken {
                 let Some(spec) = specs.get(free.len()) else {
                     break;
                 };
-                // The name counts, whatever the mark is.
-                if !taken.contains(&slot.unmarked()) && self.is_free(session, slot)? {
+                if !is_among(taken, slot) && self.is_free(session, slot)? {
                     free.push(new_name(slot, Some(spec.usage)));
                 }
             }
@@ -136,7 +135,7 @@ impl PivToken {
         let left = self.connection.run(call, How::REPEAT, |session| {
             let mut left = Vec::new();
             for slot in Slot::all().filter(|slot| !slot.is_retired()) {
-                if !taken.contains(&slot.unmarked()) && self.is_free(session, slot)? {
+                if !is_among(taken, slot) && self.is_free(session, slot)? {
                     left.push(slot.to_string());
                 }
             }
@@ -157,4 +156,10 @@ impl PivToken {
             supported: self.info().makes.clone(),
         }
     }
+}
+
+/// Whether a key in `slot` is among those that are taken, whatever its mark is.
+fn is_among(taken: &[SlotId], slot: Slot) -> bool {
+    let name = SlotName::from(slot.unmarked());
+    taken.iter().any(|taken| taken.is_in(&name))
 }

@@ -268,22 +268,18 @@ impl Candidate {
 
     fn info_of(&self, request: &Uri, offers: mechanisms::Offers) -> TokenInfo {
         let token = &self.token;
-        TokenInfo {
-            id: self.id(),
-            model: token.model().trim_end_matches('\0').into(),
-            label: token.label().into(),
-            backend: self.backend(request),
-            makes: offers.makes,
-            uses: offers.uses,
-            untried: offers.untried,
-            remembered_as: self.remembered_as(),
-            formerly: former_ids(token, self.quirks),
-            durable: true,
-            derives: false,
-            pace: self.quirks.pace,
-            login_required: token.login_required(),
-            notes: self.notes(),
-        }
+        let mut info = TokenInfo::new(self.id(), self.backend(request));
+        info.model = token.model().trim_end_matches('\0').into();
+        info.label = token.label().into();
+        info.makes = offers.makes;
+        info.uses = offers.uses;
+        info.untried = offers.untried;
+        info.remembered_as = self.remembered_as();
+        info.formerly = former_ids(token, self.quirks);
+        info.pace = self.quirks.pace;
+        info.login_required = token.login_required();
+        info.notes = self.notes();
+        info
     }
 
     /// [`Candidate::info`] in a list, with the slots that are visible without a login if `detail`

@@ -157,16 +157,14 @@ impl Pkcs11Token {
         };
         let public_key = KeyObject::read(session, public)?.public_key();
         let public_key = public_key.filter(|key| key.algorithm() == spec.algorithm);
-        Ok(GeneratedKey {
-            public_key: public_key.ok_or_else(|| {
-                self.malformed(
-                    "C_GenerateKeyPair",
-                    "the generated key is not a valid key of this kind",
-                )
-            })?,
-            protection: KeyObject::read(session, private)?.protection(),
-            attestation: None,
-        })
+        let public_key = public_key.ok_or_else(|| {
+            self.malformed(
+                "C_GenerateKeyPair",
+                "the generated key is not a valid key of this kind",
+            )
+        })?;
+        let protection = KeyObject::read(session, private)?.protection();
+        Ok(GeneratedKey::new(public_key, protection))
     }
 
     /// A token that cannot store a new object may say so only when that is used.

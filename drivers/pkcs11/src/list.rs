@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use claviger_token::{Call, Error, KeySpec, KeyUse, PublicKey, SlotInfo, SlotState};
+use claviger_token::{Call, Error, KeySpec, KeyUse, PublicKey, SlotInfo};
 use cryptoki::error::Error as Ck;
 use cryptoki::object::ObjectClass;
 use cryptoki::session::Session;
@@ -61,10 +61,9 @@ impl Pkcs11Token {
             let mut seen: HashSet<&[u8]> = private.iter().map(|read| &*read.key.id).collect();
             for (key, what) in public.chain(secret).filter(|(key, _)| !key.id.is_empty()) {
                 if seen.insert(&key.id) {
-                    slots.push(SlotInfo {
-                        notes: vec![("holds".into(), what.into())],
-                        ..slot_info(key, None, Vec::new())
-                    });
+                    let mut slot = slot_info(key, None, Vec::new());
+                    slot.notes = vec![("holds".into(), what.into())];
+                    slots.push(slot);
                 }
             }
             Ok(slots)
@@ -142,17 +141,12 @@ impl<'a> Halves<'a> {
 }
 
 fn slot_info(key: &KeyObject, public_key: Option<PublicKey>, uses: Vec<KeyUse>) -> SlotInfo {
-    SlotInfo {
-        slot: slot_name(&key.id, public_key.as_ref()),
-        state: SlotState::Occupied,
-        algorithm: public_key
-            .as_ref()
-            .map(PublicKey::algorithm)
-            .or(key.algorithm()),
-        fingerprint: public_key.as_ref().map(|k| k.fingerprint().to_string()),
-        public_key,
-        uses,
-        label: key.label.clone(),
-        notes: Vec::new(),
+    let mut slot = SlotInfo::occupied(slot_name(&key.id, public_key.as_ref()));
+    slot.algorithm = key.algorithm();
+    slot.uses = uses;
+    slot.label.clone_from(&key.label);
+    match public_key {
+        Some(key) => slot.with_key(key),
+        None => slot,
     }
 }

@@ -242,7 +242,7 @@ fn a_secret_key_of_others_is_in_the_way_and_is_not_destroyed() {
     let [slot] = &bench.slots()[..] else {
         panic!("one slot is occupied");
     };
-    assert_eq!(slot.slot.name(), "01");
+    assert_eq!(slot.slot.as_str(), "01");
     assert_eq!(slot.state, SlotState::Occupied);
     assert_eq!((slot.fingerprint.as_ref(), &*slot.label), (None, "theirs"));
 
@@ -268,7 +268,7 @@ fn a_public_key_alone_is_in_the_way() {
     let [slot] = &bench.slots()[..] else {
         panic!("one slot is occupied");
     };
-    assert_eq!(slot.slot.name(), "01");
+    assert_eq!(slot.slot.as_str(), "01");
     assert_eq!(slot.state, SlotState::Occupied);
     assert!(slot.uses.is_empty() && slot.public_key.is_none());
 

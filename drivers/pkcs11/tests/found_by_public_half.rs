@@ -214,10 +214,7 @@ fn a_certificate_stands_in_for_a_public_key() {
             panic!("there is one key");
         };
         assert_eq!(shown.public_key.as_ref(), Some(&key));
-        bench.signs(&KeyRef {
-            slot: shown.slot.clone(),
-            public_key: key.clone(),
-        });
+        bench.signs(&shown.key_ref().unwrap());
         // Without a PIN it is seen, too.
         let info = bench.token.info();
         let seen = common::visible(&Pkcs11Driver::new(), info).unwrap();

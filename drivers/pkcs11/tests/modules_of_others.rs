@@ -177,7 +177,7 @@ mod nss {
     use super::*;
 
     fn open(nss: &Nss) -> Arc<dyn Token> {
-        let driver = Pkcs11Driver::with_places(Nss::places());
+        let driver = Pkcs11Driver::with_locations(Nss::places());
         driver
             .open(&nss.backend(), &Call::unlimited().using(nss.access()))
             .unwrap()
@@ -239,10 +239,7 @@ mod kryoptic {
             });
             let call = Call::unlimited();
             let shown = token.slots(&call).unwrap().remove(0);
-            let key = KeyRef {
-                slot: shown.slot,
-                public_key: shown.public_key.unwrap(),
-            };
+            let key = shown.key_ref().unwrap();
             for _ in 0..2 {
                 proves(&*token, &key, usage).unwrap();
             }

@@ -143,9 +143,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let call = Call::unlimited();
     let token = OneKeyDriver::new()?.open("onekey:", &call)?;
     let id = &token.info().id;
-    let found = token.slots(&call)?.remove(0);
-    let (slot, public_key) = (found.slot, found.public_key.ok_or("no public key")?);
-    let signer = token.signer(&KeyRef { slot, public_key }, &call)?;
+    let key = token.slots(&call)?[0].key_ref().ok_or("no public key")?;
+    let signer = token.signer(&key, &call)?;
     possession::of_signer(&*signer, id, &call)?;
     println!("{id} has the key {}", signer.public_key().fingerprint());
     Ok(())

@@ -25,20 +25,57 @@ impl fmt::Display for TokenId {
     }
 }
 
-/// The place of a key on its token, in the token's own terms.
+/// The token's own name for a slot: where a key is, whichever key that is.
 ///
 /// PKCS#11: the `CKA_ID`, in lower-case hexadecimal; for a key without one its
 /// fingerprint. PIV: the slot, such as `9a`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SlotName(String);
+
+impl SlotName {
+    /// The slot that the token calls `name`.
+    pub fn new(name: impl Into<String>) -> Self {
+        SlotName(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SlotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&SlotId> for SlotName {
+    fn from(slot: &SlotId) -> Self {
+        SlotName(slot.name().into())
+    }
+}
+
+impl From<SlotId> for SlotName {
+    fn from(slot: SlotId) -> Self {
+        SlotName::from(&slot)
+    }
+}
+
+/// A slot, and which of the successive keys in it is meant.
 ///
 /// If a slot can hold successive keys, the token may append `#` and a mark that names the
-/// generation: `82#5f0c…`. The mark is stored with the name, so that a later undo or deletion hits
-/// the intended key and not its successor. It is neither shown nor compared.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// generation to the [name](SlotName) of the slot: `82#5f0c…`. The mark is stored with the name, so
+/// that a later undo or deletion hits the intended key and not its successor. Two of these are
+/// equal if their marks are, too; [`SlotId::is_in`] compares the slots alone. The mark is not
+/// shown.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SlotId(String);
 
 impl SlotId {
-    /// The slot that the token calls `name`.
+    /// The slot that the token calls `name`, with the mark in it.
     pub fn new(name: impl Into<String>) -> Self {
         SlotId(name.into())
     }
@@ -53,6 +90,16 @@ impl SlotId {
         self.0.split_once('#').map_or(&*self.0, |(name, _)| name)
     }
 
+    /// Which of the slot's successive keys is meant, if the token tells them apart.
+    pub fn mark(&self) -> Option<&str> {
+        self.0.split_once('#').map(|(_, mark)| mark)
+    }
+
+    /// Whether it is in this slot, whatever its mark is.
+    pub fn is_in(&self, slot: &SlotName) -> bool {
+        self.name() == slot.as_str()
+    }
+
     /// This slot with the mark of `other`: of a key that was moved here.
     #[must_use]
     pub fn marked_as(self, other: &SlotId) -> SlotId {
@@ -61,36 +108,11 @@ impl SlotId {
             _ => self,
         }
     }
-
-    /// Which of the slot's successive keys is meant, if the token tells them apart.
-    pub fn mark(&self) -> Option<&str> {
-        self.0.split_once('#').map(|(_, mark)| mark)
-    }
 }
 
-impl PartialEq for SlotId {
-    fn eq(&self, other: &Self) -> bool {
-        self.name() == other.name()
-    }
-}
-
-impl Eq for SlotId {}
-
-impl std::hash::Hash for SlotId {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.name().hash(state);
-    }
-}
-
-impl PartialOrd for SlotId {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for SlotId {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.name().cmp(other.name())
+impl From<SlotName> for SlotId {
+    fn from(slot: SlotName) -> Self {
+        SlotId(slot.0)
     }
 }
 
@@ -115,4 +137,27 @@ pub struct KeyRef {
     pub slot: SlotId,
     /// Its public key.
     pub public_key: PublicKey,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_told_from_the_key_in_it() {
+        let (one, next) = (SlotId::new("82#5f"), SlotId::new("82#60"));
+        assert_ne!(one, next);
+        assert_ne!(one, SlotId::new("82"));
+        let slot = SlotName::new("82");
+        assert!(one.is_in(&slot) && next.is_in(&slot) && !one.is_in(&SlotName::new("83")));
+        assert_eq!(
+            (SlotName::from(&one), &*one.to_string()),
+            (slot.clone(), "82")
+        );
+        assert_eq!(SlotId::from(slot).mark(), None);
+        let moved = SlotId::new("83").marked_as(&one);
+        assert_eq!(moved, SlotId::new("83#5f"));
+        let stored = |slot: &SlotId| slot.as_str().parse::<SlotId>().unwrap();
+        assert_eq!(stored(&moved), moved);
+    }
 }

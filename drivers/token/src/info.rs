@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use crate::{Algorithm, Error, KeySpec, KeyUse, PublicKey, SlotId, TokenId};
+use crate::{Algorithm, Error, KeyRef, KeySpec, KeyUse, PublicKey, SlotName, TokenId};
 
 /// What a token shows without a PIN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct TokenInfo {
     /// The token's name.
     #[serde(flatten)]
@@ -109,9 +110,10 @@ pub enum Pace {
 
 /// A slot and its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SlotInfo {
     /// The slot.
-    pub slot: SlotId,
+    pub slot: SlotName,
     /// Whether it holds something.
     pub state: SlotState,
     /// The public key, if it can be read.
@@ -132,16 +134,16 @@ pub struct SlotInfo {
 
 impl SlotInfo {
     /// A slot that holds nothing.
-    pub fn free(slot: SlotId) -> Self {
-        SlotInfo::new(slot, SlotState::Free)
+    pub fn free(slot: impl Into<SlotName>) -> Self {
+        SlotInfo::new(slot.into(), SlotState::Free)
     }
 
     /// A slot that holds a key of which nothing is known, or another object.
-    pub fn occupied(slot: SlotId) -> Self {
-        SlotInfo::new(slot, SlotState::Occupied)
+    pub fn occupied(slot: impl Into<SlotName>) -> Self {
+        SlotInfo::new(slot.into(), SlotState::Occupied)
     }
 
-    fn new(slot: SlotId, state: SlotState) -> Self {
+    fn new(slot: SlotName, state: SlotState) -> Self {
         SlotInfo {
             slot,
             state,
@@ -163,6 +165,14 @@ impl SlotInfo {
             public_key: Some(public_key),
             ..self
         }
+    }
+
+    /// The key in the slot, if its public key can be read.
+    pub fn key_ref(&self) -> Option<KeyRef> {
+        Some(KeyRef {
+            slot: self.slot.clone().into(),
+            public_key: self.public_key.clone()?,
+        })
     }
 }
 

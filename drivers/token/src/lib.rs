@@ -1,20 +1,16 @@
 //! The contract between identities and the tokens that hold their keys.
 //!
 //! ```
-//! use claviger_token::{Call, Driver, Error, KeyRef, Signature};
+//! use claviger_token::{Call, Driver, Error, Signature, SlotInfo};
 //!
 //! /// Signs with the first key that the token shows.
 //! fn sign(driver: &dyn Driver, backend: &str, message: &[u8]) -> Result<Option<Signature>, Error> {
 //!     let call = Call::unlimited();
 //!     let token = driver.open(backend, &call)?;
-//!     for found in token.slots(&call)? {
-//!         let (slot, public_key) = (found.slot, found.public_key);
-//!         if let Some(public_key) = public_key {
-//!             let signer = token.signer(&KeyRef { slot, public_key }, &call)?;
-//!             return signer.sign(message, &call).map(Some);
-//!         }
-//!     }
-//!     Ok(None)
+//!     let Some(key) = token.slots(&call)?.iter().find_map(SlotInfo::key_ref) else {
+//!         return Ok(None);
+//!     };
+//!     token.signer(&key, &call)?.sign(message, &call).map(Some)
 //! }
 //! ```
 //!

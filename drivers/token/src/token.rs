@@ -246,6 +246,7 @@ pub enum Unwrap<'a> {
 
 /// A key that a token just made.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GeneratedKey {
     /// The public key from the token, checked to be valid.
     pub public_key: PublicKey,
@@ -255,8 +256,20 @@ pub struct GeneratedKey {
     pub attestation: Option<Attestation>,
 }
 
+impl GeneratedKey {
+    /// A key without an attestation.
+    pub fn new(public_key: PublicKey, protection: Protection) -> Self {
+        GeneratedKey {
+            public_key,
+            protection,
+            attestation: None,
+        }
+    }
+}
+
 /// A certificate by which a token states that it made a key itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Attestation {
     /// X.509 certificates as PEM: the statement first, then the chain towards a root as far as the
     /// token has it. The driver has checked that they belong together, and that they are about this
@@ -264,6 +277,16 @@ pub struct Attestation {
     pub certificates: Vec<String>,
     /// What is stated: `serial`, `firmware`, `pin_policy`, `touch_policy` …
     pub facts: Vec<(String, String)>,
+}
+
+impl Attestation {
+    /// These certificates, which state these facts.
+    pub fn new(certificates: Vec<String>, facts: Vec<(String, String)>) -> Self {
+        Attestation {
+            certificates,
+            facts,
+        }
+    }
 }
 
 /// What a token states about the protection of a private key.

@@ -118,7 +118,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 /// Whether a person has to touch or approve when the key is used, or may have to.
 fn needs_person(key: &KeyInfo, slots: &[SlotInfo]) -> bool {
-    let slot = slots.iter().find(|slot| slot.slot == key.slot);
+    let slot = slots.iter().find(|slot| key.slot.is_in(&slot.slot));
     let noted = slot.map_or(&[][..], |slot| &slot.notes);
     let attested = key.attestation.as_ref().map_or(&[][..], |a| &a.facts);
     let mut facts = noted.iter().chain(attested);

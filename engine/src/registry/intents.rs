@@ -10,7 +10,7 @@ use claviger_token::sync::lock;
 use claviger_token::{Fingerprint, KeyUse, SlotId, TokenId, Unfinished};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::digests::{INTENT, KEY, SPENT_SLOT, Table};
+use super::digests::{INTENT, KEY, SPENT_SLOT, Sum, Table};
 use super::rows::{intent, json, key_of, keys_json};
 use super::{
     Registry, RegistryError, Result, check_engines, check_new, entry_exists, identity, remove_entry,
@@ -149,7 +149,7 @@ impl Registry {
             }
             if action == Action::Generate {
                 let taken = taken_slots(db, token)?;
-                let is_taken = |slot: &SlotId| taken.iter().any(|t| t.as_str() == slot.as_str());
+                let is_taken = |slot: &SlotId| taken.contains(slot);
                 if let Some(slot) = slots.iter().find(|slot| is_taken(slot)) {
                     return Err(BeginError::SlotTaken {
                         token: token.clone(),
@@ -252,7 +252,7 @@ impl Registry {
                 keys.iter().all(|k| {
                     let is_this = |key: &Unfinished| match &key.public_key {
                         Some(public_key) => *public_key == k.info.public_key,
-                        None => key.slot.as_str() == k.info.slot.as_str(),
+                        None => key.slot == k.info.slot,
                     };
                     k.info.token == intent.token && intent.keys.iter().any(is_this)
                 })
@@ -270,11 +270,17 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`].
     pub fn open_intents(&self) -> Result<Vec<Intent>> {
-        let all: Vec<(Intent, String)> = self
-            .db()
-            .prepare_cached(&INTENT.select("ORDER BY id"))?
-            .query_map([], |row| Ok((intent(row)?, row.get("lease")?)))?
-            .collect::<Result<_, _>>()?;
+        let all: Vec<(Intent, String)> = self.read(|db| {
+            let mut sum = Sum::of(&INTENT);
+            let mut query = db.prepare_cached(&INTENT.select("ORDER BY id"))?;
+            let all = query.query_map([], |row| {
+                sum.add(row)?;
+                Ok((intent(row)?, row.get("lease")?))
+            })?;
+            let all = all.collect::<Result<_, _>>()?;
+            sum.check(db)?;
+            Ok(all)
+        })?;
         Ok(all
             .into_iter()
             .filter(|(intent, lease)| !self.is_under_way(intent.id, lease))

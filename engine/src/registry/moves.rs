@@ -29,22 +29,16 @@ impl Registry {
             let fingerprint = key.public_key.fingerprint().to_string();
             let is_it = |slot: &SlotInfo| match &slot.fingerprint {
                 Some(found) => *found == fingerprint,
-                None => slot.slot == key.slot,
+                None => key.slot.is_in(&slot.slot),
             };
             let at = match slots.iter().position(is_it) {
                 Some(at) => at,
                 None if token.derives => {
-                    slots.push(SlotInfo {
-                        slot: key.slot.clone(),
-                        state: SlotState::Occupied,
-                        algorithm: Some(key.public_key.algorithm()),
-                        fingerprint: Some(fingerprint),
-                        public_key: Some(key.public_key.clone()),
-                        uses: vec![key.usage],
-                        label: String::new(),
-                        notes: Vec::new(),
-                    });
-                    slots.len() - 1
+                    let slot = SlotInfo::occupied(&key.slot).with_key(key.public_key.clone());
+                    slots.push(slot);
+                    let at = slots.len() - 1;
+                    slots[at].uses = vec![key.usage];
+                    at
                 }
                 None => continue,
             };

@@ -4,7 +4,7 @@
 //! adoption is recorded for the token, or for all tokens of its model and version, as its driver
 //! decides ([`TokenInfo::remembered_as`]).
 
-use claviger_token::{KeySpec, SlotId, SlotInfo, TokenInfo};
+use claviger_token::{KeySpec, SlotId, SlotInfo, SlotName, TokenInfo};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::digests::TRIED;
@@ -16,7 +16,7 @@ pub(crate) enum What<'a> {
     /// A kind of key.
     Kind(KeySpec),
     /// A slot.
-    Slot(&'a SlotId),
+    Slot(&'a SlotName),
 }
 
 impl std::fmt::Display for What<'_> {

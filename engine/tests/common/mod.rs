@@ -320,10 +320,7 @@ impl Device {
     /// Removes every key, as another program might.
     pub fn wipe(&self) {
         for slot in self.0.inner.slots(&Call::unlimited()).unwrap() {
-            let key = KeyRef {
-                slot: slot.slot,
-                public_key: slot.public_key.unwrap(),
-            };
+            let key = slot.key_ref().unwrap();
             self.0.inner.delete(&key, &Call::unlimited()).unwrap();
         }
     }

