@@ -6,6 +6,8 @@
 //! key and this card, and signed by the F9 of the card. [`verify_chain`] follows the chain to a
 //! root that the operator trusts.
 
+use std::sync::Arc;
+
 use claviger_token::{Attestation, PublicKey};
 use rsa::RsaPublicKey;
 use rsa::pkcs1::DecodeRsaPublicKey;
@@ -107,7 +109,7 @@ pub fn check_roots(roots: &[impl AsRef<str>]) -> Result<(), BadAttestation> {
 /// Who is believed to have made a card: the certificates to which the chain of its
 /// attestation key must lead.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Makers(Vec<Certificate>);
+pub(crate) struct Makers(Vec<Arc<Certificate>>);
 
 /// Yubico's roots for PIV attestations, and what lies between them and the cards since
 /// firmware 5.7.4, which the cards themselves do not hold. As Yubico publishes them
@@ -124,7 +126,7 @@ impl Makers {
         let mut begin = 0;
         let mut all = Vec::new();
         for end in ends {
-            all.push(from_pem(text[begin..end].trim_start(), "root")?);
+            all.push(Arc::new(from_pem(text[begin..end].trim_start(), "root")?));
             begin = end;
         }
         match text[begin..].trim().is_empty() && !all.is_empty() {

@@ -12,7 +12,7 @@ use crate::attestation::Makers;
 use crate::card::Card;
 use crate::error::Fault;
 use crate::firmware::{Make, Version};
-use crate::held::{Pending, begin_in_time};
+use crate::held::{Held, Pending, begin_in_time};
 use crate::identity::Identity;
 use crate::marker;
 use crate::reader::{Link, Readers};
@@ -116,6 +116,20 @@ impl Field {
         self.looking.of(reader)
     }
 
+    /// Begins a transaction with the card in `reader`, as [`begin_in_time`].
+    ///
+    /// # Errors
+    /// Those of [`begin_in_time`].
+    pub(crate) fn begin(
+        &self,
+        reader: &str,
+        pending: &mut Pending,
+        call: &Call,
+    ) -> Result<Held, Fault> {
+        let (readers, name) = (Arc::clone(&self.readers), reader.to_owned());
+        begin_in_time(pending, move || readers.connect(&name), call)
+    }
+
     /// Does `work` with the card in `reader`, in a transaction that is waited for as long as
     /// `call` lasts and ends with the work. With what comes of it, the way to the card.
     pub(crate) fn in_transaction<T>(
@@ -133,9 +147,7 @@ impl Field {
             drop(transport);
             return Ok((done, link));
         }
-        let (readers, name) = (Arc::clone(&self.readers), reader.to_owned());
-        let reach = move || readers.connect(&name);
-        let mut held = begin_in_time(&mut pending, reach, call)?;
+        let mut held = self.begin(reader, &mut pending, call)?;
         let done = work(&mut Card::new(&mut held.turn(), call))?;
         let link = held.end();
         Ok((

@@ -245,7 +245,9 @@ impl PivDriver {
 
 /// Yubico's own certificates, which a test reads.
 fn yubico() -> Makers {
-    Makers::parse(attestation::YUBICO).unwrap_or_default()
+    static YUBICO: LazyLock<Makers> =
+        LazyLock::new(|| Makers::parse(attestation::YUBICO).unwrap_or_default());
+    YUBICO.clone()
 }
 
 fn makers_of_this_system() -> Makers {

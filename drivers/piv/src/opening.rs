@@ -1,6 +1,6 @@
 //! Opening a card: once in this process, whoever asks for it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, MutexGuard, OnceLock};
 
 use claviger_token::backend::{bad, the_one};
 use claviger_token::sync::lock;
@@ -12,11 +12,11 @@ use crate::cards::{Cards, Visit, VisitedCard};
 use crate::connection::Connection;
 use crate::error::Fault;
 use crate::firmware::Make;
-use crate::held::Held;
+use crate::held::{Held, Pending};
 use crate::identity::{Answer, Identity, identify, info};
 use crate::login::Asked;
 use crate::policy::Policies;
-use crate::reader::{Link, Unreachable};
+use crate::reader::Unreachable;
 use crate::session::Session;
 use crate::state::State;
 use crate::token::PivToken;
@@ -68,14 +68,33 @@ impl Cards {
         if readers.iter().any(is_open) {
             return Ok(None);
         }
-        let mut cards = readers.iter().filter_map(|reader| {
-            let link = self.field.readers.connect(reader).ok()?;
-            Some((reader, link))
-        });
-        let (Some((reader, link)), None) = (cards.next(), cards.next()) else {
-            return Ok(None);
-        };
-        self.open_the_only_one(reader, link, wanted, call)
+        let looking: Vec<_> = (readers.iter())
+            .map(|reader| (reader, self.field.looking_at(reader)))
+            .collect();
+        let mut found: Option<(&str, Held, MutexGuard<'_, Pending>)> = None;
+        for (reader, looking) in &looking {
+            let mut pending = match found {
+                None => call.lock(looking)?,
+                // Whoever looks there may wait for the card that is held here.
+                Some(_) => match looking.try_lock() {
+                    Ok(pending) => pending,
+                    Err(_) => return Ok(None),
+                },
+            };
+            match self.field.begin(reader, &mut pending, call) {
+                Ok(held) if found.is_none() => found = Some((reader.as_str(), held, pending)),
+                Ok(_) => return Ok(None),
+                Err(Fault::Ours(over)) => return Err(over),
+                // There is no card, or none to be used.
+                Err(_) => {}
+            }
+        }
+        match found {
+            None => Ok(None),
+            Some((reader, held, alone)) => {
+                self.open_the_only_one(reader, (held, alone), wanted, call)
+            }
+        }
     }
 
     /// Opens the card in `reader` if it is `wanted`, and logs in, all in one transaction
@@ -86,28 +105,12 @@ impl Cards {
     fn open_the_only_one(
         &self,
         reader: &str,
-        link: Box<dyn Link>,
+        (mut held, alone): (Held, MutexGuard<'_, Pending>),
         wanted: &Backend,
         call: &Call,
     ) -> Result<Option<Arc<Connection>>, Error> {
         let (access, field) = (call.access(), &self.field);
-        let looking = field.looking_at(reader);
-        let mut pending = call.lock(&looking)?;
-        let held = match pending.take() {
-            Some(held) => Ok(held),
-            None => Held::begin(move || Ok(link)),
-        };
-        let Ok(mut held) = held else {
-            return Ok(None);
-        };
-        match held.wait(call) {
-            Ok(true) => held.stays = true,
-            Err(Fault::Ours(over)) => {
-                *pending = Some(held);
-                return Err(over);
-            }
-            _ => return Ok(None),
-        }
+        held.stays = true;
         let mut turn = held.turn();
         let mut card = Card::new(&mut turn, call);
         let Ok(Answer::Card(identity)) = identify(&mut card) else {
@@ -144,7 +147,7 @@ impl Cards {
             &mut asked,
         );
         drop(turn);
-        drop(pending);
+        drop(alone);
         *lock(&connection.state) = State::opened(held, verified, pin);
         let logged_in = logged_in.map_err(|fault| fault.into_error(connection.id()));
         connection.end_login(logged_in, call, asked)?;

@@ -19,7 +19,8 @@ pub trait Readers: Send + Sync {
     /// Why cards cannot be reached at all.
     fn list(&self) -> Result<Vec<String>, Unreachable>;
 
-    /// Opens the card in the reader, shared with other programs.
+    /// Opens the card in the reader, shared with other programs. Blocks while another program
+    /// has a transaction with it (pcscd).
     ///
     /// # Errors
     /// [`Lost`] where there is none.

@@ -45,7 +45,8 @@ impl Factory {
     /// The key is of P-256, whatever the firmware (real ones before 5.7 have RSA-2048), so
     /// that making a card is quick.
     pub(crate) fn new() -> Result<Factory, Status> {
-        let root = p256::SecretKey::from_slice(&ROOT_SCALAR).map_err(|_| Status::INTERNAL)?;
+        let root = p256::ecdsa::SigningKey::from_slice(&ROOT_SCALAR);
+        let root = root.map_err(|_| Status::INTERNAL)?;
         Factory::under(&PrivateKey::P256(root), "Virtual YubiKey PIV Root CA")
     }
 
@@ -194,8 +195,8 @@ struct Body<'a> {
 
 impl Body<'_> {
     fn signed(&self, issuer_key: &PrivateKey, serial: &[u8]) -> Outcome {
-        // The algorithm is named within what is signed, too.
-        let (algorithm, _) = issuer_key.sign_certificate(&[])?;
+        // It is named within what is signed, too.
+        let algorithm = issuer_key.certificate_algorithm()?;
         let extensions = match self.extensions {
             [] => Vec::new(),
             some => write(0xa3, &[&write(SEQUENCE, &[some])]),
@@ -213,7 +214,7 @@ impl Body<'_> {
                 &extensions,
             ],
         );
-        let (algorithm, signature) = issuer_key.sign_certificate(&body)?;
+        let signature = issuer_key.sign_certificate(&body)?;
         let signature = write(BIT_STRING, &[&[0], &signature]);
         Ok(write(SEQUENCE, &[&body, &algorithm, &signature]))
     }

@@ -2,7 +2,6 @@
 
 use ed25519_dalek::Signer as _;
 use p256::ecdsa::signature::hazmat::PrehashSigner as _;
-use p256::elliptic_curve::sec1::ToEncodedPoint as _;
 use rand_core::OsRng;
 use rsa::signature::SignatureEncoding as _;
 use rsa::traits::PublicKeyParts as _;
@@ -55,13 +54,14 @@ impl Algorithm {
     }
 }
 
-/// A private key on the card, or on its way to it.
+/// A private key on the card, or on its way to it. Those of curves are with their public half,
+/// which takes as long to compute as a signature.
 #[derive(Clone)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum PrivateKey {
     Rsa(Box<RsaPrivateKey>),
-    P256(p256::SecretKey),
-    P384(p384::SecretKey),
+    P256(p256::ecdsa::SigningKey),
+    P384(p384::ecdsa::SigningKey),
     Ed25519(ed25519_dalek::SigningKey),
     X25519(x25519_dalek::StaticSecret),
 }
@@ -84,8 +84,8 @@ impl PrivateKey {
 
     pub(crate) fn try_generate(algorithm: Algorithm) -> Result<PrivateKey, Status> {
         Ok(match algorithm {
-            Algorithm::P256 => PrivateKey::P256(p256::SecretKey::random(&mut OsRng)),
-            Algorithm::P384 => PrivateKey::P384(p384::SecretKey::random(&mut OsRng)),
+            Algorithm::P256 => PrivateKey::P256(p256::ecdsa::SigningKey::random(&mut OsRng)),
+            Algorithm::P384 => PrivateKey::P384(p384::ecdsa::SigningKey::random(&mut OsRng)),
             Algorithm::Ed25519 => {
                 PrivateKey::Ed25519(ed25519_dalek::SigningKey::generate(&mut OsRng))
             }
@@ -116,10 +116,10 @@ impl PrivateKey {
         };
         Ok(match algorithm {
             Algorithm::P256 => PrivateKey::P256(
-                p256::SecretKey::from_slice(scalar(32)?).map_err(|_| Status::WRONG_DATA)?,
+                p256::ecdsa::SigningKey::from_slice(scalar(32)?).map_err(|_| Status::WRONG_DATA)?,
             ),
             Algorithm::P384 => PrivateKey::P384(
-                p384::SecretKey::from_slice(scalar(48)?).map_err(|_| Status::WRONG_DATA)?,
+                p384::ecdsa::SigningKey::from_slice(scalar(48)?).map_err(|_| Status::WRONG_DATA)?,
             ),
             Algorithm::Ed25519 => {
                 let seed: [u8; 32] = element(0x07)?.try_into().map_err(wrong)?;
@@ -216,8 +216,12 @@ impl PrivateKey {
     fn public_point(&self) -> Vec<u8> {
         match self {
             PrivateKey::Rsa(_) => Vec::new(),
-            PrivateKey::P256(key) => key.public_key().to_encoded_point(false).as_bytes().into(),
-            PrivateKey::P384(key) => key.public_key().to_encoded_point(false).as_bytes().into(),
+            PrivateKey::P256(key) => {
+                (key.verifying_key().to_encoded_point(false).as_bytes()).into()
+            }
+            PrivateKey::P384(key) => {
+                (key.verifying_key().to_encoded_point(false).as_bytes()).into()
+            }
             PrivateKey::Ed25519(key) => key.verifying_key().as_bytes().to_vec(),
             PrivateKey::X25519(key) => x25519_dalek::PublicKey::from(key).as_bytes().to_vec(),
         }
@@ -296,13 +300,13 @@ impl PrivateKey {
                 Ok(padded(&result.to_bytes_be(), key.size()))
             }
             PrivateKey::P256(key) => {
-                let signature: p256::ecdsa::Signature = p256::ecdsa::SigningKey::from(key)
+                let signature: p256::ecdsa::Signature = key
                     .sign_prehash(&digest(32)?)
                     .map_err(|_| Status::INTERNAL)?;
                 Ok(signature.to_der().as_bytes().to_vec())
             }
             PrivateKey::P384(key) => {
-                let signature: p384::ecdsa::Signature = p384::ecdsa::SigningKey::from(key)
+                let signature: p384::ecdsa::Signature = key
                     .sign_prehash(&digest(48)?)
                     .map_err(|_| Status::INTERNAL)?;
                 Ok(signature.to_der().as_bytes().to_vec())
@@ -322,7 +326,7 @@ impl PrivateKey {
                     .then(|| p256::PublicKey::from_sec1_bytes(peer).ok())
                     .flatten()
                     .ok_or(Status::WRONG_DATA)?;
-                let secret = p256::ecdh::diffie_hellman(key.to_nonzero_scalar(), peer.as_affine());
+                let secret = p256::ecdh::diffie_hellman(key.as_nonzero_scalar(), peer.as_affine());
                 Ok(secret.raw_secret_bytes().to_vec())
             }
             PrivateKey::P384(key) => {
@@ -330,7 +334,7 @@ impl PrivateKey {
                     .then(|| p384::PublicKey::from_sec1_bytes(peer).ok())
                     .flatten()
                     .ok_or(Status::WRONG_DATA)?;
-                let secret = p384::ecdh::diffie_hellman(key.to_nonzero_scalar(), peer.as_affine());
+                let secret = p384::ecdh::diffie_hellman(key.as_nonzero_scalar(), peer.as_affine());
                 Ok(secret.raw_secret_bytes().to_vec())
             }
             PrivateKey::X25519(key) => {
@@ -341,31 +345,34 @@ impl PrivateKey {
         }
     }
 
-    /// Signs a certificate: the AlgorithmIdentifier, DER, and the signature.
-    pub(crate) fn sign_certificate(&self, body: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Status> {
-        let oid = |oid: &[u8]| tlv::write(0x30, &[&tlv::write(0x06, &[oid])]);
-        Ok(match self {
+    /// With what it signs certificates: an AlgorithmIdentifier, DER.
+    pub(crate) fn certificate_algorithm(&self) -> Outcome {
+        let oid = |oid: &[u8]| tlv::write(0x06, &[oid]);
+        let parts = match self {
+            PrivateKey::Rsa(_) => {
+                let sha256_with_rsa = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
+                [oid(&sha256_with_rsa), vec![0x05, 0x00]].concat()
+            }
+            PrivateKey::P256(_) => oid(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]),
+            PrivateKey::P384(_) => oid(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03]),
+            PrivateKey::Ed25519(_) | PrivateKey::X25519(_) => return Err(Status::CONDITIONS),
+        };
+        Ok(tlv::write(0x30, &[&parts]))
+    }
+
+    /// The signature of a certificate.
+    pub(crate) fn sign_certificate(&self, body: &[u8]) -> Outcome {
+        match self {
             PrivateKey::Rsa(key) => {
                 use rsa::signature::Signer as _;
                 let signer = rsa::pkcs1v15::SigningKey::<Sha256>::new((**key).clone());
                 let signature = signer.try_sign(body).map_err(|_| Status::INTERNAL)?;
-                let sha256_with_rsa = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
-                let identifier = tlv::write(
-                    0x30,
-                    &[&tlv::write(0x06, &[&sha256_with_rsa]), &[0x05, 0x00]],
-                );
-                (identifier, signature.to_vec())
+                Ok(signature.to_vec())
             }
-            PrivateKey::P256(_) => {
-                let identifier = oid(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]);
-                (identifier, self.sign(&Sha256::digest(body))?)
-            }
-            PrivateKey::P384(_) => {
-                let identifier = oid(&[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03]);
-                (identifier, self.sign(&Sha384::digest(body))?)
-            }
-            PrivateKey::Ed25519(_) | PrivateKey::X25519(_) => return Err(Status::CONDITIONS),
-        })
+            PrivateKey::P256(_) => self.sign(&Sha256::digest(body)),
+            PrivateKey::P384(_) => self.sign(&Sha384::digest(body)),
+            PrivateKey::Ed25519(_) | PrivateKey::X25519(_) => Err(Status::CONDITIONS),
+        }
     }
 }
 
