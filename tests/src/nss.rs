@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use claviger_pkcs11::modules::Places;
+use claviger_pkcs11::modules::Locations;
 use claviger_token::{Access, FixedPin};
 
 use crate::unpacked::library;
@@ -29,7 +29,7 @@ const FILES: [&str; 3] = ["cert9.db", "key4.db", "pkcs11.txt"];
 /// use claviger_pkcs11::Pkcs11Driver;
 ///
 /// let token = claviger_tests::Nss::new();
-/// let driver = Pkcs11Driver::with_places(claviger_tests::Nss::places());
+/// let driver = Pkcs11Driver::with_locations(claviger_tests::Nss::places());
 /// let backend = token.backend(); // pkcs11:token=…
 /// ```
 pub struct Nss {
@@ -87,10 +87,10 @@ impl Nss {
     }
 
     /// A configuration of p11-kit with the one module, and its argument.
-    pub fn places() -> Places {
-        Places {
+    pub fn places() -> Locations {
+        Locations {
             system_modules: Nss::configuration().join("pkcs11/modules"),
-            ..Places::default()
+            ..Locations::default()
         }
     }
 

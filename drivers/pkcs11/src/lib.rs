@@ -54,7 +54,7 @@ use cryptoki::context::Pkcs11;
 
 use crate::candidates::{Candidate, Found, Named, Source, find, is_named};
 use crate::module::Module;
-use crate::modules::{Configured, Places};
+use crate::modules::{Configured, Locations};
 use crate::token::Pkcs11Token;
 use crate::trouble::Patience;
 use crate::uri::Uri;
@@ -96,7 +96,7 @@ const MOST_LOOKS: usize = 12;
 /// Lists and opens PKCS#11 tokens.
 #[derive(Debug, Clone)]
 pub struct Pkcs11Driver {
-    places: Places,
+    locations: Locations,
 }
 
 impl Pkcs11Driver {
@@ -105,12 +105,12 @@ impl Pkcs11Driver {
 
     /// A driver that finds modules as p11-kit does on this system.
     pub fn new() -> Self {
-        Pkcs11Driver::with_places(Places::of_this_system())
+        Pkcs11Driver::with_locations(Locations::of_this_system())
     }
 
-    /// A driver that finds modules by the configuration in `places`.
-    pub fn with_places(places: Places) -> Self {
-        Pkcs11Driver { places }
+    /// A driver that finds modules by the configuration in `locations`.
+    pub fn with_locations(locations: Locations) -> Self {
+        Pkcs11Driver { locations }
     }
 }
 
@@ -126,7 +126,7 @@ impl Driver for Pkcs11Driver {
     }
 
     fn needs(&self, _: &Call) -> Vec<Need> {
-        needs::of(&self.places)
+        needs::of(&self.locations)
     }
 
     /// A module that cannot be used is asked again slower and slower.
@@ -211,7 +211,7 @@ impl Pkcs11Driver {
             let name = uri.module_name.as_ref();
             name.is_none_or(|name| *name == configured.name || is_named(&configured.path, name))
         };
-        for configured in self.places.configured().into_iter().filter(is_wanted) {
+        for configured in self.locations.configured().into_iter().filter(is_wanted) {
             let Configured {
                 name,
                 path,
@@ -237,7 +237,7 @@ impl Pkcs11Driver {
 
     /// What a module is initialised with that p11-kit is configured for.
     fn configured_argument(&self, path: &Path) -> Option<String> {
-        let configured = self.places.configured();
+        let configured = self.locations.configured();
         // Mostly none takes an argument, and no files need to be compared.
         if configured.iter().all(|one| one.init_reserved.is_none()) {
             return None;
@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn a_module_that_was_named_must_be_one() {
         let (driver, call) = (
-            Pkcs11Driver::with_places(Places::default()),
+            Pkcs11Driver::with_locations(Locations::default()),
             Call::unlimited(),
         );
         for path in ["/", "/nonexistent.so", "/etc/passwd"] {

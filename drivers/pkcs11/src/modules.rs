@@ -34,7 +34,7 @@ impl Configured {
 
 /// The locations of p11-kit's configuration.
 #[derive(Debug, Clone, Default)]
-pub struct Places {
+pub struct Locations {
     /// The administrator's `pkcs11.conf`.
     pub system_conf: PathBuf,
     /// The `.module` files that packages install.
@@ -49,7 +49,7 @@ pub struct Places {
     pub libraries: Vec<PathBuf>,
 }
 
-impl Places {
+impl Locations {
     /// The locations on this system, for the user of this process.
     ///
     /// As in p11-kit, root has no user configuration: behind `sudo`, the environment would name
@@ -61,7 +61,7 @@ impl Places {
             false => user_folder(variable("XDG_CONFIG_HOME"), variable("HOME")),
         };
         let multiarch = format!("/usr/lib/{}-linux-gnu/pkcs11", std::env::consts::ARCH);
-        Places {
+        Locations {
             system_conf: "/etc/pkcs11/pkcs11.conf".into(),
             package_modules: "/usr/share/p11-kit/modules".into(),
             system_modules: "/etc/pkcs11/modules".into(),
@@ -75,7 +75,7 @@ impl Places {
         }
     }
 
-    /// The files of [the modules](Places::configured).
+    /// The files of [the modules](Locations::configured).
     pub fn modules(&self) -> Vec<PathBuf> {
         let configured = self.configured().into_iter();
         configured.map(|module| module.path).collect()
@@ -239,13 +239,13 @@ mod tests {
 
     struct System {
         root: tempfile::TempDir,
-        places: Places,
+        places: Locations,
     }
 
     fn system() -> System {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
-        let places = Places {
+        let places = Locations {
             system_conf: at("etc/pkcs11.conf"),
             package_modules: at("share"),
             system_modules: at("etc/modules"),
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn no_configuration_means_no_modules() {
-        assert_eq!(Places::default().modules(), Vec::<PathBuf>::new());
+        assert_eq!(Locations::default().modules(), Vec::<PathBuf>::new());
         assert!(system().modules().is_empty());
     }
 
@@ -348,7 +348,7 @@ mod tests {
             folder("/home/u/.config/pkcs11")
         );
         assert_eq!(user_folder(None, None), None);
-        let places = Places::of_this_system();
+        let places = Locations::of_this_system();
         assert!(!is_root() || places.user_conf.is_none() && places.user_modules.is_none());
     }
 

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use claviger_token::needs::Need;
 
-use crate::modules::Places;
+use crate::modules::Locations;
 
 /// A need for each module. Whether it loads shows when its tokens are looked for.
-pub(crate) fn of(places: &Places) -> Vec<Need> {
-    let mut modules = places.configured();
+pub(crate) fn of(locations: &Locations) -> Vec<Need> {
+    let mut modules = locations.configured();
     // Several configuration files may name one module.
     let mut seen = HashSet::new();
     modules.retain(|module| seen.insert(module.path.clone()));
@@ -27,15 +27,15 @@ mod tests {
     #[test]
     fn each_module_that_p11_kit_knows_is_needed_once() {
         let root = tempfile::tempdir().unwrap();
-        let places = Places {
+        let locations = Locations {
             package_modules: root.path().into(),
-            ..Places::default()
+            ..Locations::default()
         };
         for (name, path) in [("a", "/m/a.so"), ("b", "/m/b.so"), ("c", "/m/a.so")] {
             let file = root.path().join(format!("{name}.module"));
             std::fs::write(file, format!("module: {path}\n")).unwrap();
         }
-        let needs = of(&places);
+        let needs = of(&locations);
         let shown: Vec<_> = needs
             .iter()
             .map(|need| (need.what.as_str(), need.backend.as_str()))
@@ -49,6 +49,6 @@ mod tests {
         );
         let is_expected = |need: &Need| need.reach == Reach::Configured && need.missing.is_none();
         assert!(needs.iter().all(is_expected), "{needs:?}");
-        assert!(of(&Places::default()).is_empty());
+        assert!(of(&Locations::default()).is_empty());
     }
 }

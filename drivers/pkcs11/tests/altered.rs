@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use claviger_altered_module::AlteredModule;
 use claviger_pkcs11::Pkcs11Driver;
-use claviger_pkcs11::modules::Places;
+use claviger_pkcs11::modules::Locations;
 use claviger_tests::SoftHsm;
 use claviger_token::{
     Access, Algorithm, Call, Detail, Driver, Error, Event, KeyRef, KeySpec, NewKey, Pin, PinTurn,
@@ -73,14 +73,14 @@ impl Stage {
     }
 
     /// A configuration of p11-kit that knows this module by a name.
-    fn configured(&self, name: &str, path: &Path, more: &str) -> Places {
+    fn configured(&self, name: &str, path: &Path, more: &str) -> Locations {
         let folder = self.module.folder().join("modules");
         fs::create_dir_all(&folder).unwrap();
         let text = format!("module: {}\n{more}\n", path.display());
         fs::write(folder.join(format!("{name}.module")), text).unwrap();
-        Places {
+        Locations {
             system_modules: folder,
-            ..Places::default()
+            ..Locations::default()
         }
     }
 }
@@ -265,7 +265,7 @@ fn what_c_initialize_is_to_get_comes_from_p11_kit_or_from_the_backend() {
     let stage = Stage::new(&[&wants]);
     let more = format!("x-init-reserved: {argument}");
     let places = stage.configured("nss", &stage.module.path(), &more);
-    let driver = Pkcs11Driver::with_places(places);
+    let driver = Pkcs11Driver::with_locations(places);
     let listed = driver
         .look("pkcs11:", Detail::Tokens, &Call::unlimited())
         .unwrap();
@@ -360,7 +360,7 @@ fn what_cannot_be_read_is_listed_with_the_reason() {
     let path = stage.module.path();
     let places = stage.configured("a", &path, "");
     stage.configured("b", Path::new("/nonexistent.so"), "");
-    let driver = Pkcs11Driver::with_places(places);
+    let driver = Pkcs11Driver::with_locations(places);
     let listed = driver
         .look("pkcs11:", Detail::Tokens, &Call::unlimited())
         .unwrap();
@@ -431,7 +431,7 @@ fn a_module_is_remembered_as_it_is_named_and_not_by_what_the_name_leads_to() {
 fn a_module_of_p11_kit_is_remembered_by_its_name_there() {
     let stage = Stage::new(&[]);
     let places = stage.configured("mine", &link(&stage, "1.0"), "");
-    let driver = Pkcs11Driver::with_places(places);
+    let driver = Pkcs11Driver::with_locations(places);
     let named = driver
         .tokens("pkcs11:", &Call::unlimited())
         .unwrap()
@@ -447,7 +447,7 @@ fn a_module_of_p11_kit_is_remembered_by_its_name_there() {
 fn a_token_with_a_serial_is_found_in_whatever_module_has_it() {
     let stage = Stage::new(&[]);
     let places = stage.configured("mine", &stage.module.path(), "");
-    let driver = Pkcs11Driver::with_places(places);
+    let driver = Pkcs11Driver::with_locations(places);
     let serial = stage.list().remove(0).id.serial;
     let call = Call::unlimited();
     let gone = |token: &str| {
@@ -589,7 +589,7 @@ fn a_module_that_fails_is_asked_slower_and_slower_but_by_who_wants_it_at_once() 
     for (function, line) in failures {
         let stage = Stage::new(&[line]);
         let places = stage.configured("bad", &stage.module.path(), "");
-        let driver = Pkcs11Driver::with_places(places);
+        let driver = Pkcs11Driver::with_locations(places);
         let asked = || stage.module.calls(function);
         let until = |seconds: f64| {
             let end = Instant::now() + Duration::from_secs_f64(seconds);

@@ -186,7 +186,7 @@ mod nss {
 
     pub(super) fn a_database_named_by_p11_kit_or_by_the_backend_is_reached() {
         let token = Nss::new();
-        let driver = Pkcs11Driver::with_places(Nss::places());
+        let driver = Pkcs11Driver::with_locations(Nss::places());
         let opened = driver.open(&token.backend(), &Call::unlimited().using(token.access()));
         let opened = opened.unwrap();
         sign(&signer(&opened, P256)).unwrap();

@@ -156,7 +156,8 @@ fn tpm(parts: &Parts<'_>) -> Device {
 fn nss(parts: &Parts<'_>) -> Device {
     let token = Arc::new(Nss::new());
     let others = Neighbour::with_label(Nss::module(), token.label(), Nss::PIN);
-    let make = Box::new(|| Arc::new(Pkcs11Driver::with_places(Nss::places())) as Arc<dyn Driver>);
+    let make =
+        Box::new(|| Arc::new(Pkcs11Driver::with_locations(Nss::places())) as Arc<dyn Driver>);
     let plug = Err("it keeps its databases open, and does not notice that one is away");
     let kind = pkcs11!(kind, Nss, token, Some(100), make, plug, others);
     // It says of no key that it was made there.

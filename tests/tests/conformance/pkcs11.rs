@@ -207,7 +207,7 @@ impl Fixture for Nss {
     alike!(Nss);
 
     fn driver() -> Pkcs11Driver {
-        Pkcs11Driver::with_places(Nss::places())
+        Pkcs11Driver::with_locations(Nss::places())
     }
 
     fn neighbour(&self) -> Neighbour {
