@@ -144,7 +144,7 @@ pub use ethereum::{LONGEST_MESSAGE, longest_message};
 pub use hid::Usb;
 pub use tcp::Tcp;
 
-/// How long all devices together may take to show themselves.
+/// The time in which all devices together have to identify themselves.
 const LISTING: Duration = Duration::from_secs(10);
 
 /// `call`, which ends by itself: a device that is busy does not say so.
@@ -171,8 +171,8 @@ impl LedgerDriver {
     /// What the driver says of itself to people.
     pub const ABOUT: About = about::ABOUT;
 
-    /// A driver for the devices on this system's USB. In one process all of these are
-    /// one.
+    /// A driver for the devices on this system's USB. All of these in one process are the same
+    /// driver.
     pub fn new() -> Self {
         static SYSTEM: LazyLock<LedgerDriver> = LazyLock::new(|| LedgerDriver::with_devices(Usb));
         SYSTEM.clone()

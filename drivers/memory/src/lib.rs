@@ -42,8 +42,7 @@ use crate::private_key::PrivateKey;
 const SCHEME: &str = "memory";
 const BACKEND: &str = "memory:";
 
-/// Serves one token, which is empty at first and is gone when the driver and every
-/// handle on the token are.
+/// Serves one token, which starts empty and ends with the driver and every handle on the token.
 pub struct MemoryDriver {
     token: Arc<MemoryToken>,
 }
@@ -58,7 +57,7 @@ impl MemoryDriver {
         )],
     );
 
-    /// A driver with an empty token of its own.
+    /// A driver with a new, empty token.
     pub fn new() -> Self {
         let id = TokenId {
             kind: SCHEME.into(),
@@ -299,7 +298,7 @@ impl Token for MemoryToken {
     }
 }
 
-/// A key as it is handed out; what it may be used for was checked before.
+/// A handle to a key; its use was checked before.
 struct MemoryKey {
     token: TokenId,
     slot: SlotId,

@@ -2,36 +2,36 @@
 
 use std::fmt;
 
-/// The way to a card during one transaction: bytes out, bytes back.
+/// The connection to a card during one transaction: bytes out, bytes back.
 ///
-/// What goes through here contains PINs, so it must not be logged.
+/// The bytes contain PINs, so they must not be logged.
 pub trait Transport {
-    /// Sends one command APDU and gives the response APDU, status word included.
+    /// Sends one command APDU and returns the response APDU with its status word.
     ///
     /// # Errors
-    /// [`Lost`]; whether the card has seen the command is not known then.
+    /// [`Lost`]; the card may or may not have received the command.
     fn transmit(&mut self, apdu: &[u8]) -> Result<Vec<u8>, Lost>;
 
-    /// Ends the transaction with a reset of the card, which takes all rights away before
-    /// another program has its turn. Whoever uses the card has to connect again.
+    /// Ends the transaction with a reset of the card, which ends all rights before another program
+    /// can use the card. Its users have to connect again.
     ///
     /// # Errors
-    /// [`Lost`] where the card was not reset.
+    /// [`Lost`] if the card was not reset.
     fn reset(self: Box<Self>) -> Result<(), Lost>;
 }
 
-/// The card was reset or removed, or the way to it broke.
+/// The card was reset or removed, or the connection is broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
-    /// What the layer below said.
+    /// The error of the layer below.
     pub reason: String,
-    /// Whether there is a card all the same: one that does not answer, or that another
-    /// program keeps for itself.
+    /// Whether a card is there nevertheless: it does not answer, or another program has it for
+    /// itself.
     pub present: bool,
 }
 
 impl Lost {
-    /// Lost for this reason.
+    /// A card that is lost for this reason.
     pub fn new(reason: impl fmt::Display) -> Self {
         Lost {
             reason: reason.to_string(),
@@ -39,7 +39,7 @@ impl Lost {
         }
     }
 
-    /// There is a card, and it cannot be used for this reason.
+    /// A card that is there and cannot be used for this reason.
     pub fn unusable(reason: impl fmt::Display) -> Self {
         Lost {
             present: true,
@@ -54,7 +54,7 @@ pub struct Status(pub u16);
 
 impl Status {
     pub(crate) const OK: Status = Status(0x9000);
-    /// As `63Cx`, from cards that do not say how many tries are left (ISO/IEC 7816-4 §5.6).
+    /// As `63Cx`, from cards that do not report the remaining attempts (ISO/IEC 7816-4 §5.6).
     pub(crate) const NOT_VERIFIED: Status = Status(0x6300);
     pub(crate) const WRONG_LENGTH: Status = Status(0x6700);
     pub(crate) const SECURITY: Status = Status(0x6982);
@@ -69,7 +69,7 @@ impl Status {
     pub(crate) const NO_INSTRUCTION: Status = Status(0x6d00);
     pub(crate) const NO_CLASS: Status = Status(0x6e00);
 
-    /// How many tries are left, if that is what the status says (`63Cx`).
+    /// The remaining attempts, if the status reports them (`63Cx`).
     pub(crate) fn tries(self) -> Option<u8> {
         match self.0 & 0xfff0 {
             // Four bits.

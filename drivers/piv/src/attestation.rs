@@ -39,31 +39,30 @@ const EC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 
-/// An attestation or a root is not what it should be.
+/// An attestation or a root certificate is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadAttestation {
-    /// A text is no X.509 certificate in PEM.
+    /// A text is not an X.509 certificate in PEM.
     #[error("`{0}` is not an X.509 certificate in PEM")]
     NotACertificate(&'static str),
     /// The attestation has no certificates.
     #[error("the attestation has no certificates")]
     Empty,
-    /// The first certificate is about another key.
+    /// The first certificate is for another key.
     #[error("the attestation is about another key")]
     OtherKey,
 }
 
-/// Whether `attestation` is about `key` and leads to one of `roots` (X.509 certificates
-/// as PEM, each trusted as it is, self-signed or not).
+/// Whether `attestation` is for `key` and leads to one of `roots` (X.509 certificates as PEM, each
+/// trusted as it is, self-signed or not).
 ///
-/// Followed are the names (RFC 5280 §6.1.3) and the signatures: RSA PKCS #1 v1.5 and
-/// ECDSA with P-256 or P-384, with SHA-256, SHA-384 or SHA-512. Dates are not looked at:
-/// what a card stated when it made a key does not become untrue. `Ok(false)` where the
-/// chain breaks or leads elsewhere.
+/// Checks names (RFC 5280 §6.1.3) and signatures: RSA PKCS #1 v1.5, and ECDSA with P-256 or P-384,
+/// with SHA-256, SHA-384 or SHA-512. Dates are ignored, since a statement about the making of a key
+/// does not expire. `Ok(false)` if the chain breaks or leads elsewhere.
 ///
 /// # Errors
-/// [`BadAttestation`] where there is nothing to follow.
+/// [`BadAttestation`] if there is no chain to check.
 pub fn verify_chain(
     attestation: &Attestation,
     key: &PublicKey,
@@ -94,8 +93,7 @@ pub fn verify_chain(
     Ok(whole && trusted)
 }
 
-/// Checks that each of `roots` is an X.509 certificate in PEM, as [`verify_chain`] wants
-/// them.
+/// Checks that each of `roots` is an X.509 certificate in PEM, as [`verify_chain`] expects.
 ///
 /// # Errors
 /// [`BadAttestation::NotACertificate`].
@@ -106,8 +104,8 @@ pub fn check_roots(roots: &[impl AsRef<str>]) -> Result<(), BadAttestation> {
     Ok(())
 }
 
-/// Who is believed to have made a card: the certificates to which the chain of its
-/// attestation key must lead.
+/// The trusted makers of cards: the certificates to which the chain of a card's attestation key
+/// must lead.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Makers(Vec<Arc<Certificate>>);
 
@@ -117,7 +115,7 @@ pub(crate) struct Makers(Vec<Arc<Certificate>>);
 pub(crate) const YUBICO: &str = include_str!("../roots/yubico.pem");
 
 impl Makers {
-    /// Reads certificates, one or more, in PEM.
+    /// Parses one or more certificates in PEM.
     ///
     /// # Errors
     /// [`BadAttestation::NotACertificate`].
@@ -162,13 +160,13 @@ fn from_pem(text: &str, what: &'static str) -> Result<Certificate, BadAttestatio
     }
 }
 
-/// What the card says of the key in a slot, checked.
+/// The checked statement of a card about the key in a slot.
 pub(crate) enum Checked {
-    /// It states that it made the key itself.
+    /// The card made the key itself.
     Attested(Attestation),
-    /// What it says cannot be read.
+    /// The statement cannot be parsed.
     Unreadable(&'static str),
-    /// What it says is untrue.
+    /// The statement is false.
     Contradicts(&'static str),
 }
 

@@ -11,50 +11,50 @@ use claviger_token::{Interval, Watch};
 
 use crate::apdu::{Lost, Transport};
 
-/// Where cards are. There is one implementation for PC/SC, and one in tests.
+/// A source of cards. There is one implementation for PC/SC, and one in tests.
 pub trait Readers: Send + Sync {
     /// The names of the readers that have, or may have, a card.
     ///
     /// # Errors
-    /// Why cards cannot be reached at all.
+    /// If no cards can be reached.
     fn list(&self) -> Result<Vec<String>, Unreachable>;
 
     /// Opens the card in the reader, shared with other programs. Blocks while another program
     /// has a transaction with it (pcscd).
     ///
     /// # Errors
-    /// [`Lost`] where there is none.
+    /// [`Lost`] if there is none.
     fn connect(&self, reader: &str) -> Result<Box<dyn Link>, Lost>;
 
-    /// What waits for cards to come and go.
+    /// Waits until cards are inserted or removed.
     fn watch(&self) -> Box<dyn Watch> {
         Box::new(Interval)
     }
 }
 
-/// The service through which cards are reached does not answer.
+/// The service through which cards are reached cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreachable {
-    /// What was tried.
+    /// What was attempted.
     pub what: String,
-    /// What came of it.
+    /// The error.
     pub reason: String,
 }
 
 /// An open card.
 pub trait Link: Send {
-    /// Begins a transaction, which ends when the transport is dropped: in between no
-    /// other program speaks to the card. Blocks while another program has one.
+    /// Begins a transaction, which ends when the transport is dropped. No other program can use the
+    /// card meanwhile. Blocks while another program has one.
     ///
     /// # Errors
-    /// [`Lost`], also where the card was reset since the last transaction.
+    /// [`Lost`], also if the card was reset since the last transaction.
     fn begin(&mut self) -> Result<Box<dyn Transport + '_>, Lost>;
 
-    /// The way for one single command, which needs no transaction since nobody can come
-    /// in between. That spares two round trips to the service.
+    /// A transport for a single command. It needs no transaction, since no other program can come
+    /// in between, and so saves two round trips to the service.
     ///
     /// # Errors
-    /// As [`Link::begin`]. Where another program has a transaction, sending waits for its end
+    /// As [`Link::begin`]. If another program has a transaction, sending waits for its end
     /// (libpcsclite), or fails and sends nothing (Windows).
     fn alone(&mut self) -> Result<Box<dyn Transport + '_>, Lost> {
         self.begin()

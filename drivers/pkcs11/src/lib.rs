@@ -88,9 +88,9 @@ mod token;
 mod trouble;
 pub mod uri;
 
-/// So often at most a module that forgets tokens looks for one that is known by its serial or
-/// its label. SoftHSM empties the file of a token for a moment at every login, so that
-/// another process that starts just then does not see the token.
+/// The maximum number of attempts of a module that forgets tokens to find a token with a known
+/// serial number or label. SoftHSM empties the file of a token for a moment at every login, so a
+/// process that starts just then does not see the token.
 const MOST_LOOKS: usize = 12;
 
 /// Lists and opens PKCS#11 tokens.
@@ -129,7 +129,7 @@ impl Driver for Pkcs11Driver {
         needs::of(&self.locations)
     }
 
-    /// A module that cannot be used is asked again slower and slower.
+    /// A module that cannot be used is polled ever more slowly.
     fn look(&self, backend: &str, detail: Detail, call: &Call) -> Result<Listing, Error> {
         call.check()?;
         let uri = Uri::parse(backend)?;
@@ -181,7 +181,7 @@ impl Driver for Pkcs11Driver {
     }
 }
 
-/// Modules to look at, and why others cannot be.
+/// Usable modules, and why others are not.
 #[derive(Default)]
 struct Sources {
     usable: Vec<Source>,
@@ -407,11 +407,11 @@ fn missing(sources: &[Source], uri: &Uri, backend: &str, found: Found, call: &Ca
     }
 }
 
-/// Runs `work` with this process's instance of the module in the file `path`, loading it
-/// first if need be.
+/// Runs `work` with this process's instance of the module in the file `path`, which is loaded first
+/// if necessary.
 ///
-/// Meanwhile the driver does not initialise the module anew; sessions that `work`
-/// leaves open may be invalid afterwards. `work` must not use the driver.
+/// Meanwhile the driver does not reinitialise the module. Sessions that `work` leaves open may be
+/// invalid afterwards. `work` must not use the driver.
 ///
 /// # Errors
 /// [`Error::BadModule`], [`Error::NotReady`].
