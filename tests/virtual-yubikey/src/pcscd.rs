@@ -51,14 +51,18 @@ const RUN: &str = "/run/pcscd";
 ///
 /// pcscd gets its socket as from systemd (`sd_listen_fds(3)`): it comes as the standard
 /// output. It looks for the drivers of readers that are real in a folder that has none. As
-/// root it would take the place of the system's own pcscd, so it is nobody.
+/// root it would take the place of the system's own pcscd, so it is nobody. One that is built with
+/// polkit, as on Debian 13, would ask it who may use cards, and refuse everybody where it is not
+/// there.
 const SCRIPT: &str = r#"
 exec 3<&1 1>&2
 nobody="setpriv --reuid 65534 --regid 65534 --clear-groups"
 test "$(id -u)" = 0 && $nobody true || nobody=
+polkit=--disable-polkit
+pcscd --help 2>&1 | grep -q -e $polkit || polkit=
 start() {
     LISTEN_FDS=1 PCSCLITE_HP_DROPDIR=/run/pcscd \
-    sh -c 'LISTEN_PID=$$ exec "$@"' sh $nobody pcscd --foreground --config "$PWD/reader.conf" \
+    sh -c 'LISTEN_PID=$$ exec "$@"' sh $nobody pcscd $polkit --foreground --config "$PWD/reader.conf" \
     </dev/null &
 }
 start
