@@ -40,7 +40,7 @@ use rusqlite::{
 
 use self::check::check_rows;
 use self::connections::Connections;
-use self::digests::{IDENTITY, KEY, OF_DECRYPT_KEY, OF_SIGN_KEY, RowDigest, Unchecked};
+use self::digests::{IDENTITY, KEY, OF_DECRYPT_KEY, OF_SIGN_KEY, RowDigest, Sum, Unchecked};
 use self::home::HomeMark;
 use self::intents::{UnderWay, entered, intents_of};
 use self::ours::Ours;
@@ -172,8 +172,8 @@ impl Registry {
         let copy = snapshot::of_file(path)?;
         ours.iter().try_for_each(Ours::is_still_there)?;
         prepare(&copy)?;
-        let lease = Lease::observe(&home.join("run"));
         let only = Connections::to_memory(copy);
+        let lease = Lease::observe(&home.join("run"));
         let mut registry = Registry::with(only, lease, Some(PinNotes::of_home(home)));
         registry.place = Some(HomeMark::of(home)?);
         registry.refused_pins = registry.refused_pins.read_only(why.clone());
@@ -243,7 +243,7 @@ impl Registry {
         })
     }
 
-    /// The lease's name, for a record that others read.
+    /// The name of the lease, for a record that other processes read.
     fn shown_lease(&self) -> Result<&str> {
         self.lease.show().map_err(|e| RegistryError::io(&e))
     }
@@ -277,20 +277,26 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`]. Then what was handed out may not be all, and is not to be used.
     pub fn each_identity(&self, mut take: impl FnMut(EngineId, IdentityInfo)) -> Result<()> {
+        const LEASE: usize = IDENTITY.at("lease");
         self.read(|db| {
-            // What is volatile is of no use to any but its own process.
-            let select = IDENTITY.select("WHERE lease IS NULL OR lease = ? ORDER BY name, node");
-            let mut entries = db.prepare_cached(&select)?;
-            let mut rows = entries.query([self.lease.name()])?;
+            let mut sum = Sum::of(&IDENTITY);
+            let mut entries = db.prepare_cached(&IDENTITY.select("ORDER BY name, node"))?;
+            let mut rows = entries.query([])?;
             let mut find = find_key(db)?;
             while let Some(row) = rows.next()? {
+                sum.add(row)?;
+                // What is volatile is of no use to any but its own process.
+                let lease: Option<String> = row.get(LEASE)?;
+                if lease.is_some_and(|lease| !self.is_own(&lease)) {
+                    continue;
+                }
                 let entry = Entry::of(row)?;
                 let who = entry.who.clone();
                 let (keys, mut info) = entry.and_keys(&mut find)?;
                 info.keys = keys.into_iter().map(|key| key.info).collect();
                 take(who, info);
             }
-            Ok(())
+            sum.check(db)
         })
     }
 
@@ -379,7 +385,7 @@ impl Registry {
                 let mut spoken_for = intents.iter().flat_map(|intent| &intent.keys);
                 if spoken_for.any(|other| {
                     other.public_key.as_ref() == Some(&key.public_key)
-                        || (other.public_key.is_none() && other.slot.as_str() == key.slot.as_str())
+                        || (other.public_key.is_none() && other.slot == key.slot)
                 }) {
                     return Err(BeginError::InProgress);
                 }
@@ -524,7 +530,7 @@ impl Registry {
         let mut rows = volatile.query([])?;
         let (mut find, mut dead) = (None, Vec::new());
         while let Some(row) = rows.next()? {
-            // Mostly there are none, and no key is looked for.
+            // Most registries have none, and no key is looked up.
             let find = match &mut find {
                 Some(find) => find,
                 none => none.insert(find_key(db)?),

@@ -467,6 +467,7 @@ async fn nothing_is_listed_of_a_large_registry_from_which_a_row_was_lost() {
         ("identity WHERE name = 'bob'", "identity"),
         ("evidence WHERE to_name = 'mallory'", "evidence"),
         ("revocation", "revocation"),
+        ("intent", "intent"),
     ] {
         home.put(&whole);
         home.sql(&format!("PRAGMA foreign_keys = OFF; DELETE FROM {lost}"));
@@ -476,6 +477,7 @@ async fn nothing_is_listed_of_a_large_registry_from_which_a_row_was_lost() {
             ("identity", registry.identities().map(drop)),
             ("evidence", registry.all_evidence().map(drop)),
             ("revocation", registry.all_revocations().map(drop)),
+            ("intent", registry.open_intents().map(drop)),
         ];
         for (table, listed) in listed {
             let is_refused = matches!(listed, Err(RegistryError::Damaged { .. }));

@@ -17,7 +17,7 @@ use rusqlite::{Connection, Row};
 
 use super::digests::{
     CONTACT, EVIDENCE, HOME, IDENTITY, INTENT, KEY, REFUSED_PIN, REVOCATION, SENT_PIN, SPENT_SLOT,
-    TABLES, TRIED, Table, is_sealed,
+    TABLES, TRIED, Table, is_sealed, not_sealed,
 };
 use super::rows::{intent, key_record};
 use super::schema::prepare_new;
@@ -71,10 +71,7 @@ fn faults(db: &Connection) -> Result<Vec<RegistryError>> {
     for table in TABLES {
         let is_sealed = is_sealed(db, table).map_err(RegistryError::from);
         if faults.or_end(is_sealed)? == Some(false) {
-            faults.note(format!(
-                "rows of the table {} are missing, added or replaced",
-                table.name
-            ));
+            faults.add(not_sealed(table));
         }
     }
     if faults.is_empty() && count(db, HOME.name)? > 1 {

@@ -23,7 +23,7 @@ const NOBODY: &str = "";
 pub(super) type UnderWay = Arc<Mutex<HashSet<i64>>>;
 
 /// The right to work on an intent. As long as somebody in this process holds it, nobody
-/// settles the intent.
+/// resolves the intent.
 #[derive(Debug)]
 pub(crate) struct Claim {
     id: i64,
@@ -196,7 +196,7 @@ impl Registry {
         })
     }
 
-    /// The right to settle an intent; none where somebody else has it, or has settled it.
+    /// The right to resolve an intent; none where somebody else has it, or has resolved it.
     pub(crate) fn claim(&self, intent: &Intent) -> Result<Option<Arc<Claim>>> {
         self.write(|db| {
             let lease: Option<String> = db
@@ -232,7 +232,7 @@ impl Registry {
     }
 
     /// This process stops working on an intent that it leaves open, for any process to
-    /// settle. Where that cannot be written down, others wait until this one ends.
+    /// resolve. Where that cannot be written down, others wait until this one ends.
     pub(crate) fn leave_open(&self, intent: &Intent) {
         let left = self.write::<_, RegistryError>(|db| {
             db.prepare_cached("UPDATE intent SET lease = ? WHERE id = ? AND lease = ?")?
