@@ -192,11 +192,18 @@ impl Session {
     ///
     /// # Errors
     /// Errors about the PIN, since the command itself would fail with the same.
-    pub(crate) async fn settle(&self, node: &Node, tokens: &[TokenId]) -> Result<(), Failure> {
+    pub(crate) async fn resolve_intents(
+        &self,
+        node: &Node,
+        tokens: &[TokenId],
+    ) -> Result<(), Failure> {
         let open = node.registry().open_intents()?;
         if open.iter().any(|intent| tokens.contains(&intent.token)) {
             let _phase = self.interrupt.tidily();
-            for (intent, error) in node.settle_with_pins_for(tokens, &self.call()).await? {
+            for (intent, error) in node
+                .resolve_intents_with_pins_for(tokens, &self.call())
+                .await?
+            {
                 if tokens.contains(&intent.token) && is_about_pin(&error) {
                     return Err(error.into());
                 }

@@ -15,7 +15,7 @@ use crate::identity_management::Sought;
 use crate::inner::Inner;
 use crate::lifecycle::{check_free_name, refusal};
 use crate::registry::NewIdentity;
-use crate::settling::settle;
+use crate::resolving::resolve;
 use crate::tokens::{OpenToken, Opened};
 use crate::trial::{Trial, prove};
 use crate::types::{Origin, engine_name};
@@ -44,7 +44,7 @@ pub(crate) fn adopt(
             backend: backend.to_string(),
         });
     }
-    settle(node, &token, call)?;
+    resolve(node, &token, call)?;
     let mut info = token.token.info().clone();
     node.registry.take_account(&mut info)?;
     let device = Arc::clone(&token.token);

@@ -11,7 +11,7 @@
 //!
 //! A generation that fails between steps 2 and 5 is undone; a deletion that fails is completed
 //! later. If the process dies, or the token is not available, the intent stays, and
-//! [`settle`](crate::settling::settle) resolves it later.
+//! [`resolve`](crate::resolving::resolve) resolves it later.
 //!
 //! # Order
 //! The specification has Identity Management handle one message at a time. Here requests about
@@ -44,7 +44,7 @@ use crate::lane::{NotDone, PATIENCE};
 use crate::registry::{
     Action, BeginError, Claim, Intent, NewIdentity, RegistryError, Released, What,
 };
-use crate::settling::{NotDestroyed, Settled, destroy_keys, name_keys, settle, undo};
+use crate::resolving::{NotDestroyed, Resolved, destroy_keys, name_keys, resolve, undo};
 use crate::tokens::{OpenToken, Opened};
 use crate::trial::{Trial, prove};
 use crate::types::{Origin, engine_name};
@@ -68,7 +68,7 @@ pub(crate) fn generate(
     } = wanted;
     call.check()?;
     check_free_name(node, who)?;
-    settle(node, &token, call)?;
+    resolve(node, &token, call)?;
     if named_slot.is_some() && specs.len() > 1 {
         return Err(EngineError::OneSlotForTwoKeys {
             backend: backend.to_string(),
@@ -386,7 +386,7 @@ pub(crate) fn destroy(
     // By now the token may have another name than `info` says.
     let doomed: Vec<Unfinished> = info.keys.iter().map(KeyInfo::doomed).collect();
     // It may be that a deletion was begun earlier.
-    for Settled { intent, result } in settle(node, &token, call)? {
+    for Resolved { intent, result } in resolve(node, &token, call)? {
         if intent.identity != *identity || intent.action != Action::Delete {
             continue;
         }

@@ -97,7 +97,7 @@ async fn a_restored_home_has_what_was_backed_up_and_settles_nothing_until_told()
     assert_eq!(names(node.registry()), ["alice"]);
     assert!(node.registry().is_copy());
     let left = node
-        .settle(&claviger_token::Call::unlimited())
+        .resolve_intents(&claviger_token::Call::unlimited())
         .await
         .unwrap();
     assert!(matches!(
@@ -107,7 +107,7 @@ async fn a_restored_home_has_what_was_backed_up_and_settles_nothing_until_told()
     assert_eq!(device.keys(), 4);
     node.registry().claim_home().unwrap();
     assert!(
-        node.settle(&claviger_token::Call::unlimited())
+        node.resolve_intents(&claviger_token::Call::unlimited())
             .await
             .unwrap()
             .is_empty()

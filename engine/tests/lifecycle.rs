@@ -102,7 +102,7 @@ async fn a_generation_that_fails_half_way_leaves_nothing() {
     // The first key is still on the token, which is gone; what is to be done is not forgotten.
     assert_eq!(device.keys(), 1);
     assert_eq!(node.registry().open_intents().unwrap().len(), 1);
-    let left = node.settle(&Call::unlimited()).await.unwrap();
+    let left = node.resolve_intents(&Call::unlimited()).await.unwrap();
     assert_eq!(
         left.len(),
         1,
@@ -110,7 +110,12 @@ async fn a_generation_that_fails_half_way_leaves_nothing() {
     );
 
     device.attach();
-    assert!(node.settle(&Call::unlimited()).await.unwrap().is_empty());
+    assert!(
+        node.resolve_intents(&Call::unlimited())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(device.keys(), 0);
     assert!(node.registry().open_intents().unwrap().is_empty());
     make(&node, "alice", &device.backend()).await;
@@ -174,9 +179,21 @@ async fn an_old_deletion_does_not_touch_a_new_identity_of_the_same_name() {
     device.detach_after(1);
     delete(&first, "alice", "alice").await.unwrap_err();
     device.attach();
-    assert!(first.settle(&Call::unlimited()).await.unwrap().is_empty());
+    assert!(
+        first
+            .resolve_intents(&Call::unlimited())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     make(&first, "alice", &device.backend()).await;
-    assert!(first.settle(&Call::unlimited()).await.unwrap().is_empty());
+    assert!(
+        first
+            .resolve_intents(&Call::unlimited())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(device.keys(), 2);
     assert_eq!(first.registry().identities().unwrap().len(), 1);
 }
@@ -283,7 +300,13 @@ async fn what_a_living_process_works_on_is_left_alone() {
     let made = tokio::spawn(async move { make(&its_node, "alice", &backend).await });
     until(|| device.is_generating()).await;
     assert!(second.registry().open_intents().unwrap().is_empty());
-    assert!(second.settle(&Call::unlimited()).await.unwrap().is_empty());
+    assert!(
+        second
+            .resolve_intents(&Call::unlimited())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     device.holds_keys(false);
     made.await.unwrap();
     assert_eq!(device.keys(), 2);
@@ -306,7 +329,13 @@ async fn what_a_living_process_gave_up_is_settled_by_another() {
     assert_eq!(device.keys(), 1);
     let second = node(home.path(), &device);
     assert_eq!(second.registry().open_intents().unwrap().len(), 1);
-    assert!(second.settle(&Call::unlimited()).await.unwrap().is_empty());
+    assert!(
+        second
+            .resolve_intents(&Call::unlimited())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(device.keys(), 0);
     assert!(first.registry().open_intents().unwrap().is_empty());
 }

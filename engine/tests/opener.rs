@@ -316,7 +316,7 @@ async fn what_was_interrupted_on_several_tokens_is_not_settled_with_one_pin() {
     }
     stage.safes.log_out();
     let node = stage.node(FixedPin::new(PINS[0]));
-    let left = node.settle(&Call::unlimited()).await.unwrap();
+    let left = node.resolve_intents(&Call::unlimited()).await.unwrap();
     assert_eq!(left.len(), 2);
     for (_, error) in &left {
         assert_eq!(error.code(), "pin-for-several-tokens");
@@ -325,7 +325,7 @@ async fn what_was_interrupted_on_several_tokens_is_not_settled_with_one_pin() {
 
     let first = [stage.safes.0[0].device.id()];
     let left = node
-        .settle_with_pins_for(&first, &Call::unlimited())
+        .resolve_intents_with_pins_for(&first, &Call::unlimited())
         .await
         .unwrap();
     assert_eq!(left.len(), 1);
@@ -333,7 +333,7 @@ async fn what_was_interrupted_on_several_tokens_is_not_settled_with_one_pin() {
     drop(node);
     let left = stage
         .node(stage.safes.person())
-        .settle(&Call::unlimited())
+        .resolve_intents(&Call::unlimited())
         .await
         .unwrap();
     assert!(left.is_empty(), "{left:?}");

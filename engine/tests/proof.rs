@@ -1,5 +1,5 @@
 //! Keys go by their public half: what is proven before an identity is entered, what an intent
-//! can prove when it is settled, and what is remembered of what was tried.
+//! can prove when it is resolved, and what is remembered of what was tried.
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod common;
@@ -101,7 +101,7 @@ async fn a_key_has_its_mark_until_its_identity_is_entered_and_then_its_name() {
 
     device.names_with(None);
     assert!(
-        node.settle(&claviger_token::Call::unlimited())
+        node.resolve_intents(&claviger_token::Call::unlimited())
             .await
             .unwrap()
             .is_empty()
@@ -149,10 +149,10 @@ async fn a_copy_of_the_home_destroys_no_key_that_was_entered() {
     };
     let second = node(copy.path(), &device);
     assert_eq!(second.registry().open_intents().unwrap().len(), 1);
-    // It is known as a copy, and settles nothing.
+    // It is known as a copy, and resolves nothing.
     assert!(second.registry().is_copy() && !first.registry().is_copy());
     let left = second
-        .settle(&claviger_token::Call::unlimited())
+        .resolve_intents(&claviger_token::Call::unlimited())
         .await
         .unwrap();
     assert!(matches!(
@@ -163,7 +163,7 @@ async fn a_copy_of_the_home_destroys_no_key_that_was_entered() {
     second.registry().claim_home().unwrap();
     assert!(
         second
-            .settle(&claviger_token::Call::unlimited())
+            .resolve_intents(&claviger_token::Call::unlimited())
             .await
             .unwrap()
             .is_empty()

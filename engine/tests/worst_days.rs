@@ -25,7 +25,7 @@ fn mismatch(device: &Device) -> Error {
     }
 }
 
-/// Neither keys nor anything to be settled.
+/// Neither keys nor anything to be resolved.
 fn nothing_is_left(node: &Node, device: &Device) {
     assert_eq!(device.keys(), 0);
     assert!(node.registry().identities().unwrap().is_empty());
@@ -175,9 +175,20 @@ async fn a_key_that_cannot_be_deleted_stays_and_keeps_nobody_from_the_token() {
     device.attach();
     device.deletes_with(Some(mismatch(&device)));
     make(&node, "carol", &device.backend()).await;
-    assert_eq!(node.settle(&Call::unlimited()).await.unwrap().len(), 1);
+    assert_eq!(
+        node.resolve_intents(&Call::unlimited())
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
     device.deletes_with(None);
-    assert!(node.settle(&Call::unlimited()).await.unwrap().is_empty());
+    assert!(
+        node.resolve_intents(&Call::unlimited())
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(node.registry().identities().unwrap().len(), 2);
     assert_eq!(device.keys(), 4);
 }

@@ -275,7 +275,7 @@ fn check_permissions(home: &Path, findings: &mut Findings) {
 #[cfg(not(unix))]
 fn check_permissions(_: &Path, _: &mut Findings) {}
 
-/// Says what was interrupted, or settles it.
+/// Says what was interrupted, or resolves it.
 async fn check_intents(
     session: &Session,
     node: &Node,
@@ -306,7 +306,7 @@ async fn check_intents(
     let left = {
         let _phase = session.interrupt.tidily();
         let _busy = session.screen.spin("resolving what was interrupted");
-        node.settle(&session.call()).await?
+        node.resolve_intents(&session.call()).await?
     };
     if session.interrupt.came() {
         return Err(Error::Cancelled.into());

@@ -203,7 +203,7 @@ async fn adoption(
     // A key that an interrupted generation left behind is not there to be adopted.
     let tokens: Vec<_> = found.iter().map(|(token, _)| token.id.clone()).collect();
     if let [_] = tokens.as_slice() {
-        session.settle(node, &tokens).await?;
+        session.resolve_intents(node, &tokens).await?;
     }
     let default = match holders.first().map(|(_, slots)| slots.as_slice()) {
         _ if sought.len() > 1 => Capabilities::CommitAndDecrypt,

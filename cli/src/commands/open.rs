@@ -39,13 +39,13 @@ pub(super) async fn with_any(
     Ok(opened)
 }
 
-/// Asks one after the other. What was interrupted on a token is settled before it is used,
+/// Asks one after the other. What was interrupted on a token is resolved before it is used,
 /// unless the PIN is not for it.
 async fn open(session: &Session, node: &Node, mut opener: Opener) -> Result<Opened, Not> {
     loop {
         let token = opener.next()?.token().clone();
         if opener.next_gets_pin() {
-            session.settle(node, &[token]).await?;
+            session.resolve_intents(node, &[token]).await?;
         }
         let _busy = session.screen.spin("asking the token");
         if let Some(opened) = opener.ask(&session.call()).await? {

@@ -138,7 +138,7 @@ pub(crate) async fn grant(session: &Session, reader: &str, by: &str, until: Opti
         .coded("same-keys"));
     }
     session
-        .settle(&node, std::slice::from_ref(&key.token))
+        .resolve_intents(&node, std::slice::from_ref(&key.token))
         .await?;
     let evidence = {
         let _busy = session.screen.spin("signing");
@@ -172,7 +172,7 @@ pub(crate) async fn revoke(session: &Session, reader: &str, by: &str) -> Answer 
     let (who, info) = session::identity(node.registry(), by)?;
     let key = session::key(&who, &info, KeyUse::Sign)?;
     session
-        .settle(&node, std::slice::from_ref(&key.token))
+        .resolve_intents(&node, std::slice::from_ref(&key.token))
         .await?;
     let from = EngineId::local(reader);
     let revoked = {

@@ -73,7 +73,7 @@ pub(crate) async fn sign(
     warn_of_memory(&message, &key.public_key, options.format);
 
     session
-        .settle(&node, std::slice::from_ref(&key.token))
+        .resolve_intents(&node, std::slice::from_ref(&key.token))
         .await?;
     let signature = {
         let _busy = session.screen.spin("signing");

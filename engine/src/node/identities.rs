@@ -19,7 +19,7 @@ use crate::lifecycle;
 use crate::message::{RequestConnectIdentity, RequestDeleteIdentity, RequestGenerateIdentity};
 use crate::opening::Wanted;
 use crate::registry::Intent;
-use crate::settling::settle_one;
+use crate::resolving::resolve_one;
 use crate::turns::{Turn, in_time};
 use crate::{EngineError, EngineId, Engines, IdentityInfo};
 
@@ -150,24 +150,27 @@ impl Node {
     ///
     /// # Errors
     /// [`EngineError::Registry`].
-    pub async fn settle(&self, call: &Call) -> Result<Vec<(Intent, EngineError)>, EngineError> {
-        self.settle_all(None, call).await
+    pub async fn resolve_intents(
+        &self,
+        call: &Call,
+    ) -> Result<Vec<(Intent, EngineError)>, EngineError> {
+        self.resolve_all(None, call).await
     }
 
-    /// As [`Node::settle`], and PINs go to `tokens` only: one that nobody means to use must
+    /// As [`Node::resolve_intents`], and PINs go to `tokens` only: one that nobody means to use must
     /// not lose a try to another one's PIN.
     ///
     /// # Errors
-    /// As [`Node::settle`].
-    pub async fn settle_with_pins_for(
+    /// As [`Node::resolve_intents`].
+    pub async fn resolve_intents_with_pins_for(
         &self,
         tokens: &[TokenId],
         call: &Call,
     ) -> Result<Vec<(Intent, EngineError)>, EngineError> {
-        self.settle_all(Some(tokens), call).await
+        self.resolve_all(Some(tokens), call).await
     }
 
-    async fn settle_all(
+    async fn resolve_all(
         &self,
         with_pins: Option<&[TokenId]>,
         call: &Call,
@@ -185,7 +188,7 @@ impl Node {
                 true => call.clone(),
                 false => self.0.tokens.without_pin(call),
             };
-            match self.settle_intent(intent, &call).await {
+            match self.resolve_intent(intent, &call).await {
                 Ok(()) => {}
                 Err(EngineError::Token(Error::PinNeeded { .. })) if is_for_one => {
                     let holders = Vec::new();
@@ -198,7 +201,7 @@ impl Node {
     }
 
     /// Resolves one intent, for the node itself.
-    async fn settle_intent(&self, intent: &Intent, call: &Call) -> Result<(), EngineError> {
+    async fn resolve_intent(&self, intent: &Intent, call: &Call) -> Result<(), EngineError> {
         let wanted = Wanted {
             backend: &intent.backend,
             token: Some(&intent.token),
@@ -212,8 +215,8 @@ impl Node {
         }
         let turn = self.0.turns.tokens.take(token.id(), call).await?;
         let (intent, call) = (intent.clone(), self.0.tokens.for_work(call));
-        let settled = self.carried(turn, move |node| settle_one(node, &token, &intent, &call));
-        settled.await.map(drop)
+        let resolved = self.carried(turn, move |node| resolve_one(node, &token, &intent, &call));
+        resolved.await.map(drop)
     }
 
     /// The turns at an identity and at a token.

@@ -34,7 +34,7 @@ pub struct Content {
     pub contacts: usize,
     /// How many pieces of evidence.
     pub evidence: usize,
-    /// What was interrupted and is not settled.
+    /// What was interrupted and is not resolved.
     pub open_intents: usize,
 }
 
@@ -77,7 +77,7 @@ impl Registry {
     /// Makes the backup in the file `from` the registry of the folder `home`. What was there
     /// is moved aside under another name, whether it can be read or not.
     ///
-    /// The home counts as restored from then on: what was interrupted is not settled until
+    /// The home counts as restored from then on: what was interrupted is not resolved until
     /// [`Registry::claim_home`].
     ///
     /// # Errors

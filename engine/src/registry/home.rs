@@ -53,7 +53,7 @@ impl HomeMark {
 
 impl Registry {
     /// Whether this home is a copy of another one, or was restored or moved here: then what was
-    /// interrupted is not settled until [`Registry::claim_home`].
+    /// interrupted is not resolved until [`Registry::claim_home`].
     pub fn is_copy(&self) -> bool {
         self.is_copy.load(std::sync::atomic::Ordering::Relaxed)
     }

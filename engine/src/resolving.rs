@@ -268,42 +268,42 @@ fn cleaning_up(call: &Call) -> Call {
 }
 
 /// What came of an intent that was open.
-pub(crate) struct Settled {
+pub(crate) struct Resolved {
     pub(crate) intent: Intent,
     pub(crate) result: Result<Vec<Deletion>, EngineError>,
 }
 
 /// Settles what dead processes, or failures of the token, left open on `token`. What
-/// cannot be settled stays, and keeps nobody from using the token.
+/// cannot be resolved stays, and keeps nobody from using the token.
 ///
 /// # Errors
 /// [`EngineError::Registry`].
-pub(crate) fn settle(
+pub(crate) fn resolve(
     node: &Inner,
     token: &OpenToken,
     call: &Call,
-) -> Result<Vec<Settled>, EngineError> {
+) -> Result<Vec<Resolved>, EngineError> {
     let open = node.registry.open_intents()?;
     let its_own = open
         .into_iter()
         .filter(|intent| intent.token == *token.id());
-    let mut settled = Vec::new();
+    let mut resolved = Vec::new();
     for intent in its_own {
-        if let Some(result) = settle_one(node, token, &intent, call).transpose() {
+        if let Some(result) = resolve_one(node, token, &intent, call).transpose() {
             if let Err(error) = &result {
-                tracing::warn!(identity = %intent.identity, %error, "not settled");
+                tracing::warn!(identity = %intent.identity, %error, "not resolved");
             }
-            settled.push(Settled { intent, result });
+            resolved.push(Resolved { intent, result });
         }
     }
-    Ok(settled)
+    Ok(resolved)
 }
 
 /// Settles one of them. None where somebody else does.
 ///
 /// # Errors
-/// What keeps it from being settled; it stays.
-pub(crate) fn settle_one(
+/// What keeps it from being resolved; it stays.
+pub(crate) fn resolve_one(
     node: &Inner,
     token: &OpenToken,
     intent: &Intent,
@@ -327,12 +327,12 @@ pub(crate) fn settle_one(
             destroy_keys(node, token, intent, &claim, call).map_err(|n| n.error)?
         }
     };
-    let settled = match intent.action {
+    let resolved = match intent.action {
         Action::Generate | Action::Name => node.registry.abandon(intent),
         Action::Delete => node.registry.finish_delete(intent),
     };
-    settled.inspect_err(|_| node.registry.leave_open(intent))?;
+    resolved.inspect_err(|_| node.registry.leave_open(intent))?;
     node.refresh(&intent.identity);
-    tracing::info!(identity = %intent.identity, action = ?intent.action, "settled");
+    tracing::info!(identity = %intent.identity, action = ?intent.action, "resolved");
     Ok(Some(keys))
 }
