@@ -3,14 +3,15 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use claviger_ledger::LedgerDriver;
 use claviger_ledger::transport::{Attached, Broken, Devices, Transport, Unreachable};
 use claviger_ledger_emulator::Ethereum;
 use claviger_token::{Call, Detail, Driver, Error};
-use common::{Bus, answers};
+use common::{Bus, answers, wait_until};
 
 /// A bus whose devices other processes can reach, too.
 struct Shared {
@@ -50,12 +51,16 @@ fn a_listing_that_is_given_up_in_a_command_leaves_the_device_to_other_processes(
     });
     answering.plug("usb-1", answers(&app));
     let (one, other) = (process(&mute), process(&answering));
-    let soon = Call::within(Duration::from_millis(100));
-    refused!(
-        one.look("ledger:", Detail::Tokens, &soon),
-        Error::DeadlineExceeded
-    );
-    assert_eq!(silent.take_sent().len(), 1, "it was at a command");
+    let given_up = Arc::new(AtomicBool::new(false));
+    thread::scope(|scope| {
+        let call = Call::unlimited().cancelled_by(Arc::clone(&given_up));
+        let one = &one;
+        let looks = scope.spawn(move || one.look("ledger:", Detail::Tokens, &call).map(drop));
+        // It is at a command.
+        wait_until(|| !silent.take_sent().is_empty());
+        given_up.store(true, Ordering::SeqCst);
+        refused!(looks.join().unwrap(), Error::Cancelled);
+    });
     let listed = other.tokens("ledger:", &Call::unlimited()).unwrap();
     assert_ne!(listed[0].id.serial, "", "{:?}", listed[0].notes);
 }
