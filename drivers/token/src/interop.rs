@@ -25,6 +25,9 @@ use signature::{Keypair, SignatureEncoding, Verifier};
 use crate::signing::eip191_digest;
 use crate::{Algorithm, Call, PublicKey, SignatureScheme, Signer};
 
+/// The crates whose signatures and traits these are.
+pub use {ed25519_dalek, k256, p256, p384, rsa, signature};
+
 /// A signature type that tokens can make.
 pub trait Scheme: SignatureEncoding {
     /// The scheme of these signatures.

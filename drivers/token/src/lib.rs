@@ -90,3 +90,8 @@ pub use token::{
     Attestation, Decryptor, Deletion, Derives, DigestSigner, GeneratedKey, NewKey, Protection,
     Secret, Signer, Token, Unfinished, Unwrap, unfinished_mark,
 };
+
+/// Shows the text of a [`Pin`].
+pub use secrecy::ExposeSecret;
+/// What a [`Secret`] is: it is wiped when it is dropped.
+pub use zeroize::Zeroizing;
