@@ -5,13 +5,13 @@
 
 use std::cell::Cell;
 
-use claviger_token::{Call, Deletion, Error, KeyRef, PublicKey, SlotId, Unfinished};
+use claviger_token::{Call, Deletion, Error, KeyRef, SlotId, Unfinished};
 use cryptoki::error::{Error as Ck, RvError};
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
 use crate::error::{Fault, is_stale_handle};
-use crate::find::{Search, parse_slot};
+use crate::find::{Proof, Search, Wanted, parse_slot};
 use crate::object::{Read, read_keys};
 use crate::token::Pkcs11Token;
 
@@ -27,7 +27,7 @@ impl Pkcs11Token {
     /// Destroys the key whose public half is given.
     pub(crate) fn delete_key(&self, key: &KeyRef, call: &Call) -> Result<Deletion, Error> {
         self.destroying(call, |session, destroyed| {
-            self.destroy_key(session, &key.public_key, &key.slot, destroyed)
+            self.destroy_key(session, key, call, destroyed)
         })
     }
 
@@ -38,7 +38,11 @@ impl Pkcs11Token {
             if marked == Marked::Unchangeable
                 && let Some(key) = &left.public_key
             {
-                return self.destroy_key(session, key, &left.slot, destroyed);
+                let key = KeyRef {
+                    slot: left.slot.clone(),
+                    public_key: key.clone(),
+                };
+                return self.destroy_key(session, &key, call, destroyed);
             }
             if destroyed.get() {
                 return Ok(Deletion::Destroyed);
@@ -68,18 +72,21 @@ impl Pkcs11Token {
         done
     }
 
+    /// Destroys what is proven to be the key. One that cannot be tried is a doubt, and stays.
     fn destroy_key(
         &self,
         session: &Session,
-        key: &PublicKey,
-        slot: &SlotId,
+        key: &KeyRef,
+        call: &Call,
         destroyed: &Cell<bool>,
     ) -> Result<Deletion, Fault> {
-        let search = Search::new(self, session, key, true);
+        let KeyRef { slot, public_key } = key;
+        let search = Search::new(self, session, public_key, Wanted::Proven(call));
         let mut left = MOST_OBJECTS;
         let findings = loop {
             let findings = search.run(slot)?;
-            let Some(found) = findings.found.first() else {
+            let mut found = findings.found.iter();
+            let Some(found) = found.find(|found| found.proof == Proof::Proven) else {
                 break findings;
             };
             left = left.checked_sub(1).ok_or_else(|| self.still_there())?;
@@ -88,7 +95,7 @@ impl Pkcs11Token {
         // Private keys do not show without a login.
         self.connection.confirm(session)?;
         if findings.doubt.is_some() && !destroyed.get() {
-            return Err(Fault::Ours(findings.missing(self, key, slot)));
+            return Err(Fault::Ours(findings.missing(self, public_key, slot)));
         }
         let was_destroyed = destroyed.get();
         while let Some(public) = search.public_halves()?.first() {

@@ -4,19 +4,20 @@
 //! with its public key or a certificate, and other keys may share it, too. So a key that was found
 //! by an id is *presumed*, until its public key verifies a signature or an agreement of it. If
 //! several private keys are possible, all are tried at once. A key whose public key is known to be
-//! another one is not tried.
+//! another one is not tried. What is presumed may be used, since its use proves it; it is never
+//! destroyed.
 
 use std::cell::Cell;
 
 use claviger_token::possession::{self, Challenge};
 use claviger_token::{Call, Error, Fingerprint, KeySpec, PublicKey, SlotId};
-use cryptoki::object::{Attribute, ObjectClass};
+use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use rand_core::{OsRng, RngCore};
 
 use crate::encoding::public_templates;
 use crate::error::{Fault, is_stale_handle};
-use crate::object::{Read, read_certificates, read_keys, slot_name};
+use crate::object::{KeyObject, Read, read_certificates, read_keys, slot_name};
 use crate::operate::{KeyHandle, Text};
 use crate::token::Pkcs11Token;
 use claviger_token::key::{from_hex, to_hex};
@@ -31,6 +32,18 @@ pub(crate) enum Proof {
     Proven,
     /// It is the only one with the `CKA_ID` of the only public key.
     Presumed,
+}
+
+/// What is to be known of a private key that is looked for.
+#[derive(Clone, Copy)]
+pub(crate) enum Wanted<'a> {
+    /// It is to be used: what it does shows whose half it is.
+    Presumed,
+    /// It is tried. One that cannot be tried remains presumed.
+    Tried,
+    /// It is to be destroyed, so one that cannot be tried is none. A key that wants the PIN for
+    /// each use gets it, with this call, if it is the only possible one.
+    Proven(&'a Call),
 }
 
 /// A private key that is, or is presumed to be, the one that is looked for.
@@ -77,8 +90,7 @@ pub(crate) struct Search<'a> {
     token: &'a Pkcs11Token,
     session: &'a Session,
     public_key: &'a PublicKey,
-    /// Whether what is presumed is to be tried as well.
-    wants_proof: bool,
+    wanted: Wanted<'a>,
     trials: Cell<usize>,
 }
 
@@ -87,13 +99,13 @@ impl<'a> Search<'a> {
         token: &'a Pkcs11Token,
         session: &'a Session,
         public_key: &'a PublicKey,
-        wants_proof: bool,
+        wanted: Wanted<'a>,
     ) -> Self {
         Search {
             token,
             session,
             public_key,
-            wants_proof,
+            wanted,
             trials: Cell::new(0),
         }
     }
@@ -131,7 +143,8 @@ impl<'a> Search<'a> {
     /// The private keys with this `CKA_ID` that are the one, or presumed to be.
     fn with_id(&self, id: &[u8]) -> Result<Findings, Fault> {
         let private = self.keys_with_id(ObjectClass::PRIVATE_KEY, id)?;
-        let there = !private.is_empty();
+        let handles: Vec<_> = private.iter().map(|read| read.handle).collect();
+        let there = !handles.is_empty();
         let told = private.iter().find_map(|read| read.key.public_key());
         let (telling, silent): (Vec<_>, Vec<_>) = private
             .into_iter()
@@ -150,7 +163,7 @@ impl<'a> Search<'a> {
             .collect();
         let mut halves = match silent.is_empty() {
             true => Vec::new(),
-            false => self.halves_with_id(id)?,
+            false => self.halves_with_id(id, &handles)?,
         };
         halves.retain(|half| half.algorithm() == algorithm);
         let one = silent.len() == 1;
@@ -176,13 +189,19 @@ impl<'a> Search<'a> {
 
     fn presume(&self, silent: Vec<Read>, findings: &mut Findings) -> Result<(), Fault> {
         for read in silent {
-            let proof = match self.wants_proof {
-                false => Proof::Presumed,
-                true => match self.try_key(&read)? {
-                    Trial::Ours => Proof::Proven,
-                    Trial::NotOurs => continue,
-                    Trial::Inconclusive(_) => Proof::Presumed,
-                },
+            let trial = match self.wanted {
+                Wanted::Presumed => None,
+                Wanted::Tried => Some(self.try_key(&read)?),
+                Wanted::Proven(call) => Some(self.try_only_key(&read, call)?),
+            };
+            let proof = match (trial, self.wanted) {
+                (Some(Trial::Ours), _) => Proof::Proven,
+                (Some(Trial::NotOurs), _) => continue,
+                (Some(Trial::Inconclusive(reason)), Wanted::Proven(_)) => {
+                    findings.doubt = Some(reason);
+                    continue;
+                }
+                (Some(Trial::Inconclusive(_)) | None, _) => Proof::Presumed,
             };
             findings.found.push(Found { read, proof });
         }
@@ -279,43 +298,81 @@ impl<'a> Search<'a> {
         Ok(found)
     }
 
-    /// The public halves that the public keys and the certificates with this id tell. Where the
-    /// one that is looked for is the only one of the public keys, the certificates are not read:
-    /// a certificate of another key would add a doubt, and what is presumed is proven by its
-    /// first use in any case.
-    fn halves_with_id(&self, id: &[u8]) -> Result<Vec<PublicKey>, Fault> {
-        let public = self.keys_with_id(ObjectClass::PUBLIC_KEY, id)?;
-        let told = public.iter().filter_map(|read| read.key.public_key());
-        let mut halves = each_once(told);
-        if matches!(&halves[..], [only] if only == self.public_key) {
-            return Ok(halves);
+    /// The public halves that the public keys and the certificates with this id tell, beside
+    /// these private keys.
+    fn halves_with_id(&self, id: &[u8], private: &[ObjectHandle]) -> Result<Vec<PublicKey>, Fault> {
+        if matches!(self.wanted, Wanted::Presumed)
+            && let Some(half) = self.only_half(id, private)
+        {
+            return Ok(vec![half]);
         }
+        let public = self.keys_with_id(ObjectClass::PUBLIC_KEY, id)?;
         let template = (!id.is_empty()).then(|| Attribute::Id(id.to_vec()));
         let certificates = read_certificates(self.session, template)?;
         let certified = certificates.into_iter().filter(|c| c.id == id);
-        halves.extend(certified.map(|c| c.key));
-        Ok(each_once(halves))
+        let told = public.iter().filter_map(|read| read.key.public_key());
+        let mut halves = Vec::new();
+        for half in told.chain(certified.map(|c| c.key)) {
+            if !halves.contains(&half) {
+                halves.push(half);
+            }
+        }
+        Ok(halves)
+    }
+
+    /// The public half that is looked for, where its public key is the only object with this id
+    /// beside these private keys: then there is no certificate. This takes one search.
+    fn only_half(&self, id: &[u8], private: &[ObjectHandle]) -> Option<PublicKey> {
+        if id.is_empty() {
+            return None;
+        }
+        // Whatever fails here fails again, and is told, where each class is searched.
+        let all = self.session.find_objects(&[Attribute::Id(id.to_vec())]);
+        let mut others = all.ok()?;
+        let found = others.len();
+        others.retain(|object| !private.contains(object));
+        let [other] = others[..] else { return None };
+        // A module that hides objects from such a search is asked class by class.
+        if found != private.len() + 1 {
+            return None;
+        }
+        let key = KeyObject::read(self.session, other).ok()?;
+        let half = key.public_key().filter(|_| key.id == id);
+        half.filter(|half| half == self.public_key)
     }
 
     /// Has a private key make a signature or an agreement, and looks whether it is by the
     /// private half of the public key.
     pub(crate) fn try_key(&self, read: &Read) -> Result<Trial, Fault> {
+        match read.key.always_authenticate {
+            // None that wants the PIN for each use is tried, so nothing waits.
+            false => self.try_with(read, &Call::unlimited()),
+            true => Ok(Trial::Inconclusive(
+                "it requires the PIN for each use".into(),
+            )),
+        }
+    }
+
+    /// [`Search::try_key`] for the only key that is possible: it gets the PIN if it wants that.
+    fn try_only_key(&self, read: &Read, call: &Call) -> Result<Trial, Fault> {
+        match read.key.always_authenticate {
+            true => self.try_with(read, call),
+            false => self.try_key(read),
+        }
+    }
+
+    fn try_with(&self, read: &Read, call: &Call) -> Result<Trial, Fault> {
         let algorithm = self.public_key.algorithm();
         let may = |spec: KeySpec| {
             self.token.info.uses.contains(&spec) && read.key.refuses(spec).is_none()
         };
-        if read.key.always_authenticate {
-            return Ok(Trial::Inconclusive(
-                "it requires the PIN for each use".into(),
-            ));
-        }
         if self.trials.replace(self.trials.get() + 1) >= MOST_TRIALS {
             return Ok(Trial::Inconclusive("there are too many to try each".into()));
         }
         let tried = if may(KeySpec::sign(algorithm)) {
-            self.try_to_sign(read)
+            self.try_to_sign(read, call)
         } else if may(KeySpec::decrypt(algorithm)) {
-            self.try_to_open(read)
+            self.try_to_open(read, call)
         } else {
             return Ok(Trial::Inconclusive("it neither signs nor decrypts".into()));
         };
@@ -328,7 +385,8 @@ impl<'a> Search<'a> {
                 self.token.connection.confirm(self.session)?;
                 match fault {
                     Fault::Input => Ok(Trial::NotOurs),
-                    Fault::Gone(_) => Err(fault),
+                    // Nor does a PIN that was not taken.
+                    Fault::Gone(_) | Fault::Broken(_) => Err(fault),
                     other => {
                         let error = other.into_error(&self.token.info.id);
                         Ok(Trial::Inconclusive(error.to_string()))
@@ -338,37 +396,25 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn try_to_sign(&self, read: &Read) -> Result<bool, Fault> {
+    fn try_to_sign(&self, read: &Read, call: &Call) -> Result<bool, Fault> {
         let mut random = [0; 16];
         OsRng.fill_bytes(&mut random);
         let text = format!("{} {}", possession::PREFIX, to_hex(&random));
         let (key, algorithm) = (read.handle(), self.public_key.algorithm());
-        // None that wants the PIN for each use is tried, so nothing waits.
-        let (message, call) = (Text::Message(text.as_bytes()), Call::unlimited());
-        let signature = (self.token).sign_with(self.session, key, algorithm, message, &call)?;
+        let message = Text::Message(text.as_bytes());
+        let signature = (self.token).sign_with(self.session, key, algorithm, message, call)?;
         Ok(self.public_key.verify(text.as_bytes(), &signature).is_ok())
     }
 
-    fn try_to_open(&self, read: &Read) -> Result<bool, Fault> {
+    fn try_to_open(&self, read: &Read, call: &Call) -> Result<bool, Fault> {
         let Some(challenge) = Challenge::new(self.public_key) else {
             return Ok(false);
         };
         let (key, algorithm) = (read.handle(), self.public_key.algorithm());
         let request = challenge.request();
-        let call = Call::unlimited();
-        let answer = (self.token).unwrap_with(self.session, key, algorithm, request, &call)?;
+        let answer = (self.token).unwrap_with(self.session, key, algorithm, request, call)?;
         Ok(challenge.is_answered_by(&answer))
     }
-}
-
-fn each_once(keys: impl IntoIterator<Item = PublicKey>) -> Vec<PublicKey> {
-    let mut once = Vec::new();
-    for key in keys {
-        if !once.contains(&key) {
-            once.push(key);
-        }
-    }
-    once
 }
 
 impl Findings {

@@ -9,7 +9,7 @@ use cryptoki::session::Session;
 
 use crate::delete::refuses_change;
 use crate::error::{Fault, is_stale_handle, made_nothing};
-use crate::find::{Search, parse_id};
+use crate::find::{Search, Wanted, parse_id};
 use crate::mechanisms::{Names, generation, templates};
 use crate::object::{KeyObject, Read, find};
 use crate::quirks::Generate;
@@ -69,8 +69,11 @@ impl Pkcs11Token {
     pub(crate) fn name_key(&self, key: &KeyRef, label: &str, call: &Call) -> Result<(), Error> {
         self.connection.run(call, |session, _| {
             // What is copied is destroyed.
-            let wants_proof = self.quirks.generate == Generate::ViaSession;
-            let search = Search::new(self, session, &key.public_key, wants_proof);
+            let wanted = match self.quirks.generate {
+                Generate::ViaSession => Wanted::Proven(call),
+                Generate::Direct => Wanted::Presumed,
+            };
+            let search = Search::new(self, session, &key.public_key, wanted);
             let findings = search.run(&key.slot)?;
             if findings.found.is_empty() {
                 self.connection.confirm(session)?;

@@ -19,7 +19,7 @@ use claviger_token::{
 use cryptoki::session::Session;
 
 use crate::error::{Fault, is_stale_handle};
-use crate::find::{Found, Proof, Search, Trial, place};
+use crate::find::{Found, Proof, Search, Trial, Wanted, place};
 use crate::object::{KeyObject, Read, vanished};
 use crate::operate::{KeyHandle, Text};
 use crate::token::Pkcs11Token;
@@ -73,8 +73,11 @@ impl Key {
     fn find(&self, session: &Session, epoch: u64) -> Result<Cached, Fault> {
         *lock(&self.cached) = None;
         let slot = lock(&self.slot).clone();
-        let wants_proof = self.was_deceived.load(Ordering::Relaxed);
-        let search = Search::new(&self.token, session, &self.public_key, wants_proof);
+        let wanted = match self.was_deceived.load(Ordering::Relaxed) {
+            true => Wanted::Tried,
+            false => Wanted::Presumed,
+        };
+        let search = Search::new(&self.token, session, &self.public_key, wanted);
         let mut findings = search.run(&slot)?;
         // Of several with one public half, one that may be used like this.
         let usable = |found: &Found| found.read.key.refuses(self.spec).is_none();
@@ -316,6 +319,9 @@ fn look_at(
     match key.public_key() {
         Some(told) if told == *public_key => Ok(Trial::Ours),
         Some(_) => Ok(Trial::NotOurs),
-        None => Search::new(token, session, public_key, true).try_key(&Read { handle, key }),
+        None => {
+            let search = Search::new(token, session, public_key, Wanted::Tried);
+            search.try_key(&Read { handle, key })
+        }
     }
 }

@@ -275,7 +275,8 @@ pub enum Error {
         /// The key's fingerprint or its slot.
         key: String,
     },
-    /// The slot holds another key than expected. That key was not used.
+    /// The slot holds another key than expected, or one that cannot be identified. That key was
+    /// neither used nor destroyed.
     #[error("slot {slot} of {token} holds {found}, not {expected}")]
     KeyMismatch {
         /// The token.
@@ -284,7 +285,7 @@ pub enum Error {
         slot: String,
         /// The expected key's fingerprint.
         expected: String,
-        /// The fingerprint of the key found.
+        /// The fingerprint of the key found, or what is known of it.
         found: String,
     },
     /// The token made a key that can leave it, or does not state that it cannot.
