@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::process::{self, could_not_start};
-use crate::{Failure, Result, screen};
+use crate::{Failure, Result};
 
 /// The environment variable that names the command of the other build to the bench.
 const COMMAND: &str = "CLAVIGER_BENCH_AGAINST";
@@ -117,8 +117,8 @@ fn parse(object: &str) -> Option<Figures> {
     fields.split(',').map(field).collect()
 }
 
-/// Shows each figure of this tree with that of the other revision and their ratio.
-pub(crate) fn show(ours: &Figures, theirs: &Figures) {
+/// Each figure of this tree with that of the other revision and their ratio, where it has one.
+pub(crate) fn table(ours: &Figures, theirs: &Figures) -> String {
     let mut table = format!(
         "{:<26} {:>10} {:>10} {:>8}\n",
         "figure", "this tree", "other", "ratio"
@@ -132,7 +132,7 @@ pub(crate) fn show(ours: &Figures, theirs: &Figures) {
             None => format!("{name:<26} {ours:>10.3}\n"),
         });
     }
-    screen::print(&table);
+    table
 }
 
 fn git() -> Command {
@@ -175,6 +175,26 @@ mod tests {
         );
         assert_eq!(parse("bench: commitments"), None);
         assert_eq!(parse(r#"{"a":b}"#), None);
+    }
+
+    #[test]
+    fn a_figure_stands_beside_that_of_the_other_revision_where_it_has_one() {
+        let ours = parse(r#"{"commit_p256_ratio":1.5,"sign_process_against":0.5}"#).unwrap();
+        let theirs = parse(r#"{"commit_p256_ratio":3.0,"gone":1.0}"#).unwrap();
+        let table = table(&ours, &theirs);
+        let words = |line: &str| {
+            line.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let rows: Vec<_> = table.lines().skip(1).map(words).collect();
+        assert_eq!(
+            rows,
+            [
+                vec!["commit_p256_ratio", "1.500", "3.000", "0.500"],
+                vec!["sign_process_against", "0.500"],
+            ]
+        );
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::process::Command;
 
-use crate::against::{self, Other};
-use crate::{Failure, Result, builds, peers, process, scratch, setup};
+use crate::against::{self, Figures, Other};
+use crate::{Failure, Result, builds, peers, process, scratch, screen, setup};
 
 /// Builds and runs the bench: a table, or with `--json` one JSON object, on standard output; all
 /// else on standard error. With `--against REV` the figures of that revision stand beside them.
@@ -39,10 +39,19 @@ fn ratios(revision: &OsStr) -> Result<()> {
     let mut bench = figures();
     let _net = scratch::keep_users_tokens_out(&mut bench)?;
     other.name_to(&mut bench);
-    let theirs = other.figures()?;
+    let theirs = other.figures();
     let ours = against::figures_of(bench.arg("--json"))?;
-    against::show(&ours, &theirs);
-    Ok(())
+    match theirs {
+        Ok(theirs) => {
+            screen::print(&against::table(&ours, &theirs));
+            Ok(())
+        }
+        // Its command was measured all the same.
+        Err(failure) => {
+            screen::print(&against::table(&ours, &Figures::new()));
+            Err(failure.hint("of the other revision, only whole processes were measured"))
+        }
+    }
 }
 
 fn figures() -> Command {
