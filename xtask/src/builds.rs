@@ -213,8 +213,11 @@ fn symbol(line: &str) -> Option<(u64, &str)> {
 }
 
 /// The crate whose source a symbol comes from: code that is generic counts as that of the crate
-/// which has it, not of the one that uses it. What has no path is C.
+/// which has it, not of the one that uses it. What has no path is C, or data without a name.
 fn crate_of(name: &str) -> &str {
+    if name.starts_with("anon.") {
+        return "(constants)";
+    }
     let is_path = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let start = name.trim_start_matches(['<', '&', '*', '(', '[', ' ']);
     let start = { ["mut ", "dyn ", "const "].iter() }
@@ -291,6 +294,11 @@ mod tests {
             ("<clap_builder[1f2e]::Command>::new", "clap_builder"),
             ("core::ptr::drop_in_place::<x>", "core"),
             ("sqlite3VdbeExec", "(C)"),
+            ("anon.01909e20d4756fa5.3137.llvm.123", "(constants)"),
+            (
+                "claviger_piv::login::<impl claviger_piv::Card>::end",
+                "claviger_piv",
+            ),
             ("main", "(C)"),
         ] {
             assert_eq!(crate_of(name), wanted, "{name}");
