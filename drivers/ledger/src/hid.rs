@@ -1,9 +1,9 @@
 //! Ledgers on USB.
 //!
-//! The crate `ledger-transport-hid` is not used. It waits up to 10,000 seconds for a reply without a
-//! break, so that neither a deadline nor a cancellation could end the wait. It also logs everything
-//! that goes over the wire, shared secrets included. What remains is a few lines; see
-//! [`frame`](crate::frame).
+//! The crate `ledger-transport-hid` finds them. Its exchange of commands is not used. It waits up to
+//! 10,000 seconds for a reply without a break, so that neither a deadline nor a cancellation could
+//! end the wait. It also logs everything that goes over the wire, shared secrets included. What
+//! remains is a few lines; see [`frame`](crate::frame).
 //!
 //! When an app is opened or closed, the device disappears for a moment and returns at another
 //! path. So each search for a device lists the paths again.
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 #[cfg(target_os = "linux")]
 use claviger_token::Watch;
-use hidapi::{DeviceInfo, HidApi, HidDevice, HidError};
+use ledger_transport_hid::TransportNativeHID;
+use ledger_transport_hid::hidapi::{DeviceInfo, HidApi, HidDevice, HidError};
 use zeroize::Zeroizing;
 
 use crate::frame::{Assembler, FRAME, frames};
@@ -21,11 +22,6 @@ use crate::transport::{Attached, Broken, Devices, Transport, Unreachable};
 
 /// More do not wait to be read.
 const MOST_FRAMES: usize = 64;
-
-/// Ledger's number among the vendors of USB devices.
-const VENDOR: u16 = 0x2c97;
-/// The usage page of the interface that takes commands.
-const COMMANDS: u16 = 0xffa0;
 
 /// The Ledgers on this system's USB.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,7 +31,7 @@ impl Devices for Usb {
     fn list(&self) -> Result<Vec<Attached>, Unreachable> {
         let list = || -> Result<_, HidError> {
             let api = HidApi::new()?;
-            let found = api.device_list().filter(|device| is_ledger(device));
+            let found = TransportNativeHID::list_ledgers(&api);
             let found = found.filter_map(|device| {
                 Some(Attached {
                     path: device.path().to_str().ok()?.into(),
@@ -81,10 +77,6 @@ impl Devices for Usb {
             assembler: Assembler::default(),
         }))
     }
-}
-
-fn is_ledger(device: &DeviceInfo) -> bool {
-    device.vendor_id() == VENDOR && device.usage_page() == COMMANDS
 }
 
 impl From<HidError> for Broken {
