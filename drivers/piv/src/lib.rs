@@ -47,7 +47,7 @@
 //!
 //! Nothing is assumed of any other card. It is asked for metadata and for attestations; its
 //! answers count, and what it does not know it does not have. Keys that it states to make are
-//! listed as [untried](TokenInfo::untried), and its free retired slots as *not tried*. Only a
+//! listed as [untried](claviger_token::TokenInfo::untried), and its free retired slots as *not tried*. Only a
 //! generation shows more: a refused reference is [`Error::NoSuchSlot`], a refused algorithm
 //! [`Error::Unsupported`]. Policies are sent only if the operator asks for them. If a card lacks
 //! MOVE KEY, the key is overwritten.

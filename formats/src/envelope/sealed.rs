@@ -97,7 +97,7 @@ impl<R: Read> Sealed<R> {
         self.stanzas.unwrap(decryptor, call)
     }
 
-    /// The payload, decrypted as it is read; see [`decrypt_stream`].
+    /// The payload, decrypted as it is read; see [`decrypt_stream`](super::decrypt_stream).
     ///
     /// # Errors
     /// [`Error::DecryptionFailed`] if the key does not belong to this header.
