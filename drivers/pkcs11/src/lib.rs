@@ -152,7 +152,7 @@ impl Driver for Pkcs11Driver {
         missing.retain(|(source, there)| source.module.misses_a_token(there, call));
         let missing: Vec<Source> = missing.into_iter().map(|(source, _)| source).collect();
         let mut listing = listed(found, &uri, detail, call);
-        if reset_unused(&missing, call)
+        if reset_unused(&missing, call)?
             && let Ok(found) = find(&usable, &uri, Patience::Slower, call)
         {
             let before = std::mem::replace(&mut listing, listed(found, &uri, detail, call));
@@ -311,7 +311,7 @@ fn look_again(sources: &[Source], uri: &Uri, call: &Call) -> Result<Found, Error
         if is_done
             || looks == MOST_LOOKS
             || !sources.iter().all(is_fresh)
-            || !reset_unused(sources, call)
+            || !reset_unused(sources, call)?
         {
             return Ok(found);
         }
@@ -336,7 +336,7 @@ fn open_in(
         match open_fitting(sources, uri, backend, call) {
             // A token that was there before may be just away.
             Err(Error::NoToken { .. } | Error::TokenUnavailable { .. })
-                if names_a_token(uri) && looks < MOST_LOOKS && reset(sources, call) =>
+                if names_a_token(uri) && looks < MOST_LOOKS && reset(sources, call)? =>
             {
                 looks += 1;
             }
@@ -347,15 +347,22 @@ fn open_in(
 
 /// Initialises those of the modules anew that otherwise would not find a token again,
 /// and says whether there are any.
-fn reset(sources: &[Source], call: &Call) -> bool {
-    let reset = sources.iter().filter(|source| source.module.reset(call));
-    reset.count() > 0
+fn reset(sources: &[Source], call: &Call) -> Result<bool, Error> {
+    each(sources, |module| module.reset(call))
 }
 
 /// [`reset`] for those that nobody uses.
-fn reset_unused(sources: &[Source], call: &Call) -> bool {
-    let reset = { sources.iter() }.filter(|source| source.module.reset_unused(call));
-    reset.count() > 0
+fn reset_unused(sources: &[Source], call: &Call) -> Result<bool, Error> {
+    each(sources, |module| module.reset_unused(call))
+}
+
+/// Does this with each of the modules, and says whether it did with any.
+fn each(sources: &[Source], reset: impl Fn(&Module) -> Result<bool, Error>) -> Result<bool, Error> {
+    let mut any = false;
+    for source in sources {
+        any |= reset(&source.module)?;
+    }
+    Ok(any)
 }
 
 fn listed(found: Found, uri: &Uri, detail: Detail, call: &Call) -> Listing {

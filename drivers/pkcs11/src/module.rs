@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,9 @@ use crate::trouble::{Patience, Trouble};
 /// So often at most is a module initialised anew to look for a token. Whoever comes
 /// too early waits: not for long, since it may be on a task that others need.
 const RESET_INTERVAL: Duration = Duration::from_millis(20);
+
+/// So long a deletion waits for others to leave the module; nobody enters meanwhile.
+const RESTART_PATIENCE: Duration = Duration::from_secs(2);
 
 /// So often at most a token without a serial is asked for what it says of itself.
 const MOST_READS: usize = 4;
@@ -53,6 +56,9 @@ pub(crate) struct Module {
     gate: Gate,
     connections: Shelf<dyn Sessions>,
     last_reset: Mutex<Option<Instant>>,
+    /// Whether the next that can be alone restarts it.
+    is_restart_due: AtomicBool,
+    times_initialised: AtomicU64,
     loaded: Instant,
     /// When it failed to show its slots, where it did the last time.
     trouble: Mutex<Option<Trouble>>,
@@ -66,7 +72,10 @@ pub(crate) struct Module {
 /// Who has sessions with a token of a module.
 pub(crate) trait Sessions: Send + Sync {
     /// They have ended: the module is initialised anew.
-    fn forget_sessions(&self);
+    fn forget_sessions(&self, alone: &Entered<'_>);
+
+    /// Handles of objects may refer to others from now on.
+    fn forget_handles(&self);
 }
 
 /// How the slots of a module stand.
@@ -161,6 +170,8 @@ impl Module {
             gate: Gate::default(),
             connections: Shelf::default(),
             last_reset: Mutex::default(),
+            is_restart_due: AtomicBool::new(false),
+            times_initialised: AtomicU64::new(1),
             loaded: Instant::now(),
             trouble: Mutex::default(),
             mechanisms: MechanismCache::default(),
@@ -188,6 +199,10 @@ impl Module {
     /// [`Error::DeadlineExceeded`], [`Error::Cancelled`]: whoever calls the module meanwhile may
     /// wait for a device.
     pub(crate) fn enter(&self, call: &Call) -> Result<Entered<'_>, Error> {
+        if self.is_restart_due.load(Ordering::Relaxed) {
+            // Not now, if others are inside.
+            let _ = self.restart_if(&Call::within(Duration::ZERO), |_| true);
+        }
         match self.one_by_one.load(Ordering::Relaxed) {
             false => self.gate.beside(call),
             true => self.gate.alone(call),
@@ -313,18 +328,34 @@ impl Module {
 
     /// Whether a token that went away is found again only after a [reset](Module::reset).
     /// p11-kit's client finds no server that is started after it.
-    pub(crate) fn forgets_tokens(&self, call: &Call) -> bool {
-        let maker = &self.library().manufacturer;
-        let is_p11_kit = P11_KIT.iter().any(|name| maker.starts_with(name));
-        quirks::library_forgets_tokens(maker) || is_p11_kit && self.has_no_slots(call)
+    pub(crate) fn forgets_tokens(&self, entered: &Entered<'_>) -> bool {
+        self.always_forgets_tokens() || self.is_p11_kit() && self.has_no_slots(entered)
     }
 
-    fn has_no_slots(&self, call: &Call) -> bool {
-        let Ok(_entered) = self.enter(call) else {
-            return false;
-        };
+    /// [`Module::forgets_tokens`] for one who has not entered.
+    fn forgets_tokens_outside(&self, call: &Call) -> Result<bool, Error> {
+        Ok(self.always_forgets_tokens()
+            || self.is_p11_kit() && self.has_no_slots(&self.enter(call)?))
+    }
+
+    fn always_forgets_tokens(&self) -> bool {
+        quirks::library_forgets_tokens(&self.library().manufacturer)
+    }
+
+    fn is_p11_kit(&self) -> bool {
+        let maker = &self.library().manufacturer;
+        P11_KIT.iter().any(|name| maker.starts_with(name))
+    }
+
+    fn has_no_slots(&self, _: &Entered<'_>) -> bool {
         let slots = self.pkcs11.get_all_slots();
         slots.is_ok_and(|slots| slots.is_empty())
+    }
+
+    /// How often it was initialised. Each time ends all sessions, whose handles are given out
+    /// again.
+    pub(crate) fn times_initialised(&self) -> u64 {
+        self.times_initialised.load(Ordering::SeqCst)
     }
 
     /// Whether it was loaded a moment ago and nobody has sessions with its tokens yet, so that
@@ -336,7 +367,10 @@ impl Module {
     /// Whether nobody has sessions with its tokens, and one that was seen before is not there:
     /// only a [reset](Module::reset_unused) shows whether it is back.
     pub(crate) fn misses_a_token(&self, there: &[(Slot, TokenInfo)], call: &Call) -> bool {
-        self.is_unused() && self.forgets_tokens(call) && self.seen.is_to_be_looked_for(there)
+        self.is_unused()
+            // Who was not waited for is not missed.
+            && self.forgets_tokens_outside(call).unwrap_or(false)
+            && self.seen.is_to_be_looked_for(there)
     }
 
     fn is_unused(&self) -> bool {
@@ -345,21 +379,31 @@ impl Module {
 
     /// Finalises and initialises the module, so that it looks for its tokens again, and
     /// says whether it did: only modules that otherwise would not are. Every session of
-    /// the module ends; the connections make new ones when they are used next. It does not
-    /// where the call ends first.
-    pub(crate) fn reset(&self, call: &Call) -> bool {
-        self.forgets_tokens(call) && self.restart_if(call, |_| true).unwrap_or(false)
+    /// the module ends; the connections make new ones when they are used next.
+    ///
+    /// # Errors
+    /// The end of the call, as [`Module::enter`]: then it did not.
+    pub(crate) fn reset(&self, call: &Call) -> Result<bool, Error> {
+        Ok(self.forgets_tokens_outside(call)? && self.restart_if(call, |_| true)?)
     }
 
     /// [`Module::reset`] where nobody has sessions that it would end.
-    pub(crate) fn reset_unused(&self, call: &Call) -> bool {
-        self.forgets_tokens(call) && self.restart_if(call, <[_]>::is_empty).unwrap_or(false)
+    ///
+    /// # Errors
+    /// As [`Module::reset`].
+    pub(crate) fn reset_unused(&self, call: &Call) -> Result<bool, Error> {
+        Ok(self.forgets_tokens_outside(call)? && self.restart_if(call, <[_]>::is_empty)?)
     }
 
-    /// What [`Module::reset`] does, for every module, however long it takes.
+    /// What [`Module::reset`] does, for every module. Where others do not leave it soon, the
+    /// next that can be alone does it; until then every key is looked for anew.
     pub(crate) fn restart(&self) {
-        if let Err(error) = self.restart_if(&Call::unlimited(), |_| true) {
-            tracing::debug!(%error, "the module is not reinitialised");
+        self.is_restart_due.store(true, Ordering::Relaxed);
+        if let Err(error) = self.restart_if(&Call::within(RESTART_PATIENCE), |_| true) {
+            tracing::debug!(%error, "the module is not reinitialised yet");
+            for connection in self.connections.all() {
+                connection.forget_handles();
+            }
         }
     }
 
@@ -375,17 +419,18 @@ impl Module {
         }
         // Dropped last: with the last reference a connection enters the module.
         let connections: Vec<Arc<dyn Sessions>>;
-        let _alone = self.gate.alone(call)?;
+        let alone = self.gate.alone(call)?;
         connections = self.connections.all();
         if !may(&connections) {
             return Ok(false);
         }
         // Before, not after: the module gives the same session handles out again.
         for connection in &connections {
-            connection.forget_sessions();
+            connection.forget_sessions(&alone);
         }
         tracing::info!(module = %self.path.display(), "reinitialising the module");
         *last = Some(Instant::now());
+        self.is_restart_due.store(false, Ordering::Relaxed);
         if let Err(error) = self.pkcs11.clone().finalize() {
             // It may have failed to be initialised the last time.
             let error = describe(&error);
@@ -400,6 +445,8 @@ impl Module {
     }
 
     fn initialise(&self) -> Result<(), Ck> {
+        // Before, since no session is to be closed after it that was opened earlier.
+        self.times_initialised.fetch_add(1, Ordering::SeqCst);
         let one_by_one = start(&self.pkcs11, self.argument.as_ref())?;
         self.one_by_one.store(one_by_one, Ordering::Relaxed);
         *lock(&self.library) = Arc::new(Library::of(&self.pkcs11));

@@ -9,7 +9,7 @@ use cryptoki::error::Error as Ck;
 use cryptoki::session::Session;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
-use crate::error::{Fault, from_module, is_uninitialised};
+use crate::error::{Fault, from_module};
 use crate::gate::Entered;
 use crate::login::{Door, Login, is_logged_in, login};
 use crate::module::{Module, Sessions};
@@ -17,7 +17,10 @@ use crate::name::token_id;
 use crate::quirks::Quirks;
 use crate::trouble::Patience;
 
+use self::opened::Opened;
+
 mod context;
+mod opened;
 
 /// So many sessions work at a time, besides the one that holds the login.
 const MOST_SESSIONS: usize = 8;
@@ -59,8 +62,11 @@ struct State {
     slot: Slot,
     /// Open as long as the connection works, so that the login lasts. Absent while
     /// there is no working session, and so until the next recovery.
-    anchor: Option<Session>,
-    idle: Vec<Session>,
+    anchor: Option<Opened>,
+    /// The anchor of before, while a recovery looks for the token: with the last session the
+    /// login would end.
+    replaced: Option<Opened>,
+    idle: Vec<Opened>,
     lent: usize,
     most: usize,
     waiting: usize,
@@ -125,10 +131,10 @@ impl PinSource for Retained {
 struct Lease<'a> {
     connection: &'a Connection,
     /// The module is left after the session has been dealt with.
-    _entered: Entered<'a>,
+    entered: Entered<'a>,
     epoch: u64,
     /// The session, if it may be used again; else it has been closed.
-    sound: Option<Session>,
+    sound: Option<Opened>,
 }
 
 impl Drop for Lease<'_> {
@@ -144,7 +150,9 @@ impl Drop for Lease<'_> {
         if waiting {
             self.connection.changed.notify_one();
         }
-        drop(sound);
+        if let Some(session) = sound {
+            session.close(&self.connection.module, &self.entered);
+        }
     }
 }
 
@@ -172,6 +180,7 @@ impl Connection {
                 epoch: 0,
                 slot,
                 anchor: None,
+                replaced: None,
                 idle: Vec::new(),
                 lent: 0,
                 most: most_sessions(info),
@@ -183,10 +192,10 @@ impl Connection {
             }),
             changed: Condvar::new(),
         };
-        // Outlives the right to enter: it enters the module when it is dropped.
+        // Outlives the right to enter: it may enter the module when it is dropped.
         let connection = Arc::new(connection);
         let entered = module.enter(how.call)?;
-        let (anchor, pin) = connection.anchor(slot, info, how)?;
+        let (anchor, pin) = connection.anchor(slot, info, how, &entered)?;
         {
             let mut state = lock(&connection.state);
             state.anchor = Some(anchor);
@@ -265,8 +274,9 @@ impl Connection {
         })?;
         let done = operation(&session, lease.epoch);
         // After a refusal an operation may still be active in the session.
-        if matches!(done, Ok(_) | Err(Fault::Ours(_))) {
-            lease.sound = Some(session);
+        match matches!(done, Ok(_) | Err(Fault::Ours(_))) {
+            true => lease.sound = Some(session),
+            false => session.close(&self.module, &lease.entered),
         }
         done.map_err(|fault| Failed {
             fault,
@@ -275,18 +285,22 @@ impl Connection {
         })
     }
 
-    fn lease(&self, call: &Call) -> Result<(Lease<'_>, Session), (Fault, u64)> {
+    fn lease(&self, call: &Call) -> Result<(Lease<'_>, Opened), (Fault, u64)> {
         let entered = self.module.enter(call);
         let mut state = lock(&self.state);
         let entered = entered.map_err(|over| (over.into(), state.epoch))?;
         loop {
             let epoch = state.epoch;
             call.check().map_err(|e| (e.into(), epoch))?;
-            if state.anchor.is_none() {
+            let anchor = state.anchor.as_ref();
+            if !anchor.is_some_and(|anchor| anchor.is_of(&self.module)) {
                 return Err((Fault::Gone("there is no session".into()), epoch));
             }
             let session = match state.idle.pop() {
-                Some(session) => Some(session),
+                Some(session) => match session.if_of(&self.module) {
+                    Some(session) => Some(session),
+                    None => continue,
+                },
                 None if state.lent < state.most => None,
                 None => {
                     state = self.wait(state, call);
@@ -298,14 +312,14 @@ impl Connection {
             drop(state);
             let lease = Lease {
                 connection: self,
-                _entered: entered,
+                entered,
                 epoch,
                 sound: None,
             };
             let session = match session {
                 Some(session) => session,
                 None => self
-                    .open_session(slot)
+                    .open_session(slot, &lease.entered)
                     .map_err(|error| (error.into(), epoch))?,
             };
             return Ok((lease, session));
@@ -326,11 +340,12 @@ impl Connection {
         state
     }
 
-    fn open_session(&self, slot: Slot) -> Result<Session, Ck> {
-        match self.write_protected {
+    fn open_session(&self, slot: Slot, entered: &Entered<'_>) -> Result<Opened, Ck> {
+        let open = || match self.write_protected {
             true => self.module.pkcs11.open_ro_session(slot),
             false => self.module.pkcs11.open_rw_session(slot),
-        }
+        };
+        Opened::new(&self.module, open, entered)
     }
 
     fn anchor(
@@ -338,9 +353,10 @@ impl Connection {
         slot: Slot,
         info: &TokenInfo,
         how: &Login<'_>,
-    ) -> Result<(Session, Option<Pin>), Error> {
+        entered: &Entered<'_>,
+    ) -> Result<(Opened, Option<Pin>), Error> {
         let session = self
-            .open_session(slot)
+            .open_session(slot, entered)
             .map_err(|error| from_module(&error, &self.id))?;
         let door = Door {
             module: &self.module,
@@ -352,7 +368,7 @@ impl Connection {
         match login(&door, &session, how) {
             Ok(pin) => Ok((session, pin)),
             // Not a word about the PIN: the token's file was away at this moment.
-            Err(Error::Device { call, status, .. }) if self.module.forgets_tokens(how.call) => {
+            Err(Error::Device { call, status, .. }) if self.module.forgets_tokens(entered) => {
                 Err(Error::TokenUnavailable {
                     token: self.id.clone(),
                     reason: format!("{call}: {status}"),
@@ -448,39 +464,42 @@ impl Connection {
     }
 
     fn reattach(&self, how: &Login<'_>) -> Result<Attached, Error> {
-        let old = {
-            let _entered = self.module.enter(how.call)?;
-            let (old, idle) = {
+        {
+            let entered = self.module.enter(how.call)?;
+            let (older, idle) = {
                 let mut state = lock(&self.state);
-                (state.anchor.take(), std::mem::take(&mut state.idle))
+                let older = match state.anchor.take() {
+                    Some(anchor) => state.replaced.replace(anchor),
+                    None => None,
+                };
+                (older, std::mem::take(&mut state.idle))
             };
-            drop(idle);
-            // Where somebody finalised the module, it gives the same handle out again.
-            old.filter(|old| !is_of_the_past(old))
-        };
-        let first = self.attach(old, how);
-        match first {
-            Err(Error::TokenUnavailable { .. }) if self.module.reset(how.call) => {
-                self.attach(None, how)
+            for session in idle.into_iter().chain(older) {
+                session.close(&self.module, &entered);
             }
+        }
+        match self.attach(how) {
+            Err(Error::TokenUnavailable { .. }) if self.module.reset(how.call)? => self.attach(how),
             other => other,
         }
     }
 
-    /// Finds the token and logs in. The `old` session is closed after that: with the last
-    /// one the login would end.
-    fn attach(&self, old: Option<Session>, how: &Login<'_>) -> Result<Attached, Error> {
+    /// Finds the token and logs in. The session that is replaced is closed after that: with
+    /// the last one the login would end.
+    fn attach(&self, how: &Login<'_>) -> Result<Attached, Error> {
         let (entered, sight) = match self.module.look(Patience::Now, how.call) {
             Ok(looked) => looked,
             Err(Fault::Ours(over)) => return Err(over),
             Err(_) => return Err(self.unavailable()),
         };
-        // To look, the module may have been initialised anew: then the new session has the
-        // handle of the old one, which is not to be closed after it.
-        let old = old.filter(|old| old.get_session_info().is_ok());
-        let attached = self.attach_to_one(sight.tokens, how);
-        drop(old);
-        drop(entered);
+        let old = lock(&self.state).replaced.take();
+        // The new session may get the handle of one that the token's leaving has ended.
+        let old = (old.and_then(|old| old.if_of(&self.module)))
+            .filter(|old| old.get_session_info().is_ok());
+        let attached = self.attach_to_one(sight.tokens, how, &entered);
+        if let Some(old) = old {
+            old.close(&self.module, &entered);
+        }
         attached
     }
 
@@ -488,6 +507,7 @@ impl Connection {
         &self,
         tokens: Vec<(Slot, TokenInfo)>,
         how: &Login<'_>,
+        entered: &Entered<'_>,
     ) -> Result<Attached, Error> {
         let mut found = (tokens.into_iter()).filter(|(slot, info)| self.is(*slot, info));
         let (slot, info) = match (found.next(), found.next()) {
@@ -501,7 +521,7 @@ impl Connection {
                 });
             }
         };
-        let (anchor, pin) = self.anchor(slot, &info, how)?;
+        let (anchor, pin) = self.anchor(slot, &info, how, entered)?;
         Ok(Attached { slot, anchor, pin })
     }
 
@@ -532,30 +552,50 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Every session that is not lent.
+    fn take_sessions(&self) -> impl Iterator<Item = Opened> + use<> {
+        let mut state = lock(&self.state);
+        let (anchor, replaced) = (state.anchor.take(), state.replaced.take());
+        let idle = std::mem::take(&mut state.idle);
+        idle.into_iter().chain(replaced).chain(anchor)
+    }
+}
+
 impl Sessions for Connection {
     /// Ends the use of every session that is not lent. Called by [`Module::reset`],
     /// and so while none is.
-    fn forget_sessions(&self) {
-        let sessions = {
-            let mut state = lock(&self.state);
-            (state.anchor.take(), std::mem::take(&mut state.idle))
-        };
-        drop(sessions);
+    fn forget_sessions(&self, alone: &Entered<'_>) {
+        for session in self.take_sessions() {
+            session.close(&self.module, alone);
+        }
+    }
+
+    fn forget_handles(&self) {
+        lock(&self.state).epoch += 1;
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        let sessions = self.take_sessions();
+        let open: Vec<_> = sessions.filter_map(|s| s.if_of(&self.module)).collect();
+        if open.is_empty() {
+            return;
+        }
         // However long it takes: sessions are closed by nobody else.
-        let _entered = self.module.enter(&Call::unlimited());
-        Sessions::forget_sessions(self);
+        if let Ok(entered) = self.module.enter(&Call::unlimited()) {
+            for session in open {
+                session.close(&self.module, &entered);
+            }
+        }
     }
 }
 
 /// A token that was found again.
 struct Attached {
     slot: Slot,
-    anchor: Session,
+    anchor: Opened,
     pin: Option<Pin>,
 }
 
@@ -567,11 +607,6 @@ impl Drop for Recovering<'_> {
         lock(&self.0.state).recovering = false;
         self.0.changed.notify_all();
     }
-}
-
-/// Whether the module does not know the session because it was finalised.
-fn is_of_the_past(session: &Session) -> bool {
-    matches!(session.get_session_info(), Err(error) if is_uninitialised(&error))
 }
 
 /// Whether the token said no to the PIN, so that it must not be sent again.

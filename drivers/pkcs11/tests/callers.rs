@@ -8,14 +8,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use claviger_altered_module::AlteredModule;
-use claviger_pkcs11::Pkcs11Driver;
+use claviger_pkcs11::{Pkcs11Driver, with_module};
 use claviger_tests::SoftHsm;
 use claviger_token::{
-    Access, Algorithm, Call, Detail, Driver, Error, KeyRef, KeySpec, Listing, NewKey, Pin, PinTurn,
-    PinVerdict, RefusedPins, Signer, Token, TokenId, TriesLeft,
+    Access, Algorithm, Call, Deletion, Detail, Driver, Error, KeyRef, KeySpec, Listing, NewKey,
+    Pin, PinTurn, PinVerdict, RefusedPins, Signer, Token, TokenId, TriesLeft,
 };
 
 const SPEC: KeySpec = KeySpec::sign(Algorithm::P256);
+
+/// Nothing takes so long that ends by itself.
+const LIMIT: Duration = Duration::from_secs(30);
 
 struct Stage {
     hsm: SoftHsm,
@@ -69,6 +72,33 @@ fn wait_until(is_so: impl Fn() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(20), "it never is so");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Does `work` while somebody else is inside the module.
+fn beside_another<T>(stage: &Stage, work: impl FnOnce() -> T) -> T {
+    let (entered, is_inside) = mpsc::channel();
+    let (leave, is_over) = mpsc::channel::<()>();
+    let path = stage.module.path();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            with_module(&path, |_| {
+                entered.send(()).unwrap();
+                // Until the other end is gone.
+                let _ = is_over.recv();
+            })
+        });
+        is_inside.recv_timeout(LIMIT).unwrap();
+        let done = work();
+        drop(leave);
+        done
+    })
+}
+
+/// What `work` comes to on a thread of its own, unless that takes too long.
+fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(work()));
+    told.recv_timeout(LIMIT).ok()
 }
 
 /// Somebody else has the turn while `taken`.
@@ -214,4 +244,76 @@ fn a_module_that_takes_one_call_at_a_time_is_waited_for_until_the_deadline() {
         }
         slow.join().unwrap().unwrap();
     });
+}
+
+/// Whether p11-kit has lost its slots is asked where the login has entered already.
+#[test]
+fn a_login_that_fails_behind_p11_kit_does_not_wait_for_itself() {
+    let stage = Stage::new();
+    stage.alter(&["cannot lock", "library p11-kit", "answer C_Login 0x6"]);
+    let call = Call::within(LIMIT).using(stage.hsm.access());
+    let failed = stage.open(&call).map(drop);
+    assert!(matches!(failed, Err(Error::Device { .. })), "{failed:?}");
+    call.check().unwrap();
+}
+
+#[test]
+fn a_call_that_ends_while_the_module_is_in_use_does_not_say_that_the_token_is_away() {
+    let stage = Stage::new();
+    let call = Call::unlimited().using(stage.hsm.access());
+    let token = stage.open(&call).unwrap();
+    let signer = signer(&token);
+    let soon = || call.clone().no_longer_than(Duration::from_millis(500));
+    stage
+        .module
+        .alter(&["only nobody", "answer C_SignInit 0x30"]);
+    let named = stage.backend().replace('?', "token=nobody-else?");
+    let (signed, opened) = beside_another(&stage, || {
+        let opened = Pkcs11Driver::new().open(&named, &soon()).map(drop);
+        (signer.sign(b"message", &soon()).map(drop), opened)
+    });
+    for ended in [signed, opened] {
+        assert!(matches!(ended, Err(Error::DeadlineExceeded)), "{ended:?}");
+    }
+    stage.alter(&[]);
+    signer.sign(b"message", &Call::unlimited()).unwrap();
+}
+
+#[test]
+fn who_closes_a_token_whose_sessions_have_ended_waits_for_nobody() {
+    let stage = Stage::new();
+    stage.alter(&["cannot lock"]);
+    let token = stage
+        .open(&Call::unlimited().using(stage.hsm.access()))
+        .unwrap();
+    let signer = signer(&token);
+    stage.alter(&["cannot lock", "dead"]);
+    signer.sign(b"message", &Call::unlimited()).unwrap_err();
+    let closed = beside_another(&stage, || in_time(move || drop((signer, token))));
+    assert!(closed.is_some(), "it waits for who is inside the module");
+}
+
+#[test]
+fn a_deletion_that_is_to_restart_the_module_leaves_that_to_the_next_while_others_are_inside() {
+    let stage = Stage::new();
+    stage.alter(&["token manufacturer TPM", "library tpm2-software"]);
+    let token = stage
+        .open(&Call::unlimited().using(stage.hsm.access()))
+        .unwrap();
+    let signer = signer(&token);
+    let slots = token.slots(&Call::unlimited()).unwrap();
+    let key = KeyRef {
+        slot: slots[0].slot.clone().into(),
+        public_key: signer.public_key().clone(),
+    };
+    stage.module.forget_calls();
+    let deleting = token.clone();
+    let deleted = beside_another(&stage, || {
+        in_time(move || deleting.delete(&key, &Call::unlimited()))
+    });
+    let deleted = deleted.expect("it waits for who is inside the module");
+    assert!(matches!(deleted, Ok(Deletion::Destroyed)), "{deleted:?}");
+    assert_eq!(stage.module.calls("C_Finalize"), 0);
+    assert_eq!(token.slots(&Call::unlimited()).unwrap(), []);
+    assert_eq!(stage.module.calls("C_Finalize"), 1);
 }
