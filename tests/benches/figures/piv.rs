@@ -76,6 +76,8 @@ pub(crate) async fn figures() -> Vec<Figure> {
     let decrypting = per_operation(&card);
 
     let (once, transactions) = one_signature(&card).await;
+    // It has logged out.
+    sign().await;
 
     // The bare exchange as others do it, in a transaction, and no check of what comes
     // back; the commitment includes the check with the public key.
