@@ -81,8 +81,10 @@ fn traced(stage: &Stage, output: &[&str], calls: &str) -> Vec<String> {
     }
     assert!(traced.status().unwrap().success());
     let trace = String::from_utf8(stage.read("trace")).unwrap();
-    // A call that is interrupted by one of another thread has a second line.
-    let is_call = |line: &&str| line.contains('(') && !line.contains(" resumed>");
+    // A call that is interrupted by one of another thread has a second line, and one in which
+    // its thread ends has one without a name.
+    let is_call =
+        |line: &&str| line.contains('(') && !line.contains(" resumed>") && !line.contains("???(");
     trace.lines().filter(is_call).map(str::to_owned).collect()
 }
 

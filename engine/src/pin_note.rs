@@ -134,7 +134,8 @@ impl PinNotes {
         }
         create_private(&self.folder)?;
         // A link, and no renaming: the file of somebody else is not replaced.
-        if fs::hard_link(&old, path(&self.folder, token)).is_ok() {
+        let new = path(&self.folder, token);
+        if fs::hard_link(&old, &new).is_ok() || is_one_file(&old, &new) {
             sync_names(&self.folder)?;
             // What stays there counts, too.
             let _ = fs::remove_file(old);
@@ -167,6 +168,10 @@ impl PinNotes {
     /// What the file system says.
     pub(crate) fn of_token(&self, token: &TokenId) -> io::Result<Option<Note>> {
         let now = of_token(&self.folder, token)?;
+        let (new, old) = (path(&self.folder, token), path(&self.before, token));
+        if is_one_file(&old, &new) {
+            return Ok(now);
+        }
         Ok(match (now, of_token(&self.before, token)?) {
             // They are of two PINs: what was left before both is not known.
             (Some(now), Some(_)) => Some(Note { tries: None, ..now }),
@@ -180,7 +185,12 @@ impl PinNotes {
     /// What the file system says.
     pub(crate) fn all(&self) -> io::Result<Vec<FoundNote>> {
         let mut found = all(&self.folder)?;
-        found.extend(all(&self.before)?);
+        let mut before = all(&self.before)?;
+        before.retain(|old| {
+            let name = old.file.file_name().unwrap_or_default();
+            !is_one_file(&old.file, &self.folder.join(name))
+        });
+        found.extend(before);
         Ok(found)
     }
 
@@ -191,6 +201,21 @@ impl PinNotes {
     pub(crate) fn forget(&self, token: &TokenId) -> io::Result<()> {
         forget(&path(&self.folder, token))?;
         forget(&path(&self.before, token))
+    }
+}
+
+/// Whether two names are of one file: who moved it was stopped in between.
+fn is_one_file(one: &Path, other: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let file = |path: &Path| path.symlink_metadata().map(|file| (file.dev(), file.ino()));
+        matches!((file(one), file(other)), (Ok(one), Ok(other)) if one == other)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (one, other);
+        false
     }
 }
 
@@ -449,6 +474,21 @@ mod tests {
         assert_eq!((noted(), notes.all().unwrap().len()), (Some(None), 2));
         notes.end(&ours, &token).unwrap();
         assert_eq!((noted(), notes.all().unwrap()), (None, vec![]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_note_whose_move_was_stopped_in_between_is_one_note_and_is_moved() {
+        let (home, notes) = home();
+        let (run, token) = (home.path().join("run"), token("1"));
+        fs::create_dir(&run).unwrap();
+        let (old, new) = (path(&run, &token), sent(&notes, "1", Some(3)));
+        fs::hard_link(&new, &old).unwrap();
+        let noted = || notes.of_token(&token).unwrap().map(|note| note.tries);
+        assert_eq!((noted(), notes.all().unwrap().len()), (Some(Some(3)), 1));
+        drop(notes.open(&token).unwrap());
+        assert!(new.exists() && !old.exists());
+        assert_eq!((noted(), notes.all().unwrap().len()), (Some(Some(3)), 1));
     }
 
     #[test]

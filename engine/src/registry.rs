@@ -130,10 +130,12 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`]. Nothing is changed in a folder or file that is not Claviger's.
     pub fn open(home: &Path) -> Result<Self> {
+        // Files are opened later, too, when the process may have another current folder.
+        let home = std::path::absolute(home).map_err(|e| RegistryError::io(&e))?;
         let path = home.join(FILE);
-        match Registry::open_to_write(home, &path) {
+        match Registry::open_to_write(&home, &path) {
             Err(why @ (RegistryError::ReadOnly | RegistryError::DiskFull)) if path.exists() => {
-                Registry::open_to_read(home, &path, why)
+                Registry::open_to_read(&home, &path, why)
             }
             opened => opened,
         }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use claviger_engine::message::{RequestDeleteIdentity, RequestEncrypt, RequestGenerateIdentity};
 use claviger_engine::{
-    Capabilities, EngineError, EngineId, IdParams, Node, NodeId, Registry, RegistryError,
+    Capabilities, EngineError, EngineId, IdParams, Node, NodeId, Party, PublicKeys, Registry,
+    RegistryError,
 };
 use claviger_token::{Algorithm, Call, Deletion, Error, KeySpec, Pace, Secret};
 use common::*;
@@ -363,4 +364,34 @@ fn of_eight_who_make_the_registry_at_once_each_has_it() {
         name.to_string_lossy().contains(".new")
     });
     assert_eq!(left.count(), 0);
+}
+
+/// A process has one current folder, so this test is a process of its own.
+#[test]
+fn a_home_that_was_named_from_the_current_folder_stays_the_same_when_that_changes() {
+    const FOLDER: &str = "CLAVIGER_TEST_FOLDER";
+    let Some(folder) = std::env::var_os(FOLDER) else {
+        let folder = tempfile::tempdir().unwrap();
+        let name = "a_home_that_was_named_from_the_current_folder_stays_the_same_when_that_changes";
+        let alone = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(FOLDER, folder.path())
+            .output()
+            .unwrap();
+        assert!(alone.status.success(), "{alone:?}");
+        assert!(String::from_utf8_lossy(&alone.stdout).contains("1 passed"));
+        return;
+    };
+    std::env::set_current_dir(&folder).unwrap();
+    let registry = Registry::open(std::path::Path::new("home")).unwrap();
+    std::env::set_current_dir("/").unwrap();
+    let friend = Party {
+        name: "friend".into(),
+        keys: PublicKeys::default(),
+    };
+    registry.add_contact(&friend).unwrap();
+    drop(registry);
+    let home = std::path::Path::new(&folder).join("home");
+    let contacts = Registry::open(&home).unwrap().contacts().unwrap();
+    assert_eq!(contacts, [friend]);
 }

@@ -89,8 +89,12 @@ pub(crate) async fn forget(session: &Session, name: &str) -> Answer {
         true => session.registry()?,
         false => Registry::in_memory()?,
     };
-    if let Some(note) = (unreadable(&registry)?.iter()).find(|note| name_of(note) == name) {
-        registry.refused_pins().forget_note(note)?;
+    // The home and the folder of earlier versions may each have one.
+    let mut damaged = unreadable(&registry)?;
+    damaged.retain(|note| name_of(note) == name);
+    if !damaged.is_empty() {
+        let forget = |note| registry.refused_pins().forget_note(note);
+        damaged.iter().try_for_each(forget)?;
         return forgotten(session, name, 0, "was damaged");
     }
     let all = registry.refused_pins().all()?;
