@@ -529,6 +529,43 @@ async fn to_who_is_denied_an_engine_that_is_not_there_answers_as_one_that_is() {
 }
 
 #[tokio::test]
+async fn to_who_is_denied_an_engine_that_was_altered_answers_as_one_that_is_not_there() {
+    let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
+    let before = common::node(home.path(), &device);
+    common::make(&before, "alice", &device.backend()).await;
+    let mallory = remote(&before, "mallory");
+    drop(before);
+    let db = rusqlite::Connection::open(home.path().join("registry.sqlite")).unwrap();
+    let change = "UPDATE key SET backend = 'device:other' WHERE owner_name = 'alice'";
+    assert_eq!(db.execute(change, []).unwrap(), 2);
+    drop(db);
+    let node = common::node(home.path(), &device);
+    let sign = || Msg::RequestCommitment(RequestCommitment::raw(vec![1]));
+    let open = || Msg::RequestDecryption(RequestDecryption { data: vec![1] });
+    for (kind, msg) in [
+        ("committer", &sign as &dyn Fn() -> Msg),
+        ("decryptor", &open),
+    ] {
+        let absent = told(&node, &mallory, &format!("nobody_{kind}_nobody"), msg()).await;
+        let altered = told(&node, &mallory, &format!("alice_{kind}_alice"), msg()).await;
+        assert!(altered.as_ref().unwrap().contains("may not"), "{altered:?}");
+        assert_eq!(altered, absent, "{kind}");
+    }
+    // Nor is it told of what it asks the wrong engine for.
+    for (kind, msg) in [("committer", open()), ("decryptor", sign())] {
+        let altered = told(&node, &mallory, &format!("alice_{kind}_alice"), msg).await;
+        assert_eq!(altered, None, "{kind}");
+    }
+    // Who may use it learns what is wrong.
+    let engine = id("alice_committer_alice");
+    let signed = node.commit(&id("alice"), &engine, vec![1], &call()).await;
+    assert!(
+        matches!(&signed, Err(EngineError::Registry(error)) if error.code() == "registry-row-altered"),
+        "{signed:?}"
+    );
+}
+
+#[tokio::test]
 async fn who_lets_a_message_in_gets_the_reply_and_a_participant_the_true_sender() {
     let stage = Stage::new().await;
     let carol = remote(&stage.node, "carol");

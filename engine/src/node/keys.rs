@@ -79,7 +79,17 @@ impl Node {
             return Ok(None);
         }
         let usage = usage_of(operation);
-        let found = self.find_engine(who, &name.name, call).await?;
+        let found = match self.find_engine(who, &name.name, call).await {
+            // Who is denied does not learn that there is something that cannot be read.
+            Err(error) if asker.node.is_some() => {
+                if owner_by_name(usage, &name.name).is_none() {
+                    return Ok(None);
+                }
+                self.may_use_absent(asker, name, operation)?;
+                return Err(error);
+            }
+            found => found?,
+        };
         let Some(engine) = found.filter(|engine| engine.usage() == usage) else {
             return match asker.node {
                 None => Ok(None),
