@@ -403,8 +403,8 @@ impl KeyEngine {
         call.check()?;
         let info = &self.key.info;
         let (token, _) = tokens.open(Some(who), self.wanted(), call)?;
-        // Others may open it while its key is looked for.
-        drop(opening);
+        // Others may open it while its key is looked for, on a thread that counts.
+        let _thread = opening.only_thread();
         let is_it = *token.id() == info.token || token.token.info().formerly.contains(&info.token);
         if !is_it {
             return Err(EngineError::Token(Error::TokenUnavailable {

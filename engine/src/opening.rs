@@ -44,7 +44,15 @@ pub(crate) struct Opening {
     _token: Option<Turn>,
     /// Where it is not.
     _place: Option<OwnedSemaphorePermit>,
-    _thread: OwnedSemaphorePermit,
+    thread: OwnedSemaphorePermit,
+}
+
+impl Opening {
+    /// Ends the turns: others may open the same. The thread still counts, until the result is
+    /// dropped.
+    pub(crate) fn only_thread(self) -> OwnedSemaphorePermit {
+        self.thread
+    }
 }
 
 /// Which token is to be opened.
@@ -117,7 +125,7 @@ impl Openings {
             _backend: backend,
             _token: token,
             _place: place,
-            _thread: permit(thread, call).await?,
+            thread: permit(thread, call).await?,
         })
     }
 
@@ -193,6 +201,18 @@ mod tests {
         drop((first, second.unwrap()));
         let again = openings.begin(None, wanted("b", &one), &call).await;
         drop(again.unwrap());
+    }
+
+    #[tokio::test]
+    async fn who_goes_on_after_its_opening_keeps_its_thread_and_nobody_from_the_token() {
+        let (openings, one) = (Openings::default(), token("1"));
+        let call = Call::unlimited();
+        let first = openings.begin(None, wanted("a", &one), &call).await;
+        let goes_on = first.unwrap().only_thread();
+        let second = openings.begin(None, wanted("a", &one), &call).await;
+        assert_eq!(openings.threads.available_permits(), MOST - 2);
+        drop((goes_on, second.unwrap()));
+        assert_eq!(openings.threads.available_permits(), MOST);
     }
 
     #[tokio::test]
