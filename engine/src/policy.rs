@@ -64,7 +64,9 @@ pub enum Permission<'a> {
     UseLogin {
         /// The token.
         token: &'a TokenId,
-        /// The sender whose request carried that PIN.
+        /// The sender whose request carried that PIN; [`EngineId::program`] where it was the
+        /// own PIN of another node of this process. It may be a sender of another node: also one
+        /// that has the name of who asks is somebody else.
         of: &'a EngineId,
     },
 }

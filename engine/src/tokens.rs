@@ -72,7 +72,7 @@ impl OpenToken {
         call: &Call,
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.lane()?.run(call, job).await
+        self.lane()?.run(call, self.noted(job)).await
     }
 
     /// Runs `job` for a caller that may block: in place on a quick token, else on a
@@ -94,7 +94,7 @@ impl OpenToken {
         call: &Call,
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.lane()?.run_blocking(call, job)
+        self.lane()?.run_blocking(call, self.noted(job))
     }
 
     /// The same for a job that changes something on the token: see
@@ -106,7 +106,21 @@ impl OpenToken {
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
     ) -> Result<Result<T, Error>, NotDone> {
         let lane = self.lane().map_err(NotDone::NotBegun)?;
-        lane.carry_through(call, patience, job)
+        lane.carry_through(call, patience, self.noted(job))
+    }
+
+    /// `job`, which may keep the token open after everybody else let go of it, and so keeps the
+    /// note whose login it has. It must not keep the lane, which its own thread would end.
+    fn noted<T>(
+        &self,
+        job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
+    ) -> impl FnOnce(&Call) -> Result<T, Error> + Send + 'static {
+        let login = Arc::clone(&self.login);
+        move |call| {
+            let done = job(call);
+            drop(login);
+            done
+        }
     }
 
     fn in_place<T>(
@@ -325,7 +339,7 @@ impl Tokens {
     /// # Errors
     /// [`EngineError::NotAllowed`].
     pub(crate) fn check_login(&self, token: &OpenToken, who: &EngineId) -> Result<(), EngineError> {
-        token.login.check(token.id(), who, &*self.policy)
+        (self.logins).check(&token.login, token.id(), who, &*self.policy)
     }
 
     /// Whether one PIN was given for whichever token asks.
@@ -361,8 +375,8 @@ impl Tokens {
         who: Option<&EngineId>,
         only: Option<&TokenId>,
     ) -> Arc<RequestPins> {
-        let owner = call.own_access().and(who).cloned();
-        RequestPins::new(&self.access_of(call).pins, only, owner, &self.logins)
+        let who = call.own_access().and(who).cloned();
+        RequestPins::new(&self.access_of(call).pins, only, who, &self.logins)
     }
 
     /// `call` with what it may use: what it carries, or the node's own, with these PINs. What the

@@ -10,7 +10,11 @@
 //! | the PIN came from | the login is | who uses it |
 //! | --- | --- | --- |
 //! | what the request [carries](claviger_token::Call::using) | that of the request's sender | the sender, and those whom the policy lets ([`Permission::UseLogin`](crate::policy::Permission::UseLogin)) |
-//! | the node's own access, the backend, or nowhere | the node's | whoever may use the key |
+//! | the node's own access | the node's | whoever may use the key by this node; by others, those whom the policy lets |
+//! | the backend, or nowhere | nobody's | whoever may use the key |
+//!
+//! A sender is one of one node: `alice` of another node is another one, with another home and
+//! another policy.
 //!
 //! The note is made before the PIN is handed out, so that nobody can slip in between the login
 //! and the note. It is taken back only where the token did not accept the PIN: what failed
@@ -18,10 +22,11 @@
 //! for it is over.
 //!
 //! Drivers share an open token among all nodes of a process. So do nodes the note: it lasts as
-//! long as one of them has it, with the token that it opened or tried to open.
+//! long as one of them has it, with the token that it opened or tried to open, and as long as an
+//! operation goes on that keeps the token open.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use claviger_token::sync::lock;
@@ -34,68 +39,106 @@ use crate::{EngineError, EngineId};
 /// Whose login each token has, for all nodes of this process.
 static LOGINS: LazyLock<Kept<TokenId, Login>> = LazyLock::new(Kept::default);
 
+/// The number of the next node.
+static NODES: AtomicU64 = AtomicU64::new(0);
+
+/// Whose PIN made a login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Owner {
+    /// The node, by its number in this process.
+    node: u64,
+    /// The sender; `None`: the node itself, and so all its senders.
+    who: Option<EngineId>,
+}
+
+impl Owner {
+    /// Whether requests of `who` on this node use it without a question.
+    fn serves(&self, node: u64, who: &EngineId) -> bool {
+        self.node == node && self.who.as_ref().is_none_or(|owner| owner == who)
+    }
+}
+
 /// Whose login a token has.
 #[derive(Default)]
 pub(crate) struct Login {
-    /// `None`: the node's.
-    owner: Mutex<Option<EngineId>>,
+    /// `None`: nobody's that is known.
+    owner: Mutex<Option<Owner>>,
     /// Whether it is somebody's, for those who do not want to wait to find that out.
     is_owned: AtomicBool,
 }
 
 impl Login {
+    /// Whose it is, where `who` on this node does not use it without a question.
+    fn of_others(&self, node: u64, who: &EngineId) -> Option<EngineId> {
+        if !self.is_owned.load(Ordering::Acquire) {
+            return None;
+        }
+        let owner = self.owner();
+        let others = owner.as_ref().filter(|owner| !owner.serves(node, who))?;
+        Some(others.who.clone().unwrap_or_else(EngineId::program))
+    }
+
+    /// It is that of `before` again, unless it is not that of `owner` any more.
+    fn restore(&self, owner: &Owner, before: Option<Owner>) {
+        let mut now = self.owner();
+        if now.as_ref() == Some(owner) {
+            self.put(&mut now, before);
+        }
+    }
+
+    /// It is that of `owner` from now on; whose it was.
+    fn change(&self, owner: &Owner) -> Option<Owner> {
+        self.put(&mut self.owner(), Some(owner.clone()))
+    }
+
+    fn put(&self, now: &mut Option<Owner>, owner: Option<Owner>) -> Option<Owner> {
+        let before = std::mem::replace(now, owner);
+        self.is_owned.store(now.is_some(), Ordering::Release);
+        before
+    }
+
+    fn owner(&self) -> MutexGuard<'_, Option<Owner>> {
+        lock(&self.owner)
+    }
+}
+
+/// The logins of the tokens that a node opened or tried to open.
+pub(crate) struct Logins {
+    /// The node's number, which no other node of this process has.
+    node: u64,
+    known: Mutex<HashMap<TokenId, Arc<Login>>>,
+}
+
+impl Default for Logins {
+    fn default() -> Self {
+        Logins {
+            node: NODES.fetch_add(1, Ordering::Relaxed),
+            known: Mutex::default(),
+        }
+    }
+}
+
+impl Logins {
     /// Refuses who must not use somebody else's login.
     ///
     /// # Errors
     /// What `policy` says.
     pub(crate) fn check(
         &self,
+        login: &Login,
         token: &TokenId,
         who: &EngineId,
         policy: &dyn Policy,
     ) -> Result<(), EngineError> {
-        if !self.is_owned.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let owner = self.owner().clone();
-        match owner.filter(|owner| owner != who) {
+        match login.of_others(self.node, who) {
             Some(of) => policy.check(who, Permission::UseLogin { token, of: &of }),
             None => Ok(()),
         }
     }
 
-    /// It is that of `before` again, unless it is not that of `owner` any more.
-    fn restore(&self, owner: Option<&EngineId>, before: Option<EngineId>) {
-        let mut now = self.owner();
-        if now.as_ref() == owner {
-            self.put(&mut now, before);
-        }
-    }
-
-    /// It is that of `owner` from now on; whose it was.
-    fn change(&self, owner: Option<EngineId>) -> Option<EngineId> {
-        self.put(&mut self.owner(), owner)
-    }
-
-    fn put(&self, now: &mut Option<EngineId>, owner: Option<EngineId>) -> Option<EngineId> {
-        let before = std::mem::replace(now, owner);
-        self.is_owned.store(now.is_some(), Ordering::Release);
-        before
-    }
-
-    fn owner(&self) -> MutexGuard<'_, Option<EngineId>> {
-        lock(&self.owner)
-    }
-}
-
-/// The logins of the tokens that a node opened or tried to open.
-#[derive(Default)]
-pub(crate) struct Logins(Mutex<HashMap<TokenId, Arc<Login>>>);
-
-impl Logins {
     /// That of a token.
     pub(crate) fn of(&self, token: &TokenId) -> Arc<Login> {
-        let mut known = lock(&self.0);
+        let mut known = lock(&self.known);
         let login = known
             .entry(token.clone())
             .or_insert_with(|| LOGINS.of(token, Login::default));
@@ -109,8 +152,8 @@ pub(crate) struct RequestPins {
     /// The token that is meant, where that is known.
     only: Option<TokenId>,
     logins: Arc<Logins>,
-    /// Whose login the PIN makes, where it is not the node's.
-    owner: Option<EngineId>,
+    /// Whose login the PIN makes.
+    owner: Owner,
     seen: Mutex<PinsGiven>,
 }
 
@@ -119,24 +162,27 @@ struct PinsGiven {
     /// Another token that asked for a PIN and did not get it.
     stranger: Option<TokenId>,
     /// The logins of the tokens that got one, and whose each was before.
-    given: HashMap<TokenId, (Arc<Login>, Option<EngineId>)>,
+    given: HashMap<TokenId, (Arc<Login>, Option<Owner>)>,
     /// Nobody opens anything with them any more.
     closed: bool,
 }
 
 impl RequestPins {
-    /// Gives what `pins` gives; the login is that of `owner`.
+    /// Gives what `pins` gives; the login is that of `who`, or the node's where that is nobody.
     pub(crate) fn new(
         pins: &Arc<dyn PinSource>,
         only: Option<&TokenId>,
-        owner: Option<EngineId>,
+        who: Option<EngineId>,
         logins: &Arc<Logins>,
     ) -> Arc<Self> {
         Arc::new(RequestPins {
             pins: Arc::clone(pins),
             only: only.cloned(),
             logins: Arc::clone(logins),
-            owner,
+            owner: Owner {
+                node: logins.node,
+                who,
+            },
             seen: Mutex::default(),
         })
     }
@@ -154,13 +200,18 @@ impl RequestPins {
         let Err(error) = opened else {
             return;
         };
-        // Of the node's own it is no matter whether it was accepted: who had a login keeps it.
-        if self.owner.is_some() && !shows_that_none_was_accepted(error) {
-            return;
-        }
+        let none_was_accepted = shows_that_none_was_accepted(error);
         for (_, (login, before)) in seen.given.drain() {
-            login.restore(self.owner.as_ref(), before);
+            if none_was_accepted || self.is_wider_than(before.as_ref()) {
+                login.restore(&self.owner, before);
+            }
         }
+    }
+
+    /// Whether the PIN is the node's own and the login was one sender's of this node: then it is
+    /// no matter whether the PIN was accepted, and who had the login keeps it.
+    fn is_wider_than(&self, before: Option<&Owner>) -> bool {
+        self.owner.who.is_none() && before.is_some_and(|before| before.node == self.owner.node)
     }
 
     fn give(
@@ -182,7 +233,7 @@ impl RequestPins {
             return Err(Error::Cancelled);
         }
         let login = self.logins.of(token);
-        let before = login.change(self.owner.clone());
+        let before = login.change(&self.owner);
         let given = seen.given.entry(token.clone());
         given.or_insert((login, before));
         Ok(pin)
@@ -263,7 +314,8 @@ mod tests {
             let pin = pins.pin(&token, "", &call);
             assert!(matches!(pin, Err(Error::Cancelled)), "{pin:?}");
         }
-        assert_eq!(*logins.of(&token).owner(), who("alice"));
+        let owner = || logins.of(&token).owner().clone().unwrap().who;
+        assert_eq!(owner(), who("alice"));
         // Nor does what came of an opening change the login that another one made since.
         let [wrong, right] = ["carol", "bob"].map(|name| pins(who(name)));
         for pins in [&wrong, &right] {
@@ -273,6 +325,6 @@ mod tests {
             token: token.clone(),
         }
         .into()));
-        assert_eq!(*logins.of(&token).owner(), who("bob"));
+        assert_eq!(owner(), who("bob"));
     }
 }

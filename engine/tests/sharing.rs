@@ -4,20 +4,20 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use claviger_engine::message::{RequestDeleteIdentity, RequestGenerateIdentity};
 use claviger_engine::opener::Opener;
-use claviger_engine::policy::OwnersOnly;
-use claviger_engine::{Backend, EngineError, EngineId, Node};
+use claviger_engine::policy::{OwnersOnly, Permission};
+use claviger_engine::{Backend, EngineError, EngineId, Node, Policy};
 use claviger_formats::envelope::{self, Sealed};
 use claviger_token::{
     About, Access, Call, Detail, Driver, Error, FixedPin, KeyUse, Listing, SlotId, Token, Unwrap,
 };
 use common::logins::{Private, Stage, is_not_allowed, with_pin};
 use common::safes::{PINS, Safes};
-use common::{call, id};
+use common::{call, id, until};
 
 async fn sign(node: &Node, who: &str, call: &Call) -> Result<(), EngineError> {
     let engine = id(&format!("{who}_committer_{who}"));
@@ -146,8 +146,10 @@ async fn a_login_that_one_node_made_serves_another_one_in_this_process_as_the_po
     assert_eq!(stage.came(), [PINS[0]]);
     for other in [&second, &third] {
         is_not_allowed(&sign(other, "bob", &call()).await);
-        sign(other, "alice", &call()).await.unwrap();
+        // Another node's `alice` is another one.
+        is_not_allowed(&sign(other, "alice", &call()).await);
     }
+    sign(&first, "alice", &call()).await.unwrap();
     // Also when the node is gone that made it, as long as the token stays open.
     drop((first, third));
     is_not_allowed(&sign(&second, "bob", &call()).await);
@@ -156,6 +158,57 @@ async fn a_login_that_one_node_made_serves_another_one_in_this_process_as_the_po
     let node = node();
     sign(&node, "bob", &call()).await.unwrap();
     assert!(stage.came().is_empty());
+}
+
+/// Lets everybody use every login, and notes whose they were.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<Vec<EngineId>>>);
+
+impl Policy for Notes {
+    fn check(&self, _: &EngineId, access: Permission<'_>) -> Result<(), EngineError> {
+        if let Permission::UseLogin { of, .. } = access {
+            self.0.lock().unwrap().push(of.clone());
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_login_by_a_nodes_own_pin_serves_another_node_as_the_policy_has_it() {
+    let stage = Stage::new().await;
+    let notes = Notes::default();
+    let first = stage.node(FixedPin::new(PINS[0]), Private);
+    let second = stage.node(claviger_token::NoPin, Private);
+    let third = stage.node(claviger_token::NoPin, notes.clone());
+    sign(&first, "alice", &call()).await.unwrap();
+    is_not_allowed(&sign(&second, "bob", &call()).await);
+    sign(&third, "bob", &call()).await.unwrap();
+    let asked = std::mem::take(&mut *notes.0.lock().unwrap());
+    assert!(!asked.is_empty());
+    assert!(asked.iter().all(|of| *of == EngineId::program()));
+    sign(&first, "bob", &call()).await.unwrap();
+    assert_eq!(stage.came(), [PINS[0]]);
+}
+
+#[tokio::test]
+async fn a_login_is_whose_pin_made_it_as_long_as_a_signature_that_nobody_awaits_keeps_it() {
+    let stage = Stage::with(Safes::slow()).await;
+    let device = &stage.safes.0[0].device;
+    let node = || stage.node(claviger_token::NoPin, Private);
+    let first = node();
+    device.wants_touch(true);
+    let pin = with_pin();
+    tokio::select! {
+        signed = sign(&first, "alice", &pin) => panic!("{signed:?}"),
+        () = until(|| device.waits_for_touch()) => {}
+    }
+    drop(first);
+    assert_eq!(stage.came(), [PINS[0]]);
+    let second = node();
+    let opens = id("bob_decryptor_bob");
+    let decryptor = second.decryptor(&id("bob"), &opens, &call()).await;
+    device.wants_touch(false);
+    is_not_allowed(&decryptor.map(drop));
 }
 
 /// The driver of the safes, which goes on after a login as it is told.

@@ -35,8 +35,12 @@ pub struct Stage {
 
 impl Stage {
     pub async fn new() -> Self {
+        Stage::with(Safes::new()).await
+    }
+
+    pub async fn with(safes: Safes) -> Self {
         let stage = Stage {
-            safes: Safes::new(),
+            safes,
             home: tempfile::tempdir().unwrap(),
         };
         let node = stage.node(stage.safes.person(), OwnersOnly);

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use claviger_token::{
-    About, Call, Detail, Driver, Error, FixedPin, Listed, Listing, Pin, PinSource, SlotId, Token,
-    TokenId,
+    About, Call, Detail, Driver, Error, FixedPin, Listed, Listing, Pace, Pin, PinSource, SlotId,
+    Token, TokenId,
 };
 use secrecy::ExposeSecret;
 
@@ -23,8 +23,12 @@ pub struct Safe {
 
 impl Safe {
     pub fn new(pin: &'static str) -> Self {
+        Safe::of(Device::new(), pin)
+    }
+
+    pub fn of(device: Device, pin: &'static str) -> Self {
         Safe {
-            device: Device::new(),
+            device,
             pin,
             logged_in: Arc::default(),
             came: Arc::default(),
@@ -123,6 +127,12 @@ pub const PINS: [&str; 2] = ["111111", "222222"];
 impl Safes {
     pub fn new() -> Self {
         Safes(PINS.map(Safe::new))
+    }
+
+    /// Two that are worked by threads.
+    pub fn slow() -> Self {
+        let device = || Device::paced(Pace::Slow { workers: 1 });
+        Safes(PINS.map(|pin| Safe::of(device(), pin)))
     }
 
     pub fn person(&self) -> Person {
