@@ -50,6 +50,7 @@ impl Side {
         let backend = side.token.backend();
         let made = side
             .command(&["generate", "me", "--backend", &backend])
+            .stdout(Stdio::piped())
             .output();
         let made = String::from_utf8(made.unwrap().stdout).unwrap();
         let line = made.lines().find(|l| l.trim().starts_with("sign"));
