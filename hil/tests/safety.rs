@@ -364,7 +364,8 @@ fn keys_that_claviger_made_go_where_the_device_may_be_wiped() {
     );
     let desk = Desk::with(&[&card]).only_checks(&[FOUND]);
     let driver = PivDriver::with_readers(desk.trays.clone());
-    let token = driver.open("piv:", &Call::unlimited().using(desk.access()));
+    let call = Call::unlimited().using(desk.access());
+    let token = driver.open("piv:", &call);
     let token = token.unwrap();
     let spec = KeySpec::sign(claviger_token::Algorithm::P256);
     let slot = SlotId::new("82");
@@ -373,12 +374,12 @@ fn keys_that_claviger_made_go_where_the_device_may_be_wiped() {
         spec,
         mark: &unfinished_mark(),
     };
-    let made = token.generate(&new, &Call::unlimited()).unwrap();
+    let made = token.generate(&new, &call).unwrap();
     let key = KeyRef {
         slot,
         public_key: made.public_key,
     };
-    token.name(&key, "ours", &Call::unlimited()).unwrap();
+    token.name(&key, "ours", &call).unwrap();
     drop(token);
 
     let kept = common::public(&card, Slot::SIGNATURE);
