@@ -206,11 +206,13 @@ fn shown_text(text: &str) -> Value {
     }
 }
 
+type Source = Arc<dyn PinSource>;
+
 /// Writes down which secrets calls are given.
 struct Noting {
     tap: Arc<Tap>,
     /// Each source with the one that notes it: always the same one, by which drivers know it.
-    management_keys: Mutex<Vec<(Arc<dyn PinSource>, Arc<dyn PinSource>)>>,
+    management_keys: Mutex<Vec<(Source, Source)>>,
 }
 
 impl Noting {
@@ -222,7 +224,7 @@ impl Noting {
         call.clone().using(access)
     }
 
-    fn management_keys(&self, source: &Arc<dyn PinSource>) -> Arc<dyn PinSource> {
+    fn management_keys(&self, source: &Source) -> Source {
         let mut known = lock(&self.management_keys);
         if let Some((_, noted)) = known.iter().find(|(known, _)| Arc::ptr_eq(known, source)) {
             return Arc::clone(noted);
@@ -232,7 +234,7 @@ impl Noting {
         noted
     }
 
-    fn source(&self, inner: &Arc<dyn PinSource>, is_pin: bool) -> Arc<dyn PinSource> {
+    fn source(&self, inner: &Source, is_pin: bool) -> Source {
         Arc::new(Noted {
             tap: Arc::clone(&self.tap),
             inner: Arc::clone(inner),

@@ -493,7 +493,7 @@ fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
     let token = opened.map_err(told)?;
     if bench.wipe && !info.derives {
         for slot in token.slots(&call).map_err(told)? {
-            if let Some(key) = wiped(info, slot) {
+            if let Some(key) = wiped(info, &slot) {
                 // What the driver does not destroy stays.
                 let _: Result<Deletion, Error> = token.delete(&key, &call);
             }
@@ -531,7 +531,7 @@ fn prepare(bench: &Bench, info: &TokenInfo) -> Result<Vec<SlotInfo>, String> {
 
 /// The key in a slot, if it may be deleted to make room: on a smartcard, whose slots are
 /// its owner's for other things as well, only one that Claviger made.
-fn wiped(info: &TokenInfo, slot: SlotInfo) -> Option<KeyRef> {
+fn wiped(info: &TokenInfo, slot: &SlotInfo) -> Option<KeyRef> {
     let by_claviger = |(name, value): &(String, String)| {
         name == "claviger" && matches!(&**value, "made" | "unfinished")
     };
