@@ -282,7 +282,8 @@ fn what_waits_for_a_card_that_another_program_holds_ends_at_its_deadline() {
     let backend = format!("piv:serial={}", bench.yubikey.card().serial());
     let transaction = card.transaction().unwrap();
     let (sender, ended) = std::sync::mpsc::channel();
-    let requests: [Box<dyn FnOnce(&Call) -> Result<(), Error> + Send>; 3] = {
+    type Request = Box<dyn FnOnce(&Call) -> Result<(), Error> + Send>;
+    let requests: [Request; 3] = {
         let (signer, token) = (Arc::clone(&bench.signer), Arc::clone(&bench.token));
         let other = PivDriver::with_readers(claviger_piv::reader::PcscReaders);
         [

@@ -19,7 +19,7 @@ struct Soft {
 
 enum Private {
     P256(p256::SecretKey),
-    Rsa(rsa::RsaPrivateKey),
+    Rsa(Box<rsa::RsaPrivateKey>),
 }
 
 impl Soft {
@@ -37,7 +37,7 @@ impl Soft {
         let (n, e) = (secret.n().to_bytes_be(), secret.e().to_bytes_be());
         Soft {
             public: PublicKey::from_rsa(&n, &e).unwrap(),
-            private: Private::Rsa(secret),
+            private: Private::Rsa(Box::new(secret)),
         }
     }
 }

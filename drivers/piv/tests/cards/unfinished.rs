@@ -1,6 +1,6 @@
 //! Generations and deletions that die anywhere.
 
-use claviger_token::{Algorithm, Call, Deletion, KeySpec, SlotId, SlotInfo, Token};
+use claviger_token::{Algorithm, Call, Deletion, KeySpec, SlotInfo, Token};
 use claviger_virtual_yubikey::{Device, Fault, Rule, Status, object};
 
 use crate::common::*;
