@@ -296,8 +296,8 @@ mod tests {
             ("sqlite3VdbeExec", "(C)"),
             ("anon.01909e20d4756fa5.3137.llvm.123", "(constants)"),
             (
-                "claviger_piv::login::<impl claviger_piv::Card>::end",
-                "claviger_piv",
+                "claviger_token::login::<impl claviger_token::Card>::end",
+                "claviger_token",
             ),
             ("main", "(C)"),
         ] {
