@@ -46,6 +46,9 @@ fn main() {
         .build()
         .unwrap();
     let figures = runtime.block_on(async {
+        // First: a process loads all tokens of the folder, and those that follow have many keys.
+        progress("whole processes");
+        let of_processes = processes::figures();
         let mut figures = Vec::new();
         progress("commitments on SoftHSM2");
         figures.extend(commit().await);
@@ -63,8 +66,7 @@ fn main() {
         figures.extend(piv::figures().await);
         progress("a simulated Ledger");
         figures.extend(ledger::figures().await);
-        progress("whole processes");
-        figures.extend(processes::figures());
+        figures.extend(of_processes);
         figures
     });
     if json {
