@@ -18,6 +18,8 @@ use common::Stage;
 
 /// How many processes are killed.
 const KILLS: u32 = 40;
+/// So many pages of a token's disk are free at most: with that many a generation succeeds.
+const PAGES: u32 = 12;
 
 /// The `CKA_ID`s of the objects of one kind, as OpenSC sees them.
 fn ids(objects: &str, kind: &str) -> BTreeSet<String> {
@@ -184,6 +186,51 @@ fn on_a_full_disk_the_token_keeps_what_it_had_and_says_what_it_could_not() {
     stage.heal();
     assert_eq!((stage.objects(), slots(&stage)), before);
     works_as_before(&stage);
+}
+
+#[test]
+fn wherever_the_disk_of_the_token_becomes_full_each_identity_keeps_both_halves_of_its_keys() {
+    // What the script needs beside: the number of pages that are free.
+    let script = r#"
+        mount -t tmpfs -o size=1m none disk
+        cp -r "$TOKEN_FOLDER/." disk
+        mount --bind disk "$TOKEN_FOLDER"
+        dd if=/dev/zero of=disk/filler bs=4k 2>/dev/null || true
+        truncate -s "-$((4 * $(cat pages)))k" disk/filler
+        status=0
+        "$@" || status=$?
+        rm disk/filler
+        umount "$TOKEN_FOLDER"
+        rm -r "$TOKEN_FOLDER"/* && cp -r disk/. "$TOKEN_FOLDER"
+        exit $status
+    "#;
+    let stage = Stage::with_alice();
+    std::fs::create_dir_all(stage.path("disk")).unwrap();
+    stage.write("letter", "x");
+    let mut made = BTreeSet::new();
+    for pages in 0..PAGES {
+        stage.write("pages", pages.to_string());
+        let generate = ["generate", "bob", "--backend", &stage.token.backend()];
+        let Some(outcome) = stage.confined(script, &generate) else {
+            return;
+        };
+        stage.heal();
+        made.insert(outcome.code() == Some(0));
+        stage.run_with_pin(&["doctor", "--repair"]).succeeds();
+        let (expected, objects) = (slots(&stage), stage.objects());
+        for half in ["Private Key", "Public Key"] {
+            assert_eq!(ids(&objects, half), expected, "{pages} pages: {objects}");
+        }
+        for name in stage.names() {
+            stage
+                .run_with_pin(&["sign", &name, "letter", "-o", "sig"])
+                .succeeds();
+        }
+        if stage.names().contains(&"bob".into()) {
+            stage.run_with_pin(&["delete", "bob"]).succeeds();
+        }
+    }
+    assert_eq!(made.len(), 2, "it was never full, or always");
 }
 
 #[test]

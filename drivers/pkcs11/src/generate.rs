@@ -83,7 +83,7 @@ impl Pkcs11Token {
             let private = findings.found.into_iter().map(|found| found.read);
             for half in [private.collect(), search.public_halves()?] {
                 match self.relabel(session, &half, label) {
-                    Err(error) if refuses_change(&error) => {
+                    Err(Fault::Module(error)) if refuses_change(&error) => {
                         let token = &self.info.id;
                         tracing::debug!(%token, %error, "the label cannot be changed");
                     }
@@ -98,21 +98,24 @@ impl Pkcs11Token {
     ///
     /// SoftHSM2 writes the file of an object anew for that: killed in the middle, or on a full
     /// disk, it would lose a key that an identity has by now. There the half is copied first;
-    /// who is killed in between leaves both, of which the next one keeps the copy.
-    fn relabel(&self, session: &Session, half: &[Read], label: &str) -> Result<(), Ck> {
+    /// who is killed in between leaves both, of which the next one keeps the copy. Nothing is
+    /// destroyed before the copy has been read: on a full disk SoftHSM2 says `CKR_OK` of one
+    /// that it could not store.
+    fn relabel(&self, session: &Session, half: &[Read], label: &str) -> Result<(), Fault> {
         let new = Attribute::Label(label.as_bytes().to_vec());
         if self.quirks.generate == Generate::Direct {
             let change =
                 |read: &Read| session.update_attributes(read.handle, std::slice::from_ref(&new));
-            return half.iter().try_for_each(change);
+            return Ok(half.iter().try_for_each(change)?);
         }
         let kept = half.iter().find(|read| read.key.label == label);
         if let (None, Some(read)) = (kept, half.first()) {
-            session.copy_object(read.handle, &[new, Attribute::Token(true)])?;
+            let copy = session.copy_object(read.handle, &[new, Attribute::Token(true)])?;
+            KeyObject::read(session, copy).map_err(|fault| self.not_kept(fault.into()))?;
         }
         let kept = kept.map(|read| read.handle);
         let mut others = half.iter().filter(|read| Some(read.handle) != kept);
-        others.try_for_each(|read| session.destroy_object(read.handle))
+        Ok(others.try_for_each(|read| session.destroy_object(read.handle))?)
     }
 
     /// Removes what a failed generation left, and says whether that worked.
