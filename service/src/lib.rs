@@ -1,0 +1,1 @@
+//! The daemon: engines that stay, callers that are known and judged, and a log of who did what.
