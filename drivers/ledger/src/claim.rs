@@ -66,6 +66,11 @@ impl Claim {
         }
     }
 
+    /// Whether other processes wait for it.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// For how long a review may still be there that a process left behind.
     pub(crate) fn left_behind(&self) -> Option<Duration> {
         let file = self.file.as_ref().filter(|file| is_marked(file))?;

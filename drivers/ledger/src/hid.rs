@@ -51,15 +51,17 @@ impl Devices for Usb {
         crate::udev::watch()
     }
 
-    /// By the node and not by the path, which another device may have next. The node is
-    /// another one when a device is plugged in anew.
+    /// By the node and not by the path, which another device may have next. devtmpfs makes a
+    /// new node, and gives it a number of its own, when a device is plugged in again. The times
+    /// of the node are not part of its name: udev's rules change its owner and mode, and with
+    /// them its times, while processes use it.
     #[cfg(unix)]
     fn shared_name(&self, path: &str) -> Option<String> {
         use std::os::unix::fs::MetadataExt;
 
         let node = std::fs::metadata(path).ok()?;
         let (dev, ino, rdev) = (node.dev(), node.ino(), node.rdev());
-        Some(format!("node {dev} {ino} {rdev} {}", node.ctime()))
+        Some(format!("node {dev} {ino} {rdev}"))
     }
 
     fn connect(&self, path: &str) -> Result<Box<dyn Transport>, Broken> {
@@ -136,5 +138,47 @@ impl Transport for Hid {
                 return Ok(Some(reply));
             }
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::*;
+
+    /// A folder that is removed with what is in it.
+    struct Scratch(std::path::PathBuf);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_device_keeps_its_name_when_udev_changes_its_node_and_a_new_node_has_another() {
+        let folder = format!("claviger-node-{}", std::process::id());
+        let folder = Scratch(std::env::temp_dir().join(folder));
+        fs::create_dir(&folder.0).unwrap();
+        let (node, new) = (folder.0.join("hidraw0"), folder.0.join("new"));
+        fs::write(&node, "").unwrap();
+        let name = || Usb.shared_name(node.to_str().unwrap()).unwrap();
+        let changed = || fs::metadata(&node).unwrap().ctime();
+        let (before, since) = (name(), changed());
+        let end = Instant::now() + Duration::from_secs(20);
+        let mut modes = [0o600, 0o660].into_iter().cycle();
+        while changed() == since {
+            assert!(Instant::now() < end, "the node's time does not change");
+            let mode = modes.next().unwrap();
+            fs::set_permissions(&node, Permissions::from_mode(mode)).unwrap();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(name(), before);
+        // Plugged in again: both nodes were there at once, so their numbers differ.
+        fs::write(&new, "").unwrap();
+        fs::rename(&new, &node).unwrap();
+        assert_ne!(name(), before);
     }
 }

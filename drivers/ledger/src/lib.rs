@@ -28,6 +28,7 @@
 //! | `apdu`, `ethereum` | commands, replies, status words; the abilities of the app |
 //! | `port`, `wait` | an open device; waiting for an approval |
 //! | `claim` | turns of several processes that use one device |
+//! | `listener` | the end of a review that its caller gave up |
 //! | `field` | the attached devices, and the choice among them |
 //! | `wallet`, `token` | a seed, on whichever device; the keys of the token |
 //! | `way` | what is open of the tokens behind one transport |
@@ -87,11 +88,12 @@
 //! review*. The next operation first waits for the late answer and discards it; its caller is
 //! told that there is something to approve or reject.
 //!
-//! Processes of the same user share this state. If a process ends meanwhile, the next one assumes
-//! that the review is on the screen for 30 seconds, or until the answer arrives. Other programs do
-//! not share it: when a device is opened, answers are discarded until one arrives that can only
-//! belong to the current request. A mistaken answer does no harm even then, since signatures are
-//! verified and a wrong secret opens nothing.
+//! Processes of the same user share this state. A process that gave up a request listens for the
+//! late answer, so others can use the device as soon as the review is over. If a process ends
+//! meanwhile, the next one assumes that the review is on the screen for 30 seconds, or until the
+//! answer arrives. Other programs do not share it: when a device is opened, answers are discarded
+//! until one arrives that can only belong to the current request. A mistaken answer does no harm
+//! even then, since signatures are verified and a wrong secret opens nothing.
 //!
 //! If a device is unplugged after a person may have approved, the request is not repeated, and the
 //! caller gets [`Error::TokenUnavailable`]. Everything else is repeated once, on the device with
@@ -128,6 +130,7 @@ mod ethereum;
 mod field;
 pub mod frame;
 mod hid;
+mod listener;
 mod port;
 mod slot;
 mod status;

@@ -6,7 +6,7 @@
 //! [claim](crate::claim) keeps other processes away.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_token::sync::lock;
@@ -18,6 +18,7 @@ use crate::backend::SCHEME;
 use crate::claim::{Claim, Taken};
 use crate::error::Fault;
 use crate::ethereum::{self, Known};
+use crate::listener;
 use crate::status::Status;
 use crate::transport::{Attached, Broken, Devices, Transport};
 
@@ -50,6 +51,8 @@ pub(crate) struct Port {
     freed: Condvar,
     /// A person is being asked.
     reviewing: AtomicBool,
+    /// A thread listens for the end of a review that was given up.
+    pub(crate) listened_to: AtomicBool,
 }
 
 /// What a device shows of itself.
@@ -94,6 +97,7 @@ impl Port {
             state: Mutex::default(),
             freed: Condvar::new(),
             reviewing: AtomicBool::new(false),
+            listened_to: AtomicBool::new(false),
         }
     }
 
@@ -110,7 +114,11 @@ impl Port {
 
     /// What the device shows of itself. While somebody talks to it, or a person is asked:
     /// what it showed last.
-    pub(crate) fn look(&self, devices: &dyn Devices, call: &Call) -> Result<Shown, Fault> {
+    pub(crate) fn look(
+        self: &Arc<Self>,
+        devices: &dyn Devices,
+        call: &Call,
+    ) -> Result<Shown, Fault> {
         let (busy, was_open) = {
             let state = lock(&self.state);
             let busy = state.known.clone().filter(|_| state.taken);
@@ -138,7 +146,7 @@ impl Port {
 
     /// Opens the device if need be, and does `work` with it when nobody else does.
     pub(crate) fn talk<T>(
-        &self,
+        self: &Arc<Self>,
         devices: &dyn Devices,
         call: &Call,
         work: impl FnOnce(&mut Session<'_>) -> Result<T, Fault>,
@@ -148,7 +156,7 @@ impl Port {
 
     /// [`Port::talk`], which waits no longer than `patience` for a reply that is owed.
     fn talk_within<T>(
-        &self,
+        self: &Arc<Self>,
         patience: Duration,
         devices: &dyn Devices,
         call: &Call,
@@ -195,9 +203,45 @@ impl Port {
         turn.known.clone_from(&link.known);
         // A way on which a reply to nothing may come in is not used again.
         if !link.abandoned {
+            let is_given_up = link.is_given_up();
             turn.link = Some(link);
+            drop(turn);
+            if is_given_up {
+                listener::listen(self);
+            }
         }
         done
+    }
+
+    /// Whether the review that was given up is still on the screen of the device. If the device
+    /// says that it is over, other processes may use the device from now on.
+    pub(crate) fn is_still_given_up(&self) -> bool {
+        let Some(mut turn) = self.take_at_once() else {
+            // Whoever talks to the device listens, too.
+            return true;
+        };
+        let goes_on = turn.link.as_mut().is_some_and(Link::is_still_reviewing);
+        if !goes_on {
+            if let Some(link) = &mut turn.link {
+                self.review(link, false);
+                link.claim = None;
+            }
+            turn.link.take_if(|link| link.abandoned);
+            // With the turn: whoever gives up the next review sees it.
+            self.listened_to.store(false, Ordering::SeqCst);
+        }
+        goes_on
+    }
+
+    /// Notes for this process and for others whether a person is being asked.
+    fn review(&self, link: &Link, on: bool) {
+        self.reviewing.store(on, Ordering::Relaxed);
+        if let Some(claim) = &link.claim {
+            match on {
+                true => claim.begin_review(),
+                false => claim.end_review(),
+            }
+        }
     }
 
     /// Waits until no other process talks to the device.
@@ -220,17 +264,26 @@ impl Port {
         let mut state = lock(&self.state);
         loop {
             call.check()?;
-            if !state.taken {
-                state.taken = true;
-                return Ok(Turn {
-                    port: self,
-                    link: state.link.take(),
-                    known: state.known.clone(),
-                });
+            if let Some(turn) = self.turn(&mut state) {
+                return Ok(turn);
             }
             let woken = self.freed.wait_timeout(state, slice(call));
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// A turn, if nobody has it.
+    fn take_at_once(&self) -> Option<Turn<'_>> {
+        self.turn(&mut lock(&self.state))
+    }
+
+    fn turn(&self, state: &mut State) -> Option<Turn<'_>> {
+        let is_free = !std::mem::replace(&mut state.taken, true);
+        is_free.then(|| Turn {
+            port: self,
+            link: state.link.take(),
+            known: state.known.clone(),
+        })
     }
 }
 
@@ -246,6 +299,31 @@ impl Link {
             claim: None,
             known: None,
         })
+    }
+
+    /// Whether other processes wait for the end of a review that nobody waits for here.
+    fn is_given_up(&self) -> bool {
+        self.owed && self.claim.as_ref().is_some_and(Claim::is_shared)
+    }
+
+    /// Whether the device has not yet said that a review is over that was given up.
+    fn is_still_reviewing(&mut self) -> bool {
+        if !self.is_given_up() {
+            return false;
+        }
+        match self.transport.receive(Duration::ZERO) {
+            Ok(Some(_)) => {}
+            Ok(None) if self.left_behind.is_some_and(|end| end <= Instant::now()) => {
+                self.fresh = true;
+            }
+            Ok(None) => return true,
+            Err(error) => {
+                tracing::debug!(?error, "the device went during a review");
+                self.abandoned = true;
+            }
+        }
+        (self.owed, self.left_behind) = (false, None);
+        false
     }
 }
 
@@ -386,15 +464,8 @@ impl Session<'_> {
         self.check(command.name, reply?)
     }
 
-    /// Notes for this process and for others whether a person is being asked.
     fn review(&self, on: bool) {
-        self.port.reviewing.store(on, Ordering::Relaxed);
-        if let Some(claim) = &self.link.claim {
-            match on {
-                true => claim.begin_review(),
-                false => claim.end_review(),
-            }
-        }
+        self.port.review(self.link, on);
     }
 
     /// Waits for the reply that is owed, if one is, and throws it away. Meanwhile the device

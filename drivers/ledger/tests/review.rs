@@ -130,6 +130,45 @@ fn other_processes_leave_a_device_alone_that_shows_a_review() {
 }
 
 #[test]
+fn a_review_that_a_living_process_gave_up_keeps_others_away_only_until_it_is_over() {
+    for answer in [Approval::Approve, Approval::Reject] {
+        let app = Ethereum::new();
+        let server = app.serve();
+        let (one, other) = (process(&server), process(&server));
+        let token = open(&one, "ledger:").unwrap();
+        let signer = signer(&*token);
+        app.set_approval(Approval::Hang);
+        let soon = Call::within(Duration::from_millis(100));
+        refused!(signer.sign(MESSAGE, &soon), Error::DeadlineExceeded);
+        assert!(is_busy(&listed(&other)));
+        app.set_approval(answer);
+        // The first process asks for nothing any more.
+        wait_until(|| state(&listed(&other)).is_none());
+        assert_eq!(listed(&other).id, token.info().id);
+        assert_eq!((app.interruptions(), app.prompts()), (0, 1));
+    }
+}
+
+#[test]
+fn a_device_that_is_unplugged_during_a_review_that_was_given_up_is_free_when_it_is_back() {
+    let app = Ethereum::new();
+    let server = app.serve();
+    let (one, other) = (process(&server), process(&server));
+    let token = open(&one, "ledger:").unwrap();
+    let signer = signer(&*token);
+    app.set_approval(Approval::Hang);
+    let soon = Call::within(Duration::from_millis(100));
+    refused!(signer.sign(MESSAGE, &soon), Error::DeadlineExceeded);
+    server.remove();
+    server.insert();
+    app.set_approval(Approval::Approve);
+    wait_until(|| {
+        let tokens = other.tokens("ledger:", &Call::unlimited()).unwrap();
+        tokens.iter().any(|found| found.id == token.info().id)
+    });
+}
+
+#[test]
 fn a_process_that_ends_leaves_its_review_to_the_next_one() {
     let app = Ethereum::new();
     let server = app.serve();
