@@ -1,0 +1,24 @@
+//! Who calls: what the kernel says of the peer of a socket.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The subject of every request of a connection: the peer's user and group when it connected
+/// (`SO_PEERCRED`), and the socket that it connected to. Its process id and its executable say
+/// nothing that lasts, and what it says of itself counts for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// The user.
+    pub uid: u32,
+    /// The primary group.
+    pub gid: u32,
+    /// The name of the socket.
+    pub socket: Arc<str>,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Caller { uid, gid, socket } = self;
+        write!(f, "uid {uid}, gid {gid} on `{socket}`")
+    }
+}
