@@ -58,6 +58,24 @@ impl Registry {
         self.is_copy.load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// The random id of this home, in hexadecimal; `None` in memory. A home that was copied has the
+    /// same until [`Registry::claim_home`].
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn home_id(&self) -> Result<Option<String>> {
+        if self.place.is_none() {
+            return Ok(None);
+        }
+        let id = |row: &rusqlite::Row<'_>| {
+            HOME.check(row)?;
+            row.get("id")
+        };
+        let db = self.db();
+        let mut query = db.prepare_cached(&HOME.select(""))?;
+        Ok(query.query_row([], id).optional()?)
+    }
+
     /// The first of the accounts that this home takes for identities on tokens that derive
     /// their keys: a multiple of [`ACCOUNTS`].
     pub fn first_account(&self) -> u32 {
