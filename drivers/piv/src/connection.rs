@@ -11,6 +11,7 @@
 //! | another process is sending a PIN | end the transaction, wait for our turn, select, repeat |
 //! | a command is refused | select, send the PIN again, repeat |
 //! | another card is in the reader | find ours; the other card is not used |
+//! | a command or its answer was lost | reset the card: it may have kept its power, and rights |
 //!
 //! PC/SC reports if a card was reset or replaced since it was connected. So the card is identified
 //! once for each connection. Of two cards with one serial neither is used.
@@ -245,7 +246,11 @@ impl Connection {
         if !state.has_way() {
             self.locate(state, call)?;
         }
+        if state.keeps_rights {
+            self.end_rights(state, call)?;
+        }
         let fresh = how.fresh || !state.ready;
+        let had_rights = state.verified;
         let Some(Way {
             mut transport,
             ready,
@@ -257,38 +262,60 @@ impl Connection {
             return Err(Fault::Lost(Lost::new("it is not in any reader")));
         };
         let mut card = Card::new(&mut *transport, call);
+        let mut selected = Ok(true);
         if fresh {
             (*ready, *verified) = (false, false);
-            match card.select()? {
-                Some(_) => *ready = true,
-                None => return Err(Fault::Lost(Lost::new("another card is in its reader"))),
-            }
+            selected = card.select().map(|application| application.is_some());
         }
-        *began = Some(*changes);
         let mut administered = false;
-        let done = operation(&mut Session {
-            card,
-            identity: &self.identity,
-            field: &self.field,
-            verified,
-            pin,
-            changes,
-            administered: &mut administered,
-            fresh,
-            tries: None,
-            turns,
-            turn,
-        });
-        if administered {
-            match transport.reset() {
-                Ok(()) => state.let_go(),
-                Err(Lost { reason, .. }) => {
-                    *ready = false;
-                    tracing::warn!(token = %self.id(), reason, "the management session was not ended");
+        let done = match selected {
+            Ok(false) => return Err(Fault::Lost(Lost::new("another card is in its reader"))),
+            Err(fault) => Err(fault),
+            Ok(true) => {
+                (*ready, *began) = (true, Some(*changes));
+                operation(&mut Session {
+                    card,
+                    identity: &self.identity,
+                    field: &self.field,
+                    verified,
+                    pin,
+                    changes,
+                    administered: &mut administered,
+                    fresh,
+                    tries: None,
+                    turns,
+                    turn,
+                })
+            }
+        };
+        let is_lost = matches!(done, Err(Fault::Lost(_)));
+        // Nobody knows what a card does whose answer was lost. It may have kept its power.
+        if administered || is_lost {
+            let had_rights = administered || had_rights || *verified;
+            let reset = transport.reset();
+            state.let_go();
+            if let Err(Lost { reason, .. }) = reset {
+                state.keeps_rights = had_rights;
+                match is_lost {
+                    true => tracing::debug!(reason, "the card was not reset"),
+                    false => {
+                        tracing::warn!(token = %self.id(), reason, "the management session was not ended");
+                    }
                 }
             }
         }
         done
+    }
+
+    /// Resets a card that may have rights of an earlier request.
+    fn end_rights(&self, state: &mut State, call: &Call) -> Result<(), Fault> {
+        match state.begin(|_| false, false, call)? {
+            Some(Way { transport, .. }) => transport.reset().map_err(Fault::Lost)?,
+            None => return Err(Fault::Lost(Lost::new("it is not in any reader"))),
+        }
+        state.let_go();
+        state.keeps_rights = false;
+        self.locate(state, call)
     }
 
     /// Looks for the card in all readers. Of two that look like it neither is used: the

@@ -6,6 +6,7 @@ use claviger_token::backend::{bad, the_one};
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error};
 
+use crate::apdu::Transport;
 use crate::backend::Backend;
 use crate::card::Card;
 use crate::cards::{Cards, Visit, VisitedCard};
@@ -146,7 +147,12 @@ impl Cards {
             call,
             &mut asked,
         );
-        drop(turn);
+        if let Err(Fault::Lost(_)) = &logged_in {
+            // The PIN may count all the same. Where there is no card, nothing does.
+            let _ = Box::new(turn).reset();
+        } else {
+            drop(turn);
+        }
         drop(alone);
         *lock(&connection.state) = State::opened(held, verified, pin);
         let logged_in = logged_in.map_err(|fault| fault.into_error(connection.id()));

@@ -180,8 +180,7 @@ impl<'a> Session<'a> {
     ) -> Result<T, Fault> {
         let done = self.authenticate(by).and_then(|()| work(self));
         if let Err(Fault::Lost(_)) = done {
-            // What the card knew went with its power; there is nobody to be reset.
-            *self.administered = false;
+            // It may have kept its power, and the rights: the transaction ends with a reset.
             return done;
         }
         let ends = self.make().select_ends_rights();

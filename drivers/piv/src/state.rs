@@ -22,6 +22,8 @@ pub(crate) struct State {
     pub(crate) pin: Option<Pin>,
     /// How often keys may have changed.
     pub(crate) changes: u64,
+    /// Rights that were given to the card may still be there, and it could not be reset.
+    pub(crate) keeps_rights: bool,
 }
 
 /// The way to a card for one operation, and what is known of the card.
@@ -73,6 +75,7 @@ impl State {
         *self = State {
             pin: self.pin.take(),
             changes: self.changes,
+            keeps_rights: self.keeps_rights,
             ..State::default()
         };
     }

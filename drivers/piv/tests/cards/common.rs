@@ -31,6 +31,15 @@ struct Reader {
 #[derive(Clone, Default)]
 pub(crate) struct Desk(Arc<Mutex<Vec<Reader>>>, Arc<Begun>);
 
+/// What readers lose, though cards keep their power.
+#[derive(Default)]
+struct Losses {
+    /// The replies to so many commands with this instruction.
+    replies: (u8, usize),
+    /// So many resets.
+    resets: usize,
+}
+
 /// How often cards were reached.
 #[derive(Default)]
 struct Begun {
@@ -38,9 +47,22 @@ struct Begun {
     single_commands: AtomicU64,
     /// How many threads wait for somebody else's transaction.
     waiting: AtomicU64,
+    lost: Mutex<Losses>,
 }
 
 impl Desk {
+    /// The next replies to commands with this instruction, and the next resets, do not come
+    /// through. Cards do what they are told, and keep their power.
+    pub(crate) fn lose(&self, replies: (u8, usize), resets: usize) {
+        *lock(&self.1.lost) = Losses { replies, resets };
+    }
+
+    /// Whether all that was to be lost is.
+    pub(crate) fn has_lost_it(&self) -> bool {
+        let lost = lock(&self.1.lost);
+        (lost.replies.1, lost.resets) == (0, 0)
+    }
+
     pub(crate) fn with(devices: &[&Device]) -> Desk {
         let desk = Desk::default();
         for device in devices {
@@ -219,6 +241,12 @@ impl Transport for Transaction<'_> {
         match link.device.transmit(apdu) {
             Answer::Reply(reply, wait) => {
                 std::thread::sleep(wait);
+                let mut lost = lock(&link.desk.1.lost);
+                let (instruction, left) = &mut lost.replies;
+                if *left > 0 && apdu.get(1) == Some(instruction) {
+                    *left -= 1;
+                    return Err(Lost::new("a transmission error"));
+                }
                 Ok(reply)
             }
             Answer::Removed(_) => {
@@ -234,6 +262,11 @@ impl Transport for Transaction<'_> {
     fn reset(self: Box<Self>) -> Result<(), Lost> {
         let link = self.link;
         link.check()?;
+        let resets = &mut lock(&link.desk.1.lost).resets;
+        if *resets > 0 {
+            *resets -= 1;
+            return Err(Lost::new("a transmission error"));
+        }
         link.desk.find(&link.reader, |r| {
             r.device.card().reset();
             r.epoch += 1;

@@ -247,3 +247,59 @@ fn where_a_select_ends_no_rights_they_end_all_the_same() {
         assert!(refused(&device, &ASK_FOR_TRIES));
     }
 }
+
+/// A reader that loses an answer is not a card that loses its power.
+#[test]
+fn no_rights_stay_when_an_answer_is_lost_and_the_card_keeps_its_power() {
+    for device in [plain_card(), old_plain_card()] {
+        let desk = Desk::with(&[&device]);
+        let token = open(&desk);
+        let key = make(&*token, P256);
+        // Both attempts.
+        desk.lose((ins::PUT_DATA, 2), 0);
+        let named = token.name(&key, "bob", &call());
+        assert!(
+            matches!(named, Err(Error::TokenUnavailable { .. })),
+            "{named:?}"
+        );
+        assert!(desk.has_lost_it());
+        assert!(refused(&device, &PUT));
+        assert!(refused(&device, &ASK_FOR_TRIES));
+
+        let signer = token.signer(&key, &call()).unwrap();
+        signer.sign(b"message", &call()).unwrap();
+        assert!(!refused(&device, &ASK_FOR_TRIES));
+        desk.lose((ins::AUTHENTICATE, 3), 0);
+        let signed = signer.sign(b"message", &call()).map(drop);
+        assert!(
+            matches!(signed, Err(Error::TokenUnavailable { .. })),
+            "{signed:?}"
+        );
+        assert!(desk.has_lost_it());
+        assert!(refused(&device, &ASK_FOR_TRIES));
+        drop((signer, token));
+
+        // Nor when it is opened.
+        desk.lose((ins::VERIFY, 2), 0);
+        assert!(desk.driver().open("piv:", &call()).is_err());
+        assert!(refused(&device, &ASK_FOR_TRIES));
+    }
+}
+
+#[test]
+fn a_card_that_could_not_be_reset_is_reset_before_it_is_used_again() {
+    let device = plain_card();
+    let desk = Desk::with(&[&device]);
+    let token = open(&desk);
+    let key = make(&*token, P256);
+    desk.lose((ins::PUT_DATA, 2), 2);
+    assert!(token.name(&key, "bob", &call()).is_err());
+    // Neither attempt could end what it began.
+    assert!(!refused(&device, &PUT));
+    desk.lose((0, 0), 0);
+    // A request that needs no rights.
+    token.slots(&call()).unwrap();
+    assert!(refused(&device, &PUT));
+    let signer = token.signer(&key, &call()).unwrap();
+    signer.sign(b"message", &call()).unwrap();
+}
