@@ -1,11 +1,11 @@
 //! What tokens and slots show of themselves.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Algorithm, Error, KeyRef, KeySpec, KeyUse, PublicKey, SlotName, TokenId};
 
 /// What a token shows without a PIN.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TokenInfo {
     /// The token's name.
@@ -36,12 +36,12 @@ pub struct TokenInfo {
     /// derived again, and every slot already has its key.
     pub derives: bool,
     /// Where to run its operations.
-    #[serde(skip)]
+    #[serde(skip, default = "Pace::one_at_a_time")]
     pub pace: Pace,
     /// Whether it needs a PIN before it uses private keys.
     pub login_required: bool,
     /// Further facts for the operator: `firmware`, `pin_locked`, `pin_tries` …
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<(String, String)>,
 }
 
@@ -61,7 +61,7 @@ impl TokenInfo {
             formerly: Vec::new(),
             durable: true,
             derives: false,
-            pace: Pace::Slow { workers: 1 },
+            pace: Pace::one_at_a_time(),
             login_required: false,
             notes: Vec::new(),
         }
@@ -108,8 +108,14 @@ pub enum Pace {
     },
 }
 
+impl Pace {
+    fn one_at_a_time() -> Self {
+        Pace::Slow { workers: 1 }
+    }
+}
+
 /// A slot and its content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SlotInfo {
     /// The slot.
@@ -128,7 +134,7 @@ pub struct SlotInfo {
     /// The label of the key.
     pub label: String,
     /// Further facts for the operator: `pin_policy`, `touch_policy` …
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<(String, String)>,
 }
 
@@ -177,7 +183,7 @@ impl SlotInfo {
 }
 
 /// Whether a slot holds something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SlotState {
     /// Nothing: a key can be made here.
