@@ -1,7 +1,5 @@
 //! Speaks to a Claviger daemon.
+#![forbid(unsafe_code)]
 
-/// The messages of the wire, made from `proto/claviger/v1`.
-#[allow(missing_docs, reason = "they are made from the files in proto, which say what they are")]
-pub mod wire {
-    include!(concat!(env!("OUT_DIR"), "/claviger.v1.rs"));
-}
+pub mod frame;
+pub mod wire;
