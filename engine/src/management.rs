@@ -8,6 +8,9 @@
 //! The same holds for the leave to try published defaults. Drivers are handed both with each call
 //! that changes something on a token, and no PIN: that is for openings
 //! ([`whose_pin`](crate::whose_pin)).
+//!
+//! A management key that a token accepted is kept with the request that brought it, and wiped when
+//! the request ends. The node's own stays in memory as long as the node.
 
 use std::sync::Arc;
 
@@ -23,6 +26,8 @@ pub(crate) fn at_work(own: Option<&Access>, node: &Access) -> Access {
         own: Arc::clone(&own.management_keys),
         node: Arc::clone(&node.management_keys),
     });
+    // The node's key may be among them, which is not for the next request.
+    access.accepted_keys = Arc::default();
     access.factory_defaults |= node.factory_defaults;
     access
 }

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error, PinTurn, RefusedPins, TokenId};
 
-use crate::administrator::{Administrator, KnownKeys};
+use crate::administrator::Administrator;
 use crate::apdu::Lost;
 use crate::card::{Card, Tries};
 use crate::error::Fault;
@@ -55,8 +55,6 @@ pub(crate) struct Connection {
     pub(crate) state: Mutex<State>,
     /// Of the one whose PIN the card accepted last: for that PIN, when it is given again.
     pub(crate) refused: Mutex<Arc<dyn RefusedPins>>,
-    /// The management keys that the card accepted.
-    management_keys: KnownKeys,
 }
 
 /// What may be done to bring an operation to its end.
@@ -110,7 +108,6 @@ impl Connection {
             reader: Mutex::new(reader.into()),
             state: Mutex::new(state),
             refused: Mutex::new(Arc::clone(refused)),
-            management_keys: KnownKeys::default(),
         }
     }
 
@@ -353,8 +350,8 @@ impl Connection {
     ///
     /// # Errors
     /// What the source of its management key says.
-    pub(crate) fn administrator(&self, call: &Call) -> Result<Administrator<'_>, Error> {
-        self.management_keys.of(self.id(), call)
+    pub(crate) fn administrator(&self, call: &Call) -> Result<Administrator, Error> {
+        Administrator::of(self.id(), call)
     }
 }
 

@@ -175,7 +175,7 @@ impl<'a> Session<'a> {
     /// where that ends nothing, with the transaction.
     pub(crate) fn administer<T>(
         &mut self,
-        by: &Administrator<'_>,
+        by: &Administrator,
         work: impl FnOnce(&mut Self) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let done = self.authenticate(by).and_then(|()| work(self));
@@ -203,7 +203,7 @@ impl<'a> Session<'a> {
         done
     }
 
-    fn authenticate(&mut self, by: &Administrator<'_>) -> Result<(), Fault> {
+    fn authenticate(&mut self, by: &Administrator) -> Result<(), Fault> {
         let metadata = match self.make().has(Feature::Metadata) {
             true => self.card.metadata(MANAGEMENT)?,
             false => None,
@@ -224,7 +224,7 @@ impl<'a> Session<'a> {
         if let Some(key) = &by.key {
             *self.administered = true;
             let done = management::authenticate(&mut self.card, cipher, key, token);
-            by.note(done.is_ok());
+            by.note(token, done.is_ok());
             return done;
         }
         let protected = match self.card.management_key_is_protected()? {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use crate::{NoPin, PinSource, RefusedInProcess, RefusedPins};
+use crate::{AcceptedKeys, NoPin, PinSource, RefusedInProcess, RefusedPins};
 
 /// What a request may use to open a token and to change it. A [`Call`](crate::Call) carries it.
 ///
@@ -22,6 +22,9 @@ pub struct Access {
     /// Where the management key of a smartcard comes from: hexadecimal, in a source of
     /// the same kinds as a PIN's. Wanted when keys are made, named and destroyed.
     pub management_keys: Arc<dyn PinSource>,
+    /// The management keys that tokens accepted, which drivers note here. They are wiped when the
+    /// last copy of this access is dropped, as with the request that carries it.
+    pub accepted_keys: Arc<AcceptedKeys>,
     /// Whether the published defaults of a kind of token may be tried where no PIN or
     /// management key is given.
     pub factory_defaults: bool,
@@ -42,6 +45,7 @@ impl Access {
             last_try: false,
             any_pin_length: false,
             management_keys: Arc::new(NoPin),
+            accepted_keys: Arc::default(),
             factory_defaults: false,
             refused_pins: RefusedInProcess::shared(),
             first_account: 0,

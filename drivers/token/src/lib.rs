@@ -50,6 +50,7 @@
 #![forbid(unsafe_code)]
 
 pub mod about;
+mod accepted;
 pub mod access;
 pub mod agreement;
 pub mod algorithm;
@@ -74,6 +75,7 @@ pub mod token;
 pub mod usb;
 
 pub use about::{About, Example};
+pub use accepted::AcceptedKeys;
 pub use access::Access;
 pub use algorithm::{Algorithm, KeySpec, KeyUse};
 pub use call::{Call, Event};

@@ -157,6 +157,26 @@ fn a_source_is_asked_once_for_the_key_that_the_card_accepts() {
 }
 
 #[test]
+fn a_management_key_is_wiped_when_the_request_that_brought_it_ends() {
+    let device = Device::new(Card::builder().pin(PIN).build());
+    let driver = Desk::with(&[&device]).driver();
+    let token = driver.open("piv:", &plain()).unwrap();
+    let call = using(access());
+    let key = begin(&*token, &call).unwrap();
+    let Access {
+        accepted_keys,
+        management_keys: source,
+        ..
+    } = call.access();
+    assert!(accepted_keys.find(&token.info().id, source).is_some());
+    let accepted_keys = Arc::downgrade(accepted_keys);
+    drop(call);
+    // The token is open, and nobody has the key any more.
+    assert!(accepted_keys.upgrade().is_none());
+    nothing_is_changed(&*token, &key, &plain());
+}
+
+#[test]
 fn that_a_pin_is_refused_when_it_is_sent_again_is_known_to_whose_pin_it_is() {
     let device = Device::new(Card::builder().pin(PIN).build());
     let desk = Desk::with(&[&device]);
