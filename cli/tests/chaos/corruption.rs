@@ -61,10 +61,13 @@ pub(crate) fn run(report: &mut Report, corruptions: u64, seed: u64) {
     report.figure("called_sound", tally.called_sound);
     report.figure("wrong_keys", tally.wrong_keys);
     report.promise(
-        tally.harmful > tally.corruptions / 4,
+        tally.harmful > tally.corruptions / 4 || tally.corruptions == 0,
         "next to nothing was damaged",
     );
-    report.promise(tally.opened > 0, "no damaged registry was opened");
+    report.promise(
+        tally.opened > 0 || tally.corruptions == 0,
+        "no damaged registry was opened",
+    );
     report.promise(
         tally.called_sound == 0,
         "a damaged registry was called sound",

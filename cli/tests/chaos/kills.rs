@@ -408,7 +408,6 @@ impl<'a> Battle<'a> {
         }
     }
 
-    /// The identities by name.
     /// Keys and identities are one to one, and what others have is as it was.
     fn check(&mut self, said: &str) {
         let identities = self.ground.identities();
