@@ -121,6 +121,11 @@ impl<R: Read> Body<R> {
         }
     }
 
+    /// The header, and the nonce behind it.
+    pub(super) fn header(&self) -> &[u8] {
+        self.header.get_ref()
+    }
+
     fn is_in_header(&self) -> bool {
         self.header.position() < self.header.get_ref().len() as u64
     }

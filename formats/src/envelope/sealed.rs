@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use age::armor::ArmoredReader;
 use age::{DecryptError, stream};
-use age_core::format::{FileKey, Stanza};
+use age_core::format::{FILE_KEY_BYTES, FileKey, Stanza};
+use age_core::secrecy::ExposeSecret;
 use claviger_token::{Algorithm, Call, Decryptor, Error, PublicKey};
 
 use super::header::{ArmorLines, Body, Header, LONGEST_HEADER, NoHeader, read_header};
@@ -48,6 +49,18 @@ impl From<FileKey> for UnwrappedKey {
     }
 }
 
+impl UnwrappedKey {
+    /// The key that another process unwrapped.
+    pub fn from_bytes(bytes: &[u8; FILE_KEY_BYTES]) -> Self {
+        UnwrappedKey(FileKey::init_with_mut(|key| key.copy_from_slice(bytes)))
+    }
+
+    /// Its bytes, for another process that decrypts the payload. Whoever has them reads the file.
+    pub fn expose_bytes(&self) -> &[u8; FILE_KEY_BYTES] {
+        self.0.expose_secret()
+    }
+}
+
 impl<R: Read> Sealed<R> {
     /// Reads the header.
     ///
@@ -73,6 +86,11 @@ impl<R: Read> Sealed<R> {
             }),
             _ => Err(Error::DecryptionFailed),
         }
+    }
+
+    /// The header as it was read, without armor: an age file that ends where its payload begins.
+    pub fn header(&self) -> &[u8] {
+        self.body.header()
     }
 
     /// The stanzas of its recipients.
