@@ -127,7 +127,7 @@ impl Node {
         let effect = self.0.exchange.pending().request(identity, waiting);
         if let Some(Effect::Query { identity, batch }) = effect {
             // On a task of its own: others wait for it, too, and this caller may go away.
-            tokio::spawn(query(Arc::downgrade(&self.0), identity, batch));
+            tokio::spawn(query(Arc::downgrade(self.0.whole()), identity, batch));
         }
         let answer = match call.deadline() {
             None => answer.await,

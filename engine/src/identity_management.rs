@@ -103,7 +103,6 @@ pub(crate) fn connect(
     policy: &dyn Policy,
     entry: impl Fn(&EngineId) -> Entry,
 ) -> Result<Connect, EngineError> {
-    may_enter(who_asked, &entry)?;
     let RequestConnectIdentity {
         external_identity: original,
         backend,
@@ -114,9 +113,11 @@ pub(crate) fn connect(
     let keys = named_keys(&original).filter(|_| matches!(found, Ok(None)));
     if let Some(fingerprints) = keys {
         policy.check(who_asked, Permission::Adopt)?;
+        may_enter(who_asked, &entry)?;
         return adopt(&fingerprints, backend, capabilities);
     }
     policy.check(who_asked, Permission::Connect(&original))?;
+    may_enter(who_asked, &entry)?;
     let available = found?.ok_or(EngineError::ExternalIdentityNotFound)?;
     if !capabilities.subset_of(available.capabilities) {
         return Err(EngineError::CapabilitiesNotAvailable);

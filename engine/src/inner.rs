@@ -1,6 +1,7 @@
 //! What all parts of a node share: its registry, its tokens, its engines and who takes part.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, RwLock};
 
 use claviger_token::sync::{read, write};
@@ -27,10 +28,26 @@ pub const ENCRYPTION: &str = "encryption";
 /// The name of the Reads For engine of every node.
 pub const READS_FOR: &str = "reads_for";
 
+/// A node as one asks it: the node itself, or a view of it that another policy judges.
 pub(crate) struct Inner {
-    pub(crate) registry: Registry,
+    shared: Arc<Shared>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) policy: Arc<dyn Policy>,
+    /// The node itself, of a view: it outlives the view.
+    whole: Option<Arc<Inner>>,
+}
+
+impl Deref for Inner {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// What all views of a node share.
+pub(crate) struct Shared {
+    pub(crate) registry: Registry,
     pub(crate) exchange: Exchange,
     /// The engines that have been asked for, by name.
     pub(crate) engines: RwLock<HashMap<EngineName, Arc<KeyEngine>>>,
@@ -41,6 +58,37 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    /// The node itself.
+    pub(crate) fn new(shared: Shared, tokens: Tokens, policy: Arc<dyn Policy>) -> Self {
+        Inner {
+            shared: Arc::new(shared),
+            tokens: Arc::new(tokens),
+            policy,
+            whole: None,
+        }
+    }
+
+    /// The same node, whose requests ask `policy`.
+    pub(crate) fn seen_by(self: &Arc<Self>, policy: Arc<dyn Policy>) -> Self {
+        Inner {
+            shared: Arc::clone(&self.shared),
+            tokens: Arc::new(self.tokens.seen_by(&policy)),
+            policy,
+            whole: Some(Arc::clone(self.whole())),
+        }
+    }
+
+    /// The node itself, for what goes on after a view is gone.
+    pub(crate) fn whole(self: &Arc<Self>) -> &Arc<Self> {
+        self.whole.as_ref().unwrap_or(self)
+    }
+
+    /// Whether who asks must not learn of what there is more than the policy lets it use: whoever
+    /// asks from outside, and whoever asks through a view.
+    pub(crate) fn is_secret_from(&self, asker: &EngineId) -> bool {
+        self.whole.is_some() || asker.node.is_some()
+    }
+
     /// Opens a token for `who`, or for the node itself. What is noted of it under a name that
     /// earlier versions gave it is noted under its own from now on.
     ///
@@ -67,7 +115,11 @@ impl Inner {
                 let opened = node.tokens.open(asker.as_ref(), wanted, &its_call)?;
                 node.rename(opened, &its_call)
             });
-        opened.await?
+        let opened = opened.await??;
+        if let Some(who) = who {
+            self.tokens.admit(&opened.0, who, call).await?;
+        }
+        Ok(opened)
     }
 
     /// What is noted of a token that was opened under a name that earlier versions gave it is

@@ -2,6 +2,8 @@
 //!
 //! It asks before it opens a token, prompts for a PIN or changes anything.
 
+use std::sync::Arc;
+
 use claviger_token::TokenId;
 
 use crate::{Backend, EngineError, EngineId, Purpose};
@@ -14,6 +16,21 @@ pub trait Policy: Send + Sync {
     /// # Errors
     /// [`EngineError::NotAllowed`], which becomes the reply.
     fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError>;
+
+    /// The only one whom this policy judges, of a [view](crate::Node::seen_by); `None` if it judges
+    /// many.
+    fn subject(&self) -> Option<Subject> {
+        None
+    }
+}
+
+/// A caller on this machine, for whom a [view](crate::Node::seen_by) of a node is made.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Subject {
+    /// Tells it from all others: views of one name share logins.
+    pub name: Arc<str>,
+    /// The user, who is noted as the maker of identities.
+    pub uid: u32,
 }
 
 /// What a sender wants to do.

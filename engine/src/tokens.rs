@@ -1,6 +1,7 @@
 //! The drivers of a node, and its open tokens.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -192,14 +193,27 @@ pub struct FoundTokens {
     pub unreadable: Vec<Unreadable>,
 }
 
-/// The drivers, how tokens are opened, and those that are.
+/// The tokens of a node as one asks for them: see [`Pool`].
 pub(crate) struct Tokens {
-    drivers: BTreeMap<&'static str, Arc<dyn Driver>>,
-    access: Arc<Access>,
+    pub(crate) pool: Arc<Pool>,
     policy: Arc<dyn Policy>,
-    open: Mutex<HashMap<TokenId, Arc<OpenToken>>>,
     /// Whose PIN opened them, and those that failed to open.
     logins: Arc<Logins>,
+}
+
+impl Deref for Tokens {
+    type Target = Pool;
+
+    fn deref(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+/// The drivers, how tokens are opened, and those that are: the same for all views of a node.
+pub(crate) struct Pool {
+    drivers: BTreeMap<&'static str, Arc<dyn Driver>>,
+    access: Arc<Access>,
+    open: Mutex<HashMap<TokenId, Arc<OpenToken>>>,
     pub(crate) openings: Openings,
     /// Looks at what is attached: no opening keeps one waiting.
     pub(crate) looks: Openings,
@@ -212,18 +226,32 @@ impl Tokens {
         access: Access,
         policy: Arc<dyn Policy>,
     ) -> Self {
-        Tokens {
+        let pool = Pool {
             drivers: drivers.into_iter().map(|d| (d.scheme(), d)).collect(),
             access: Arc::new(access),
-            policy,
             open: Mutex::default(),
-            logins: Arc::default(),
             openings: Openings::default(),
             looks: Openings::default(),
             standings: Standings::default(),
+        };
+        Tokens {
+            pool: Arc::new(pool),
+            policy,
+            logins: Arc::default(),
         }
     }
 
+    /// The same tokens, for requests that ask `policy` and whose logins are their own.
+    pub(crate) fn seen_by(&self, policy: &Arc<dyn Policy>) -> Self {
+        Tokens {
+            pool: Arc::clone(&self.pool),
+            policy: Arc::clone(policy),
+            logins: Arc::new(self.logins.of_view(policy.subject())),
+        }
+    }
+}
+
+impl Pool {
     pub(crate) fn drivers(&self) -> impl Iterator<Item = &Arc<dyn Driver>> {
         self.drivers.values()
     }
@@ -292,7 +320,9 @@ impl Tokens {
             !others.any(|other| other.formerly.contains(former))
         })
     }
+}
 
+impl Tokens {
     /// Opens a token for `who`, or for the node itself. Blocks: it may ask a person for the PIN.
     ///
     /// Where it is known which token is wanted, another one that is reached by the same backend

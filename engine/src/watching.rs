@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use crate::EngineError;
 use crate::standings::Standings;
 use crate::token_state::{Happening, TokenChange, TokenState};
-use crate::tokens::Tokens;
+use crate::tokens::Pool;
 
 /// How long a look at the devices waits at most before it sees that nobody cares.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
@@ -21,14 +21,14 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 pub struct TokenChanges {
     changes: broadcast::Receiver<TokenChange>,
     /// The devices are watched as long as somebody holds this.
-    tokens: Arc<Tokens>,
+    tokens: Arc<Pool>,
     /// What is watched for this subscriber.
     wanted: Vec<String>,
 }
 
 impl TokenChanges {
     pub(crate) fn subscribe(
-        tokens: &Arc<Tokens>,
+        tokens: &Arc<Pool>,
         backend: Option<&str>,
     ) -> Result<Self, EngineError> {
         let changes = tokens.standings.changes.subscribe();
@@ -88,7 +88,7 @@ impl Drop for TokenChanges {
 }
 
 /// Starts the thread that watches the tokens of `driver`, if there is none.
-fn watch(tokens: &Arc<Tokens>, driver: &Arc<dyn Driver>) {
+fn watch(tokens: &Arc<Pool>, driver: &Arc<dyn Driver>) {
     let scheme = driver.scheme();
     if !lock(&tokens.standings.watched).insert(scheme) {
         return;
@@ -113,7 +113,7 @@ fn watch(tokens: &Arc<Tokens>, driver: &Arc<dyn Driver>) {
     }
 }
 
-fn still_wanted(tokens: &Weak<Tokens>, scheme: &str) -> Option<Arc<Tokens>> {
+fn still_wanted(tokens: &Weak<Pool>, scheme: &str) -> Option<Arc<Pool>> {
     let tokens = tokens.upgrade()?;
     // Under the lock: who subscribes now starts another thread.
     let mut watched = lock(&tokens.standings.watched);

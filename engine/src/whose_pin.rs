@@ -13,6 +13,9 @@
 //! | the node's own access | the node's | whoever may use the key by this node; by others, those whom the policy lets |
 //! | the backend, or nowhere | nobody's | whoever may use the key |
 //!
+//! Through a [view](crate::Node::seen_by) of a node one caller asks, whatever the sender is called:
+//! the login of a PIN that a request carries is the view's.
+//!
 //! A sender is one of one node: `alice` of another node is another one, with another home and
 //! another policy.
 //!
@@ -32,7 +35,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error, Pin, PinSource, TokenId, TriesLeft};
 
-use crate::policy::{Permission, Policy};
+use crate::policy::{Permission, Policy, Subject};
 use crate::turns::Kept;
 use crate::{EngineError, EngineId};
 
@@ -47,14 +50,18 @@ static NODES: AtomicU64 = AtomicU64::new(0);
 struct Owner {
     /// The node, by its number in this process.
     node: u64,
-    /// The sender; `None`: the node itself, and so all its senders.
+    /// The view of the node; `None`: the node itself, and so all its views.
+    view: Option<Arc<str>>,
+    /// The sender; `None`: the node itself or the view, and so all its senders.
     who: Option<EngineId>,
 }
 
 impl Owner {
-    /// Whether requests of `who` on this node use it without a question.
-    fn serves(&self, node: u64, who: &EngineId) -> bool {
-        self.node == node && self.who.as_ref().is_none_or(|owner| owner == who)
+    /// Whether requests of `who` to this node or view use it without a question.
+    fn serves(&self, node: u64, view: Option<&str>, who: &EngineId) -> bool {
+        self.node == node
+            && (self.view.is_none() || self.view.as_deref() == view)
+            && self.who.as_ref().is_none_or(|owner| owner == who)
     }
 }
 
@@ -68,13 +75,14 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    /// Whose it is, where `who` on this node does not use it without a question.
-    fn of_others(&self, node: u64, who: &EngineId) -> Option<EngineId> {
+    /// Whose it is, where `who` does not use it without a question.
+    fn of_others(&self, logins: &Logins, who: &EngineId) -> Option<EngineId> {
         if !self.is_owned.load(Ordering::Acquire) {
             return None;
         }
         let owner = self.owner();
-        let others = owner.as_ref().filter(|owner| !owner.serves(node, who))?;
+        let serves = |owner: &&Owner| owner.serves(logins.node, logins.view.as_deref(), who);
+        let others = owner.as_ref().filter(|owner| !serves(owner))?;
         Some(others.who.clone().unwrap_or_else(EngineId::program))
     }
 
@@ -106,19 +114,51 @@ impl Login {
 pub(crate) struct Logins {
     /// The node's number, which no other node of this process has.
     node: u64,
-    known: Mutex<HashMap<TokenId, Arc<Login>>>,
+    /// The name of the view, if this is one.
+    view: Option<Arc<str>>,
+    /// Of the node with all its views: a login lasts longer than a view.
+    known: Arc<Mutex<HashMap<TokenId, Arc<Login>>>>,
 }
 
 impl Default for Logins {
     fn default() -> Self {
         Logins {
-            node: NODES.fetch_add(1, Ordering::Relaxed),
-            known: Mutex::default(),
+            node: next_number(),
+            view: None,
+            known: Arc::default(),
         }
     }
 }
 
+fn next_number() -> u64 {
+    NODES.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Logins {
+    /// Those of a view of the node. Views of one subject have the same; others are nobody else's.
+    pub(crate) fn of_view(&self, subject: Option<Subject>) -> Self {
+        let name = match subject {
+            Some(subject) => format!("subject {}", subject.name),
+            None => format!("number {}", next_number()),
+        };
+        Logins {
+            node: self.node,
+            view: Some(name.into()),
+            known: Arc::clone(&self.known),
+        }
+    }
+
+    /// Who has the login that a PIN makes: one that the request of `who` carries, or else the
+    /// node's own. All that is asked through a view is asked by one.
+    fn owner(&self, who: Option<EngineId>) -> Owner {
+        let view = self.view.clone().filter(|_| who.is_some());
+        Owner {
+            node: self.node,
+            who: who.filter(|_| view.is_none()),
+            view,
+        }
+    }
+
     /// Refuses who must not use somebody else's login.
     ///
     /// # Errors
@@ -130,7 +170,7 @@ impl Logins {
         who: &EngineId,
         policy: &dyn Policy,
     ) -> Result<(), EngineError> {
-        match login.of_others(self.node, who) {
+        match login.of_others(self, who) {
             Some(of) => policy.check(who, Permission::UseLogin { token, of: &of }),
             None => Ok(()),
         }
@@ -179,10 +219,7 @@ impl RequestPins {
             pins: Arc::clone(pins),
             only: only.cloned(),
             logins: Arc::clone(logins),
-            owner: Owner {
-                node: logins.node,
-                who,
-            },
+            owner: logins.owner(who),
             seen: Mutex::default(),
         })
     }
@@ -208,10 +245,11 @@ impl RequestPins {
         }
     }
 
-    /// Whether the PIN is the node's own and the login was one sender's of this node: then it is
-    /// no matter whether the PIN was accepted, and who had the login keeps it.
+    /// Whether the PIN is the node's own and the login was one sender's or view's of this node:
+    /// then it is no matter whether the PIN was accepted, and who had the login keeps it.
     fn is_wider_than(&self, before: Option<&Owner>) -> bool {
-        self.owner.who.is_none() && before.is_some_and(|before| before.node == self.owner.node)
+        let is_nodes = self.owner.who.is_none() && self.owner.view.is_none();
+        is_nodes && before.is_some_and(|before| before.node == self.owner.node)
     }
 
     fn give(

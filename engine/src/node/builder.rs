@@ -8,7 +8,7 @@ use claviger_token::{Access, Driver, TokenId};
 use super::Node;
 use crate::EngineId;
 use crate::exchange_state::{Exchange, READS_FOR_DEADLINE};
-use crate::inner::{Inner, READS_FOR};
+use crate::inner::{Inner, READS_FOR, Shared};
 use crate::policy::{OwnersOnly, Policy};
 use crate::registry::Registry;
 use crate::registry::unnoted::Tell;
@@ -91,16 +91,16 @@ impl NodeBuilder {
             first_account: self.registry.first_account(),
             ..self.access
         };
-        Node(Arc::new(Inner {
+        let shared = Shared {
             registry: self.registry,
-            tokens: Arc::new(Tokens::new(self.drivers, access, Arc::clone(&self.policy))),
-            policy: self.policy,
             exchange: Exchange::new(self.reads_for, self.reads_for_deadline),
             engines: RwLock::default(),
             participants: RwLock::default(),
             missed: Mutex::default(),
             turns: ManagementTurns::default(),
-        }))
+        };
+        let tokens = Tokens::new(self.drivers, access, Arc::clone(&self.policy));
+        Node(Arc::new(Inner::new(shared, tokens, self.policy)))
     }
 }
 

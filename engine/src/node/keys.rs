@@ -81,7 +81,7 @@ impl Node {
         let usage = usage_of(operation);
         let found = match self.find_engine(who, &name.name, call).await {
             // Who is denied does not learn that there is something that cannot be read.
-            Err(error) if asker.node.is_some() => {
+            Err(error) if self.0.is_secret_from(asker) => {
                 if owner_by_name(usage, &name.name).is_none() {
                     return Ok(None);
                 }
@@ -91,9 +91,9 @@ impl Node {
             found => found?,
         };
         let Some(engine) = found.filter(|engine| engine.usage() == usage) else {
-            return match asker.node {
-                None => Ok(None),
-                Some(_) => self.may_use_absent(asker, name, operation).map(|()| None),
+            return match self.0.is_secret_from(asker) {
+                false => Ok(None),
+                true => self.may_use_absent(asker, name, operation).map(|()| None),
             };
         };
         // Who is denied does not learn that it was deleted.

@@ -6,6 +6,7 @@
 //! | `identities` | making, connecting and deleting identities |
 //! | `keys` | using keys |
 //! | `reading` | tokens, and how they stand |
+//! | `unlocking` | logging in for others, and logging out |
 //! | `mailbox` | those who take part, and their mailboxes |
 //! | `post` | messages: each becomes one call, and its result the reply |
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use claviger_token::Error;
 
 use crate::inner::Inner;
+use crate::policy::Policy;
 use crate::registry::Registry;
 use crate::{EngineError, EngineId};
 
@@ -23,10 +25,12 @@ mod keys;
 mod mailbox;
 mod post;
 mod reading;
+mod unlocking;
 
 pub use self::builder::NodeBuilder;
 pub(crate) use self::keys::{Done, Work, no_such};
 pub use self::mailbox::Participant;
+pub use self::unlocking::ClosingToken;
 pub use crate::inner::{ENCRYPTION, IDENTITY_MANAGEMENT, READS_FOR};
 pub use crate::mailboxes::{MAILBOX_CAPACITY, OUTSIDE_CAPACITY, SENDER_CAPACITY, SendError};
 pub use crate::types::Engines;
@@ -46,6 +50,22 @@ pub use crate::types::Engines;
 pub struct Node(pub(crate) Arc<Inner>);
 
 impl Node {
+    /// The same node as one caller sees it: the same registry, tokens and engines, but each request
+    /// asks `policy`. It is to be made once for each connection, or kept.
+    ///
+    /// A PIN that a request through the view [carries](claviger_token::Call::using) makes a login
+    /// of the view's, whatever its `who` is: another view uses it only if its policy allows that
+    /// ([`Permission::UseLogin`](crate::policy::Permission::UseLogin)). Views whose policies judge
+    /// the same [`Subject`](crate::policy::Subject) share logins, and an identity that is entered
+    /// through one is noted as made by its uid.
+    ///
+    /// Through a view `who` is the identity that a request is about, not who asks; whom the policy
+    /// denies something does not learn whether it exists.
+    #[must_use]
+    pub fn seen_by(&self, policy: Arc<dyn Policy>) -> Node {
+        Node(Arc::new(self.0.seen_by(policy)))
+    }
+
     /// The identities.
     pub fn registry(&self) -> &Registry {
         &self.0.registry

@@ -20,7 +20,7 @@ impl Node {
     /// # Errors
     /// [`EngineError::NoDriver`], or what the driver says of `backend`.
     pub fn token_changes(&self, backend: Option<&str>) -> Result<TokenChanges, EngineError> {
-        TokenChanges::subscribe(&self.0.tokens, backend)
+        TokenChanges::subscribe(&self.0.tokens.pool, backend)
     }
 
     /// How the tokens stand that this node has seen so far.

@@ -1,0 +1,260 @@
+//! Views of one node: each asks its own policy, and has its own logins.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+
+use claviger_engine::encryption::Preference;
+use claviger_engine::message::{
+    RequestConnectIdentity, RequestDeleteIdentity, RequestEncrypt, RequestGenerateIdentity,
+};
+use claviger_engine::policy::{OwnersOnly, Permission, Policy, Subject};
+use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node, Registry};
+use claviger_memory::MemoryDriver;
+use claviger_token::{Error, NoPin};
+use common::logins::{Stage, is_not_allowed, with_pin};
+use common::safes::PINS;
+use common::{call, id};
+
+/// Denies everything.
+struct Nothing;
+
+impl Policy for Nothing {
+    fn check(&self, sender: &EngineId, _: Permission<'_>) -> Result<(), EngineError> {
+        Err(denied(sender))
+    }
+}
+
+/// One caller, who may do everything but use somebody else's login.
+struct Caller(&'static str);
+
+impl Policy for Caller {
+    fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
+        match wanted {
+            Permission::UseLogin { .. } => Err(denied(sender)),
+            _ => Ok(()),
+        }
+    }
+
+    fn subject(&self) -> Option<Subject> {
+        Some(Subject {
+            name: self.0.into(),
+            uid: 7,
+        })
+    }
+}
+
+/// The same of nobody in particular.
+struct Anybody;
+
+impl Policy for Anybody {
+    fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
+        Caller("").check(sender, wanted)
+    }
+}
+
+fn denied(sender: &EngineId) -> EngineError {
+    EngineError::NotAllowed {
+        sender: sender.clone(),
+        what: "do this",
+    }
+}
+
+async fn sign(node: &Node, identity: &str, call: &claviger_token::Call) -> Result<(), EngineError> {
+    let (who, engine) = (
+        id(identity),
+        id(&format!("{identity}_committer_{identity}")),
+    );
+    let signed = node.commit(&who, &engine, b"m".to_vec(), call);
+    signed.await.map(drop)
+}
+
+fn in_memory() -> RequestGenerateIdentity {
+    RequestGenerateIdentity {
+        backend: Backend::LocalMemory,
+        params: IdParams::Ed25519,
+        capabilities: Capabilities::CommitAndDecrypt,
+    }
+}
+
+#[tokio::test]
+async fn each_view_of_a_node_asks_its_own_policy_about_the_same_identities() {
+    let node = Node::builder(Registry::in_memory().unwrap())
+        .driver(MemoryDriver::new())
+        .build();
+    let allowed = node.seen_by(Arc::new(Caller("one")));
+    let denied = node.seen_by(Arc::new(Nothing));
+    let (alice, unlimited) = (id("alice"), call());
+    let made = allowed.generate(&alice, in_memory(), &unlimited).await;
+    made.unwrap();
+    for view in [&node, &allowed] {
+        sign(view, "alice", &call()).await.unwrap();
+    }
+    is_not_allowed(&sign(&denied, "alice", &call()).await);
+    // A view of a view asks only its own.
+    sign(&denied.seen_by(Arc::new(OwnersOnly)), "alice", &call())
+        .await
+        .unwrap();
+    is_not_allowed(&sign(&allowed.seen_by(Arc::new(Nothing)), "alice", &call()).await);
+}
+
+/// What the node answers to each request about `identity`, in words without its name.
+async fn answers(node: &Node, identity: &str) -> Vec<String> {
+    let (who, call) = (id(identity), call());
+    let engine = |what: &str| id(&format!("{identity}_{what}_{identity}"));
+    let (signs, opens) = (engine("committer"), engine("decryptor"));
+    let connect = |from: &str| RequestConnectIdentity {
+        external_identity: id(from),
+        backend: Backend::LocalMemory,
+        capabilities: Capabilities::Commit,
+    };
+    let encrypt = RequestEncrypt {
+        data: b"m".to_vec().into(),
+        external_identity: who.clone(),
+        use_reads_for: false,
+        preference: Preference::default(),
+    };
+    let delete = RequestDeleteIdentity {
+        external_identity: who.clone(),
+        backend: Backend::LocalMemory,
+    };
+    let said = |done: Result<(), EngineError>| match done {
+        Ok(()) => "done".into(),
+        Err(error) => error.to_string().replace(identity, "IT"),
+    };
+    let bob = id("bob");
+    vec![
+        said(
+            node.commit(&who, &signs, b"m".to_vec(), &call)
+                .await
+                .map(drop),
+        ),
+        said(
+            node.decrypt(&who, &opens, b"m".to_vec(), &call)
+                .await
+                .map(drop),
+        ),
+        said(node.decryptor(&who, &opens, &call).await.map(drop)),
+        said(node.encrypt(&who, encrypt, &call).await.map(drop)),
+        said(node.generate(&who, in_memory(), &call).await.map(drop)),
+        said(node.connect(&who, connect("bob"), &call).await.map(drop)),
+        said(node.connect(&bob, connect(identity), &call).await.map(drop)).replace("bob", "IT"),
+        said(node.delete(&who, delete, &call).await.map(drop)),
+        said(
+            node.grant_reads_for(&who, &bob, &who, None, &call)
+                .await
+                .map(drop),
+        ),
+        said(
+            node.revoke_reads_for(&who, &bob, &who, &call)
+                .await
+                .map(drop),
+        ),
+        said(node.evidence_about(&who, &who).map(drop)),
+        said(node.reads_for(&who, &who, &bob).map(drop)),
+    ]
+}
+
+#[tokio::test]
+async fn whom_a_views_policy_denies_learns_nothing_of_what_exists() {
+    let home = tempfile::tempdir().unwrap();
+    let device = common::Device::new();
+    let open = || {
+        Node::builder(Registry::open(home.path()).unwrap())
+            .driver(device.clone())
+            .driver(MemoryDriver::new())
+            .build()
+    };
+    let node = open();
+    for name in ["there", "altered", "bob"] {
+        common::make(&node, name, &device.backend()).await;
+    }
+    drop(node);
+    let file = rusqlite::Connection::open(home.path().join("registry.sqlite")).unwrap();
+    let changed = file.execute(
+        "UPDATE key SET backend = 'x:' WHERE owner_name = 'altered'",
+        [],
+    );
+    assert_eq!(changed.unwrap(), 2);
+    drop(file);
+    let node = open();
+    // Who may do anything sees the difference.
+    sign(&node, "there", &call()).await.unwrap();
+    let altered = sign(&node, "altered", &call()).await.unwrap_err();
+    assert_eq!(altered.code(), "registry-row-altered");
+    let absent = sign(&node, "absent", &call()).await.unwrap_err();
+    assert_eq!(absent.code(), "no-such-engine");
+
+    let denied = node.seen_by(Arc::new(Nothing));
+    let absent = answers(&denied, "absent").await;
+    assert_eq!(absent, vec!["`IT` may not do this"; absent.len()]);
+    for name in ["there", "altered"] {
+        assert_eq!(answers(&denied, name).await, absent, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_login_of_one_view_serves_another_only_where_its_policy_allows_that() {
+    let views: [fn(&'static str) -> Arc<dyn Policy>; 2] =
+        [|name| Arc::new(Caller(name)), |_| Arc::new(Anybody)];
+    for policy in views {
+        let stage = Stage::new().await;
+        let node = stage.node(NoPin, OwnersOnly);
+        let [one, other] = ["one", "other"].map(|name| node.seen_by(policy(name)));
+        // The first needs a PIN, and has a login then, for whichever identity it asks.
+        sign(&one, "alice", &with_pin()).await.unwrap();
+        sign(&one, "alice", &call()).await.unwrap();
+        sign(&one, "bob", &call()).await.unwrap();
+        for name in ["alice", "bob"] {
+            is_not_allowed(&sign(&other, name, &call()).await);
+        }
+        let shares = node.seen_by(Arc::new(OwnersOnly));
+        sign(&shares, "bob", &call()).await.unwrap();
+        // The token was opened once for all of them.
+        assert_eq!(stage.came(), [PINS[0]]);
+    }
+}
+
+#[tokio::test]
+async fn views_of_one_subject_share_a_login_also_after_the_first_is_gone() {
+    let stage = Stage::new().await;
+    let node = stage.node(NoPin, OwnersOnly);
+    let view = |name| node.seen_by(Arc::new(Caller(name)));
+    sign(&view("one"), "alice", &with_pin()).await.unwrap();
+    sign(&view("one"), "bob", &call()).await.unwrap();
+    is_not_allowed(&sign(&view("other"), "alice", &call()).await);
+    // Nor does another node share it.
+    let apart = stage.node(NoPin, Caller("one"));
+    is_not_allowed(&sign(&apart, "alice", &call()).await);
+    assert_eq!(stage.came(), [PINS[0]]);
+}
+
+#[tokio::test]
+async fn the_nodes_own_login_serves_all_views() {
+    let stage = Stage::new().await;
+    let node = stage.node(stage.safes.person(), OwnersOnly);
+    for name in ["one", "other"] {
+        let view = node.seen_by(Arc::new(Caller(name)));
+        sign(&view, "alice", &call()).await.unwrap();
+    }
+    assert_eq!(stage.came(), [PINS[0]]);
+}
+
+#[tokio::test]
+async fn a_wrong_pin_of_one_view_takes_no_login_from_another() {
+    let stage = Stage::new().await;
+    let node = stage.node(NoPin, OwnersOnly);
+    let [one, other] = ["one", "other"].map(|name| node.seen_by(Arc::new(Caller(name))));
+    let wrong = claviger_token::Call::unlimited().using(claviger_token::Access::with(
+        claviger_token::FixedPin::new("999999"),
+    ));
+    let refused = sign(&other, "alice", &wrong).await;
+    assert!(
+        matches!(refused, Err(EngineError::Token(Error::PinWrong { .. }))),
+        "{refused:?}"
+    );
+    sign(&one, "alice", &with_pin()).await.unwrap();
+    sign(&one, "alice", &call()).await.unwrap();
+    is_not_allowed(&sign(&other, "alice", &call()).await);
+}
