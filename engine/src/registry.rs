@@ -45,7 +45,7 @@ use self::home::HomeMark;
 use self::intents::{UnderWay, entered, intents_of};
 use self::ours::Ours;
 use self::rows::{NotAsWritten, damaged, engine_id, json, key_of, key_record, origin_name, parsed};
-use self::schema::{check_structure, create_private_folder, open_shared, prepare, prepare_new};
+use self::schema::{check_small, create_private_folder, open_shared, prepare, prepare_new};
 use crate::lease::Lease;
 use crate::pin_note::PinNotes;
 use crate::types::{KeyInfo, engine_name};
@@ -159,7 +159,7 @@ impl Registry {
         ours.is_still_there()?;
         let size = path.metadata().map_err(|e| RegistryError::io(&e))?.len();
         if size <= LOOKED_THROUGH {
-            check_structure(&reader)?;
+            check_small(&reader)?;
         }
         let connections = Connections::to_file(path.into(), file, reader);
         let mut registry = Registry::with(connections, lease, Some(PinNotes::of_home(home)));

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use claviger_token::sync::lock;
 use claviger_token::{Error, TokenId, Watch};
@@ -20,7 +20,30 @@ pub(crate) struct Standing {
     state: Mutex<TokenState>,
     /// Whether it is ready, for those who do not want to take turns to find that out.
     ready: AtomicBool,
-    changes: broadcast::Sender<TokenChange>,
+    changes: Arc<Changes>,
+}
+
+/// Those who listen to changes; what is kept for them takes memory once there is somebody.
+#[derive(Default)]
+pub(crate) struct Changes(OnceLock<broadcast::Sender<TokenChange>>);
+
+impl Changes {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<TokenChange> {
+        let sender = self.0.get_or_init(|| broadcast::channel(KEPT_CHANGES).0);
+        sender.subscribe()
+    }
+
+    /// Whether anybody listens.
+    pub(crate) fn are_listened_to(&self) -> bool {
+        let sender = self.0.get();
+        sender.is_some_and(|sender| sender.receiver_count() > 0)
+    }
+
+    fn send(&self, change: TokenChange) {
+        if let Some(sender) = self.0.get() {
+            let _nobody_listens = sender.send(change);
+        }
+    }
 }
 
 impl Standing {
@@ -36,7 +59,7 @@ impl Standing {
             self.ready
                 .store(after == TokenState::Ready, Ordering::Relaxed);
             // Told while the lock is held: changes are told in the order in which they happen.
-            let _nobody_listens = self.changes.send(TokenChange {
+            self.changes.send(TokenChange {
                 token: self.token.clone(),
                 before,
                 state: after,
@@ -48,7 +71,7 @@ impl Standing {
 /// How the tokens stand that were ever seen.
 pub(crate) struct Standings {
     pub(crate) known: Mutex<HashMap<TokenId, Arc<Standing>>>,
-    pub(crate) changes: broadcast::Sender<TokenChange>,
+    pub(crate) changes: Arc<Changes>,
     /// The backends that subscribers want watched, each as often as it is wanted.
     pub(crate) wanted: Mutex<Vec<String>>,
     /// The schemes of the drivers that a thread watches.
@@ -68,7 +91,7 @@ impl Default for Standings {
     fn default() -> Self {
         Standings {
             known: Mutex::default(),
-            changes: broadcast::channel(KEPT_CHANGES).0,
+            changes: Arc::default(),
             wanted: Mutex::default(),
             watched: Mutex::default(),
             awaited: Mutex::default(),
@@ -86,7 +109,7 @@ impl Standings {
                 backend: backend.into(),
                 state: Mutex::new(TokenState::Absent),
                 ready: AtomicBool::new(false),
-                changes: self.changes.clone(),
+                changes: Arc::clone(&self.changes),
             })
         });
         Arc::clone(standing)

@@ -117,7 +117,7 @@ fn still_wanted(tokens: &Weak<Pool>, scheme: &str) -> Option<Arc<Pool>> {
     let tokens = tokens.upgrade()?;
     // Under the lock: who subscribes now starts another thread.
     let mut watched = lock(&tokens.standings.watched);
-    if tokens.standings.changes.receiver_count() == 0 {
+    if !tokens.standings.changes.are_listened_to() {
         watched.remove(scheme);
         return None;
     }
