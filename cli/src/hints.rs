@@ -247,6 +247,7 @@ fn known(code: &str) -> Option<&'static str> {
         | "registry-row-altered" => RESTORE,
         "registry-not-private" => "let only yourself write to it",
         "name-is-identity" | "contact-exists" => "choose another name, or remove it first",
+        "bad-grant" => "`claviger grant add --help` lists operations and purposes",
         // Nothing can be done about these, or the message says it all; of what depends on a
         // ciphertext nothing may be said.
         "bad-message"

@@ -158,6 +158,8 @@ fn every_code_is_listed() {
         root.join("engine/src/mailboxes.rs"),
         root.join("engine/src/registry/error.rs"),
         root.join("engine/src/registry/contacts.rs"),
+        root.join("engine/src/registry/rights.rs"),
+        root.join("engine/src/grants.rs"),
         root.join("formats/src/verdict.rs"),
     ];
     let mut folders = vec![root.join("cli/src")];

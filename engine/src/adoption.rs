@@ -77,6 +77,7 @@ pub(crate) fn adopt(
         },
         volatile: !info.durable,
         derived: info.derives,
+        maker: node.maker(),
     };
     node.registry
         .insert_adopted(&new, &reached_by, &keys)

@@ -89,6 +89,11 @@ impl Inner {
         self.whole.is_some() || asker.node.is_some()
     }
 
+    /// The user who is entered as the maker of an identity.
+    pub(crate) fn maker(&self) -> Option<u32> {
+        self.policy.subject().map(|subject| subject.uid)
+    }
+
     /// Opens a token for `who`, or for the node itself. What is noted of it under a name that
     /// earlier versions gave it is noted under its own from now on.
     ///

@@ -71,6 +71,7 @@ pub mod evidence;
 mod exchange;
 mod exchange_state;
 mod granting;
+pub mod grants;
 mod identity_management;
 mod inner;
 mod key_engine;

@@ -96,6 +96,7 @@ pub(crate) fn generate(
         capabilities: *capabilities,
         volatile: !info.durable,
         derived: info.derives,
+        maker: node.maker(),
     };
     let mut attempts = ATTEMPTS;
     loop {
@@ -354,6 +355,7 @@ pub(crate) fn connect(
         capabilities: info.capabilities,
         volatile,
         derived: false,
+        maker: node.maker(),
     };
     node.registry
         .insert_connected(&new, original)

@@ -20,6 +20,7 @@ mod moves;
 mod ours;
 pub mod refused_pins;
 mod revocations;
+mod rights;
 mod rows;
 mod schema;
 mod sent_pins;
@@ -59,6 +60,7 @@ pub(crate) use evidence::Edge;
 pub use home::{ACCOUNTS, STARTS};
 pub use intents::{Action, Intent};
 pub(crate) use intents::{BeginError, Claim};
+pub use rights::{GrantError, Rights, RightsMark};
 pub use sent_pins::PinNote;
 pub(crate) use tried::What;
 
@@ -103,6 +105,8 @@ pub(crate) struct NewIdentity<'a> {
     pub(crate) volatile: bool,
     /// Whether the token derives the keys, so that they can be derived again.
     pub(crate) derived: bool,
+    /// The user who makes it, where a daemon is asked for it.
+    pub(crate) maker: Option<u32>,
 }
 
 /// The outcome of removing an entry.
@@ -489,6 +493,7 @@ impl Registry {
             decrypt,
             new.volatile.then(|| self.shown_lease()).transpose()?,
         ])?;
+        rights::enter_maker(db, new.who, new.maker)?;
         Ok(())
     }
 
@@ -707,6 +712,7 @@ fn remove_entry(db: &Connection, who: &EngineId) -> Result<()> {
     let (node, name) = key_of(who);
     db.prepare_cached("DELETE FROM identity WHERE node = ? AND name = ?")?
         .execute(params![node, name])?;
+    rights::remove_rights(db, who)?;
     db.prepare_cached(
         "INSERT OR IGNORE INTO spent_slot (kind, manufacturer, serial, slot) \
          SELECT kind, manufacturer, serial, slot FROM key \

@@ -274,6 +274,13 @@ async fn an_identity_does_not_go_with_an_older_state_of_its_key() {
 
 /// A registry of an older version with the rows of `home`, as far as it has places for them.
 fn of_before(home: &Home, version: i32) {
+    if version == 4 {
+        home.sql(
+            "DROP TABLE owner; DROP TABLE grants;
+             DELETE FROM seal WHERE name IN ('owner', 'grants'); PRAGMA user_version = 4",
+        );
+        return;
+    }
     let schema = match version {
         1 => include_str!("data/registry-1.sql"),
         2 => include_str!("data/registry-2.sql"),
@@ -301,7 +308,7 @@ fn of_before(home: &Home, version: i32) {
 async fn registries_of_before_keep_their_contents_and_get_their_digests() {
     let home = Home::new().await;
     let whole = home.bytes();
-    for version in [1, 2, 3] {
+    for version in [1, 2, 3, 4] {
         home.put(&whole);
         let before = home.open().unwrap().identities().unwrap();
         of_before(&home, version);
@@ -362,9 +369,9 @@ async fn a_registry_of_before_is_converted_by_one_who_is_alone_and_refused_by_pr
         }
     });
     // Each version takes a higher number than its own for a newer one.
-    assert_eq!(version_of(&home), 4);
+    assert_eq!(version_of(&home), 5);
     let identities = home.open().unwrap().identities().unwrap();
-    assert_eq!(identities.len(), 4);
+    assert_eq!(identities.len(), 5);
     // Others may have it open when it is of this version.
     let (one, two) = (home.open().unwrap(), home.open().unwrap());
     assert_eq!(one.identities().unwrap(), two.identities().unwrap());
@@ -383,7 +390,7 @@ async fn a_number_that_is_set_back_makes_no_digests_anew() {
     );
     assert!(registry.identity(&id("mallory")).unwrap().is_some());
     drop(registry);
-    assert_eq!(version_of(&home), 4);
+    assert_eq!(version_of(&home), 5);
 }
 
 #[tokio::test]
@@ -419,6 +426,9 @@ async fn what_is_damaged_already_gets_no_digests() {
         "ALTER TABLE contact DROP COLUMN digest",
         "ALTER TABLE key DROP COLUMN attestation",
         "DROP TABLE spent_slot",
+        "DROP TABLE grants",
+        "DROP TABLE grants; PRAGMA user_version = 4",
+        "DROP TABLE grants; DROP TABLE owner; DROP TABLE spent_slot; PRAGMA user_version = 4",
     ] {
         home.put(&whole);
         home.sql(lost);

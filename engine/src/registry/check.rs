@@ -7,6 +7,7 @@
 //! | each row | it is unchanged (see [`digests`](super::digests)) and can be parsed; its public keys are valid |
 //! | a key | its fingerprint is that of its public key, its engine is named after its owner; a live key belongs to one identity, which exists |
 //! | an identity | it has a key for each capability; no contact has its name |
+//! | a maker, a grant | the identity exists |
 //! | evidence | its digests match its content |
 //! | the home | one row |
 
@@ -16,12 +17,12 @@ use claviger_token::KeyUse;
 use rusqlite::{Connection, Row};
 
 use super::digests::{
-    CONTACT, EVIDENCE, HOME, IDENTITY, INTENT, KEY, REFUSED_PIN, REVOCATION, SENT_PIN, SPENT_SLOT,
-    TABLES, TRIED, Table, is_sealed, not_sealed,
+    CONTACT, EVIDENCE, GRANTS, HOME, IDENTITY, INTENT, KEY, OWNER, REFUSED_PIN, REVOCATION,
+    SENT_PIN, SPENT_SLOT, TABLES, TRIED, Table, is_sealed, not_sealed,
 };
 use super::rows::{intent, key_record};
 use super::schema::prepare_new;
-use super::{Entry, KeyRecord, Registry, RegistryError, Result, contacts, evidence};
+use super::{Entry, KeyRecord, Registry, RegistryError, Result, contacts, evidence, rights};
 use crate::EngineId;
 use crate::types::{IdentityInfo, engine_name};
 
@@ -53,6 +54,7 @@ fn faults(db: &Connection) -> Result<Vec<RegistryError>> {
     check_shape(db, &mut faults)?;
     let keys = check_keys(db, &mut faults)?;
     check_identities(db, &keys, &mut faults)?;
+    check_rights(db, &mut faults)?;
     check_evidence(db, &mut faults)?;
     each(db, &CONTACT, &mut faults, |row| {
         contacts::contact(row).map(drop)
@@ -262,6 +264,28 @@ fn check_identity(who: &EngineId, info: &IdentityInfo, faults: &mut Faults) {
     }
 }
 
+fn check_rights(db: &Connection, faults: &mut Faults) -> Result<()> {
+    each(db, &OWNER, faults, |row| rights::owner(row).map(drop))?;
+    each(db, &GRANTS, faults, |row| rights::grant(row).map(drop))?;
+    for (what, query) in [
+        (
+            "somebody counts as the maker of",
+            "SELECT name FROM owner WHERE NOT EXISTS (SELECT 1 FROM identity \
+             WHERE identity.node = owner.node AND identity.name = owner.name)",
+        ),
+        (
+            "something is granted about",
+            "SELECT DISTINCT identity FROM grants WHERE identity <> '' AND NOT EXISTS \
+             (SELECT 1 FROM identity WHERE node = '' AND name = grants.identity)",
+        ),
+    ] {
+        for name in faults.or_end(texts(db, query))?.unwrap_or_default() {
+            faults.note(format!("{what} `{name}`, who does not exist"));
+        }
+    }
+    Ok(())
+}
+
 fn check_evidence(db: &Connection, faults: &mut Faults) -> Result<()> {
     let mut others = 0;
     each(db, &EVIDENCE, faults, |row| {
@@ -409,6 +433,20 @@ mod tests {
                 "CREATE TRIGGER t AFTER INSERT ON key BEGIN SELECT 1; END",
             ),
             ("lacks the index", "DROP INDEX key_by_engine"),
+            (
+                "the maker of `nobody`",
+                "INSERT INTO owner (node, name, uid) VALUES ('', 'nobody', 1)",
+            ),
+            (
+                "granted about `nobody`",
+                "INSERT INTO grants (subject, number, socket, identity, operation, purpose) \
+                 VALUES ('uid', 1, '', 'nobody', 'sign', 'raw')",
+            ),
+            (
+                "`operation` cannot be read",
+                "INSERT INTO grants (subject, number, socket, identity, operation, purpose) \
+                 VALUES ('uid', 1, '', 'alice', 'sing', '')",
+            ),
             (
                 "more than one home",
                 "INSERT INTO home (id, inode, machine) VALUES ('x', 1, ''), ('y', 2, '')",

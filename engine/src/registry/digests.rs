@@ -191,8 +191,30 @@ pub(super) const CONTACT: Table = Table {
     bound: &[],
 };
 
+pub(super) const OWNER: Table = Table {
+    name: "owner",
+    columns: &["node", "name", "uid"],
+    called: "name",
+    bound: &[],
+};
+
+pub(super) const GRANTS: Table = Table {
+    name: "grants",
+    columns: &[
+        "id",
+        "subject",
+        "number",
+        "socket",
+        "identity",
+        "operation",
+        "purpose",
+    ],
+    called: "id",
+    bound: &[],
+};
+
 /// All tables; a table comes after those that it is bound to.
-pub(super) const TABLES: [&Table; 11] = [
+pub(super) const TABLES: [&Table; 13] = [
     &KEY,
     &IDENTITY,
     &INTENT,
@@ -204,6 +226,8 @@ pub(super) const TABLES: [&Table; 11] = [
     &EVIDENCE,
     &REVOCATION,
     &CONTACT,
+    &OWNER,
+    &GRANTS,
 ];
 
 impl Table {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 
 use super::backup::write_private;
-use super::digests::{self, TABLES, Table};
+use super::digests::{self, GRANTS, OWNER, TABLES, Table};
 use super::ours::Ours;
 use super::{RegistryError, Result, home, snapshot};
 use crate::lease::Lease;
@@ -15,7 +15,7 @@ use crate::lease::Lease;
 /// `CLAV`: tells a registry from any other SQLite file.
 const APPLICATION_ID: i32 = 0x434c_4156;
 /// The version of the schema that this program writes.
-const SCHEMA_VERSION: i32 = 4;
+const SCHEMA_VERSION: i32 = 5;
 /// How long to wait for another process that is writing.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for other processes before a registry of an older version is converted.
@@ -194,14 +194,24 @@ const ADDED: [(&str, &str, &str); 7] = [
     ("refused_pin", "length_in", "INTEGER"),
 ];
 
+/// Tables that version 4 lacks, which has the digests of all others.
+const NEW: [&Table; 2] = [&OWNER, &GRANTS];
+
 /// Makes the tables and columns that are not there, and the digests of rows of before.
 fn convert(db: &Connection) -> Result<()> {
     let shape = Shape::within(db)?;
     if shape.lacks_nothing() {
         return Ok(());
     }
-    // Version 3 was never released; the last ones of it are as those of this version.
-    if shape.version == 3 && shape.has_all() {
+    // Version 3 was never released; the last ones of it are as those of version 4.
+    if matches!(shape.version, 3 | 4) && shape.has_all() {
+        return Ok(db.pragma_update(None, "user_version", SCHEMA_VERSION)?);
+    }
+    if matches!(shape.version, 3 | 4) && shape.is_of_version_4() {
+        db.execute_batch(SCHEMA)?;
+        for table in NEW {
+            digests::make_all(db, table)?;
+        }
         return Ok(db.pragma_update(None, "user_version", SCHEMA_VERSION)?);
     }
     // Rows with digests are of this version: what such a registry lacks it has lost.
@@ -326,11 +336,22 @@ impl Shape {
 
     /// Whether it has the tables and columns of this version.
     fn has_all(&self) -> bool {
-        let has_all = |table: &&Table| {
-            let mut columns = table.columns.iter().chain([&"digest"]);
-            columns.all(|column| self.has_column(table.name, column))
+        TABLES.iter().all(|table| self.has_whole(table)) && self.has("seal")
+    }
+
+    /// Whether it has those of version 4, and none of those that came later.
+    fn is_of_version_4(&self) -> bool {
+        let is_new = |table: &Table| NEW.iter().any(|new| new.name == table.name);
+        let as_then = |table: &Table| match is_new(table) {
+            true => !self.has(table.name),
+            false => self.has_whole(table),
         };
-        TABLES.iter().all(has_all) && self.has("seal")
+        TABLES.iter().all(|table| as_then(table)) && self.has("seal")
+    }
+
+    fn has_whole(&self, table: &Table) -> bool {
+        let mut columns = table.columns.iter().chain([&"digest"]);
+        columns.all(|column| self.has_column(table.name, column))
     }
 }
 

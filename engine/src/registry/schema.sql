@@ -156,3 +156,24 @@ CREATE TABLE IF NOT EXISTS contact (
     decrypt      TEXT,
     digest       BLOB
 ) STRICT;
+
+-- The user whom a daemon made an identity for.
+CREATE TABLE IF NOT EXISTS owner (
+    node         TEXT NOT NULL,     -- the identity
+    name         TEXT NOT NULL,
+    uid          INTEGER NOT NULL,
+    digest       BLOB,
+    PRIMARY KEY (node, name)
+) STRICT;
+
+-- What a daemon lets others do.
+CREATE TABLE IF NOT EXISTS grants (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    subject      TEXT NOT NULL,     -- uid | gid
+    number       INTEGER NOT NULL,
+    socket       TEXT NOT NULL,     -- empty: on all
+    identity     TEXT NOT NULL,     -- of this node; empty: what is about none
+    operation    TEXT NOT NULL,     -- as in grants.rs
+    purpose      TEXT NOT NULL,
+    digest       BLOB
+) STRICT;

@@ -1,8 +1,12 @@
 //! A home with a row in each table of its registry.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use claviger_engine::{Capabilities, IdParams, Node, Party, Registry, RegistryError};
+use claviger_engine::grants::{NewGrant, Subject};
+use claviger_engine::{
+    Capabilities, EngineError, EngineId, IdParams, Node, Party, Registry, RegistryError, policy,
+};
 use claviger_token::{Pin, PinVerdict, RefusedPins, TokenId, TriesLeft};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -25,6 +29,11 @@ impl Home {
         for name in ["alice", "mallory", "carol"] {
             make(&node, name, &home.device.backend()).await;
         }
+        let somebodys = node.seen_by(Arc::new(User(1001)));
+        make(&somebodys, "frank", &home.device.backend()).await;
+        let (uid, signs) = (Subject::Uid(1002), "sshsig:file");
+        let grant = NewGrant::parse(uid, "api", "frank", "sign", signs).unwrap();
+        node.registry().add_grant(&grant).unwrap();
         for (name, to) in [("bob", "alice"), ("dave", "carol")] {
             let all = Capabilities::CommitAndDecrypt;
             let reply = connect(&node, name, to, &home.device.backend(), all).await;
@@ -154,6 +163,22 @@ impl Home {
     /// What is wrong with it.
     pub fn faults(&self) -> Vec<RegistryError> {
         self.open().unwrap().check().unwrap()
+    }
+}
+
+/// One user, who may do everything.
+pub struct User(pub u32);
+
+impl policy::Policy for User {
+    fn check(&self, _: &EngineId, _: policy::Permission<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn subject(&self) -> Option<policy::Subject> {
+        Some(policy::Subject {
+            name: self.0.to_string().into(),
+            uid: self.0,
+        })
     }
 }
 
