@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::EngineId;
 use crate::sender::Sender;
-use crate::turns::{Kept, Turn, Turns, in_time};
+use crate::turns::{Kept, Turn, Turns, apart, in_time};
 
 /// How many openings of one sender go on at a time where it is not known which token is opened.
 pub(crate) const EACH: usize = 8;
@@ -86,10 +86,10 @@ impl Default for Openings {
 }
 
 impl Openings {
-    /// Does `work` for `who` on a thread that may block, when nobody else opens the same.
+    /// Does `work` for `who` as [`apart`] does, when nobody else opens the same.
     ///
     /// # Errors
-    /// As [`in_time`]: then the work never begins, or goes on and nobody waits for it.
+    /// As [`apart`]: then the work never begins, or goes on and nobody waits for it.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         who: Option<&EngineId>,
@@ -98,9 +98,7 @@ impl Openings {
         work: impl FnOnce(Opening) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let opening = self.begin(who, wanted, call).await?;
-        let done = tokio::task::spawn_blocking(move || work(opening));
-        // It was dropped: its thread panicked, or the runtime ends.
-        in_time(call, done).await?.map_err(|_| Error::Cancelled)
+        apart(call, move || work(opening)).await
     }
 
     async fn begin(
@@ -212,6 +210,24 @@ mod tests {
         let second = openings.begin(None, wanted("a", &one), &call).await;
         assert_eq!(openings.threads.available_permits(), MOST - 2);
         drop((goes_on, second.unwrap()));
+        assert_eq!(openings.threads.available_permits(), MOST);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_may_keep_its_thread_is_done_on_it_unless_it_has_a_deadline() {
+        let openings = Openings::default();
+        let here = std::thread::current().id();
+        let in_place = Call::unlimited().in_place();
+        let late = in_place.clone().no_longer_than(Duration::from_secs(60));
+        for (call, is_here) in [(&in_place, true), (&late, false), (&Call::unlimited(), false)] {
+            let run = |work: fn(Opening) -> std::thread::ThreadId| {
+                openings.run(None, Wanted::any("a"), call, work)
+            };
+            let there = run(|_| std::thread::current().id()).await.unwrap();
+            assert_eq!(there == here, is_here, "{call:?}");
+            let panicked = run(|_| std::panic::resume_unwind(Box::new(()))).await;
+            assert!(matches!(panicked, Err(Error::Cancelled)), "{panicked:?}");
+        }
         assert_eq!(openings.threads.available_permits(), MOST);
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error, TokenId};
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::EngineId;
@@ -44,6 +46,24 @@ pub(crate) async fn in_time<T>(call: &Call, work: impl Future<Output = T>) -> Re
             checked => checked?,
         }
     }
+}
+
+/// Does `work`, which may keep its thread, on a thread that may block; or on this one, if the
+/// request [may keep it](Call::in_place).
+///
+/// # Errors
+/// As [`in_time`]: then the work goes on, and nobody waits for it. [`Error::Cancelled`] also where
+/// it panicked, or the runtime ends.
+pub(crate) async fn apart<T: Send + 'static>(
+    call: &Call,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let done = match call.is_in_place() {
+        // A panic ends the work alone, as it does on another thread.
+        true => catch_unwind(AssertUnwindSafe(work)).ok(),
+        false => in_time(call, spawn_blocking(work)).await?.ok(),
+    };
+    done.ok_or(Error::Cancelled)
 }
 
 /// What there is one of for each key, as long as somebody has it.

@@ -25,6 +25,7 @@ pub struct Call {
     cancelled: Option<Arc<AtomicBool>>,
     watcher: Option<Watcher>,
     access: Option<Arc<Access>>,
+    in_place: bool,
 }
 
 impl Call {
@@ -77,6 +78,15 @@ impl Call {
         self
     }
 
+    /// Lets the request keep the thread that makes it until it is done: for a program that makes one
+    /// request and does nothing else meanwhile, which saves it another thread. Only the end of the
+    /// process ends such a request early, so this has no effect on one that has a deadline.
+    #[must_use]
+    pub fn in_place(mut self) -> Self {
+        self.in_place = true;
+        self
+    }
+
     /// Lets the request use `access`: to open tokens, and the management key to make, name and
     /// destroy keys on them. It is used for this request, and for no other.
     #[must_use]
@@ -112,6 +122,11 @@ impl Call {
     /// The moment by which the operation must be done.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// Whether the request may [keep](Call::in_place) the thread that makes it.
+    pub fn is_in_place(&self) -> bool {
+        self.in_place && self.deadline.is_none()
     }
 
     /// Whether the caller has given the operation up.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use claviger_token::sync::{lock, read, write};
 use claviger_token::token::Secret;
 use claviger_token::{Call, Decryptor, Error, KeyUse};
+use tokio::task::spawn_blocking;
 
 use super::Node;
 use crate::key_engine::{KeyEngine, Request};
@@ -212,10 +213,11 @@ impl Node {
         // Not asked for yet, or made by another process, or not alive when last seen; or it
         // is time to see whether it still is.
         let (node, wanted) = (Arc::clone(&self.0), name.clone());
-        let looked = tokio::task::spawn_blocking(move || node.registry.engine(&wanted));
+        let look = move || node.registry.engine(&wanted);
         let looked = match call.deadline() {
-            None => looked.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), looked)
+            None if call.is_in_place() => Ok(look()),
+            None => spawn_blocking(look).await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), spawn_blocking(look))
                 .await
                 .map_err(|_| Error::DeadlineExceeded)?,
         };
