@@ -5,7 +5,7 @@
 use claviger_engine::opener::Holder;
 use claviger_engine::{EngineError, RegistryError};
 use claviger_formats::verdict::{CannotJudge, Looks};
-use claviger_token::{Error as TokenError, KeySpec, shell};
+use claviger_token::{Error as TokenError, KeySpec, KeyUse, shell};
 
 use crate::drivers;
 
@@ -55,10 +55,17 @@ pub(crate) fn of_token(error: &TokenError) -> String {
             "type the PIN (--pin-source prompt) and confirm that it is sent, or: {}",
             forget(&token.to_string())
         ),
-        TokenError::Unsupported { supported, .. } if !supported.is_empty() => {
+        TokenError::Unsupported {
+            wanted, supported, ..
+        } if !supported.is_empty() => {
+            let signs = KeySpec::sign(wanted.algorithm);
+            let without = match wanted.usage == KeyUse::Decrypt && supported.contains(&signs) {
+                true => "; --capabilities commit does without",
+                false => "",
+            };
             let supported = supported.iter().map(KeySpec::to_string);
             format!(
-                "ask for what it offers: {}",
+                "ask for what it offers: {}{without}",
                 supported.collect::<Vec<_>>().join(", ")
             )
         }
@@ -165,6 +172,9 @@ fn known(code: &str) -> Option<&'static str> {
             "set one as the security officer: pkcs11-tool --module MODULE --login \
              --login-type so --init-pin"
         }
+        "pin-wait" => "wait, and look the PIN up meanwhile: no attempt was spent",
+        "locked" => "unlock it: claviger unlock TOKEN; or give its PIN, which is not sent",
+        "pin-differs" => "give the PIN that the token is unlocked with; no attempt was spent",
         "management-key-needed" => {
             "give it with --management-key env:VAR|file:PATH|fd:N|prompt|pinentry"
         }
@@ -248,6 +258,18 @@ fn known(code: &str) -> Option<&'static str> {
         "registry-not-private" => "let only yourself write to it",
         "name-is-identity" | "contact-exists" => "choose another name, or remove it first",
         "bad-grant" => "`claviger grant add --help` lists operations and purposes",
+        // Of a daemon.
+        "no-daemon" => "start it: claviger serve; or do without: --no-daemon",
+        "socket-path-too-long" => "name a socket in a folder with a shorter path",
+        "connection-failed" | "daemon-silent" => "`claviger doctor` looks at the daemon",
+        "daemon-not-trusted" => "check who runs it; to use it nevertheless: --daemon PATH",
+        "daemon-other-home" => "name its home with --home, or do without: --no-daemon",
+        "daemon-gone" => "try again: nothing was done",
+        "request-lost" => "look whether it was done before you try again",
+        "protocol-version" => "restart the daemon after an update; both are one version then",
+        "daemon-protocol" | "frame-too-long" | "frame-malformed" | "frame-truncated" => {
+            "check that it is a Claviger daemon, of the same version"
+        }
         // Nothing can be done about these, or the message says it all; of what depends on a
         // ciphertext nothing may be said.
         "bad-message"
@@ -268,6 +290,7 @@ fn known(code: &str) -> Option<&'static str> {
         | "key-not-usable"
         | "invalid-evidence"
         | "reserved-message"
+        | "reply-too-long"
         | "registry-other" => "",
         _ => return None,
     })

@@ -49,6 +49,20 @@ pub enum EngineError {
         /// What the sender asked for, as the end of a sentence.
         what: &'static str,
     },
+    /// The token is open by a PIN of somebody else, whose login who asks must not use, and who asks
+    /// gave no PIN.
+    #[error("the token {token} is unlocked by somebody else, and not for this caller")]
+    Locked {
+        /// The token.
+        token: TokenId,
+    },
+    /// The token is open by a PIN of somebody else, and who asks gave another one. It was compared
+    /// with that one here, and not sent.
+    #[error("this is not the PIN that {token} is unlocked with; it was not sent")]
+    PinDiffers {
+        /// The token.
+        token: TokenId,
+    },
     /// The name cannot be the name of an identity.
     #[error("this cannot be the name of an identity: {reason}")]
     BadName {
@@ -222,6 +236,8 @@ impl EngineError {
             EngineError::IdentityDeleted { .. } => "identity-deleted",
             EngineError::NoSuchEngine { .. } => "no-such-engine",
             EngineError::NotAllowed { .. } => "not-allowed",
+            EngineError::Locked { .. } => "locked",
+            EngineError::PinDiffers { .. } => "pin-differs",
             EngineError::BadName { .. } => "bad-name",
             EngineError::CannotDecrypt { .. } => "cannot-decrypt",
             EngineError::NoDriver { .. } => "no-driver",

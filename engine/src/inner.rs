@@ -120,7 +120,11 @@ impl Inner {
                 let opened = node.tokens.open(asker.as_ref(), wanted, &its_call)?;
                 node.rename(opened, &its_call)
             });
-        opened.await?
+        let opened = opened.await??;
+        if let Some(who) = who {
+            self.tokens.admit(&opened.0, who, call).await?;
+        }
+        Ok(opened)
     }
 
     /// What is noted of a token that was opened under a name that earlier versions gave it is

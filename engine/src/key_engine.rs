@@ -10,7 +10,9 @@ use std::time::Instant;
 use claviger_formats::envelope;
 use claviger_formats::envelope::{Stanzas, UnwrappedKey};
 use claviger_token::token::Secret;
-use claviger_token::{Call, Decryptor, Error, KeyUse, Signature, SignatureScheme, Signer, SlotId};
+use claviger_token::{
+    Call, Decryptor, Error, KeyUse, Signature, SignatureScheme, Signer, SlotId, TokenId,
+};
 
 use crate::opening::{Opening, Wanted};
 use crate::purpose::ToSign;
@@ -347,7 +349,7 @@ impl KeyEngine {
             Some(bound) => bound,
             None => self.bind(tokens, by).await?,
         };
-        tokens.check_login(&bound.token, by.who)?;
+        tokens.admit(&bound.token, by.who, by.call).await?;
         Ok(bound)
     }
 
@@ -385,6 +387,17 @@ impl KeyEngine {
         };
         let openings = &tokens.openings;
         openings.run(Some(who), self.wanted(), call, bound).await?
+    }
+
+    /// Lets go of the handle, if it is of this token: the next request gets a new one.
+    pub(crate) fn unbind(&self, token: &TokenId) {
+        let mut bound = self.bound.write().unwrap_or_else(PoisonError::into_inner);
+        if bound
+            .as_ref()
+            .is_some_and(|bound| bound.token.id() == token)
+        {
+            *bound = None;
+        }
     }
 
     /// The handle, where somebody got it from the token.

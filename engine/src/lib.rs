@@ -62,8 +62,10 @@
 //! | `turns` | waits no longer than a request lasts; turns at identities and tokens |
 #![forbid(unsafe_code)]
 
+mod accepted;
 mod accounts;
 mod adoption;
+mod closings;
 mod commitment;
 pub mod encryption;
 pub mod error;
@@ -98,6 +100,7 @@ mod tokens;
 mod trial;
 mod turns;
 pub mod types;
+mod verdicts;
 mod waiting;
 mod waiting_threads;
 mod watching;

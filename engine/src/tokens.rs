@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use claviger_token::backend;
 use claviger_token::{
-    Access, Call, Detail, Driver, Error, NoPin, Pace, SlotId, SlotInfo, Token, TokenId, TokenInfo,
-    Unreadable,
+    Access, Call, Detail, Driver, Error, NoPin, Pace, PinSource, SlotId, SlotInfo, Token, TokenId,
+    TokenInfo, Unreadable,
 };
 
+use crate::accepted::Accepted;
+use crate::closings::Closings;
 use crate::lane::{Lane, NotDone};
 use crate::management;
 use crate::opening::{Openings, Wanted};
@@ -19,8 +21,11 @@ use crate::policy::Policy;
 use crate::standings::{Standing, Standings};
 use crate::token_state::Happening;
 use crate::waiting_threads::WaitingThreads;
-use crate::whose_pin::{Login, Logins, RequestPins};
+use crate::whose_pin::{Login, Logins, Owner, RequestPins};
 use crate::{EngineError, EngineId};
+
+/// So often it is looked whether a token that is being closed is closed.
+const CLOSING_PAUSE: Duration = Duration::from_millis(5);
 
 /// A token, and the slot that its backend names, if it names one.
 pub(crate) type Opened = (Arc<OpenToken>, Option<SlotId>);
@@ -34,6 +39,8 @@ pub(crate) struct OpenToken {
     standing: Arc<Standing>,
     /// Whose PIN opened it.
     login: Arc<Login>,
+    /// The PIN that it accepted.
+    accepted: Accepted<Owner>,
 }
 
 impl OpenToken {
@@ -214,6 +221,7 @@ pub(crate) struct Pool {
     drivers: BTreeMap<&'static str, Arc<dyn Driver>>,
     access: Arc<Access>,
     open: Mutex<HashMap<TokenId, Arc<OpenToken>>>,
+    closings: Closings,
     pub(crate) openings: Openings,
     /// Looks at what is attached: no opening keeps one waiting.
     pub(crate) looks: Openings,
@@ -230,6 +238,7 @@ impl Tokens {
             drivers: drivers.into_iter().map(|d| (d.scheme(), d)).collect(),
             access: Arc::new(access),
             open: Mutex::default(),
+            closings: Closings::default(),
             openings: Openings::default(),
             looks: Openings::default(),
             standings: Standings::default(),
@@ -252,6 +261,15 @@ impl Tokens {
 }
 
 impl Pool {
+    /// From now on nobody opens the token until all have let go of it who have it; `None` if it is
+    /// not open.
+    pub(crate) fn begin_closing(&self, token: &TokenId) -> Option<Arc<OpenToken>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let closing = open.remove(token)?;
+        self.closings.begin(&closing.token);
+        Some(closing)
+    }
+
     pub(crate) fn drivers(&self) -> impl Iterator<Item = &Arc<dyn Driver>> {
         self.drivers.values()
     }
@@ -340,8 +358,11 @@ impl Tokens {
         let Wanted { backend, token } = wanted;
         let open = |token| {
             let pins = self.pins_of(call, who, token);
-            let opened = self.open_with(backend, &self.call_with(call, Arc::clone(&pins)));
+            let opened = self.open_with(backend, &self.call_with(call, &pins));
             pins.close(&opened);
+            if let (Ok((token, _)), Some(pin)) = (&opened, pins.accepted()) {
+                token.accepted.put(pin);
+            }
             (opened, pins.stranger())
         };
         let opened = match (open(token), token) {
@@ -358,8 +379,11 @@ impl Tokens {
             }
             ((opened, _), _) => opened,
         }?;
-        if let Some(who) = who {
-            self.check_login(&opened.0, who)?;
+        match who {
+            // It is judged by its PIN, when nobody waits for this opening any more.
+            Some(_) if self.may_compare(call) => {}
+            Some(who) => self.check_login(&opened.0, who)?,
+            None => {}
         }
         Ok(opened)
     }
@@ -369,7 +393,98 @@ impl Tokens {
     /// # Errors
     /// [`EngineError::NotAllowed`].
     pub(crate) fn check_login(&self, token: &OpenToken, who: &EngineId) -> Result<(), EngineError> {
-        (self.logins).check(&token.login, token.id(), who, &*self.policy)
+        let login = (&*token.login, &token.accepted);
+        (self.logins).check(login, token.id(), who, &*self.policy)
+    }
+
+    /// Lets `who` use the login of the token, by the policy or by the PIN that the request brings.
+    ///
+    /// # Errors
+    /// [`EngineError::NotAllowed`], [`EngineError::Locked`], [`EngineError::PinDiffers`], and what
+    /// the source of the PIN says.
+    pub(crate) async fn admit(
+        self: &Arc<Self>,
+        token: &Arc<OpenToken>,
+        who: &EngineId,
+        call: &Call,
+    ) -> Result<(), EngineError> {
+        match self.check_login(token, who) {
+            Err(_) if self.may_compare(call) => {}
+            checked => return checked,
+        }
+        // A person may be asked for it: that keeps nobody from the token.
+        let place = format!("the PIN of {who} for {}", token.id());
+        let (tokens, token) = (Arc::clone(self), Arc::clone(token));
+        let (asker, its_call) = (who.clone(), call.clone());
+        let compared =
+            self.openings.run(
+                Some(who),
+                Wanted::any(&place),
+                call,
+                move |_opening| match tokens.check_login(&token, &asker) {
+                    Ok(()) => Ok(()),
+                    Err(_) => tokens.compare_pin(&token, &asker, &its_call),
+                },
+            );
+        compared.await?
+    }
+
+    /// Compares the PIN that the request brings with the one that the token accepted. Blocks.
+    ///
+    /// # Errors
+    /// [`EngineError::Locked`] if there is nothing to compare, [`EngineError::PinDiffers`], and
+    /// what the source of the PIN says.
+    fn compare_pin(
+        &self,
+        token: &OpenToken,
+        who: &EngineId,
+        call: &Call,
+    ) -> Result<(), EngineError> {
+        let of = || token.id().clone();
+        let pins = &self.access_of(call).pins;
+        if !token.accepted.is_known() {
+            return Err(EngineError::Locked { token: of() });
+        }
+        let pin = match pins.pin(token.id(), &token.token.info().label, call) {
+            Err(Error::PinNeeded { .. }) => return Err(EngineError::Locked { token: of() }),
+            pin => pin?,
+        };
+        let same = self.logins.compare(&token.accepted, who, &pin);
+        pins.compared(token.id(), same == Some(true));
+        match same {
+            Some(true) => Ok(()),
+            Some(false) => Err(EngineError::PinDiffers { token: of() }),
+            None => Err(EngineError::Locked { token: of() }),
+        }
+    }
+
+    /// Makes sure that the request brings the PIN that the token accepted, whatever the policy
+    /// says; nothing where that is not known, since the backend or nobody gave it. Blocks.
+    ///
+    /// # Errors
+    /// As [`Tokens::admit`].
+    pub(crate) fn check_pin(
+        &self,
+        token: &OpenToken,
+        who: &EngineId,
+        call: &Call,
+    ) -> Result<(), EngineError> {
+        match token.accepted.is_known() {
+            true => self.compare_pin(token, who, call),
+            false => self.check_login(token, who),
+        }
+    }
+
+    /// The PINs that requests of this view gave for the token do not count any more.
+    pub(crate) fn let_go(&self, token: &TokenId) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let accepted = open.get(token).map(|open| &open.accepted);
+        self.logins.let_go(&self.logins.of(token), accepted);
+    }
+
+    fn may_compare(&self, call: &Call) -> bool {
+        let own = call.own_access();
+        own.is_some_and(|access| access.pins.may_be_compared())
     }
 
     /// Whether one PIN was given for whichever token asks.
@@ -411,10 +526,10 @@ impl Tokens {
 
     /// `call` with what it may use: what it carries, or the node's own, with these PINs. What the
     /// registry remembers counts in either case.
-    fn call_with(&self, call: &Call, pins: Arc<RequestPins>) -> Call {
+    fn call_with(&self, call: &Call, pins: &Arc<RequestPins>) -> Call {
         call.clone().using(Access {
-            pins,
-            refused_pins: Arc::clone(&self.access.refused_pins),
+            pins: Arc::clone(pins) as Arc<dyn PinSource>,
+            refused_pins: pins.hearing(&self.access.refused_pins),
             first_account: self.access.first_account,
             ..(**self.access_of(call)).clone()
         })
@@ -435,10 +550,19 @@ impl Tokens {
     fn open_with(&self, backend: &str, call: &Call) -> Result<Opened, EngineError> {
         let driver = self.driver(backend)?;
         let slot = driver.named_slot(backend)?;
-        let token = driver
-            .open(backend, call)
-            .inspect_err(|error| self.standings.note_error(error))?;
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut open, token) = loop {
+            let token = driver
+                .open(backend, call)
+                .inspect_err(|error| self.standings.note_error(error))?;
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.closings.has(&token) {
+                break (open, token);
+            }
+            drop(open);
+            drop(token);
+            call.check()?;
+            std::thread::sleep(call.at_most(CLOSING_PAUSE));
+        };
         let id = token.info().id.clone();
         let known = open
             .get(&id)
@@ -448,6 +572,7 @@ impl Tokens {
             let fresh = Arc::new(OpenToken {
                 standing: self.standings.of(&id, &token.info().backend),
                 login: self.logins.of(&id),
+                accepted: Accepted::default(),
                 waiting: WaitingThreads::of(workers(&*token)),
                 token,
                 lane: OnceLock::new(),

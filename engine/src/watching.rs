@@ -57,6 +57,22 @@ impl TokenChanges {
         Ok(subscribed)
     }
 
+    /// Those of the tokens that this node has seen, and no others are looked for.
+    pub(crate) fn of_known(tokens: &Arc<Pool>) -> Self {
+        let changes = tokens.standings.changes.subscribe();
+        let known = lock(&tokens.standings.known);
+        let kinds: HashSet<String> = known.keys().map(|token| token.kind.clone()).collect();
+        drop(known);
+        let drivers = tokens.drivers();
+        let drivers = drivers.filter(|driver| kinds.contains(driver.scheme()));
+        drivers.for_each(|driver| watch(tokens, driver));
+        TokenChanges {
+            changes,
+            tokens: Arc::clone(tokens),
+            wanted: Vec::new(),
+        }
+    }
+
     /// The next change; waits for one. Who is more than 1,024 changes behind misses the
     /// oldest; [`Node::token_states`](crate::Node::token_states) says how things stand.
     pub async fn next(&mut self) -> TokenChange {

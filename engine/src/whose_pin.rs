@@ -19,6 +19,9 @@
 //! A sender is one of one node: `alice` of another node is another one, with another home and
 //! another policy.
 //!
+//! Who must not use a login may show that they have the PIN, where their source lets it be
+//! [compared](claviger_token::PinSource::may_be_compared) with the one that the token accepted.
+//!
 //! The note is made before the PIN is handed out, so that nobody can slip in between the login
 //! and the note. It is taken back only where the token did not accept the PIN: what failed
 //! otherwise may have failed after the login. No PIN is handed out once the opening that asked
@@ -33,21 +36,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use claviger_token::sync::lock;
-use claviger_token::{Call, Error, Pin, PinSource, TokenId, TriesLeft};
+use claviger_token::{Call, Error, Pin, PinSource, PinVerdict, RefusedPins, TokenId, TriesLeft};
 
+use crate::accepted::Accepted;
 use crate::policy::{Permission, Policy, Subject};
 use crate::turns::Kept;
+use crate::verdicts::Told;
 use crate::{EngineError, EngineId};
 
 /// Whose login each token has, for all nodes of this process.
 static LOGINS: LazyLock<Kept<TokenId, Login>> = LazyLock::new(Kept::default);
+
+/// The view whose login it is whose owner let go of it.
+const NOBODY: &str = "nobody";
 
 /// The number of the next node.
 static NODES: AtomicU64 = AtomicU64::new(0);
 
 /// Whose PIN made a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Owner {
+pub(crate) struct Owner {
     /// The node, by its number in this process.
     node: u64,
     /// The view of the node; `None`: the node itself, and so all its views.
@@ -165,14 +173,46 @@ impl Logins {
     /// What `policy` says.
     pub(crate) fn check(
         &self,
-        login: &Login,
+        (login, accepted): (&Login, &Accepted<Owner>),
         token: &TokenId,
         who: &EngineId,
         policy: &dyn Policy,
     ) -> Result<(), EngineError> {
         match login.of_others(self, who) {
+            Some(_) if accepted.was_shown_by(&self.owner(Some(who.clone()))) => Ok(()),
             Some(of) => policy.check(who, Permission::UseLogin { token, of: &of }),
             None => Ok(()),
+        }
+    }
+
+    /// Compares the PIN of `who` with the one that the token accepted, if that is known.
+    pub(crate) fn compare(
+        &self,
+        accepted: &Accepted<Owner>,
+        who: &EngineId,
+        pin: &Pin,
+    ) -> Option<bool> {
+        accepted.compare(self.owner(Some(who.clone())), pin)
+    }
+
+    /// The PIN that requests of the view `self` gave does not count any more: they use the login
+    /// only if the policy lets them, or if they give it again.
+    pub(crate) fn let_go(&self, login: &Login, accepted: Option<&Accepted<Owner>>) {
+        let Some(view) = &self.view else {
+            return;
+        };
+        let owner = Owner {
+            node: self.node,
+            view: Some(Arc::clone(view)),
+            who: None,
+        };
+        let nobody = Owner {
+            view: Some(NOBODY.into()),
+            ..owner.clone()
+        };
+        login.restore(&owner, Some(nobody));
+        if let Some(accepted) = accepted {
+            accepted.forget(&owner);
         }
     }
 
@@ -201,6 +241,9 @@ pub(crate) struct RequestPins {
 struct PinsGiven {
     /// Another token that asked for a PIN and did not get it.
     stranger: Option<TokenId>,
+    /// The token that got one last, and the PIN, if it was accepted.
+    last: Option<TokenId>,
+    accepted: Option<Pin>,
     /// The logins of the tokens that got one, and whose each was before.
     given: HashMap<TokenId, (Arc<Login>, Option<Owner>)>,
     /// Nobody opens anything with them any more.
@@ -227,6 +270,34 @@ impl RequestPins {
     /// The other token that asked for a PIN and did not get it, if there was one.
     pub(crate) fn stranger(&self) -> Option<TokenId> {
         self.seen().stranger.clone()
+    }
+
+    /// `memory`, which also lets this hear what the token answers. It may outlive this.
+    pub(crate) fn hearing(self: &Arc<Self>, memory: &Arc<dyn RefusedPins>) -> Arc<dyn RefusedPins> {
+        let (memory, pins) = (Arc::clone(memory), Arc::downgrade(self));
+        let tell = move |pin: &Pin, verdict| {
+            if let Some(pins) = pins.upgrade() {
+                pins.hear(pin, verdict);
+            }
+        };
+        Arc::new(Told { memory, tell })
+    }
+
+    fn hear(&self, pin: &Pin, verdict: PinVerdict) {
+        let mut seen = self.seen();
+        if verdict == PinVerdict::Accepted {
+            seen.accepted = Some(pin.clone());
+        }
+        let token = seen.last.clone();
+        drop(seen);
+        if let Some(token) = token {
+            self.pins.answered(&token, verdict);
+        }
+    }
+
+    /// The PIN that the token accepted, if it got one and did.
+    pub(crate) fn accepted(&self) -> Option<Pin> {
+        self.seen().accepted.take()
     }
 
     /// The opening is over: no PIN is given any more. Where `opened` shows that the token did
@@ -272,6 +343,7 @@ impl RequestPins {
         }
         let login = self.logins.of(token);
         let before = login.change(&self.owner);
+        seen.last = Some(token.clone());
         let given = seen.given.entry(token.clone());
         given.or_insert((login, before));
         Ok(pin)

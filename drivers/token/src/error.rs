@@ -139,6 +139,15 @@ pub enum Error {
         /// The token.
         token: TokenId,
     },
+    /// Too many wrong PINs came from who asks. No further one of theirs is sent to the token, or
+    /// compared with the one that it accepted, until the time is over.
+    #[error("too many wrong PINs for {token}; the next one is taken in {seconds} s")]
+    PinWait {
+        /// The token.
+        token: TokenId,
+        /// The time that is left.
+        seconds: u64,
+    },
     /// The smartcard requires its management key, and no source gave one.
     #[error("{token} requires its management key")]
     ManagementKeyNeeded {
@@ -436,6 +445,7 @@ impl Error {
             Error::PinFinalTry { .. } => "pin-final-try",
             Error::PinLocked { .. } => "pin-locked",
             Error::PinNotSet { .. } => "pin-not-set",
+            Error::PinWait { .. } => "pin-wait",
             Error::ManagementKeyNeeded { .. } => "management-key-needed",
             Error::ManagementKeyWrong { .. } => "management-key-wrong",
             Error::NotTouched { .. } => "not-touched",
@@ -480,6 +490,7 @@ impl Error {
             | Error::PinFinalTry { token }
             | Error::PinLocked { token }
             | Error::PinNotSet { token }
+            | Error::PinWait { token, .. }
             | Error::ManagementKeyNeeded { token }
             | Error::ManagementKeyWrong { token, .. }
             | Error::NotTouched { token }
@@ -533,6 +544,7 @@ impl Error {
             Error::DeadlineExceeded
             | Error::Cancelled
             | Error::Busy { .. }
+            | Error::PinWait { .. }
             | Error::NotTouched { .. }
             | Error::DeviceLocked { .. }
             | Error::AppNotOpen { .. } => Advice::Retry,

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use secrecy::ExposeSecret;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::{Call, Error, Pin, TokenId, TriesLeft};
+use crate::{Call, Error, Pin, PinVerdict, TokenId, TriesLeft};
 
 /// Gives the PIN of a token.
 pub trait PinSource: Send + Sync {
@@ -63,6 +63,28 @@ pub trait PinSource: Send + Sync {
     /// A source that knows which token asks, as a person does, returns false.
     fn is_one_for_all(&self) -> bool {
         true
+    }
+
+    /// Whether a PIN of this source may be compared with the one that a token accepted, where the
+    /// token is open by somebody else's PIN. Who gives the same PIN may use the login; the token is
+    /// not asked, and no attempt is spent.
+    ///
+    /// A comparison tells whether a guess is right. So a source that returns true limits how often
+    /// it gives a wrong PIN, by what [`PinSource::compared`] is told. By default false.
+    fn may_be_compared(&self) -> bool {
+        false
+    }
+
+    /// The PIN that was given for `token` was compared with the one that it accepted: whether it is
+    /// the same.
+    fn compared(&self, token: &TokenId, is_same: bool) {
+        let (_, _) = (token, is_same);
+    }
+
+    /// The PIN that was given for `token` was sent to it: what it answered. The token is named as
+    /// for [`PinSource::pin`].
+    fn answered(&self, token: &TokenId, verdict: PinVerdict) {
+        let (_, _) = (token, verdict);
     }
 }
 

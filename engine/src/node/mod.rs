@@ -6,6 +6,7 @@
 //! | `identities` | making, connecting and deleting identities |
 //! | `keys` | using keys |
 //! | `reading` | tokens, and how they stand |
+//! | `unlocking` | logging in for others, and logging out |
 //! | `mailbox` | those who take part, and their mailboxes |
 //! | `post` | messages: each becomes one call, and its result the reply |
 
@@ -24,10 +25,12 @@ mod keys;
 mod mailbox;
 mod post;
 mod reading;
+mod unlocking;
 
 pub use self::builder::NodeBuilder;
 pub(crate) use self::keys::{Done, Work, no_such};
 pub use self::mailbox::Participant;
+pub use self::unlocking::ClosingToken;
 pub use crate::inner::{ENCRYPTION, IDENTITY_MANAGEMENT, READS_FOR};
 pub use crate::mailboxes::{MAILBOX_CAPACITY, OUTSIDE_CAPACITY, SENDER_CAPACITY, SendError};
 pub use crate::types::Engines;

@@ -23,6 +23,12 @@ impl Node {
         TokenChanges::subscribe(&self.0.tokens.pool, backend)
     }
 
+    /// The changes of the tokens that this node has seen so far, as [`Node::token_changes`] has
+    /// them; no others are looked for.
+    pub fn known_token_changes(&self) -> TokenChanges {
+        TokenChanges::of_known(&self.0.tokens.pool)
+    }
+
     /// How the tokens stand that this node has seen so far.
     pub fn token_states(&self) -> Vec<(TokenId, TokenState)> {
         self.0.tokens.standings.all()
