@@ -1,0 +1,282 @@
+//! The PINs of one request.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use claviger_token::sync::lock;
+use claviger_token::{Call, Error, Pin, PinSource, PinVerdict, StoredPin, TokenId, TriesLeft};
+
+use super::{Keeper, credential};
+use crate::{AskPin, Caller, SecretBytes, SecretKind};
+
+/// The PINs of one request.
+pub(super) struct Source {
+    keeper: Arc<Keeper>,
+    caller: Caller,
+    asker: Arc<dyn AskPin>,
+    /// Whether it is the request to unlock a token: only who asks for that gives the PIN.
+    unlocks: bool,
+    given: Mutex<Option<Given>>,
+}
+
+/// A PIN that the request got: it has one try.
+#[derive(Clone)]
+struct Given {
+    token: TokenId,
+    pin: Pin,
+    by: By,
+    /// Whether it is known if it is right.
+    is_judged: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The daemon has it.
+    Daemon,
+    /// The caller gave it.
+    Caller,
+}
+
+impl Source {
+    pub(super) fn of_request(
+        keeper: &Arc<Keeper>,
+        caller: &Caller,
+        asker: Arc<dyn AskPin>,
+    ) -> Arc<Self> {
+        Source::new(keeper, caller, asker, false)
+    }
+
+    pub(super) fn to_unlock(
+        keeper: &Arc<Keeper>,
+        caller: &Caller,
+        asker: Arc<dyn AskPin>,
+    ) -> Arc<Self> {
+        Source::new(keeper, caller, asker, true)
+    }
+
+    fn new(
+        keeper: &Arc<Keeper>,
+        caller: &Caller,
+        asker: Arc<dyn AskPin>,
+        unlocks: bool,
+    ) -> Arc<Self> {
+        Arc::new(Source {
+            keeper: Arc::clone(keeper),
+            caller: caller.clone(),
+            asker,
+            unlocks,
+            given: Mutex::default(),
+        })
+    }
+
+    /// The PIN that it gave.
+    pub(super) fn given(&self) -> Option<Pin> {
+        self.last().as_ref().map(|given| given.pin.clone())
+    }
+
+    fn find(&self, token: &TokenId, tries: TriesLeft, call: &Call) -> Result<Given, Error> {
+        let given = |pin, by| {
+            let token = token.clone();
+            let is_judged = false;
+            Given {
+                token,
+                pin,
+                by,
+                is_judged,
+            }
+        };
+        if !self.unlocks
+            && let Some(pin) = self.of_daemon(token, call)?
+        {
+            return Ok(given(pin, By::Daemon));
+        }
+        self.count(token, false)?;
+        let Some(pin) = self.ask(token, tries, call)? else {
+            return Err(Error::PinNeeded {
+                token: token.clone(),
+            });
+        };
+        // Other requests of the same user may have given wrong ones meanwhile.
+        self.count(token, true)?;
+        Ok(given(pin, By::Caller))
+    }
+
+    /// Refuses a PIN of a user who has to wait, and otherwise counts it, if `is_given`.
+    fn count(&self, token: &TokenId, is_given: bool) -> Result<(), Error> {
+        let (now, uid) = (self.keeper.clock.elapsed(), self.caller.uid);
+        let wrong = &mut self.keeper.state().wrong;
+        match wrong.wait(uid, token, now) {
+            0 if is_given => wrong.note(uid, token, now),
+            0 => {}
+            seconds => {
+                let token = token.clone();
+                return Err(Error::PinWait { token, seconds });
+            }
+        }
+        Ok(())
+    }
+
+    /// The PIN that the daemon has, if the caller may use it.
+    fn of_daemon(&self, token: &TokenId, call: &Call) -> Result<Option<Pin>, Error> {
+        let keeper = &self.keeper;
+        if !keeper.authority.may_use_login(&self.caller, token) {
+            return Ok(None);
+        }
+        if let Some(pin) = keeper.state().pin(token) {
+            return Ok(Some(pin));
+        }
+        let folder = keeper.settings.credentials.as_deref();
+        let Some(file) = folder.and_then(|folder| credential::of(folder, token)) else {
+            return Ok(None);
+        };
+        if !keeper.state().may_use_credential(token) {
+            return Ok(None);
+        }
+        StoredPin::File(file).pin(token, "", call).map(Some)
+    }
+
+    /// Asks the connection, and then a person at the machine.
+    fn ask(&self, token: &TokenId, tries: TriesLeft, call: &Call) -> Result<Option<Pin>, Error> {
+        let tries = match tries {
+            TriesLeft::Exactly(tries) => Some(tries.into()),
+            TriesLeft::Final => Some(1),
+            TriesLeft::Unknown | TriesLeft::Low | TriesLeft::All => None,
+        };
+        let settings = &self.keeper.settings;
+        let limited = match settings.answer_within {
+            Some(limit) => call.clone().no_longer_than(limit),
+            None => call.clone(),
+        };
+        let askers = [Some(&self.asker), settings.pinentry.as_ref()];
+        for asker in askers.into_iter().flatten() {
+            let answer = asker.ask(SecretKind::Pin, token, tries, &limited);
+            call.check()?;
+            if let Some(answer) = answer {
+                return text(answer, "PIN").map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Given>> {
+        lock(&self.given)
+    }
+
+    /// By whom the PIN of the token was given, which is judged now.
+    fn judging(&self, token: &TokenId) -> Option<By> {
+        let mut given = self.last();
+        let given = given.as_mut().filter(|given| given.token == *token)?;
+        given.is_judged = true;
+        Some(given.by)
+    }
+
+    /// Whether what was given is the PIN of the token.
+    fn judged(&self, token: &TokenId, is_right: bool) {
+        let (keeper, uid) = (&self.keeper, self.caller.uid);
+        match (self.judging(token), is_right) {
+            (Some(By::Caller), true) => {
+                let mut state = keeper.state();
+                state.wrong.forget(uid, token);
+                if !self.unlocks {
+                    state.hold(&self.caller, token);
+                    keeper.changed.notify_one();
+                }
+            }
+            // It was counted when it was given.
+            (Some(By::Caller), false) => {}
+            // The login is the daemon's, not the caller's: a grant that is taken back ends it.
+            (Some(By::Daemon), true) => keeper.authority.view(&self.caller).let_go(token),
+            // Somebody changed the PIN.
+            (Some(By::Daemon), false) => keeper.state().drop_pin(token),
+            (None, _) => {}
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let given = self.last().take();
+        if let Some(given) = given.filter(|given| !given.is_judged && given.by == By::Caller) {
+            let wrong = &mut self.keeper.state().wrong;
+            wrong.take_back(self.caller.uid, &given.token);
+        }
+    }
+}
+
+impl PinSource for Source {
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
+        self.pin_with_tries(token, label, TriesLeft::Unknown, call)
+    }
+
+    fn pin_with_tries(
+        &self,
+        token: &TokenId,
+        _: &str,
+        tries: TriesLeft,
+        call: &Call,
+    ) -> Result<Pin, Error> {
+        // A request has one PIN for a token; whether it may be sent again the registry knows.
+        let last = self.last().clone();
+        if let Some(given) = last.filter(|given| given.token == *token) {
+            return Ok(given.pin);
+        }
+        let given = self.find(token, tries, call)?;
+        let pin = given.pin.clone();
+        *self.last() = Some(given);
+        Ok(pin)
+    }
+
+    fn is_one_for_all(&self) -> bool {
+        false
+    }
+
+    fn may_be_compared(&self) -> bool {
+        true
+    }
+
+    fn compared(&self, token: &TokenId, is_same: bool) {
+        self.judged(token, is_same);
+    }
+
+    fn answered(&self, token: &TokenId, verdict: PinVerdict) {
+        match verdict {
+            PinVerdict::Accepted => self.judged(token, true),
+            PinVerdict::Refused => self.judged(token, false),
+            PinVerdict::NotJudged => {}
+        }
+    }
+}
+
+/// The management keys of one request: only its connection gives them.
+pub(super) struct Keys(pub(super) Arc<dyn AskPin>);
+
+impl PinSource for Keys {
+    fn pin(&self, token: &TokenId, _: &str, call: &Call) -> Result<Pin, Error> {
+        let answer = self.0.ask(SecretKind::ManagementKey, token, None, call);
+        call.check()?;
+        match answer {
+            Some(answer) => text(answer, "management key"),
+            None => Err(Error::ManagementKeyNeeded {
+                token: token.clone(),
+            }),
+        }
+    }
+
+    fn is_one_for_all(&self) -> bool {
+        false
+    }
+}
+
+/// # Errors
+/// [`Error::PinSource`], which does not quote it.
+fn text(answer: SecretBytes, what: &str) -> Result<Pin, Error> {
+    let failed = |reason: &str| Error::PinSource {
+        origin: format!("the caller (its {what})"),
+        reason: reason.into(),
+    };
+    let text = std::str::from_utf8(&answer).map_err(|_| failed("it is not UTF-8"))?;
+    match text {
+        "" => Err(failed("it is empty")),
+        _ if text.contains('\0') => Err(failed("it contains a zero byte")),
+        _ => Ok(Pin::from(text)),
+    }
+}
