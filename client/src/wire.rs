@@ -18,6 +18,10 @@ mod made {
 
 pub use made::*;
 
+/// The descriptors of the messages (a `FileDescriptorSet`), for languages that read them when they
+/// run.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.pb"));
+
 impl Frame {
     /// A frame with this id and content, and no deadline.
     pub fn new(id: u64, content: frame::Content) -> Frame {
