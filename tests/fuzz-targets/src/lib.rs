@@ -10,6 +10,7 @@
 pub mod age;
 pub mod attestation;
 pub mod evidence;
+pub mod frames;
 pub mod ledger;
 pub mod piv;
 pub mod piv_replies;

@@ -33,7 +33,12 @@ fn run(target: fn(&[u8])) {
     let mut random = Random(0x636c_6176_6967_6572);
     let begun = Instant::now();
     let mut done = 0;
-    while done < INPUTS && begun.elapsed() < TIME {
+    let wanted = std::env::var("CLAVIGER_FUZZ_INPUTS").ok();
+    let (inputs, time) = match wanted.and_then(|number| number.parse().ok()) {
+        Some(number) => (number, Duration::MAX),
+        None => (INPUTS, TIME),
+    };
+    while done < inputs && begun.elapsed() < time {
         target(&random.input());
         done += 1;
     }
@@ -69,6 +74,7 @@ targets! {
     age: random_age_files_break_nothing,
     attestation: random_attestations_break_nothing,
     evidence: random_evidence_breaks_nothing,
+    frames: random_frames_break_nothing,
     ledger: random_replies_of_a_ledger_break_nothing,
     piv: random_changes_of_a_cards_replies_break_nothing,
     piv_replies: random_replies_of_a_card_break_nothing,
