@@ -257,6 +257,12 @@ fn known(code: &str) -> Option<&'static str> {
         | "registry-row-altered" => RESTORE,
         "registry-not-private" => "let only yourself write to it",
         "name-is-identity" | "contact-exists" => "choose another name, or remove it first",
+        "audit-unavailable" => {
+            "free some space, or look at the permissions of the audit log; keys are used again then"
+        }
+        "audit-cannot-seal" => {
+            "name an identity with a signing key that no person has to touch or approve"
+        }
         "bad-grant" => "`claviger grant add --help` lists operations and purposes",
         // Of a daemon.
         "no-daemon" => "start it: claviger serve; or do without: --no-daemon",

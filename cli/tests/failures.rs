@@ -160,6 +160,7 @@ fn every_code_is_listed() {
         root.join("engine/src/registry/contacts.rs"),
         root.join("engine/src/registry/rights.rs"),
         root.join("engine/src/grants.rs"),
+        root.join("service/src/audit/mod.rs"),
         root.join("formats/src/verdict.rs"),
         root.join("client/src/error.rs"),
         root.join("client/src/frame.rs"),

@@ -272,7 +272,7 @@ impl Signs {
 
     fn include(&self, purpose: &Purpose) -> bool {
         match (self, purpose) {
-            (Signs::Any, Purpose::Prehash) => false,
+            (Signs::Any, Purpose::Prehash | Purpose::Seal) => false,
             (Signs::Any | Signs::SshSig(None), Purpose::SshSig { .. }) => true,
             (Signs::SshSig(Some(only)), Purpose::SshSig { namespace, .. }) => only == namespace,
             (Signs::Any, _)

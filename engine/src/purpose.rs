@@ -38,6 +38,9 @@ pub enum Purpose {
     Tls(TlsSide),
     /// The data is a statement of a node about itself, for other nodes.
     Node,
+    /// The data is the number of a line of an audit log, a space, and the hash of that line in
+    /// hexadecimal: what a daemon seals its log with. No caller of a daemon can ask for this.
+    Seal,
     /// The data is a digest, made with the hash of the key's scheme. Its message stays unknown, so
     /// whoever may ask for this can obtain any signature of the key.
     Prehash,
@@ -54,6 +57,9 @@ pub enum TlsSide {
 
 /// The prefix of a node's statements.
 pub const NODE_PREFIX: &str = "Claviger: node statement\n";
+
+/// The prefix of what seals an audit log.
+pub const SEAL_PREFIX: &str = "Claviger: audit seal\n";
 
 /// What the key signs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +78,7 @@ impl Purpose {
             Purpose::Proof => "proof",
             Purpose::Tls(_) => "tls",
             Purpose::Node => "node",
+            Purpose::Seal => "seal",
             Purpose::Prehash => "prehash",
         }
     }
@@ -121,9 +128,27 @@ impl Purpose {
                 tls(*side, &data)
             }
             Purpose::Node => [NODE_PREFIX.as_bytes(), &data].concat(),
+            Purpose::Seal => {
+                if !is_place_in_log(&data) {
+                    return Err(not_for("the data is not a place in an audit log"));
+                }
+                [SEAL_PREFIX.as_bytes(), &data].concat()
+            }
             Purpose::Prehash => return Ok(ToSign::Digest(data)),
         }))
     }
+}
+
+/// Whether this is a number, a space, and a hash of 32 bytes in hexadecimal.
+fn is_place_in_log(data: &[u8]) -> bool {
+    let mut parts = data.splitn(2, |byte| *byte == b' ');
+    let (Some(number), Some(hash)) = (parts.next(), parts.next()) else {
+        return false;
+    };
+    !number.is_empty()
+        && number.iter().all(u8::is_ascii_digit)
+        && hash.len() == 64
+        && hash.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// The content that is signed in a TLS 1.3 handshake (RFC 8446 §4.4.3).
@@ -180,7 +205,7 @@ const SSH_MSG_USERAUTH_REQUEST: u8 = 50;
 
 /// The beginnings of everything that is signed for a purpose other than [`Purpose::Raw`], in this
 /// version and in those to come.
-const RESERVED: [Reserved; 6] = [
+const RESERVED: [Reserved; 7] = [
     Reserved {
         begins: Beginning::Bytes(0, possession::PREFIX.as_bytes()),
         what: "a proof of possession",
@@ -196,6 +221,11 @@ const RESERVED: [Reserved; 6] = [
         begins: Beginning::Bytes(0, NODE_PREFIX.as_bytes()),
         what: "a statement of a node",
         kind: "node",
+    },
+    Reserved {
+        begins: Beginning::Bytes(0, SEAL_PREFIX.as_bytes()),
+        what: "the seal of an audit log",
+        kind: "seal",
     },
     Reserved {
         begins: Beginning::Bytes(0, sshsig::MAGIC),

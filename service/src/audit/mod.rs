@@ -1,0 +1,392 @@
+//! The log of who used which key: two lines for each use, one for each refusal.
+//!
+//! The line *begin* is written before the device is asked and *end* after, with one id. The lines
+//! are JSON, and each holds the hash of the one before it. `docs/audit.md` has the format, and what
+//! it does not defend against.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | `line` | what a line says |
+//! | `file` | the file that lines are appended to: its chain, its end after a crash, its rotation |
+//! | `seal` | signatures over the chain |
+//! | [`verify`] | finds what was changed |
+
+mod file;
+mod line;
+mod seal;
+pub mod verify;
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use claviger_engine::EngineError;
+use claviger_token::TokenId;
+use claviger_token::sync::lock;
+use sha2::{Digest, Sha256};
+
+use self::file::LogFile;
+use self::line::{By, Content};
+use crate::Caller;
+
+pub use self::seal::Sealer;
+
+/// So often the file is brought to the disk, if something was written.
+const SYNC_EACH: Duration = Duration::from_secs(1);
+
+/// The operations after which the lines are on the disk before the caller is told.
+const DURABLE: [&str; 8] = [
+    "delete",
+    "grant",
+    "revoke",
+    "grant-add",
+    "grant-remove",
+    "unlock",
+    "lock",
+    "generate",
+];
+
+/// How the log is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// The file.
+    pub file: PathBuf,
+    /// Whether keys are used even if nothing can be written.
+    pub is_best_effort: bool,
+    /// A file of more bytes is moved aside, and another one begun.
+    pub longest: u64,
+}
+
+impl AuditSettings {
+    /// The default for a file: nothing is signed that is not written down; 64 MiB.
+    pub fn of(file: impl Into<PathBuf>) -> Self {
+        AuditSettings {
+            file: file.into(),
+            is_best_effort: false,
+            longest: 64 << 20,
+        }
+    }
+}
+
+/// Why something is not written down, and so was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// The file cannot be written.
+    #[error("the audit log `{}` cannot be written: {reason}", path.display())]
+    Unavailable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The identity that is to seal it does not.
+    #[error("`{identity}` cannot seal the audit log: {reason}")]
+    CannotSeal {
+        /// The identity.
+        identity: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl AuditError {
+    /// A stable code: see ERRORS.md.
+    pub fn code(&self) -> &'static str {
+        match self {
+            AuditError::Unavailable { .. } => "audit-unavailable",
+            AuditError::CannotSeal { .. } => "audit-cannot-seal",
+        }
+    }
+}
+
+/// What a key is to be used for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Use<'a> {
+    /// The identity; empty where there is none.
+    pub identity: &'a str,
+    /// `sign`, `decrypt`, `generate` …
+    pub operation: &'a str,
+    /// The name of the purpose, with the namespace of an SSH signature: `sshsig:file`.
+    pub purpose: &'a str,
+    /// The SHA-256 of what is to be signed, where it is known already.
+    pub digest: Option<&'a [u8]>,
+    /// The token, where it is known already.
+    pub token: Option<&'a TokenId>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// It was not, with the code of the error.
+    Failed(&'static str),
+}
+
+impl Outcome {
+    /// That of a call of the node.
+    pub fn of<T>(result: &Result<T, EngineError>) -> Self {
+        match result {
+            Ok(_) => Outcome::Done,
+            Err(error) => Outcome::Failed(error.code()),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Outcome::Done => "done",
+            Outcome::Failed(code) => code,
+        }
+    }
+}
+
+/// The SHA-256 of what is signed, for [`Use::digest`].
+pub fn digest_of(data: &[u8]) -> [u8; 32] {
+    Sha256::digest(data).into()
+}
+
+/// The log. Clones are the same one.
+#[derive(Clone)]
+pub struct Audit(Option<Arc<Shared>>);
+
+struct Shared {
+    settings: AuditSettings,
+    file: Mutex<LogFile>,
+    /// Ends the thread that syncs when it is dropped.
+    _syncing: Sender<()>,
+    /// Told when so much was written that it is time for a seal.
+    is_time: tokio::sync::Notify,
+}
+
+impl Audit {
+    /// None: nothing is written.
+    pub fn off() -> Self {
+        Audit(None)
+    }
+
+    /// Opens the file, or makes it, and goes on with its chain. A last line that was cut short by a
+    /// crash is moved to a file beside it.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`]: also if another process has it open, others can write to it, or
+    /// it is no log.
+    pub fn open(settings: AuditSettings) -> Result<Self, AuditError> {
+        let file = LogFile::open(&settings.file, settings.longest)?;
+        let (syncing, ended) = channel();
+        let shared = Arc::new(Shared {
+            settings,
+            file: Mutex::new(file),
+            _syncing: syncing,
+            is_time: tokio::sync::Notify::new(),
+        });
+        let of = Arc::downgrade(&shared);
+        let started = std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || sync_regularly(&of, &ended));
+        match started {
+            Ok(_) => Ok(Audit(Some(shared))),
+            Err(error) => Err(AuditError::Unavailable {
+                path: shared.settings.file.clone(),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// `off`, `best-effort` or `required`, and why it cannot be written, if it cannot.
+    pub fn status(&self) -> (&'static str, Option<String>) {
+        match &self.0 {
+            None => ("off", None),
+            Some(shared) => {
+                let mode = match shared.settings.is_best_effort {
+                    true => "best-effort",
+                    false => "required",
+                };
+                (mode, lock(&shared.file).failure())
+            }
+        }
+    }
+
+    /// Writes that a key is about to be used. Blocks for a write, and where the operation destroys
+    /// or grants something until it is on the disk.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`]: the key is not to be used. None where the log is kept as far as
+    /// possible.
+    pub fn begin(&self, caller: &Caller, what: &Use<'_>) -> Result<Entry, AuditError> {
+        let Some(shared) = &self.0 else {
+            return Ok(Entry::nowhere());
+        };
+        let is_durable = DURABLE.contains(&what.operation);
+        let written = shared.write(is_durable, |_| Content::begin(caller, what));
+        let id = shared.forgive(written)?;
+        let by = By::of(caller);
+        tell("begin", id, Some(&by), Some(what), "");
+        Ok(Entry {
+            log: self.clone(),
+            id,
+            is_durable,
+            digest: None,
+            token: None,
+            outcome: None,
+        })
+    }
+
+    /// Writes that something was refused.
+    ///
+    /// # Errors
+    /// As [`Audit::begin`].
+    pub fn refused(&self, caller: &Caller, what: &Use<'_>, code: &str) -> Result<(), AuditError> {
+        let Some(shared) = &self.0 else {
+            return Ok(());
+        };
+        let written = shared.write(false, |_| Content::refused(caller, what, code));
+        let id = shared.forgive(written)?;
+        tell("refused", id, Some(&By::of(caller)), Some(what), code);
+        Ok(())
+    }
+
+    /// Moves the file aside and begins another one; or, where it was moved already, begins one.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`].
+    pub fn rotate(&self) -> Result<(), AuditError> {
+        match &self.0 {
+            None => Ok(()),
+            Some(shared) => lock(&shared.file).rotate(),
+        }
+    }
+
+    /// Writes that the log ends here, and brings it to the disk. What is written later goes on.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`].
+    pub fn close(&self) -> Result<(), AuditError> {
+        match &self.0 {
+            None => Ok(()),
+            Some(shared) => shared.write(true, |_| Content::close()).map(drop),
+        }
+    }
+}
+
+impl Shared {
+    /// Writes a line, whose number it hands to `content` and back.
+    fn write<'a>(
+        &self,
+        is_durable: bool,
+        content: impl FnOnce(u64) -> Content<'a>,
+    ) -> Result<u64, AuditError> {
+        let mut file = lock(&self.file);
+        let number = file.append(content)?;
+        if file.wants_seal() {
+            self.is_time.notify_one();
+        }
+        if is_durable {
+            file.sync()?;
+        }
+        Ok(number)
+    }
+
+    /// What is written as far as possible may be lost.
+    fn forgive(&self, written: Result<u64, AuditError>) -> Result<u64, AuditError> {
+        match written {
+            Err(error) if self.settings.is_best_effort => {
+                tracing::warn!(%error, "a use of a key is not in the audit log");
+                Ok(0)
+            }
+            written => written,
+        }
+    }
+}
+
+/// A use of a key that has begun. Dropped without its end it ends as `unknown`.
+pub struct Entry {
+    log: Audit,
+    id: u64,
+    is_durable: bool,
+    digest: Option<[u8; 32]>,
+    token: Option<TokenId>,
+    outcome: Option<Outcome>,
+}
+
+impl Entry {
+    fn nowhere() -> Self {
+        Entry {
+            log: Audit::off(),
+            id: 0,
+            is_durable: false,
+            digest: None,
+            token: None,
+            outcome: None,
+        }
+    }
+
+    /// Adds what was signed, where that is known only now: the SHA-256.
+    pub fn signed(&mut self, digest: [u8; 32]) {
+        self.digest = Some(digest);
+    }
+
+    /// Adds the token, where that is known only now.
+    pub fn on(&mut self, token: &TokenId) {
+        self.token = Some(token.clone());
+    }
+
+    /// Writes the end. Where that fails it is told in the log of the daemon, and nothing more is
+    /// begun until lines can be written again.
+    pub fn end(mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let Some(shared) = &self.log.0 else {
+            return;
+        };
+        let outcome = self.outcome.map_or("unknown", Outcome::name);
+        let (digest, token) = (self.digest.as_ref(), self.token.as_ref());
+        let content = |_| Content::end(self.id, outcome, digest, token);
+        if let Err(error) = shared.write(self.is_durable, content) {
+            tracing::error!(%error, id = self.id, "the end of a use is not in the audit log");
+        }
+        tell("end", self.id, None, None, outcome);
+    }
+}
+
+/// The same to the journal.
+fn tell(kind: &str, id: u64, by: Option<&By<'_>>, what: Option<&Use<'_>>, outcome: &str) {
+    let digest = what.and_then(|what| what.digest).map(line::hex);
+    let token = what.and_then(|what| what.token).map(ToString::to_string);
+    tracing::info!(
+        target: "claviger::audit",
+        kind,
+        id,
+        uid = by.map(|by| by.uid),
+        gid = by.map(|by| by.gid),
+        socket = by.map(|by| by.socket),
+        identity = what.map(|what| what.identity),
+        operation = what.map(|what| what.operation),
+        purpose = what.map(|what| what.purpose),
+        digest,
+        token,
+        outcome,
+    );
+}
+
+fn sync_regularly(log: &std::sync::Weak<Shared>, ended: &Receiver<()>) {
+    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(SYNC_EACH) {
+        let Some(shared) = log.upgrade() else { return };
+        let mut file = lock(&shared.file);
+        let Some(syncing) = file.to_sync() else {
+            continue;
+        };
+        drop(file);
+        // Nobody waits for the disk meanwhile.
+        let synced = syncing.sync_data();
+        lock(&shared.file).synced(&synced);
+        if let Err(error) = synced {
+            tracing::error!(%error, "the audit log is not on the disk");
+        }
+    }
+}
