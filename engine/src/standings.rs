@@ -68,6 +68,15 @@ impl Standing {
     }
 }
 
+impl Standing {
+    /// Notes that the token was closed, if it was open: it needs its PIN from now on.
+    pub(crate) fn note_closed(&self) {
+        if self.ready.load(Ordering::Relaxed) {
+            self.note(Happening::Refused);
+        }
+    }
+}
+
 /// How the tokens stand that were ever seen.
 pub(crate) struct Standings {
     pub(crate) known: Mutex<HashMap<TokenId, Arc<Standing>>>,

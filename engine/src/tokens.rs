@@ -70,6 +70,11 @@ impl OpenToken {
         }))
     }
 
+    /// Notes that it is closed: it takes its PIN again.
+    pub(crate) fn note_closed(&self) {
+        self.standing.note_closed();
+    }
+
     pub(crate) fn is_quick(&self) -> bool {
         self.token.info().pace == Pace::Quick
     }

@@ -90,6 +90,11 @@ const DEMO: &[Need] = &[
 
 const TESTS: &[Need] = &[
     Need {
+        package: "systemd",
+        purpose: "checks the daemon's units",
+        proof: Proof::AnyProgram(&["systemd-analyze"]),
+    },
+    Need {
         package: "libssl-dev",
         purpose: "compiles Kryoptic, a PKCS#11 token",
         proof: Proof::PkgConfigFile("libcrypto.pc"),

@@ -89,8 +89,11 @@ impl ClosingToken {
         while (self.open.as_ref()).is_some_and(|open| Arc::strong_count(open) > 1) {
             self.pause(call).await?;
         }
-        // It may call the device.
         let open = self.open.take();
+        if let Some(open) = &open {
+            open.note_closed();
+        }
+        // It may call the device.
         let closed = tokio::task::spawn_blocking(move || drop(open));
         closed.await.map_err(|_| Error::Cancelled)?;
         while (self.token.as_ref()).is_some_and(|token| token.strong_count() > 0) {
