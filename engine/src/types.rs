@@ -110,7 +110,7 @@ pub fn engine_name(usage: KeyUse, who_asked: &EngineId) -> EngineName {
 
 /// The identity on this node whose engine for `usage` would be called `engine`, if such an engine
 /// can be called so.
-pub(crate) fn owner_by_name(usage: KeyUse, engine: &str) -> Option<EngineId> {
+pub fn owner_by_name(usage: KeyUse, engine: &str) -> Option<EngineId> {
     let nobody = EngineId::local("");
     let twice = engine
         .len()

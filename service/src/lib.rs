@@ -1,17 +1,60 @@
 //! The daemon: engines that stay, callers that are known and judged, and a log of who did what.
 //!
+//! A front-end builds a [`Service`] around its node, lets it [serve](Service::serve) the sockets
+//! that it [binds](Listening::bind), and [drains](Service::drain) it in the end.
+//!
 //! | module | idea |
 //! | --- | --- |
-//! | [`caller`] | who calls, as the kernel says |
+//! | `service` | what all connections share; accepts them, and ends |
+//! | [`sockets`] | the sockets on which it listens |
+//! | [`home_lock`] | one daemon for one home |
 //! | [`policy`] | judges callers by what they made and what they are granted |
 //! | [`audit`] | the log of who used which key |
-//! | [`asking`] | asks the caller of a request for a PIN |
+//! | [`caller`] | who calls, as the kernel says |
+//! | [`limits`] | what one caller may take |
+//! | `connection` | one connection: frames in, answers out |
+//! | `session` | what the requests of one connection share |
+//! | `dispatch` | each request becomes one call of the node |
+//! | `administration` | requests to the daemon itself |
+//! | `auditing`, [`audit`] | which requests use a key, and the log of it |
+//! | `authority`, [`policy`] | who may do what |
+//! | `convert`, `replies` | between the wire's messages and the engines' |
+//! | `streams` | data that comes in chunks |
+//! | `outbox`, [`asking`] | what the caller of a request is told and asked meanwhile |
+//! | [`pins`] | PINs that it keeps, and where the PIN of a request comes from |
+//! | [`settings`] | the table `[serve]` of the configuration |
+//! | [`metrics`] | figures for Prometheus |
+//! | `refusal` | what the daemon itself answers |
 #![forbid(unsafe_code)]
 
+mod administration;
 pub mod asking;
 pub mod audit;
+mod auditing;
+mod authority;
 pub mod caller;
+mod connection;
+mod convert;
+mod dispatch;
+pub mod home_lock;
+pub mod limits;
+pub mod metrics;
+mod outbox;
+pub mod pins;
 pub mod policy;
+mod refusal;
+mod replies;
+mod service;
+mod session;
+pub mod settings;
+pub mod sockets;
+mod streams;
 
 pub use asking::{AskPin, SecretBytes, SecretKind};
 pub use caller::Caller;
+pub use home_lock::{HomeLock, HomeLockError};
+pub use limits::Limits;
+pub use pins::{Authority, Keeper, PinSettings};
+pub use refusal::Refusal;
+pub use service::{Service, ServiceBuilder};
+pub use sockets::{Listening, SocketError};

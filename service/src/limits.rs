@@ -1,0 +1,156 @@
+//! How much one caller may take, so that nothing is left over for none.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use claviger_token::sync::lock;
+
+/// What connections and callers may take. A caller is a user, whichever sockets it uses.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections of one caller.
+    pub connections_of_caller: usize,
+    /// Requests in flight of one connection.
+    pub requests_of_connection: usize,
+    /// Requests in flight of one caller. Fewer than wait for one token at most, so that a caller
+    /// leaves places for others. A connection that has none in flight may always begin one.
+    pub requests_of_caller: usize,
+    /// Requests in flight of one caller whose data comes in chunks; each holds a thread.
+    pub long_requests_of_caller: usize,
+    /// Data that is held whole and comes or goes in chunks, in bytes.
+    pub gathered: usize,
+    /// Replies that wait to be read by their caller, in bytes; above that nothing is read from it.
+    pub unread: usize,
+    /// The time until a connection's first frame.
+    pub first_frame: Duration,
+    /// The time in which a frame that has begun must end, and in which something of waiting replies
+    /// must be read. A caller that needs longer is cut off.
+    pub stalled: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 4096,
+            connections_of_caller: 2048,
+            requests_of_connection: 64,
+            requests_of_caller: 192,
+            long_requests_of_caller: 8,
+            gathered: 16 << 20,
+            unread: 1 << 20,
+            first_frame: Duration::from_secs(10),
+            stalled: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What one caller takes at the moment.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    connections: AtomicUsize,
+    requests: AtomicUsize,
+    long_requests: AtomicUsize,
+}
+
+/// What is counted of a caller.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Counted {
+    Connection,
+    Request,
+    LongRequest,
+}
+
+impl Load {
+    fn of(&self, what: Counted) -> &AtomicUsize {
+        match what {
+            Counted::Connection => &self.connections,
+            Counted::Request => &self.requests,
+            Counted::LongRequest => &self.long_requests,
+        }
+    }
+
+    /// One more, if there are fewer than `most`.
+    pub(crate) fn take(self: &Arc<Self>, what: Counted, most: usize) -> Option<Taken> {
+        let counter = self.of(what);
+        if counter.fetch_add(1, Ordering::Relaxed) >= most {
+            counter.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Taken {
+            load: Arc::clone(self),
+            what,
+        })
+    }
+
+    fn is_idle(&self) -> bool {
+        let counters = [&self.connections, &self.requests, &self.long_requests];
+        counters
+            .iter()
+            .all(|counter| counter.load(Ordering::Relaxed) == 0)
+    }
+}
+
+/// One of what is counted, as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    load: Arc<Load>,
+    what: Counted,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.load.of(self.what).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What each caller takes.
+#[derive(Debug, Default)]
+pub(crate) struct Loads(Mutex<HashMap<u32, Arc<Load>>>);
+
+/// From so many callers on it is looked which of them are gone.
+const MANY: usize = 64;
+
+impl Loads {
+    /// That of the caller `uid`.
+    pub(crate) fn of(&self, uid: u32) -> Arc<Load> {
+        let mut loads = lock(&self.0);
+        if loads.len() >= MANY {
+            loads.retain(|_, load| Arc::strong_count(load) > 1 || !load.is_idle());
+        }
+        Arc::clone(loads.entry(uid).or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_caller_takes_is_counted_apart_and_given_back() {
+        let loads = Loads::default();
+        let (one, other) = (loads.of(1), loads.of(2));
+        let taken = [(); 2].map(|()| one.take(Counted::Request, 2));
+        assert!(taken.iter().all(Option::is_some));
+        assert!(one.take(Counted::Request, 2).is_none());
+        assert!(one.take(Counted::LongRequest, 1).is_some());
+        assert!(other.take(Counted::Request, 2).is_some());
+        drop(taken);
+        assert!(loads.of(1).take(Counted::Request, 1).is_some());
+    }
+
+    #[test]
+    fn callers_that_are_gone_take_no_memory() {
+        let loads = Loads::default();
+        let kept = loads.of(0).take(Counted::Connection, 1);
+        for uid in 1..1000 {
+            drop(loads.of(uid));
+        }
+        assert!(lock(&loads.0).len() <= MANY);
+        assert!(loads.of(0).take(Counted::Connection, 1).is_none());
+        drop(kept);
+    }
+}

@@ -1,0 +1,522 @@
+//! The daemon as its front-end holds it: built, served, drained.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::UnixListener as StdListener;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use claviger_client::frame::{self, PROTOCOL};
+use claviger_client::wire::{self, Frame, frame::Content};
+use claviger_engine::{EngineError, FoundTokens, Node};
+use claviger_token::TokenId;
+use claviger_token::sync::lock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout_at};
+
+use crate::audit::Audit;
+use crate::authority::ByRules;
+use crate::connection::Connection;
+use crate::limits::{Counted, Limits, Load, Loads, Taken};
+use crate::outbox::Outbox;
+use crate::pins::{Keeper, PinSettings, Unlocked};
+use crate::policy::Rules;
+use crate::replies::{self, Hints};
+use crate::session::Session;
+use crate::sockets::Listening;
+use crate::{Caller, Refusal};
+
+/// How the front-end shows tokens as JSON.
+type TokensJson = fn(&FoundTokens) -> String;
+
+/// So long nothing is accepted after the system refused to accept.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// So long connections have to end after their requests were given up.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A daemon. Clones are the same one.
+///
+/// It lives in a tokio runtime that has its timers and its I/O enabled.
+#[derive(Clone)]
+pub struct Service {
+    shared: Arc<Shared>,
+}
+
+/// What a daemon is made of.
+pub struct ServiceBuilder {
+    node: Node,
+    hints: Hints,
+    tokens_json: TokensJson,
+    program: String,
+    home_id: String,
+    is_system: bool,
+    limits: Limits,
+    audit: Audit,
+    pins: PinSettings,
+}
+
+impl ServiceBuilder {
+    /// The log of who used which key. By default there is none.
+    #[must_use]
+    pub fn audit(mut self, audit: Audit) -> Self {
+        self.audit = audit;
+        self
+    }
+
+    /// How PINs are handled.
+    #[must_use]
+    pub fn pins(mut self, pins: PinSettings) -> Self {
+        self.pins = pins;
+        self
+    }
+
+    /// What a person can do about an error. By default nothing is said.
+    #[must_use]
+    pub fn hints(mut self, hints: fn(&EngineError) -> String) -> Self {
+        self.hints = hints;
+        self
+    }
+
+    /// How tokens are shown, as JSON.
+    #[must_use]
+    pub fn tokens_json(mut self, show: fn(&FoundTokens) -> String) -> Self {
+        self.tokens_json = show;
+        self
+    }
+
+    /// The program and its version, which callers are told.
+    #[must_use]
+    pub fn program(mut self, program: impl Into<String>) -> Self {
+        self.program = program.into();
+        self
+    }
+
+    /// Whether it serves all users of the system, by their grants; by default it serves its own
+    /// user.
+    #[must_use]
+    pub fn system(mut self, is_system: bool) -> Self {
+        self.is_system = is_system;
+        self
+    }
+
+    /// What callers may take.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The daemon.
+    pub fn build(self) -> Service {
+        let (state, _) = watch::channel(State::Running);
+        Service {
+            shared: Arc::new(Shared {
+                rules: Rules::new(&self.node, self.is_system),
+                audits: self.audit.status().0 != "off",
+                audit: self.audit,
+                pins: self.pins,
+                keeper: OnceLock::new(),
+                node: self.node,
+                hints: self.hints,
+                tokens_json: self.tokens_json,
+                program: self.program,
+                home_id: self.home_id,
+                is_system: self.is_system,
+                limits: self.limits,
+                loads: Loads::default(),
+                begun_at: Instant::now(),
+                state,
+                is_draining: AtomicBool::new(false),
+                is_forced: AtomicBool::new(false),
+                in_flight: AtomicU32::new(0),
+                answered: AtomicU64::new(0),
+                connections: Mutex::default(),
+                numbers: AtomicU64::new(0),
+                ended: Notify::new(),
+            }),
+        }
+    }
+}
+
+/// How far the daemon has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    /// Nothing new is begun.
+    Draining,
+}
+
+impl Service {
+    /// Starts building a daemon for `node`.
+    pub fn builder(node: Node) -> ServiceBuilder {
+        let home_id = node.registry().home_id().ok().flatten();
+        ServiceBuilder {
+            node,
+            hints: |_| String::new(),
+            tokens_json: |_| String::new(),
+            program: concat!("claviger-service ", env!("CARGO_PKG_VERSION")).to_owned(),
+            home_id: home_id.unwrap_or_default(),
+            is_system: false,
+            limits: Limits::default(),
+            audit: Audit::off(),
+            pins: PinSettings::default(),
+        }
+    }
+
+    /// Serves until [`Service::drain`] is called. The files of the sockets are then removed, and
+    /// connections may go on for as long as the draining lasts.
+    ///
+    /// # Errors
+    /// Those of a socket that cannot be made part of the runtime.
+    pub async fn serve(&self, sockets: Vec<Listening>) -> io::Result<()> {
+        raise_file_limit();
+        let watching = tokio::spawn(Arc::clone(self.shared.keeper()).watch());
+        let mut accepting = tokio::task::JoinSet::new();
+        for socket in sockets {
+            let (name, listener, file) = socket.into_parts();
+            let listener = registered(listener)?;
+            let (shared, mut state) = (Arc::clone(&self.shared), self.shared.state.subscribe());
+            accepting.spawn(async move {
+                let _file = file;
+                tokio::select! {
+                    () = shared.accept(&name, &listener) => {}
+                    _ = state.wait_for(|state| *state != State::Running) => {
+                        shared.accept_waiting(&name, &listener);
+                    }
+                }
+            });
+        }
+        while accepting.join_next().await.is_some() {}
+        self.shared.ended.notify_waiters();
+        self.shared.ended_for_good().await;
+        watching.abort();
+        Ok(())
+    }
+
+    /// Ends: begins nothing new, answers what was begun, and ends the connections. After `limit`
+    /// the requests in flight are given up. Whether all ended by themselves.
+    pub async fn drain(&self, limit: Duration) -> bool {
+        let shared = &self.shared;
+        shared.is_draining.store(true, Ordering::SeqCst);
+        shared.state.send_replace(State::Draining);
+        shared.wake_all();
+        if shared.ended_by(limit).await {
+            return true;
+        }
+        shared.is_forced.store(true, Ordering::SeqCst);
+        shared.wake_all();
+        if !shared.ended_by(GRACE).await {
+            shared.abort_all();
+        }
+        false
+    }
+
+    /// The node that it serves.
+    pub fn node(&self) -> &Node {
+        &self.shared.node
+    }
+
+    /// How it is.
+    pub fn status(&self) -> wire::StatusReply {
+        self.shared.status()
+    }
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    node: Node,
+    rules: Arc<Rules>,
+    pub(crate) audit: Audit,
+    /// Whether there is a log at all.
+    pub(crate) audits: bool,
+    pins: PinSettings,
+    keeper: OnceLock<Arc<Keeper>>,
+    pub(crate) hints: Hints,
+    pub(crate) tokens_json: TokensJson,
+    program: String,
+    home_id: String,
+    is_system: bool,
+    pub(crate) limits: Limits,
+    loads: Loads,
+    begun_at: Instant,
+    state: watch::Sender<State>,
+    is_draining: AtomicBool,
+    is_forced: AtomicBool,
+    in_flight: AtomicU32,
+    answered: AtomicU64,
+    connections: Mutex<HashMap<u64, Living>>,
+    numbers: AtomicU64,
+    ended: Notify,
+}
+
+/// A request in flight.
+pub(crate) struct InFlight(Arc<Shared>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that lives.
+struct Living {
+    outbox: Arc<Outbox>,
+    task: Option<AbortHandle>,
+}
+
+impl Shared {
+    /// Whether nothing new is begun.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether what is in flight is given up.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.is_forced.load(Ordering::Relaxed)
+    }
+
+    /// Who keeps PINs; it belongs to the runtime in which it is first asked for.
+    fn keeper(&self) -> &Arc<Keeper> {
+        self.keeper.get_or_init(|| {
+            let authority = Arc::new(ByRules(Arc::clone(&self.rules)));
+            Keeper::new(&self.node, authority, self.pins.clone())
+        })
+    }
+
+    /// A request has begun; it is in flight as long as the result lives.
+    pub(crate) fn begun(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    pub(crate) fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn hello(&self) -> wire::Hello {
+        wire::Hello {
+            version: PROTOCOL,
+            program: self.program.clone(),
+            home_id: self.home_id.clone(),
+            is_own: !self.is_system,
+            answers_pins: false,
+        }
+    }
+
+    pub(crate) fn status(&self) -> wire::StatusReply {
+        let unlocked: HashMap<TokenId, Unlocked> = match self.keeper.get() {
+            Some(keeper) => keeper.status().into_iter().collect(),
+            None => HashMap::new(),
+        };
+        let (audit, audit_failure) = self.audit.status();
+        let tokens = self.node.token_states().into_iter();
+        wire::StatusReply {
+            program: self.program.clone(),
+            home_id: self.home_id.clone(),
+            pid: std::process::id(),
+            uptime_s: self.begun_at.elapsed().as_secs(),
+            connections: u32::try_from(lock(&self.connections).len()).unwrap_or(u32::MAX),
+            requests_in_flight: self.in_flight.load(Ordering::Relaxed),
+            requests_served: self.answered.load(Ordering::Relaxed),
+            tokens: tokens
+                .map(|(token, state)| wire::TokenStatus {
+                    state: state.name().to_owned(),
+                    ..token_status(&token, unlocked.get(&token))
+                })
+                .collect(),
+            audit: audit.to_owned(),
+            audit_failure: audit_failure.unwrap_or_default(),
+        }
+    }
+
+    /// Accepts connections, whatever goes wrong with one.
+    async fn accept(self: &Arc<Self>, socket: &Arc<str>, listener: &UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => self.admit(socket, stream),
+                // The peer has gone.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "no connection is accepted for a moment");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Those that have connected when the daemon ends are told so, and lose nothing.
+    fn accept_waiting(self: &Arc<Self>, socket: &Arc<str>, listener: &UnixListener) {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        while let std::task::Poll::Ready(Ok((stream, _))) = listener.poll_accept(&mut cx) {
+            self.admit(socket, stream);
+        }
+    }
+
+    fn admit(self: &Arc<Self>, socket: &Arc<str>, stream: UnixStream) {
+        let caller = match stream.peer_cred() {
+            Ok(peer) => Caller {
+                uid: peer.uid(),
+                gid: peer.gid(),
+                socket: Arc::clone(socket),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "a connection of nobody is not served");
+                return;
+            }
+        };
+        let load = self.loads.of(caller.uid);
+        match self.place_for(&load) {
+            Ok(place) => self.spawn(stream, caller, load, place),
+            Err(refusal) => {
+                tracing::info!(uid = caller.uid, %refusal, "a connection is refused");
+                refuse(&stream, &refusal);
+            }
+        }
+    }
+
+    fn place_for(&self, load: &Arc<Load>) -> Result<Taken, Refusal> {
+        let most = self.limits.connections;
+        if lock(&self.connections).len() >= most {
+            let what = "connections";
+            return Err(Refusal::Busy { what, most });
+        }
+        let most = self.limits.connections_of_caller;
+        let what = "connections of one caller";
+        load.take(Counted::Connection, most)
+            .ok_or(Refusal::Busy { what, most })
+    }
+
+    fn spawn(self: &Arc<Self>, stream: UnixStream, caller: Caller, load: Arc<Load>, place: Taken) {
+        let outbox = Arc::<Outbox>::default();
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let living = Living {
+            outbox: Arc::clone(&outbox),
+            task: None,
+        };
+        lock(&self.connections).insert(number, living);
+        let entered = Entered {
+            shared: Arc::clone(self),
+            number,
+            _place: place,
+        };
+        let session = Arc::new(Session {
+            node: self.rules.view(&caller),
+            policy: self.rules.judge(&caller),
+            keeper: Arc::clone(self.keeper()),
+            _present: self.keeper().connected(&caller),
+            shared: Arc::clone(self),
+            caller,
+            outbox,
+            load,
+        });
+        let task = tokio::spawn(async move {
+            let _entered = entered;
+            Connection::new(stream, session).run().await;
+        });
+        if let Some(living) = lock(&self.connections).get_mut(&number) {
+            living.task = Some(task.abort_handle());
+        }
+    }
+
+    fn wake_all(&self) {
+        let outboxes: Vec<_> = {
+            let connections = lock(&self.connections);
+            connections
+                .values()
+                .map(|living| Arc::clone(&living.outbox))
+                .collect()
+        };
+        outboxes.iter().for_each(|outbox| outbox.wake());
+    }
+
+    fn abort_all(&self) {
+        for living in lock(&self.connections).values() {
+            if let Some(task) = &living.task {
+                task.abort();
+            }
+        }
+    }
+
+    /// Waits until the last connection has ended.
+    async fn ended_for_good(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if lock(&self.connections).is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Whether all connections have ended within `limit`.
+    async fn ended_by(&self, limit: Duration) -> bool {
+        let end = tokio::time::Instant::now() + limit;
+        loop {
+            let ended = self.ended.notified();
+            if lock(&self.connections).is_empty() && self.state.receiver_count() == 0 {
+                return true;
+            }
+            if timeout_at(end, ended).await.is_err() {
+                return false;
+            }
+        }
+    }
+}
+
+fn token_status(token: &TokenId, unlocked: Option<&Unlocked>) -> wire::TokenStatus {
+    let left = unlocked.and_then(|unlocked| unlocked.left);
+    wire::TokenStatus {
+        token: Some(replies::token(token)),
+        is_unlocked: unlocked.is_some(),
+        // 0 is for ever.
+        unlocked_for_s: left.map_or(0, |left| left.as_secs().max(1)),
+        ..wire::TokenStatus::default()
+    }
+}
+
+/// A connection among those that live, as long as its task does.
+struct Entered {
+    shared: Arc<Shared>,
+    number: u64,
+    _place: Taken,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        lock(&self.shared.connections).remove(&self.number);
+        self.shared.ended.notify_waiters();
+    }
+}
+
+/// Says why the connection is not served, as far as that takes no waiting.
+fn refuse(stream: &UnixStream, refusal: &Refusal) {
+    let mut bytes = Vec::new();
+    let said = Frame::new(0, Content::Error(refusal.to_wire()));
+    if frame::encode(&said, &mut bytes).is_ok() {
+        let _ = stream.try_write(&bytes);
+    }
+}
+
+fn registered(listener: StdListener) -> io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// As many files as the system allows: each connection is one.
+fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        let raised = Rlimit {
+            current: maximum,
+            maximum,
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::debug!(%error, "the number of open files stays as it is");
+        }
+    }
+}
