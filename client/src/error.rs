@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::frame::FrameError;
 use crate::wire;
@@ -136,6 +136,21 @@ impl Error {
         match self {
             Error::Refused(refusal) => Some(refusal),
             _ => None,
+        }
+    }
+
+    /// Why there is no connection to this path.
+    pub(crate) fn at(path: &Path, source: io::Error) -> Error {
+        let path = path.into();
+        match source.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotADirectory => Error::NoDaemon { path, source },
+            // The path does not fit into an address.
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidFilename => {
+                Error::PathTooLong { path }
+            }
+            _ => Error::Connect { path, source },
         }
     }
 

@@ -85,6 +85,15 @@ impl Request for Commit<'_> {
     }
 }
 
+/// A request to sign what follows in chunks.
+pub(crate) fn announced(target: &EngineId, purpose: &Purpose) -> Content {
+    let msg = Msg::RequestCommitment(wire::RequestCommitment {
+        data: Vec::new(),
+        purpose: Some(purpose.clone()),
+    });
+    engine(target.clone(), "", true, msg)
+}
+
 pub(crate) fn signature(answer: Answer) -> Result<Signature, Error> {
     match answer.engine()?.0.msg {
         Some(Msg::ReplyCommitment(reply)) => {

@@ -31,6 +31,14 @@ pub fn optimised_rage() -> PathBuf {
     installed("rage-optimised/bin/rage")
 }
 
+/// The Python that has protobuf.
+///
+/// # Panics
+/// Where it is not installed.
+pub fn python_with_protobuf() -> PathBuf {
+    installed("protobuf/bin/python")
+}
+
 /// Has the npm package `age-encryption` encrypt a file to a recipient.
 ///
 /// # Panics

@@ -93,6 +93,7 @@ fn the_modules_of_a_crate_import_one_way() {
         "drivers/ledger",
         "formats",
         "engine",
+        "client",
         "cli",
         "hil",
     ] {

@@ -34,7 +34,7 @@ const OPTIMISED_RAGE: Peer = Peer {
     install: optimised_rage,
 };
 
-const PEERS: [Peer; 4] = [
+const PEERS: [Peer; 5] = [
     Peer {
         name: "rage",
         locks: &["rage.sha256"],
@@ -49,6 +49,11 @@ const PEERS: [Peer; 4] = [
         name: "ykman",
         locks: &["build.txt", "ykman.txt"],
         install: python::ykman,
+    },
+    Peer {
+        name: "protobuf",
+        locks: &["protobuf.txt"],
+        install: python::protobuf,
     },
     SPECULOS,
 ];

@@ -83,12 +83,8 @@ impl Connection {
     /// Connects, and greets. This ends at the given time, if not before.
     pub(super) fn open(options: &Options, until: Option<Instant>) -> Result<Connection, Error> {
         let path = &options.socket;
-        let failed = |source| Error::Connect {
-            path: path.clone(),
-            source,
-        };
         let socket = Socket::connect(path)?;
-        let peer = Peer::of(socket.file()).map_err(failed)?;
+        let peer = Peer::of(socket.file()).map_err(|e| Error::at(path, e))?;
         if !options.expected.includes(peer) {
             return Err(Error::OtherPeer {
                 path: path.clone(),

@@ -12,14 +12,12 @@ use super::connection::{Connection, Ended, Unsent, Until};
 use crate::answer::{Answer, Step};
 use crate::error::Error;
 use crate::frame::CHUNK;
+use crate::retry::{Failed, milliseconds};
 use crate::wire::{Chunk, Frame, PinAnswer, PinRequest, frame::Content};
 
 /// How long an answer is waited for after the deadline or a cancellation: the daemon answers these
 /// requests too, and says what became of them.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// The longest deadline that a frame can say, in milliseconds.
-const LONGEST: u128 = u32::MAX as u128;
 
 /// Where the data of a request comes from.
 pub(super) enum Data<'a> {
@@ -29,24 +27,6 @@ pub(super) enum Data<'a> {
     Bytes(&'a [u8]),
     /// Its beginning was read; the rest follows.
     Stream(&'a [u8], &'a mut dyn Read),
-}
-
-/// Why there is no answer.
-pub(super) enum Failed {
-    /// The daemon did not begin, so it may be asked again.
-    NotBegun(Error),
-    /// That is the outcome.
-    Finally(Error),
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        match &error {
-            Error::Gone { .. } => Failed::NotBegun(error),
-            Error::Refused(refusal) if refusal.is_draining() => Failed::NotBegun(error),
-            _ => Failed::Finally(error),
-        }
-    }
 }
 
 /// Makes a request and waits for its answer.
@@ -93,13 +73,9 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     fn begin(&self, content: Content) -> Result<(), Failed> {
-        let left = self
-            .until
-            .map(|until| until.saturating_duration_since(Instant::now()));
-        let deadline_ms = left.map_or(0, |left| left.as_millis().clamp(1, LONGEST) as u32);
         let frame = Frame {
             id: self.id,
-            deadline_ms,
+            deadline_ms: milliseconds(self.until),
             content: Some(content),
         };
         Ok(self.send(&frame)?)
@@ -133,12 +109,9 @@ impl Exchange<'_> {
         rest: &mut dyn Read,
         answer: &mut Answer,
     ) -> Result<bool, Failed> {
-        let finally = |failed| match failed {
-            Failed::NotBegun(error) | Failed::Finally(error) => Failed::Finally(error),
-        };
         let mut next = Zeroizing::new(beginning.to_vec());
         loop {
-            if self.catch_up(answer).map_err(finally)? {
+            if self.catch_up(answer).map_err(Failed::finally)? {
                 return Ok(true);
             }
             let following = read_chunk(rest).map_err(|e| {
@@ -147,7 +120,7 @@ impl Exchange<'_> {
             })?;
             let last = following.is_empty();
             let chunk = std::mem::replace(&mut next, following).to_vec();
-            self.chunk(chunk, last).map_err(finally)?;
+            self.chunk(chunk, last).map_err(Failed::finally)?;
             if last {
                 return Ok(false);
             }

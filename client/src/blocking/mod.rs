@@ -15,7 +15,7 @@ pub use call::{Call, Cancel, Listener};
 use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use zeroize::Zeroizing;
 
@@ -24,14 +24,12 @@ use crate::error::Error;
 use crate::frame::CHUNK;
 use crate::options::Options;
 use crate::peer::Peer;
-use crate::request::{Commit, Decrypt, Decrypted, Request, signature};
-use crate::wire::{self, EngineId, Hello, Purpose, Signature, engine_msg::Msg, frame::Content};
+use crate::request::{Commit, Decrypt, Decrypted, Request, announced, signature};
+use crate::retry::{Failed, Pause};
+use crate::wire::{EngineId, Hello, Purpose, Signature};
 
 use connection::Connection;
-use exchange::{Data, Failed, exchange, read_chunk};
-
-/// The pause before a daemon that went away is looked for again, at first.
-const PAUSE: Duration = Duration::from_millis(5);
+use exchange::{Data, exchange, read_chunk};
 
 /// A daemon, as its callers see it.
 pub struct Client {
@@ -125,15 +123,7 @@ impl Client {
             return self.commit(engine, &beginning, purpose, call);
         }
         let answer = self.insist(call, |connection, until| {
-            let content = Content::Engine(wire::EngineMsg {
-                target: Some(engine.clone()),
-                data_follows: true,
-                msg: Some(Msg::RequestCommitment(wire::RequestCommitment {
-                    data: Vec::new(),
-                    purpose: Some(purpose.clone()),
-                })),
-                ..wire::EngineMsg::default()
-            });
+            let content = announced(engine, purpose);
             let data = Data::Stream(&beginning, data);
             exchange(connection, content, data, call, until)
         })?;
@@ -187,8 +177,7 @@ impl Client {
         let until = call
             .deadline
             .and_then(|limit| Instant::now().checked_add(limit));
-        let mut patience = None;
-        let mut pause = PAUSE;
+        let mut pause = Pause::new(self.options.patience);
         loop {
             let error = match self.live(until) {
                 Ok(connection) => match attempt(&connection, until) {
@@ -199,18 +188,12 @@ impl Client {
                         error
                     }
                 },
-                Err(error) if error.may_pass() => error,
-                Err(error) => return Err(error),
+                Err(error) => error,
             };
-            let now = Instant::now();
-            let limit = *patience.get_or_insert_with(|| now + self.options.patience);
-            let limit = until.map_or(limit, |until| until.min(limit));
-            let is_cancelled = call.cancel.is_some_and(Cancel::is_cancelled);
-            if is_cancelled || now >= limit {
+            if call.cancel.is_some_and(Cancel::is_cancelled) {
                 return Err(error);
             }
-            thread::sleep(pause.min(limit - now));
-            pause = (2 * pause).min(Duration::from_millis(100));
+            thread::sleep(pause.next(error, until)?);
         }
     }
 

@@ -43,28 +43,14 @@ pub(super) enum Received {
 
 impl Socket {
     pub(super) fn connect(path: &Path) -> Result<Socket, Error> {
-        let failed = |errno: Errno| Error::Connect {
-            path: path.into(),
-            source: errno.into(),
-        };
-        let address = SocketAddrUnix::new(path).map_err(|errno| match errno {
-            Errno::NAMETOOLONG => Error::PathTooLong { path: path.into() },
-            errno => failed(errno),
-        })?;
+        let failed = |errno: Errno| Error::at(path, errno.into());
+        let address = SocketAddrUnix::new(path).map_err(failed)?;
         let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
         let file = net::socket_with(family, kind, SocketFlags::CLOEXEC, None).map_err(failed)?;
         // It also ends a `connect` that finds the queue of the daemon full.
         set_socket_timeout(&file, Timeout::Send, Some(TICK)).map_err(failed)?;
-        match net::connect(&file, &address) {
-            Ok(()) => Ok(Socket { file }),
-            Err(errno @ (Errno::NOENT | Errno::CONNREFUSED | Errno::NOTDIR)) => {
-                Err(Error::NoDaemon {
-                    path: path.into(),
-                    source: errno.into(),
-                })
-            }
-            Err(errno) => Err(failed(errno)),
-        }
+        net::connect(&file, &address).map_err(failed)?;
+        Ok(Socket { file })
     }
 
     pub(super) fn file(&self) -> &OwnedFd {

@@ -15,6 +15,12 @@ pub(super) fn ykman(folder: &Path, locks: &Path) -> Result<()> {
     process::run(pip(&python, "install", locks.join("ykman.txt")).arg("--no-deps"))
 }
 
+/// Installs protobuf, which needs nothing to be built with.
+pub(super) fn protobuf(folder: &Path, locks: &Path) -> Result<()> {
+    let python = bare_environment(folder)?;
+    process::run(pip(&python, "install", locks.join("protobuf.txt")).arg("--no-deps"))
+}
+
 /// Installs Speculos, and the app that comes with its source as `boil.elf`.
 pub(super) fn speculos(folder: &Path, locks: &Path) -> Result<()> {
     let python = environment(folder, locks)?;
@@ -38,10 +44,15 @@ pub(super) fn speculos(folder: &Path, locks: &Path) -> Result<()> {
 
 /// A virtual environment with what packages are built with. Returns its Python.
 fn environment(folder: &Path, locks: &Path) -> Result<PathBuf> {
-    process::run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
-    let python = folder.join("bin/python");
+    let python = bare_environment(folder)?;
     process::run(pip(&python, "install", locks.join("build.txt")).arg("--no-deps"))?;
     Ok(python)
+}
+
+/// A virtual environment. Returns its Python.
+fn bare_environment(folder: &Path) -> Result<PathBuf> {
+    process::run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+    Ok(folder.join("bin/python"))
 }
 
 /// `pip`, which takes only what has a hash in `lock`, and builds with what is there.
