@@ -23,7 +23,7 @@
 //! | `outbox`, [`asking`] | what the caller of a request is told and asked meanwhile |
 //! | [`pins`] | PINs that it keeps, and where the PIN of a request comes from |
 //! | [`settings`] | the table `[serve]` of the configuration |
-//! | [`metrics`] | figures for Prometheus |
+//! | [`notify`] | tells the service manager how it is |
 //! | `refusal` | what the daemon itself answers |
 #![forbid(unsafe_code)]
 
@@ -38,7 +38,8 @@ mod convert;
 mod dispatch;
 pub mod home_lock;
 pub mod limits;
-pub mod metrics;
+mod metered;
+pub mod notify;
 mod outbox;
 pub mod pins;
 pub mod policy;
