@@ -135,7 +135,9 @@ impl<'a> Search<'a> {
             }
         }
         if findings.found.is_empty() {
-            findings.found = self.without_public_half(&ids)?;
+            let silent = self.without_public_half(&ids)?;
+            findings.found = silent.found;
+            findings.doubt = findings.doubt.or(silent.doubt);
         }
         Ok(findings)
     }
@@ -269,7 +271,7 @@ impl<'a> Search<'a> {
     }
 
     /// Of the private keys whose public half nothing tells, those that prove to be the one.
-    fn without_public_half(&self, looked_at: &[Vec<u8>]) -> Result<Vec<Found>, Fault> {
+    fn without_public_half(&self, looked_at: &[Vec<u8>]) -> Result<Findings, Fault> {
         let algorithm = self.public_key.algorithm();
         let mut silent = read_keys(self.session, ObjectClass::PRIVATE_KEY, [])?;
         silent.retain(|read| {
@@ -278,7 +280,7 @@ impl<'a> Search<'a> {
                 && !looked_at.contains(&read.key.id)
         });
         if silent.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Findings::default());
         }
         let public = read_keys(self.session, ObjectClass::PUBLIC_KEY, [])?;
         let mut named: Vec<_> = public.into_iter().map(|read| read.key.id).collect();
@@ -287,7 +289,7 @@ impl<'a> Search<'a> {
         silent.retain(|read| !named.contains(&read.key.id));
         let mut findings = Findings::default();
         self.try_each(silent, &mut findings)?;
-        Ok(findings.found)
+        Ok(findings)
     }
 
     fn keys_with_id(&self, class: ObjectClass, id: &[u8]) -> Result<Vec<Read>, Fault> {

@@ -182,6 +182,39 @@ fn our_key_that_was_moved_is_destroyed_and_the_one_in_its_place_that_cannot_be_t
 }
 
 #[test]
+fn a_key_anywhere_that_cannot_be_tried_is_named_where_ours_is_not_found() {
+    for (private, why) in [
+        (&ASKS[..], "it requires the PIN for each use"),
+        (&IDLE, "it neither signs nor decrypts"),
+    ] {
+        let bench = Bench::new();
+        let ours = bench.ours("05", P256);
+        bench.others(|session| {
+            let ours = [Attribute::Label(b"ours".to_vec())];
+            for object in session.find_objects(&ours).unwrap() {
+                session.destroy_object(object).unwrap();
+            }
+            // Under another id, and with nothing that tells its public half.
+            let theirs = Theirs {
+                private,
+                ..Theirs::p256(&[6])
+            };
+            let (public, ..) = theirs.make(session);
+            session.destroy_object(public).unwrap();
+        });
+        let opened = bench.signer(&ours).map(drop);
+        let told = format!("a key that cannot be identified: {why}");
+        assert!(
+            matches!(&opened, Err(Error::KeyMismatch { found, .. }) if *found == told),
+            "{opened:?}"
+        );
+        let deleted = bench.delete(&ours);
+        assert!(is_doubt(&deleted), "{deleted:?}");
+        assert_eq!(bench.count("theirs"), 1);
+    }
+}
+
+#[test]
 fn a_key_whose_certificate_is_anothers_gets_nothing_to_sign() {
     // The one cannot be told from ours without the PIN; the other is tried.
     for private in [&ASKS[..], &[]] {
