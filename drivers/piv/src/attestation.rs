@@ -9,10 +9,7 @@
 use std::sync::Arc;
 
 use claviger_token::{Attestation, PublicKey};
-use rsa::RsaPublicKey;
-use rsa::pkcs1::DecodeRsaPublicKey;
-use sha2::{Digest, Sha256, Sha384, Sha512};
-use signature::hazmat::PrehashVerifier;
+use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use spki::ObjectIdentifier;
 use x509_cert::certificate::Certificate;
 use x509_cert::der::pem::{self, LineEnding};
@@ -32,7 +29,6 @@ const RSA_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.11354
 const RSA_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.13");
 const ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const ECDSA_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
-const ECDSA_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.4");
 
 const RSA_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -309,50 +305,32 @@ fn is_signed_by(certificate: &Certificate, issuer: &Certificate) -> bool {
 /// `None`: the signature does not verify, or is of no kind that is known here.
 fn signature_is_valid(certificate: &Certificate, issuer: &Certificate) -> Option<()> {
     let message = certificate.tbs_certificate.to_der().ok()?;
-    let signature = certificate.signature.as_bytes()?;
+    let signed = certificate.signature.as_bytes()?;
     let oid = certificate.signature_algorithm.oid;
-    let digest = match oid {
-        RSA_SHA256 | ECDSA_SHA256 => Sha256::digest(&message).to_vec(),
-        RSA_SHA384 | ECDSA_SHA384 => Sha384::digest(&message).to_vec(),
-        RSA_SHA512 | ECDSA_SHA512 => Sha512::digest(&message).to_vec(),
+    let info = &issuer.tbs_certificate.subject_public_key_info;
+    let curve = match info.algorithm.oid {
+        EC_KEY => Some(info.algorithm.parameters.as_ref()?.decode_as().ok()?),
+        RSA_KEY => None,
         _ => return None,
     };
-    let info = &issuer.tbs_certificate.subject_public_key_info;
-    let bits = info.subject_public_key.as_bytes()?;
-    match (info.algorithm.oid, oid) {
-        (RSA_KEY, RSA_SHA256 | RSA_SHA384 | RSA_SHA512) => {
-            let padding = match oid {
-                RSA_SHA256 => rsa::Pkcs1v15Sign::new::<Sha256>(),
-                RSA_SHA384 => rsa::Pkcs1v15Sign::new::<Sha384>(),
-                _ => rsa::Pkcs1v15Sign::new::<Sha512>(),
-            };
-            let key = RsaPublicKey::from_pkcs1_der(bits).ok()?;
-            key.verify(padding, &digest, signature).ok()
-        }
-        (EC_KEY, ECDSA_SHA256 | ECDSA_SHA384 | ECDSA_SHA512) => {
-            let curve: ObjectIdentifier = info.algorithm.parameters.as_ref()?.decode_as().ok()?;
-            match curve {
-                P256 => p256::ecdsa::VerifyingKey::from_sec1_bytes(bits)
-                    .and_then(|key| {
-                        let signature = p256::ecdsa::Signature::from_der(signature)?;
-                        key.verify_prehash(&digest, &signature)
-                    })
-                    .ok(),
-                P384 => p384::ecdsa::VerifyingKey::from_sec1_bytes(bits)
-                    .and_then(|key| {
-                        let signature = p384::ecdsa::Signature::from_der(signature)?;
-                        key.verify_prehash(&digest, &signature)
-                    })
-                    .ok(),
-                _ => None,
-            }
-        }
-        _ => None,
-    }
+    let algorithm: &dyn VerificationAlgorithm = match (curve, oid) {
+        (None, RSA_SHA256) => &signature::RSA_PKCS1_2048_8192_SHA256,
+        (None, RSA_SHA384) => &signature::RSA_PKCS1_2048_8192_SHA384,
+        (None, RSA_SHA512) => &signature::RSA_PKCS1_2048_8192_SHA512,
+        (Some(P256), ECDSA_SHA256) => &signature::ECDSA_P256_SHA256_ASN1,
+        (Some(P256), ECDSA_SHA384) => &signature::ECDSA_P256_SHA384_ASN1,
+        (Some(P384), ECDSA_SHA256) => &signature::ECDSA_P384_SHA256_ASN1,
+        (Some(P384), ECDSA_SHA384) => &signature::ECDSA_P384_SHA384_ASN1,
+        _ => return None,
+    };
+    let key = UnparsedPublicKey::new(algorithm, info.subject_public_key.as_bytes()?);
+    key.verify(&message, signed).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
     use proptest::prelude::*;
 

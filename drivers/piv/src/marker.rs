@@ -20,10 +20,9 @@ use std::io::Read;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use claviger_token::key::to_hex;
-use claviger_token::{KeyUse, PublicKey};
-use p256::ecdsa::signature::Signer;
-use p256::ecdsa::{DerSignature, SigningKey};
-use rand_core::OsRng;
+use claviger_token::{Algorithm, KeyUse, PublicKey};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use spki::{AlgorithmIdentifierOwned, ObjectIdentifier, SubjectPublicKeyInfoOwned};
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::certificate::{Certificate, TbsCertificate, Version};
@@ -244,11 +243,14 @@ fn object(
     label: &str,
     public_key: Option<&PublicKey>,
 ) -> Option<Vec<u8>> {
-    let signer = SigningKey::random(&mut OsRng);
-    let subject_public_key_info = match public_key {
-        Some(key) => SubjectPublicKeyInfoOwned::from_der(&key.to_der()?).ok()?,
-        None => SubjectPublicKeyInfoOwned::from_key(*signer.verifying_key()).ok()?,
-    };
+    let random = SystemRandom::new();
+    let signer = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).ok()?;
+    let signer =
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, signer.as_ref(), &random).ok()?;
+    let meaningless = signer.public_key().as_ref();
+    let meaningless = PublicKey::from_bytes(Algorithm::P256, meaningless).ok()?;
+    let spki = public_key.unwrap_or(&meaningless).to_der()?;
+    let subject_public_key_info = SubjectPublicKeyInfoOwned::from_der(&spki).ok()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     // Bits 0 and 4 of KeyUsage (RFC 5280 §4.2.1.3).
     let bits: &[u8] = match usage {
@@ -278,11 +280,11 @@ fn object(
             extn_value: OctetString::new(bits).ok()?,
         }]),
     };
-    let signature: DerSignature = signer.try_sign(&tbs_certificate.to_der().ok()?).ok()?;
+    let signature = signer.sign(&random, &tbs_certificate.to_der().ok()?).ok()?;
     let certificate = Certificate {
         tbs_certificate,
         signature_algorithm: algorithm,
-        signature: BitString::from_bytes(signature.as_bytes()).ok()?,
+        signature: BitString::from_bytes(signature.as_ref()).ok()?,
     };
     let mut content = Vec::new();
     tlv::push(&mut content, 0x70, &certificate.to_der().ok()?);

@@ -4,8 +4,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock, Mutex};
 
-use crate::shared::{Input, driver, look, make_keys, use_keys};
+use crate::shared::{Input, SLOTS, driver, look, make_key, use_keys};
 use claviger_virtual_yubikey::{Algorithm, Card, Firmware, Nature, PrivateKey, Slot};
+
+/// As many keys as a card makes in one input: one that is asked for, and two fillers of its slot.
+const KEYS: usize = 3;
 
 /// Cards are made once: that takes longer than all the rest. What was changed on one is undone
 /// by a copy of it as it was.
@@ -20,7 +23,9 @@ static CARDS: LazyLock<[(Card, Arc<Mutex<Card>>); 6]> = LazyLock::new(|| {
     ]
     .map(|(firmware, nature)| {
         let key = PrivateKey::generate(Algorithm::P256);
+        let pool = [(); KEYS].map(|()| PrivateKey::generate(Algorithm::P256));
         let card = Card::builder()
+            .pool(pool)
             .serial(12_345_678)
             .firmware(firmware)
             .nature(nature)
@@ -68,7 +73,7 @@ pub fn run(data: &[u8]) {
         0 => look(&driver),
         1 => use_keys(&driver),
         _ => {
-            make_keys(&driver);
+            make_key(&driver, SLOTS[which / CARDS.len() / 3 % SLOTS.len()]);
             *card.lock().unwrap() = as_made.clone();
         }
     }

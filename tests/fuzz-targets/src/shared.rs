@@ -172,36 +172,38 @@ pub(crate) fn use_keys(driver: &PivDriver) {
     }
 }
 
-/// Makes a key, and destroys it.
-pub(crate) fn make_keys(driver: &PivDriver) {
+/// Slots in which keys are made, as a backend names them.
+pub(crate) const SLOTS: [&str; 2] = ["piv:slot=9c", "piv:slot=82"];
+
+/// Makes a key in one slot, and destroys it.
+pub(crate) fn make_key(driver: &PivDriver, backend: &str) {
     let (spec, call) = (
         KeySpec::sign(Algorithm::P256),
         Call::unlimited().using(access()),
     );
-    let Ok(token) = driver.open("piv:slot=9c", &call) else {
+    let Ok(token) = driver.open(backend, &call) else {
         return;
     };
     let _ = token.free_slots(&[spec], &[], &call);
-    for backend in ["piv:slot=9c", "piv:slot=82"] {
-        if let Ok(Some(slot)) = driver.named_slot(backend) {
-            let mark = unfinished_mark();
-            let new = NewKey {
-                slot: &slot,
-                spec,
-                mark: &mark,
-            };
-            if let Ok(GeneratedKey { public_key, .. }) = token.generate(&new, &call) {
-                let slot = slot.clone();
-                let key = KeyRef { slot, public_key };
-                let _ = token.name(&key, "label", &call);
-                let _ = token.delete(&key, &call);
-            }
-            let left = Unfinished {
-                slot,
-                mark,
-                public_key: None,
-            };
-            let _ = token.discard(&left, &call);
-        }
+    let Ok(Some(slot)) = driver.named_slot(backend) else {
+        return;
+    };
+    let mark = unfinished_mark();
+    let new = NewKey {
+        slot: &slot,
+        spec,
+        mark: &mark,
+    };
+    if let Ok(GeneratedKey { public_key, .. }) = token.generate(&new, &call) {
+        let slot = slot.clone();
+        let key = KeyRef { slot, public_key };
+        let _ = token.name(&key, "label", &call);
+        let _ = token.delete(&key, &call);
     }
+    let left = Unfinished {
+        slot,
+        mark,
+        public_key: None,
+    };
+    let _ = token.discard(&left, &call);
 }

@@ -4,7 +4,7 @@
 //! and its private half is dropped at once, as a factory would keep it elsewhere.
 //! See <https://developers.yubico.com/PIV/Introduction/PIV_attestation.html>.
 
-use rand_core::{OsRng, RngCore as _};
+use sha2::{Digest as _, Sha256};
 
 use crate::apdu::{Outcome, Status};
 use crate::auth::{PinPolicy, TouchPolicy};
@@ -169,10 +169,9 @@ fn certificate(
     dates: &[u8],
     extensions: &[u8],
 ) -> Outcome {
-    let mut serial = [0; 16];
-    OsRng
-        .try_fill_bytes(&mut serial)
-        .map_err(|_| Status::INTERNAL)?;
+    // What says the same is the same certificate, which is signed once.
+    let said = Sha256::digest([issuer, subject, spki, dates, extensions].concat());
+    let mut serial: [u8; 16] = std::array::from_fn(|i| said[i]);
     serial[0] |= 1;
     let body = Body {
         issuer,

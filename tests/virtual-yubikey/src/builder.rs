@@ -30,6 +30,7 @@ pub struct Builder {
     atr: Option<Vec<u8>>,
     touch: Touch,
     keeps_rights: bool,
+    pool: Vec<PrivateKey>,
     forgets_pin: bool,
 }
 
@@ -51,6 +52,7 @@ impl Builder {
             atr: None,
             touch: Touch::After(std::time::Duration::ZERO),
             keeps_rights: false,
+            pool: Vec::new(),
             forgets_pin: true,
         }
     }
@@ -170,6 +172,13 @@ impl Builder {
         self
     }
 
+    /// Makes no keys of a kind that is in `pool`: it takes the next of these each time. For a
+    /// fuzzer, which has no time to wait for a key.
+    pub fn pool(mut self, pool: impl IntoIterator<Item = PrivateKey>) -> Builder {
+        self.pool = pool.into_iter().collect();
+        self
+    }
+
     /// As the standard has it, and unlike a YubiKey: a SELECT of the application that is
     /// selected already changes nothing (SP 800-73-4 part 2, §3.1.1).
     pub fn keeps_rights(mut self) -> Builder {
@@ -231,6 +240,7 @@ impl Builder {
             objects,
             touch: self.touch,
             keeps_rights: self.keeps_rights,
+            pool: self.pool,
             forgets_pin: self.forgets_pin,
             last_touch: None,
             waited: std::time::Duration::ZERO,

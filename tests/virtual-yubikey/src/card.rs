@@ -110,6 +110,8 @@ pub struct Card {
     pub(crate) objects: Objects,
     pub(crate) touch: Touch,
     pub(crate) keeps_rights: bool,
+    /// Keys that were made before, in the order in which they are taken.
+    pub(crate) pool: Vec<PrivateKey>,
     pub(crate) forgets_pin: bool,
     pub(crate) last_touch: Option<Instant>,
     pub(crate) waited: Duration,
@@ -536,7 +538,7 @@ impl Card {
             _ => return Err(Status::WRONG_DATA),
         };
         let (pin, touch) = self.policies(slot, &elements)?;
-        let private = PrivateKey::try_generate(algorithm)?;
+        let private = self.next_key(algorithm)?;
         if self.nature.writes_certificates {
             let certificate = own_certificate(&private)?;
             self.objects
@@ -554,6 +556,17 @@ impl Card {
             },
         );
         Ok(reply)
+    }
+
+    /// One of the pool, or else a new one.
+    fn next_key(&mut self, algorithm: Algorithm) -> Result<PrivateKey, Status> {
+        let mut pool = self.pool.iter();
+        let Some(at) = pool.position(|key| key.algorithm() == algorithm) else {
+            return PrivateKey::try_generate(algorithm);
+        };
+        let key = self.pool.remove(at);
+        self.pool.push(key.clone());
+        Ok(key)
     }
 
     /// Yubico's IMPORT ASYMMETRIC KEY.

@@ -1,5 +1,9 @@
 //! Asymmetric keys: what the card does with them, and how they are encoded.
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex};
+
+use claviger_token::sync::lock;
 use ed25519_dalek::Signer as _;
 use p256::ecdsa::signature::hazmat::PrehashSigner as _;
 use rand_core::OsRng;
@@ -299,12 +303,7 @@ impl PrivateKey {
                     .map_err(|_| Status::INTERNAL)?;
                 Ok(padded(&result.to_bytes_be(), key.size()))
             }
-            PrivateKey::P256(key) => {
-                let signature: p256::ecdsa::Signature = key
-                    .sign_prehash(&digest(32)?)
-                    .map_err(|_| Status::INTERNAL)?;
-                Ok(signature.to_der().as_bytes().to_vec())
-            }
+            PrivateKey::P256(key) => signed_once(key, &digest(32)?),
             PrivateKey::P384(key) => {
                 let signature: p384::ecdsa::Signature = key
                     .sign_prehash(&digest(48)?)
@@ -374,6 +373,27 @@ impl PrivateKey {
             PrivateKey::Ed25519(_) | PrivateKey::X25519(_) => Err(Status::CONDITIONS),
         }
     }
+}
+
+/// The signature of a digest, which is the same each time (RFC 6979) and computed once: without
+/// optimisation it takes longer than all else that a card does.
+fn signed_once(key: &p256::ecdsa::SigningKey, digest: &[u8]) -> Outcome {
+    /// Enough for the certificates and challenges of a fuzzer's cards.
+    const MOST: usize = 4096;
+    static SIGNED: LazyLock<Mutex<HashMap<Vec<u8>, Vec<u8>>>> = LazyLock::new(Mutex::default);
+    let what = [&key.to_bytes(), digest].concat();
+    if let Some(signature) = lock(&SIGNED).get(&what) {
+        return Ok(signature.clone());
+    }
+    let signature = key.sign_prehash(digest).map_err(|_| Status::INTERNAL)?;
+    let signature: p256::ecdsa::DerSignature = p256::ecdsa::Signature::to_der(&signature);
+    let signature = signature.as_bytes().to_vec();
+    let mut signed = lock(&SIGNED);
+    if signed.len() >= MOST {
+        signed.clear();
+    }
+    signed.insert(what, signature.clone());
+    Ok(signature)
 }
 
 /// Zeros in front, up to `size` bytes.
