@@ -12,7 +12,7 @@ use claviger_engine::{Capabilities, IdParams};
 use claviger_formats::sshsig::FILE_NAMESPACE;
 
 use crate::help;
-use crate::options::{Limit, TokenOptions};
+use crate::options::{HiddenTokenOptions, Limit, TokenOptions};
 
 /// Make, use and destroy identities whose keys live in hardware
 ///
@@ -37,13 +37,14 @@ pub(crate) struct Args {
 
     /// Options before the command; `command_line::read` adds those after it.
     #[command(flatten)]
-    pub(crate) access: TokenOptions,
+    pub(crate) access: HiddenTokenOptions,
 
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 #[derive(Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     /// List attached tokens and what is on them (no PIN needed)
     #[command(after_long_help = help::backends())]
@@ -210,7 +211,7 @@ pub(crate) enum Command {
     #[command(after_long_help = help::READS_FOR)]
     ReadsFor {
         #[command(flatten)]
-        access: TokenOptions,
+        access: HiddenTokenOptions,
         #[command(subcommand)]
         command: ReadsForCommand,
     },
@@ -281,14 +282,14 @@ pub(crate) enum Command {
     },
 }
 
-/// A command on the configuration.
+// A command on the configuration.
 #[derive(Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Show each setting, and where its value comes from
     Show,
 }
 
-/// A command on contacts.
+// A command on contacts.
 #[derive(Subcommand)]
 pub(crate) enum ContactCommand {
     /// Add somebody else's public keys under a name
@@ -318,7 +319,7 @@ pub(crate) enum ContactCommand {
     },
 }
 
-/// A command on evidence.
+// A command on evidence.
 #[derive(Subcommand)]
 pub(crate) enum ReadsForCommand {
     /// Grant another to decrypt what is encrypted to an identity, signed by that identity
@@ -384,7 +385,7 @@ impl Command {
             | Command::Decrypt { access, .. }
             | Command::Doctor { access, .. } => Some(take(access)),
             Command::ReadsFor { access, command } => {
-                let mut all = take(access);
+                let mut all = take(&mut **access);
                 if let ReadsForCommand::Grant { access, .. }
                 | ReadsForCommand::Revoke { access, .. } = command
                 {

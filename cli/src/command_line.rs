@@ -3,10 +3,9 @@
 
 use std::ffi::OsString;
 
-use clap::{Args as _, CommandFactory, FromArgMatches};
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::Args;
-use crate::options::TokenOptions;
 
 /// Parses this process's command line.
 pub(crate) fn read() -> Result<Args, clap::Error> {
@@ -26,22 +25,10 @@ fn parse<W: Into<OsString> + Clone>(
     Ok(args)
 }
 
-/// The command with all that belongs to it.
+/// The command. What belongs to a subcommand is added when that is asked for, or by
+/// [`clap::Command::build`]: nobody needs all of it to run one.
 pub(crate) fn definition() -> clap::Command {
-    let of_tokens = TokenOptions::augment_args(clap::Command::new(""));
-    let is_of_tokens = |arg: &clap::Arg| {
-        of_tokens
-            .get_arguments()
-            .any(|a| a.get_id() == arg.get_id())
-    };
-    // These are taken before the command that uses them, and shown with that.
-    let hide = |arg: clap::Arg| match is_of_tokens(&arg) {
-        true => arg.hide(true),
-        false => arg,
-    };
     Args::command()
-        .mut_args(hide)
-        .mut_subcommand("reads-for", |command| command.mut_args(hide))
 }
 
 #[cfg(test)]
@@ -51,6 +38,32 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         definition().debug_assert();
+    }
+
+    #[test]
+    fn who_shows_the_command_has_all_that_belongs_to_it() {
+        let (bare, mut whole) = (definition(), definition());
+        whole.build();
+        for path in [&["sign"][..], &["delete"], &["reads-for", "grant"]] {
+            let find = |of: &clap::Command, name: &&str| of.find_subcommand(name).cloned();
+            let found = path
+                .iter()
+                .try_fold(whole.clone(), |of, name| find(&of, name));
+            let found = found.unwrap();
+            assert!(
+                found
+                    .get_arguments()
+                    .any(|arg| arg.get_id() == "pin_source")
+            );
+        }
+        for command in bare.get_subcommands() {
+            let found = whole.find_subcommand(command.get_name()).unwrap();
+            // What it does, and not what its options are for.
+            let about = |of: &clap::Command| of.get_about().map(ToString::to_string);
+            assert_eq!(about(found), about(command), "{}", command.get_name());
+            let long = |of: &clap::Command| of.get_long_about().map(ToString::to_string);
+            assert_eq!(long(found), long(command), "{}", command.get_name());
+        }
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub(crate) struct Interrupt {
     #[cfg(unix)]
     pinentries: Mutex<Vec<crate::questions::Started>>,
     screen: Screen,
+    #[cfg(unix)]
+    at_once: AtOnce,
 }
 
 impl Interrupt {
@@ -90,6 +92,27 @@ impl Interrupt {
         #[cfg(unix)]
         interrupt.start_listening();
         interrupt
+    }
+
+    /// Listens to signals as soon as there is something that they are not to cut short, or that is
+    /// not to be left behind. Until then they end the process at once, which takes no thread.
+    pub(crate) fn listen_when_needed(screen: Screen) -> Arc<Self> {
+        let interrupt = Arc::new(Interrupt::deaf(screen));
+        #[cfg(unix)]
+        match interrupt.at_once.begin() {
+            Ok(()) => {}
+            Err(_) => interrupt.start_listening(),
+        }
+        interrupt
+    }
+
+    /// To be called before anything begins that a signal is not to cut short.
+    fn listen_now(self: &Arc<Self>) {
+        #[cfg(unix)]
+        if self.at_once.is_over_with() {
+            self.start_listening();
+            self.at_once.end();
+        }
     }
 
     fn deaf(screen: Screen) -> Self {
@@ -105,6 +128,8 @@ impl Interrupt {
             #[cfg(unix)]
             pinentries: Mutex::default(),
             screen,
+            #[cfg(unix)]
+            at_once: AtOnce::default(),
         }
     }
 
@@ -306,6 +331,9 @@ impl Interrupt {
     }
 
     fn enter(self: &Arc<Self>, mode: Mode) -> Phase {
+        if mode != Mode::AtOnce {
+            self.listen_now();
+        }
         self.phases[mode as usize].fetch_add(1, Ordering::SeqCst);
         Phase {
             mode,
@@ -314,13 +342,26 @@ impl Interrupt {
     }
 
     /// Has `path` removed if the process is ended by a signal.
-    pub(crate) fn remember_unfinished(&self, path: &Path) {
+    pub(crate) fn remember_unfinished(self: &Arc<Self>, path: &Path) {
+        self.listen_now();
+        *self.lock() = Some(path.into());
+    }
+
+    /// The same for a file that gets its name now, which takes no time: a signal that comes until
+    /// it is [finished](Interrupt::finished) may end the process after it.
+    pub(crate) fn remember_for_a_moment(&self, path: &Path) {
+        #[cfg(unix)]
+        self.at_once.hold();
         *self.lock() = Some(path.into());
     }
 
     /// The file is finished, or removed.
     pub(crate) fn finished(&self) {
         *self.lock() = None;
+        #[cfg(unix)]
+        if let Some(signal) = self.at_once.go_on() {
+            self.end(128 + signal);
+        }
     }
 
     fn forget_unfinished(&self) {
@@ -331,6 +372,66 @@ impl Interrupt {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<PathBuf>> {
         lock(&self.unfinished)
+    }
+}
+
+/// Signals end the process at once, by the handler itself.
+#[cfg(unix)]
+#[derive(Default)]
+struct AtOnce {
+    /// Whether this is how it is.
+    is_so: AtomicBool,
+    /// Whether they do, at this moment.
+    ends: Arc<AtomicBool>,
+    /// The last signal that came, or 0.
+    came: Arc<AtomicUsize>,
+}
+
+#[cfg(unix)]
+impl AtOnce {
+    fn begin(&self) -> std::io::Result<()> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+        use signal_hook::flag::{register_conditional_shutdown, register_usize};
+        self.ends.store(true, Ordering::SeqCst);
+        let is_to_end = |signal: &i32| {
+            let always = [SIGINT, SIGTERM].contains(signal);
+            always || !claviger_streams::is_ignored(*signal)
+        };
+        let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter();
+        for signal in signals.filter(is_to_end) {
+            register_conditional_shutdown(signal, 128 + signal, Arc::clone(&self.ends))?;
+            register_usize(
+                signal,
+                Arc::clone(&self.came),
+                signal.unsigned_abs() as usize,
+            )?;
+        }
+        self.is_so.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Whether it was so until now, and somebody listens next.
+    fn is_over_with(&self) -> bool {
+        self.is_so.swap(false, Ordering::SeqCst)
+    }
+
+    fn end(&self) {
+        self.ends.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on a signal waits for [`AtOnce::go_on`].
+    fn hold(&self) {
+        self.ends.store(false, Ordering::SeqCst);
+    }
+
+    /// Signals end the process again, if they did before; the one that came meanwhile.
+    fn go_on(&self) -> Option<i32> {
+        if !self.is_so.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.ends.store(true, Ordering::SeqCst);
+        let came = self.came.load(Ordering::SeqCst);
+        i32::try_from(came).ok().filter(|signal| *signal != 0)
     }
 }
 

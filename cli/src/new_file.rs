@@ -31,10 +31,24 @@ pub(crate) enum Privacy {
     Private,
 }
 
+/// What a power cut may do to a file once it has its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Nothing: its content is on the disk before it has its name, and its name after. For what
+    /// may be the only copy.
+    OnDisk,
+    /// The system writes it in its own time, some seconds, as it does for other programs that make
+    /// signatures (`ssh-keygen`, `pkcs11-tool`, `openssl`). A power cut before that may leave the
+    /// file of before, none, or on some file systems an empty one. For what can be made again.
+    InItsTime,
+}
+
 /// A file that is being written.
 pub(crate) struct NewFile {
     content: Content,
     target: PathBuf,
+    /// Whether there was a file of that name at the start.
+    replaces: bool,
 }
 
 enum Content {
@@ -49,16 +63,24 @@ impl NewFile {
         let folder = folder_of(&target);
         sweep(folder);
         let content = Content::in_folder(folder, privacy)?;
+        let there = fs::metadata(&target).ok();
         #[cfg(unix)]
-        if let Ok(there) = fs::metadata(&target) {
+        if let Some(there) = &there {
             use std::os::unix::fs::PermissionsExt;
             // Whom its owner kept out of the old file is kept out of the new one.
             let mode = |m: &fs::Metadata| m.permissions().mode() & 0o777;
-            let stricter = mode(&content.file().metadata()?) & mode(&there);
-            let stricter = fs::Permissions::from_mode(stricter);
-            content.file().set_permissions(stricter)?;
+            let own = mode(&content.file().metadata()?);
+            let stricter = own & mode(there);
+            if stricter != own {
+                let stricter = fs::Permissions::from_mode(stricter);
+                content.file().set_permissions(stricter)?;
+            }
         }
-        Ok(NewFile { content, target })
+        Ok(NewFile {
+            content,
+            target,
+            replaces: there.is_some(),
+        })
     }
 
     /// Its temporary name, if it has one.
@@ -70,16 +92,23 @@ impl NewFile {
         }
     }
 
-    /// Gives it its name, once its content is on the disk. `tell` is called with each temporary
-    /// name before the file gets it.
-    pub(crate) fn put_in_place(self, tell: impl Fn(&Path)) -> io::Result<()> {
-        self.content.file().sync_all()?;
+    /// Gives it its name. `tell` is called with each temporary name before the file gets it.
+    pub(crate) fn put_in_place(
+        self,
+        durability: Durability,
+        tell: impl Fn(&Path),
+    ) -> io::Result<()> {
+        if durability == Durability::OnDisk {
+            self.content.file().sync_all()?;
+        }
         match self.content {
             Content::Named(file) => file.persist(&self.target).map_err(|e| e.error).map(drop)?,
             #[cfg(target_os = "linux")]
-            Content::Unnamed(file) => name(&file, &self.target, tell)?,
+            Content::Unnamed(file) => name(&file, &self.target, self.replaces, tell)?,
         }
-        sync(folder_of(&self.target));
+        if durability == Durability::OnDisk {
+            sync(folder_of(&self.target));
+        }
         Ok(())
     }
 }
@@ -145,12 +174,15 @@ fn unnamed(folder: &Path, privacy: Privacy) -> io::Result<File> {
 #[cfg(target_os = "linux")]
 const DESCRIPTORS: &str = "/proc/self/fd";
 
-/// Gives this name to a file without one, and replaces the file that has the name.
+/// Gives this name to a file without one, and replaces the file that has the name; `replaces` is
+/// whether one had it a moment ago.
 #[cfg(target_os = "linux")]
-fn name(file: &File, target: &Path, tell: impl Fn(&Path)) -> io::Result<()> {
-    match link(file, target) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        done => return done,
+fn name(file: &File, target: &Path, replaces: bool, tell: impl Fn(&Path)) -> io::Result<()> {
+    if !replaces {
+        match link(file, target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            done => return done,
+        }
     }
     // A second name can only be given where there is none; a rename replaces.
     let make = |path: &Path| {
@@ -252,6 +284,7 @@ mod tests {
         let of = |content| NewFile {
             content,
             target: target.into(),
+            replaces: target.exists(),
         };
         let folder = folder_of(target);
         let named = of(Content::Named(hidden(folder, privacy).unwrap()));
@@ -269,7 +302,7 @@ mod tests {
                 file.write_all(text.as_bytes()).unwrap();
                 assert_eq!(fs::read_to_string(&target).ok().as_deref(), before);
                 let told = RefCell::new(PathBuf::new());
-                file.put_in_place(|name: &Path| {
+                file.put_in_place(Durability::OnDisk, |name: &Path| {
                     // Whoever is told can remove it from the beginning.
                     assert!(!name.exists());
                     assert_eq!(fs::read_to_string(&target).ok().as_deref(), before);
@@ -298,7 +331,7 @@ mod tests {
         let target = folder.path().join("file");
         for file in begun(&target, Privacy::Private) {
             let _ = fs::remove_file(&target);
-            file.put_in_place(|_| {}).unwrap();
+            file.put_in_place(Durability::InItsTime, |_| {}).unwrap();
             let mode = target.metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }

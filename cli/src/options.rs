@@ -1,11 +1,13 @@
 //! Options that several commands share, in groups: each command has those that it can use.
 
 use std::ffi::OsString;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgMatches, Args, Command, FromArgMatches, Id};
 
-/// For commands that look at tokens.
+// For commands that look at tokens. Not a comment for documentation: clap would take that for what
+// the command does.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Token access")]
 pub(crate) struct Limit {
@@ -14,7 +16,7 @@ pub(crate) struct Limit {
     pub(crate) timeout: Option<Duration>,
 }
 
-/// For commands that log in to tokens.
+// For commands that log in to tokens.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Token access")]
 pub(crate) struct TokenOptions {
@@ -76,6 +78,56 @@ impl TokenOptions {
         self.any_pin_length |= closer.any_pin_length;
         self.no_pin_ledger |= closer.no_pin_ledger;
     }
+}
+
+/// The same where they are taken before the command that uses them, and shown with that.
+#[derive(Debug, Default)]
+pub(crate) struct HiddenTokenOptions(TokenOptions);
+
+impl Deref for HiddenTokenOptions {
+    type Target = TokenOptions;
+
+    fn deref(&self) -> &TokenOptions {
+        &self.0
+    }
+}
+
+impl DerefMut for HiddenTokenOptions {
+    fn deref_mut(&mut self) -> &mut TokenOptions {
+        &mut self.0
+    }
+}
+
+impl FromArgMatches for HiddenTokenOptions {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        TokenOptions::from_arg_matches(matches).map(HiddenTokenOptions)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl Args for HiddenTokenOptions {
+    fn augment_args(command: Command) -> Command {
+        hidden(command, TokenOptions::augment_args)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        hidden(command, TokenOptions::augment_args_for_update)
+    }
+}
+
+/// Adds options that the help does not show.
+fn hidden(command: Command, add: fn(Command) -> Command) -> Command {
+    let shown: Vec<Id> = command
+        .get_arguments()
+        .map(|a| a.get_id().clone())
+        .collect();
+    add(command).mut_args(|arg| {
+        let is_new = !shown.contains(arg.get_id());
+        if is_new { arg.hide(true) } else { arg }
+    })
 }
 
 impl From<Limit> for TokenOptions {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::new_file::{NewFile, Privacy};
+use crate::new_file::{Durability, NewFile, Privacy};
 use crate::output;
 use crate::paths::{Target, is_standard};
 
@@ -35,6 +35,17 @@ fn identity(metadata: &fs::Metadata, _: &Path) -> Option<Identity> {
 #[cfg(not(unix))]
 fn identity(_: &fs::Metadata, path: &Path) -> Option<Identity> {
     fs::canonicalize(path).ok()
+}
+
+/// Whether an entry of a folder may be this file, as far as that shows without a look at it.
+#[cfg(unix)]
+fn may_be(entry: &fs::DirEntry, (_, inode): &Identity) -> bool {
+    std::os::unix::fs::DirEntryExt::ino(entry) == *inode
+}
+
+#[cfg(not(unix))]
+fn may_be(_: &fs::DirEntry, _: &Identity) -> bool {
+    true
 }
 
 /// The identity of what the path leads to.
@@ -131,8 +142,10 @@ impl Kept {
                 let path = entry.path();
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() => folders.push(path),
-                    Ok(kind) if kind.is_file() && file_of(&path).as_ref() == Some(file) => {
-                        return true;
+                    Ok(kind) if kind.is_file() && may_be(&entry, file) => {
+                        if file_of(&path).as_ref() == Some(file) {
+                            return true;
+                        }
                     }
                     _ => {}
                 }
@@ -204,8 +217,17 @@ impl Output {
         matches!(self.to, Some(To::Stdout(_))) && io::stdout().is_terminal()
     }
 
-    /// Completes the output and gives the file its name.
-    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+    /// Completes the output and gives the file its name; both are on the disk then.
+    pub(crate) fn finish(self) -> Result<(), Failure> {
+        self.complete(Durability::OnDisk)
+    }
+
+    /// The same without waiting for the disk, for what can be made again.
+    pub(crate) fn finish_without_waiting(self) -> Result<(), Failure> {
+        self.complete(Durability::InItsTime)
+    }
+
+    fn complete(mut self, durability: Durability) -> Result<(), Failure> {
         let done = match self.to.take() {
             None => Ok(()),
             Some(To::Stdout(mut stdout)) => stdout.flush(),
@@ -214,7 +236,9 @@ impl Output {
                 .into_inner()
                 .map_err(io::IntoInnerError::into_error)
                 .and_then(|file| {
-                    file.put_in_place(|name| self.interrupt.remember_unfinished(name))
+                    file.put_in_place(durability, |name| {
+                        self.interrupt.remember_for_a_moment(name)
+                    })
                 }),
         };
         done.map_err(|e| self.failed(&e))

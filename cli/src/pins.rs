@@ -146,6 +146,11 @@ impl Pins {
         }
     }
 
+    /// Whether nobody is asked for it: it is read from somewhere.
+    pub(crate) fn asks_nobody(&self) -> bool {
+        matches!(self.choice, Choice::Stored(_))
+    }
+
     /// Whether it is read from standard input, so that nothing else can be.
     pub(crate) fn reads_stdin(&self) -> bool {
         match &self.choice {

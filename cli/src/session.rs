@@ -11,7 +11,7 @@ use claviger_engine::{Backend, EngineError, EngineId, IdentityInfo, KeyInfo, Nod
 use claviger_token::sync::lock;
 use claviger_token::{Access, Advice, Call, Error, Event, KeyUse, TokenId};
 
-use crate::args::Args;
+use crate::args::{Args, Command};
 use crate::config::Setting;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
@@ -27,6 +27,8 @@ pub(crate) struct Session {
     last_try: bool,
     any_pin_length: bool,
     no_pin_ledger: bool,
+    /// Whether the command makes one request, and nobody is asked for its PIN.
+    is_one_request: bool,
     /// The deadline of the command.
     pub(crate) deadline: Option<Instant>,
     pub(crate) json: bool,
@@ -42,7 +44,11 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(args: &Args, settings: Vec<Setting>) -> Result<Self, Failure> {
         let screen = Screen::new();
-        let interrupt = Interrupt::listen(screen.clone());
+        let interrupt = match args.command {
+            // It changes nothing on a token, and its output has no name until it is whole.
+            Command::Sign { .. } => Interrupt::listen_when_needed(screen.clone()),
+            _ => Interrupt::listen(screen.clone()),
+        };
         let deadline =
             (args.access.limit.timeout).and_then(|limit| Instant::now().checked_add(limit));
         if let Some(deadline) = deadline {
@@ -67,8 +73,10 @@ impl Session {
                 "the PIN and the management key cannot both come from standard input",
             ));
         }
+        let is_sign = matches!(args.command, Command::Sign { .. });
         Ok(Session {
             home: args.home.clone(),
+            is_one_request: is_sign && pins.asks_nobody(),
             last_try: args.access.last_try,
             any_pin_length: args.access.any_pin_length,
             no_pin_ledger: args.access.no_pin_ledger,
@@ -168,6 +176,10 @@ impl Session {
         let call = match self.deadline {
             Some(deadline) => Call::within(deadline.saturating_duration_since(Instant::now())),
             None => Call::unlimited(),
+        };
+        let call = match self.is_one_request {
+            true => call.in_place(),
+            false => call,
         };
         let screen = self.screen.clone();
         // What a touch or an approval is wanted for is said with it.

@@ -96,7 +96,7 @@ pub(crate) async fn sign(
         .map_err(|e| Failure::new(format!("the token's answer is {e}")).coded("malformed-reply"))?;
     output.write_all(&bytes).map_err(|e| output.failed(&e))?;
     let apart = options.output.filter(|_| !output.is_stdout());
-    output.finish()?;
+    output.finish_without_waiting()?;
     if let Some(file) = apart.filter(|_| session.json) {
         output::print_json(&SignatureView {
             name: who.to_string(),
