@@ -3,6 +3,7 @@
 use std::mem::take;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -11,6 +12,7 @@ use claviger_engine::evidence::now;
 use claviger_engine::{Capabilities, IdParams};
 use claviger_formats::sshsig::FILE_NAMESPACE;
 
+use crate::daemon_args::{AuditCommand, DaemonOptions, GrantCommand, ServeOptions, duration};
 use crate::help;
 use crate::options::{HiddenTokenOptions, Limit, TokenOptions};
 
@@ -34,6 +36,9 @@ pub(crate) struct Args {
     /// Answer in JSON
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) daemon: DaemonOptions,
 
     /// Options before the command; `command_line::read` adds those after it.
     #[command(flatten)]
@@ -250,6 +255,46 @@ pub(crate) enum Command {
         #[command(flatten)]
         access: TokenOptions,
     },
+    /// Run the daemon: it keeps tokens open, and signs and decrypts for other programs
+    #[command(after_long_help = help::SERVE)]
+    Serve {
+        #[command(flatten)]
+        options: ServeOptions,
+    },
+    /// Show the state of the daemon and of its tokens
+    Status,
+    /// Give the daemon a token's PIN, so that commands and programs need none
+    ///
+    /// The daemon keeps the PIN in memory that is not swapped out. It forgets the PIN when the token
+    /// is removed, after --for, at `claviger lock`, before the machine sleeps, and when it ends.
+    #[command(after_long_help = help::UNLOCK)]
+    Unlock {
+        /// The token: its serial number, kind:manufacturer/serial, or a backend
+        token: String,
+        /// Keep the PIN for this time, such as 45m or 8h [default: until the token is removed]
+        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+        time: Option<Duration>,
+        #[command(flatten)]
+        access: TokenOptions,
+    },
+    /// Have the daemon forget a token's PIN, and log out of the token
+    Lock {
+        /// The token: its serial number, kind:manufacturer/serial, or a backend
+        /// [default: every token]
+        token: Option<String>,
+    },
+    /// Grant other users of this machine the use of identities through the daemon
+    #[command(after_long_help = help::GRANT)]
+    Grant {
+        #[command(subcommand)]
+        command: GrantCommand,
+    },
+    /// Check the daemon's audit files
+    #[command(after_long_help = help::AUDIT)]
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Back up all identities, contacts and evidence to a file, while others may use them
     #[command(after_long_help = help::BACKUP)]
     Backup {
@@ -383,6 +428,7 @@ impl Command {
             | Command::Delete { access, .. }
             | Command::Sign { access, .. }
             | Command::Decrypt { access, .. }
+            | Command::Unlock { access, .. }
             | Command::Doctor { access, .. } => Some(take(access)),
             Command::ReadsFor { access, command } => {
                 let mut all = take(&mut **access);

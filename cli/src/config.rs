@@ -29,7 +29,7 @@ pub(crate) struct Config {
 }
 
 /// The settings in the file.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) home: Option<PathBuf>,
     pub(crate) pin_source: Option<String>,
@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) format: Option<Format>,
     /// Short names for backends.
     pub(crate) backends: BTreeMap<String, String>,
+    /// The table of the daemon, which was checked.
+    serve: Option<Table>,
 }
 
 /// A setting, as `config show` prints it.
@@ -133,12 +135,23 @@ impl Config {
                 backend: Some(backend),
                 ..
             }
+            | Command::Unlock { token: backend, .. }
+            | Command::Lock {
+                token: Some(backend),
+            }
             | Command::Doctor {
                 forget_refused_pin: Some(backend),
                 ..
             } => self.write_out(backend),
             _ => {}
         }
+    }
+
+    /// How the daemon serves.
+    pub(crate) fn serve(&self) -> claviger_service::settings::Settings {
+        let table = self.settings.serve.clone().unwrap_or_default();
+        // It was checked when it was read.
+        claviger_service::settings::Settings::of_table(table).unwrap_or_default()
     }
 
     /// Each setting, and where its value comes from.
@@ -150,6 +163,7 @@ impl Config {
             params,
             format,
             backends,
+            serve: _,
         } = &self.settings;
         let given = |option: &Option<OsString>| {
             let text = option.as_ref().map(|text| text.to_string_lossy());
@@ -322,6 +336,7 @@ impl Settings {
                 Format::from_str(name, false).map_err(|_| "raw, der or sshsig".into())
             })?,
             backends: backends(table.remove("backends"))?,
+            serve: serve(table.remove("serve"))?,
         };
         match table.keys().next() {
             Some(key) => Err(format!("`{key}` is no setting")),
@@ -391,6 +406,19 @@ fn backends(value: Option<Value>) -> Result<BTreeMap<String, String>, String> {
     table.into_iter().map(entry).collect()
 }
 
+/// The table of the daemon. It is checked by every command: who made a mistake hears of it before
+/// the daemon does not start.
+fn serve(value: Option<Value>) -> Result<Option<Table>, String> {
+    match value {
+        None => Ok(None),
+        Some(Value::Table(table)) => {
+            claviger_service::settings::Settings::of_table(table.clone())?;
+            Ok(Some(table))
+        }
+        Some(_) => Err("`serve` must be a table".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -431,6 +459,8 @@ mod tests {
             ),
             ("format = 'pgp'", "`format` must be raw, der or sshsig"),
             ("backends = 'piv:'", "`backends` must be a table"),
+            ("serve = 482913", "`serve` must be a table"),
+            ("[serve]\npin = '482913'", "`serve.pin` is no setting"),
             ("[backends]\na = 'b'", "`a` in `backends` must be a backend"),
             (
                 "[backends]\n'a:' = 'piv:'",

@@ -1,10 +1,11 @@
 //! Failures of a command: one cause, one hint, one code for programs, one exit code.
 
+use std::borrow::Cow;
 use std::io;
 
 use claviger_engine::registry::ContactError;
 use claviger_engine::{EngineError, RegistryError};
-use claviger_token::{Error as TokenError, TokenId};
+use claviger_token::Error as TokenError;
 use serde::Serialize;
 
 use crate::hints;
@@ -22,11 +23,11 @@ const INTERRUPTED: u8 = 130;
 #[derive(Debug)]
 pub(crate) struct Failure {
     /// The code for programs: one for each cause, listed in `ERRORS.md`.
-    code: &'static str,
+    code: Cow<'static, str>,
     what: String,
     hint: String,
     status: u8,
-    token: Option<TokenId>,
+    token: Option<String>,
     /// Whether people are told nothing.
     quiet: bool,
 }
@@ -43,14 +44,14 @@ struct ErrorView<'a> {
     message: &'a str,
     hint: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<String>,
+    token: Option<&'a str>,
 }
 
 impl Failure {
     /// A failure of the command.
     pub(crate) fn new(what: impl Into<String>) -> Self {
         Failure {
-            code: "failed",
+            code: "failed".into(),
             what: what.into(),
             hint: String::new(),
             status: FAILED,
@@ -62,7 +63,7 @@ impl Failure {
     /// An invalid command line.
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Failure {
-            code: "usage",
+            code: "usage".into(),
             status: USAGE,
             ..Failure::new(what)
         }
@@ -70,8 +71,25 @@ impl Failure {
 
     /// Sets the code for programs.
     pub(crate) fn coded(mut self, code: &'static str) -> Self {
-        self.code = code;
+        self.code = code.into();
         self
+    }
+
+    /// What somebody else failed with, who has told its code and its hint.
+    pub(crate) fn told(code: String, what: String, hint: String, token: Option<String>) -> Self {
+        Failure {
+            status: status_of(&code),
+            code: code.into(),
+            what,
+            hint,
+            token,
+            quiet: false,
+        }
+    }
+
+    /// The code for programs.
+    pub(crate) fn code(&self) -> &str {
+        &self.code
     }
 
     /// Sets the hint.
@@ -140,24 +158,27 @@ impl Failure {
     pub(crate) fn view(&self) -> impl Serialize {
         View {
             error: ErrorView {
-                code: self.code,
+                code: &self.code,
                 message: &self.what,
                 hint: &self.hint,
-                token: self.token.as_ref().map(TokenId::to_string),
+                token: self.token.as_deref(),
             },
         }
     }
 }
 
+/// The exit status for a failure with this code.
+fn status_of(code: &str) -> u8 {
+    match code {
+        "bad-name" | "no-driver" | "bad-backend" => USAGE,
+        "cancelled" => INTERRUPTED,
+        _ => FAILED,
+    }
+}
+
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        let status = match &error {
-            EngineError::BadName { .. }
-            | EngineError::NoDriver { .. }
-            | EngineError::Token(TokenError::BadBackend { .. }) => USAGE,
-            EngineError::Token(TokenError::Cancelled) => INTERRUPTED,
-            _ => FAILED,
-        };
+        let status = status_of(error.code());
         let token = match &error {
             EngineError::Token(error)
             | EngineError::KeyNotUsable { reason: error }
@@ -165,11 +186,11 @@ impl From<EngineError> for Failure {
             _ => None,
         };
         Failure {
-            code: error.code(),
+            code: error.code().into(),
             what: error.to_string(),
             hint: hints::of(&error),
             status,
-            token,
+            token: token.map(|token| token.to_string()),
             quiet: false,
         }
     }
@@ -218,7 +239,7 @@ mod tests {
             backend: "x".into(),
             reason: "y".into(),
         });
-        assert_eq!((failure.status, failure.code), (USAGE, "bad-backend"));
+        assert_eq!((failure.status, failure.code()), (USAGE, "bad-backend"));
     }
 
     #[test]

@@ -127,6 +127,37 @@ Examples:
   claviger reads-for grant deputy --by yk --until 2027-01-31
   claviger reads-for revoke safe --by yk";
 
+pub(crate) const SERVE: &str = "\
+Commands with the same home use the daemon by themselves: `claviger sign`, `decrypt`, `generate`,
+`connect`, `delete` and `tokens`. An option of tokens that the daemon does not know, such as
+--last-try, has the command work without it; so does --no-daemon.
+
+Your own daemon serves you alone. SIGTERM ends it after the requests that it has begun; SIGHUP has it
+read its configuration again and open its audit file anew.
+
+Examples:
+  claviger serve
+  systemctl --user enable --now claviger.socket     # starts it when it is needed";
+
+pub(crate) const UNLOCK: &str = "\
+Examples:
+  claviger unlock 'pkcs11:token=bench' --for 8h
+  claviger unlock 5b1f2c9e7d3a4086 --pin-source file:/run/secrets/pin";
+
+pub(crate) const GRANT: &str = "\
+A daemon that serves a whole system grants nothing until you add a grant. Your own daemon serves you
+alone and lets you do everything.
+
+Examples:
+  claviger --daemon /run/claviger/api.sock grant add --uid 1001 --identity build-bot \\
+      --may sign --purpose sshsig:file
+  claviger --daemon /run/claviger/api.sock grant list
+  claviger --daemon /run/claviger/api.sock grant remove 3";
+
+pub(crate) const AUDIT: &str = "\
+Examples:
+  claviger audit verify ~/.local/state/claviger/audit.jsonl";
+
 pub(crate) const BACKUP: &str = "\
 A backup holds names, public keys, contacts, evidence and where keys are. Of rejected PINs it holds
 slow hashes. It holds no private key and no PIN.

@@ -267,8 +267,21 @@ fn known(code: &str) -> Option<&'static str> {
         // Of a daemon.
         "no-daemon" => "start it: claviger serve; or do without: --no-daemon",
         "socket-path-too-long" => "name a socket in a folder with a shorter path",
+        "socket-taken" => {
+            "`claviger status` shows who serves there; or name another: --socket PATH"
+        }
+        "socket-in-the-way" => "look what it is, and remove it; or name another: --socket PATH",
+        "socket-folder" => "name a folder that only you can write to: --socket PATH",
+        "socket-failed" => "check the folder of the socket and its permissions",
+        "socket-inherited" => "check the ListenStream= lines of claviger.socket",
+        "daemon-running" => "`claviger status` shows it; a home has one daemon",
+        "daemon-lock" => "check the permissions and the free space of the home folder",
+        "draining" => "try again in a moment: another daemon may start",
+        "caller-too-slow" => "try again",
+        "data-too-long" => "have the header opened, and decrypt what follows it yourself",
+        "bad-request" | "not-served" => "use the program and the daemon of one version",
         "connection-failed" | "daemon-silent" => "`claviger doctor` looks at the daemon",
-        "daemon-not-trusted" => "check who runs it; to use it nevertheless: --daemon PATH",
+        "daemon-not-trusted" => "do not use it: whoever runs it would get your PIN",
         "daemon-other-home" => "name its home with --home, or do without: --no-daemon",
         "daemon-gone" => "try again: nothing was done",
         "request-lost" => "look whether it was done before you try again",

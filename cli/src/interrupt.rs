@@ -81,9 +81,16 @@ pub(crate) struct Interrupt {
     #[cfg(unix)]
     pinentries: Mutex<Vec<crate::questions::Started>>,
     screen: Screen,
+    /// Who gets the signals instead.
+    #[cfg(unix)]
+    heir: Mutex<Option<Heir>>,
     #[cfg(unix)]
     at_once: AtOnce,
 }
+
+/// Who gets the signals of a process that goes on after them.
+#[cfg(unix)]
+type Heir = Box<dyn Fn(i32) + Send>;
 
 impl Interrupt {
     /// Listens to signals from now on.
@@ -129,8 +136,17 @@ impl Interrupt {
             pinentries: Mutex::default(),
             screen,
             #[cfg(unix)]
+            heir: Mutex::default(),
+            #[cfg(unix)]
             at_once: AtOnce::default(),
         }
+    }
+
+    /// From now on signals go to `heir`, and do nothing else: a daemon ends in its own way.
+    #[cfg(unix)]
+    pub(crate) fn hand_over(self: &Arc<Self>, heir: impl Fn(i32) + Send + 'static) {
+        self.listen_now();
+        *lock(&self.heir) = Some(Box::new(heir));
     }
 
     #[cfg(unix)]
@@ -169,6 +185,9 @@ impl Interrupt {
 
     #[cfg(unix)]
     fn react(&self, signal: i32) {
+        if let Some(heir) = &*lock(&self.heir) {
+            return heir(signal);
+        }
         match self.reaction(signal) {
             Reaction::Wait => {}
             Reaction::Tidy => self.screen.line(TIDYING),

@@ -7,9 +7,12 @@ mod command_line;
 mod commands;
 mod config;
 mod contact_file;
+mod daemon;
+mod daemon_args;
 #[cfg(test)]
 mod documents;
 mod drivers;
+mod engines;
 mod failure;
 mod help;
 mod hints;
@@ -30,6 +33,7 @@ mod prompt;
 mod questions;
 mod screen;
 mod session;
+mod token_views;
 mod views;
 
 use std::process::ExitCode;
@@ -64,7 +68,7 @@ fn run() -> Result<u8, Failure> {
         Ok(args) => args,
         Err(error) => return misunderstood(&error),
     };
-    start_log();
+    start_log(&args.command);
     commands::run(args)
 }
 
@@ -103,10 +107,12 @@ fn end(code: u8) -> ExitCode {
 }
 
 /// Logs to standard error what `CLAVIGER_LOG` asks for (`debug`,
-/// `claviger_engine=info`, …); without it nothing.
-fn start_log() {
-    let Ok(wanted) = std::env::var("CLAVIGER_LOG") else {
-        return;
+/// `claviger_engine=info`, …); without it nothing, but for a daemon.
+fn start_log(command: &args::Command) {
+    let wanted = match (std::env::var("CLAVIGER_LOG"), command) {
+        (Ok(wanted), _) => wanted,
+        (Err(_), args::Command::Serve { .. }) => "info".into(),
+        (Err(_), _) => return,
     };
     match EnvFilter::try_new(&wanted) {
         Ok(filter) => tracing_subscriber::fmt()

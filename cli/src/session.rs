@@ -1,5 +1,6 @@
 //! What all commands share: settings, registry, node.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,7 @@ use claviger_token::{Access, Advice, Call, Error, Event, KeyUse, TokenId};
 
 use crate::args::{Args, Command};
 use crate::config::Setting;
+use crate::daemon::{self, Daemon};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::new_file::Privacy;
@@ -33,8 +35,11 @@ pub(crate) struct Session {
     pub(crate) deadline: Option<Instant>,
     pub(crate) json: bool,
     pub(crate) pins: Arc<Pins>,
-    management_keys: Arc<Pins>,
+    pub(crate) management_keys: Arc<Pins>,
     factory_defaults: bool,
+    daemon_choice: daemon::Choice,
+    /// The daemon that the command uses, once that is known.
+    daemon: OnceCell<Option<Daemon>>,
     pub(crate) screen: Screen,
     pub(crate) interrupt: Arc<Interrupt>,
     /// Each setting, and where its value comes from.
@@ -85,6 +90,8 @@ impl Session {
             pins,
             management_keys,
             factory_defaults: args.access.factory_defaults,
+            daemon_choice: daemon::Choice::of(args)?,
+            daemon: OnceCell::new(),
             screen,
             interrupt,
             settings,
@@ -156,6 +163,29 @@ impl Session {
         Ok(Registry::open(&home)?)
     }
 
+    /// The daemon that the command uses, if any.
+    ///
+    /// # Errors
+    /// A daemon that was named, or serves this home, and cannot be used.
+    pub(crate) fn daemon(&self) -> Result<Option<&Daemon>, Failure> {
+        if self.daemon.get().is_none() {
+            let _ = self.daemon.set(Daemon::find(&self.daemon_choice, self)?);
+        }
+        Ok(self.daemon.get().and_then(Option::as_ref))
+    }
+
+    /// The daemon that the command is about.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be used.
+    pub(crate) fn needed_daemon(&self) -> Result<&Daemon, Failure> {
+        self.daemon()?.ok_or_else(|| {
+            Failure::new("no daemon of yours serves this home")
+                .coded("no-daemon")
+                .hint("start it: claviger serve, or systemctl --user start claviger.socket")
+        })
+    }
+
     /// A node with every driver of this program.
     pub(crate) fn node(&self, registry: Registry) -> Node {
         let mut access = Access::with(SharedPins(Arc::clone(&self.pins)));
@@ -177,26 +207,32 @@ impl Session {
             Some(deadline) => Call::within(deadline.saturating_duration_since(Instant::now())),
             None => Call::unlimited(),
         };
-        let call = match self.is_one_request {
+        let call = call
+            .cancelled_by(self.interrupt.flag())
+            .watched_by(self.watcher());
+        match self.is_one_request {
             true => call.in_place(),
             false => call,
-        };
+        }
+    }
+
+    /// Tells a person what a request waits for.
+    pub(crate) fn watcher(&self) -> Arc<dyn Fn(&Event) + Send + Sync> {
         let screen = self.screen.clone();
         // What a touch or an approval is wanted for is said with it.
         let proof = Mutex::new(None);
-        call.cancelled_by(self.interrupt.flag())
-            .watched_by(Arc::new(move |event| {
-                let mut proof = lock(&proof);
-                match event {
-                    Event::ProofNeeded { usage, .. } => *proof = Some(*usage),
-                    Event::PersonDone { .. } => *proof = None,
-                    _ => {}
-                }
-                if let Some(line) = line(event) {
-                    let why = proof.map(why).unwrap_or_default();
-                    screen.line(&format!("{line}{why}"));
-                }
-            }))
+        Arc::new(move |event| {
+            let mut proof = lock(&proof);
+            match event {
+                Event::ProofNeeded { usage, .. } => *proof = Some(*usage),
+                Event::PersonDone { .. } => *proof = None,
+                _ => {}
+            }
+            if let Some(line) = line(event) {
+                let why = proof.map(why).unwrap_or_default();
+                screen.line(&format!("{line}{why}"));
+            }
+        })
     }
 
     /// Resolves abandoned intents on `tokens`, which the command is about to use, and warns of
@@ -226,14 +262,14 @@ impl Session {
         }
         Ok(())
     }
+}
 
-    /// Warns of abandoned intents.
-    pub(crate) fn warn_open(&self, node: &Node) -> Result<(), Failure> {
-        for intent in node.registry().open_intents()? {
-            warn_open(&intent, None);
-        }
-        Ok(())
+/// Warns of the abandoned intents in a registry.
+pub(crate) fn warn_open_in(registry: &Registry) -> Result<(), Failure> {
+    for intent in registry.open_intents()? {
+        warn_open(&intent, None);
     }
+    Ok(())
 }
 
 /// Warns once, before the first PIN that is sent without a record.
@@ -337,8 +373,15 @@ pub(crate) fn device(backend: &str) -> Result<Backend, Failure> {
              and this command ends when it has answered",
         )
         .coded("backend-not-served")
-        .hint("name a token; SoftHSM2 makes one without hardware"));
+        .hint(
+            "name a token; SoftHSM2 makes one without hardware; or start a daemon: claviger serve",
+        ));
     }
+    lasting(backend)
+}
+
+/// A backend, if a daemon can serve it: keys in memory live as long as the daemon.
+pub(crate) fn lasting(backend: &str) -> Result<Backend, Failure> {
     match Backend::from(backend) {
         Backend::RemoteConnection { .. } => Err(Failure::new(
             "the backend `remote:` cannot be used here: this command only works with tokens \
@@ -358,16 +401,17 @@ pub(crate) fn identity(
     let id = EngineId::local(name);
     match registry.identity(&id)? {
         Some(info) => Ok((id, info)),
-        None => {
-            let shown: String = name.chars().take(80).collect();
-            let ellipsis = if shown.len() < name.len() { "…" } else { "" };
-            Err(
-                Failure::new(format!("there is no identity `{shown}{ellipsis}`"))
-                    .coded("no-identity")
-                    .hint("`claviger identities` lists them"),
-            )
-        }
+        None => Err(no_identity(name)),
     }
+}
+
+/// There is no identity of this name.
+pub(crate) fn no_identity(name: &str) -> Failure {
+    let shown: String = name.chars().take(80).collect();
+    let ellipsis = if shown.len() < name.len() { "…" } else { "" };
+    Failure::new(format!("there is no identity `{shown}{ellipsis}`"))
+        .coded("no-identity")
+        .hint("`claviger identities` lists them")
 }
 
 /// An existing identity or contact.

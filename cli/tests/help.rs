@@ -19,7 +19,8 @@ const OF_TOKENS: [&str; 8] = [
     "--timeout",
 ];
 
-const LOG_IN: [&str; 8] = [
+const LOG_IN: [&str; 9] = [
+    "unlock",
     "generate",
     "connect",
     "delete",
@@ -30,7 +31,16 @@ const LOG_IN: [&str; 8] = [
     "reads-for revoke",
 ];
 
-const NEED_NO_TOKEN: [&str; 20] = [
+const NEED_NO_TOKEN: [&str; 29] = [
+    "serve",
+    "status",
+    "lock",
+    "grant",
+    "grant add",
+    "grant list",
+    "grant remove",
+    "audit",
+    "audit verify",
     "identities",
     "show",
     "verify",
@@ -60,6 +70,7 @@ fn claviger(words: &str) -> Output {
         .args(words.split_whitespace())
         .env("CLAVIGER_HOME", nowhere)
         .env("CLAVIGER_CONFIG", "")
+        .env("CLAVIGER_DAEMON", "")
         .output()
         .unwrap()
 }

@@ -53,6 +53,7 @@ impl Bench {
             .args(words)
             .current_dir(self.folder.path())
             .env("CLAVIGER_HOME", self.folder.path().join("home"))
+            .env("CLAVIGER_DAEMON", "")
             .env_remove("CLAVIGER_LOG")
             .stdin(Stdio::null());
         command

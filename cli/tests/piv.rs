@@ -143,6 +143,7 @@ impl Bench {
             .env(variable, socket)
             .env("XDG_CONFIG_HOME", self.path("config"))
             .env("CLAVIGER_HOME", self.path("home"))
+            .env("CLAVIGER_DAEMON", "")
             .env_remove("CLAVIGER_LOG")
             .stdin(Stdio::null());
         command

@@ -31,6 +31,7 @@ fn run_as_root(stage: &Stage, words: &[&str]) -> Outcome {
     command
         .args(words)
         .envs(variables.filter_map(|(name, value)| Some((name, value?))))
+        .env("CLAVIGER_DAEMON", "")
         .env_remove("CLAVIGER_LOG")
         .current_dir(stage.folder())
         .stdin(Stdio::null());

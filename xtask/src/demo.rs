@@ -5,9 +5,12 @@
 
 mod json;
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 use std::{env, fs};
 
@@ -40,10 +43,12 @@ enum Expected {
     SigningKeyFor(&'static str),
     /// Exit status 1: understood, and refused.
     Refusal,
+    /// It goes on, once it has said a line.
+    GoesOn,
 }
 
 fn steps(module: &Path) -> Vec<Step> {
-    use Expected::{Refusal, Says, SaysNothingOf, SigningKeyFor, Success};
+    use Expected::{GoesOn, Refusal, Says, SaysNothingOf, SigningKeyFor, Success};
 
     let module = module.display().to_string();
     let backend = format!("pkcs11:token={TOKEN}?module-path={module}");
@@ -206,6 +211,49 @@ fn steps(module: &Path) -> Vec<Step> {
             "The registry knows which identity uses which key. It holds no secrets.",
         ),
         step(
+            "Start the daemon",
+            plain(&["claviger", "serve"]),
+            GoesOn,
+            "It keeps tokens open. From now on every command of this home uses it.",
+        ),
+        step(
+            "Unlock the token",
+            with_pin(&["unlock", &backend, "--for", "8h"]),
+            Success,
+            "The daemon keeps the PIN, in memory that is not swapped out.",
+        ),
+        step(
+            "Sign without a PIN",
+            plain(&[
+                "claviger",
+                "sign",
+                "alice",
+                "letter.txt",
+                "--format",
+                "sshsig",
+            ]),
+            Says("BEGIN SSH SIGNATURE"),
+            "Programs share the daemon's login. None of them gets the PIN.",
+        ),
+        step(
+            "Show what the daemon does",
+            plain(&["claviger", "status"]),
+            Says("unlocked"),
+            "Its tokens, and how many requests it has served.",
+        ),
+        step(
+            "Lock the token",
+            plain(&["claviger", "lock"]),
+            Success,
+            "The daemon forgets the PIN and logs out.",
+        ),
+        step(
+            "Sign once more",
+            plain(&["claviger", "sign", "alice", "letter.txt"]),
+            Refusal,
+            "Refused, as expected: the token is locked, and no PIN was given.",
+        ),
+        step(
             "Delete bob",
             with_pin(&["delete", "bob"]),
             Success,
@@ -296,6 +344,17 @@ struct Stage {
     folder: Scratch,
     softhsm_conf: PathBuf,
     home: PathBuf,
+    /// The daemon, once it was started.
+    daemon: RefCell<Option<Child>>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
 }
 
 impl Stage {
@@ -309,7 +368,12 @@ impl Stage {
             home: folder.path().join("home"),
             folder,
             softhsm_conf,
+            daemon: RefCell::default(),
         };
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(stage.runtime())
+            .map_err(|error| Failure::new(format!("the folder of the daemon: {error}")))?;
 
         screen::line(
             Style::Heading,
@@ -317,7 +381,10 @@ impl Stage {
         );
         let show = |text: &str| screen::line(Style::Command, format_args!("  $ {text}"));
         show(&format!("cd {}", stage.folder.path().display()));
-        show("export SOFTHSM2_CONF=$PWD/softhsm2.conf CLAVIGER_HOME=$PWD/home");
+        show(
+            "export SOFTHSM2_CONF=$PWD/softhsm2.conf CLAVIGER_HOME=$PWD/home \
+             XDG_RUNTIME_DIR=$PWD/runtime",
+        );
         let words = [
             "softhsm2-util",
             "--init-token",
@@ -348,7 +415,10 @@ impl Stage {
             format_args!("\n{number}/{total}  {}", step.title),
         );
         screen::line(Style::Command, format_args!("  $ {typed}"));
-        let output = self.perform(&step.command)?;
+        let output = match step.expected {
+            Expected::GoesOn => self.start(&step.command)?,
+            _ => self.perform(&step.command)?,
+        };
         indent(&output);
         self.judge(&step.expected, &output).map_err(|what| {
             Failure::new(format!(
@@ -361,7 +431,39 @@ impl Stage {
         Ok(())
     }
 
+    /// The folder of the daemon.
+    fn runtime(&self) -> PathBuf {
+        self.folder.path().join("runtime")
+    }
+
+    /// Starts a program that goes on; its output is the first line.
+    fn start(&self, words: &[String]) -> Result<Output> {
+        let mut command = self.command(words)?;
+        let daemon = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut daemon = daemon.map_err(|error| process::could_not_start(&command, &error))?;
+        let mut line = String::new();
+        let said = daemon.stdout.take().map(BufReader::new);
+        if let Some(mut said) = said {
+            let read = said.read_line(&mut line);
+            read.map_err(|error| Failure::new(format!("the daemon's output: {error}")))?;
+        }
+        let ended = daemon.try_wait().ok().flatten();
+        self.daemon.replace(Some(daemon));
+        Ok(Output {
+            status: ended.unwrap_or_default(),
+            stdout: line.into_bytes(),
+            stderr: Vec::new(),
+        })
+    }
+
     fn perform(&self, words: &[String]) -> Result<Output> {
+        let mut command = self.command(words)?;
+        command
+            .output()
+            .map_err(|error| process::could_not_start(&command, &error))
+    }
+
+    fn command(&self, words: &[String]) -> Result<Command> {
         let (program, args) = words
             .split_first()
             .ok_or_else(|| Failure::new("a step of the demo has no command"))?;
@@ -380,9 +482,9 @@ impl Stage {
             .current_dir(self.folder.path())
             .env("SOFTHSM2_CONF", &self.softhsm_conf)
             .env("CLAVIGER_HOME", &self.home)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| process::could_not_start(&command, &error))
+            .env("XDG_RUNTIME_DIR", self.runtime())
+            .stdin(Stdio::null());
+        Ok(command)
     }
 
     /// What is wrong with a step's outcome, if anything.
@@ -398,7 +500,8 @@ impl Stage {
             return Err(format!("it failed ({})", output.status));
         }
         match expected {
-            Expected::Success | Expected::Refusal => Ok(()),
+            Expected::GoesOn if said.is_empty() => Err("it did not start".into()),
+            Expected::Success | Expected::Refusal | Expected::GoesOn => Ok(()),
             Expected::Says(text) if said.contains(text) => Ok(()),
             Expected::Says(text) => Err(format!("it did not say {:?}", text.trim())),
             Expected::SaysNothingOf(text) if said.contains(text) => {
@@ -451,6 +554,7 @@ mod tests {
             folder: Scratch::new("test").unwrap(),
             softhsm_conf: "unused".into(),
             home: "unused".into(),
+            daemon: RefCell::default(),
         };
         let outcome = |script: &str, expected| {
             let words = ["sh", "-c", script].map(String::from);

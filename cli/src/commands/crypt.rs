@@ -6,7 +6,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use claviger_engine::opener::Opened;
-use claviger_engine::{EngineId, Node};
 use claviger_formats::envelope::{self, EncryptError, Sealed};
 use claviger_token::{Error, KeyUse, PublicKey};
 use serde::Serialize;
@@ -14,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::recipients::{self, Addressee, AddresseeView, Whom};
 use super::{Answer, FINE, open};
+use crate::engines::Engines;
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::new_file::Privacy;
@@ -97,14 +97,20 @@ pub(crate) async fn encrypt(
 }
 
 pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Path>) -> Answer {
-    let node = session.node(session.registry()?);
-    let (name, file) = whom_and_what(&node, words)?;
+    let engines = Engines::of(session, Session::registry)?;
+    let (name, file) = whom_and_what(&engines, words)?;
     session.check_input(file)?;
-    if let Some(name) = &name {
-        let (who, info) = session::identity(node.registry(), name)?;
-        session::key(&who, &info, KeyUse::Decrypt)?;
+    let named = match &name {
+        Some(name) => Some(engines.identity(name)?),
+        None => None,
+    };
+    if let Some((who, info)) = &named {
+        session::key(who, info, KeyUse::Decrypt)?;
     }
-    let pin_file = named_pin_file(&node, name.as_deref())?;
+    let pin_file = named.as_ref().and_then(|(_, info)| {
+        // Where the backend says so, the PIN comes from a file.
+        paths::pin_file_of(&info.backend.to_string())
+    });
     let inputs = [file].into_iter().chain(pin_file.as_deref().map(Some));
     let mut output = session.output(to, Privacy::Private, inputs)?;
     let mut input = Input::open(file, &session.screen)?;
@@ -115,10 +121,7 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
         busy: &busy,
     };
     let sealed = Sealed::read(counted)?;
-    let Opened { who, file_key } = match &name {
-        Some(name) => open::with_named(session, &node, name, sealed.stanzas()).await?,
-        None => open::with_any(session, &node, sealed.stanzas()).await?,
-    };
+    let Opened { who, file_key } = open::header(session, &engines, named, &sealed).await?;
     if !output.is_terminal() {
         let _ = busy.set(session.screen.count("decrypting", length));
     }
@@ -158,19 +161,10 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
     Ok(FINE)
 }
 
-/// The file that the PIN of an identity's token comes from, where its backend says so.
-fn named_pin_file(node: &Node, name: Option<&str>) -> Result<Option<PathBuf>, Failure> {
-    let Some(name) = name else {
-        return Ok(None);
-    };
-    let info = node.registry().identity(&EngineId::local(name))?;
-    Ok(info.and_then(|info| paths::pin_file_of(&info.backend.to_string())))
-}
-
 /// With whose key, where that is said, and which file: `[NAME] [FILE]`. One word is the name
 /// of an identity here, if there is one of that name, and else a file.
 fn whom_and_what<'a>(
-    node: &Node,
+    engines: &Engines<'_>,
     words: &'a [PathBuf],
 ) -> Result<(Option<String>, Option<&'a Path>), Failure> {
     let text = |word: &Path| word.to_str().map(str::to_owned);
@@ -179,11 +173,10 @@ fn whom_and_what<'a>(
         [word] => {
             let name = text(word);
             if let Some(name) = &name {
-                let id = EngineId::local(name.as_str());
-                if node.registry().identity(&id)?.is_some() {
+                if engines.find(name)?.is_some() {
                     return Ok((Some(name.clone()), None));
                 }
-                if node.registry().contact(name)?.is_some() && !word.exists() {
+                if engines.has_contact(name)? && !word.exists() {
                     return Err(Failure::new(format!(
                         "`{name}` is a contact: only its owner can decrypt what is for it"
                     ))

@@ -2,16 +2,16 @@
 
 use std::io::{self, IsTerminal};
 
-use claviger_engine::message::RequestDeleteIdentity;
 use claviger_engine::{EngineId, IdentityInfo, KeyInfo, Origin};
 use claviger_token::{Deletion, Error, KeyUse};
 use serde::Serialize;
 
 use super::{Answer, FINE};
+use crate::engines::Engines;
 use crate::failure::Failure;
 use crate::output;
 use crate::prompt::{self, NoAnswer};
-use crate::session::{self, Session};
+use crate::session::Session;
 
 /// The answer in JSON.
 #[derive(Serialize)]
@@ -33,22 +33,18 @@ struct Outcome {
 }
 
 pub(crate) async fn run(session: &Session, name: &str, is_sure: bool) -> Answer {
-    let node = session.node(session.writable_registry()?);
-    let (who, info) = session::identity(node.registry(), name)?;
+    let engines = Engines::of(session, Session::writable_registry)?;
+    let (who, info) = engines.identity(name)?;
     if !is_sure {
         ask(session, &who, &info)?;
     }
-    let request = RequestDeleteIdentity {
-        external_identity: who.clone(),
-        backend: info.backend.clone(),
-    };
     let deleted = {
         let _phase = session.interrupt.tidily();
         let _busy = session.screen.spin("deleting");
-        node.delete(&who, request, &session.call()).await
+        engines.delete(&who, &info).await
     };
     let deleted = deleted?;
-    session.warn_open(&node)?;
+    engines.warn_open()?;
     let keys: Vec<Outcome> = info
         .keys
         .iter()

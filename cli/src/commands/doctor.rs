@@ -3,6 +3,7 @@
 //! It changes nothing and asks for no PIN, unless `--repair` is given.
 
 pub(super) mod accounts;
+mod daemon;
 mod needs;
 pub(super) mod pins;
 mod udev;
@@ -148,6 +149,7 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
             findings.broken(&home, error.into())?;
         }
     }
+    daemon::check(session, &mut findings);
     {
         let _busy = session.screen.spin("looking at the tokens");
         let mut seen = AttachedTokens::new();

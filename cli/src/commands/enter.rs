@@ -2,13 +2,14 @@
 
 use claviger_engine::message::{RequestConnectIdentity, RequestGenerateIdentity};
 use claviger_engine::{
-    Backend, Capabilities, EngineError, EngineId, IdParams, IdentityInfo, KeyInfo, Node,
+    Backend, Capabilities, EngineError, EngineId, IdParams, IdentityInfo, KeyInfo,
 };
-use claviger_token::{Error, Fingerprint, KeySpec, KeyUse, SlotInfo, TokenInfo, shell};
+use claviger_token::{Fingerprint, KeyUse, SlotInfo, TokenInfo, shell};
 
 use super::{Answer, FINE};
+use crate::daemon::Known;
+use crate::engines::Engines;
 use crate::failure::Failure;
-use crate::hints;
 use crate::names;
 use crate::output;
 use crate::session::{self, Session};
@@ -22,14 +23,16 @@ pub(crate) async fn generate(
     capabilities: Option<Capabilities>,
 ) -> Answer {
     let who = session::new_name(name)?;
-    let backend = session::device(backend)?;
+    let engines = Engines::of(session, |session| {
+        session::device(backend)?;
+        session.new_registry()
+    })?;
+    let backend = engines.device(backend)?;
     let capabilities = capabilities.unwrap_or(match params.key(KeyUse::Decrypt) {
         Some(_) => Capabilities::CommitAndDecrypt,
         None => Capabilities::Commit,
     });
-    let node = session.node(session.new_registry()?);
-    no_contact(&node, &who)?;
-    names::warn_of_lookalikes(node.registry(), name)?;
+    check_name(&engines, &who)?;
     let request = RequestGenerateIdentity {
         backend,
         params,
@@ -38,49 +41,39 @@ pub(crate) async fn generate(
     let made = {
         let _phase = session.interrupt.tidily();
         let _busy = session.screen.spin("making keys on the token");
-        node.generate(&who, request, &session.call()).await
+        engines.generate(&who, request).await
     };
-    if let Err(error) = made {
-        return Err(not_generated(&node, &who, error));
+    if let Err(failure) = made {
+        return Err(not_generated(&engines, &who, failure));
     }
-    session.warn_open(&node)?;
-    report(session, &node, &who, "generated")
+    engines.warn_open()?;
+    report(session, &engines, &who, "generated")
 }
 
-/// Refuses the name of a contact before a token is asked.
-fn no_contact(node: &Node, who: &EngineId) -> Result<(), Failure> {
-    match node.registry().contact(&who.name)? {
-        Some(_) => Err(EngineError::NameIsContact.into()),
-        None => Ok(()),
+/// Refuses the name of a contact before a token is asked, and warns of names that look alike.
+fn check_name(engines: &Engines<'_>, who: &EngineId) -> Result<(), Failure> {
+    if engines.has_contact(&who.name)? {
+        return Err(EngineError::NameIsContact.into());
     }
+    if let Some(registry) = engines.registry()? {
+        names::warn_of_lookalikes(registry, &who.name)?;
+    }
+    Ok(())
 }
 
 /// Says beside the reason what is left on the token.
-fn not_generated(node: &Node, who: &EngineId, error: EngineError) -> Failure {
-    let given_up = matches!(
-        error,
-        EngineError::Token(Error::Cancelled | Error::DeadlineExceeded)
-    );
-    let only_decryption = match &error {
-        EngineError::Token(Error::Unsupported {
-            wanted, supported, ..
-        }) => {
-            wanted.usage == KeyUse::Decrypt && supported.contains(&KeySpec::sign(wanted.algorithm))
-        }
-        _ => false,
-    };
-    let hint = hints::of(&error);
-    let failure = Failure::from(error);
-    let open = node.registry().open_intents().unwrap_or_default();
-    if open.iter().any(|intent| intent.identity == *who) {
+fn not_generated(engines: &Engines<'_>, who: &EngineId, failure: Failure) -> Failure {
+    let given_up = ["cancelled", "deadline-exceeded"].contains(&failure.code());
+    let registry = engines.registry().ok().flatten();
+    let open = registry.and_then(|registry| registry.open_intents().ok());
+    let mut open = open.unwrap_or_default().into_iter();
+    if open.any(|intent| intent.identity == *who) {
         failure.hint(
             "what was begun is undone when the token is used next, or by \
              `claviger doctor --repair`",
         )
     } else if given_up {
         failure.hint("nothing of it is left on the token")
-    } else if only_decryption {
-        failure.hint(format!("{hint}; --capabilities commit does without"))
     } else {
         failure
     }
@@ -94,16 +87,18 @@ pub(crate) async fn connect(
     capabilities: Option<Capabilities>,
 ) -> Answer {
     let who = session::new_name(name)?;
-    let given = backend.map(session::device).transpose()?;
-    let node = session.node(session.new_registry()?);
-    no_contact(&node, &who)?;
-    names::warn_of_lookalikes(node.registry(), name)?;
+    let engines = Engines::of(session, |session| {
+        backend.map(session::device).transpose()?;
+        session.new_registry()
+    })?;
+    let given = backend.map(|backend| engines.device(backend)).transpose()?;
+    check_name(&engines, &who)?;
     let request = if to.starts_with(Fingerprint::PREFIX) {
-        adoption(session, &node, &fingerprints(to)?, given, capabilities).await?
+        adoption(session, &engines, &fingerprints(to)?, given, capabilities).await?
     } else {
-        let (original, info) = session::identity(node.registry(), to)?;
+        let (original, info) = engines.identity(to)?;
         if let Some(given) = given {
-            check_token(session, &node, &original, &info, &given).await?;
+            check_token(session, &engines, &original, &info, &given).await?;
         }
         RequestConnectIdentity {
             external_identity: original,
@@ -113,16 +108,16 @@ pub(crate) async fn connect(
     };
     let connected = {
         let _busy = session.screen.spin("asking the token");
-        node.connect(&who, request, &session.call()).await
+        engines.connect(&who, request).await
     };
     connected?;
-    report(session, &node, &who, "connected")
+    report(session, &engines, &who, "connected")
 }
 
 /// Refuses a backend that is not that of the identity.
 async fn check_token(
     session: &Session,
-    node: &Node,
+    engines: &Engines<'_>,
     who: &EngineId,
     info: &IdentityInfo,
     given: &Backend,
@@ -132,12 +127,7 @@ async fn check_token(
     }
     let found = {
         let _busy = session.screen.spin("looking for the token");
-        node.tokens(
-            &EngineId::program(),
-            Some(&given.to_string()),
-            &session.call(),
-        )
-        .await?
+        engines.tokens(Some(&given.to_string())).await?
     };
     let is_there = |key: &KeyInfo| found.iter().any(|(token, _)| token.id == key.token);
     if info.keys.iter().all(is_there) {
@@ -160,7 +150,7 @@ fn short(text: &str) -> String {
 /// for what.
 async fn adoption(
     session: &Session,
-    node: &Node,
+    engines: &Engines<'_>,
     sought: &[Fingerprint],
     given: Option<Backend>,
     capabilities: Option<Capabilities>,
@@ -168,8 +158,7 @@ async fn adoption(
     let found = {
         let _busy = session.screen.spin("looking for the key");
         let asked = given.as_ref().map(Backend::to_string);
-        node.tokens(&EngineId::program(), asked.as_deref(), &session.call())
-            .await?
+        engines.tokens(asked.as_deref()).await?
     };
     let holders: Vec<(&TokenInfo, Vec<&SlotInfo>)> = found
         .iter()
@@ -203,7 +192,7 @@ async fn adoption(
     // A key that an interrupted generation left behind is not there to be adopted.
     let tokens: Vec<_> = found.iter().map(|(token, _)| token.id.clone()).collect();
     if let [_] = tokens.as_slice() {
-        session.resolve_intents(node, &tokens).await?;
+        engines.resolve_intents(&tokens).await?;
     }
     let default = match holders.first().map(|(_, slots)| slots.as_slice()) {
         _ if sought.len() > 1 => Capabilities::CommitAndDecrypt,
@@ -257,9 +246,12 @@ fn slot_of<'a>(slots: &'a [SlotInfo], fingerprint: &Fingerprint) -> Option<&'a S
 }
 
 /// Shows the new identity.
-fn report(session: &Session, node: &Node, who: &EngineId, how: &str) -> Answer {
-    let (_, info) = session::identity(node.registry(), &who.name)?;
-    let first_account = views::first_account(node.registry(), &info);
+fn report(session: &Session, engines: &Engines<'_>, who: &EngineId, how: &str) -> Answer {
+    let Known {
+        info,
+        first_account,
+        ..
+    } = engines.known(&who.name)?;
     if session.json {
         let view = IdentityView::full(who, &info, None);
         output::print_json(&view.with_accounts(first_account))?;

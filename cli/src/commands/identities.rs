@@ -1,24 +1,49 @@
 //! `identities` and `show`: read the registry, not the tokens.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use claviger_engine::{EngineId, IdentityInfo};
+
 use super::{Answer, FINE};
+use crate::daemon::{Daemon, Known};
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::session::{self, Session};
 use crate::views::{self, IdentityView, List};
 use crate::{drivers, output};
 
+/// Hands out every identity: those of the registry, and those of a daemon, whose keys may be in its
+/// memory.
+fn each(session: &Session, mut take: impl FnMut(&EngineId, &IdentityInfo)) -> Result<(), Failure> {
+    let daemon = session.daemon()?;
+    let mut shown = BTreeSet::new();
+    if daemon.is_none_or(Daemon::shares_home) {
+        session.registry()?.each_identity(|name, info| {
+            take(&name, &info);
+            shown.insert(name.name);
+        })?;
+    }
+    let listed = daemon.map(Daemon::identities).transpose()?;
+    for known in listed.into_iter().flatten() {
+        if !shown.contains(&known.who.name) {
+            take(&known.who, &known.info);
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn list(session: &Session) -> Answer {
-    let registry = session.registry()?;
     if session.json {
         let mut views = Vec::new();
-        registry.each_identity(|name, info| views.push(IdentityView::brief(&name, &info)))?;
+        each(session, |name, info| {
+            views.push(IdentityView::brief(name, info))
+        })?;
         output::print_json(&views)?;
         return Ok(FINE);
     }
     let mut list = List::new();
-    registry.each_identity(|name, info| list.add(&name, &info))?;
+    each(session, |name, info| list.add(name, info))?;
     if list.is_empty() {
         output::print("no identities\n")?;
         output::complain(
@@ -33,10 +58,30 @@ pub(crate) fn list(session: &Session) -> Answer {
     Ok(FINE)
 }
 
+/// An identity of the registry, or of a daemon.
+fn known(session: &Session, name: &str) -> Result<Known, Failure> {
+    let daemon = session.daemon()?;
+    if daemon.is_none_or(Daemon::shares_home) {
+        let registry = session.registry()?;
+        let id = EngineId::local(name);
+        if let Some(info) = registry.identity(&id)? {
+            return Ok(Known {
+                first_account: views::first_account(&registry, &info),
+                who: id,
+                info,
+            });
+        }
+    }
+    let known = daemon.map(|daemon| daemon.identity(name)).transpose()?;
+    known.flatten().ok_or_else(|| session::no_identity(name))
+}
+
 pub(crate) fn show(session: &Session, name: &str, roots: Option<&Path>) -> Answer {
-    let registry = session.registry()?;
-    let (name, info) = session::identity(&registry, name)?;
-    let first_account = views::first_account(&registry, &info);
+    let Known {
+        who: name,
+        info,
+        first_account,
+    } = known(session, name)?;
     let roots = roots.map(|file| read_roots(session, file)).transpose()?;
     if session.json {
         let view = IdentityView::full(&name, &info, roots.as_deref());

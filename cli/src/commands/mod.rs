@@ -1,5 +1,6 @@
 //! The commands, one module for each group.
 
+mod audit;
 mod backup;
 mod completions;
 mod config;
@@ -8,17 +9,22 @@ mod crypt;
 mod delete;
 mod doctor;
 mod enter;
+mod grant;
 mod identities;
 mod open;
 mod reads_for;
 mod recipients;
+mod serve;
 mod sign;
+mod status;
 mod tokens;
+mod unlock;
 
 use claviger_token::Error;
 
 use crate::args::{Args, Command, ConfigCommand, ContactCommand, DEFAULT_PARAMS, ReadsForCommand};
 use crate::config::Config;
+use crate::daemon_args::{AuditCommand, GrantCommand};
 use crate::failure::Failure;
 use crate::output;
 use crate::session::Session;
@@ -39,6 +45,9 @@ pub(crate) fn run(mut args: Args) -> Answer {
     let settings = config.shown(&args);
     config.apply(&mut args);
     let session = Session::new(&args, settings)?;
+    if let Command::Serve { options } = &args.command {
+        return serve::run(&session, options, config.serve());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -216,6 +225,19 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
                 false => in_time(session, doctor::run(session, false)).await,
             }
         }
+        // It has a runtime of its own, and began above.
+        Command::Serve { .. } => Ok(FINE),
+        Command::Status => status::run(session),
+        Command::Unlock { token, time, .. } => unlock::unlock(session, &token, time),
+        Command::Lock { token } => unlock::lock(session, token.as_deref()),
+        Command::Grant { command } => match command {
+            GrantCommand::Add(new) => grant::add(session, new),
+            GrantCommand::List => grant::list(session),
+            GrantCommand::Remove { id } => grant::remove(session, id),
+        },
+        Command::Audit {
+            command: AuditCommand::Verify { files, sealed_by },
+        } => audit::verify(session, &files, sealed_by.as_deref()),
         Command::Backup { file } => backup::backup(session, &file),
         Command::Restore { file } => backup::restore(session, &file),
         Command::Config {

@@ -1,41 +1,71 @@
 //! Chooses the identity that opens a file: the named one, or one that can.
 
+use std::io::Read;
+
 use claviger_engine::opener::{NotOpened, Opened, Opener};
-use claviger_engine::{EngineId, Node};
-use claviger_formats::envelope::Stanzas;
-use claviger_token::KeyUse;
+use claviger_engine::{EngineId, IdentityInfo, Node};
+use claviger_formats::envelope::{Sealed, Stanzas};
 
+use crate::daemon::Daemon;
+use crate::engines::Engines;
 use crate::failure::Failure;
-use crate::session::{self, Session};
+use crate::session::Session;
 
-/// Opens the file with the identity that was named.
-pub(super) async fn with_named(
+/// Opens the header of a file: with the identity that was named, or with one that can.
+pub(super) async fn header<R: Read>(
     session: &Session,
-    node: &Node,
-    name: &str,
-    file: &Stanzas,
+    engines: &Engines<'_>,
+    named: Option<(EngineId, IdentityInfo)>,
+    file: &Sealed<R>,
 ) -> Result<Opened, Failure> {
-    let (who, info) = session::identity(node.registry(), name)?;
-    session::key(&who, &info, KeyUse::Decrypt)?;
-    let opener = Opener::only(node, &EngineId::program(), &who, file).await?;
-    open(session, node, opener).await.map_err(Not::for_who)
+    let node = match engines {
+        Engines::Here(_, node) => node,
+        Engines::There(_, daemon, _) => return over_daemon(session, daemon, named, file.header()),
+    };
+    match named {
+        Some((who, _)) => {
+            let opener = Opener::only(node, &EngineId::program(), &who, file.stanzas()).await?;
+            open(session, node, opener).await.map_err(Not::for_who)
+        }
+        None => with_any(session, node, file.stanzas()).await,
+    }
+}
+
+/// A daemon chooses as [`Opener`] does.
+fn over_daemon(
+    session: &Session,
+    daemon: &Daemon,
+    named: Option<(EngineId, IdentityInfo)>,
+    header: &[u8],
+) -> Result<Opened, Failure> {
+    let _busy = session.screen.spin("asking the token");
+    let Some((who, info)) = named else {
+        let (who, file_key) = daemon.open(None, header)?;
+        tell(session, &who);
+        return Ok(Opened { who, file_key });
+    };
+    let engine = info.decryption_engine.ok_or_else(|| {
+        Failure::new(format!("`{who}` has no engine that decrypts")).coded("cannot-decrypt")
+    })?;
+    let (_, file_key) = daemon.open(Some(&engine), header)?;
+    Ok(Opened { who, file_key })
+}
+
+/// Says whose key it was that opened a file.
+fn tell(session: &Session, who: &EngineId) {
+    if session.screen.is_terminal() {
+        session.screen.line(&format!("opened with `{who}`"));
+    }
 }
 
 /// Finds an identity here that opens the file.
-pub(super) async fn with_any(
-    session: &Session,
-    node: &Node,
-    file: &Stanzas,
-) -> Result<Opened, Failure> {
+async fn with_any(session: &Session, node: &Node, file: &Stanzas) -> Result<Opened, Failure> {
     let opener = {
         let _busy = session.screen.spin("looking for a key");
         Opener::anybody(node, &EngineId::program(), file, &session.call()).await?
     };
     let opened = open(session, node, opener).await?;
-    if session.screen.is_terminal() {
-        let line = format!("opened with `{}`", opened.who);
-        session.screen.line(&line);
-    }
+    tell(session, &opened.who);
     Ok(opened)
 }
 

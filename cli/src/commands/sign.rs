@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use claviger_engine::message::RequestCommitment;
-use claviger_engine::{CommitStreamError, EngineId, KeyInfo, Purpose};
+use claviger_engine::{EngineId, KeyInfo, Purpose};
 use claviger_formats::verdict::{self, CannotJudge, NotValid, Presented, Verdict};
 use claviger_formats::{ssh, sshsig};
 use claviger_token::signing::BadSignature;
@@ -16,6 +16,7 @@ use sha2::Sha512;
 use super::{Answer, FINE};
 use crate::allowed_signers;
 use crate::args::Format;
+use crate::engines::Engines;
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::new_file::Privacy;
@@ -54,8 +55,8 @@ pub(crate) async fn sign(
     options: SignOptions<'_>,
 ) -> Answer {
     session.check_input(file)?;
-    let node = session.node(session.registry()?);
-    let (who, info) = session::identity(node.registry(), name)?;
+    let engines = Engines::of(session, Session::registry)?;
+    let (who, info) = engines.identity(name)?;
     let key = session::key(&who, &info, KeyUse::Sign)?;
     let Some(engine) = &info.commitment_engine else {
         let what = format!("`{who}` has no engine that signs");
@@ -72,24 +73,17 @@ pub(crate) async fn sign(
     let mut message = Input::open(file, &session.screen)?;
     warn_of_memory(&message, &key.public_key, options.format);
 
-    session
-        .resolve_intents(&node, std::slice::from_ref(&key.token))
+    engines
+        .resolve_intents(std::slice::from_ref(&key.token))
         .await?;
     let signature = {
         let _busy = session.screen.spin("signing");
-        let call = session.call();
         match options.format {
             Format::Sshsig => {
                 let request = for_ssh(&mut message, options.namespace)?;
-                node.commit_for(&who, engine, request, &call).await?
+                engines.commit_for(&who, engine, request).await?
             }
-            Format::Raw | Format::Der => node
-                .commit_stream(&who, engine, &mut message, &call)
-                .await
-                .map_err(|error| match error {
-                    CommitStreamError::Message(error) => message.failed(&error),
-                    CommitStreamError::Engine(error) => error.into(),
-                })?,
+            Format::Raw | Format::Der => engines.commit_stream(&who, engine, &mut message).await?,
         }
     };
     let bytes = encode(&key.public_key, &signature, &options)
@@ -275,7 +269,7 @@ fn unjudged(reason: &CannotJudge) -> Failure {
 }
 
 /// The identity or contact of this name, and its key that signs.
-fn known(session: &Session, name: &str) -> Result<(EngineId, PublicKey), Failure> {
+pub(super) fn known(session: &Session, name: &str) -> Result<(EngineId, PublicKey), Failure> {
     let registry = session.registry()?;
     let Some(contact) = registry.contact(name)? else {
         let (who, info) = session::identity(&registry, name)?;

@@ -9,6 +9,7 @@ use tokio::time::timeout_at;
 use super::{Answer, FINE, doctor};
 use crate::failure::Failure;
 use crate::session::{self, Session};
+use crate::token_views::{self, TokenView};
 use crate::{drivers, hints, home, output};
 
 /// The kind of smartcards, which have no labels and a fixed number of slots.
@@ -17,44 +18,16 @@ const PIV: &str = "piv";
 /// The kind of Ledgers, which have no labels either.
 const LEDGER: &str = "ledger";
 
-/// A token in JSON.
-#[derive(Serialize)]
-struct TokenView {
-    #[serde(flatten)]
-    info: TokenInfo,
-    slots: Vec<SlotView>,
-}
-
-#[derive(Serialize)]
-struct SlotView {
-    #[serde(flatten)]
-    info: SlotInfo,
-    public_key: Option<String>,
-}
-
 pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
-    if let Some(backend) = backend {
-        session::device(backend)?;
-    }
-    let node = session.node(registry(session)?);
-    let looked = {
-        let _busy = session.screen.spin("looking for tokens");
-        node.look(
-            &claviger_engine::EngineId::program(),
-            backend,
-            &session.call(),
-        )
-        .await
-    };
     let FoundTokens {
         tokens: mut found,
         unreadable,
-    } = looked?;
+    } = look(session, backend).await?;
     let missing = missing(session, backend, &found).await?;
     found.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
     let is_any = !found.is_empty();
     if session.json {
-        let views: Vec<TokenView> = found.into_iter().map(view).collect();
+        let views: Vec<TokenView> = found.into_iter().map(TokenView::from).collect();
         output::print_json(&views)?;
     } else if found.is_empty() {
         output::print("no tokens\n")?;
@@ -83,6 +56,23 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
         output::warn(&error.to_string(), &hint);
     }
     Ok(FINE)
+}
+
+/// Looks for tokens, or has a daemon do so.
+async fn look(session: &Session, backend: Option<&str>) -> Result<FoundTokens, Failure> {
+    if let Some(daemon) = session.daemon()? {
+        backend.map(session::lasting).transpose()?;
+        let _busy = session.screen.spin("looking for tokens");
+        return Ok(FoundTokens {
+            tokens: token_views::from_json(&daemon.tokens(backend)?)?,
+            unreadable: Vec::new(),
+        });
+    }
+    backend.map(session::device).transpose()?;
+    let node = session.node(registry(session)?);
+    let _busy = session.screen.spin("looking for tokens");
+    let who = claviger_engine::EngineId::program();
+    Ok(node.look(&who, backend, &session.call()).await?)
 }
 
 /// Whether a backend tells one token from others, and not only where to look.
@@ -187,17 +177,6 @@ pub(crate) async fn watch(session: &Session, backend: Option<&str>) -> Answer {
             let token = output::one_line(&token);
             output::print(&format!("{token} is {state} (was {before})\n"))?;
         }
-    }
-}
-
-fn view((info, slots): (TokenInfo, Vec<SlotInfo>)) -> TokenView {
-    let slot = |info: SlotInfo| SlotView {
-        public_key: info.public_key.as_ref().map(|key| key.to_text()),
-        info,
-    };
-    TokenView {
-        info,
-        slots: slots.into_iter().map(slot).collect(),
     }
 }
 

@@ -329,6 +329,7 @@ fn doctor_is_content(home: &Home) -> bool {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_claviger"));
     command
         .args(["--json", "doctor"])
+        .env("CLAVIGER_DAEMON", "")
         .env("CLAVIGER_HOME", home.path());
     let outcome = Outcome::of(&mut command);
     let report = outcome.json();

@@ -373,6 +373,7 @@ impl YubiKey {
             .env(variable, socket)
             .env("XDG_CONFIG_HOME", &self.config)
             .env("CLAVIGER_HOME", self.folder.path().join("home"))
+            .env("CLAVIGER_DAEMON", "")
             .env_remove("CLAVIGER_LOG")
             .stdin(Stdio::null());
         command

@@ -6,6 +6,8 @@
     reason = "each test program uses a part; a stage that fails is a test that fails"
 )]
 
+mod daemon;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
@@ -14,10 +16,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use claviger_tests::{SoftHsm, as_user};
+pub(crate) use daemon::Daemon;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Whether these tests are those of `over_daemon`: there a daemon serves the home of each stage, and
+/// every command uses it.
+pub(crate) fn is_over_daemon() -> bool {
+    module_path!().starts_with("over_daemon::")
+}
+
 pub(crate) struct Stage {
+    /// The daemon that commands use, if any. It ends before its folder.
+    daemon: Option<Daemon>,
     pub(crate) token: SoftHsm,
     folder: TempDir,
     /// The file in which SoftHSM keeps the token's own state, and what was in it.
@@ -28,17 +39,29 @@ impl Stage {
     /// An empty token and an empty home.
     pub(crate) fn new() -> Self {
         let token = SoftHsm::new();
-        let stage = Stage {
+        let mut stage = Stage {
+            daemon: None,
             token_file: token_file(&token),
             token,
             folder: tempfile::tempdir().unwrap(),
         };
         stage.write("pin", SoftHsm::PIN);
+        // No daemon of this machine has to do with it.
+        fs::create_dir(stage.runtime()).unwrap();
+        fs::set_permissions(stage.runtime(), fs::Permissions::from_mode(0o700)).unwrap();
         // The modules that this machine has for its users' tokens stay out of it.
         let p11_kit = stage.path("config/pkcs11");
         fs::create_dir_all(&p11_kit).unwrap();
         fs::write(p11_kit.join("pkcs11.conf"), "user-config: only\n").unwrap();
+        if is_over_daemon() {
+            stage.daemon = Some(Daemon::start(&stage));
+        }
         stage
+    }
+
+    /// The folder of the user's own daemon.
+    pub(crate) fn runtime(&self) -> PathBuf {
+        self.path("runtime")
     }
 
     /// The same with an identity `alice` of P-256 keys.
@@ -88,7 +111,7 @@ impl Stage {
         let entries = fs::read_dir(self.folder.path()).unwrap();
         let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names
-            .filter(|n| !["pin", "home", "config"].contains(&n.as_str()))
+            .filter(|n| !["pin", "home", "config", "runtime"].contains(&n.as_str()))
             .collect();
         names.sort();
         names
@@ -129,6 +152,8 @@ impl Stage {
             .env(variable, value)
             .env("CLAVIGER_HOME", self.home())
             .env("XDG_CONFIG_HOME", self.path("config"))
+            .env("XDG_RUNTIME_DIR", self.runtime())
+            .env_remove("CLAVIGER_DAEMON")
             .stdin(Stdio::null());
         command
     }
@@ -143,6 +168,8 @@ impl Stage {
             .env(variable, value)
             .env("CLAVIGER_HOME", self.home())
             .env("XDG_CONFIG_HOME", self.path("config"))
+            .env("XDG_RUNTIME_DIR", self.runtime())
+            .env_remove("CLAVIGER_DAEMON")
             .env_remove("CLAVIGER_LOG")
             .stdin(Stdio::null());
         command

@@ -1,0 +1,348 @@
+//! `serve`: the daemon, in the foreground.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use claviger_client::peer::{SYSTEM_SOCKET, own_socket};
+use claviger_engine::Node;
+use claviger_memory::MemoryDriver;
+use claviger_service::audit::{Audit, AuditError, AuditSettings, Sealer};
+use claviger_service::pins::{PinSettings, credential};
+use claviger_service::settings::{AuditMode, Settings};
+use claviger_service::{
+    AskPin, HomeLock, HomeLockError, Listening, SecretBytes, SecretKind, Service, SocketError,
+    notify,
+};
+use claviger_token::{Call, Driver, ExposeSecret, PinSource, TokenId, TriesLeft};
+use rustix::process::geteuid;
+use serde::Serialize;
+use signal_hook::consts::SIGHUP;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::{Answer, FINE};
+use crate::daemon::mark;
+use crate::daemon_args::ServeOptions;
+use crate::failure::Failure;
+use crate::pins::{self, Pins, SharedPins};
+use crate::session::{Session, describe};
+use crate::{drivers, hints, output, token_views};
+
+/// How long a seal may take.
+const SEALING: Duration = Duration::from_secs(60);
+
+/// How long it is tried to resolve what an earlier daemon left behind.
+const RESOLVING: Duration = Duration::from_secs(60);
+
+/// Who may connect to a socket: its owner; of the system's daemon its group, too.
+const OWN_MODE: u32 = 0o600;
+const SYSTEM_MODE: u32 = 0o660;
+
+/// That the daemon is ready, in JSON.
+#[derive(Serialize)]
+struct Ready<'a> {
+    pid: u32,
+    home: String,
+    sockets: &'a [String],
+}
+
+/// Serves until it is told to end.
+pub(crate) fn run(session: &Session, options: &ServeOptions, settings: Settings) -> Answer {
+    let mut signals = signals(session);
+    let home = session.home()?;
+    let registry = session.new_registry()?;
+    let _lock = HomeLock::take(&home)?;
+    if let Some(id) = registry.home_id()? {
+        // A command that does not find the mark asks the registry.
+        if let Err(error) = mark::leave(&home, &id) {
+            output::warn(&format!("`{}`: {error}", home.display()), "");
+        }
+    }
+    let audit = open_audit(&settings)?;
+    let (sockets, names) = sockets(options, &settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::io("the daemon cannot start", &e))?;
+    let daemon = {
+        let _runtime = runtime.enter();
+        let node = Node::builder(registry).drivers(all_drivers()).build();
+        let seal = settings.audit.seal.as_deref();
+        let seal = seal.map(|name| {
+            let call = || Call::within(SEALING);
+            Sealer::new(&audit, &node, name, call).map(Arc::new)
+        });
+        let service = Service::builder(node)
+            .program(concat!("claviger ", env!("CARGO_PKG_VERSION")))
+            .system(options.system)
+            .hints(hints::of)
+            .tokens_json(token_views::to_json)
+            .limits(settings.limits.clone())
+            .audit(audit.clone())
+            .pins(pins(session, &settings)?)
+            .build();
+        Running {
+            service,
+            audit,
+            sealer: seal.transpose()?,
+            drain: settings.drain,
+        }
+    };
+    say_ready(session, &home, &names)?;
+    let served = runtime.block_on(daemon.serve(sockets, &mut signals));
+    // What still blocks on a device is not waited for.
+    runtime.shutdown_background();
+    served
+}
+
+/// The log of who used which key; none if no file is named.
+fn open_audit(settings: &Settings) -> Result<Audit, Failure> {
+    let wanted = &settings.audit;
+    match (&wanted.file, wanted.mode) {
+        (None, _) | (_, AuditMode::Off) => Ok(Audit::off()),
+        (Some(file), mode) => Ok(Audit::open(AuditSettings {
+            is_best_effort: mode == AuditMode::BestEffort,
+            ..AuditSettings::of(file)
+        })?),
+    }
+}
+
+/// Where PINs come from that no connection gives.
+fn pins(session: &Session, settings: &Settings) -> Result<PinSettings, Failure> {
+    let wanted = &settings.pins;
+    let pinentry = match wanted.pinentry {
+        true => Some(Window::new(session)?),
+        false => None,
+    };
+    Ok(PinSettings {
+        credentials: credential::folder().filter(|_| wanted.credentials),
+        pinentry,
+        longest_unlock: wanted.longest_unlock,
+        answer_within: Some(wanted.answer_within),
+    })
+}
+
+/// Asks a person by a pinentry.
+struct Window {
+    pins: SharedPins,
+    management_keys: SharedPins,
+}
+
+impl Window {
+    fn new(session: &Session) -> Result<Arc<dyn AskPin>, Failure> {
+        let by = |kind| {
+            let pinentry = Some(OsStr::new("pinentry"));
+            let (screen, interrupt) = (session.screen.clone(), Arc::clone(&session.interrupt));
+            Pins::new(kind, pinentry, false, None, screen, interrupt).map(SharedPins)
+        };
+        Ok(Arc::new(Window {
+            pins: by(pins::SecretKind::Pin)?,
+            management_keys: by(pins::SecretKind::ManagementKey)?,
+        }))
+    }
+}
+
+impl AskPin for Window {
+    fn ask(
+        &self,
+        kind: SecretKind,
+        token: &TokenId,
+        tries_left: Option<u32>,
+        call: &Call,
+    ) -> Option<SecretBytes> {
+        let source = match kind {
+            SecretKind::Pin => &self.pins,
+            SecretKind::ManagementKey => &self.management_keys,
+        };
+        let tries = match tries_left.map(u8::try_from) {
+            Some(Ok(left)) => TriesLeft::Exactly(left),
+            _ => TriesLeft::Unknown,
+        };
+        let pin = source.pin_with_tries(token, "", tries, call).ok()?;
+        Some(SecretBytes::new(pin.expose_secret().as_bytes().to_vec()))
+    }
+}
+
+/// The signals of the process, which mean something else to a daemon.
+fn signals(session: &Session) -> UnboundedReceiver<i32> {
+    let (sender, receiver) = unbounded_channel();
+    session.interrupt.hand_over(move |signal| {
+        // Nobody listens any more when the process ends.
+        let _ = sender.send(signal);
+    });
+    receiver
+}
+
+/// The drivers of commands, and that of keys which live as long as the daemon.
+fn all_drivers() -> Vec<Arc<dyn Driver>> {
+    let memory: Arc<dyn Driver> = Arc::new(MemoryDriver::new());
+    drivers::all().into_iter().chain([memory]).collect()
+}
+
+/// The sockets to listen on: those that were named, those that systemd hands over, or the usual one.
+/// With each what to call it.
+fn sockets(
+    options: &ServeOptions,
+    settings: &Settings,
+) -> Result<(Vec<Listening>, Vec<String>), Failure> {
+    let mode = match options.system {
+        true => SYSTEM_MODE,
+        false => OWN_MODE,
+    };
+    let mut sockets = Listening::inherited()?;
+    let mut names: Vec<String> = sockets.iter().map(|one| one.name().to_string()).collect();
+    let is_said = !options.socket.is_empty() || !sockets.is_empty();
+    for wanted in settings.sockets.iter().filter(|_| !is_said) {
+        sockets.push(Listening::bind(&wanted.name, &wanted.path, wanted.mode)?);
+        names.push(wanted.path.display().to_string());
+        if let Some(group) = &wanted.group {
+            give_to(group, &wanted.path)?;
+        }
+    }
+    let paths = match (options.socket.as_slice(), sockets.is_empty()) {
+        ([], true) => vec![usual_socket(options)?],
+        (named, _) => named.to_vec(),
+    };
+    for path in paths {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        sockets.push(Listening::bind(&name, &path, mode)?);
+        names.push(path.display().to_string());
+    }
+    Ok((sockets, names))
+}
+
+/// Lets a group connect to a socket.
+fn give_to(group: &str, socket: &Path) -> Result<(), Failure> {
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let number = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        match fields.next() {
+            Some(found) if found == group => fields.nth(1)?.parse().ok(),
+            _ => None,
+        }
+    });
+    let number: u32 = number
+        .ok_or_else(|| Failure::new(format!("there is no group `{group}`")).coded("bad-config"))?;
+    std::os::unix::fs::chown(socket, None, Some(number))
+        .map_err(|e| Failure::io(format!("`{}`", socket.display()), &e))
+}
+
+fn usual_socket(options: &ServeOptions) -> Result<PathBuf, Failure> {
+    match (options.system, own_socket()) {
+        (true, _) => Ok(SYSTEM_SOCKET.into()),
+        (false, Some(path)) => Ok(path),
+        (false, None) if geteuid().is_root() => Ok(SYSTEM_SOCKET.into()),
+        (false, None) => Err(Failure::new(
+            "there is no place for a socket: XDG_RUNTIME_DIR is not set",
+        )
+        .coded("no-socket-folder")
+        .hint("name one: claviger serve --socket PATH")),
+    }
+}
+
+fn say_ready(session: &Session, home: &Path, sockets: &[String]) -> Result<(), Failure> {
+    match session.json {
+        true => output::print_json_line(&Ready {
+            pid: std::process::id(),
+            home: home.display().to_string(),
+            sockets,
+        }),
+        false => output::print(&format!("serving at {}\n", sockets.join(", "))),
+    }
+}
+
+/// A daemon that runs.
+struct Running {
+    service: Service,
+    audit: Audit,
+    sealer: Option<Arc<Sealer>>,
+    /// How long requests that were begun may take once the daemon is told to end.
+    drain: Duration,
+}
+
+impl Running {
+    async fn serve(&self, sockets: Vec<Listening>, signals: &mut UnboundedReceiver<i32>) -> Answer {
+        let serving = self.service.serve(sockets);
+        tokio::pin!(serving);
+        let node = self.service.node().clone();
+        tokio::spawn(resolve_intents(node.clone()));
+        tokio::spawn(notify::keep_telling(move || notify::tokens(&node)));
+        if let Some(sealer) = self.sealer.clone() {
+            tokio::spawn(async move { sealer.run().await });
+        }
+        notify::ready("ready");
+        loop {
+            tokio::select! {
+                served = &mut serving => {
+                    served.map_err(|e| Failure::io("the daemon cannot listen", &e))?;
+                    break;
+                }
+                signal = signals.recv() => match signal {
+                    Some(SIGHUP) => self.reload(),
+                    _ => break,
+                },
+            }
+        }
+        notify::stopping();
+        tokio::select! {
+            // The sockets go as soon as the draining begins.
+            _ = async { tokio::join!(self.service.drain(self.drain), serving) } => {}
+            // Who says it twice wants it at once.
+            _ = signals.recv() => {}
+        }
+        if let Some(sealer) = &self.sealer {
+            sealer.seal().await?;
+        }
+        self.audit.close()?;
+        Ok(FINE)
+    }
+
+    /// Opens the audit log anew, for a log that was moved aside.
+    fn reload(&self) {
+        notify::reloading();
+        if let Err(error) = self.audit.rotate() {
+            output::warn(&error.to_string(), hints::by_code(error.code()));
+        }
+        notify::ready("ready");
+    }
+}
+
+/// Resolves what an earlier daemon left behind, where that needs no PIN.
+async fn resolve_intents(node: Node) {
+    match node.resolve_intents(&Call::within(RESOLVING)).await {
+        Ok(left) => {
+            for (intent, error) in left {
+                output::warn(
+                    &format!("{}: {error}", describe(&intent)),
+                    "claviger doctor --repair",
+                );
+            }
+        }
+        Err(error) => output::warn(&error.to_string(), &hints::of(&error)),
+    }
+}
+
+impl From<SocketError> for Failure {
+    fn from(error: SocketError) -> Self {
+        of_daemon(error.code(), &error)
+    }
+}
+
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Self {
+        of_daemon(error.code(), &error)
+    }
+}
+
+impl From<HomeLockError> for Failure {
+    fn from(error: HomeLockError) -> Self {
+        of_daemon(error.code(), &error)
+    }
+}
+
+fn of_daemon(code: &'static str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(error.to_string())
+        .coded(code)
+        .hint(hints::by_code(code))
+}

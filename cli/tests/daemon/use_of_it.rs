@@ -1,0 +1,130 @@
+//! What the daemon is for.
+
+use super::at_once;
+use super::common::{Daemon, Stage};
+
+const LETTER: &[u8] = b"Meet me where the keys are kept.\n";
+
+#[test]
+fn ten_programs_sign_at_once() {
+    let stage = Stage::with_alice();
+    let _daemon = Daemon::start(&stage);
+    stage.write("letter", LETTER);
+    let signed = at_once(10, |number| {
+        let output = format!("sig{number}");
+        let words = ["sign", "alice", "letter", "-o", &output];
+        stage.run_with_pin(&words).succeeds();
+        stage
+            .run(["verify", "alice", "--signature", &output, "letter"])
+            .succeeds()
+            .out()
+    });
+    assert_eq!(signed, ["valid\n"; 10]);
+    let status = stage.json(&["status"]);
+    assert!(
+        status["requests_served"].as_u64().unwrap() >= 20,
+        "{status}"
+    );
+}
+
+#[test]
+fn after_unlock_ten_programs_sign_without_a_pin_until_lock() {
+    let stage = Stage::with_alice();
+    let _daemon = Daemon::start(&stage);
+    stage.write("letter", LETTER);
+    let sign = ["sign", "alice", "letter", "--format", "sshsig"];
+    stage.run(sign).fails(1, "requires a PIN");
+    let backend = stage.token.backend();
+    let unlocked = stage.run_with_pin(&["unlock", &backend, "--for", "8h"]);
+    let unlocked = unlocked.succeeds().out();
+    assert!(unlocked.ends_with(" for 8 h\n"), "{unlocked}");
+    at_once(10, |_| drop(stage.run(sign).succeeds()));
+    let token = &stage.json(&["status"])["tokens"][0];
+    assert_eq!(token["unlocked"], true, "{token}");
+    assert!(
+        token["unlocked_for"].as_u64().unwrap() <= 8 * 3_600,
+        "{token}"
+    );
+    let locked = stage.json(&["lock"]);
+    assert_eq!(locked["tokens"].as_array().unwrap().len(), 1, "{locked}");
+    stage.run(sign).fails(1, "requires a PIN");
+    assert_eq!(
+        stage.run(["lock"]).succeeds().out(),
+        "no token was unlocked\n"
+    );
+}
+
+#[test]
+fn a_key_in_memory_lives_as_long_as_the_daemon() {
+    let stage = Stage::new();
+    let daemon = Daemon::start(&stage);
+    stage.write("letter", LETTER);
+    stage
+        .run(["generate", "brief", "--backend", "memory:"])
+        .succeeds();
+    for format in ["raw", "der", "sshsig"] {
+        let words = ["sign", "brief", "letter", "--format", format, "-o", "sig"];
+        stage.run(words).succeeds();
+        stage
+            .run(["verify", "brief", "--signature", "sig", "letter"])
+            .succeeds();
+    }
+    stage
+        .run(["encrypt", "brief", "letter", "-o", "letter.age"])
+        .succeeds();
+    for words in [
+        &["decrypt", "brief", "letter.age"][..],
+        &["decrypt", "letter.age"],
+    ] {
+        assert_eq!(stage.run(words).succeeds().bytes(), LETTER);
+    }
+    stage.run(["connect", "other", "--to", "brief"]).succeeds();
+    assert_eq!(stage.names(), ["brief", "other"]);
+    daemon.stop();
+    let _daemon = Daemon::start(&stage);
+    assert!(stage.names().is_empty());
+    stage
+        .run(["sign", "brief", "letter"])
+        .fails(1, "there is no identity `brief`");
+}
+
+#[test]
+fn a_wrong_pin_costs_one_attempt_and_is_not_sent_again() {
+    let stage = Stage::with_alice();
+    let _daemon = Daemon::start(&stage);
+    stage.write("letter", LETTER);
+    stage.write("wrong", "000000");
+    let words = [
+        "--json",
+        "--pin-source",
+        "file:wrong",
+        "sign",
+        "alice",
+        "letter",
+    ];
+    stage.run(words).fails(1, "\"code\":\"pin-wrong\"");
+    stage.run(words).fails(1, "\"code\":\"pin-refused-before\"");
+    stage
+        .run_with_pin(&["sign", "alice", "letter", "-o", "sig"])
+        .succeeds();
+    let backend = stage.token.backend();
+    let words = ["--json", "--pin-source", "file:wrong", "unlock", &backend];
+    stage.run(words).fails(1, "\"code\":\"pin-");
+}
+
+#[test]
+fn a_message_of_any_length_is_signed() {
+    let stage = Stage::with_alice();
+    let _daemon = Daemon::start(&stage);
+    for length in [0, 1, 256 << 10, (3 << 20) + 7] {
+        let message: Vec<u8> = (0..length).map(|i: u32| (i >> 3) as u8).collect();
+        stage.write("message", &message);
+        for format in ["raw", "sshsig"] {
+            let words = ["sign", "alice", "-", "--format", format, "-o", "sig"];
+            stage.feed(&words, &message).succeeds();
+            stage
+                .run(["verify", "alice", "--signature", "sig", "message"])
+                .succeeds();
+        }
+    }
+}

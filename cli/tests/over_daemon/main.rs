@@ -1,0 +1,14 @@
+//! The tests of the command, with a daemon that serves the home of every stage.
+//!
+//! Not here, since they are about a process that holds the token itself or about no token at all:
+//!
+//! | tests | why |
+//! | --- | --- |
+//! | `backup`, `damage`, `read_only`, `crash` | they replace, damage or protect the registry under the command: a daemon keeps it open |
+//! | `one_shot`, `interruptions`, `memory` | they count or interrupt the device calls of the command's own process |
+//! | `pinentry`, `terminal` | they are about prompts, which are the command's own either way |
+//! | `ledger`, `piv`, `chaos` | they have stages of their own |
+//! | `configuration`, `contacts`, `help`, `set_up`, `verify` | they use no token |
+
+#[path = "../main_job.rs"]
+mod main_job;
