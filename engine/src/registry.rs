@@ -330,7 +330,8 @@ impl Registry {
     /// and those who are connected to an earlier key of the same engine.
     pub(crate) fn engine(&self, engine: &str) -> Result<Option<(KeyRecord, Vec<EngineId>)>> {
         self.read(|db| {
-            let select = KEY.select("WHERE engine = ? ORDER BY deleted, id DESC LIMIT 1");
+            // Without LIMIT: with it, SQLite makes a table to sort them, and a cache for that.
+            let select = KEY.select("WHERE engine = ? ORDER BY deleted, id DESC");
             let key = db
                 .prepare_cached(&select)?
                 .query_row([engine], |row| {
@@ -344,7 +345,7 @@ impl Registry {
             let stale = db
                 .prepare_cached(
                     "SELECT node, name FROM identity JOIN key \
-                     ON key.id IN (identity.sign_key, identity.decrypt_key) \
+                     ON key.id = identity.sign_key OR key.id = identity.decrypt_key \
                      WHERE key.engine = ? AND key.id <> ?",
                 )?
                 .query_map(params![engine, key.id], |row| {

@@ -250,7 +250,7 @@ fn convert(db: &Connection) -> Result<()> {
 pub(super) fn check_structure(db: &Connection) -> Result<()> {
     // `quick_check` takes half of that and does not compare the indexes with their tables; an
     // index that is damaged leads to another row.
-    let found: String = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    let found: String = db.query_row("PRAGMA main.integrity_check(1)", [], |row| row.get(0))?;
     match found.as_str() {
         "ok" => Ok(()),
         _ => Err(RegistryError::Damaged { reason: found }),
@@ -261,7 +261,7 @@ pub(super) fn check_structure(db: &Connection) -> Result<()> {
 /// memory. Each that does is memory that the system has to find and to clear, and a process that
 /// makes one signature has no use for most.
 pub(super) fn check_small(db: &Connection) -> Result<()> {
-    const FEW: i32 = 4;
+    const FEW: i32 = 20;
     // In KiB, which is what negative numbers say: what SQLite itself begins with.
     const USUAL: i32 = -2000;
     db.pragma_update(None, "cache_size", FEW)?;
