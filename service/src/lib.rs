@@ -38,7 +38,6 @@ mod convert;
 mod dispatch;
 pub mod home_lock;
 pub mod limits;
-mod metered;
 pub mod notify;
 mod outbox;
 pub mod pins;
