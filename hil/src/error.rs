@@ -59,6 +59,14 @@ pub enum HilError {
         /// What is different, and where.
         reason: String,
     },
+    /// Devices with a row in the table of the README did not run.
+    #[error("of the table in {}, these devices did not run: {}", path.display(), missing.join(", "))]
+    NotRun {
+        /// The document.
+        path: PathBuf,
+        /// The devices.
+        missing: Vec<String>,
+    },
     /// The table in the README is not what the suite gives.
     #[error("the table in {} is out of date", .0.display())]
     StaleReadme(PathBuf),
@@ -80,6 +88,9 @@ impl HilError {
             HilError::NoCheck { present, .. } => format!("there are: {}", present.join(", ")),
             HilError::Deviation { .. } => {
                 "if the change is meant, record the transcript anew".into()
+            }
+            HilError::NotRun { .. } => {
+                "run `cargo xtask hil --virtual` without `--quick`; it says why a device does not start".into()
             }
             HilError::StaleReadme(_) => "run `cargo xtask hil --write-readme`".into(),
         }

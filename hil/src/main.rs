@@ -258,7 +258,10 @@ fn benched(args: &RunArgs) -> Result<u8, HilError> {
         report::readme::write(&args.readme, results.records())?;
     }
     if args.check_readme {
-        report::readme::check(&args.readme, results.records())?;
+        let shared =
+            |name: &str| args.part.is_none() || virtuals.iter().any(|one| one.name == name);
+        let wanted = |name: &str| wanted(name) && shared(name);
+        report::readme::check(&args.readme, results.records(), wanted)?;
     }
     Ok(
         match (interrupt.came(), report::failed(results.records())) {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use claviger_conformance::Theme;
+use claviger_hil::HilError;
 use claviger_hil::compare::{Verdict, compare};
+use claviger_hil::report::readme;
 use claviger_hil::results::{Finding, Results};
 use claviger_hil::{report, results};
 use claviger_virtual_yubikey::{Card, Device, Fault, Firmware, Rule, Status, ins};
@@ -235,4 +237,32 @@ fn the_table_in_the_documents_is_as_the_suite_says() {
     let output = checked(&stale);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--write-readme"));
+}
+
+#[test]
+fn a_device_of_the_table_that_does_not_run_is_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tokens.md");
+    let output = Command::new(env!("CARGO_BIN_EXE_claviger-hil"))
+        .args(["--virtual", "--no-measure", "--check-readme"])
+        .args(["--only", "kryoptic,ledger-model", "--readme"])
+        .arg(&readme)
+        .arg("--out")
+        .arg(folder.path().join("out"))
+        // Kryoptic is left out of quick runs.
+        .env("CLAVIGER_TEST_QUICK", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let told = "these devices did not run: kryoptic\n";
+    assert!(said.contains(told), "{said}");
+
+    // Those are not missing that another process runs.
+    let missing = readme::check(&readme, &[], |name| name == "nss");
+    assert!(
+        matches!(&missing, Err(HilError::NotRun { missing, .. }) if *missing == ["nss"]),
+        "{missing:?}"
+    );
+    assert!(readme::check(&readme, &[], |_| false).is_ok());
 }

@@ -9,7 +9,7 @@ use claviger_conformance::Theme;
 
 use crate::error::HilError;
 use crate::report::{Counts, devices, row};
-use crate::results::{Record, Standing};
+use crate::results::{Record, Standing, Subject};
 use crate::virtuals::ORDER;
 
 const BEGIN: &str = "<!-- hil: what follows is written by `cargo xtask hil --write-readme` -->";
@@ -28,12 +28,28 @@ pub fn write(path: &Path, records: &[Record]) -> Result<(), HilError> {
     })
 }
 
-/// Sees whether the rows of the virtual devices that ran are as in the table.
+/// Sees whether the rows of the virtual devices that ran are as in the table, and whether all ran
+/// that have a row there and are `wanted`.
 ///
 /// # Errors
-/// [`HilError::StaleReadme`], [`HilError::BadReport`].
-pub fn check(path: &Path, records: &[Record]) -> Result<(), HilError> {
+/// [`HilError::NotRun`], [`HilError::StaleReadme`], [`HilError::BadReport`].
+pub fn check(
+    path: &Path,
+    records: &[Record],
+    wanted: impl Fn(&str) -> bool,
+) -> Result<(), HilError> {
     let text = read(path)?;
+    let ran = ran(records);
+    let has_row = |name: &str| text.contains(&format!("\n| `{name}` |"));
+    let missing: Vec<String> = (ORDER.into_iter())
+        .filter(|name| wanted(name) && has_row(name))
+        .filter(|name| !ran.iter().any(|subject| subject.device == *name))
+        .map(Into::into)
+        .collect();
+    if !missing.is_empty() {
+        let path = path.into();
+        return Err(HilError::NotRun { path, missing });
+    }
     match updated(path, &text, records)? == text {
         true => Ok(()),
         false => Err(HilError::StaleReadme(path.into())),
@@ -54,11 +70,7 @@ fn updated(path: &Path, text: &str, records: &[Record]) -> Result<String, HilErr
         path: path.into(),
         reason: format!("it has no place for the table: {BEGIN} … {END}"),
     })?;
-    let ran = devices(records).into_iter().filter(|subject| {
-        // A device that could not be started has no serial.
-        subject.standing == Standing::Virtual && !subject.serial.is_empty()
-    });
-    let ran: Vec<(&str, String)> = ran
+    let ran: Vec<(&str, String)> = (ran(records).into_iter())
         .map(|subject| (&*subject.device, cells(&row(records, &subject.device))))
         .collect();
     let mut fresh = heading();
@@ -74,6 +86,13 @@ fn updated(path: &Path, text: &str, records: &[Record]) -> Result<String, HilErr
         }
     }
     Ok(format!("{before}{BEGIN}\n{fresh}{END}{after}"))
+}
+
+/// The virtual devices that ran. One that could not be started has no serial.
+fn ran(records: &[Record]) -> Vec<&Subject> {
+    let is_one =
+        |subject: &&Subject| subject.standing == Standing::Virtual && !subject.serial.is_empty();
+    devices(records).into_iter().filter(is_one).collect()
 }
 
 fn heading() -> String {
