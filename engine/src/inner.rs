@@ -108,10 +108,11 @@ impl Inner {
     ) -> Result<Opened, EngineError> {
         let (node, asker, its_call) = (Arc::clone(self), who.cloned(), call.clone());
         let (backend, token) = (wanted.backend.to_owned(), wanted.token.cloned());
+        let counted = who.map(|who| self.tokens.counted(who));
         let opened = self
             .tokens
             .openings
-            .run(who, wanted, call, move |_opening| {
+            .run(counted.as_ref(), wanted, call, move |_opening| {
                 its_call.check()?;
                 let wanted = Wanted {
                     backend: &backend,

@@ -386,7 +386,10 @@ impl KeyEngine {
             bound
         };
         let openings = &tokens.openings;
-        openings.run(Some(who), self.wanted(), call, bound).await?
+        let counted = tokens.counted(who);
+        openings
+            .run(Some(&counted), self.wanted(), call, bound)
+            .await?
     }
 
     /// Lets go of the handle, if it is of this token: the next request gets a new one.

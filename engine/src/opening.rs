@@ -219,7 +219,11 @@ mod tests {
         let here = std::thread::current().id();
         let in_place = Call::unlimited().in_place();
         let late = in_place.clone().no_longer_than(Duration::from_secs(60));
-        for (call, is_here) in [(&in_place, true), (&late, false), (&Call::unlimited(), false)] {
+        for (call, is_here) in [
+            (&in_place, true),
+            (&late, false),
+            (&Call::unlimited(), false),
+        ] {
             let run = |work: fn(Opening) -> std::thread::ThreadId| {
                 openings.run(None, Wanted::any("a"), call, work)
             };

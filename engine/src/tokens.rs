@@ -393,6 +393,11 @@ impl Tokens {
         Ok(opened)
     }
 
+    /// Who counts as the one who opens tokens for requests of `who`.
+    pub(crate) fn counted(&self, who: &EngineId) -> EngineId {
+        self.logins.counted(who)
+    }
+
     /// Refuses who must not use the token since somebody else's PIN opened it.
     ///
     /// # Errors
@@ -421,16 +426,18 @@ impl Tokens {
         let place = format!("the PIN of {who} for {}", token.id());
         let (tokens, token) = (Arc::clone(self), Arc::clone(token));
         let (asker, its_call) = (who.clone(), call.clone());
+        let counted = self.counted(who);
         let compared =
-            self.openings.run(
-                Some(who),
-                Wanted::any(&place),
-                call,
-                move |_opening| match tokens.check_login(&token, &asker) {
-                    Ok(()) => Ok(()),
-                    Err(_) => tokens.compare_pin(&token, &asker, &its_call),
-                },
-            );
+            self.openings
+                .run(
+                    Some(&counted),
+                    Wanted::any(&place),
+                    call,
+                    move |_opening| match tokens.check_login(&token, &asker) {
+                        Ok(()) => Ok(()),
+                        Err(_) => tokens.compare_pin(&token, &asker, &its_call),
+                    },
+                );
         compared.await?
     }
 

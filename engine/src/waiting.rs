@@ -76,7 +76,7 @@ impl Tokens {
             }
             let (tokens, awaited, sought) = (Arc::clone(self), Arc::clone(&awaited), token.clone());
             let (reached_by, its_call) = (backend.to_owned(), call.clone());
-            let asker = who.clone();
+            let (asker, counted) = (who.clone(), self.counted(who));
             let limit = pause.min(deadline.saturating_duration_since(Instant::now()));
             // The turn goes along: where a device does not answer, one thread waits for it,
             // however many requests give up meanwhile.
@@ -101,7 +101,7 @@ impl Tokens {
                 let changed = turn.as_mut().is_some_and(|watch| watch.wait(limit));
                 Ok(Looked::Away { changed })
             };
-            let looked = self.openings.run(Some(who), wanted, call, look).await;
+            let looked = self.openings.run(Some(&counted), wanted, call, look).await;
             pause = match looked {
                 Err(Error::DeadlineExceeded) => return Err(absence),
                 Err(error) => return Err(error.into()),

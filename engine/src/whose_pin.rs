@@ -167,6 +167,15 @@ impl Logins {
         }
     }
 
+    /// Who counts where each sender has a limit: all that is asked through a view is asked by one,
+    /// whatever names it asks for.
+    pub(crate) fn counted(&self, who: &EngineId) -> EngineId {
+        match &self.view {
+            Some(view) => EngineId::local(Arc::clone(view)),
+            None => who.clone(),
+        }
+    }
+
     /// Refuses who must not use somebody else's login.
     ///
     /// # Errors

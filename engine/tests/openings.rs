@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use claviger_engine::message::RequestGenerateIdentity;
-use claviger_engine::{Backend, Capabilities, EngineError, IdParams, Node, Registry};
+use claviger_engine::policy::{Permission, Policy};
+use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node, Registry};
 use claviger_token::{About, Call, Detail, Driver, Error, Listing, SlotId, Token};
 use common::{Device, id};
 use tempfile::TempDir;
@@ -147,6 +148,29 @@ async fn who_opens_many_devices_that_do_not_answer_keeps_no_other_from_theirs() 
     stage.works_for(&node, "bob").await;
     let listed = node.tokens(&id("alice"), None, &Call::within(LONG)).await;
     assert_eq!(listed.unwrap().len(), 1);
+}
+
+/// Lets everybody do everything.
+struct Anything;
+
+impl Policy for Anything {
+    fn check(&self, _: &EngineId, _: Permission<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn whatever_names_one_view_asks_for_it_keeps_no_other_view_from_its_devices() {
+    let stage = Arc::new(Stage::new());
+    let node = stage.node();
+    let [many, other] = [(); 2].map(|()| node.seen_by(Arc::new(Anything)));
+    stage.devices.fall_silent(true);
+    let hung = (0..MANY).map(|nth| {
+        let (stage, node) = (Arc::clone(&stage), many.clone());
+        async move { stage.generate(&node, &format!("a{nth}"), nth, SHORT).await }
+    });
+    together(hung).await.iter().for_each(is_late);
+    stage.works_for(&other, "bob").await;
 }
 
 #[tokio::test]

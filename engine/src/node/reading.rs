@@ -96,7 +96,7 @@ impl Node {
         self.0
             .tokens
             .looks
-            .run(Some(who), wanted, call, look)
+            .run(Some(&self.0.tokens.counted(who)), wanted, call, look)
             .await?
     }
 

@@ -42,7 +42,8 @@ impl Node {
             Ok(token.token.info().clone())
         };
         let (openings, wanted) = (&self.0.tokens.openings, Wanted::any(backend));
-        openings.run(Some(who), wanted, call, log_in).await?
+        let counted = self.0.tokens.counted(who);
+        openings.run(Some(&counted), wanted, call, log_in).await?
     }
 
     /// The PINs that requests through this [view](Node::seen_by) gave for `token` do not count any
