@@ -38,7 +38,9 @@ mod views;
 
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::failure::Failure;
 
@@ -114,11 +116,13 @@ fn start_log(command: &args::Command) {
         (Err(_), args::Command::Serve { .. }) => "info".into(),
         (Err(_), _) => return,
     };
-    match EnvFilter::try_new(&wanted) {
-        Ok(filter) => tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .init(),
+    match wanted.parse::<Targets>() {
+        Ok(targets) => {
+            let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+            tracing_subscriber::registry()
+                .with(log.with_filter(targets))
+                .init();
+        }
         Err(error) => output::warn("CLAVIGER_LOG cannot be used", &error.to_string()),
     }
 }
