@@ -125,6 +125,37 @@ async fn the_nodes_own_login_is_everybodys_whatever_the_policy_says_of_sharing()
 }
 
 #[tokio::test]
+async fn what_was_interrupted_is_not_resolved_with_the_login_of_one_sender() {
+    let stage = Stage::new().await;
+    let device = &stage.safes.0[0].device;
+    let node = stage.node(claviger_token::NoPin, Private);
+    device.detach_after(1);
+    let (dave, his) = (id("dave"), with_pin());
+    let made = node.generate(&dave, stage.request(), &his).await;
+    assert!(made.is_err());
+    device.attach();
+    let intents = || node.registry().open_intents().unwrap();
+    let keys = device.keys();
+    assert_eq!(intents().len(), 1);
+    stage.safes.log_out();
+    sign(&node, "alice", &with_pin()).await.unwrap();
+
+    let left = node.resolve_intents(&Call::unlimited()).await.unwrap();
+    let [(_, error)] = &left[..] else {
+        panic!("{left:?}");
+    };
+    assert_eq!(error.code(), "not-allowed");
+    assert_eq!((intents().len(), device.keys()), (1, keys));
+    // By a PIN of its own it is.
+    drop(node);
+    stage.safes.log_out();
+    let node = stage.node(FixedPin::new(PINS[0]), Private);
+    let left = node.resolve_intents(&Call::unlimited()).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(device.keys(), keys - 1);
+}
+
+#[tokio::test]
 async fn a_pin_that_the_token_refuses_makes_nobodys_login() {
     let stage = Stage::new().await;
     let node = stage.node(FixedPin::new(PINS[0]), Private);

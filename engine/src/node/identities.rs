@@ -215,7 +215,11 @@ impl Node {
         }
         let turn = self.0.turns.tokens.take(token.id(), call).await?;
         let (intent, call) = (intent.clone(), self.0.tokens.for_work(call));
-        let resolved = self.carried(turn, move |node| resolve_one(node, &token, &intent, &call));
+        let resolved = self.carried(turn, move |node| {
+            // A login that a sender's PIN made is not the node's.
+            node.tokens.check_login(&token, &EngineId::program())?;
+            resolve_one(node, &token, &intent, &call)
+        });
         resolved.await.map(drop)
     }
 
