@@ -33,6 +33,11 @@ impl Answer {
         }
     }
 
+    /// Whether nothing has come yet. A chunk asks for data then.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
     /// Takes a frame that is neither an event nor a PIN request.
     pub(crate) fn add(&mut self, content: Content) -> Result<Step, Error> {
         let is_first = self.frames.is_empty();

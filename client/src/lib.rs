@@ -39,6 +39,7 @@ pub mod frame;
 mod greeting;
 mod options;
 pub mod peer;
+mod pieces;
 pub mod reads_for;
 pub mod request;
 mod retry;

@@ -16,15 +16,6 @@ pub(crate) enum Failed {
     Finally(Error),
 }
 
-impl Failed {
-    /// It is not made again, whatever the reason.
-    pub(crate) fn finally(self) -> Failed {
-        match self {
-            Failed::NotBegun(error) | Failed::Finally(error) => Failed::Finally(error),
-        }
-    }
-}
-
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         match error.may_pass() {

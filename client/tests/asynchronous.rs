@@ -296,14 +296,7 @@ fn long_data_goes_and_comes_in_chunks() {
                     else {
                         panic!("no chunks are announced");
                     };
-                    let mut data = Vec::new();
-                    while let (to, Content::Chunk(chunk)) = side.take() {
-                        assert_eq!(to, id);
-                        data.extend_from_slice(&chunk.data);
-                        if chunk.last {
-                            break;
-                        }
-                    }
+                    let data = side.data(id);
                     assert!(data == long());
                     id
                 };
@@ -336,6 +329,7 @@ fn long_data_goes_and_comes_in_chunks() {
                 }
                 // What is refused is not sent to its end.
                 let (id, _) = side.take();
+                side.chunk(id);
                 side.refuse(id, "not-allowed");
                 side.wait_for_the_end();
             },

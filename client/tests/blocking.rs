@@ -614,17 +614,8 @@ fn chunked(side: &mut Side) -> (u64, Vec<u8>) {
     else {
         panic!("no chunks are announced");
     };
-    let mut data = Vec::new();
-    loop {
-        let (to, Content::Chunk(chunk)) = side.take() else {
-            panic!("no chunk");
-        };
-        assert_eq!(to, id);
-        data.extend_from_slice(&chunk.data);
-        if chunk.last {
-            return (id, data);
-        }
-    }
+    let data = side.data(id);
+    (id, data)
 }
 
 #[test]
@@ -656,10 +647,28 @@ fn long_data_goes_in_chunks_whether_it_is_in_memory_or_read() {
 }
 
 #[test]
+fn what_a_daemon_that_drains_has_not_answered_is_made_again() {
+    let (client, daemon, _place) = connected(
+        |mut side| {
+            side.request();
+            side.send(0, error("draining"));
+        },
+        vec![script(|side| {
+            let mut side = side.greet();
+            let (id, data) = side.request();
+            side.sign(id, &data);
+        })],
+    );
+    assert_eq!(sign(&client, b"letter").unwrap().bytes, b"letter");
+    daemon.end();
+}
+
+#[test]
 fn data_that_a_daemon_refuses_is_not_sent_to_its_end() {
     let (client, daemon, _place) = connected(
         |mut side| {
             let (id, _) = side.take();
+            side.chunk(id);
             side.refuse(id, "not-allowed");
             side.wait_for_the_end();
         },
@@ -675,7 +684,17 @@ fn data_that_a_daemon_refuses_is_not_sent_to_its_end() {
 
 #[test]
 fn data_without_an_end_ends_at_the_deadline() {
-    let (client, daemon, _place) = connected(|mut side| side.wait_for_the_end(), vec![]);
+    let (client, daemon, _place) = connected(
+        |mut side| {
+            let (id, _) = side.take();
+            let ask = |side: &mut Side| side.send(id, Content::Chunk(Chunk::default()));
+            ask(&mut side);
+            while let (_, Content::Chunk(_)) = side.take() {
+                ask(&mut side);
+            }
+        },
+        vec![],
+    );
     let engine = request::committer("alice");
     let call = Call::within(Duration::from_millis(50));
     let told = client.commit_stream(&engine, &mut io::repeat(0), &request::raw(), &call);
@@ -696,8 +715,9 @@ fn a_reader_that_fails_is_told_and_the_request_is_given_up() {
     }
     let (client, daemon, _place) = connected(
         |mut side| {
-            side.take();
+            let (id, _) = side.take();
             let given_up = loop {
+                side.send(id, Content::Chunk(Chunk::default()));
                 match side.take().1 {
                     Content::Chunk(chunk) => assert!(!chunk.last),
                     other => break other,
@@ -711,6 +731,31 @@ fn a_reader_that_fails_is_told_and_the_request_is_given_up() {
     let call = Call::within(LIMIT);
     let told = client.commit_stream(&engine, &mut Broken(3 * CHUNK), &request::raw(), &call);
     assert_eq!(code(told), "io");
+    daemon.end();
+}
+
+#[test]
+fn a_daemon_that_vanishes_before_it_has_all_data_is_asked_again() {
+    let (client, daemon, _place) = connected(
+        |mut side| {
+            let (id, _) = side.take();
+            side.chunk(id);
+        },
+        vec![script(|side: Side| {
+            let mut side = side.greet();
+            let (id, data) = chunked(&mut side);
+            assert!(data == long());
+            side.sign(id, b"signed");
+            // What is read goes once.
+            let (id, _) = side.take();
+            side.chunk(id);
+        })],
+    );
+    assert_eq!(sign(&client, &long()).unwrap().bytes, b"signed");
+    let engine = request::committer("alice");
+    let call = Call::within(LIMIT);
+    let streamed = client.commit_stream(&engine, &mut &long()[..], &request::raw(), &call);
+    assert_eq!(code(streamed), "daemon-gone");
     daemon.end();
 }
 

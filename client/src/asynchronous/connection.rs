@@ -40,8 +40,8 @@ struct State {
     requests: HashMap<u64, mpsc::Sender<Content>>,
     last_id: u64,
     is_retired: bool,
-    /// Why the connection ended, if it has.
-    end: Option<String>,
+    /// Why the connection ended, if it has, and whether what is not answered was not begun.
+    end: Option<(String, bool)>,
 }
 
 /// A frame to be written, and who wants to know whether it was.
@@ -96,10 +96,11 @@ impl Connection {
         self.shared.lock().is_retired = true;
     }
 
-    /// Why it ended.
-    pub(super) fn end(&self) -> String {
+    /// Why it ended, and whether what is not answered was not begun.
+    pub(super) fn end(&self) -> (String, bool) {
         let state = self.shared.lock();
-        state.end.clone().unwrap_or_else(|| "it was closed".into())
+        let end = state.end.clone();
+        end.unwrap_or_else(|| ("it was closed".into(), false))
     }
 
     /// A new id, and what comes for it.
@@ -136,7 +137,7 @@ impl Connection {
         let mut bytes = Zeroizing::new(Vec::new());
         frame::encode(frame, &mut bytes)?;
         let (written, is_written) = oneshot::channel();
-        let gone = || Error::Gone { why: self.end() };
+        let gone = || Error::Gone { why: self.end().0 };
         let outgoing = Outgoing { bytes, written };
         self.outgoing.send(outgoing).await.map_err(|_| gone())?;
         is_written.await.map_err(|_| gone())
@@ -157,9 +158,9 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self, why: String) {
+    fn end(&self, why: String, is_draining: bool) {
         let mut state = self.lock();
-        state.end.get_or_insert(why);
+        state.end.get_or_insert((why, is_draining));
         state.requests.clear();
     }
 }
@@ -212,24 +213,28 @@ async fn next(
 }
 
 async fn read(shared: Arc<Shared>, mut reader: OwnedReadHalf, mut decoder: Decoder) {
-    let why = loop {
+    let (why, is_draining) = loop {
         match next(&mut reader, &mut decoder).await {
             Ok(Some(frame)) => {
-                if let Err(why) = hand_out(&shared, frame).await {
-                    break why;
+                if let Err(end) = hand_out(&shared, frame).await {
+                    break end;
                 }
             }
-            Ok(None) => break "the daemon closed the connection".into(),
-            Err(e) => break e.to_string(),
+            Ok(None) => break ("the daemon closed the connection".into(), false),
+            Err(e) => break (e.to_string(), false),
         }
     };
-    shared.end(why);
+    shared.end(why, is_draining);
 }
 
 /// Gives a frame to the request that it is for; why the connection ends, if it does.
-async fn hand_out(shared: &Shared, frame: Frame) -> Result<(), String> {
+async fn hand_out(shared: &Shared, frame: Frame) -> Result<(), (String, bool)> {
     let content = match (frame.id, frame.content) {
-        (0, Some(Content::Error(error))) => return Err(Refusal::from(error).message),
+        (0, Some(Content::Error(error))) => {
+            let refusal = Refusal::from(error);
+            let is_draining = refusal.is_draining();
+            return Err((refusal.message, is_draining));
+        }
         // What a newer daemon says beside its replies.
         (0, _) | (_, None) => return Ok(()),
         (_, Some(content)) => content,
@@ -243,7 +248,10 @@ async fn hand_out(shared: &Shared, frame: Frame) -> Result<(), String> {
         // Its caller may have given it up just now.
         Some(request) => drop(request.send(content).await),
         None if is_made => {}
-        None => return Err("the daemon replied to a request that was not made".into()),
+        None => {
+            let why = "the daemon replied to a request that was not made";
+            return Err((why.into(), false));
+        }
     }
     Ok(())
 }
@@ -258,7 +266,7 @@ async fn write(
             // Who sent it may not be there any more.
             Ok(()) => drop(frame.written.send(())),
             Err(e) => {
-                shared.end(e.to_string());
+                shared.end(e.to_string(), false);
                 return;
             }
         }

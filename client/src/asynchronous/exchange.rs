@@ -10,11 +10,12 @@ use zeroize::Zeroizing;
 
 use super::Call;
 use super::connection::Connection;
-use crate::answer::{Answer, Step};
+use crate::answer::{Answer, Step, unexpected};
 use crate::error::Error;
 use crate::frame::CHUNK;
+use crate::pieces::{Ahead, Pieces};
 use crate::retry::{Failed, milliseconds};
-use crate::wire::{Chunk, Frame, PinAnswer, PinRequest, frame::Content};
+use crate::wire::{Frame, PinAnswer, PinRequest, frame::Content};
 
 /// How long an answer is waited for after the deadline: the daemon answers then, and says what
 /// became of the request.
@@ -25,9 +26,19 @@ pub(super) enum Data<'a, R> {
     /// It is in the first frame.
     Inline,
     /// It follows.
-    Bytes(&'a [u8]),
-    /// Its beginning was read; the rest follows.
-    Stream(&'a [u8], &'a mut R),
+    Bytes(Pieces<'a>),
+    /// It is read. What was read is gone, so the request is not made again after that.
+    Stream(Ahead, &'a mut R),
+}
+
+impl<R> Data<'_, R> {
+    /// It may be made again, unless what was read for it is gone.
+    fn again(&self, error: Error) -> Failed {
+        match self {
+            Data::Stream(..) => Failed::Finally(error),
+            _ => error.into(),
+        }
+    }
 }
 
 /// Makes a request and waits for its answer.
@@ -71,7 +82,7 @@ impl Exchange<'_> {
     async fn run<R: AsyncRead + Unpin>(
         &mut self,
         content: Content,
-        data: Data<'_, R>,
+        mut data: Data<'_, R>,
         until: Option<Instant>,
     ) -> Result<Answer, Failed> {
         let frame = Frame {
@@ -80,80 +91,48 @@ impl Exchange<'_> {
             content: Some(content),
         };
         self.connection.send(&frame).await?;
-        match data {
-            Data::Inline => {}
-            Data::Bytes(bytes) => self.upload(bytes).await?,
-            Data::Stream(beginning, rest) => {
-                let sent = self.stream(beginning, rest).await;
-                sent.map_err(Failed::finally)?;
-            }
-        }
+        let mut is_whole = matches!(data, Data::Inline);
         while !self.is_answered {
             match self.replies.recv().await {
-                Some(content) => self.take(content).await?,
-                None => {
-                    let why = self.connection.end();
-                    return Err(Failed::Finally(Error::Lost { why }));
+                Some(Content::Chunk(_)) if self.is_asked() && !is_whole => {
+                    is_whole = self.feed(&mut data).await?;
                 }
+                Some(content) => self.take(content).await?,
+                None => return Err(self.ended(is_whole, &data)),
             }
         }
         let answer = self.answer.take();
         Ok(answer.unwrap_or_else(|| Answer::new(0)))
     }
 
-    async fn upload(&mut self, bytes: &[u8]) -> Result<(), Failed> {
-        let count = bytes.len().div_ceil(CHUNK);
-        for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
-            self.catch_up().await?;
-            if self.is_answered {
-                return Ok(());
-            }
-            self.chunk(chunk.to_vec(), number + 1 == count).await?;
-        }
-        Ok(())
+    /// Whether a chunk asks for data, since no reply has come.
+    fn is_asked(&self) -> bool {
+        self.answer.as_ref().is_some_and(Answer::is_empty)
     }
 
-    async fn stream(
-        &mut self,
-        beginning: &[u8],
-        rest: &mut (impl AsyncRead + Unpin),
-    ) -> Result<(), Failed> {
-        let mut next = Zeroizing::new(beginning.to_vec());
-        loop {
-            self.catch_up().await?;
-            if self.is_answered {
-                return Ok(());
-            }
-            let following = read_chunk(rest).await;
-            let following = following.map_err(|e| Failed::Finally(Error::Input(e)))?;
-            let last = following.is_empty();
-            let chunk = std::mem::replace(&mut next, following);
-            self.chunk(chunk.to_vec(), last).await?;
-            if last {
-                return Ok(());
-            }
+    fn ended<R>(&self, is_whole: bool, data: &Data<'_, R>) -> Failed {
+        match self.connection.end() {
+            (why, false) if is_whole => Failed::Finally(Error::Lost { why }),
+            // Not all of it was sent, or the daemon did not begin: it was not carried out.
+            (why, _) => data.again(Error::Gone { why }),
         }
     }
 
-    async fn chunk(&self, data: Vec<u8>, last: bool) -> Result<(), Failed> {
-        let chunk = Content::Chunk(Chunk { data, last });
-        Ok(self.connection.send(&Frame::new(self.id, chunk)).await?)
-    }
-
-    /// Takes what has come, without waiting for more: a refusal, a PIN request.
-    async fn catch_up(&mut self) -> Result<(), Failed> {
-        while !self.is_answered {
-            match self.replies.try_recv() {
-                Ok(content) => self.take(content).await?,
-                Err(mpsc::error::TryRecvError::Empty) => return Ok(()),
-                // Not all of the request was sent, so it was not carried out.
-                Err(mpsc::error::TryRecvError::Disconnected) => {
-                    let why = self.connection.end();
-                    return Err(Failed::NotBegun(Error::Gone { why }));
-                }
+    /// Sends the next piece of the data; whether it is the last one.
+    async fn feed<R: AsyncRead + Unpin>(&self, data: &mut Data<'_, R>) -> Result<bool, Failed> {
+        let chunk = match data {
+            Data::Inline => return Err(unexpected().into()),
+            Data::Bytes(pieces) => pieces.next(),
+            Data::Stream(ahead, rest) => {
+                let following = read_chunk(*rest).await;
+                ahead.push(following.map_err(|e| Failed::Finally(Error::Input(e)))?)
             }
-        }
-        Ok(())
+        };
+        let last = chunk.last;
+        let chunk = Frame::new(self.id, Content::Chunk(chunk));
+        let sent = self.connection.send(&chunk).await;
+        sent.map_err(|error| data.again(error))?;
+        Ok(last)
     }
 
     async fn take(&mut self, content: Content) -> Result<(), Failed> {

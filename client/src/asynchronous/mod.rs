@@ -21,6 +21,7 @@ use crate::answer::Answer;
 use crate::error::Error;
 use crate::frame::CHUNK;
 use crate::options::Options;
+use crate::pieces::{Ahead, Pieces};
 use crate::request::{Commit, Request, announced, signature};
 use crate::retry::{Failed, Pause};
 use crate::wire::{EngineId, Event, PinRequest, Purpose, Signature};
@@ -120,7 +121,7 @@ impl Client {
                 Ok(connection) => {
                     let content = request.content(follows);
                     let data = match follows {
-                        true => Data::<&[u8]>::Bytes(data),
+                        true => Data::<&[u8]>::Bytes(Pieces::new(data)),
                         false => Data::Inline,
                     };
                     match exchange(&connection, content, data, call, until).await {
@@ -189,7 +190,7 @@ impl Client {
             let error = match self.live(until).await {
                 Ok(connection) => {
                     let content = announced(engine, purpose);
-                    let data = Data::Stream(beginning, &mut *data);
+                    let data = Data::Stream(Ahead::new(beginning), &mut *data);
                     match exchange(&connection, content, data, call, until).await {
                         Ok(answer) => return Ok(answer),
                         Err(failed) => unbegun(&connection, failed)?,

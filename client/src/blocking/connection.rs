@@ -49,7 +49,7 @@ struct State {
     /// It takes no more requests.
     is_retired: bool,
     /// Why the connection ended, if it has.
-    end: Option<String>,
+    end: Option<Ended>,
 }
 
 /// A request that has no answer yet.
@@ -62,11 +62,14 @@ struct Waiting {
 }
 
 /// Why nothing came for a request.
+#[derive(Clone)]
 pub(super) enum Ended {
     /// The time is over.
     Late,
     /// The connection has ended.
     Lost(String),
+    /// The daemon ended it, and had not begun what it has not answered.
+    Draining(String),
 }
 
 /// Why a frame was not sent.
@@ -140,7 +143,7 @@ impl Connection {
             if now >= until {
                 return Ok(None);
             }
-            match self.receive(&mut reader, &Until::time(until), true) {
+            match self.receive(&mut reader, &Until::time(until)) {
                 Ok(Received::End) => {
                     reader.decoder.end()?;
                     let why = "the daemon closed the connection and said nothing".into();
@@ -165,8 +168,12 @@ impl Connection {
 
     /// Ends it for everybody.
     pub(super) fn end(&self, why: impl Into<String>) {
+        self.end_as(Ended::Lost(why.into()));
+    }
+
+    fn end_as(&self, end: Ended) {
         let mut state = lock(&self.state);
-        state.end.get_or_insert(why.into());
+        state.end.get_or_insert(end);
         for waiting in state.requests.values_mut() {
             waiting.wake();
         }
@@ -223,8 +230,8 @@ impl Connection {
                 state.hand_over();
                 return Ok(content);
             }
-            if let Some(why) = &state.end {
-                return Err(Ended::Lost(why.clone()));
+            if let Some(end) = &state.end {
+                return Err(end.clone());
             }
             if until.is_over() {
                 return Err(Ended::Late);
@@ -240,32 +247,14 @@ impl Connection {
             }
             state.is_read = true;
             drop(state);
-            if let Some(content) = self.read_for(id, &until, true) {
+            if let Some(content) = self.read_for(id, &until) {
                 return Ok(content);
             }
         }
     }
 
-    /// What has come for this id, if anything has.
-    pub(super) fn poll(&self, id: u64) -> Result<Option<Content>, Ended> {
-        let mut state = lock(&self.state);
-        if let Some(content) = state.take(id) {
-            state.hand_over();
-            return Ok(Some(content));
-        }
-        if let Some(why) = &state.end {
-            return Err(Ended::Lost(why.clone()));
-        }
-        if state.is_read {
-            return Ok(None);
-        }
-        state.is_read = true;
-        drop(state);
-        Ok(self.read_for(id, &Until::default(), false))
-    }
-
     /// Reads, as the one that does, until something for this id comes or nothing more is there.
-    fn read_for(&self, id: u64, until: &Until, wait: bool) -> Option<Content> {
+    fn read_for(&self, id: u64, until: &Until) -> Option<Content> {
         let _role = Role(self);
         let mut reader = lock(&self.reader);
         loop {
@@ -280,7 +269,7 @@ impl Connection {
                     return None;
                 }
             }
-            let end = match self.receive(&mut reader, until, wait) {
+            let end = match self.receive(&mut reader, until) {
                 Ok(Received::Bytes(_)) => continue,
                 Ok(Received::Nothing) => return None,
                 Ok(Received::End) => match reader.decoder.end() {
@@ -298,7 +287,11 @@ impl Connection {
     fn hand_out(&self, frame: Frame, id: u64) -> Option<Content> {
         let content = match (frame.id, frame.content) {
             (0, Some(Content::Error(error))) => {
-                self.end(Refusal::from(error).message);
+                let refusal = Refusal::from(error);
+                self.end_as(match refusal.is_draining() {
+                    true => Ended::Draining(refusal.message),
+                    false => Ended::Lost(refusal.message),
+                });
                 return None;
             }
             // What a newer daemon says beside its replies.
@@ -323,17 +316,15 @@ impl Connection {
         None
     }
 
-    fn receive(&self, reader: &mut Reader, until: &Until, wait: bool) -> std::io::Result<Received> {
-        if wait {
-            // A deadline that is far costs no call: a read ends after each tick.
-            let pause = until.pause();
-            let timeout = pause.map(|pause| pause.clamp(Duration::from_millis(1), TICK));
-            if timeout != reader.timeout {
-                self.socket.set_read_timeout(timeout)?;
-                reader.timeout = timeout;
-            }
+    fn receive(&self, reader: &mut Reader, until: &Until) -> std::io::Result<Received> {
+        // A deadline that is far costs no call: a read ends after each tick.
+        let pause = until.pause();
+        let timeout = pause.map(|pause| pause.clamp(Duration::from_millis(1), TICK));
+        if timeout != reader.timeout {
+            self.socket.set_read_timeout(timeout)?;
+            reader.timeout = timeout;
         }
-        let received = self.socket.read(reader.decoder.space(), wait)?;
+        let received = self.socket.read(reader.decoder.space())?;
         if let Received::Bytes(length) = received {
             reader.decoder.filled(length);
         }

@@ -9,11 +9,12 @@ use zeroize::Zeroizing;
 
 use super::call::Call;
 use super::connection::{Connection, Ended, Unsent, Until};
-use crate::answer::{Answer, Step};
+use crate::answer::{Answer, Step, unexpected};
 use crate::error::Error;
 use crate::frame::CHUNK;
+use crate::pieces::{Ahead, Pieces};
 use crate::retry::{Failed, milliseconds};
-use crate::wire::{Chunk, Frame, PinAnswer, PinRequest, frame::Content};
+use crate::wire::{Frame, PinAnswer, PinRequest, frame::Content};
 
 /// How long an answer is waited for after the deadline or a cancellation: the daemon answers these
 /// requests too, and says what became of them.
@@ -24,16 +25,16 @@ pub(super) enum Data<'a> {
     /// It is in the first frame.
     Inline,
     /// It follows.
-    Bytes(&'a [u8]),
-    /// Its beginning was read; the rest follows.
-    Stream(&'a [u8], &'a mut dyn Read),
+    Bytes(Pieces<'a>),
+    /// It is read. What was read is gone, so the request is not made again after that.
+    Stream(Ahead, &'a mut dyn Read),
 }
 
 /// Makes a request and waits for its answer.
 pub(super) fn exchange(
     connection: &Arc<Connection>,
     content: Content,
-    data: Data<'_>,
+    mut data: Data<'_>,
     call: &Call<'_>,
     until: Option<Instant>,
 ) -> Result<Answer, Failed> {
@@ -50,16 +51,7 @@ pub(super) fn exchange(
         return Err(Failed::Finally(Error::Cancelled));
     }
     exchange.begin(content)?;
-    let mut answer = Answer::new(call.longest_reply);
-    let is_done = match data {
-        Data::Inline => false,
-        Data::Bytes(bytes) => exchange.upload(bytes, &mut answer)?,
-        Data::Stream(beginning, rest) => exchange.stream(beginning, rest, &mut answer)?,
-    };
-    match is_done {
-        true => Ok(answer),
-        false => exchange.finish(answer),
-    }
+    exchange.finish(&mut data)
 }
 
 struct Exchange<'a> {
@@ -90,86 +82,59 @@ impl Exchange<'_> {
         })
     }
 
-    /// Sends the data in chunks; whether the answer is complete before they are.
-    fn upload(&self, bytes: &[u8], answer: &mut Answer) -> Result<bool, Failed> {
-        let count = bytes.len().div_ceil(CHUNK);
-        for (number, chunk) in bytes.chunks(CHUNK).enumerate() {
-            if self.catch_up(answer)? {
-                return Ok(true);
-            }
-            self.chunk(chunk.to_vec(), number + 1 == count)?;
-        }
-        Ok(false)
-    }
-
-    /// Sends what a reader gives. What was read is gone, so this is not begun again.
-    fn stream(
-        &self,
-        beginning: &[u8],
-        rest: &mut dyn Read,
-        answer: &mut Answer,
-    ) -> Result<bool, Failed> {
-        let mut next = Zeroizing::new(beginning.to_vec());
-        loop {
-            if self.catch_up(answer).map_err(Failed::finally)? {
-                return Ok(true);
-            }
-            let following = read_chunk(rest).map_err(|e| {
-                self.connection.cancel(self.id);
-                Failed::Finally(Error::Input(e))
-            })?;
-            let last = following.is_empty();
-            let chunk = std::mem::replace(&mut next, following).to_vec();
-            self.chunk(chunk, last).map_err(Failed::finally)?;
-            if last {
-                return Ok(false);
-            }
-        }
-    }
-
-    fn chunk(&self, data: Vec<u8>, last: bool) -> Result<(), Failed> {
-        if self.until.is_some_and(|until| Instant::now() >= until) {
-            self.connection.cancel(self.id);
-            return Err(Failed::Finally(Error::Deadline));
-        }
-        let chunk = Content::Chunk(Chunk { data, last });
-        Ok(self.send(&Frame::new(self.id, chunk))?)
-    }
-
-    /// Takes what has come, without waiting for more: a refusal, a PIN request.
-    fn catch_up(&self, answer: &mut Answer) -> Result<bool, Failed> {
-        loop {
-            match self.connection.poll(self.id) {
-                Ok(None) => return Ok(false),
-                Ok(Some(content)) => {
-                    if let Step::Done = self.take(content, answer)? {
-                        return Ok(true);
-                    }
-                }
-                // Not all of the request was sent, so it was not carried out.
-                Err(Ended::Lost(why)) => return Err(Failed::NotBegun(Error::Gone { why })),
-                Err(Ended::Late) => return Err(Failed::Finally(Error::Deadline)),
-            }
-        }
-    }
-
-    fn finish(&self, mut answer: Answer) -> Result<Answer, Failed> {
+    /// Waits for the answer, and sends data when it is asked for.
+    fn finish(&self, data: &mut Data<'_>) -> Result<Answer, Failed> {
+        let mut answer = Answer::new(self.call.longest_reply);
+        let mut is_whole = matches!(data, Data::Inline);
         loop {
             let content = match self.connection.wait(self.id, || self.patience()) {
                 Ok(content) => content,
-                Err(Ended::Lost(why)) => return Err(Failed::Finally(Error::Lost { why })),
-                Err(Ended::Late) if self.cancelled.get().is_some() => {
-                    return Err(Failed::Finally(Error::Cancelled));
-                }
-                Err(Ended::Late) => {
-                    self.connection.cancel(self.id);
-                    return Err(Failed::Finally(Error::Deadline));
-                }
+                Err(ended) => return Err(self.ended(ended, is_whole, data)),
             };
-            if let Step::Done = self.take(content, &mut answer)? {
-                return Ok(answer);
+            match content {
+                Content::Chunk(_) if answer.is_empty() && !is_whole => {
+                    is_whole = self.feed(data)?;
+                }
+                content => {
+                    if let Step::Done = self.take(content, &mut answer)? {
+                        return Ok(answer);
+                    }
+                }
             }
         }
+    }
+
+    fn ended(&self, ended: Ended, is_whole: bool, data: &Data<'_>) -> Failed {
+        match ended {
+            Ended::Lost(why) if is_whole => Failed::Finally(Error::Lost { why }),
+            // Not all of it was sent, so it was not carried out.
+            Ended::Lost(why) => again(Error::Gone { why }, data),
+            Ended::Draining(why) => again(Error::Gone { why }, data),
+            Ended::Late if self.cancelled.get().is_some() => Failed::Finally(Error::Cancelled),
+            Ended::Late => {
+                self.connection.cancel(self.id);
+                Failed::Finally(Error::Deadline)
+            }
+        }
+    }
+
+    /// Sends the next piece of the data; whether it is the last one.
+    fn feed(&self, data: &mut Data<'_>) -> Result<bool, Failed> {
+        let chunk = match data {
+            Data::Inline => return Err(unexpected().into()),
+            Data::Bytes(pieces) => pieces.next(),
+            Data::Stream(ahead, rest) => match read_chunk(*rest) {
+                Ok(following) => ahead.push(following),
+                Err(e) => {
+                    self.connection.cancel(self.id);
+                    return Err(Failed::Finally(Error::Input(e)));
+                }
+            },
+        };
+        let last = chunk.last;
+        let sent = self.send(&Frame::new(self.id, Content::Chunk(chunk)));
+        sent.map_err(|error| again(error, data))?;
+        Ok(last)
     }
 
     fn take(&self, content: Content, answer: &mut Answer) -> Result<Step, Failed> {
@@ -223,6 +188,14 @@ impl Drop for Exchange<'_> {
             cancel.aim_nowhere();
         }
         self.connection.leave(self.id);
+    }
+}
+
+/// It may be made again, unless what was read for it is gone.
+fn again(error: Error, data: &Data<'_>) -> Failed {
+    match data {
+        Data::Stream(..) => Failed::Finally(error),
+        _ => error.into(),
     }
 }
 

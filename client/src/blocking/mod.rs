@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::frame::CHUNK;
 use crate::options::Options;
 use crate::peer::Peer;
+use crate::pieces::{Ahead, Pieces};
 use crate::request::{Commit, Decrypt, Decrypted, Request, announced, signature};
 use crate::retry::{Failed, Pause};
 use crate::wire::{EngineId, Hello, Purpose, Signature};
@@ -77,7 +78,7 @@ impl Client {
         let follows = data.len() > CHUNK;
         let answer = self.insist(call, |connection, until| {
             let data = match follows {
-                true => Data::Bytes(data),
+                true => Data::Bytes(Pieces::new(data)),
                 false => Data::Inline,
             };
             let content = request.content(follows);
@@ -124,7 +125,7 @@ impl Client {
         }
         let answer = self.insist(call, |connection, until| {
             let content = announced(engine, purpose);
-            let data = Data::Stream(&beginning, data);
+            let data = Data::Stream(Ahead::new(&beginning), data);
             exchange(connection, content, data, call, until)
         })?;
         signature(answer)

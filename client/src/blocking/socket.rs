@@ -87,13 +87,9 @@ impl Socket {
         Ok(())
     }
 
-    /// Reads what there is; with `wait`, after it waited for the read timeout at most.
-    pub(super) fn read(&self, space: &mut [u8], wait: bool) -> io::Result<Received> {
-        let flags = match wait {
-            true => RecvFlags::empty(),
-            false => RecvFlags::DONTWAIT,
-        };
-        match net::recv(&self.file, space, flags) {
+    /// Reads what there is, after it waited for the read timeout at most.
+    pub(super) fn read(&self, space: &mut [u8]) -> io::Result<Received> {
+        match net::recv(&self.file, space, RecvFlags::empty()) {
             Ok((_, 0)) => Ok(Received::End),
             Ok((_, length)) => Ok(Received::Bytes(length)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Nothing),

@@ -17,7 +17,8 @@ use std::time::Duration;
 use claviger_client::Options;
 use claviger_client::frame::{self, Decoder, FrameError, PROTOCOL};
 use claviger_client::wire::{
-    self, EngineMsg, Frame, Hello, ReplyCommitment, Signature, engine_msg::Msg, frame::Content,
+    self, Chunk, EngineMsg, Frame, Hello, ReplyCommitment, Signature, engine_msg::Msg,
+    frame::Content,
 };
 
 /// Longer than anything takes that works.
@@ -154,6 +155,27 @@ impl Side {
     /// Signs with the data itself.
     pub fn sign(&mut self, id: u64, data: &[u8]) {
         self.send(id, signed(data));
+    }
+
+    /// Asks for the next chunk of a request, and takes it.
+    pub fn chunk(&mut self, id: u64) -> Chunk {
+        self.send(id, Content::Chunk(Chunk::default()));
+        match self.take() {
+            (to, Content::Chunk(chunk)) if to == id => chunk,
+            other => panic!("no chunk: {other:?}"),
+        }
+    }
+
+    /// Asks for all data of a request.
+    pub fn data(&mut self, id: u64) -> Vec<u8> {
+        let mut data = Vec::new();
+        loop {
+            let chunk = self.chunk(id);
+            data.extend_from_slice(&chunk.data);
+            if chunk.last {
+                return data;
+            }
+        }
     }
 
     pub fn refuse(&mut self, id: u64, code: &str) {
