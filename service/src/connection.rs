@@ -135,10 +135,11 @@ impl Connection {
             if self.phase == Phase::Closing && self.outgoing.is_empty() {
                 return Poll::Ready(Turn::Over);
             }
-            return match self.is_out_of_patience(cx) {
-                true => Poll::Ready(Turn::Over),
-                false => Poll::Pending,
-            };
+            if self.is_out_of_patience(cx) {
+                self.cut_off(cx);
+                return Poll::Ready(Turn::Over);
+            }
+            return Poll::Pending;
         }
     }
 
@@ -464,11 +465,17 @@ impl Connection {
         if patience.as_mut().poll(cx).is_pending() {
             return false;
         }
-        tracing::info!(
-            uid = self.session.caller.uid,
-            "a caller that is too slow is cut off"
-        );
         true
+    }
+
+    /// Says so to a caller that reads, and closes.
+    fn cut_off(&mut self, cx: &mut Context<'_>) {
+        let uid = self.session.caller.uid;
+        tracing::info!(uid, "a caller that is too slow is cut off");
+        if self.outgoing.is_empty() {
+            self.close(&Refusal::TooSlow("sent no whole frame"));
+            let _ = self.write(cx);
+        }
     }
 }
 

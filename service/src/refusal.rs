@@ -36,7 +36,7 @@ pub enum Refusal {
         /// What is wrong.
         reason: String,
     },
-    /// The caller did not send or read in time.
+    /// The caller did not send what it began, or not begin, in time.
     #[error("the caller {0} in time")]
     TooSlow(&'static str),
     /// The data is longer than the daemon holds at once.

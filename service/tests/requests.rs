@@ -240,7 +240,7 @@ fn a_file_is_opened_whole_and_by_its_header_and_by_whoever_can() {
 
         let header = file.windows(4).position(|bytes| bytes == b"\n---").unwrap();
         let end = header
-            + 5
+            + 6
             + file[header + 5..]
                 .iter()
                 .position(|byte| *byte == b'\n')
@@ -250,6 +250,7 @@ fn a_file_is_opened_whole_and_by_its_header_and_by_whoever_can() {
         let Msg::ReplyDecryption(opened) = reply(&frame) else {
             panic!("{frame:?}");
         };
+        assert!(opened.err.is_none(), "{opened:?}");
         let key: [u8; 16] = opened.data.as_slice().try_into().unwrap();
         let mut read = Vec::new();
         let sealed = Sealed::read(&file[..]).unwrap();
