@@ -117,7 +117,11 @@ impl Connection {
             if left > 0 && self.reads() {
                 match self.read(cx) {
                     Poll::Ready(true) => continue,
-                    Poll::Ready(false) => return Poll::Ready(Turn::Over),
+                    Poll::Ready(false) => {
+                        // It may have closed one direction only.
+                        let _ = self.write(cx);
+                        return Poll::Ready(Turn::Over);
+                    }
                     Poll::Pending => {}
                 }
             }

@@ -175,6 +175,26 @@ fn a_peer_that_vanishes_leaves_nothing_behind_at_whichever_step() {
 }
 
 #[test]
+fn who_sends_everything_at_once_and_closes_that_direction_still_reads_what_was_ready() {
+    let daemon = Daemon::new();
+    let mut peer = daemon.stranger();
+    let mut bytes = Vec::new();
+    for frame in [hello(1, false), sign(1, "nobody", b"message")] {
+        frame::encode(&frame, &mut bytes).unwrap();
+    }
+    let list = wire::daemon_request::Request::Status(wire::Status {});
+    frame::encode(&common::ask_daemon(2, list), &mut bytes).unwrap();
+    peer.send_raw(&bytes);
+    peer.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(peer.next().kind(), "hello");
+    // The first needs the registry, and is given up; the second was ready at once.
+    let ready = peer.next();
+    assert!([1, 2].contains(&ready.id), "{ready:?}");
+    drop(peer);
+    daemon.settles_at(0, 0);
+}
+
+#[test]
 fn who_has_too_much_in_flight_is_told_so_and_the_others_go_on() {
     let daemon = Daemon::with(Limits {
         requests_of_connection: 3,
