@@ -6,6 +6,7 @@ use std::time::Duration;
 use claviger_engine::{Node, Registry};
 use claviger_memory::MemoryDriver;
 use claviger_pkcs11::Pkcs11Driver;
+use claviger_token::Call;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -16,7 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .driver(MemoryDriver::new())
         .driver(Pkcs11Driver::new())
         .build();
-    let mut changes = node.token_changes(None)?;
+    let mut changes = node.token_changes(None, &Call::unlimited()).await?;
     let show = async {
         loop {
             let change = changes.next().await;

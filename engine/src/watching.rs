@@ -27,6 +27,7 @@ pub struct TokenChanges {
 }
 
 impl TokenChanges {
+    /// What fits `backend`, which the caller has looked at, or all.
     pub(crate) fn subscribe(
         tokens: &Arc<Pool>,
         backend: Option<&str>,
@@ -40,10 +41,7 @@ impl TokenChanges {
                 drivers.iter().map(bare).collect()
             }
             Some(backend) => {
-                let driver = tokens.driver(backend)?;
-                // Also a bad one is refused before anything is waited for.
-                driver.tokens(backend, &Call::unlimited())?;
-                drivers.push(driver);
+                drivers.push(tokens.driver(backend)?);
                 vec![backend.into()]
             }
         };

@@ -221,7 +221,7 @@ async fn subscribers_see_a_token_come_work_and_go() {
     let device = Device::new();
     let home = tempfile::tempdir().unwrap();
     let node = node(home.path(), &device);
-    let mut changes = node.token_changes(Some("device:")).unwrap();
+    let mut changes = node.token_changes(Some("device:"), &call()).await.unwrap();
     assert_eq!(next(&mut changes).await, (Absent, Present));
     make(&node, "alice", &device.backend()).await;
     assert_eq!(next(&mut changes).await, (Present, Ready));
@@ -264,7 +264,11 @@ async fn what_keeps_a_token_from_working_is_its_state_until_it_works_again() {
 #[tokio::test]
 async fn a_token_that_waits_for_a_person_shows_it() {
     let bench = bench(Pace::Slow { workers: 1 }).await;
-    let mut changes = bench.node.token_changes(Some("device:")).unwrap();
+    let mut changes = bench
+        .node
+        .token_changes(Some("device:"), &call())
+        .await
+        .unwrap();
     bench.device.wants_touch(true);
     let touch = async {
         assert_eq!(

@@ -144,7 +144,7 @@ pub(crate) async fn watch(session: &Session, backend: Option<&str>) -> Answer {
         session::device(backend)?;
     }
     let node = session.node(Registry::in_memory()?);
-    let mut changes = node.token_changes(backend)?;
+    let mut changes = node.token_changes(backend, &session.call()).await?;
     let kind = backend.and_then(|backend| backend.split(':').next());
     loop {
         let change = match session.deadline {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use claviger_token::sync::read;
 use claviger_token::{Call, SlotInfo, TokenId, TokenInfo};
 
 use super::{Node, interrupted};
@@ -17,16 +18,40 @@ impl Node {
     /// kind, it included. As long as the result lives the devices are watched, by events
     /// where their system has them.
     ///
+    /// A bad `backend` is refused at once: it is looked at first, for as long as `call` lasts,
+    /// whatever its devices do.
+    ///
     /// # Errors
-    /// [`EngineError::NoDriver`], or what the driver says of `backend`.
-    pub fn token_changes(&self, backend: Option<&str>) -> Result<TokenChanges, EngineError> {
-        TokenChanges::subscribe(&self.0.tokens.pool, backend)
+    /// [`EngineError::NoDriver`], or what the driver says of `backend`; what
+    /// [`Call::check`] says.
+    pub async fn token_changes(
+        &self,
+        backend: Option<&str>,
+        call: &Call,
+    ) -> Result<TokenChanges, EngineError> {
+        let tokens = &self.0.tokens;
+        if let Some(backend) = backend {
+            let driver = Arc::clone(tokens.pool.driver(backend)?);
+            let (asked, its_call) = (backend.to_owned(), call.clone());
+            let look = move |_opening| driver.tokens(&asked, &its_call).map(drop);
+            let token = None;
+            let wanted = Wanted { backend, token };
+            tokens.looks.run(None, wanted, call, look).await??;
+        }
+        TokenChanges::subscribe(&tokens.pool, backend)
     }
 
     /// The changes of the tokens that this node has seen so far, as [`Node::token_changes`] has
     /// them; no others are looked for.
     pub fn known_token_changes(&self) -> TokenChanges {
         TokenChanges::of_known(&self.0.tokens.pool)
+    }
+
+    /// The token of the key that an engine uses which was asked for before.
+    pub fn token_of(&self, engine: &EngineId) -> Option<TokenId> {
+        let engines = read(&self.0.engines);
+        let engine = engines.get(&engine.name).filter(|_| engine.node.is_none());
+        engine.map(|engine| engine.key.info.token.clone())
     }
 
     /// How the tokens stand that this node has seen so far.
