@@ -10,7 +10,7 @@ use crate::folder;
 pub fn quick(test: &str) -> bool {
     let quick = std::env::var_os("CLAVIGER_TEST_QUICK").is_some_and(|value| value == "1");
     if quick {
-        eprintln!("SKIPPED {test}: CLAVIGER_TEST_QUICK is 1, and it takes rage and npm");
+        eprintln!("SKIPPED {test}: CLAVIGER_TEST_QUICK is 1, and it takes programs of others");
     }
     quick
 }

@@ -11,6 +11,7 @@ mod common;
 mod choice;
 mod kills;
 mod load;
+mod python;
 mod sameness;
 mod sockets;
 mod use_of_it;
