@@ -70,4 +70,9 @@ fn what_cannot_be_written_is_not_begun_unless_that_was_asked_for() {
     let report = lines();
     assert!(report.is_whole(), "{report:?}");
     assert_eq!(report.lines, before + 2);
+    // What is not in the log as far as possible has no end there either.
+    signs(&best_effort).unwrap();
+    let report = verify(&*std::fs::read(&other).unwrap(), None).unwrap();
+    assert!(report.is_whole(), "{report:?}");
+    assert_eq!(report.lines, 3);
 }

@@ -48,7 +48,8 @@ impl LogFile {
             length: found.length,
             next: found.next,
             last: found.last,
-            sealed: found.next.saturating_sub(1),
+            // A seal covers all that is before it: also what a crash left without one.
+            sealed: 0,
             is_dirty: false,
             failure: None,
             is_unknown: false,

@@ -47,6 +47,9 @@ const DURABLE: [&str; 8] = [
     "generate",
 ];
 
+/// The id of a use that is not in the log.
+const NOT_WRITTEN: u64 = 0;
+
 /// How the log is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditSettings {
@@ -293,7 +296,7 @@ impl Shared {
         match written {
             Err(error) if self.settings.is_best_effort => {
                 tracing::warn!(%error, "a use of a key is not in the audit log");
-                Ok(0)
+                Ok(NOT_WRITTEN)
             }
             written => written,
         }
@@ -314,7 +317,7 @@ impl Entry {
     fn nowhere() -> Self {
         Entry {
             log: Audit::off(),
-            id: 0,
+            id: NOT_WRITTEN,
             is_durable: false,
             digest: None,
             token: None,
@@ -341,7 +344,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Some(shared) = &self.log.0 else {
+        let Some(shared) = self.log.0.as_ref().filter(|_| self.id != NOT_WRITTEN) else {
             return;
         };
         let outcome = self.outcome.map_or("unknown", Outcome::name);
