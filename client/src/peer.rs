@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
 /// The socket of the system's daemon.
 pub const SYSTEM_SOCKET: &str = "/run/claviger/api.sock";
 
@@ -33,10 +35,11 @@ impl Peer {
     /// # Errors
     /// What the system says.
     pub fn of(connection: impl AsFd) -> io::Result<Peer> {
-        let found = rustix::net::sockopt::socket_peercred(connection)?;
+        // `rustix` has a process id there that cannot be 0, as that of another namespace is.
+        let found = getsockopt(&connection, PeerCredentials)?;
         Ok(Peer {
-            uid: found.uid.as_raw(),
-            gid: found.gid.as_raw(),
+            uid: found.uid(),
+            gid: found.gid(),
         })
     }
 }
