@@ -78,6 +78,7 @@ impl Standing {
 }
 
 /// How the tokens stand that were ever seen.
+#[derive(Default)]
 pub(crate) struct Standings {
     pub(crate) known: Mutex<HashMap<TokenId, Arc<Standing>>>,
     pub(crate) changes: Arc<Changes>,
@@ -94,18 +95,6 @@ pub(crate) struct Awaited {
     pub(crate) turn: Arc<tokio::sync::Mutex<Option<Box<dyn Watch>>>>,
     /// How often it came back.
     pub(crate) returns: AtomicU64,
-}
-
-impl Default for Standings {
-    fn default() -> Self {
-        Standings {
-            known: Mutex::default(),
-            changes: Arc::default(),
-            wanted: Mutex::default(),
-            watched: Mutex::default(),
-            awaited: Mutex::default(),
-        }
-    }
 }
 
 impl Standings {
