@@ -96,6 +96,8 @@ impl Side {
         ])
     }
 
+    /// Each process waits for the disk once: this one for its signature, ours for the note that a
+    /// PIN is being sent. `pkcs11-tool` waits for nothing.
     fn signs_barely(&self) -> Command {
         let beside = claviger().with_file_name("examples").join("bare_sign");
         let mut command = self.place(Command::new(beside));
