@@ -9,7 +9,8 @@
 mod common;
 
 use claviger_engine::message::RequestEncrypt;
-use claviger_engine::{EngineError, Preference, Registry, RegistryError};
+use claviger_engine::policy::Permission;
+use claviger_engine::{EngineError, EngineId, Node, Policy, Preference, Registry, RegistryError};
 use claviger_token::{Call, KeyUse, Secret};
 use common::filled::Home;
 use common::*;
@@ -164,6 +165,64 @@ async fn a_key_that_was_altered_signs_and_opens_nothing() {
         assert!(is_damage(&error), "{change}: {error}");
         let seen = node.registry().identity(&id("alice"));
         assert!(seen.is_err(), "{change}: {seen:?}");
+    }
+}
+
+/// Each identity uses its own keys only, on this machine, too.
+struct OwnKeys;
+
+impl Policy for OwnKeys {
+    fn check(&self, who: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
+        match wanted {
+            Permission::Use { identity, .. } if identity != who => Err(EngineError::NotAllowed {
+                sender: who.clone(),
+                what: "use this key",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_use_a_key_does_not_learn_that_it_was_altered() {
+    let home = Home::new().await;
+    let engines = home.node().registry().identity(&id("alice")).unwrap();
+    let engines = engines.unwrap();
+    let (signs, opens) = (
+        engines.commitment_engine.unwrap(),
+        engines.decryption_engine.unwrap(),
+    );
+    home.sql("UPDATE key SET slot = 'another' WHERE owner_name = 'alice'");
+    let node = Node::builder(Registry::open(home.path()).unwrap())
+        .driver(home.device.clone())
+        .policy(OwnKeys)
+        .build();
+    let [missing, not_there] = ["nobody_committer_nobody", "nobody_decryptor_nobody"].map(id);
+    let commit = async |who: &str, engine: &EngineId| {
+        let signed = node.commit(&id(who), engine, vec![1], &call()).await;
+        signed.map(drop).unwrap_err()
+    };
+    let decrypt = async |who: &str, engine: &EngineId| {
+        let opened = node.decrypt(&id(who), engine, vec![1], &call()).await;
+        opened.map(drop).unwrap_err()
+    };
+    assert_eq!(
+        commit("eve", &signs).await.code(),
+        commit("eve", &missing).await.code()
+    );
+    assert_eq!(
+        decrypt("eve", &opens).await.code(),
+        decrypt("eve", &not_there).await.code()
+    );
+    // Whose it is learns it.
+    for error in [
+        commit("alice", &signs).await,
+        decrypt("alice", &opens).await,
+    ] {
+        assert!(
+            matches!(&error, EngineError::Registry(error) if is_damage(error)),
+            "{error:?}"
+        );
     }
 }
 

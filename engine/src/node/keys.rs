@@ -89,6 +89,11 @@ impl Node {
                 self.may_use_absent(asker, name, operation)?;
                 return Err(error);
             }
+            // On this machine, too, it is to them as if nothing were there.
+            Err(error) => match self.may_use_absent(asker, name, operation) {
+                Ok(()) => return Err(error),
+                Err(_) => return Ok(None),
+            },
             found => found?,
         };
         let Some(engine) = found.filter(|engine| engine.usage() == usage) else {
