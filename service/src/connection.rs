@@ -57,6 +57,8 @@ type InFlight = Pin<Box<dyn Future<Output = (u64, Answer)> + Send>>;
 struct Ticket {
     cancelled: Arc<AtomicBool>,
     chunks: Option<Chunks>,
+    /// Whether the caller may send a chunk.
+    is_asked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +158,11 @@ impl Connection {
             }
         }
         for told in self.session.outbox.take(cx.waker()) {
+            if let (Some(Content::Chunk(_)), Some(ticket)) =
+                (&told.content, self.requests.get_mut(&told.id))
+            {
+                ticket.is_asked = true;
+            }
             // What waits to be read is not added to by what nobody must know.
             if !self.is_full() || !matches!(told.content, Some(Content::Event(_))) {
                 self.put(&told);
@@ -253,15 +260,17 @@ impl Connection {
 
     /// A chunk of a request that is over is dropped.
     fn take_chunk(&mut self, id: u64, chunk: wire::Chunk) -> Result<(), Refusal> {
-        let ticket = self.requests.get(&id);
-        let Some(chunks) = ticket.and_then(|ticket| ticket.chunks.as_ref()) else {
+        let Some(ticket) = self.requests.get_mut(&id) else {
             return Ok(());
         };
-        match chunks.try_send(chunk) {
-            Err(std::sync::mpsc::TrySendError::Full(_)) => {
-                Err(Refusal::BadRequest("a chunk comes before it is asked for"))
+        let is_asked = std::mem::take(&mut ticket.is_asked);
+        match &ticket.chunks {
+            Some(chunks) if is_asked => {
+                // There is a place for what was asked for, unless nobody waits for it any more.
+                let _ = chunks.try_send(chunk);
+                Ok(())
             }
-            _ => Ok(()),
+            _ => Err(Refusal::BadRequest("a chunk comes before it is asked for")),
         }
     }
 
@@ -294,6 +303,7 @@ impl Connection {
         let mut ticket = Ticket {
             cancelled,
             chunks: None,
+            is_asked: false,
         };
         let mut data = None;
         let mut taken_as_long = None;

@@ -101,7 +101,7 @@ pub(crate) fn reply(target: &EngineId, reply: Msg, hints: Hints) -> Answer {
             err: err(reply.err),
         }),
         Msg::ReplyCommitment(reply) => Wire::ReplyCommitment(wire::ReplyCommitment {
-            commitment: reply.commitment.map(signature),
+            commitment: reply.commitment.as_ref().map(signature),
             err: err(reply.err),
         }),
         Msg::ReplyDecryption(mut reply) => {
@@ -222,7 +222,7 @@ fn evidence_reply(
     }
 }
 
-pub(crate) fn signature(signature: Signature) -> wire::Signature {
+fn signature(signature: &Signature) -> wire::Signature {
     wire::Signature {
         scheme: signature.scheme().name().to_owned(),
         bytes: signature.as_bytes().to_vec(),
