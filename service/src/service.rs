@@ -37,7 +37,7 @@ type TokensJson = fn(&FoundTokens) -> String;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// So long connections have to end after their requests were given up.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// A daemon. Clones are the same one.
 ///
