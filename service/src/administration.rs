@@ -220,7 +220,9 @@ impl Request {
             let Ok(number) = i64::try_from(id) else {
                 return Ok(None);
             };
-            Ok(registry.remove_grant(number)?.then(Vec::new))
+            let its = registry.grants()?.into_iter();
+            let its = its.filter(|grant| grant.id == number).collect();
+            Ok(registry.remove_grant(number)?.then_some(its))
         })
         .await
     }

@@ -1,14 +1,17 @@
 //! Chooses the identity that opens a file: the named one, or one that can.
 
 use std::io::Read;
+use std::sync::Arc;
 
-use claviger_engine::opener::{NotOpened, Opened, Opener};
-use claviger_engine::{EngineId, IdentityInfo, Node};
-use claviger_formats::envelope::{Sealed, Stanzas};
+use claviger_engine::opener::{Holder, NotOpened, Opened, Opener};
+use claviger_engine::{EngineError, EngineId, IdentityInfo, Node};
+use claviger_formats::envelope::{Fit, Sealed, Stanzas};
+use claviger_token::{KeyUse, PinSource};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Known};
 use crate::engines::Engines;
 use crate::failure::Failure;
+use crate::pins::SharedPins;
 use crate::session::Session;
 
 /// Opens the header of a file: with the identity that was named, or with one that can.
@@ -20,7 +23,7 @@ pub(super) async fn header<R: Read>(
 ) -> Result<Opened, Failure> {
     let node = match engines {
         Engines::Here(_, node) => node,
-        Engines::There(_, daemon, _) => return over_daemon(session, daemon, named, file.header()),
+        Engines::There(_, daemon, _) => return over_daemon(session, daemon, named, file),
     };
     match named {
         Some((who, _)) => {
@@ -32,23 +35,55 @@ pub(super) async fn header<R: Read>(
 }
 
 /// A daemon chooses as [`Opener`] does.
-fn over_daemon(
+fn over_daemon<R: Read>(
     session: &Session,
     daemon: &Daemon,
     named: Option<(EngineId, IdentityInfo)>,
-    header: &[u8],
+    file: &Sealed<R>,
 ) -> Result<Opened, Failure> {
     let _busy = session.screen.spin("asking the token");
     let Some((who, info)) = named else {
-        let (who, file_key) = daemon.open(None, header)?;
+        // Of several tokens the daemon would ask for the PIN of one, and get that of another.
+        let withheld = match SharedPins(Arc::clone(&session.pins)).is_one_for_all() {
+            true => of_several(daemon, file)?,
+            false => None,
+        };
+        let (who, file_key) = daemon.open(None, file.header(), withheld)?;
         tell(session, &who);
         return Ok(Opened { who, file_key });
     };
     let engine = info.decryption_engine.ok_or_else(|| {
         Failure::new(format!("`{who}` has no engine that decrypts")).coded("cannot-decrypt")
     })?;
-    let (_, file_key) = daemon.open(Some(&engine), header)?;
+    let (_, file_key) = daemon.open(Some(&engine), file.header(), None)?;
     Ok(Opened { who, file_key })
+}
+
+/// Why one PIN is given to no token: keys on several open the file, or may, as [`Opener`] judges.
+fn of_several<R: Read>(daemon: &Daemon, file: &Sealed<R>) -> Result<Option<Failure>, Failure> {
+    let mut fits = Vec::new();
+    for Known { who, info, .. } in daemon.identities()? {
+        let key = info.key(KeyUse::Decrypt).filter(|key| !key.deleted);
+        if let Some(key) = key {
+            let holder = Holder {
+                who,
+                token: key.token.clone(),
+                attached: true,
+                unreadable: None,
+            };
+            fits.push((file.fits(&key.public_key), holder));
+        }
+    }
+    let best = fits.iter().map(|(fit, _)| *fit).max();
+    let holders: Vec<Holder> = (fits.into_iter())
+        .filter(|(fit, _)| *fit != Fit::No && Some(*fit) == best)
+        .map(|(_, holder)| holder)
+        .collect();
+    let mut tokens: Vec<_> = holders.iter().map(|holder| &holder.token).collect();
+    tokens.sort();
+    tokens.dedup();
+    let is_one = tokens.len() < 2;
+    Ok((!is_one).then(|| EngineError::PinForSeveralTokens { holders }.into()))
 }
 
 /// Says whose key it was that opened a file.

@@ -1,5 +1,6 @@
 //! What a daemon asks while it works on a request: it tells of touches and approvals, and wants PINs.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use claviger_client::blocking;
@@ -20,6 +21,8 @@ pub(super) struct Listener {
     call: Call,
     /// Why there was no PIN.
     failure: Mutex<Option<Failure>>,
+    /// Whether no PIN is given.
+    withholds: AtomicBool,
 }
 
 impl Listener {
@@ -30,7 +33,14 @@ impl Listener {
             watcher: session.watcher(),
             call: session.call(),
             failure: Mutex::default(),
+            withholds: AtomicBool::new(false),
         }
+    }
+
+    /// From now on gives no PIN, for this reason, or does again.
+    pub(super) fn withhold(&self, why: Option<Failure>) {
+        self.withholds.store(why.is_some(), Ordering::Relaxed);
+        *lock(&self.failure) = why;
     }
 
     /// Why there was no PIN, once.
@@ -52,6 +62,10 @@ impl blocking::Listener for Listener {
             pin_request::Kind::ManagementKey => &self.management_keys,
             pin_request::Kind::Unspecified => return None,
         };
+        // However many tokens the daemon asks for.
+        if self.withholds.load(Ordering::Relaxed) {
+            return None;
+        }
         let token = convert::token(request.token.clone()?);
         let tries = match request.tries_left.map(u8::try_from) {
             Some(Ok(left)) => TriesLeft::Exactly(left),

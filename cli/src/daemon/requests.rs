@@ -127,17 +127,21 @@ impl Daemon {
     }
 
     /// Opens the header of an age file, with the engine of one identity, or with any that can: the
-    /// identity, and the key of what follows.
+    /// identity, and the key of what follows. No PIN is given if there is a reason to withhold it.
     pub(crate) fn open(
         &self,
         engine: Option<&EngineId>,
         header: &[u8],
+        withheld: Option<Failure>,
     ) -> Result<(EngineId, UnwrappedKey), Failure> {
+        self.listener.withhold(withheld);
         let opened = self.ask(&Decrypt {
             engine: &request::local(engine.map_or("", |engine| &engine.name)),
             data: header,
             header_only: true,
-        })?;
+        });
+        self.listener.withhold(None);
+        let opened = opened?;
         let key = opened.data.as_slice().try_into();
         let key = key.map_err(|_| Malformed("a file key of another length"))?;
         Ok((

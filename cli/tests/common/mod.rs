@@ -26,6 +26,16 @@ pub(crate) fn is_over_daemon() -> bool {
     module_path!().starts_with("over_daemon::")
 }
 
+/// Whether a test is to be skipped, since it is about commands that work by themselves: the daemon
+/// of a stage does not know the service of a smartcard that is started later, and what one command
+/// opened may still be open for the next. Says so.
+pub(crate) fn needs_own_process() -> bool {
+    if is_over_daemon() {
+        eprintln!("SKIPPED: it is about commands that work by themselves");
+    }
+    is_over_daemon()
+}
+
 pub(crate) struct Stage {
     /// The daemon that commands use, if any. It ends before its folder.
     daemon: Option<Daemon>,

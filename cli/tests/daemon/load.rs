@@ -19,9 +19,9 @@ fn a_restart_under_load_loses_no_request() {
     let stage = Stage::with_alice();
     let key = stage.json(&["show", "alice"])["keys"][0]["public_key"].clone();
     let key = claviger_token::PublicKey::from_text(key.as_str().unwrap()).unwrap();
-    let mut daemon = Daemon::start(&stage);
     let (ends, signed) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
+    let daemon = thread::scope(|scope| {
+        let mut daemon = Daemon::start(&stage);
         for number in 0..PROGRAMS {
             let (stage, key, ends, signed) = (&stage, &key, &ends, &signed);
             scope.spawn(move || {
@@ -36,7 +36,9 @@ fn a_restart_under_load_loses_no_request() {
                     turn += 1;
                     let answer =
                         client.commit(&committer("alice"), message.as_bytes(), &raw(), &call);
-                    let answer = answer.unwrap_or_else(|e| panic!("{message}: {e}"));
+                    let log = || std::fs::read_to_string(stage.runtime().join("log"));
+                    let answer =
+                        answer.unwrap_or_else(|e| panic!("{message}: {e}\n{}", log().unwrap()));
                     let scheme = answer.scheme.parse().unwrap();
                     let signature = Signature::new(scheme, answer.bytes).unwrap();
                     key.verify(message.as_bytes(), &signature).unwrap();
@@ -56,5 +58,8 @@ fn a_restart_under_load_loses_no_request() {
             daemon = Daemon::start(&stage);
         }
         wait_for_more();
+        // It lives until the programs have ended.
+        daemon
     });
+    assert_eq!(daemon.stop().code(), Some(0));
 }

@@ -12,6 +12,7 @@ mod choice;
 mod kills;
 mod load;
 mod python;
+mod rights;
 mod sameness;
 mod sockets;
 mod use_of_it;

@@ -1,5 +1,7 @@
 //! What the daemon is for.
 
+use claviger_tests::SoftHsm;
+
 use super::at_once;
 use super::common::{Daemon, Stage};
 
@@ -127,4 +129,55 @@ fn a_message_of_any_length_is_signed() {
                 .succeeds();
         }
     }
+}
+
+#[test]
+fn one_pin_is_not_tried_on_several_tokens() {
+    let stage = Stage::with_alice();
+    let other = SoftHsm::new();
+    let backend = other.backend();
+    stage
+        .run_with_pin(&["generate", "far", "--backend", &backend])
+        .succeeds();
+    stage.write("letter", LETTER);
+    let encrypt = ["encrypt", "alice", "letter", "--also", "far", "-o", "both"];
+    stage.run(encrypt).succeeds();
+    let _daemon = Daemon::start(&stage);
+    // Nobody has logged in to either of them.
+    let refused = stage.run_with_pin(&["decrypt", "both"]);
+    refused.fails(1, "keys on several tokens could open the file");
+    let opened = stage.run_with_pin(&["decrypt", "far", "both"]).succeeds();
+    assert_eq!(opened.bytes(), LETTER);
+}
+
+/// The part of the README about the daemon, but for systemd, which no test starts.
+#[test]
+fn the_readmes_example_of_a_daemon_works_as_written() {
+    let readme = include_str!("../../../README.md");
+    let (_, section) = readme.split_once("\n## Daemon\n").expect("a section on it");
+    let script = section.split("```sh\n").nth(1).unwrap();
+    let script = script.split("```").next().unwrap();
+    let (systemd, script) = script.split_once('\n').unwrap();
+    assert!(systemd.starts_with("systemctl --user enable --now claviger.socket"));
+
+    let stage = Stage::with_alice();
+    let _daemon = Daemon::start(&stage);
+    stage.write("letter.txt", LETTER);
+    let label = format!("'{}'", stage.token.backend());
+    assert_eq!(
+        script.matches("'pkcs11:token=bench'").count(),
+        1,
+        "{script}"
+    );
+    let script = script.replace("'pkcs11:token=bench'", &label);
+    // Only `unlock` may need the PIN.
+    let script = script.replace("claviger unlock", "claviger unlock --pin-source file:pin");
+    let output = stage.script(&script, "").output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{err}");
+    let signatures = stage
+        .files()
+        .into_iter()
+        .filter(|name| name.ends_with(".sig"));
+    assert_eq!(signatures.count(), 10);
 }

@@ -10,5 +10,11 @@
 //! | `ledger`, `piv`, `chaos` | they have stages of their own |
 //! | `configuration`, `contacts`, `help`, `set_up`, `verify` | they use no token |
 
+#[path = "../deletion.rs"]
+mod deletion;
+#[path = "../encryption.rs"]
+mod encryption;
 #[path = "../main_job.rs"]
 mod main_job;
+#[path = "../outputs.rs"]
+mod outputs;
