@@ -19,6 +19,7 @@ use tokio::task::spawn_blocking;
 use crate::administration::coded;
 use crate::audit::{AuditError, Outcome};
 use crate::auditing::{self, Begun, Noted};
+use crate::metered::Metered;
 use crate::replies::{self, Answer};
 use crate::session::Session;
 use crate::streams::{Hashed, Incoming};
@@ -35,7 +36,10 @@ pub(crate) struct Request {
 }
 
 /// What a connection asks for.
-#[expect(clippy::large_enum_variant, reason = "a box for each request costs more than a move")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box for each request costs more than a move"
+)]
 pub(crate) enum Asked {
     Engine(wire::EngineMsg),
     Daemon(wire::DaemonRequest),
@@ -61,11 +65,16 @@ impl Asked {
 impl Request {
     /// The answer. `data` is that of the request, where it comes in chunks.
     pub(crate) async fn answer(self, asked: Asked, data: Option<Incoming>) -> Answer {
+        let metered = Metered::begin(&self.session, &asked);
         let answered = match asked {
             Asked::Engine(message) => self.ask_engine(message, data).await,
             Asked::Daemon(request) => self.ask_daemon(request).await,
         };
-        answered.unwrap_or_else(Answer::from)
+        let answer = answered.unwrap_or_else(Answer::from);
+        if let Some(metered) = metered {
+            metered.end(&answer);
+        }
+        answer
     }
 
     async fn ask_engine(

@@ -24,6 +24,7 @@
 //! | [`pins`] | PINs that it keeps, and where the PIN of a request comes from |
 //! | [`settings`] | the table `[serve]` of the configuration |
 //! | [`notify`] | tells the service manager how it is |
+//! | `metered`, [`metrics`] | figures for Prometheus |
 //! | `refusal` | what the daemon itself answers |
 #![forbid(unsafe_code)]
 
@@ -38,6 +39,8 @@ mod convert;
 mod dispatch;
 pub mod home_lock;
 pub mod limits;
+mod metered;
+pub mod metrics;
 pub mod notify;
 mod outbox;
 pub mod pins;

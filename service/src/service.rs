@@ -22,6 +22,7 @@ use crate::audit::Audit;
 use crate::authority::ByRules;
 use crate::connection::Connection;
 use crate::limits::{Counted, Limits, Load, Loads, Taken};
+use crate::metrics::{Metrics, Moment};
 use crate::outbox::Outbox;
 use crate::pins::{Keeper, PinSettings, Unlocked};
 use crate::policy::Rules;
@@ -58,9 +59,17 @@ pub struct ServiceBuilder {
     limits: Limits,
     audit: Audit,
     pins: PinSettings,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl ServiceBuilder {
+    /// The figures that it counts in. By default it counts in none.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
     /// The log of who used which key. By default there is none.
     #[must_use]
     pub fn audit(mut self, audit: Audit) -> Self {
@@ -120,6 +129,7 @@ impl ServiceBuilder {
                 audits: self.audit.status().0 != "off",
                 audit: self.audit,
                 pins: self.pins,
+                metrics: self.metrics,
                 keeper: OnceLock::new(),
                 node: self.node,
                 hints: self.hints,
@@ -165,6 +175,7 @@ impl Service {
             limits: Limits::default(),
             audit: Audit::off(),
             pins: PinSettings::default(),
+            metrics: None,
         }
     }
 
@@ -221,6 +232,25 @@ impl Service {
         &self.shared.node
     }
 
+    /// How it is, for [`Metrics::text`].
+    pub fn moment(&self) -> Moment {
+        let shared = &self.shared;
+        let unlocked = shared
+            .keeper
+            .get()
+            .map_or(0, |keeper| keeper.status().len());
+        let wrong = shared.keeper.get().map(|keeper| keeper.wrong_pins());
+        let (pins_rejected, pins_differed) = wrong.unwrap_or_default();
+        Moment {
+            connections: lock(&shared.connections).len(),
+            in_flight: shared.in_flight.load(Ordering::Relaxed) as usize,
+            unlocked,
+            tokens: shared.node.token_states(),
+            pins_rejected,
+            pins_differed,
+        }
+    }
+
     /// How it is.
     pub fn status(&self) -> wire::StatusReply {
         self.shared.status()
@@ -235,6 +265,7 @@ pub(crate) struct Shared {
     /// Whether there is a log at all.
     pub(crate) audits: bool,
     pins: PinSettings,
+    pub(crate) metrics: Option<Arc<Metrics>>,
     keeper: OnceLock<Arc<Keeper>>,
     pub(crate) hints: Hints,
     pub(crate) tokens_json: TokensJson,

@@ -32,6 +32,7 @@ mod source;
 mod wrong;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -73,9 +74,17 @@ pub struct Keeper {
     settings: PinSettings,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    counts: Counts,
     /// There is something to watch, or nothing any more.
     changed: Notify,
     runtime: Handle,
+}
+
+/// The wrong PINs of callers so far.
+#[derive(Default)]
+struct Counts {
+    rejected: AtomicU64,
+    differed: AtomicU64,
 }
 
 /// How a token is unlocked.
@@ -111,6 +120,7 @@ impl Keeper {
             settings,
             clock,
             state: Mutex::default(),
+            counts: Counts::default(),
             changed: Notify::new(),
             runtime: Handle::current(),
         };
@@ -217,6 +227,13 @@ impl Keeper {
             .collect();
         all.sort_by(|(one, _), (other, _)| one.cmp(other));
         all
+    }
+
+    /// The wrong PINs so far: those that tokens rejected, and those that were compared with the one
+    /// that had opened the token, and not sent.
+    pub fn wrong_pins(&self) -> (u64, u64) {
+        let Counts { rejected, differed } = &self.counts;
+        (rejected.load(Relaxed), differed.load(Relaxed))
     }
 
     /// Ends what is to end, until it is dropped: every few seconds, and when a token goes whose PIN

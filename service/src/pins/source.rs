@@ -1,5 +1,6 @@
 //! The PINs of one request.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use claviger_token::sync::lock;
@@ -234,13 +235,19 @@ impl PinSource for Source {
     }
 
     fn compared(&self, token: &TokenId, is_same: bool) {
+        if !is_same {
+            self.keeper.counts.differed.fetch_add(1, Relaxed);
+        }
         self.judged(token, is_same);
     }
 
     fn answered(&self, token: &TokenId, verdict: PinVerdict) {
         match verdict {
             PinVerdict::Accepted => self.judged(token, true),
-            PinVerdict::Refused => self.judged(token, false),
+            PinVerdict::Refused => {
+                self.keeper.counts.rejected.fetch_add(1, Relaxed);
+                self.judged(token, false);
+            }
             PinVerdict::NotJudged => {}
         }
     }
