@@ -301,6 +301,7 @@ fn known(code: &str) -> Option<&'static str> {
         | "too-many-recipients"
         | "cannot-encrypt"
         | "not-allowed"
+        | "backend-names-more"
         | "not-for-purpose"
         | "bad-name"
         | "no-such-engine"

@@ -49,6 +49,13 @@ pub enum EngineError {
         /// What the sender asked for, as the end of a sentence.
         what: &'static str,
     },
+    /// The backend names more than tokens, which the policy does not allow to the sender: a file
+    /// of this machine, an argument, an address, or where a PIN comes from. It was not looked at.
+    #[error("this caller may only say which token it means, and the backend has `{attribute}`")]
+    BackendNamesMore {
+        /// What the backend names beside tokens.
+        attribute: &'static str,
+    },
     /// The token is open by a PIN of somebody else, whose login who asks must not use, and who asks
     /// gave no PIN.
     #[error("the token {token} is unlocked by somebody else, and not for this caller")]
@@ -236,6 +243,7 @@ impl EngineError {
             EngineError::IdentityDeleted { .. } => "identity-deleted",
             EngineError::NoSuchEngine { .. } => "no-such-engine",
             EngineError::NotAllowed { .. } => "not-allowed",
+            EngineError::BackendNamesMore { .. } => "backend-names-more",
             EngineError::Locked { .. } => "locked",
             EngineError::PinDiffers { .. } => "pin-differs",
             EngineError::BadName { .. } => "bad-name",

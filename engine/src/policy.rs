@@ -86,6 +86,10 @@ pub enum Permission<'a> {
         /// that has the name of who asks is somebody else.
         of: &'a EngineId,
     },
+    /// Name more than tokens in a backend: files of this machine, code that is loaded or run, its
+    /// arguments, addresses, and where PINs come from. See
+    /// [`Driver::names_more`](claviger_token::Driver::names_more).
+    AnyBackend,
 }
 
 /// A use of a key.
@@ -135,6 +139,7 @@ impl Policy for OwnersOnly {
             Permission::Revoke { .. } => "revoke in the name of an identity that it does not own",
             Permission::ListTokens => "list the tokens of this machine",
             Permission::UseLogin { .. } => "use a token that is open by somebody else's PIN",
+            Permission::AnyBackend => "name more than tokens in a backend",
         };
         Err(EngineError::NotAllowed {
             sender: sender.clone(),

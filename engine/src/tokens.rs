@@ -17,7 +17,7 @@ use crate::closings::Closings;
 use crate::lane::{Lane, NotDone};
 use crate::management;
 use crate::opening::{Openings, Wanted};
-use crate::policy::Policy;
+use crate::policy::{Permission, Policy};
 use crate::standings::{Standing, Standings};
 use crate::token_state::Happening;
 use crate::waiting_threads::WaitingThreads;
@@ -396,6 +396,20 @@ impl Tokens {
     /// Who counts as the one who opens tokens for requests of `who`.
     pub(crate) fn counted(&self, who: &EngineId) -> EngineId {
         self.logins.counted(who)
+    }
+
+    /// Refuses a backend of `who` that names more than tokens, unless the policy allows that.
+    ///
+    /// # Errors
+    /// [`EngineError::BackendNamesMore`], [`EngineError::NoDriver`], and what the driver says.
+    pub(crate) fn check_backend(&self, who: &EngineId, backend: &str) -> Result<(), EngineError> {
+        let Some(attribute) = self.driver(backend)?.names_more(backend)? else {
+            return Ok(());
+        };
+        match self.policy.check(who, Permission::AnyBackend) {
+            Err(EngineError::NotAllowed { .. }) => Err(EngineError::BackendNamesMore { attribute }),
+            checked => checked,
+        }
     }
 
     /// Refuses who must not use the token since somebody else's PIN opened it.

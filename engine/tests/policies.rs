@@ -46,6 +46,7 @@ fn word(access: Permission<'_>) -> String {
         Permission::ReadEvidence(_) => "read evidence".into(),
         Permission::SubmitEvidence => "submit evidence".into(),
         Permission::UseLogin { .. } => "use a login".into(),
+        Permission::AnyBackend => "name more".into(),
         other => panic!("no word for {other:?}"),
     }
 }

@@ -12,7 +12,7 @@ use claviger_engine::message::{
 use claviger_engine::policy::{OwnersOnly, Permission, Policy, Subject};
 use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
-use claviger_token::{Error, NoPin};
+use claviger_token::{Algorithm, Error, KeySpec, NoPin};
 use common::logins::{Stage, is_not_allowed, with_pin};
 use common::safes::PINS;
 use common::{call, id};
@@ -51,6 +51,18 @@ struct Anybody;
 impl Policy for Anybody {
     fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
         Caller("").check(sender, wanted)
+    }
+}
+
+/// One caller, who may do everything but name more than tokens.
+struct OnlyTokens;
+
+impl Policy for OnlyTokens {
+    fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
+        match wanted {
+            Permission::AnyBackend => Err(denied(sender)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -260,4 +272,42 @@ async fn a_wrong_pin_of_one_view_takes_no_login_from_another() {
     sign(&one, "alice", &with_pin()).await.unwrap();
     sign(&one, "alice", &call()).await.unwrap();
     is_not_allowed(&sign(&other, "alice", &call()).await);
+}
+
+#[tokio::test]
+async fn a_backend_that_names_more_than_a_token_is_refused_before_anything_is_asked() {
+    let stage = Stage::new().await;
+    let node = stage.node(NoPin, OwnersOnly);
+    let view = node.seen_by(Arc::new(OnlyTokens));
+    let device = &stage.safes.0[0].device;
+    let named = device.backend().to_string();
+    let more = format!("{named}?pin={}", PINS[0]);
+    let (carol, call) = (id("carol"), call());
+    let generate = || RequestGenerateIdentity {
+        backend: Backend::from(more.clone()),
+        ..stage.request()
+    };
+    let foreign = device.foreign_key(KeySpec::sign(Algorithm::P256)).1;
+    let adopt = RequestConnectIdentity {
+        external_identity: id(&foreign),
+        backend: Backend::from(more.clone()),
+        capabilities: Capabilities::Commit,
+    };
+    let refused = [
+        view.generate(&carol, generate(), &call).await.map(drop),
+        view.connect(&carol, adopt, &call).await.map(drop),
+        view.tokens(&carol, Some(&more), &call).await.map(drop),
+        view.find_accounts(&carol, &more, Vec::new(), &call, |_| {})
+            .await
+            .map(drop),
+    ];
+    for refused in refused {
+        assert_eq!(refused.unwrap_err().code(), "backend-names-more");
+    }
+    assert!(stage.came().is_empty());
+    // A token may be named, and who may do everything names the rest, too.
+    let found = view.tokens(&carol, Some(&named), &call).await.unwrap();
+    assert_eq!(found.len(), 1);
+    node.generate(&carol, generate(), &call).await.unwrap();
+    assert_eq!(stage.came(), [PINS[0]]);
 }

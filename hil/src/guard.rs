@@ -173,6 +173,10 @@ impl Driver for GuardedDriver {
         self.inner.named_slot(backend)
     }
 
+    fn names_more(&self, backend: &str) -> Result<Option<&'static str>, Error> {
+        self.inner.names_more(backend)
+    }
+
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         self.guard.check()?;
         let guard = &self.guard;

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use claviger_engine::grants::{NewGrant, Subject};
-use claviger_engine::message::RequestGenerateIdentity;
+use claviger_engine::message::{RequestConnectIdentity, RequestGenerateIdentity};
 use claviger_engine::policy::{Operation, Permission};
 use claviger_engine::{
     Backend, Capabilities, EngineError, EngineId, IdParams, Node, Policy, Purpose, Registry,
 };
 use claviger_memory::MemoryDriver;
+use claviger_pkcs11::Pkcs11Driver;
 use claviger_service::Caller;
 use claviger_service::policy::Rules;
 use claviger_token::{Call, TokenId};
@@ -265,4 +266,52 @@ async fn what_another_process_grants_or_takes_back_counts_after_a_moment() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn with_a_grant_a_backend_says_which_token_is_meant_and_nothing_that_is_loaded_or_read() {
+    let node = Node::builder(Registry::in_memory().unwrap())
+        .driver(Pkcs11Driver::new())
+        .build();
+    let rules = Rules::of(&node, Some(DAEMON));
+    for operation in ["generate", "adopt", "list-tokens"] {
+        let grant = NewGrant::parse(Subject::Uid(OTHER), "", "", operation, "").unwrap();
+        node.registry().add_grant(&grant).unwrap();
+    }
+    let call = Call::within(std::time::Duration::from_secs(20));
+    let codes = async |uid: u32, backend: &str| {
+        let view = rules.view(&caller(uid));
+        let generate = RequestGenerateIdentity {
+            backend: Backend::from(backend),
+            params: IdParams::P256,
+            capabilities: Capabilities::Commit,
+        };
+        let key = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        let adopt = RequestConnectIdentity {
+            external_identity: id(key),
+            backend: Backend::from(backend),
+            capabilities: Capabilities::Commit,
+        };
+        let carol = id("carol");
+        [
+            view.generate(&carol, generate, &call).await.map(drop),
+            view.connect(&carol, adopt, &call).await.map(drop),
+            view.look(&carol, Some(backend), &call).await.map(drop),
+        ]
+        .map(|done| done.map_or_else(|error| error.code(), |()| "done"))
+    };
+    for backend in [
+        "pkcs11:?module-path=/nonexistent.so",
+        "pkcs11:token=none?module-path=/nonexistent.so&pin-source=file:/etc/hostname",
+        "pkcs11:token=none?pin-source=env:PIN",
+        "pkcs11:token=none?x-init-reserved=a",
+    ] {
+        let denied = codes(OTHER, backend).await;
+        assert_eq!(denied, ["backend-names-more"; 3], "{backend}");
+    }
+    let named = codes(OTHER, "pkcs11:token=none?module-name=none").await;
+    assert_eq!(named, ["no-token", "no-token", "done"]);
+    // Who may do everything is answered by the driver.
+    let own = codes(DAEMON, "pkcs11:?module-path=/nonexistent.so").await;
+    assert_eq!(own, ["bad-module"; 3]);
 }

@@ -180,6 +180,10 @@ impl Driver for Faulty<Arc<MemoryDriver>> {
         self.inner.named_slot(backend)
     }
 
+    fn names_more(&self, backend: &str) -> Result<Option<&'static str>, Error> {
+        self.inner.names_more(backend)
+    }
+
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let token = self.inner.open(backend, call)?;
         let info = self.info(token.info().clone());

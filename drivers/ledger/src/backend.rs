@@ -37,6 +37,11 @@ impl Backend {
         Ok(backend)
     }
 
+    /// The attribute that names an address, if there is one.
+    pub(crate) fn names_more(&self) -> Option<&'static str> {
+        self.tcp.as_ref().map(|_| "tcp")
+    }
+
     /// Whether a token with this serial is meant.
     pub(crate) fn fits(&self, serial: &str) -> bool {
         self.serial.as_ref().is_none_or(|wanted| wanted == serial)
@@ -105,6 +110,14 @@ mod tests {
                 text
             );
         }
+    }
+
+    #[test]
+    fn an_address_is_more_than_a_token() {
+        let more = |text| Backend::parse(text).unwrap().names_more();
+        assert_eq!(more("ledger:"), None);
+        assert_eq!(more("ledger:serial=0123456789abcdef;account=7"), None);
+        assert_eq!(more("ledger:account=7;tcp=localhost:1"), Some("tcp"));
     }
 
     #[test]

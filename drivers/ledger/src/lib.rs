@@ -274,6 +274,10 @@ impl Driver for LedgerDriver {
         Ok(None)
     }
 
+    fn names_more(&self, backend: &str) -> Result<Option<&'static str>, Error> {
+        Ok(Backend::parse(backend)?.names_more())
+    }
+
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let wanted = Backend::parse(backend)?;
         let way = self.way(&wanted);

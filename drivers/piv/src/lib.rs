@@ -326,6 +326,10 @@ impl Driver for PivDriver {
         Ok(slot.map(|slot| new_name(slot, None)))
     }
 
+    fn names_more(&self, backend: &str) -> Result<Option<&'static str>, Error> {
+        Backend::parse(backend).map(|_| None)
+    }
+
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         Ok(self.cards.open(backend, call)?)
     }

@@ -169,6 +169,10 @@ impl Driver for Pkcs11Driver {
         Ok(id.map(|id| SlotId::new(to_hex(&id))))
     }
 
+    fn names_more(&self, backend: &str) -> Result<Option<&'static str>, Error> {
+        Ok(Uri::parse(backend)?.names_more())
+    }
+
     /// A token that is named by its manufacturer and serial is also found in another module
     /// than the one that is named, among those that are configured.
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {

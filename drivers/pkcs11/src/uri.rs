@@ -101,6 +101,21 @@ impl Uri {
     }
 }
 
+impl Uri {
+    /// The first attribute that names a file, an argument of a module, or the source of a PIN.
+    /// `module-name` is none of them: it chooses among the modules that are configured, all of
+    /// which are loaded where it is absent.
+    pub(crate) fn names_more(&self) -> Option<&'static str> {
+        let named = [
+            ("module-path", self.module_path.is_some()),
+            ("pin-source", self.pin_source.is_some()),
+            ("x-init-reserved", self.init_reserved.is_some()),
+        ];
+        let mut named = named.into_iter();
+        named.find_map(|(name, is_there)| is_there.then_some(name))
+    }
+}
+
 fn parse(text: &str) -> Result<Uri, String> {
     let rest = text
         .strip_prefix(SCHEME)
@@ -431,6 +446,35 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn files_arguments_and_sources_of_pins_are_more_than_a_token() {
+        for (text, more) in [
+            ("pkcs11:", None),
+            (
+                "pkcs11:manufacturer=m;model=o;serial=1;token=t;library-manufacturer=l;\
+                 library-description=d;library-version=1;slot-id=1;slot-description=s;\
+                 slot-manufacturer=m;id=%01;object=o;type=private;x-vendor=v\
+                 ?module-name=softhsm2&x-vendor2=v",
+                None,
+            ),
+            ("pkcs11:?module-path=/a.so", Some("module-path")),
+            ("pkcs11:?module%2Dpath=/a.so", None),
+            ("pkcs11:token=t?pin-source=env:PIN", Some("pin-source")),
+            ("pkcs11:?pin-source=file:/pin", Some("pin-source")),
+            ("pkcs11:?pin-source=fd:3", Some("pin-source")),
+            ("pkcs11:?x-init-reserved=", Some("x-init-reserved")),
+            (
+                "pkcs11:?module-name=n&module-path=%2Fa.so",
+                Some("module-path"),
+            ),
+        ] {
+            // What is written differently is no attribute at all.
+            let found = Uri::parse(text).map_or(None, |uri| uri.names_more());
+            assert_eq!(found, more, "{text}");
+        }
+        assert!(Uri::parse("pkcs11:?module%2Dpath=/a.so").is_err());
     }
 
     #[test]

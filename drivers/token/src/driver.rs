@@ -55,6 +55,20 @@ pub trait Driver: Send + Sync {
     /// [`Error::BadBackend`].
     fn named_slot(&self, backend: &str) -> Result<Option<SlotId>, Error>;
 
+    /// The first attribute of `backend` that names more than tokens: a file of this machine, code
+    /// that is loaded or run, an argument of it, an address, or where a PIN comes from. `None` if
+    /// the string only says which tokens are meant, and how keys on them are made.
+    ///
+    /// Who may not do everything on this machine may only name tokens. By default nothing may
+    /// follow the scheme.
+    ///
+    /// # Errors
+    /// [`Error::BadBackend`].
+    fn names_more(&self, backend: &str) -> Result<Option<&'static str>, Error> {
+        let rest = crate::backend::of_scheme(self.scheme(), backend)?;
+        Ok((!rest.is_empty()).then_some("what follows the scheme"))
+    }
+
     /// Opens the one token that matches `backend`, and logs in if the token needs it, with what
     /// the call [may use](Call::access).
     ///

@@ -41,6 +41,7 @@ impl Node {
         });
         let wanted = wanted.await?;
         let backend = wanted.backend.to_string();
+        self.0.tokens.check_backend(who, &backend)?;
         let opened = self.0.open(Some(who), Wanted::any(&backend), call).await?;
         let turns = self.turns(who, opened.0.id(), call).await?;
         let (who, call) = (who.clone(), self.0.tokens.for_work(call));
@@ -85,6 +86,7 @@ impl Node {
             Connect::Adopt { backend, keys } => (backend, keys),
         };
         let reached_by = backend.to_string();
+        self.0.tokens.check_backend(who, &reached_by)?;
         let opened = (self.0).open(Some(who), Wanted::any(&reached_by), call);
         let opened = opened.await?;
         let turns = self.turns(who, opened.0.id(), call).await?;

@@ -63,7 +63,8 @@ impl Node {
     /// that fit `backend`, or all.
     ///
     /// # Errors
-    /// [`EngineError::NotAllowed`], [`EngineError::NoDriver`], or what a driver says.
+    /// [`EngineError::NotAllowed`], [`EngineError::BackendNamesMore`], [`EngineError::NoDriver`], or
+    /// what a driver says.
     pub async fn tokens(
         &self,
         who: &EngineId,
@@ -87,6 +88,9 @@ impl Node {
         call: &Call,
     ) -> Result<FoundTokens, EngineError> {
         self.0.policy.check(who, policy::Permission::ListTokens)?;
+        if let Some(backend) = backend {
+            self.0.tokens.check_backend(who, backend)?;
+        }
         self.look_for(who, backend, None, call).await
     }
 
@@ -140,6 +144,7 @@ impl Node {
         tell: impl Fn(Search<'_>) + Send + 'static,
     ) -> Result<Vec<FoundKey>, EngineError> {
         self.0.policy.check(who, policy::Permission::ListTokens)?;
+        self.0.tokens.check_backend(who, backend)?;
         let opened = self.0.open(Some(who), Wanted::any(backend), call);
         let ((token, _), call) = (opened.await?, call.clone());
         tokio::task::spawn_blocking(move || accounts::find(&token, &sought, &call, &tell))

@@ -385,6 +385,10 @@ impl Driver for Device {
         Ok(self.0.named_slot.lock().unwrap().clone())
     }
 
+    fn names_more(&self, _: &str) -> Result<Option<&'static str>, Error> {
+        Ok(None)
+    }
+
     fn open(&self, backend: &str, _: &Call) -> Result<Arc<dyn Token>, Error> {
         self.0.opened.fetch_add(1, SeqCst);
         hang_while(|| self.0.silent.load(SeqCst));

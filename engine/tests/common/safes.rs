@@ -90,6 +90,10 @@ impl Driver for Safes {
         Ok(None)
     }
 
+    fn names_more(&self, backend: &str) -> Result<Option<&'static str>, Error> {
+        Ok(backend.contains("?pin=").then_some("pin"))
+    }
+
     fn open(&self, backend: &str, call: &Call) -> Result<Arc<dyn Token>, Error> {
         let found = self.tokens(backend, call)?;
         let [token] = found.as_slice() else {
