@@ -22,14 +22,15 @@ use crate::audit::Audit;
 use crate::authority::ByRules;
 use crate::connection::Connection;
 use crate::limits::{Counted, Limits, Load, Loads, Taken};
-use crate::metrics::{Metrics, Moment};
+use crate::metrics::{Metrics, Moment, serve_port, serve_socket};
 use crate::outbox::Outbox;
 use crate::pins::{Keeper, PinSettings, Unlocked};
 use crate::policy::Rules;
 use crate::replies::{self, Hints};
 use crate::session::Session;
-use crate::sockets::Listening;
-use crate::{Caller, Refusal};
+use crate::settings::MetricsSettings;
+use crate::sockets::{Listening, SocketError};
+use crate::{Caller, Refusal, notify};
 
 /// How the front-end shows tokens as JSON.
 type TokensJson = fn(&FoundTokens) -> String;
@@ -202,10 +203,14 @@ impl Service {
                 }
             });
         }
+        let node = self.shared.node.clone();
+        notify::ready(&notify::tokens(&node));
+        let telling = tokio::spawn(notify::keep_telling(move || notify::tokens(&node)));
         while accepting.join_next().await.is_some() {}
         self.shared.ended.notify_waiters();
         self.shared.ended_for_good().await;
         watching.abort();
+        telling.abort();
         Ok(())
     }
 
@@ -213,6 +218,7 @@ impl Service {
     /// the requests in flight are given up. Whether all ended by themselves.
     pub async fn drain(&self, limit: Duration) -> bool {
         let shared = &self.shared;
+        notify::stopping();
         shared.is_draining.store(true, Ordering::SeqCst);
         shared.state.send_replace(State::Draining);
         shared.wake_all();
@@ -230,6 +236,37 @@ impl Service {
     /// The node that it serves.
     pub fn node(&self) -> &Node {
         &self.shared.node
+    }
+
+    /// Shows its figures where `wanted` says, as long as the runtime lives: if it was built with
+    /// [some](ServiceBuilder::metrics). To be called in its runtime.
+    ///
+    /// # Errors
+    /// [`SocketError`] of the socket. That a port is taken is said in the log.
+    pub fn show_metrics(&self, wanted: &MetricsSettings) -> Result<(), SocketError> {
+        let Some(metrics) = &self.shared.metrics else {
+            return Ok(());
+        };
+        let moment = |service: Service| move || service.moment();
+        if let Some(path) = &wanted.socket {
+            let (_, listener, file) = Listening::bind("metrics", path, 0o600)?.into_parts();
+            let serving = serve_socket(Arc::clone(metrics), listener, moment(self.clone()));
+            tokio::spawn(async move {
+                let _file = file;
+                if let Err(error) = serving.await {
+                    tracing::warn!(%error, "figures are not shown at the socket");
+                }
+            });
+        }
+        if let Some(port) = wanted.port {
+            let serving = serve_port(Arc::clone(metrics), port, moment(self.clone()));
+            tokio::spawn(async move {
+                if let Err(error) = serving.await {
+                    tracing::warn!(%error, port, "figures are not shown at the port");
+                }
+            });
+        }
+        Ok(())
     }
 
     /// How it is, for [`Metrics::text`].

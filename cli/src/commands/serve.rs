@@ -9,6 +9,7 @@ use claviger_client::peer::{SYSTEM_SOCKET, own_socket};
 use claviger_engine::Node;
 use claviger_memory::MemoryDriver;
 use claviger_service::audit::{Audit, AuditError, AuditSettings, Sealer};
+use claviger_service::metrics::Metrics;
 use claviger_service::pins::{PinSettings, credential};
 use claviger_service::settings::{AuditMode, Settings};
 use claviger_service::{
@@ -48,7 +49,7 @@ struct Ready<'a> {
 }
 
 /// Serves until it is told to end.
-pub(crate) fn run(session: &Session, options: &ServeOptions, settings: Settings) -> Answer {
+pub(crate) fn run(session: &Session, options: &ServeOptions, settings: &Settings) -> Answer {
     let mut signals = signals(session);
     let home = session.home()?;
     let registry = session.new_registry()?;
@@ -59,8 +60,8 @@ pub(crate) fn run(session: &Session, options: &ServeOptions, settings: Settings)
             output::warn(&format!("`{}`: {error}", home.display()), "");
         }
     }
-    let audit = open_audit(&settings)?;
-    let (sockets, names) = sockets(options, &settings)?;
+    let audit = open_audit(settings)?;
+    let (sockets, names) = sockets(options, settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -73,15 +74,22 @@ pub(crate) fn run(session: &Session, options: &ServeOptions, settings: Settings)
             let call = || Call::within(SEALING);
             Sealer::new(&audit, &node, name, call).map(Arc::new)
         });
-        let service = Service::builder(node)
+        let mut builder = Service::builder(node);
+        if let Some(wanted) = &settings.metrics {
+            builder = builder.metrics(Metrics::new(wanted.names));
+        }
+        let service = builder
             .program(concat!("claviger ", env!("CARGO_PKG_VERSION")))
             .system(options.system)
             .hints(hints::of)
             .tokens_json(token_views::to_json)
             .limits(settings.limits.clone())
             .audit(audit.clone())
-            .pins(pins(session, &settings)?)
+            .pins(pins(session, settings)?)
             .build();
+        if let Some(wanted) = &settings.metrics {
+            service.show_metrics(wanted)?;
+        }
         Running {
             service,
             audit,
@@ -112,7 +120,7 @@ fn open_audit(settings: &Settings) -> Result<Audit, Failure> {
 fn pins(session: &Session, settings: &Settings) -> Result<PinSettings, Failure> {
     let wanted = &settings.pins;
     let pinentry = match wanted.pinentry {
-        true => Some(Window::new(session)?),
+        true => Some(Window::open(session)?),
         false => None,
     };
     Ok(PinSettings {
@@ -130,7 +138,7 @@ struct Window {
 }
 
 impl Window {
-    fn new(session: &Session) -> Result<Arc<dyn AskPin>, Failure> {
+    fn open(session: &Session) -> Result<Arc<dyn AskPin>, Failure> {
         let by = |kind| {
             let pinentry = Some(OsStr::new("pinentry"));
             let (screen, interrupt) = (session.screen.clone(), Arc::clone(&session.interrupt));
