@@ -106,9 +106,8 @@ impl Interrupt {
     pub(crate) fn listen_when_needed(screen: Screen) -> Arc<Self> {
         let interrupt = Arc::new(Interrupt::deaf(screen));
         #[cfg(unix)]
-        match interrupt.at_once.begin() {
-            Ok(()) => {}
-            Err(_) => interrupt.start_listening(),
+        if interrupt.at_once.begin().is_err() {
+            interrupt.start_listening();
         }
         interrupt
     }

@@ -142,10 +142,12 @@ impl Kept {
                 let path = entry.path();
                 match entry.file_type() {
                     Ok(kind) if kind.is_dir() => folders.push(path),
-                    Ok(kind) if kind.is_file() && may_be(&entry, file) => {
-                        if file_of(&path).as_ref() == Some(file) {
-                            return true;
-                        }
+                    Ok(kind)
+                        if kind.is_file()
+                            && may_be(&entry, file)
+                            && file_of(&path).as_ref() == Some(file) =>
+                    {
+                        return true;
                     }
                     _ => {}
                 }
@@ -237,7 +239,7 @@ impl Output {
                 .map_err(io::IntoInnerError::into_error)
                 .and_then(|file| {
                     file.put_in_place(durability, |name| {
-                        self.interrupt.remember_for_a_moment(name)
+                        self.interrupt.remember_for_a_moment(name);
                     })
                 }),
         };
