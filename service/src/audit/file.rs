@@ -115,7 +115,7 @@ impl LogFile {
     }
 
     /// The file, if anything was written since it was on the disk.
-    pub(super) fn to_sync(&mut self) -> Option<Arc<File>> {
+    pub(super) fn take_unsynced(&mut self) -> Option<Arc<File>> {
         std::mem::take(&mut self.is_dirty).then(|| Arc::clone(&self.file))
     }
 
@@ -174,10 +174,8 @@ impl LogFile {
         // Its lock is let go of first.
         let number = self.next;
         self.file = Arc::new(File::open("/dev/null").map_err(|e| unavailable(&self.path, &e))?);
-        let again = LogFile::open(&self.path, self.longest).map_err(|error| {
-            self.failure = Some(error.to_string());
-            error
-        })?;
+        let again = LogFile::open(&self.path, self.longest)
+            .inspect_err(|error| self.failure = Some(error.to_string()))?;
         if again.next < number {
             let lost = io::Error::other("lines that were written are not there");
             return Err(self.failed(&lost));

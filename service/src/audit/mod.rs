@@ -381,7 +381,7 @@ fn sync_regularly(log: &std::sync::Weak<Shared>, ended: &Receiver<()>) {
     while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(SYNC_EACH) {
         let Some(shared) = log.upgrade() else { return };
         let mut file = lock(&shared.file);
-        let Some(syncing) = file.to_sync() else {
+        let Some(syncing) = file.take_unsynced() else {
             continue;
         };
         drop(file);

@@ -194,12 +194,7 @@ impl<'a> Verifier<'a> {
             ("begin", ..) => {
                 self.begun.insert(line.n);
             }
-            ("end", Some(id), _) if !self.begun.remove(&id) => {
-                // What began in a file that was not read may end here.
-                if self.report.has_beginning || !self.is_before_first(id) {
-                    self.fault(FaultKind::EndWithoutBegin { id });
-                }
-            }
+            ("end", Some(id), _) => self.end(id),
             ("seal", _, Some(seal)) => self.seal(seal),
             ("seal", _, None) => self.fault(FaultKind::BadSeal {
                 reason: "it is empty",
@@ -210,6 +205,15 @@ impl<'a> Verifier<'a> {
         self.before.push_back((line.n, hash));
         if self.before.len() > MOST_BACK {
             self.before.pop_front();
+        }
+    }
+
+    fn end(&mut self, id: u64) {
+        let has_begun = self.begun.remove(&id);
+        // What began in a file that was not read may end here.
+        let may_be_earlier = !self.report.has_beginning && self.is_before_first(id);
+        if !has_begun && !may_be_earlier {
+            self.fault(FaultKind::EndWithoutBegin { id });
         }
     }
 
