@@ -52,7 +52,7 @@ pub(crate) struct Port {
     /// A person is being asked.
     reviewing: AtomicBool,
     /// A thread listens for the end of a review that was given up.
-    pub(crate) listened_to: AtomicBool,
+    listened_to: AtomicBool,
 }
 
 /// What a device shows of itself.
@@ -207,15 +207,29 @@ impl Port {
             turn.link = Some(link);
             drop(turn);
             if is_given_up {
-                listener::listen(self);
+                self.listen();
             }
         }
         done
     }
 
+    /// Listens until the review is over, unless a thread does already.
+    fn listen(self: &Arc<Self>) {
+        if self.listened_to.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let port = Arc::downgrade(self);
+        let goes_on = move || port.upgrade().is_some_and(|port| port.is_still_given_up());
+        if let Err(error) = listener::listen(goes_on) {
+            // The next request of this process finds out.
+            self.listened_to.store(false, Ordering::SeqCst);
+            tracing::debug!(%error, "nobody listens for the end of a review");
+        }
+    }
+
     /// Whether the review that was given up is still on the screen of the device. If the device
     /// says that it is over, other processes may use the device from now on.
-    pub(crate) fn is_still_given_up(&self) -> bool {
+    fn is_still_given_up(&self) -> bool {
         let Some(mut turn) = self.take_at_once() else {
             // Whoever talks to the device listens, too.
             return true;
