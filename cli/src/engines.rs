@@ -20,7 +20,7 @@ pub(crate) enum Engines<'a> {
     /// Those of this process.
     Here(&'a Session, Node),
     /// Those of a daemon.
-    There(&'a Session, &'a Daemon, OnceCell<Registry>),
+    There(&'a Session, &'a Daemon, OnceCell<Box<Registry>>),
 }
 
 impl<'a> Engines<'a> {
@@ -43,9 +43,9 @@ impl<'a> Engines<'a> {
             Engines::There(_, daemon, _) if !daemon.shares_home() => Ok(None),
             Engines::There(session, _, registry) => {
                 if registry.get().is_none() {
-                    let _ = registry.set(session.registry()?);
+                    let _ = registry.set(Box::new(session.registry()?));
                 }
-                Ok(registry.get())
+                Ok(registry.get().map(Box::as_ref))
             }
         }
     }

@@ -15,7 +15,10 @@ pub(crate) fn of(error: &EngineError) -> String {
         EngineError::Token(error) | EngineError::KeyNotUsable { reason: error } => of_token(error),
         EngineError::Registry(error) => of_registry(error),
         EngineError::NoDriver { schemes, .. } => begin(schemes.iter().copied()),
-        EngineError::KeyHasOwner { owner, .. } => format!(
+        EngineError::KeyHasOwner { owner: None, .. } => String::new(),
+        EngineError::KeyHasOwner {
+            owner: Some(owner), ..
+        } => format!(
             "connect to its identity: claviger connect NAME --to {}",
             shell::quoted(&owner.name)
         ),

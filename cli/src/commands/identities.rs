@@ -37,7 +37,7 @@ pub(crate) fn list(session: &Session) -> Answer {
     if session.json {
         let mut views = Vec::new();
         each(session, |name, info| {
-            views.push(IdentityView::brief(name, info))
+            views.push(IdentityView::brief(name, info));
         })?;
         output::print_json(&views)?;
         return Ok(FINE);

@@ -46,7 +46,7 @@ pub(crate) fn run(mut args: Args) -> Answer {
     config.apply(&mut args);
     let session = Session::new(&args, settings)?;
     if let Command::Serve { options } = &args.command {
-        return serve::run(&session, options, config.serve());
+        return serve::run(&session, options, &config.serve());
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

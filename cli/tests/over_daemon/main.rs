@@ -1,6 +1,7 @@
 //! The tests of the command, with a daemon that serves the home of every stage.
 //!
-//! Not here, since they are about a process that holds the token itself or about no token at all:
+//! Here are `main_job`, `encryption` (but for smartcards, and for one PIN on several tokens, which
+//! `daemon` tries), `deletion` and `outputs`. Not here, since they are about a process that holds the token itself or about no token at all:
 //!
 //! | tests | why |
 //! | --- | --- |
@@ -9,6 +10,13 @@
 //! | `pinentry`, `terminal` | they are about prompts, which are the command's own either way |
 //! | `ledger`, `piv`, `chaos` | they have stages of their own |
 //! | `configuration`, `contacts`, `help`, `set_up`, `verify` | they use no token |
+//! | `bad_input`, `failures` | `daemon::sameness` compares what fails with a daemon and without |
+//! | `evidence` | grants and revocations are signed by the command itself, also beside a daemon |
+
+#![allow(
+    clippy::duplicate_mod,
+    reason = "each of these programs has its own copy of the stage"
+)]
 
 #[path = "../deletion.rs"]
 mod deletion;
