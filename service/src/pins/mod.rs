@@ -276,14 +276,14 @@ impl Keeper {
             false => state.expired(self.clock.elapsed()),
         };
         drop(state);
-        self.close_all(over);
+        self.close_all(&over);
     }
 
     /// The tokens have gone: nothing of them is kept.
     fn end(&self, tokens: &[TokenId]) {
         for token in tokens {
             let over = self.state().forget(Some(token), false);
-            self.close_all(over);
+            self.close_all(&over);
         }
     }
 
@@ -295,10 +295,10 @@ impl Keeper {
         };
         let view = self.authority.view(caller);
         released.held.iter().for_each(|token| view.let_go(token));
-        self.close_all(released.free);
+        self.close_all(&released.free);
     }
 
-    fn close_all(&self, tokens: Vec<TokenId>) {
+    fn close_all(&self, tokens: &[TokenId]) {
         for closing in tokens.iter().filter_map(|token| self.close(token)) {
             // What is in flight has its own deadlines.
             self.runtime

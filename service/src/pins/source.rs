@@ -152,7 +152,7 @@ impl Source {
             let answer = asker.ask(SecretKind::Pin, token, tries, &limited);
             call.check()?;
             if let Some(answer) = answer {
-                return text(answer, "PIN").map(Some);
+                return text(&answer, "PIN").map(Some);
             }
         }
         Ok(None)
@@ -261,7 +261,7 @@ impl PinSource for Keys {
         let answer = self.0.ask(SecretKind::ManagementKey, token, None, call);
         call.check()?;
         match answer {
-            Some(answer) => text(answer, "management key"),
+            Some(answer) => text(&answer, "management key"),
             None => Err(Error::ManagementKeyNeeded {
                 token: token.clone(),
             }),
@@ -275,12 +275,12 @@ impl PinSource for Keys {
 
 /// # Errors
 /// [`Error::PinSource`], which does not quote it.
-fn text(answer: SecretBytes, what: &str) -> Result<Pin, Error> {
+fn text(answer: &SecretBytes, what: &str) -> Result<Pin, Error> {
     let failed = |reason: &str| Error::PinSource {
         origin: format!("the caller (its {what})"),
         reason: reason.into(),
     };
-    let text = std::str::from_utf8(&answer).map_err(|_| failed("it is not UTF-8"))?;
+    let text = std::str::from_utf8(answer).map_err(|_| failed("it is not UTF-8"))?;
     match text {
         "" => Err(failed("it is empty")),
         _ if text.contains('\0') => Err(failed("it contains a zero byte")),
