@@ -6,7 +6,7 @@ use std::sync::Arc;
 use claviger_formats::verdict;
 use claviger_token::{Algorithm, Call, Error};
 
-use crate::key_engine::Request;
+use crate::key_engine::KeyEngine;
 use crate::message::RequestCommitment;
 use crate::node::{Done, Node, Work, no_such};
 use crate::policy::Operation;
@@ -77,7 +77,8 @@ impl Node {
         let found = self.usable_as((asker, signer), engine, Operation::Sign(&purpose), call);
         let found = found.await?.ok_or_else(|| no_such(engine))?;
         let text = purpose.to_be_signed(data, &found.key.info.public_key)?;
-        self.sign(asker, engine, found, text, call).await
+        self.sign((asker, &purpose), engine, found, text, call)
+            .await
     }
 
     /// Signs a message that may be longer than memory: it is hashed as it is read, on this
@@ -101,9 +102,8 @@ impl Node {
         check_raw(&head)?;
         let found = self.usable(who, engine, Operation::Sign(&Purpose::Raw), call);
         let found = found.await?.ok_or_else(|| no_such(engine))?;
-        let scheme = found
-            .hashes_here(&self.0.tokens, Request { who, call })
-            .await?;
+        let by = self.request(who, &found, Operation::Sign(&Purpose::Raw), call);
+        let scheme = found.hashes_here(&self.0.tokens, by).await?;
         // What came to its end so early is all there is: a file that grows meanwhile, or a
         // terminal, would give more, and nobody would look at its beginning.
         if head.len() == LONGEST_RESERVED {
@@ -127,18 +127,19 @@ impl Node {
                 }
             }
         };
-        Ok(self.sign(who, engine, found, text, call).await?)
+        let signed = self.sign((who, &Purpose::Raw), engine, found, text, call);
+        Ok(signed.await?)
     }
 
     async fn sign(
         &self,
-        sender: &EngineId,
+        (sender, purpose): (&EngineId, &Purpose),
         name: &EngineId,
-        engine: Arc<crate::key_engine::KeyEngine>,
+        engine: Arc<KeyEngine>,
         text: ToSign,
         call: &Call,
     ) -> Result<Commitment, EngineError> {
-        let work = Work::Sign(Arc::new(text));
+        let work = (Work::Sign(Arc::new(text)), Operation::Sign(purpose));
         match self.work(sender, name, engine, work, call).await? {
             Done::Signed(commitment) => Ok(commitment),
             Done::Opened(_) => Err(no_such(name)),

@@ -21,6 +21,7 @@ use crate::routed::{Routed, apart};
 use crate::token_state::is_absence;
 use crate::tokens::{OpenToken, Pacer, Tokens};
 use crate::turns::in_time;
+use crate::wants::Wants;
 use crate::{EngineError, EngineId};
 
 /// Payloads longer than this are not decrypted on an async task.
@@ -29,11 +30,12 @@ const LONG_PAYLOAD: usize = 1 << 20;
 /// What another process does to an identity is noticed within this time, in milliseconds.
 const LOOK_AGAIN: u64 = 1_000;
 
-/// A request to a key's engine: who makes it, and its circumstances.
+/// A request to a key's engine: whose login it uses, its circumstances, and what it wants.
 #[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub(crate) who: &'a EngineId,
     pub(crate) call: &'a Call,
+    pub(crate) wants: Wants<'a>,
 }
 
 /// An engine that signs or decrypts with one key.
@@ -150,13 +152,19 @@ impl KeyEngine {
             return Err(self.no_such_engine());
         };
         let result = if self.in_place(&bound) {
+            by.wants.check(self.owner())?;
             self.timed(call, |call| text.sign(&*signer, call))
         } else {
-            let call = bound.token.noting(call);
-            bound
-                .token
-                .work(&call, move |call| text.sign(&*signer, call))
-                .await
+            let (call, wants) = (bound.token.noting(call), by.wants.later(self.owner()));
+            let sign = move |call: &Call| match wants.check() {
+                Ok(()) => text.sign(&*signer, call).map(Ok),
+                Err(refused) => Ok(Err(refused)),
+            };
+            match bound.token.work(&call, sign).await {
+                Ok(Err(refused)) => return Err(refused),
+                Ok(Ok(signature)) => Ok(signature),
+                Err(error) => Err(error),
+            }
         };
         self.checked(&bound, result)
     }
@@ -201,11 +209,12 @@ impl KeyEngine {
             return Err(self.no_such_engine());
         };
         let result = if self.in_place(&bound) && data.len() <= LONG_PAYLOAD {
+            by.wants.check(self.owner())?;
             self.timed(call, |call| envelope::decrypt(&*decryptor, &data, call))
         } else {
             let open = move |key: &Routed, call: &Call| envelope::decrypt(key, &data, call);
-            let key = self.routed(&bound, decryptor, tokens, by.who);
-            apart(key, call, open).await
+            let key = self.routed(&bound, decryptor, tokens, by);
+            self.allowed(apart(key, call, open).await, by)?
         };
         self.checked(&bound, result)
     }
@@ -237,8 +246,8 @@ impl KeyEngine {
             return Err(self.no_such_engine());
         };
         let unwrap = move |key: &Routed, call: &Call| stanzas.unwrap(key, call);
-        let key = self.routed(&bound, decryptor, tokens, by.who);
-        let result = apart(key, call, unwrap).await;
+        let key = self.routed(&bound, decryptor, tokens, by);
+        let result = self.allowed(apart(key, call, unwrap).await, by)?;
         self.checked(&bound, result)
     }
 
@@ -268,7 +277,7 @@ impl KeyEngine {
         let bound = self.bound_in_time(tokens, by).await?;
         match bound.handle.clone() {
             DeviceKey::Decryptor(decryptor) => {
-                Ok(Arc::new(self.routed(&bound, decryptor, tokens, by.who)))
+                Ok(Arc::new(self.routed(&bound, decryptor, tokens, by)))
             }
             DeviceKey::Signer(_) => Err(self.no_such_engine()),
         }
@@ -279,15 +288,33 @@ impl KeyEngine {
         bound: &Bound,
         decryptor: Arc<dyn Decryptor>,
         tokens: &Arc<Tokens>,
-        who: &EngineId,
+        by: Request<'_>,
     ) -> Routed {
         Routed {
             decryptor,
             in_place: self.in_place(bound),
             token: Arc::clone(&bound.token),
             tokens: Arc::clone(tokens),
-            who: who.clone(),
+            who: by.who.clone(),
+            wants: by.wants.later(self.owner()),
         }
+    }
+
+    /// `result`, unless it failed since the policy does not allow the request any more.
+    fn allowed<T>(
+        &self,
+        result: Result<T, Error>,
+        by: Request<'_>,
+    ) -> Result<Result<T, Error>, EngineError> {
+        match result {
+            Err(_) => by.wants.check(self.owner()).map(|()| result),
+            done => Ok(done),
+        }
+    }
+
+    /// The identity that the key was made or adopted for.
+    fn owner(&self) -> &EngineId {
+        &self.key.info.owner
     }
 
     fn no_such_engine(&self) -> EngineError {
@@ -357,7 +384,7 @@ impl KeyEngine {
     async fn bind(
         self: &Arc<Self>,
         tokens: &Arc<Tokens>,
-        Request { who, call }: Request<'_>,
+        Request { who, call, .. }: Request<'_>,
     ) -> Result<Arc<Bound>, EngineError> {
         let absences = self.absences.load(Ordering::Acquire);
         let turn = Arc::clone(&self.binding).lock_owned();

@@ -104,6 +104,7 @@ mod verdicts;
 mod waiting;
 mod waiting_threads;
 mod watching;
+mod wants;
 mod whose_pin;
 
 pub use accounts::{FoundKey, Search, SoughtKey};

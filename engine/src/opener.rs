@@ -34,7 +34,6 @@ use std::fmt;
 use claviger_formats::envelope::{Fit, Stanzas, UnwrappedKey};
 use claviger_token::{Call, Error, KeyUse, TokenId};
 
-use crate::key_engine::Request;
 use crate::node::no_such;
 use crate::policy::{self, Operation};
 use crate::{EngineError, EngineId, Node};
@@ -411,7 +410,7 @@ impl Node {
         // An entry that is connected to an earlier key of this name opens nothing.
         let found = self.usable_as((asker, who), engine, Operation::Decrypt, call);
         let found = found.await?.ok_or_else(|| no_such(engine))?;
-        let by = Request { who: asker, call };
+        let by = self.request(asker, &found, Operation::Decrypt, call);
         let unwrapped = found.unwrap(&self.0.tokens, stanzas, by).await;
         self.0.note_move(&found);
         unwrapped

@@ -10,6 +10,7 @@ use claviger_token::{Call, Decryptor, Error, PublicKey, SlotId, Unwrap};
 
 use crate::EngineId;
 use crate::tokens::{OpenToken, Tokens};
+use crate::wants::WantsLater;
 
 /// A decryptor whose device operations run where its token wants them.
 pub(crate) struct Routed {
@@ -18,8 +19,9 @@ pub(crate) struct Routed {
     pub(crate) in_place: bool,
     pub(crate) token: Arc<OpenToken>,
     pub(crate) tokens: Arc<Tokens>,
-    /// Who uses it.
+    /// Whose login it uses.
     pub(crate) who: EngineId,
+    pub(crate) wants: WantsLater,
 }
 
 impl Routed {
@@ -28,6 +30,23 @@ impl Routed {
         let checked = self.tokens.check_login(&self.token, &self.who);
         checked.map_err(|_| Error::PinNeeded {
             token: self.token.id().clone(),
+        })
+    }
+
+    /// Lets the key work where its token wants that, if the policy still allows it then.
+    fn work<T: Send + 'static>(
+        &self,
+        call: &Call,
+        job: impl FnOnce(&dyn Decryptor, &Call) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        if self.in_place {
+            self.wants.check_here()?;
+            return job(&*self.decryptor, call);
+        }
+        let (decryptor, wants) = (Arc::clone(&self.decryptor), self.wants.clone());
+        self.token.work_apart(call, move |call| {
+            wants.check_here()?;
+            job(&*decryptor, call)
         })
     }
 }
@@ -43,30 +62,25 @@ impl Decryptor for Routed {
 
     fn confirm(&self, call: &Call) -> Result<(), Error> {
         self.check_login()?;
-        if self.in_place {
-            return self.decryptor.confirm(call);
-        }
-        let decryptor = Arc::clone(&self.decryptor);
-        self.token
-            .work_apart(call, move |call| decryptor.confirm(call))
+        self.work(call, |decryptor, call| decryptor.confirm(call))
     }
 
     fn unwrap(&self, request: Unwrap<'_>, call: &Call) -> Result<Secret, Error> {
         self.check_login()?;
         if self.in_place {
+            self.wants.check_here()?;
             return self.decryptor.unwrap(request, call);
         }
-        let decryptor = Arc::clone(&self.decryptor);
         match request {
             Unwrap::Agree { peer } => {
                 let peer = peer.clone();
-                self.token.work_apart(call, move |call| {
+                self.work(call, move |decryptor, call| {
                     decryptor.unwrap(Unwrap::Agree { peer: &peer }, call)
                 })
             }
             Unwrap::Oaep { ciphertext, label } => {
                 let (ciphertext, label) = (ciphertext.to_vec(), label.to_vec());
-                self.token.work_apart(call, move |call| {
+                self.work(call, move |decryptor, call| {
                     let request = Unwrap::Oaep {
                         ciphertext: &ciphertext,
                         label: &label,

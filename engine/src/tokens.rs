@@ -393,6 +393,15 @@ impl Tokens {
         Ok(opened)
     }
 
+    /// Whose login is used for a key of `owner` that `asker` wants to use: through a view the
+    /// owner's, since `asker` is only what the caller calls itself.
+    pub(crate) fn login_for<'a>(&self, asker: &'a EngineId, owner: &'a EngineId) -> &'a EngineId {
+        match self.logins.are_of_view() {
+            true => owner,
+            false => asker,
+        }
+    }
+
     /// Who counts as the one who opens tokens for requests of `who`.
     pub(crate) fn counted(&self, who: &EngineId) -> EngineId {
         self.logins.counted(who)

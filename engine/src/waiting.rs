@@ -44,7 +44,7 @@ impl Tokens {
     pub(crate) async fn wait_for(
         self: &Arc<Self>,
         wanted: Wanted<'_>,
-        Request { who, call }: Request<'_>,
+        Request { who, call, .. }: Request<'_>,
         absence: EngineError,
     ) -> Result<(), EngineError> {
         let (Some(token), backend) = (wanted.token, wanted.backend) else {

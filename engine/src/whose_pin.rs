@@ -156,6 +156,11 @@ impl Logins {
         }
     }
 
+    /// Whether a view has them.
+    pub(crate) fn are_of_view(&self) -> bool {
+        self.view.is_some()
+    }
+
     /// Who has the login that a PIN makes: one that the request of `who` carries, or else the
     /// node's own. All that is asked through a view is asked by one.
     fn owner(&self, who: Option<EngineId>) -> Owner {

@@ -4,17 +4,21 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use claviger_engine::CommitStreamError;
 use claviger_engine::encryption::Preference;
 use claviger_engine::message::{
     RequestConnectIdentity, RequestDeleteIdentity, RequestEncrypt, RequestGenerateIdentity,
 };
+use claviger_engine::opener::Opener;
 use claviger_engine::policy::{OwnersOnly, Permission, Policy, Subject};
 use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node, Registry};
+use claviger_formats::envelope::{self, Sealed};
 use claviger_memory::MemoryDriver;
-use claviger_token::{Algorithm, Error, KeySpec, NoPin};
+use claviger_token::{Algorithm, Call, Error, KeySpec, NoPin, Pin, PinSource, TokenId};
 use common::logins::{Stage, is_not_allowed, with_pin};
-use common::safes::PINS;
+use common::safes::{PINS, Person, Safes};
 use common::{call, id};
 
 /// Denies everything.
@@ -51,6 +55,44 @@ struct Anybody;
 impl Policy for Anybody {
     fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
         Caller("").check(sender, wanted)
+    }
+}
+
+/// Lets keys be used as long as it is set.
+struct As(Arc<AtomicBool>);
+
+impl Policy for As {
+    fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
+        match wanted {
+            Permission::Use { .. } if !self.0.load(SeqCst) => Err(denied(sender)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Knows the PIN, and says it after the right to use keys was taken back.
+struct TakesBack(Person, Arc<AtomicBool>);
+
+impl PinSource for TakesBack {
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
+        self.1.store(false, SeqCst);
+        self.0.pin(token, label, call)
+    }
+
+    fn is_one_for_all(&self) -> bool {
+        false
+    }
+}
+
+/// One caller, who uses the logins of others for the keys of this identity.
+struct LoginsFor(&'static str);
+
+impl Policy for LoginsFor {
+    fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
+        match wanted {
+            Permission::UseLogin { .. } if *sender != id(self.0) => Err(denied(sender)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -310,4 +352,83 @@ async fn a_backend_that_names_more_than_a_token_is_refused_before_anything_is_as
     assert_eq!(found.len(), 1);
     node.generate(&carol, generate(), &call).await.unwrap();
     assert_eq!(stage.came(), [PINS[0]]);
+}
+
+/// What a request that uses a key of `alice` ends with.
+async fn use_of_key(node: &Node, request: &str, file: &[u8]) -> Result<(), EngineError> {
+    let (alice, call) = (id("alice"), call());
+    match request {
+        "sign" => sign(node, "alice", &call).await,
+        "sign as it is read" => {
+            let engine = id("alice_committer_alice");
+            let signed = node.commit_stream(&alice, &engine, &b"m"[..], &call);
+            signed.await.map(drop).map_err(|error| match error {
+                CommitStreamError::Engine(error) => error,
+                other => panic!("{other}"),
+            })
+        }
+        "decrypt" => {
+            let engine = id("alice_decryptor_alice");
+            let opened = node.decrypt(&alice, &engine, file.to_vec(), &call);
+            opened.await.map(drop)
+        }
+        "open" => {
+            let sealed = Sealed::read(file).unwrap();
+            let opener = Opener::only(node, &alice, &alice, sealed.stanzas()).await?;
+            opener.open(&call).await.map(drop).map_err(|not| not.error)
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_right_that_is_taken_back_while_a_request_waits_is_not_used_any_more() {
+    for safes in [Safes::new, Safes::slow] {
+        let stage = Stage::with(safes()).await;
+        let node = stage.node(NoPin, OwnersOnly);
+        let keys = node.public_keys(&id("alice")).unwrap().unwrap();
+        let file = envelope::encrypt(&[&keys.decrypt.unwrap()], b"text").unwrap();
+        for request in ["sign", "sign as it is read", "decrypt", "open"] {
+            for takes_back in [false, true] {
+                stage.safes.log_out();
+                let may = Arc::new(AtomicBool::new(true));
+                let switch = match takes_back {
+                    true => Arc::clone(&may),
+                    false => Arc::default(),
+                };
+                let person = TakesBack(stage.safes.person(), switch);
+                let node = stage.node(person, As(may));
+                let done = use_of_key(&node, request, &file).await;
+                // The PIN was asked for in either case.
+                assert_eq!(stage.came(), [PINS[0]], "{request}");
+                match takes_back {
+                    true => is_not_allowed(&done),
+                    false => done.unwrap(),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_view_uses_a_login_by_whose_key_it_uses_and_not_by_what_it_calls_itself() {
+    let stage = Stage::new().await;
+    let node = stage.node(NoPin, OwnersOnly);
+    let one = node.seen_by(Arc::new(Caller("one")));
+    sign(&one, "alice", &with_pin()).await.unwrap();
+    let other = node.seen_by(Arc::new(LoginsFor("bob")));
+    for (who, key, may) in [
+        ("bob", "alice", false),
+        ("alice", "alice", false),
+        ("bob", "bob", true),
+        ("alice", "bob", true),
+    ] {
+        let engine = id(&format!("{key}_committer_{key}"));
+        let (who, call) = (id(who), call());
+        let signed = other.commit(&who, &engine, b"m".to_vec(), &call).await;
+        match may {
+            true => drop(signed.unwrap()),
+            false => is_not_allowed(&signed),
+        }
+    }
 }

@@ -134,6 +134,7 @@ impl Node {
             backend: &backend,
             token: info.keys.first().map(|key| &key.token),
         };
+        let who = self.0.tokens.login_for(who, &identity);
         let (token, _) = self.0.open(Some(who), wanted, call).await?;
         let turns = self.turns(&identity, token.id(), call).await?;
         let (who, call) = (who.clone(), self.0.tokens.for_work(call));

@@ -14,6 +14,7 @@ use crate::purpose::ToSign;
 use crate::registry::{KeyRecord, RegistryError};
 use crate::tokens::Tokens;
 use crate::types::owner_by_name;
+use crate::wants::Wants;
 use crate::{Commitment, EngineError, EngineId, EngineName};
 
 impl Node {
@@ -30,7 +31,7 @@ impl Node {
     ) -> Result<Secret, EngineError> {
         let found = self.usable(who, engine, Operation::Decrypt, call).await?;
         let found = found.ok_or_else(|| no_such(engine))?;
-        let work = Work::Open(Arc::new(data));
+        let work = (Work::Open(Arc::new(data)), Operation::Decrypt);
         match self.work(who, engine, found, work, call).await? {
             Done::Opened(data) => Ok(data),
             Done::Signed(_) => Err(no_such(engine)),
@@ -51,7 +52,28 @@ impl Node {
     ) -> Result<Arc<dyn Decryptor>, EngineError> {
         let found = self.usable(who, engine, Operation::Decrypt, call).await?;
         let found = found.ok_or_else(|| no_such(engine))?;
-        found.decryptor(&self.0.tokens, Request { who, call }).await
+        let by = self.request(who, &found, Operation::Decrypt, call);
+        found.decryptor(&self.0.tokens, by).await
+    }
+
+    /// A request of `asker` to an engine. Through a view it uses the login of whose key it is,
+    /// whatever identity the caller says that it is about.
+    pub(crate) fn request<'a>(
+        &'a self,
+        asker: &'a EngineId,
+        engine: &'a KeyEngine,
+        operation: Operation<'a>,
+        call: &'a Call,
+    ) -> Request<'a> {
+        Request {
+            who: (self.0.tokens).login_for(asker, &engine.key.info.owner),
+            call,
+            wants: Wants {
+                policy: &self.0.policy,
+                asker,
+                operation,
+            },
+        }
     }
 
     /// The Commitment or Decryption engine called `name`, if there is one that does this, and
@@ -153,11 +175,11 @@ impl Node {
         sender: &EngineId,
         name: &EngineId,
         engine: Arc<KeyEngine>,
-        work: Work,
+        (work, operation): (Work, Operation<'_>),
         call: &Call,
     ) -> Result<Done, EngineError> {
         let name = &name.name;
-        let by = Request { who: sender, call };
+        let by = self.request(sender, &engine, operation, call);
         let result = work.clone().run(&engine, &self.0.tokens, by).await;
         self.0.note_move(&engine);
         let Err(EngineError::Token(error)) = &result else {
@@ -171,10 +193,15 @@ impl Node {
         write(&self.0.engines).remove(name);
         let now = self.find_engine(sender, name, call).await?;
         if let Some(now) = &now {
+            // It may be somebody else's by now.
+            self.may_use(sender, now, operation)?;
             now.check_alive(sender)?;
         }
         match now {
-            Some(now) if now.key.id != engine.key.id => work.run(&now, &self.0.tokens, by).await,
+            Some(now) if now.key.id != engine.key.id => {
+                let by = self.request(sender, &now, operation, call);
+                work.run(&now, &self.0.tokens, by).await
+            }
             Some(_) => {
                 if is_missing {
                     self.miss(&engine.key);
