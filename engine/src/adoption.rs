@@ -81,7 +81,7 @@ pub(crate) fn adopt(
     };
     node.registry
         .insert_adopted(&new, &reached_by, &keys)
-        .map_err(|e| refusal(e, who))?;
+        .map_err(|e| unless_seen(node, refusal(e, who)))?;
     node.refresh(who);
     let engine = |of| has(of).then(|| EngineId::local(engine_name(of, who)));
     Ok(Engines {
@@ -98,13 +98,26 @@ pub(crate) fn adopt(
 pub(crate) fn check_owners(node: &Inner, sought: &Sought) -> Result<(), EngineError> {
     for fingerprint in sought.fingerprints() {
         if let Some(owner) = node.registry.owner_of(fingerprint)? {
-            return Err(EngineError::KeyHasOwner {
-                fingerprint: *fingerprint,
-                owner,
-            });
+            return Err(unless_seen(
+                node,
+                EngineError::KeyHasOwner {
+                    fingerprint: *fingerprint,
+                    owner: Some(owner),
+                },
+            ));
         }
     }
     Ok(())
+}
+
+/// `error`, without the name of an identity that the sender may not see.
+fn unless_seen(node: &Inner, mut error: EngineError) -> EngineError {
+    if let EngineError::KeyHasOwner { owner, .. } = &mut error {
+        *owner = owner
+            .take()
+            .filter(|owner| node.policy.may_see(owner).unwrap_or(false));
+    }
+    error
 }
 
 fn found(slot: &SlotInfo, public_key: PublicKey, usage: KeyUse) -> KeyToAdopt {

@@ -97,12 +97,15 @@ pub enum EngineError {
         backend: String,
     },
     /// The key to adopt already belongs to an identity of this registry.
-    #[error("the key {fingerprint} belongs to the identity `{owner}`")]
+    #[error("the key {fingerprint} belongs to {}", match owner {
+        Some(owner) => format!("the identity `{owner}`"),
+        None => "an identity of somebody else".into(),
+    })]
     KeyHasOwner {
         /// The key.
         fingerprint: Fingerprint,
-        /// Its identity.
-        owner: EngineId,
+        /// Its identity; `None` if the policy does not let the sender see it.
+        owner: Option<EngineId>,
     },
     /// The token has no accounts to search: it does not derive its keys.
     #[error("the token {token} does not derive its keys from a seed: it has no accounts")]

@@ -86,6 +86,10 @@ impl Node {
         if use_reads_for {
             if let Via::Named(names) = &preference.via {
                 for name in names {
+                    // To whom it is hidden it is as if nobody had the name.
+                    if !self.0.policy.may_see(name)? {
+                        return Err(EngineError::ExternalIdentityNotFound);
+                    }
                     named.push(self.0.must_know(name)?.party.keys.clone());
                 }
             }

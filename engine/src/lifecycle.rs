@@ -500,9 +500,10 @@ pub(crate) fn refusal(error: BeginError, who: &EngineId) -> EngineError {
         BeginError::InProgress => EngineError::InProgress {
             identity: who.clone(),
         },
-        BeginError::HasOwner { fingerprint, owner } => {
-            EngineError::KeyHasOwner { fingerprint, owner }
-        }
+        BeginError::HasOwner { fingerprint, owner } => EngineError::KeyHasOwner {
+            fingerprint,
+            owner: Some(owner),
+        },
         BeginError::SlotTaken { token, slot } => Error::SlotOccupied {
             token,
             slot: slot.to_string(),

@@ -17,6 +17,15 @@ pub trait Policy: Send + Sync {
     /// [`EngineError::NotAllowed`], which becomes the reply.
     fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError>;
 
+    /// Whether whom it judges may learn that an identity of this node is there, and what it is
+    /// called. By default everybody may.
+    ///
+    /// # Errors
+    /// [`EngineError::Registry`].
+    fn may_see(&self, _identity: &EngineId) -> Result<bool, EngineError> {
+        Ok(true)
+    }
+
     /// The only one whom this policy judges, of a [view](crate::Node::seen_by); `None` if it judges
     /// many.
     fn subject(&self) -> Option<Subject> {

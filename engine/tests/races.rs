@@ -243,7 +243,7 @@ async fn no_key_is_tried_that_became_somebody_elses_during_the_prompt() {
     });
     let late = late.await;
     assert!(
-        matches!(&late, EngineError::KeyHasOwner { owner, .. } if *owner == id("bob")),
+        matches!(&late, EngineError::KeyHasOwner { owner, .. } if *owner == Some(id("bob"))),
         "{late:?}"
     );
 }

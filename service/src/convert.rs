@@ -12,6 +12,9 @@ use claviger_engine::{Backend, Capabilities, EngineId, NodeId, Preference, Purpo
 use claviger_formats::sshsig::Hash;
 use claviger_token::{PublicKey, Zeroizing};
 
+/// So many identities a preference may name: each is looked up.
+const MOST_VIA: usize = 64;
+
 /// What is wrong with a request.
 pub(crate) type Malformed = &'static str;
 
@@ -140,6 +143,9 @@ fn preference(wanted: Option<wire::Preference>) -> Converted<Preference> {
     };
     let via = match (wanted.via_anyone, wanted.via) {
         (true, named) if !named.is_empty() => return Err("its preference contradicts itself"),
+        (_, named) if named.len() > MOST_VIA => {
+            return Err("its preference names more than 64 identities");
+        }
         (true, _) => Via::Anyone,
         (false, named) if named.is_empty() => Via::Nobody,
         (false, named) => Via::Named(named.into_iter().map(engine_id).collect::<Converted<_>>()?),
@@ -166,6 +172,13 @@ mod tests {
         assert!(capabilities(&[1, 2, 7]).is_err());
         assert!(capabilities(&[1; 1000]).is_err());
         assert_eq!(capabilities(&[2, 1]), Ok(Capabilities::CommitAndDecrypt));
+        let via = |names| wire::Preference {
+            via: vec![wire::EngineId::default(); names],
+            ..wire::Preference::default()
+        };
+        assert!(preference(Some(via(MOST_VIA))).is_ok());
+        assert!(preference(Some(via(MOST_VIA + 1))).is_err());
+        assert!(preference(Some(via(200_000))).is_err());
         // A purpose of a later version has no known field.
         assert!(purpose(Some(wire::Purpose { purpose: None })).is_err());
         let tls = |side| {

@@ -184,6 +184,10 @@ impl Policy for CallerPolicy {
         })
     }
 
+    fn may_see(&self, identity: &EngineId) -> Result<bool, EngineError> {
+        CallerPolicy::may_see(self, identity)
+    }
+
     fn subject(&self) -> Option<policy::Subject> {
         Some(policy::Subject {
             name: self.caller.to_string().into(),

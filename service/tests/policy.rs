@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use claviger_engine::encryption::{Preference, Via};
 use claviger_engine::grants::{NewGrant, Subject};
 use claviger_engine::message::{RequestConnectIdentity, RequestGenerateIdentity};
 use claviger_engine::policy::{Operation, Permission};
@@ -314,4 +315,59 @@ async fn with_a_grant_a_backend_says_which_token_is_meant_and_nothing_that_is_lo
     // Who may do everything is answered by the driver.
     let own = codes(DAEMON, "pkcs11:?module-path=/nonexistent.so").await;
     assert_eq!(own, ["bad-module"; 3]);
+}
+
+#[tokio::test]
+async fn a_grant_about_tokens_or_about_another_identity_shows_no_name_of_others() {
+    let (node, rules) = stage(None).await;
+    for (identity, operation) in [("", "list-tokens"), ("", "adopt"), ("bob", "encrypt")] {
+        let new = NewGrant::parse(Subject::Uid(OTHER), "", identity, operation, "").unwrap();
+        node.registry().add_grant(&new).unwrap();
+    }
+    let (others, call) = (rules.view(&caller(OTHER)), Call::unlimited());
+    let me = EngineId::program();
+    // The names that a list shows.
+    let listed = async |node: &Node| -> Vec<String> {
+        let tokens = node.tokens(&me, None, &call).await.unwrap();
+        let slots = tokens.into_iter().flat_map(|(_, slots)| slots);
+        let notes = slots.flat_map(|slot| slot.notes);
+        let mut names: Vec<String> = notes
+            .filter(|(name, _)| name == "identity")
+            .map(|(_, identity)| identity)
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    };
+    assert_eq!(listed(&node).await, ["alice", "bob"]);
+    assert_eq!(listed(&others).await, ["bob"]);
+    // Whose the key is that is to be adopted.
+    for (name, is_said) in [("alice", false), ("bob", true)] {
+        let keys = node.public_keys(&id(name)).unwrap().unwrap();
+        let request = RequestConnectIdentity {
+            external_identity: id(&keys.sign.unwrap().fingerprint().to_string()),
+            backend: Backend::LocalMemory,
+            capabilities: Capabilities::Commit,
+        };
+        let refused = others.connect(&id("carol"), request, &call).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), "key-has-owner");
+        let shown = format!("{refused} {refused:?}");
+        assert_eq!(shown.contains(name), is_said, "{shown}");
+    }
+    // Who is there to read through.
+    let recipients = async |via: &str| {
+        let preference = Preference {
+            readers: true,
+            via: Via::Named(vec![id(via)]),
+            depth: 1,
+        };
+        let bob = id("bob");
+        let found = others.recipients(&me, &bob, true, &preference, &call);
+        found.await.map(drop).map_err(|error| error.code())
+    };
+    let absent = recipients("absent").await;
+    assert_eq!(absent, Err("external-identity-not-found"));
+    assert_eq!(recipients("alice").await, absent);
+    assert_ne!(recipients("bob").await, absent);
 }

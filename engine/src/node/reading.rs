@@ -107,12 +107,14 @@ impl Node {
         let its_call = call.clone();
         let look = move |_opening| {
             let mut found = node.tokens.list(asked.as_deref(), &its_call)?;
+            // What cannot be judged is not shown.
+            let is_shown = |owner: &EngineId| node.policy.may_see(owner).unwrap_or(false);
             for (token, slots) in &mut found.tokens {
                 let noted = node.registry.take_account(token);
                 // Tokens can be seen also where the registry cannot.
                 let noted = noted
                     .and_then(|()| node.registry.take_account_of_slots(token, slots))
-                    .and_then(|()| node.registry.note_owners(token, slots));
+                    .and_then(|()| node.registry.note_owners(token, slots, is_shown));
                 if let Err(error) = noted {
                     tracing::warn!(%error, token = %token.id, "what is noted of it is not shown");
                 }

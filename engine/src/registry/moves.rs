@@ -7,6 +7,7 @@ use rusqlite::params;
 use super::digests::KEY;
 use super::rows::key_record;
 use super::{KeyRecord, Registry, RegistryError, Result};
+use crate::EngineId;
 
 /// The tables that name tokens.
 pub(super) const TABLES: [&str; 5] = ["key", "intent", "refused_pin", "sent_pin", "spent_slot"];
@@ -14,7 +15,13 @@ pub(super) const TABLES: [&str; 5] = ["key", "intent", "refused_pin", "sent_pin"
 impl Registry {
     /// Notes with each slot which identity uses the key in it. A token that derives its keys
     /// does not know which are in use: those that are, and that it does not list, are added.
-    pub(crate) fn note_owners(&self, token: &TokenInfo, slots: &mut Vec<SlotInfo>) -> Result<()> {
+    /// Identities that `is_shown` does not show stay unnamed.
+    pub(crate) fn note_owners(
+        &self,
+        token: &TokenInfo,
+        slots: &mut Vec<SlotInfo>,
+        is_shown: impl Fn(&EngineId) -> bool,
+    ) -> Result<()> {
         let of_token = params![token.id.kind, token.id.manufacturer, token.id.serial];
         let ours: Vec<KeyRecord> =
             self.read(|db| {
@@ -45,8 +52,10 @@ impl Registry {
             if token.derives {
                 slots[at].state = SlotState::Occupied;
             }
-            let owner = ("identity".into(), key.owner.to_string());
-            slots[at].notes.push(owner);
+            if is_shown(&key.owner) {
+                let owner = ("identity".into(), key.owner.to_string());
+                slots[at].notes.push(owner);
+            }
         }
         Ok(())
     }
