@@ -11,7 +11,7 @@ use claviger_engine::policy::{Operation, Permission};
 use claviger_engine::types::owner_by_name;
 use claviger_engine::{EngineError, EngineId, Policy, Purpose};
 use claviger_token::token::Secret;
-use claviger_token::{Fingerprint, KeyUse};
+use claviger_token::{Fingerprint, KeyUse, TokenId};
 use tokio::task::spawn_blocking;
 
 use crate::Caller;
@@ -114,6 +114,18 @@ pub(crate) struct Begun {
 }
 
 impl Begun {
+    /// The token with the key, where it is known.
+    pub(crate) fn on(&mut self, token: Option<TokenId>) {
+        if let Some(token) = token {
+            self.entry.on(&token);
+        }
+    }
+
+    /// Whose key it was, where that came in the end.
+    pub(crate) fn by(&mut self, identity: &str) {
+        self.entry.by(identity);
+    }
+
     /// What was signed, where that came in the end.
     pub(crate) fn signed(&mut self, digest: [u8; 32]) {
         self.entry.signed(digest);

@@ -1,6 +1,6 @@
 //! Each request becomes one call of the node, and its result the answer.
 
-use std::io::{Cursor, Read};
+use std::io::{Cursor, ErrorKind};
 use std::sync::Arc;
 
 use claviger_client::wire::{self, engine_msg::Msg as Wire};
@@ -9,10 +9,10 @@ use claviger_engine::message::{
 };
 use claviger_engine::opener::Opener;
 use claviger_engine::types::owner_by_name;
-use claviger_engine::{CommitStreamError, EngineError, EngineId, Purpose};
+use claviger_engine::{CommitStreamError, EngineError, EngineId, Node, Purpose};
 use claviger_formats::envelope::{Sealed, UnwrappedKey, read_error};
 use claviger_token::token::Secret;
-use claviger_token::{Call, Error, KeyUse};
+use claviger_token::{Algorithm, Call, Error, KeyUse};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
@@ -22,7 +22,7 @@ use crate::auditing::{self, Begun, Noted};
 use crate::metered::Metered;
 use crate::replies::{self, Answer};
 use crate::session::Session;
-use crate::streams::{Hashed, Incoming};
+use crate::streams::{Hashed, Incoming, read_whole};
 use crate::{Refusal, convert};
 
 /// The bytes of the nonce with which the payload of an age file begins.
@@ -91,7 +91,7 @@ impl Request {
         } = message;
         let target = convert::engine_id(target.unwrap_or_default()).map_err(Refusal::BadRequest)?;
         let msg = msg.ok_or(Refusal::BadRequest("its message is unknown"))?;
-        let who = who(identity, &target, &msg);
+        let who = who(identity, &target, &msg).map_err(Refusal::BadRequest)?;
         if data_follows && data.is_none() {
             return Err(Refusal::BadRequest("its data cannot come in chunks"));
         }
@@ -133,7 +133,8 @@ impl Request {
             Err(answer) => return Ok(answer),
         };
         let reply = session.node.ask(who, target, request, &self.call).await;
-        if let Some(begun) = begun {
+        if let Some(mut begun) = begun {
+            begun.on(session.node.token_of(target));
             begun.end(auditing::outcome(reply.as_ref())).await;
         }
         Ok(match reply {
@@ -193,7 +194,12 @@ impl Request {
         };
         let (session, call) = (Arc::clone(&self.session), self.call.clone());
         let (runtime, engine) = (Handle::current(), target.clone());
+        let most = session.shared.limits.gathered;
         let signed = spawn_blocking(move || {
+            let message = match is_hashed(&session.node, &engine) {
+                true => message,
+                false => message.at_most(most),
+            };
             let mut message = Hashed::new(message, audits);
             let signed = session
                 .node
@@ -207,6 +213,15 @@ impl Request {
         let (commitment, err) = match signed {
             Some(Ok(commitment)) => (Some(commitment), None),
             Some(Err(CommitStreamError::Engine(error))) => (None, Some(error)),
+            Some(Err(CommitStreamError::Message(error)))
+                if error.kind() == ErrorKind::FileTooLarge =>
+            {
+                let refusal = Refusal::DataTooLong { most };
+                if let Some(begun) = begun {
+                    begun.end(Outcome::Failed("data-too-long")).await;
+                }
+                return Err(refusal);
+            }
             Some(Err(CommitStreamError::Message(_))) | None => (None, Some(self.ended())),
         };
         let reply = Msg::ReplyCommitment(ReplyCommitment { commitment, err });
@@ -214,6 +229,7 @@ impl Request {
             if let Some(digest) = digest {
                 begun.signed(digest);
             }
+            begun.on(self.session.node.token_of(&target));
             begun.end(auditing::outcome(Some(&reply))).await;
         }
         Ok(replies::reply(&target, reply, self.session.shared.hints))
@@ -233,7 +249,11 @@ impl Request {
             Err(answer) => return answer,
         };
         let opened = self.opened(only, file, header).await;
-        if let Some(begun) = begun {
+        if let Some(mut begun) = begun {
+            match (&opened, only) {
+                (Ok((by, _)), None) => self.note_opener(&mut begun, by).await,
+                _ => begun.on(self.session.node.token_of(&target)),
+            }
             begun.end(Outcome::of(&opened)).await;
         }
         let (by, data, err) = match opened {
@@ -284,6 +304,17 @@ impl Request {
         Ok((opened.who, data))
     }
 
+    /// Notes whose key opened a file for anybody, and on which token.
+    async fn note_opener(&self, begun: &mut Begun, by: &EngineId) {
+        let (session, by) = (Arc::clone(&self.session), by.clone());
+        let found = spawn_blocking(move || session.node.registry().identity(&by));
+        let info = found.await.ok().and_then(Result::ok).flatten();
+        if let Some(key) = info.as_ref().and_then(|info| info.key(KeyUse::Decrypt)) {
+            begun.by(&key.owner.name);
+            begun.on(Some(key.token.clone()));
+        }
+    }
+
     /// Data that is held whole, and comes in chunks.
     async fn gathered(&self, incoming: Incoming) -> Result<Secret, Refusal> {
         let most = self.session.shared.limits.gathered;
@@ -312,16 +343,35 @@ impl Request {
     }
 }
 
-/// The identity that a request is about: the one that it names, or the one that its target works
-/// for.
-fn who(identity: String, target: &EngineId, msg: &Wire) -> EngineId {
+/// The identity that a request is about: of a key that is used its owner, who alone may be named;
+/// otherwise the one that is named.
+fn who(identity: String, target: &EngineId, msg: &Wire) -> Result<EngineId, &'static str> {
     let usage = match msg {
-        _ if !identity.is_empty() => return EngineId::local(identity),
         Wire::RequestCommitment(_) => KeyUse::Sign,
         Wire::RequestDecryption(_) => KeyUse::Decrypt,
-        _ => return EngineId::program(),
+        _ if identity.is_empty() => return Ok(EngineId::program()),
+        _ => return Ok(EngineId::local(identity)),
     };
-    owner_by_name(usage, &target.name).unwrap_or_else(EngineId::program)
+    let owner = owner_by_name(usage, &target.name);
+    match owner {
+        _ if identity.is_empty() => Ok(owner.unwrap_or_else(EngineId::program)),
+        Some(owner) if *owner.name == *identity => Ok(owner),
+        _ => Err("its identity is not the one whose engine it asks"),
+    }
+}
+
+/// Whether a long message is hashed as it comes. All of it is held where its key signs the message
+/// itself. (For an ECDSA token that hashes by itself the engine has a limit.)
+fn is_hashed(node: &Node, engine: &EngineId) -> bool {
+    let owner = owner_by_name(KeyUse::Sign, &engine.name);
+    let info = owner.and_then(|owner| node.registry().identity(&owner).ok().flatten());
+    let key = info.as_ref().and_then(|info| info.key(KeyUse::Sign));
+    key.is_some_and(|key| {
+        matches!(
+            key.public_key.algorithm(),
+            Algorithm::P256 | Algorithm::P384 | Algorithm::Secp256k1
+        )
+    })
 }
 
 /// The payload of a file that is held whole.
@@ -330,12 +380,8 @@ async fn payload(
     file_key: UnwrappedKey,
 ) -> Result<Secret, EngineError> {
     let read = spawn_blocking(move || -> Result<Secret, Error> {
-        let mut data = Secret::default();
-        let mut payload = sealed.open(file_key)?;
-        payload
-            .read_to_end(&mut data)
-            .map_err(|error| read_error(&error))?;
-        Ok(data)
+        let payload = sealed.open(file_key)?;
+        read_whole(payload).map_err(|error| read_error(&error))
     });
     match read.await {
         Ok(data) => Ok(data?),

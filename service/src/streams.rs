@@ -31,6 +31,9 @@ pub(crate) struct Incoming {
     data: Zeroizing<Vec<u8>>,
     read: usize,
     is_last: bool,
+    /// How many bytes have come, and how many may.
+    came: usize,
+    most: Option<usize>,
 }
 
 impl Incoming {
@@ -42,6 +45,8 @@ impl Incoming {
             id,
             call: call.clone(),
             chunks,
+            came: data.len(),
+            most: None,
             data: Zeroizing::new(data),
             read: 0,
             is_last: false,
@@ -49,21 +54,28 @@ impl Incoming {
         (sender, incoming)
     }
 
+    /// Reading fails with [`io::ErrorKind::FileTooLarge`] once more than `most` bytes have come.
+    #[must_use]
+    pub(crate) fn at_most(mut self, most: usize) -> Self {
+        self.most = Some(most);
+        self
+    }
+
     /// All of it.
     ///
     /// # Errors
     /// [`Refusal::DataTooLong`]; `None` where it does not come.
-    pub(crate) fn whole(mut self, most: usize) -> Result<Zeroizing<Vec<u8>>, Option<Refusal>> {
-        let mut all = Zeroizing::new(Vec::new());
-        let mut part = Zeroizing::new(vec![0; 64 << 10]);
-        loop {
-            match self.read(&mut part).map_err(|_| None)? {
-                0 => return Ok(all),
-                length if all.len() + length > most => {
-                    return Err(Some(Refusal::DataTooLong { most }));
-                }
-                length => append(&mut all, &part[..length]),
-            }
+    pub(crate) fn whole(self, most: usize) -> Result<Zeroizing<Vec<u8>>, Option<Refusal>> {
+        read_whole(self.at_most(most)).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => Some(Refusal::DataTooLong { most }),
+            _ => None,
+        })
+    }
+
+    fn is_not_too_long(&self) -> io::Result<()> {
+        match self.most.is_some_and(|most| self.came > most) {
+            true => Err(io::ErrorKind::FileTooLarge.into()),
+            false => Ok(()),
         }
     }
 
@@ -79,6 +91,7 @@ impl Incoming {
                 Ok(mut chunk) => {
                     self.data = Zeroizing::new(std::mem::take(&mut chunk.data));
                     self.read = 0;
+                    self.came = self.came.saturating_add(self.data.len());
                     self.is_last = chunk.last;
                     return Ok(());
                 }
@@ -87,6 +100,23 @@ impl Incoming {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
             }
+        }
+    }
+}
+
+/// All that `from` has, without a copy of it in freed memory.
+///
+/// # Errors
+/// Those of `from`.
+pub(crate) fn read_whole(mut from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut all = Zeroizing::new(Vec::new());
+    let mut part = Zeroizing::new(vec![0; 64 << 10]);
+    loop {
+        match from.read(&mut part) {
+            Ok(0) => return Ok(all),
+            Ok(length) => append(&mut all, &part[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -103,11 +133,13 @@ fn append(all: &mut Zeroizing<Vec<u8>>, part: &[u8]) {
 
 impl Read for Incoming {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.is_not_too_long()?;
         while self.read == self.data.len() {
             if self.is_last || into.is_empty() {
                 return Ok(0);
             }
             self.next()?;
+            self.is_not_too_long()?;
         }
         let left = &self.data[self.read..];
         let length = left.len().min(into.len());
@@ -143,5 +175,32 @@ impl<R: Read> Read for Hashed<R> {
             hash.update(&into[..length]);
         }
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives what it has in small pieces.
+    struct Piecewise<'a>(&'a [u8]);
+
+    impl Read for Piecewise<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let length = into.len().min(1000);
+            self.0.read(&mut into[..length])
+        }
+    }
+
+    #[test]
+    fn data_that_outgrows_its_buffer_is_wiped_where_it_was() {
+        let data: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
+        assert!(*read_whole(Piecewise(&data)).unwrap() == data);
+        // A buffer that is full is not grown, which would free the old bytes as they are.
+        let mut all = Zeroizing::new(Vec::with_capacity(1000));
+        append(&mut all, &data[..1000]);
+        let before = all.as_ptr();
+        append(&mut all, &data[1000..1001]);
+        assert!(before != all.as_ptr() && *all == data[..1001]);
     }
 }

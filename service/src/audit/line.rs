@@ -139,13 +139,14 @@ impl<'a> Content<'a> {
 
     pub(super) fn end(
         id: u64,
+        identity: &'a str,
         outcome: &'a str,
-        digest: Option<&Hash>,
-        token: Option<&TokenId>,
+        (digest, token): (Option<&Hash>, Option<&TokenId>),
     ) -> Self {
         Content {
             kind: "end",
             id: Some(id),
+            identity: shortened(identity),
             outcome,
             digest: digest.map(|digest| hex(digest)),
             token: token.map(ToString::to_string),

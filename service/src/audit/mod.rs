@@ -7,11 +7,13 @@
 //! | module | idea |
 //! | --- | --- |
 //! | `line` | what a line says |
-//! | `file` | the file that lines are appended to: its chain, its end after a crash, its rotation |
+//! | `file` | the file that lines are appended to: its chain, its syncs, its rotation |
+//! | `found` | the file as a crash left it |
 //! | `seal` | signatures over the chain |
 //! | [`verify`] | finds what was changed |
 
 mod file;
+mod found;
 mod line;
 mod seal;
 pub mod verify;
@@ -157,6 +159,8 @@ pub struct Audit(Option<Arc<Shared>>);
 struct Shared {
     settings: AuditSettings,
     file: Mutex<LogFile>,
+    /// Held by who syncs the file. Locked before `file`, which nobody holds while a disk works.
+    syncing: Mutex<()>,
     /// Ends the thread that syncs when it is dropped.
     _syncing: Sender<()>,
     /// Told when so much was written that it is time for a seal.
@@ -181,6 +185,7 @@ impl Audit {
         let shared = Arc::new(Shared {
             settings,
             file: Mutex::new(file),
+            syncing: Mutex::new(()),
             _syncing: syncing,
             is_time: tokio::sync::Notify::new(),
         });
@@ -231,6 +236,7 @@ impl Audit {
             id,
             is_durable,
             digest: None,
+            identity: String::new(),
             token: None,
             outcome: None,
         })
@@ -285,10 +291,22 @@ impl Shared {
         if file.wants_seal() {
             self.is_time.notify_one();
         }
+        drop(file);
         if is_durable {
-            file.sync()?;
+            self.sync()?;
         }
         Ok(number)
+    }
+
+    /// Brings what was written to the disk. Lines can be written meanwhile.
+    fn sync(&self) -> Result<(), AuditError> {
+        // Whoever waits here finds most often that its lines are there already.
+        let _syncing = lock(&self.syncing);
+        let Some(what) = lock(&self.file).take_unsynced()? else {
+            return Ok(());
+        };
+        let synced = what.sync();
+        lock(&self.file).synced(&what, &synced)
     }
 
     /// What is written as far as possible may be lost.
@@ -309,6 +327,7 @@ pub struct Entry {
     id: u64,
     is_durable: bool,
     digest: Option<[u8; 32]>,
+    identity: String,
     token: Option<TokenId>,
     outcome: Option<Outcome>,
 }
@@ -320,6 +339,7 @@ impl Entry {
             id: NOT_WRITTEN,
             is_durable: false,
             digest: None,
+            identity: String::new(),
             token: None,
             outcome: None,
         }
@@ -328,6 +348,11 @@ impl Entry {
     /// Adds what was signed, where that is known only now: the SHA-256.
     pub fn signed(&mut self, digest: [u8; 32]) {
         self.digest = Some(digest);
+    }
+
+    /// Adds whose key it was, where that is known only now.
+    pub fn by(&mut self, identity: &str) {
+        identity.clone_into(&mut self.identity);
     }
 
     /// Adds the token, where that is known only now.
@@ -349,7 +374,7 @@ impl Drop for Entry {
         };
         let outcome = self.outcome.map_or("unknown", Outcome::name);
         let (digest, token) = (self.digest.as_ref(), self.token.as_ref());
-        let content = |_| Content::end(self.id, outcome, digest, token);
+        let content = |_| Content::end(self.id, &self.identity, outcome, (digest, token));
         if let Err(error) = shared.write(self.is_durable, content) {
             tracing::error!(%error, id = self.id, "the end of a use is not in the audit log");
         }
@@ -380,15 +405,7 @@ fn tell(kind: &str, id: u64, by: Option<&By<'_>>, what: Option<&Use<'_>>, outcom
 fn sync_regularly(log: &std::sync::Weak<Shared>, ended: &Receiver<()>) {
     while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(SYNC_EACH) {
         let Some(shared) = log.upgrade() else { return };
-        let mut file = lock(&shared.file);
-        let Some(syncing) = file.take_unsynced() else {
-            continue;
-        };
-        drop(file);
-        // Nobody waits for the disk meanwhile.
-        let synced = syncing.sync_data();
-        lock(&shared.file).synced(&synced);
-        if let Err(error) = synced {
+        if let Err(error) = shared.sync() {
             tracing::error!(%error, "the audit log is not on the disk");
         }
     }
