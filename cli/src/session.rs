@@ -14,7 +14,7 @@ use claviger_token::{Access, Advice, Call, Error, Event, KeyUse, TokenId};
 
 use crate::args::{Args, Command};
 use crate::config::Setting;
-use crate::daemon::{self, Daemon};
+use crate::daemon::{self, Circumstances, Daemon};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::new_file::Privacy;
@@ -169,7 +169,16 @@ impl Session {
     /// A daemon that was named, or serves this home, and cannot be used.
     pub(crate) fn daemon(&self) -> Result<Option<&Daemon>, Failure> {
         if self.daemon.get().is_none() {
-            let _ = self.daemon.set(Daemon::find(&self.daemon_choice, self)?);
+            let command = Circumstances {
+                home: self.home.as_deref(),
+                pins: SharedPins(Arc::clone(&self.pins)),
+                management_keys: SharedPins(Arc::clone(&self.management_keys)),
+                watcher: self.watcher(),
+                call: self.call(),
+                deadline: self.deadline,
+                cancelled: self.interrupt.flag(),
+            };
+            let _ = (self.daemon).set(Daemon::find(&self.daemon_choice, command)?);
         }
         Ok(self.daemon.get().and_then(Option::as_ref))
     }

@@ -1,23 +1,23 @@
 //! What a daemon asks while it works on a request: it tells of touches and approvals, and wants PINs.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use claviger_client::blocking;
 use claviger_client::wire::{self, event::Kind, pin_request};
+use claviger_token::call::Watcher;
 use claviger_token::sync::lock;
 use claviger_token::{Call, Event, ExposeSecret, KeyUse, PinSource, TriesLeft, Zeroizing};
 
 use super::convert;
 use crate::failure::Failure;
 use crate::pins::SharedPins;
-use crate::session::Session;
 
 /// Shows events on the screen of the command, and gives PINs from its source.
 pub(super) struct Listener {
     pins: SharedPins,
     management_keys: SharedPins,
-    watcher: Arc<dyn Fn(&Event) + Send + Sync>,
+    watcher: Watcher,
     call: Call,
     /// Why there was no PIN.
     failure: Mutex<Option<Failure>>,
@@ -26,12 +26,17 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn new(session: &Session) -> Self {
+    pub(super) fn new(
+        pins: SharedPins,
+        management_keys: SharedPins,
+        watcher: Watcher,
+        call: Call,
+    ) -> Self {
         Listener {
-            pins: SharedPins(Arc::clone(&session.pins)),
-            management_keys: SharedPins(Arc::clone(&session.management_keys)),
-            watcher: session.watcher(),
-            call: session.call(),
+            pins,
+            management_keys,
+            watcher,
+            call,
             failure: Mutex::default(),
             withholds: AtomicBool::new(false),
         }

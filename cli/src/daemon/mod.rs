@@ -25,14 +25,15 @@ use claviger_client::request::{Request, raw};
 use claviger_client::wire::{EngineId, Hello, Signature};
 use claviger_client::{Error, Options, Refusal};
 use claviger_engine::Registry;
+use claviger_token::call::Watcher;
 use rustix::process::geteuid;
 
 use crate::args::Args;
 use crate::failure::Failure;
 use crate::hints;
-use crate::home::has_registry;
+use crate::home::{self, has_registry};
 use crate::input::Input;
-use crate::session::Session;
+use crate::pins::SharedPins;
 
 use self::listener::Listener;
 pub(crate) use self::requests::Known;
@@ -81,6 +82,19 @@ impl Choice {
     }
 }
 
+/// What a command brings to its daemon.
+pub(crate) struct Circumstances<'a> {
+    /// The home that the command line names.
+    pub(crate) home: Option<&'a Path>,
+    pub(crate) pins: SharedPins,
+    pub(crate) management_keys: SharedPins,
+    pub(crate) watcher: Watcher,
+    /// That of the questions of the daemon.
+    pub(crate) call: claviger_token::Call,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) cancelled: std::sync::Arc<AtomicBool>,
+}
+
 /// A daemon that a command uses.
 pub(crate) struct Daemon {
     client: Client,
@@ -96,7 +110,10 @@ impl Daemon {
     ///
     /// # Errors
     /// A daemon that was named and cannot be used; one that speaks another version, or not at all.
-    pub(crate) fn find(choice: &Choice, session: &Session) -> Result<Option<Self>, Failure> {
+    pub(crate) fn find(
+        choice: &Choice,
+        command: Circumstances<'_>,
+    ) -> Result<Option<Self>, Failure> {
         match choice {
             Choice::Never => Ok(None),
             Choice::This(path) => {
@@ -104,7 +121,7 @@ impl Daemon {
                     .into_iter()
                     .chain(uid_of(SYSTEM_USER));
                 let client = connect(path, Expected::OneOf(users.collect()))?;
-                Ok(Some(Daemon::new(client, true, session)))
+                Ok(Some(Daemon::new(client, true, command)))
             }
             Choice::Own => {
                 let Some(path) = peer::own_socket() else {
@@ -117,18 +134,28 @@ impl Daemon {
                     }
                     Err(error) => return Err(error.into()),
                 };
-                let is_ours = serves(&session.home()?, client.home_id());
-                Ok(is_ours.then(|| Daemon::new(client, false, session)))
+                let is_ours = serves(&home::folder(command.home)?, client.home_id());
+                Ok(is_ours.then(|| Daemon::new(client, false, command)))
             }
         }
     }
 
-    fn new(client: Client, was_named: bool, session: &Session) -> Self {
+    fn new(client: Client, was_named: bool, command: Circumstances<'_>) -> Self {
+        let Circumstances {
+            deadline,
+            cancelled,
+            ..
+        } = command;
         Daemon {
             client,
-            listener: Listener::new(session),
-            deadline: session.deadline,
-            cancelled: session.interrupt.flag(),
+            listener: Listener::new(
+                command.pins,
+                command.management_keys,
+                command.watcher,
+                command.call,
+            ),
+            deadline,
+            cancelled,
             was_named,
         }
     }
