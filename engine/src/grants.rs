@@ -15,7 +15,7 @@
 //! | `adopt` | no | to enter identities for keys on a token |
 //! | `list-tokens` | no | to list the tokens |
 //! | `submit-evidence` | no | to have evidence stored |
-//! | `use-login` | either | to use tokens that somebody else's PIN opened: for one identity, or for all |
+//! | `use-login` | either | to use tokens that somebody else's PIN opened: for the keys of one identity, or for all |
 
 use std::fmt;
 

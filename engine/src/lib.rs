@@ -43,7 +43,7 @@
 //! | `lifecycle`, `adoption` | does it, between the token and the registry |
 //! | [`purpose`] | purposes of signatures, and the bytes that are signed |
 //! | `commitment` | signs, also messages that are longer than memory |
-//! | `key_engine`, `routed` | the Commitment and Decryption engines; decryptors that block |
+//! | `key_engine`, `routed`, `wants` | the Commitment and Decryption engines; decryptors that block; asking the policy again |
 //! | [`opener`] | finds who can open a file, and with whose PIN |
 //! | [`encryption`] | the Encryption engine: recipients and pending requests; pure |
 //! | [`reads_for`] | the Reads For engine: the graph of evidence, in memory |
@@ -65,6 +65,7 @@
 mod accepted;
 mod accounts;
 mod adoption;
+mod asking;
 mod closings;
 mod commitment;
 pub mod encryption;
