@@ -104,8 +104,8 @@ pub mod types;
 mod verdicts;
 mod waiting;
 mod waiting_threads;
-mod watching;
 mod wants;
+mod watching;
 mod whose_pin;
 
 pub use accounts::{FoundKey, Search, SoughtKey};
