@@ -3,6 +3,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use claviger_engine::message::RequestGenerateIdentity;
 use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Purpose, Registry};
@@ -228,9 +231,42 @@ fn a_chain_goes_on_when_the_daemon_starts_again_and_after_a_crash() {
 }
 
 #[test]
+fn a_log_goes_on_however_much_a_power_cut_left_behind_its_last_line() {
+    let log = Log::new();
+    signs(&log.open(), "one");
+    let whole = log.text().into_bytes();
+    let torn = [
+        vec![0; 100 << 10],
+        vec![0; 1 << 20],
+        b"{\"n\":9,\n".repeat(20_000),
+        [vec![b'x'; 70_000], b"\n".to_vec(), vec![0; 70_000]].concat(),
+    ];
+    for behind in &torn {
+        fs::write(log.path(), [&*whole, behind].concat()).unwrap();
+        signs(&log.open(), "two");
+        let report = log.verify(None);
+        assert!(report.is_whole(), "{report:?}");
+        assert_eq!(report.lines, 3 + 1 + 2);
+        let recovered = &log.lines()[3];
+        assert_eq!(recovered["kind"], "recovered");
+        assert_eq!(recovered["cut"], behind.len());
+        let moved = log.beside().pop().unwrap();
+        assert!(fs::read(moved).unwrap() == *behind);
+    }
+    // Of a file that was moved when it had such an end, and of a new one without its first line.
+    let aside = log.folder.path().join("audit.jsonl.000000000003");
+    fs::write(aside, [&*whole, &*torn[0]].concat()).unwrap();
+    fs::write(log.path(), &torn[1]).unwrap();
+    signs(&log.open(), "three");
+    assert_eq!(log.kinds(), ["open", "recovered", "begin", "end"]);
+    assert_eq!(log.lines()[0]["n"], 4);
+}
+
+#[test]
 fn a_file_that_is_none_of_ours_is_left_alone() {
     let log = Log::new();
-    for other in ["a letter\n", "a letter", "{\"n\":1}\n"] {
+    let long = "a letter\n".repeat(20_000);
+    for other in ["a letter\n", "a letter", "{\"n\":1}\n", &long] {
         fs::write(log.path(), other).unwrap();
         let Err(error) = Audit::open(AuditSettings::of(log.path())) else {
             panic!("{other:?}");
@@ -378,6 +414,43 @@ async fn a_seal_shows_that_what_is_before_it_was_rewritten_and_says_what_it_does
     let report = log.verify(Some(&other));
     assert!(!report.is_whole());
     assert_eq!(report.unsealed, report.lines);
+}
+
+#[tokio::test]
+async fn a_seal_that_failed_is_not_tried_again_with_each_line() {
+    let log = Log::new();
+    let audit = log.open();
+    let (node, _) = sealing_node().await;
+    let tried = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tried);
+    let call = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        Call::unlimited()
+    };
+    let sealer = Sealer::new(&audit, &node, "sealer", call).unwrap();
+    let (who, request) = (
+        EngineId::program(),
+        claviger_engine::message::RequestDeleteIdentity {
+            external_identity: EngineId::local("sealer"),
+            backend: Backend::LocalMemory,
+        },
+    );
+    node.delete(&who, request, &Call::unlimited())
+        .await
+        .unwrap();
+    (0..5_001).for_each(|n| signs(&audit, &n.to_string()));
+    let running = tokio::spawn(async move { sealer.run().await });
+    let limit = Instant::now() + Duration::from_secs(60);
+    while tried.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < limit, "no seal was tried");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for n in 0..40 {
+        signs(&audit, &n.to_string());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(tried.load(Ordering::SeqCst), 1);
+    running.abort();
 }
 
 #[tokio::test]

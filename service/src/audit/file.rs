@@ -1,19 +1,21 @@
 //! The file that lines are appended to.
 //!
 //! One process writes to it: it holds a lock. A write that fails is undone, so that a later one
-//! does not stand behind half a line. What a crash left at the end is moved to `FILE.cut-N`.
+//! does not stand behind half a line. After a sync that failed nothing is written until what may
+//! not be on the disk was written once more and synced: the system reports such a failure once, and
+//! takes the pages for written afterwards.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek, SeekFrom, Write as _};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::process::getuid;
+use rustix::fs::{FlockOperation, OFlags, fcntl_getfl, fcntl_setfl, flock};
 
 use super::AuditError;
-use super::line::{Content, Hash, LONGEST, Line, NOTHING, Read, hash_of};
+use super::found::{Found, beside, open};
+use super::line::{Content, Hash, Line, Read, hash_of, hex};
 
 /// After so many lines it is time for a seal.
 const SEAL_AFTER: u64 = 10_000;
@@ -31,6 +33,12 @@ pub(super) struct LogFile {
     /// The number of the last line that a seal covers.
     sealed: u64,
     is_dirty: bool,
+    /// How much of the file is on the disk.
+    on_disk: u64,
+    /// Whether a sync failed: what is behind `on_disk` may be on no disk, whatever a later one says.
+    is_lost: bool,
+    /// How often a sync failed.
+    losses: u64,
     /// Why nothing can be written.
     failure: Option<String>,
     /// Whether what is in the file is not known.
@@ -50,7 +58,11 @@ impl LogFile {
             last: found.last,
             // A seal covers all that is before it: also what a crash left without one.
             sealed: 0,
-            is_dirty: false,
+            // What was there before may have been written by a process that was killed.
+            is_dirty: true,
+            on_disk: 0,
+            is_lost: false,
+            losses: 0,
             failure: None,
             is_unknown: false,
             line: Vec::with_capacity(512),
@@ -74,6 +86,7 @@ impl LogFile {
         &mut self,
         content: impl FnOnce(u64) -> Content<'a>,
     ) -> Result<u64, AuditError> {
+        self.is_not_lost()?;
         if self.is_unknown {
             self.reopen()?;
         }
@@ -107,30 +120,86 @@ impl LogFile {
         Ok(number)
     }
 
-    /// Brings it to the disk.
-    pub(super) fn sync(&mut self) -> Result<(), AuditError> {
-        let synced = self.file.sync_data();
-        self.synced(&synced);
-        synced.map_err(|error| unavailable(&self.path, &error))
-    }
-
-    /// The file, if anything was written since it was on the disk.
-    pub(super) fn take_unsynced(&mut self) -> Option<Arc<File>> {
-        std::mem::take(&mut self.is_dirty).then(|| Arc::clone(&self.file))
+    /// What is to be synced, if anything was written since it was on the disk. After a failure it
+    /// is written once more before.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`]: it is not in the file any more, or cannot be written there.
+    pub(super) fn take_unsynced(&mut self) -> Result<Option<Unsynced>, AuditError> {
+        if !self.is_dirty {
+            return Ok(None);
+        }
+        if self.is_lost {
+            self.write_once_more()
+                .map_err(|error| self.failed(&error))?;
+        }
+        self.is_dirty = false;
+        Ok(Some(Unsynced {
+            file: Arc::clone(&self.file),
+            length: self.length,
+            losses: self.losses,
+        }))
     }
 
     /// Notes what came of it.
-    pub(super) fn synced(&mut self, synced: &io::Result<()>) {
+    ///
+    /// # Errors
+    /// That of the sync.
+    pub(super) fn synced(
+        &mut self,
+        what: &Unsynced,
+        synced: &io::Result<()>,
+    ) -> Result<(), AuditError> {
         if let Err(error) = synced {
             self.is_dirty = true;
-            self.failed(error);
+            self.is_lost = true;
+            self.losses += 1;
+            return Err(self.failed(error));
         }
+        // One that began before a failure does not say what failed.
+        if what.losses == self.losses && Arc::ptr_eq(&what.file, &self.file) {
+            self.on_disk = what.length;
+            if std::mem::take(&mut self.is_lost) {
+                self.failure = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_not_lost(&self) -> Result<(), AuditError> {
+        let failure = self.failure.as_ref().filter(|_| self.is_lost);
+        failure.map_or(Ok(()), |reason| {
+            Err(AuditError::Unavailable {
+                path: self.path.clone(),
+                reason: reason.clone(),
+            })
+        })
+    }
+
+    /// Writes what may be on no disk over itself, if it is what was written.
+    fn write_once_more(&self) -> io::Result<()> {
+        let length = self.length.saturating_sub(self.on_disk);
+        let mut lines = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut lines, self.on_disk)?;
+        if !is_chain(&lines, &self.last) {
+            return Err(io::Error::other("lines that were written are not there"));
+        }
+        // Else it would be appended.
+        let flags = fcntl_getfl(&self.file)?;
+        fcntl_setfl(&self.file, flags - OFlags::APPEND)?;
+        let written = self.file.write_all_at(&lines, self.on_disk);
+        fcntl_setfl(&self.file, flags)?;
+        written
     }
 
     /// Moves the file aside, unless somebody else did already, and begins another one.
     pub(super) fn rotate(&mut self) -> Result<(), AuditError> {
+        self.is_not_lost()?;
+        if let Some(what) = self.take_unsynced()? {
+            let synced = what.sync();
+            self.synced(&what, &synced)?;
+        }
         let moved = (|| -> io::Result<()> {
-            self.file.sync_data()?;
             let ours = self.file.metadata()?;
             let is_there =
                 |found: std::fs::Metadata| (found.ino(), found.dev()) == (ours.ino(), ours.dev());
@@ -145,7 +214,7 @@ impl LogFile {
                 return Err(io::Error::other("there is another file in its place"));
             }
             self.file = Arc::new(file);
-            self.length = 0;
+            (self.length, self.on_disk) = (0, 0);
             Ok(())
         })();
         moved.map_err(|error| self.failed(&error))?;
@@ -171,8 +240,10 @@ impl LogFile {
     }
 
     fn reopen(&mut self) -> Result<(), AuditError> {
-        // Its lock is let go of first.
+        // Its lock is let go of first, also where it is being synced.
         let number = self.next;
+        flock(&self.file, FlockOperation::Unlock)
+            .map_err(|error| unavailable(&self.path, &error.into()))?;
         self.file = Arc::new(File::open("/dev/null").map_err(|e| unavailable(&self.path, &e))?);
         let again = LogFile::open(&self.path, self.longest)
             .inspect_err(|error| self.failure = Some(error.to_string()))?;
@@ -180,7 +251,8 @@ impl LogFile {
             let lost = io::Error::other("lines that were written are not there");
             return Err(self.failed(&lost));
         }
-        *self = again;
+        let losses = self.losses;
+        *self = LogFile { losses, ..again };
         Ok(())
     }
 
@@ -190,169 +262,93 @@ impl LogFile {
     }
 }
 
-/// A log as it was left.
-struct Found {
-    file: File,
+/// What is to be synced.
+pub(super) struct Unsynced {
+    file: Arc<File>,
     length: u64,
-    next: u64,
-    last: Hash,
-    /// The number of bytes at its end that were moved aside.
-    cut: u64,
+    losses: u64,
 }
 
-impl Found {
-    fn at(path: &Path) -> io::Result<Self> {
-        let mut file = open(path)?;
-        let length = file.metadata()?.len();
-        // The end of it has the last whole line, and what may stand behind it.
-        let from = length.saturating_sub(4 * LONGEST as u64);
-        let mut end = Vec::new();
-        file.seek(SeekFrom::Start(from))?;
-        file.read_to_end(&mut end)?;
-        let Some((last, behind)) = last_line(&end) else {
-            if from == 0 && !end.contains(&b'\n') {
-                return Found::without_line(path, file, &end);
-            }
-            return Err(io::Error::other("it is not a log of this program"));
-        };
-        let read = Read::of(last).ok_or_else(|| io::Error::other("its last line is damaged"))?;
-        let (hash, cut) = (hash_of(last), end.len() - behind);
-        let length = length - cut as u64;
-        set_aside(path, &file, &end[behind..], length)?;
-        Ok(Found {
-            file,
-            length,
-            next: read.n + 1,
-            last: hash,
-            cut: cut as u64,
-        })
+impl Unsynced {
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
+}
 
-    /// A new one, or one whose first line was cut short: no other one is a beginning of it.
-    fn without_line(path: &Path, file: File, end: &[u8]) -> io::Result<Self> {
-        const BEGINS: &[u8] = b"{\"n\":";
-        let is_ours = end.iter().zip(BEGINS).all(|(one, other)| one == other);
-        if !is_ours && !end.iter().all(|byte| *byte == 0) {
-            return Err(io::Error::other("it is not a log of this program"));
+/// Whether these are whole lines that follow each other, and the last has this hash.
+fn is_chain(lines: &[u8], last: &Hash) -> bool {
+    let mut before: Option<Hash> = None;
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\n").unwrap_or_default();
+        let follows = |read: Read| before.is_none_or(|before| read.prev == hex(&before));
+        if !Read::of(line).is_some_and(follows) {
+            return false;
         }
-        set_aside(path, &file, end, 0)?;
-        let (next, last) = before(path)?;
-        Ok(Found {
-            file,
-            length: 0,
-            next,
-            last,
-            cut: end.len() as u64,
-        })
+        before = Some(hash_of(line));
     }
-}
-
-/// The number of the next line and the hash of the last one, in the newest of the files that were
-/// moved aside.
-fn before(path: &Path) -> io::Result<(u64, Hash)> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let mut newest: Option<(u64, PathBuf)> = None;
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let other = entry.file_name().to_string_lossy().into_owned();
-        let number = other
-            .strip_prefix(&name)
-            .and_then(|rest| rest.strip_prefix('.'));
-        let Some(number) = number.and_then(|number| number.parse().ok()) else {
-            continue;
-        };
-        if newest.as_ref().is_none_or(|(known, _)| *known < number) {
-            newest = Some((number, entry.path()));
-        }
-    }
-    let Some((_, newest)) = newest else {
-        return Ok((1, NOTHING));
-    };
-    let mut file = File::open(newest)?;
-    let from = file.metadata()?.len().saturating_sub(4 * LONGEST as u64);
-    let mut end = Vec::new();
-    file.seek(SeekFrom::Start(from))?;
-    file.read_to_end(&mut end)?;
-    let last = last_line(&end).and_then(|(last, _)| Some((Read::of(last)?.n, hash_of(last))));
-    let (number, hash) =
-        last.ok_or_else(|| io::Error::other("the end of the file before it is damaged"))?;
-    Ok((number + 1, hash))
-}
-
-/// Moves what is behind the last line to a file of its own, and cuts it off.
-fn set_aside(path: &Path, file: &File, behind: &[u8], length: u64) -> io::Result<()> {
-    if behind.is_empty() {
-        return Ok(());
-    }
-    let aside = (1..)
-        .map(|number| beside(path, &format!("cut-{number}")))
-        .find(|aside| aside.symlink_metadata().is_err())
-        .unwrap_or_default();
-    let mut moved = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(aside)?;
-    moved.write_all(behind)?;
-    moved.sync_all()?;
-    file.set_len(length)
-}
-
-/// The last whole line that is one of ours, without its end, and where what is behind it begins.
-fn last_line(end: &[u8]) -> Option<(&[u8], usize)> {
-    let mut behind = end.len();
-    loop {
-        behind = end[..behind].iter().rposition(|byte| *byte == b'\n')? + 1;
-        let begins = end[..behind - 1].iter().rposition(|byte| *byte == b'\n');
-        let line = &end[begins.map_or(0, |at| at + 1)..behind - 1];
-        if Read::of(line).is_some() {
-            return Some((line, behind));
-        }
-        // After a power cut there may be other bytes, with ends of lines among them.
-        behind -= 1;
-    }
-}
-
-/// Opens the file for this process alone.
-fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    if found.uid() != getuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(io::Error::other("others own it or can write to it"));
-    }
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::other("another process writes to it")),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(end);
-    name.into()
+    before.is_none_or(|before| before == *last)
 }
 
 fn unavailable(path: &Path, error: &io::Error) -> AuditError {
     AuditError::Unavailable {
         path: path.into(),
         reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn log() -> (tempfile::TempDir, LogFile) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = LogFile::open(&folder.path().join("log"), 64 << 20).unwrap();
+        (folder, log)
+    }
+
+    fn full() -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(5))
+    }
+
+    #[test]
+    fn after_a_failed_sync_nothing_is_written_until_the_lines_are_on_the_disk() {
+        let (folder, mut log) = log();
+        let what = log.take_unsynced().unwrap().unwrap();
+        log.synced(&what, &what.sync()).unwrap();
+        log.append(|_| Content::close()).unwrap();
+        let what = log.take_unsynced().unwrap().unwrap();
+        // The system says it once.
+        log.synced(&what, &full()).unwrap_err();
+        assert!(log.append(|_| Content::close()).is_err());
+        assert!(log.rotate().is_err());
+        // What another sync says, which began before, is not about this one.
+        log.synced(&what, &Ok(())).unwrap();
+        assert!(log.append(|_| Content::close()).is_err());
+        assert!(log.failure().is_some());
+        // Again it fails.
+        let again = log.take_unsynced().unwrap().unwrap();
+        log.synced(&again, &full()).unwrap_err();
+        assert!(log.append(|_| Content::close()).is_err());
+        // Then it does not.
+        let again = log.take_unsynced().unwrap().unwrap();
+        log.synced(&again, &again.sync()).unwrap();
+        assert_eq!(log.failure(), None);
+        log.append(|_| Content::close()).unwrap();
+        let text = std::fs::read(folder.path().join("log")).unwrap();
+        assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 3);
+        assert!(is_chain(&text, &log.last));
+    }
+
+    #[test]
+    fn lines_that_a_failed_sync_lost_are_not_taken_for_written() {
+        let (folder, mut log) = log();
+        let what = log.take_unsynced().unwrap().unwrap();
+        log.synced(&what, &full()).unwrap_err();
+        // The disk had nothing of it.
+        let path = folder.path().join("log");
+        std::fs::write(&path, vec![0; std::fs::read(&path).unwrap().len()]).unwrap();
+        assert!(log.take_unsynced().is_err());
+        assert!(log.append(|_| Content::close()).is_err());
     }
 }

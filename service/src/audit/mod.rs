@@ -410,3 +410,53 @@ fn sync_regularly(log: &std::sync::Weak<Shared>, ended: &Receiver<()>) {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn while_lines_are_brought_to_the_disk_others_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let audit = Audit::open(AuditSettings::of(folder.path().join("log"))).unwrap();
+        let caller = Caller {
+            uid: 1001,
+            gid: 100,
+            socket: "api".into(),
+        };
+        let of = |operation| Use {
+            operation,
+            ..Use::default()
+        };
+        let shared = Arc::clone(audit.0.as_ref().unwrap());
+        let next = || lock(&shared.file).to_seal().map(|(last, _)| last);
+        std::thread::scope(|threads| {
+            // The disk works.
+            let syncing = lock(&shared.syncing);
+            let before = next();
+            let (told, tells) = channel();
+            let (other, by) = (audit.clone(), caller.clone());
+            threads.spawn(move || {
+                let begun = other.begin(&by, &of("unlock")).unwrap();
+                told.send(()).unwrap();
+                begun.end(Outcome::Done);
+            });
+            let limit = Instant::now() + Duration::from_secs(60);
+            while next() == before {
+                assert!(Instant::now() < limit, "its line was not written");
+                std::thread::yield_now();
+            }
+            // The one that waits for the disk is not told, and holds nobody up.
+            audit
+                .begin(&caller, &of("sign"))
+                .unwrap()
+                .end(Outcome::Done);
+            assert!(tells.try_recv().is_err());
+            drop(syncing);
+            tells.recv_timeout(Duration::from_secs(60)).unwrap();
+        });
+    }
+}

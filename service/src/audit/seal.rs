@@ -14,6 +14,10 @@ use super::{Audit, AuditError, Shared};
 /// After so long the log is sealed, if anything was written.
 const SEAL_EACH: Duration = Duration::from_secs(600);
 
+/// A seal that failed is not tried again before: each try is an error in the log of the daemon, and
+/// may be a request to a device.
+const PAUSE: Duration = Duration::from_secs(60);
+
 /// What is signed of a chain: the number of its last line, and the hash of that.
 pub(super) fn statement(upto: u64, hash: &Hash) -> String {
     format!("{upto} {}", hex(hash))
@@ -70,7 +74,7 @@ impl Sealer {
     }
 
     /// Seals the log every 10,000 lines and every ten minutes, until it is dropped. A seal that
-    /// fails is told in the log of the daemon, and tried again.
+    /// fails is told in the log of the daemon, and tried again a minute later.
     pub async fn run(&self) {
         let Some(log) = &self.log else {
             return std::future::pending().await;
@@ -80,8 +84,9 @@ impl Sealer {
                 () = log.is_time.notified() => {}
                 () = tokio::time::sleep(SEAL_EACH) => {}
             }
-            if let Err(error) = self.seal().await {
+            while let Err(error) = self.seal().await {
                 tracing::error!(%error, "the audit log is not sealed");
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
