@@ -5,8 +5,8 @@ use std::sync::Arc;
 use claviger_engine::policy::Permission;
 use claviger_engine::{EngineId, Node, Policy};
 use claviger_token::TokenId;
-use rustix::process::getuid;
 
+pub(crate) use crate::caller::is_operator;
 use crate::policy::Rules;
 use crate::{Authority, Caller};
 
@@ -27,10 +27,4 @@ impl Authority for ByRules {
     fn view(&self, caller: &Caller) -> Node {
         self.0.view(caller)
     }
-}
-
-/// Whether the caller may do what only the daemon's own user and root may: unlock for others, add
-/// grants.
-pub(crate) fn is_operator(caller: &Caller) -> bool {
-    caller.uid == 0 || caller.uid == getuid().as_raw()
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rustix::process::getuid;
+
 /// The subject of every request of a connection: the peer's user and group when it connected
 /// (`SO_PEERCRED`), and the socket that it connected to. Its process id and its executable say
 /// nothing that lasts, and what it says of itself counts for nothing.
@@ -21,4 +23,10 @@ impl fmt::Display for Caller {
         let Caller { uid, gid, socket } = self;
         write!(f, "uid {uid}, gid {gid} on `{socket}`")
     }
+}
+
+/// Whether the caller may do what only the daemon's own user and root may: unlock for others, add
+/// grants.
+pub(crate) fn is_operator(caller: &Caller) -> bool {
+    caller.uid == 0 || caller.uid == getuid().as_raw()
 }

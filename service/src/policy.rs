@@ -20,7 +20,7 @@ use claviger_engine::{EngineError, EngineId, Node, Purpose};
 use rustix::process::getuid;
 
 use crate::Caller;
-use crate::authority::is_operator;
+use crate::caller::is_operator;
 
 /// So long the grants count that were read last, if another process changed them. What this
 /// process changes counts at once.
