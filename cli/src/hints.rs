@@ -263,6 +263,7 @@ fn known(code: &str) -> Option<&'static str> {
         "audit-unavailable" => {
             "free some space, or look at the permissions of the audit log; keys are used again then"
         }
+        "audit-no-place" => "name a file: `[serve.audit] file`; or say mode = \"off\" there",
         "audit-cannot-seal" => {
             "name an identity with a signing key that no person has to touch or approve"
         }

@@ -64,8 +64,9 @@ pub struct SocketSettings {
 pub struct AuditSettings {
     /// The file; `None`: the journal alone.
     pub file: Option<PathBuf>,
-    /// What happens if it cannot be written.
-    pub mode: AuditMode,
+    /// What happens if it cannot be written. `None`: what cannot be noted is refused, where there is
+    /// a place for the log.
+    pub mode: Option<AuditMode>,
     /// The identity whose key seals it.
     pub seal: Option<String>,
     /// Whether it goes to the journal, too.
@@ -76,7 +77,7 @@ impl Default for AuditSettings {
     fn default() -> Self {
         AuditSettings {
             file: None,
-            mode: AuditMode::Required,
+            mode: None,
             seal: None,
             journal: true,
         }
@@ -196,7 +197,7 @@ fn audit(part: Option<Part>) -> Result<AuditSettings, String> {
     ];
     let audit = AuditSettings {
         file: part.path("file")?,
-        mode: part.one_of("mode", &modes)?.unwrap_or(by_default.mode),
+        mode: part.one_of("mode", &modes)?,
         seal: part.text("seal")?,
         journal: part.flag("journal")?.unwrap_or(by_default.journal),
     };

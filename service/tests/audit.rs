@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Purpose, 
 use claviger_memory::MemoryDriver;
 use claviger_service::Caller;
 use claviger_service::audit::verify::{FaultKind, Report, Verifier, verify};
-use claviger_service::audit::{Audit, AuditSettings, Outcome, Sealer, Use, digest_of};
+use claviger_service::audit::{Audit, AuditSettings, Journal, Outcome, Sealer, Use, digest_of};
 use claviger_token::{Call, PublicKey, TokenId};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -343,6 +344,64 @@ fn a_file_that_is_too_long_is_rotated() {
     for path in &files {
         assert!(path.metadata().unwrap().len() < 2_500);
     }
+}
+
+#[test]
+fn without_a_file_the_journal_has_the_lines_and_nothing_is_begun_that_it_does_not_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    assert!(Journal::connect(&path).is_err());
+    let listen = || {
+        let journal = UnixDatagram::bind(&path).unwrap();
+        let limit = Some(Duration::from_secs(20));
+        journal.set_read_timeout(limit).unwrap();
+        journal
+    };
+    let next = |journal: &UnixDatagram| {
+        let mut datagram = vec![0; 64 << 10];
+        let length = journal.recv(&mut datagram).unwrap();
+        String::from_utf8_lossy(&datagram[..length]).into_owned()
+    };
+    let journal = listen();
+    let connect = || Journal::connect(&path).unwrap();
+    let audit = Audit::to_journal(connect(), false);
+    signs(&audit, "one");
+    let field = |name: &str, value: &str| {
+        let length = (value.len() as u64).to_le_bytes();
+        format!("{name}\n{}{value}\n", String::from_utf8_lossy(&length))
+    };
+    let begin = next(&journal);
+    assert!(begin.starts_with("MESSAGE\n"), "{begin}");
+    assert!(begin.contains("\"uid\":1001") && begin.contains("\"identity\":\"alice\""));
+    for (kind, datagram) in [("begin", begin), ("end", next(&journal))] {
+        assert!(
+            datagram.contains(&field("CLAVIGER_KIND", kind)),
+            "{datagram}"
+        );
+        assert!(datagram.contains(&field("CLAVIGER_ID", "1")), "{datagram}");
+    }
+    assert_eq!(audit.status(), ("journal", None));
+    let best_effort = Audit::to_journal(connect(), true);
+    let log = Log::new();
+    let both = log.open().with_journal(Some(connect()));
+    signs(&both, "two");
+    assert!(next(&journal).contains("begin") && next(&journal).contains("end"));
+
+    drop(journal);
+    let refused = audit.begin(&caller(), &Use::default()).map(drop);
+    assert_eq!(refused.unwrap_err().code(), "audit-unavailable");
+    assert!(audit.status().1.is_some());
+    signs(&best_effort, "three");
+    // The file has them.
+    signs(&both, "four");
+    assert_eq!(log.kinds(), ["open", "begin", "end", "begin", "end"]);
+
+    // It is started anew.
+    fs::remove_file(&path).unwrap();
+    let journal = listen();
+    signs(&audit, "five");
+    assert!(next(&journal).contains("begin") && next(&journal).contains("end"));
+    assert_eq!(audit.status(), ("journal", None));
 }
 
 async fn sealing_node() -> (Node, PublicKey) {

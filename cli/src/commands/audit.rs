@@ -101,9 +101,20 @@ fn text(view: &View) -> String {
         "{} lines, {} valid seals, {} lines after the last one; {} uses without an end; {end}\n",
         view.lines, view.seals, view.unsealed, view.without_end
     ));
-    text.push_str(match view.whole {
-        true => "no line was altered, removed or added\n",
-        false => "the log was changed\n",
+    if !view.whole {
+        return text + "the log was changed\n";
+    }
+    text.push_str("no change was found\n");
+    text.push_str(match (view.seals, view.unsealed) {
+        (0, _) => {
+            "without a checked seal this cannot find a change by anybody who made all hashes anew, \
+             nor an end that was cut off\n"
+        }
+        (_, 0) => "this cannot find an end that was cut off\n",
+        _ => {
+            "after the last valid seal this cannot find a change by anybody who made the hashes \
+             anew, nor an end that was cut off\n"
+        }
     });
     text
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use claviger_client::peer::{SYSTEM_SOCKET, own_socket};
 use claviger_engine::Node;
 use claviger_memory::MemoryDriver;
-use claviger_service::audit::{Audit, AuditError, AuditSettings, Sealer};
+use claviger_service::audit::{Audit, AuditError, AuditSettings, JOURNAL_SOCKET, Journal, Sealer};
 use claviger_service::metrics::Metrics;
 use claviger_service::pins::{PinSettings, credential};
 use claviger_service::settings::{AuditMode, Settings};
@@ -60,7 +60,7 @@ pub(crate) fn run(session: &Session, options: &ServeOptions, settings: &Settings
             output::warn(&format!("`{}`: {error}", home.display()), "");
         }
     }
-    let audit = open_audit(settings)?;
+    let audit = open_audit(settings, options.system)?;
     let (sockets, names) = sockets(options, settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -104,16 +104,31 @@ pub(crate) fn run(session: &Session, options: &ServeOptions, settings: &Settings
     served
 }
 
-/// The log of who used which key; none if no file is named.
-fn open_audit(settings: &Settings) -> Result<Audit, Failure> {
+/// The log of who used which key: in a file, or in the journal alone. Where nothing takes it, one
+/// that is required, also by default for the system, is an error; else there is none.
+fn open_audit(settings: &Settings, is_system: bool) -> Result<Audit, Failure> {
     let wanted = &settings.audit;
-    match (&wanted.file, wanted.mode) {
-        (None, _) | (_, AuditMode::Off) => Ok(Audit::off()),
-        (Some(file), mode) => Ok(Audit::open(AuditSettings {
-            is_best_effort: mode == AuditMode::BestEffort,
-            ..AuditSettings::of(file)
-        })?),
+    if wanted.mode == Some(AuditMode::Off) {
+        return Ok(Audit::off());
     }
+    let is_best_effort = wanted.mode == Some(AuditMode::BestEffort);
+    let journal = match wanted.journal {
+        true => Journal::connect(JOURNAL_SOCKET).map_err(|error| error.to_string()),
+        false => Err("the journal is not wanted".to_owned()),
+    };
+    let is_required = wanted.mode == Some(AuditMode::Required) || (is_system && !is_best_effort);
+    Ok(match (&wanted.file, journal) {
+        (Some(file), journal) => {
+            let settings = AuditSettings {
+                is_best_effort,
+                ..AuditSettings::of(file)
+            };
+            Audit::open(settings)?.with_journal(journal.ok())
+        }
+        (None, Ok(journal)) => Audit::to_journal(journal, is_best_effort),
+        (None, Err(why)) if is_required => Err(AuditError::NoPlace { why })?,
+        (None, Err(_)) => Audit::off(),
+    })
 }
 
 /// Where PINs come from that no connection gives.
@@ -156,6 +171,7 @@ impl AskPin for Window {
         &self,
         kind: SecretKind,
         token: &TokenId,
+        label: &str,
         tries_left: Option<u32>,
         call: &Call,
     ) -> Option<SecretBytes> {
@@ -167,7 +183,7 @@ impl AskPin for Window {
             Some(Ok(left)) => TriesLeft::Exactly(left),
             _ => TriesLeft::Unknown,
         };
-        let pin = source.pin_with_tries(token, "", tries, call).ok()?;
+        let pin = source.pin_with_tries(token, label, tries, call).ok()?;
         Some(SecretBytes::new(pin.expose_secret().as_bytes().to_vec()))
     }
 }
@@ -299,10 +315,13 @@ impl Running {
             // Who says it twice wants it at once.
             _ = signals.recv() => {}
         }
-        if let Some(sealer) = &self.sealer {
-            sealer.seal().await?;
-        }
+        // The log has its end also where nothing can seal it.
+        let sealed = match &self.sealer {
+            Some(sealer) => sealer.seal().await,
+            None => Ok(()),
+        };
         self.audit.close()?;
+        sealed?;
         Ok(FINE)
     }
 

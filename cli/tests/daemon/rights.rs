@@ -4,14 +4,19 @@ use std::fs;
 
 use super::common::{Daemon, Stage};
 
+/// Configures the log of the daemon.
+fn configure(stage: &Stage, settings: &str) {
+    let folder = stage.path("config/claviger");
+    fs::create_dir_all(&folder).unwrap();
+    let settings = format!("[serve.audit]\n{settings}");
+    fs::write(folder.join("config.toml"), settings).unwrap();
+}
+
 /// A stage whose daemon writes down what is done.
 fn audited() -> (Stage, Daemon) {
     let stage = Stage::with_alice();
-    let folder = stage.path("config/claviger");
-    fs::create_dir_all(&folder).unwrap();
     let log = stage.path("audit.jsonl");
-    let settings = format!("[serve.audit]\nfile = '{}'\n", log.display());
-    fs::write(folder.join("config.toml"), settings).unwrap();
+    configure(&stage, &format!("file = '{}'\n", log.display()));
     let daemon = Daemon::start(&stage);
     (stage, daemon)
 }
@@ -31,6 +36,13 @@ fn what_is_done_is_in_the_audit_log_and_a_change_of_it_is_found() {
     let verify = ["--json", "audit", "verify", "audit.jsonl"];
     let report = stage.run(verify).succeeds().json();
     assert_eq!(report["whole"], true, "{report}");
+    // It does not promise what it cannot know.
+    let said = stage.run(&verify[1..]).succeeds().out();
+    assert!(said.contains("no change was found"), "{said}");
+    assert!(
+        said.contains("without a checked seal this cannot find"),
+        "{said}"
+    );
     assert_eq!(report["closed"], true, "{report}");
 
     let altered = log.replacen("\"alice\"", "\"alicf\"", 1);
@@ -45,13 +57,39 @@ fn what_is_done_is_in_the_audit_log_and_a_change_of_it_is_found() {
 #[test]
 fn a_log_that_cannot_be_written_lets_nothing_be_signed() {
     let stage = Stage::with_alice();
-    let folder = stage.path("config/claviger");
-    fs::create_dir_all(&folder).unwrap();
-    let settings = "[serve.audit]\nfile = '/nowhere/audit.jsonl'\n";
-    fs::write(folder.join("config.toml"), settings).unwrap();
+    configure(&stage, "file = '/nowhere/audit.jsonl'\n");
     stage
         .run(["--json", "serve"])
         .fails(1, "\"code\":\"audit-unavailable\"");
+}
+
+#[test]
+fn a_log_that_has_no_place_is_off_and_one_that_is_required_lets_no_daemon_start() {
+    let stage = Stage::with_alice();
+    configure(&stage, "mode = 'required'\njournal = false\n");
+    stage
+        .run(["--json", "serve"])
+        .fails(1, "\"code\":\"audit-no-place\"");
+    configure(&stage, "journal = false\n");
+    let daemon = Daemon::start(&stage);
+    assert_eq!(stage.json(&["status"])["audit"], "off");
+    daemon.stop();
+}
+
+#[test]
+fn a_log_that_cannot_be_sealed_has_its_end_nevertheless() {
+    let stage = Stage::with_alice();
+    let log = stage.path("audit.jsonl");
+    configure(
+        &stage,
+        &format!("file = '{}'\nseal = 'alice'\n", log.display()),
+    );
+    // Nothing gives it the PIN of the seal.
+    let daemon = Daemon::start(&stage);
+    daemon.stop();
+    let report = stage.json(&["audit", "verify", "audit.jsonl"]);
+    assert_eq!(report["seals"], 0, "{report}");
+    assert_eq!(report["closed"], true, "{report}");
 }
 
 #[test]

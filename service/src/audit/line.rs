@@ -56,6 +56,20 @@ impl<'a> Line<'a> {
     }
 }
 
+/// A line as the journal gets it.
+#[derive(Serialize)]
+pub(super) struct Event<'a> {
+    n: u64,
+    #[serde(flatten)]
+    content: Content<'a>,
+}
+
+impl<'a> Event<'a> {
+    pub(super) fn new(n: u64, content: Content<'a>) -> Self {
+        Event { n, content }
+    }
+}
+
 /// What is in a line besides its number, its time and the hash of the one before.
 #[derive(Default, Serialize)]
 pub(super) struct Content<'a> {
@@ -116,6 +130,15 @@ pub(super) struct Seal {
 }
 
 impl<'a> Content<'a> {
+    pub(super) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The number of the line with which the use of this one began, whose own number is given.
+    pub(super) fn use_of(&self, number: u64) -> u64 {
+        self.id.unwrap_or(number)
+    }
+
     pub(super) fn begin(caller: &'a Caller, what: &Use<'a>) -> Self {
         Content {
             kind: "begin",

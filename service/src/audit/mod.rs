@@ -9,11 +9,13 @@
 //! | `line` | what a line says |
 //! | `file` | the file that lines are appended to: its chain, its syncs, its rotation |
 //! | `found` | the file as a crash left it |
+//! | `journal` | the journal, which gets the same |
 //! | `seal` | signatures over the chain |
 //! | [`verify`] | finds what was changed |
 
 mod file;
 mod found;
+mod journal;
 mod line;
 mod seal;
 pub mod verify;
@@ -29,9 +31,10 @@ use claviger_token::sync::lock;
 use sha2::{Digest, Sha256};
 
 use self::file::LogFile;
-use self::line::{By, Content};
+use self::line::Content;
 use crate::Caller;
 
+pub use self::journal::{JOURNAL_SOCKET, Journal};
 pub use self::seal::Sealer;
 
 /// So often the file is brought to the disk, if something was written.
@@ -86,6 +89,12 @@ pub enum AuditError {
         /// Why not.
         reason: String,
     },
+    /// It must be kept, and there is no place for it.
+    #[error("the audit log is required, and there is no place for it: no file is named, and {why}")]
+    NoPlace {
+        /// Why it is not in the journal.
+        why: String,
+    },
     /// The identity that is to seal it does not.
     #[error("`{identity}` cannot seal the audit log: {reason}")]
     CannotSeal {
@@ -101,6 +110,7 @@ impl AuditError {
     pub fn code(&self) -> &'static str {
         match self {
             AuditError::Unavailable { .. } => "audit-unavailable",
+            AuditError::NoPlace { .. } => "audit-no-place",
             AuditError::CannotSeal { .. } => "audit-cannot-seal",
         }
     }
@@ -154,7 +164,11 @@ pub fn digest_of(data: &[u8]) -> [u8; 32] {
 
 /// The log. Clones are the same one.
 #[derive(Clone)]
-pub struct Audit(Option<Arc<Shared>>);
+pub struct Audit {
+    file: Option<Arc<Shared>>,
+    journal: Option<Arc<Journal>>,
+    is_best_effort: bool,
+}
 
 struct Shared {
     settings: AuditSettings,
@@ -170,7 +184,28 @@ struct Shared {
 impl Audit {
     /// None: nothing is written.
     pub fn off() -> Self {
-        Audit(None)
+        Audit {
+            file: None,
+            journal: None,
+            is_best_effort: false,
+        }
+    }
+
+    /// The journal alone. Unless it is kept as far as possible only, nothing is signed that the
+    /// journal does not take.
+    pub fn to_journal(journal: Journal, is_best_effort: bool) -> Self {
+        Audit {
+            file: None,
+            journal: Some(Arc::new(journal)),
+            is_best_effort,
+        }
+    }
+
+    /// The file, and the journal as far as it takes lines.
+    #[must_use]
+    pub fn with_journal(mut self, journal: Option<Journal>) -> Self {
+        self.journal = journal.map(Arc::new);
+        self
     }
 
     /// Opens the file, or makes it, and goes on with its chain. A last line that was cut short by a
@@ -194,7 +229,11 @@ impl Audit {
             .name("audit".into())
             .spawn(move || sync_regularly(&of, &ended));
         match started {
-            Ok(_) => Ok(Audit(Some(shared))),
+            Ok(_) => Ok(Audit {
+                is_best_effort: shared.settings.is_best_effort,
+                file: Some(shared),
+                journal: None,
+            }),
             Err(error) => Err(AuditError::Unavailable {
                 path: shared.settings.file.clone(),
                 reason: error.to_string(),
@@ -202,12 +241,14 @@ impl Audit {
         }
     }
 
-    /// `off`, `best-effort` or `required`, and why it cannot be written, if it cannot.
+    /// `off`, `journal` alone, `best-effort` or `required`, and why it cannot be written, if it
+    /// cannot.
     pub fn status(&self) -> (&'static str, Option<String>) {
-        match &self.0 {
-            None => ("off", None),
-            Some(shared) => {
-                let mode = match shared.settings.is_best_effort {
+        match (&self.file, &self.journal) {
+            (None, None) => ("off", None),
+            (None, Some(journal)) => ("journal", journal.failure()),
+            (Some(shared), _) => {
+                let mode = match self.is_best_effort {
                     true => "best-effort",
                     false => "required",
                 };
@@ -223,14 +264,8 @@ impl Audit {
     /// [`AuditError::Unavailable`]: the key is not to be used. None where the log is kept as far as
     /// possible.
     pub fn begin(&self, caller: &Caller, what: &Use<'_>) -> Result<Entry, AuditError> {
-        let Some(shared) = &self.0 else {
-            return Ok(Entry::nowhere());
-        };
         let is_durable = DURABLE.contains(&what.operation);
-        let written = shared.write(is_durable, |_| Content::begin(caller, what));
-        let id = shared.forgive(written)?;
-        let by = By::of(caller);
-        tell("begin", id, Some(&by), Some(what), "");
+        let id = self.write(is_durable, || Content::begin(caller, what))?;
         Ok(Entry {
             log: self.clone(),
             id,
@@ -247,13 +282,8 @@ impl Audit {
     /// # Errors
     /// As [`Audit::begin`].
     pub fn refused(&self, caller: &Caller, what: &Use<'_>, code: &str) -> Result<(), AuditError> {
-        let Some(shared) = &self.0 else {
-            return Ok(());
-        };
-        let written = shared.write(false, |_| Content::refused(caller, what, code));
-        let id = shared.forgive(written)?;
-        tell("refused", id, Some(&By::of(caller)), Some(what), code);
-        Ok(())
+        self.write(false, || Content::refused(caller, what, code))
+            .map(drop)
     }
 
     /// Moves the file aside and begins another one; or, where it was moved already, begins one.
@@ -261,7 +291,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Unavailable`].
     pub fn rotate(&self) -> Result<(), AuditError> {
-        match &self.0 {
+        match &self.file {
             None => Ok(()),
             Some(shared) => lock(&shared.file).rotate(),
         }
@@ -272,22 +302,53 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Unavailable`].
     pub fn close(&self) -> Result<(), AuditError> {
-        match &self.0 {
-            None => Ok(()),
-            Some(shared) => shared.write(true, |_| Content::close()).map(drop),
+        self.write_all(true, Content::close).map(drop)
+    }
+
+    /// Writes a line, and tells its number. What is written as far as possible may be lost.
+    fn write<'a>(
+        &self,
+        is_durable: bool,
+        content: impl Fn() -> Content<'a>,
+    ) -> Result<u64, AuditError> {
+        match self.write_all(is_durable, content) {
+            Err(error) if self.is_best_effort => {
+                tracing::warn!(%error, "a use of a key is not in the audit log");
+                Ok(NOT_WRITTEN)
+            }
+            written => written,
+        }
+    }
+
+    /// To the file, and to the journal, which only has to take it where there is no file.
+    fn write_all<'a>(
+        &self,
+        is_durable: bool,
+        content: impl Fn() -> Content<'a>,
+    ) -> Result<u64, AuditError> {
+        let number = match (&self.file, &self.journal) {
+            (Some(shared), _) => shared.write(is_durable, content())?,
+            (None, Some(journal)) => journal.number(),
+            (None, None) => return Ok(NOT_WRITTEN),
+        };
+        let Some(journal) = &self.journal else {
+            return Ok(number);
+        };
+        match journal.tell(number, content()) {
+            Err(error) if self.file.is_some() => {
+                tracing::warn!(%error, "a line of the audit log is not in the journal");
+                Ok(number)
+            }
+            told => told.map(|()| number),
         }
     }
 }
 
 impl Shared {
-    /// Writes a line, whose number it hands to `content` and back.
-    fn write<'a>(
-        &self,
-        is_durable: bool,
-        content: impl FnOnce(u64) -> Content<'a>,
-    ) -> Result<u64, AuditError> {
+    /// Writes a line, and tells its number.
+    fn write(&self, is_durable: bool, content: Content<'_>) -> Result<u64, AuditError> {
         let mut file = lock(&self.file);
-        let number = file.append(content)?;
+        let number = file.append(|_| content)?;
         if file.wants_seal() {
             self.is_time.notify_one();
         }
@@ -308,17 +369,6 @@ impl Shared {
         let synced = what.sync();
         lock(&self.file).synced(&what, &synced)
     }
-
-    /// What is written as far as possible may be lost.
-    fn forgive(&self, written: Result<u64, AuditError>) -> Result<u64, AuditError> {
-        match written {
-            Err(error) if self.settings.is_best_effort => {
-                tracing::warn!(%error, "a use of a key is not in the audit log");
-                Ok(NOT_WRITTEN)
-            }
-            written => written,
-        }
-    }
 }
 
 /// A use of a key that has begun. Dropped without its end it ends as `unknown`.
@@ -333,18 +383,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn nowhere() -> Self {
-        Entry {
-            log: Audit::off(),
-            id: NOT_WRITTEN,
-            is_durable: false,
-            digest: None,
-            identity: String::new(),
-            token: None,
-            outcome: None,
-        }
-    }
-
     /// Adds what was signed, where that is known only now: the SHA-256.
     pub fn signed(&mut self, digest: [u8; 32]) {
         self.digest = Some(digest);
@@ -369,37 +407,16 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let Some(shared) = self.log.0.as_ref().filter(|_| self.id != NOT_WRITTEN) else {
+        if self.id == NOT_WRITTEN {
             return;
-        };
+        }
         let outcome = self.outcome.map_or("unknown", Outcome::name);
         let (digest, token) = (self.digest.as_ref(), self.token.as_ref());
-        let content = |_| Content::end(self.id, &self.identity, outcome, (digest, token));
-        if let Err(error) = shared.write(self.is_durable, content) {
+        let content = || Content::end(self.id, &self.identity, outcome, (digest, token));
+        if let Err(error) = self.log.write_all(self.is_durable, content) {
             tracing::error!(%error, id = self.id, "the end of a use is not in the audit log");
         }
-        tell("end", self.id, None, None, outcome);
     }
-}
-
-/// The same to the journal.
-fn tell(kind: &str, id: u64, by: Option<&By<'_>>, what: Option<&Use<'_>>, outcome: &str) {
-    let digest = what.and_then(|what| what.digest).map(line::hex);
-    let token = what.and_then(|what| what.token).map(ToString::to_string);
-    tracing::info!(
-        target: "claviger::audit",
-        kind,
-        id,
-        uid = by.map(|by| by.uid),
-        gid = by.map(|by| by.gid),
-        socket = by.map(|by| by.socket),
-        identity = what.map(|what| what.identity),
-        operation = what.map(|what| what.operation),
-        purpose = what.map(|what| what.purpose),
-        digest,
-        token,
-        outcome,
-    );
 }
 
 fn sync_regularly(log: &std::sync::Weak<Shared>, ended: &Receiver<()>) {
@@ -431,7 +448,7 @@ mod tests {
             operation,
             ..Use::default()
         };
-        let shared = Arc::clone(audit.0.as_ref().unwrap());
+        let shared = Arc::clone(audit.file.as_ref().unwrap());
         let next = || lock(&shared.file).to_seal().map(|(last, _)| last);
         std::thread::scope(|threads| {
             // The disk works.

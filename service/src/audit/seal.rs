@@ -64,7 +64,7 @@ impl Sealer {
             return Err(cannot("a person may have to touch or approve"));
         }
         Ok(Sealer {
-            log: audit.0.clone(),
+            log: audit.file.clone(),
             node: node.clone(),
             identity: who,
             engine: engine.clone(),

@@ -31,7 +31,7 @@ pub(super) fn check(session: &Session, findings: &mut Findings) {
         );
     }
     if !status.audit_failure.is_empty() {
-        let level = match status.audit == "required" {
+        let level = match status.audit != "best-effort" {
             true => Level::Error,
             false => Level::Warning,
         };
