@@ -213,6 +213,11 @@ impl Decoder {
         self.begin == self.end
     }
 
+    /// The bytes of memory that its buffer takes.
+    pub fn size(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Frees the buffer if no byte waits in it: a connection that is idle needs none.
     pub fn release(&mut self) {
         if self.is_empty() {

@@ -38,6 +38,8 @@ impl Request {
     /// Who may not list tokens sees none.
     fn status(&self) -> Answer {
         let mut status = self.session.shared.status();
+        // This one is not what is asked about.
+        status.requests_in_flight = status.requests_in_flight.saturating_sub(1);
         let asker = EngineId::program();
         let may_list = self.session.policy.check(&asker, Permission::ListTokens);
         if may_list.is_err() && !is_operator(&self.session.caller) {
@@ -119,7 +121,7 @@ impl Request {
             Err(error) => return self.not_noted(&error),
         };
         let limit = (wanted.for_s != 0).then(|| Duration::from_secs(wanted.for_s));
-        let asker = self.session.asker(self.id);
+        let asker = Arc::new(self.line.clone());
         let keeper = &self.session.keeper;
         let unlocked = keeper.unlock(caller, &wanted.backend, limit, asker, &self.call);
         let unlocked = unlocked.await;

@@ -17,13 +17,14 @@ pub type SecretBytes = Zeroizing<Vec<u8>>;
 /// Asks whoever makes a request for a secret: its connection, and no other one.
 pub trait AskPin: Send + Sync {
     /// Asks, and waits: until there is an answer, `call` ends, or the connection does. `None`:
-    /// there is none.
+    /// there is none. `label` is what the token calls itself, if that is known.
     ///
     /// This blocks its thread.
     fn ask(
         &self,
         kind: SecretKind,
         token: &TokenId,
+        label: &str,
         tries_left: Option<u32>,
         call: &Call,
     ) -> Option<SecretBytes>;

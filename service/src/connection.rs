@@ -36,6 +36,16 @@ const FRAMES_A_TURN: usize = 8;
 /// An empty buffer for answers that is larger than this is freed.
 const KEPT: usize = 4 << 10;
 
+/// An empty buffer of frames that is larger than this is freed.
+const KEPT_OF_FRAMES: usize = 64 << 10;
+
+/// What a connection may hold whatever its caller's other connections hold.
+const HELD_ALWAYS: usize = 64 << 10;
+
+/// So many requests more than its limit a caller may have in flight, each as the only one of its
+/// connection: one program of a user does not shut out the others.
+const SPARE: usize = 32;
+
 /// One connection.
 pub(crate) struct Connection {
     stream: UnixStream,
@@ -47,8 +57,15 @@ pub(crate) struct Connection {
     in_flight: FuturesUnordered<InFlight>,
     requests: HashMap<u64, Ticket>,
     phase: Phase,
-    has_moved: bool,
-    patience: Option<Pin<Box<Sleep>>>,
+    /// The memory of its buffers, as it counts for the caller.
+    held: usize,
+    /// Whether a frame came in this turn.
+    has_come: bool,
+    /// How long the caller may take for a frame.
+    to_send: Option<Pin<Box<Sleep>>>,
+    /// How long it may take for its reading, and what it has read in that time.
+    to_read: Option<Pin<Box<Sleep>>>,
+    read: usize,
 }
 
 type InFlight = Pin<Box<dyn Future<Output = (u64, Answer)> + Send>>;
@@ -89,8 +106,11 @@ impl Connection {
             in_flight: FuturesUnordered::new(),
             requests: HashMap::new(),
             phase: Phase::New,
-            has_moved: false,
-            patience: None,
+            held: 0,
+            has_come: false,
+            to_send: None,
+            to_read: None,
+            read: 0,
         };
         let hello = connection.session.shared.hello();
         connection.put(&Frame::new(0, Content::Hello(hello)));
@@ -111,7 +131,7 @@ impl Connection {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
-        self.has_moved = false;
+        self.has_come = false;
         let mut left = FRAMES_A_TURN;
         loop {
             self.finish(cx);
@@ -132,6 +152,10 @@ impl Connection {
             if self.write(cx).is_err() {
                 return Poll::Ready(Turn::Over);
             }
+            if let Some(refusal) = self.holds_too_much() {
+                self.cut_off(&refusal, cx);
+                return Poll::Ready(Turn::Over);
+            }
             if left == 0 {
                 return Poll::Ready(Turn::Yield);
             }
@@ -142,7 +166,7 @@ impl Connection {
                 return Poll::Ready(Turn::Over);
             }
             if self.is_out_of_patience(cx) {
-                self.cut_off(cx);
+                self.cut_off(&Refusal::TooSlow("sent no whole frame"), cx);
                 return Poll::Ready(Turn::Over);
             }
             return Poll::Pending;
@@ -189,7 +213,7 @@ impl Connection {
                 Ok(None) => return,
                 Ok(Some(frame)) => {
                     *left -= 1;
-                    self.has_moved = true;
+                    self.has_come = true;
                     if let Err(refusal) = self.take(frame, cx) {
                         self.close(&refusal);
                     }
@@ -299,7 +323,8 @@ impl Connection {
             }
         };
         let cancelled = Arc::<AtomicBool>::default();
-        let call = self.session.call(id, deadline_ms, &cancelled);
+        let line = self.session.outbox.begin(id);
+        let call = self.session.call(&line, deadline_ms, &cancelled);
         let mut ticket = Ticket {
             cancelled,
             chunks: None,
@@ -315,12 +340,12 @@ impl Connection {
                 self.answer(id, Refusal::Busy { what, most }.into());
                 return Ok(());
             }
-            let (chunks, incoming) = Incoming::new(&self.session.outbox, id, &call, begins);
+            let (chunks, incoming) = Incoming::new(&line, &call, begins);
             (ticket.chunks, data) = (Some(chunks), Some(incoming));
         }
         let request = Request {
             session: Arc::clone(&self.session),
-            id,
+            line,
             call,
         };
         let in_flight = self.session.shared.begun();
@@ -351,9 +376,8 @@ impl Connection {
                 most: limits.requests_of_connection,
             });
         }
-        // One program of a user does not shut out the others: each connection may have one.
         let most = match self.in_flight.is_empty() {
-            true => usize::MAX,
+            true => limits.requests_of_caller.saturating_add(SPARE),
             false => limits.requests_of_caller,
         };
         let taken = self.session.load.take(Counted::Request, most);
@@ -365,6 +389,7 @@ impl Connection {
 
     fn answer(&mut self, id: u64, answer: Answer) {
         self.session.shared.answered();
+        self.session.outbox.answered(id);
         let Answer { first, then } = answer;
         self.put(&Frame::new(id, first));
         for content in then {
@@ -431,8 +456,9 @@ impl Connection {
                 }
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(written) => {
-                    self.written += written?;
-                    self.has_moved = true;
+                    let written = written?;
+                    self.written += written;
+                    self.read += written;
                 }
             }
         }
@@ -462,35 +488,68 @@ impl Connection {
     /// or for its reading.
     fn is_out_of_patience(&mut self, cx: &mut Context<'_>) -> bool {
         let limits = &self.session.shared.limits;
-        let waits = match self.phase {
+        let to_send = match self.phase {
             Phase::New => Some(limits.first_frame),
-            _ if !self.decoder.is_empty() || !self.outgoing.is_empty() => Some(limits.stalled),
+            _ if self.reads() && !self.decoder.is_empty() => Some(limits.stalled),
             _ => None,
         };
-        let Some(limit) = waits else {
-            self.patience = None;
-            return false;
-        };
-        let has_moved = self.has_moved && self.phase != Phase::New;
-        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if has_moved {
-            patience.as_mut().reset(far(limit));
+        let to_read = (!self.outgoing.is_empty()).then_some(limits.stalled);
+        let has_read = self.read >= limits.unread;
+        let is_new = self.phase == Phase::New;
+        let sends_late = is_over(&mut self.to_send, to_send, self.has_come && !is_new, cx);
+        if self.to_read.is_none() || to_read.is_none() || has_read {
+            self.read = 0;
         }
-        if patience.as_mut().poll(cx).is_pending() {
-            return false;
+        let reads_late = is_over(&mut self.to_read, to_read, has_read, cx);
+        sends_late || reads_late
+    }
+
+    /// Counts what it holds; a refusal where the caller holds too much, and this connection is one
+    /// of those that hold it.
+    fn holds_too_much(&mut self) -> Option<Refusal> {
+        if self.decoder.size() > KEPT_OF_FRAMES {
+            self.decoder.release();
         }
-        true
+        let now = self.decoder.size() + self.outgoing.capacity();
+        if now == self.held {
+            return None;
+        }
+        let most = self.session.shared.limits.buffered_of_caller;
+        let all = self.session.load.holds(self.held, now);
+        let grew = now > std::mem::replace(&mut self.held, now);
+        (grew && all > most && now > HELD_ALWAYS).then_some(Refusal::Busy {
+            what: "bytes of one caller",
+            most,
+        })
     }
 
     /// Says so to a caller that reads, and closes.
-    fn cut_off(&mut self, cx: &mut Context<'_>) {
+    fn cut_off(&mut self, refusal: &Refusal, cx: &mut Context<'_>) {
         let uid = self.session.caller.uid;
-        tracing::info!(uid, "a caller that is too slow is cut off");
+        tracing::info!(uid, %refusal, "a caller is cut off");
         if self.outgoing.is_empty() {
-            self.close(&Refusal::TooSlow("sent no whole frame"));
+            self.close(refusal);
             let _ = self.write(cx);
         }
     }
+}
+
+/// Whether the time `limit` is over, which begins anew when something `has_moved`.
+fn is_over(
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    limit: Option<Duration>,
+    has_moved: bool,
+    cx: &mut Context<'_>,
+) -> bool {
+    let Some(limit) = limit else {
+        *timer = None;
+        return false;
+    };
+    let timer = timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+    if has_moved {
+        timer.as_mut().reset(far(limit));
+    }
+    timer.as_mut().poll(cx).is_ready()
 }
 
 fn far(limit: Duration) -> Instant {
@@ -500,6 +559,7 @@ fn far(limit: Duration) -> Instant {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.outgoing.zeroize();
+        self.session.load.holds(self.held, 0);
         self.session.outbox.end();
     }
 }

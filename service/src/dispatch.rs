@@ -20,6 +20,7 @@ use crate::administration::coded;
 use crate::audit::{AuditError, Outcome};
 use crate::auditing::{self, Begun, Noted};
 use crate::metered::Metered;
+use crate::outbox::Line;
 use crate::replies::{self, Answer};
 use crate::session::Session;
 use crate::streams::{Hashed, Incoming, read_whole};
@@ -31,7 +32,7 @@ const PAYLOAD_NONCE: usize = 16;
 /// One request of a connection.
 pub(crate) struct Request {
     pub(crate) session: Arc<Session>,
-    pub(crate) id: u64,
+    pub(crate) line: Line,
     pub(crate) call: Call,
 }
 

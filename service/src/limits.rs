@@ -17,7 +17,7 @@ pub struct Limits {
     /// Requests in flight of one connection.
     pub requests_of_connection: usize,
     /// Requests in flight of one caller. Fewer than wait for one token at most, so that a caller
-    /// leaves places for others. A connection that has none in flight may always begin one.
+    /// leaves places for others. Connections that have none in flight may begin 32 more.
     pub requests_of_caller: usize,
     /// Requests in flight of one caller whose data comes in chunks; each holds a thread.
     pub long_requests_of_caller: usize,
@@ -27,8 +27,11 @@ pub struct Limits {
     pub unread: usize,
     /// The time until a connection's first frame.
     pub first_frame: Duration,
-    /// The time in which a frame that has begun must end, and in which something of waiting replies
-    /// must be read. A caller that needs longer is cut off.
+    /// Memory for frames that are not whole and for replies that are not read, of one caller, in
+    /// bytes. Above that its connections are ended that hold more than 64 KiB.
+    pub buffered_of_caller: usize,
+    /// The time in which a frame that has begun must end, and in which waiting replies must be
+    /// read, or [as many bytes](Limits::unread) of them. A caller that needs longer is cut off.
     pub stalled: Duration,
 }
 
@@ -42,6 +45,7 @@ impl Default for Limits {
             long_requests_of_caller: 8,
             gathered: 16 << 20,
             unread: 1 << 20,
+            buffered_of_caller: 256 << 20,
             first_frame: Duration::from_secs(10),
             stalled: Duration::from_secs(30),
         }
@@ -54,6 +58,7 @@ pub(crate) struct Load {
     connections: AtomicUsize,
     requests: AtomicUsize,
     long_requests: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 /// What is counted of a caller.
@@ -84,6 +89,14 @@ impl Load {
             load: Arc::clone(self),
             what,
         })
+    }
+
+    /// One of its connections holds `now` bytes in place of `before`: those of all of them.
+    pub(crate) fn holds(&self, before: usize, now: usize) -> usize {
+        let more = now.wrapping_sub(before);
+        // What is taken away was added before.
+        let all = self.bytes.fetch_add(more, Ordering::Relaxed);
+        all.wrapping_add(more)
     }
 
     fn is_idle(&self) -> bool {
@@ -140,6 +153,8 @@ mod tests {
         assert!(other.take(Counted::Request, 2).is_some());
         drop(taken);
         assert!(loads.of(1).take(Counted::Request, 1).is_some());
+        assert_eq!([one.holds(0, 70), one.holds(0, 30)], [70, 100]);
+        assert_eq!([one.holds(70, 0), other.holds(0, 5)], [30, 5]);
     }
 
     #[test]

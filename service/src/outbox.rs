@@ -31,6 +31,10 @@ pub(crate) struct Outbox(Mutex<Inner>);
 struct Inner {
     frames: Vec<Frame>,
     waker: Option<Waker>,
+    /// The requests that are not answered, by their ids: each one's own number. The caller may use
+    /// an id again, and a thread that outlives its request must not speak for the next one.
+    requests: HashMap<u64, u64>,
+    numbers: u64,
     /// Those who wait for a secret, by request.
     asked: HashMap<u64, SyncSender<Option<SecretBytes>>>,
     answers_pins: bool,
@@ -72,17 +76,26 @@ impl Outbox {
         inner.waker = None;
     }
 
-    /// Sends a frame, if there is a place for it.
-    pub(crate) fn send(&self, id: u64, content: Content) -> bool {
-        lock(&self.0).send(id, content)
+    /// A request begins that has this id.
+    pub(crate) fn begin(self: &Arc<Self>, id: u64) -> Line {
+        let mut inner = lock(&self.0);
+        inner.numbers += 1;
+        let number = inner.numbers;
+        inner.requests.insert(id, number);
+        drop(inner);
+        Line {
+            outbox: Arc::clone(self),
+            id,
+            number,
+        }
     }
 
-    /// Tells the caller of the request `id` what it waits for.
-    pub(crate) fn tell(&self, id: u64, event: &claviger_token::Event) {
-        if let Some(event) = replies::event(event) {
-            let content: Event = event;
-            self.send(id, Content::Event(content));
-        }
+    /// The request is answered: nothing more is said of it.
+    pub(crate) fn answered(&self, id: u64) {
+        let mut inner = lock(&self.0);
+        inner.requests.remove(&id);
+        inner.asked.remove(&id);
+        inner.frames.retain(|frame| frame.id != id);
     }
 
     /// The answer to a request for a PIN. One that was not asked for is dropped.
@@ -92,31 +105,61 @@ impl Outbox {
             let _ = asker.try_send(secret);
         }
     }
+}
 
-    fn ask(&self, id: u64, request: PinRequest) -> Option<Receiver<Option<SecretBytes>>> {
-        let mut inner = lock(&self.0);
-        if !inner.answers_pins || inner.asked.contains_key(&id) {
+/// One request's way to its caller, as long as it is not answered.
+#[derive(Clone)]
+pub(crate) struct Line {
+    outbox: Arc<Outbox>,
+    id: u64,
+    number: u64,
+}
+
+impl Line {
+    /// Sends a frame, if there is a place for it.
+    pub(crate) fn send(&self, content: Content) -> bool {
+        lock(&self.outbox.0).send(self, content)
+    }
+
+    /// Tells the caller what its request waits for.
+    pub(crate) fn tell(&self, event: &claviger_token::Event) {
+        if let Some(event) = replies::event(event) {
+            let content: Event = event;
+            self.send(Content::Event(content));
+        }
+    }
+
+    fn ask_for_pin(&self, request: PinRequest) -> Option<Receiver<Option<SecretBytes>>> {
+        let mut inner = lock(&self.outbox.0);
+        if !inner.answers_pins || inner.asked.contains_key(&self.id) {
             return None;
         }
-        if !inner.send(id, Content::PinRequest(request)) {
+        if !inner.send(self, Content::PinRequest(request)) {
             return None;
         }
         let (sender, receiver) = sync_channel(1);
-        inner.asked.insert(id, sender);
+        inner.asked.insert(self.id, sender);
         Some(receiver)
     }
 
-    fn forget(&self, id: u64) {
-        lock(&self.0).asked.remove(&id);
+    fn forget(&self) {
+        let mut inner = lock(&self.outbox.0);
+        if inner.is_open(self) {
+            inner.asked.remove(&self.id);
+        }
     }
 }
 
 impl Inner {
-    fn send(&mut self, id: u64, content: Content) -> bool {
-        if self.is_over || self.frames.len() >= MOST_FRAMES {
+    fn is_open(&self, line: &Line) -> bool {
+        !self.is_over && self.requests.get(&line.id) == Some(&line.number)
+    }
+
+    fn send(&mut self, line: &Line, content: Content) -> bool {
+        if !self.is_open(line) || self.frames.len() >= MOST_FRAMES {
             return false;
         }
-        self.frames.push(Frame::new(id, content));
+        self.frames.push(Frame::new(line.id, content));
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
@@ -124,26 +167,12 @@ impl Inner {
     }
 }
 
-/// Asks the caller of one request.
-pub(crate) struct Asker {
-    outbox: Arc<Outbox>,
-    id: u64,
-}
-
-impl Asker {
-    pub(crate) fn new(outbox: &Arc<Outbox>, id: u64) -> Self {
-        Asker {
-            outbox: Arc::clone(outbox),
-            id,
-        }
-    }
-}
-
-impl AskPin for Asker {
+impl AskPin for Line {
     fn ask(
         &self,
         kind: SecretKind,
         token: &TokenId,
+        label: &str,
         tries_left: Option<u32>,
         call: &Call,
     ) -> Option<SecretBytes> {
@@ -154,10 +183,11 @@ impl AskPin for Asker {
         let request = PinRequest {
             kind: kind.into(),
             token: Some(replies::token(token)),
-            label: String::new(),
+            label: label.to_owned(),
             tries_left,
         };
-        let answer = self.outbox.ask(self.id, request)?;
+        call.check().ok()?;
+        let answer = self.ask_for_pin(request)?;
         let secret = loop {
             if call.check().is_err() {
                 break None;
@@ -168,7 +198,7 @@ impl AskPin for Asker {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         };
-        self.outbox.forget(self.id);
+        self.forget();
         secret
     }
 }
@@ -202,8 +232,11 @@ mod tests {
         let outbox = Arc::new(Outbox::default());
         outbox.answers_pins(true);
         let ask = |id| {
-            let asker = Asker::new(&outbox, id);
-            thread::spawn(move || asker.ask(SecretKind::Pin, &token(), Some(3), &Call::unlimited()))
+            let line = outbox.begin(id);
+            thread::spawn(move || {
+                let call = Call::unlimited();
+                line.ask(SecretKind::Pin, &token(), "label", Some(3), &call)
+            })
         };
         let first = ask(1);
         assert_eq!(asks(&outbox), 1);
@@ -223,16 +256,61 @@ mod tests {
     #[test]
     fn a_question_ends_with_its_request_and_with_the_connection() {
         let outbox = Arc::new(Outbox::default());
-        let ask = |call: &Call| Asker::new(&outbox, 1).ask(SecretKind::Pin, &token(), None, call);
+        let line = outbox.begin(1);
+        let ask = |call: &Call| line.ask(SecretKind::Pin, &token(), "", None, call);
         assert_eq!(ask(&Call::unlimited()), None, "the caller answers no PINs");
         outbox.answers_pins(true);
         assert_eq!(ask(&Call::within(Duration::from_millis(1))), None);
-        let ended = Arc::clone(&outbox);
+        let line = outbox.begin(2);
         let waiting = thread::spawn(move || {
-            Asker::new(&ended, 2).ask(SecretKind::Pin, &token(), None, &Call::unlimited())
+            line.ask(SecretKind::Pin, &token(), "", None, &Call::unlimited())
         });
         while asks(&outbox) != 2 {}
         outbox.end();
         assert_eq!(waiting.join().unwrap(), None);
+    }
+
+    #[test]
+    fn what_outlives_its_request_says_nothing_in_the_name_of_the_next_one() {
+        let outbox = Arc::new(Outbox::default());
+        outbox.answers_pins(true);
+        let call = Call::unlimited();
+        let chunk = || Content::Chunk(claviger_client::wire::Chunk::default());
+        let first = outbox.begin(7);
+        let line = first.clone();
+        let asking = thread::spawn(move || {
+            line.ask(SecretKind::Pin, &token(), "", None, &Call::unlimited())
+        });
+        assert_eq!(asks(&outbox), 7);
+        assert!(first.send(chunk()));
+        outbox.answered(7);
+        assert_eq!(asking.join().unwrap(), None);
+        let second = outbox.begin(7);
+        assert!(!first.send(chunk()));
+        assert_eq!(first.ask(SecretKind::Pin, &token(), "", None, &call), None);
+        assert!(outbox.take(Waker::noop()).is_empty());
+        assert!(second.send(chunk()));
+        assert_eq!(outbox.take(Waker::noop()).len(), 1);
+        // The end of the first one is not that of the second.
+        let line = second;
+        let asking = thread::spawn(move || {
+            line.ask(SecretKind::Pin, &token(), "", None, &Call::unlimited())
+        });
+        assert_eq!(asks(&outbox), 7);
+        first.forget();
+        outbox.answer(7, Some(b"2222".to_vec().into()));
+        let pin = asking.join().unwrap();
+        assert_eq!(pin.as_deref().map(Vec::as_slice), Some(&b"2222"[..]));
+    }
+
+    #[test]
+    fn who_gave_a_request_up_is_not_asked_for_a_pin() {
+        let outbox = Arc::new(Outbox::default());
+        outbox.answers_pins(true);
+        let is_cancelled = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let call = Call::unlimited().cancelled_by(is_cancelled);
+        let line = outbox.begin(1);
+        assert_eq!(line.ask(SecretKind::Pin, &token(), "", None, &call), None);
+        assert!(outbox.take(Waker::noop()).is_empty());
     }
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use claviger_client::frame::{self, PROTOCOL};
 use claviger_client::wire::{self, Frame, frame::Content};
 use claviger_engine::{EngineError, FoundTokens, Node};
-use claviger_token::TokenId;
 use claviger_token::sync::lock;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use claviger_token::{Call, TokenId};
+use rustix::process::{Resource, Rlimit, getgid, getrlimit, getuid, setrlimit};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -215,8 +215,15 @@ impl Service {
     }
 
     /// Ends: begins nothing new, answers what was begun, and ends the connections. After `limit`
-    /// the requests in flight are given up. Whether all ended by themselves.
+    /// the requests in flight are given up. Then it logs out of all tokens. Whether all ended by
+    /// themselves.
     pub async fn drain(&self, limit: Duration) -> bool {
+        let by_themselves = self.end_connections(limit).await;
+        self.shared.log_out().await;
+        by_themselves
+    }
+
+    async fn end_connections(&self, limit: Duration) -> bool {
         let shared = &self.shared;
         notify::stopping();
         shared.is_draining.store(true, Ordering::SeqCst);
@@ -354,6 +361,19 @@ impl Shared {
             let authority = Arc::new(ByRules(Arc::clone(&self.rules)));
             Keeper::new(&self.node, authority, self.pins.clone())
         })
+    }
+
+    /// Wipes all PINs, and logs out.
+    async fn log_out(&self) {
+        let Some(keeper) = self.keeper.get() else {
+            return;
+        };
+        let the_daemon = Caller {
+            uid: getuid().as_raw(),
+            gid: getgid().as_raw(),
+            socket: Arc::from(""),
+        };
+        keeper.lock(&the_daemon, None, &Call::within(GRACE)).await;
     }
 
     /// A request has begun; it is in flight as long as the result lives.

@@ -8,11 +8,11 @@ use claviger_engine::Node;
 use claviger_token::Call;
 
 use crate::limits::Load;
-use crate::outbox::{Asker, Outbox};
+use crate::outbox::{Line, Outbox};
 use crate::pins::Present;
 use crate::policy::CallerPolicy;
 use crate::service::Shared;
-use crate::{AskPin, Caller, Keeper};
+use crate::{Caller, Keeper};
 
 /// What the requests of one connection share.
 pub(crate) struct Session {
@@ -30,21 +30,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The circumstances of the request `id`.
-    pub(crate) fn call(&self, id: u64, deadline_ms: u32, cancelled: &Arc<AtomicBool>) -> Call {
+    /// The circumstances of the request of `line`.
+    pub(crate) fn call(&self, line: &Line, deadline_ms: u32, cancelled: &Arc<AtomicBool>) -> Call {
         let call = match deadline_ms {
             0 => Call::unlimited(),
             limit => Call::within(Duration::from_millis(limit.into())),
         };
-        let outbox = Arc::clone(&self.outbox);
-        let access = self.keeper.access(&self.caller, self.asker(id));
+        let line = line.clone();
+        let access = self.keeper.access(&self.caller, Arc::new(line.clone()));
         call.using(access)
             .cancelled_by(Arc::clone(cancelled))
-            .watched_by(Arc::new(move |event| outbox.tell(id, event)))
-    }
-
-    /// Asks the caller of the request `id`.
-    pub(crate) fn asker(&self, id: u64) -> Arc<dyn AskPin> {
-        Arc::new(Asker::new(&self.outbox, id))
+            .watched_by(Arc::new(move |event| line.tell(event)))
     }
 }

@@ -4,7 +4,6 @@
 //! asks a person before, such as a PIN, does not stand behind it.
 
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use claviger_token::{Call, Zeroizing};
 use sha2::{Digest, Sha256};
 
 use crate::Refusal;
-use crate::outbox::Outbox;
+use crate::outbox::Line;
 
 /// So often it is looked whether the request has ended meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -23,8 +22,7 @@ pub(crate) type Chunks = SyncSender<Chunk>;
 
 /// The data of a request, read as it comes. Reading blocks.
 pub(crate) struct Incoming {
-    outbox: Arc<Outbox>,
-    id: u64,
+    line: Line,
     call: Call,
     chunks: Receiver<Chunk>,
     /// What came last, and how much of it has been read.
@@ -37,12 +35,11 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    /// The data of the request `id`, which begins with `data`.
-    pub(crate) fn new(outbox: &Arc<Outbox>, id: u64, call: &Call, data: Vec<u8>) -> (Chunks, Self) {
+    /// The data of the request of `line`, which begins with `data`.
+    pub(crate) fn new(line: &Line, call: &Call, data: Vec<u8>) -> (Chunks, Self) {
         let (sender, chunks) = sync_channel(1);
         let incoming = Incoming {
-            outbox: Arc::clone(outbox),
-            id,
+            line: line.clone(),
             call: call.clone(),
             chunks,
             came: data.len(),
@@ -80,7 +77,7 @@ impl Incoming {
     }
 
     fn next(&mut self) -> io::Result<()> {
-        if !self.outbox.send(self.id, Content::Chunk(Chunk::default())) {
+        if !self.line.send(Content::Chunk(Chunk::default())) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         loop {

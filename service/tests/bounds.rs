@@ -3,14 +3,18 @@
 
 mod common;
 
+use std::io::Read;
+use std::thread;
+use std::time::{Duration, Instant};
+
 use claviger_client::wire::{self, Frame, engine_msg::Msg, frame::Content};
 use claviger_service::audit::{Audit, AuditSettings};
 use claviger_service::{Limits, Service};
 use serde_json::Value;
 
 use common::{
-    Daemon, Peer, chunk, decrypt, encrypt, error_code, generate, is_asked_for, manage, node, reply,
-    sign, sign_long,
+    Daemon, LONG, Peer, ask_daemon, chunk, decrypt, encrypt, error_code, generate, is_asked_for,
+    manage, node, reply, sign, sign_long,
 };
 
 /// Asks for a signature and sends the message in parts, as far as they are asked for.
@@ -121,4 +125,95 @@ fn the_log_names_the_key_that_was_used_and_its_token_and_no_request_names_anothe
         assert_eq!(line["outcome"], "done");
         assert!(line["token"].is_string(), "{line}");
     }
+}
+
+#[test]
+fn many_connections_of_one_caller_do_not_take_every_place_with_one_request_each() {
+    let daemon = Daemon::with(Limits {
+        requests_of_caller: 2,
+        long_requests_of_caller: usize::MAX,
+        ..Limits::default()
+    });
+    let mut peers: Vec<Peer> = (0..34).map(|_| daemon.peer()).collect();
+    for peer in &mut peers {
+        peer.send(&sign_long(1, "alice"));
+        assert!(is_asked_for(&peer.next(), 1));
+    }
+    let mut late = daemon.peer();
+    late.send(&sign(1, "alice", b"message"));
+    assert_eq!(error_code(&late.next()), "busy");
+    // What is answered makes room.
+    peers[0].send(&chunk(1, b"message", true));
+    daemon.check(&peers[0].next(), "alice", b"message");
+    late.send(&sign(2, "alice", b"message"));
+    daemon.check(&late.next(), "alice", b"message");
+    drop((peers, late));
+    daemon.settles_at(0, 0);
+}
+
+#[test]
+fn what_one_caller_has_the_daemon_hold_is_bounded_and_its_small_requests_go_on() {
+    let daemon = Daemon::with(Limits {
+        buffered_of_caller: 100 << 10,
+        ..Limits::default()
+    });
+    let begins = |peer: &mut Peer, length: usize| {
+        let frame = [&(1u32 << 20).to_be_bytes()[..], &vec![0; length]].concat();
+        // The daemon may end it before all is written.
+        let _ = std::io::Write::write_all(&mut peer.stream, &frame);
+    };
+    let mut small = daemon.peer();
+    begins(&mut small, 10);
+    let mut large = daemon.peer();
+    begins(&mut large, 500 << 10);
+    let last = large.next();
+    assert_eq!((last.id, error_code(&last).as_str()), (0, "busy"));
+    large.is_cut_off();
+    daemon.settles_at(1, 0);
+    for _ in 0..100 {
+        daemon.serves();
+    }
+    drop((small, large));
+    daemon.settles_at(0, 0);
+}
+
+#[test]
+fn a_caller_that_reads_too_little_of_its_answers_is_cut_off_although_it_reads() {
+    let daemon = Daemon::with(Limits {
+        stalled: Duration::from_secs(1),
+        ..Limits::default()
+    });
+    let mut peer = daemon.peer();
+    for id in 1..=2 {
+        peer.send(&encrypt(id, "alice", vec![0; 900_000], false));
+    }
+    // At this pace it would take 20 s.
+    let (end, mut read) = (Instant::now() + LONG, [0; 4096]);
+    while daemon.service.status().connections > 0 {
+        assert!(Instant::now() < end);
+        let _ = peer.stream.read(&mut read);
+        thread::sleep(Duration::from_millis(50));
+    }
+    daemon.serves();
+}
+
+#[test]
+fn the_request_for_its_state_is_not_part_of_it() {
+    let daemon = Daemon::new();
+    let mut peer = daemon.peer();
+    let in_flight = |peer: &mut Peer| {
+        let status = wire::daemon_request::Request::Status(wire::Status {});
+        peer.send(&ask_daemon(9, status));
+        let answer = peer.next();
+        match answer.content {
+            Some(Content::DaemonReply(wire::DaemonReply {
+                reply: Some(wire::daemon_reply::Reply::Status(status)),
+            })) => status.requests_in_flight,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(in_flight(&mut peer), 0);
+    peer.send(&sign_long(1, "alice"));
+    assert!(is_asked_for(&peer.next(), 1));
+    assert_eq!(in_flight(&mut peer), 1);
 }

@@ -86,6 +86,36 @@ fn many_clients_share_one_login_of_a_real_token() {
 }
 
 #[test]
+fn who_is_asked_for_a_pin_is_told_the_tokens_label_and_the_daemon_ends_logged_out() {
+    SoftHsm::prepare();
+    let token = SoftHsm::new();
+    let node = Node::builder(Registry::in_memory().unwrap())
+        .driver(Pkcs11Driver::new())
+        .build();
+    let daemon = Daemon::of(runtime(), Service::builder(node).build());
+    let mut peer = daemon.peer_with(SoftHsm::PIN);
+    let unlock = daemon_request::Request::Unlock(wire::Unlock {
+        backend: token.backend(),
+        for_s: 0,
+    });
+    peer.send(&ask_daemon(1, unlock));
+    let unlocked = peer.next();
+    let Some(Content::DaemonReply(_)) = unlocked.content else {
+        panic!("{unlocked:?}");
+    };
+    assert_eq!((peer.asked, &*peer.label), (1, token.label()));
+    let opened: Vec<_> = daemon.service.node().token_states();
+    let id = opened[0].0.clone();
+    assert!(daemon.service.status().tokens[0].is_unlocked);
+    drop(peer);
+    assert!(daemon.drain(common::LONG).join().unwrap());
+    daemon.has_ended();
+    let status = daemon.service.status();
+    assert!(status.tokens.iter().all(|token| !token.is_unlocked));
+    assert!(daemon.service.node().close_token(&id).is_none());
+}
+
+#[test]
 fn a_quick_request_does_not_wait_for_a_slow_one() {
     let daemon = Daemon::new();
     let mut peer = daemon.peer();

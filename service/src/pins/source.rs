@@ -74,7 +74,13 @@ impl Source {
         self.last().as_ref().map(|given| given.pin.clone())
     }
 
-    fn find(&self, token: &TokenId, tries: TriesLeft, call: &Call) -> Result<Given, Error> {
+    fn find(
+        &self,
+        token: &TokenId,
+        label: &str,
+        tries: TriesLeft,
+        call: &Call,
+    ) -> Result<Given, Error> {
         let given = |pin, by| {
             let token = token.clone();
             let is_judged = false;
@@ -91,7 +97,7 @@ impl Source {
             return Ok(given(pin, By::Daemon));
         }
         self.count(token, false)?;
-        let Some(pin) = self.ask(token, tries, call)? else {
+        let Some(pin) = self.ask(token, label, tries, call)? else {
             return Err(Error::PinNeeded {
                 token: token.clone(),
             });
@@ -136,7 +142,13 @@ impl Source {
     }
 
     /// Asks the connection, and then a person at the machine.
-    fn ask(&self, token: &TokenId, tries: TriesLeft, call: &Call) -> Result<Option<Pin>, Error> {
+    fn ask(
+        &self,
+        token: &TokenId,
+        label: &str,
+        tries: TriesLeft,
+        call: &Call,
+    ) -> Result<Option<Pin>, Error> {
         let tries = match tries {
             TriesLeft::Exactly(tries) => Some(tries.into()),
             TriesLeft::Final => Some(1),
@@ -149,7 +161,7 @@ impl Source {
         };
         let askers = [Some(&self.asker), settings.pinentry.as_ref()];
         for asker in askers.into_iter().flatten() {
-            let answer = asker.ask(SecretKind::Pin, token, tries, &limited);
+            let answer = asker.ask(SecretKind::Pin, token, label, tries, &limited);
             call.check()?;
             if let Some(answer) = answer {
                 return text(&answer, "PIN").map(Some);
@@ -211,7 +223,7 @@ impl PinSource for Source {
     fn pin_with_tries(
         &self,
         token: &TokenId,
-        _: &str,
+        label: &str,
         tries: TriesLeft,
         call: &Call,
     ) -> Result<Pin, Error> {
@@ -220,7 +232,7 @@ impl PinSource for Source {
         if let Some(given) = last.filter(|given| given.token == *token) {
             return Ok(given.pin);
         }
-        let given = self.find(token, tries, call)?;
+        let given = self.find(token, label, tries, call)?;
         let pin = given.pin.clone();
         *self.last() = Some(given);
         Ok(pin)
@@ -257,8 +269,8 @@ impl PinSource for Source {
 pub(super) struct Keys(pub(super) Arc<dyn AskPin>);
 
 impl PinSource for Keys {
-    fn pin(&self, token: &TokenId, _: &str, call: &Call) -> Result<Pin, Error> {
-        let answer = self.0.ask(SecretKind::ManagementKey, token, None, call);
+    fn pin(&self, token: &TokenId, label: &str, call: &Call) -> Result<Pin, Error> {
+        let answer = (self.0).ask(SecretKind::ManagementKey, token, label, None, call);
         call.check()?;
         match answer {
             Some(answer) => text(&answer, "management key"),

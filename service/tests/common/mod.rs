@@ -173,6 +173,8 @@ pub(crate) struct Peer {
     pin: Option<String>,
     /// How often it was asked for a PIN.
     pub(crate) asked: usize,
+    /// The label of the token in the last of these requests.
+    pub(crate) label: String,
 }
 
 impl Peer {
@@ -185,6 +187,7 @@ impl Peer {
             decoder: Decoder::new(),
             pin: None,
             asked: 0,
+            label: String::new(),
         }
     }
 
@@ -206,6 +209,9 @@ impl Peer {
         match frame::read(&mut self.stream, &mut self.decoder) {
             Ok(Some(asks)) if asks.kind() == "pin-request" => {
                 self.asked += 1;
+                if let Some(Content::PinRequest(asked)) = &asks.content {
+                    self.label.clone_from(&asked.label);
+                }
                 let pin = self.pin.clone().map(String::into_bytes);
                 let answer = wire::PinAnswer { pin };
                 self.send(&Frame::new(asks.id, Content::PinAnswer(answer)));

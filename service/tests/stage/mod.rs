@@ -54,7 +54,14 @@ impl Person {
 }
 
 impl AskPin for Person {
-    fn ask(&self, kind: SecretKind, _: &TokenId, _: Option<u32>, _: &Call) -> Option<SecretBytes> {
+    fn ask(
+        &self,
+        kind: SecretKind,
+        _: &TokenId,
+        _: &str,
+        _: Option<u32>,
+        _: &Call,
+    ) -> Option<SecretBytes> {
         assert_eq!(kind, SecretKind::Pin);
         self.asked.fetch_add(1, SeqCst);
         let typed = self.types.lock().unwrap().pop_front();
