@@ -42,8 +42,7 @@ impl Noted {
         Some(match msg {
             Msg::RequestCommitment(request) => Noted {
                 purpose: purpose(&request.purpose),
-                digest: digest(&request.purpose, &request.data),
-                ..Noted::new("sign", &owner(KeyUse::Sign, target).name)
+                ..Noted::new(signing(&request.purpose), &owner(KeyUse::Sign, target).name)
             },
             Msg::RequestDecryption(_) => {
                 Noted::new("decrypt", &owner(KeyUse::Decrypt, target).name)
@@ -58,6 +57,15 @@ impl Noted {
             }
             _ => return None,
         })
+    }
+
+    /// With what stands for what is signed. It takes time that only those get who may sign.
+    #[must_use]
+    pub(crate) fn with_digest(mut self, msg: &Msg) -> Self {
+        if let Msg::RequestCommitment(request) = msg {
+            self.digest = digest(&request.purpose, &request.data);
+        }
+        self
     }
 
     fn what(&self) -> Use<'_> {
@@ -235,6 +243,14 @@ pub(crate) fn owner(usage: KeyUse, target: &EngineId) -> EngineId {
     owner_by_name(usage, &target.name).unwrap_or_else(|| target.clone())
 }
 
+/// Evidence lets others read what is for somebody, or takes that back.
+fn signing(purpose: &Purpose) -> &'static str {
+    match purpose {
+        Purpose::Evidence => "sign-evidence",
+        _ => "sign",
+    }
+}
+
 fn purpose(purpose: &Purpose) -> String {
     match purpose {
         Purpose::SshSig { namespace, .. } => format!("sshsig:{namespace}"),
@@ -249,5 +265,28 @@ fn digest(purpose: &Purpose, data: &[u8]) -> Option<Vec<u8>> {
         _ if data.is_empty() => None,
         Purpose::SshSig { .. } | Purpose::Prehash if data.len() <= 64 => Some(data.to_vec()),
         _ => Some(digest_of(data).to_vec()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use claviger_engine::message::RequestCommitment;
+
+    #[test]
+    fn a_signature_under_evidence_has_an_operation_that_waits_for_the_disk() {
+        let noted = |purpose| {
+            let data = b"data".to_vec();
+            let msg = Msg::RequestCommitment(RequestCommitment { data, purpose });
+            let target = EngineId::local("alice_committer_alice");
+            let noted = Noted::of(&EngineId::local("alice"), &target, &msg).unwrap();
+            assert_eq!((&*noted.identity, &noted.digest), ("alice", &None));
+            let noted = noted.with_digest(&msg);
+            assert_eq!(noted.digest, Some(digest_of(b"data").to_vec()));
+            (noted.operation, noted.is_quick())
+        };
+        assert_eq!(noted(Purpose::Evidence), ("sign-evidence", false));
+        assert_eq!(noted(Purpose::Raw), ("sign", true));
     }
 }

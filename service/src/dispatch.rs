@@ -173,6 +173,7 @@ impl Request {
                 None => self.failed(&error),
             });
         }
+        let noted = noted.with_digest(request);
         match noted.begin(audit, &session.caller).await {
             Ok(begun) => Ok(Some(begun)),
             Err(error) => Err(self.not_noted(&error)),

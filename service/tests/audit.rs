@@ -143,6 +143,41 @@ fn a_use_is_two_lines_of_one_id_and_a_refusal_one_that_say_who_did_what() {
 }
 
 #[test]
+fn refusals_without_end_have_few_lines_and_are_all_counted() {
+    let log = Log::new();
+    let audit = log.open();
+    let what = Use {
+        identity: "alice",
+        operation: "sign",
+        ..Use::default()
+    };
+    let begun = Instant::now();
+    for _ in 0..2_000 {
+        audit.refused(&caller(), &what, "not-allowed").unwrap();
+    }
+    // Those of others are not counted with them.
+    let other = Caller {
+        uid: 1002,
+        ..caller()
+    };
+    audit.refused(&other, &what, "not-allowed").unwrap();
+    audit.close().unwrap();
+    let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 1;
+    let lines = log.lines();
+    let of = |uid: u64| {
+        lines
+            .iter()
+            .filter(move |line| line["caller"]["uid"] == uid)
+    };
+    assert!(of(1001).count() <= 21 * seconds, "{}", of(1001).count());
+    let counted: u64 = of(1001)
+        .map(|line| line["count"].as_u64().unwrap_or(1))
+        .sum();
+    assert_eq!((counted, of(1002).count()), (2_000, 1));
+    assert!(log.verify(None).is_whole());
+}
+
+#[test]
 fn whatever_is_changed_in_the_file_is_found() {
     let log = Log::new();
     let audit = log.open();

@@ -92,6 +92,8 @@ pub(super) struct Content<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     outcome: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     cut: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seal: Option<&'a Seal>,
@@ -157,6 +159,16 @@ impl<'a> Content<'a> {
             kind: "refused",
             outcome: code,
             ..Content::begin(caller, what)
+        }
+    }
+
+    /// So many more requests were refused.
+    pub(super) fn refused_more(caller: &'a Caller, count: u64) -> Self {
+        Content {
+            kind: "refused",
+            caller: Some(By::of(caller)),
+            count: Some(count),
+            ..Content::default()
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `file` | the file that lines are appended to: its chain, its syncs, its rotation |
 //! | `found` | the file as a crash left it |
 //! | `journal` | the journal, which gets the same |
+//! | `refusals` | which refusals have a line |
 //! | `seal` | signatures over the chain |
 //! | [`verify`] | finds what was changed |
 
@@ -17,13 +18,14 @@ mod file;
 mod found;
 mod journal;
 mod line;
+mod refusals;
 mod seal;
 pub mod verify;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use claviger_engine::EngineError;
 use claviger_token::TokenId;
@@ -32,6 +34,7 @@ use sha2::{Digest, Sha256};
 
 use self::file::LogFile;
 use self::line::Content;
+use self::refusals::Refusals;
 use crate::Caller;
 
 pub use self::journal::{JOURNAL_SOCKET, Journal};
@@ -42,14 +45,14 @@ const SYNC_EACH: Duration = Duration::from_secs(1);
 
 /// The operations after which the lines are on the disk before the caller is told.
 const DURABLE: [&str; 8] = [
+    "connect",
     "delete",
-    "grant",
-    "revoke",
+    "generate",
     "grant-add",
     "grant-remove",
-    "unlock",
     "lock",
-    "generate",
+    "sign-evidence",
+    "unlock",
 ];
 
 /// The id of a use that is not in the log.
@@ -168,6 +171,7 @@ pub struct Audit {
     file: Option<Arc<Shared>>,
     journal: Option<Arc<Journal>>,
     is_best_effort: bool,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 struct Shared {
@@ -188,6 +192,7 @@ impl Audit {
             file: None,
             journal: None,
             is_best_effort: false,
+            refusals: Arc::default(),
         }
     }
 
@@ -195,9 +200,9 @@ impl Audit {
     /// journal does not take.
     pub fn to_journal(journal: Journal, is_best_effort: bool) -> Self {
         Audit {
-            file: None,
             journal: Some(Arc::new(journal)),
             is_best_effort,
+            ..Audit::off()
         }
     }
 
@@ -232,7 +237,7 @@ impl Audit {
             Ok(_) => Ok(Audit {
                 is_best_effort: shared.settings.is_best_effort,
                 file: Some(shared),
-                journal: None,
+                ..Audit::off()
             }),
             Err(error) => Err(AuditError::Unavailable {
                 path: shared.settings.file.clone(),
@@ -265,6 +270,7 @@ impl Audit {
     /// possible.
     pub fn begin(&self, caller: &Caller, what: &Use<'_>) -> Result<Entry, AuditError> {
         let is_durable = DURABLE.contains(&what.operation);
+        self.count_refusals(Some(Instant::now()))?;
         let id = self.write(is_durable, || Content::begin(caller, what))?;
         Ok(Entry {
             log: self.clone(),
@@ -277,13 +283,19 @@ impl Audit {
         })
     }
 
-    /// Writes that something was refused.
+    /// Writes that something was refused. Of many refusals of one user within a second most are
+    /// counted, and their number is written with a later line.
     ///
     /// # Errors
     /// As [`Audit::begin`].
     pub fn refused(&self, caller: &Caller, what: &Use<'_>, code: &str) -> Result<(), AuditError> {
-        self.write(false, || Content::refused(caller, what, code))
-            .map(drop)
+        let now = Instant::now();
+        self.count_refusals(Some(now))?;
+        if !lock(&self.refusals).has_line(caller, now) {
+            return Ok(());
+        }
+        let written = self.write(false, || Content::refused(caller, what, code));
+        written.map(drop)
     }
 
     /// Moves the file aside and begins another one; or, where it was moved already, begins one.
@@ -302,7 +314,17 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Unavailable`].
     pub fn close(&self) -> Result<(), AuditError> {
+        self.count_refusals(None)?;
         self.write_all(true, Content::close).map(drop)
+    }
+
+    /// Writes how many were refused without a line of their own.
+    fn count_refusals(&self, now: Option<Instant>) -> Result<(), AuditError> {
+        let counted = lock(&self.refusals).end(now);
+        for (caller, count) in counted {
+            self.write(false, || Content::refused_more(&caller, count))?;
+        }
+        Ok(())
     }
 
     /// Writes a line, and tells its number. What is written as far as possible may be lost.
@@ -431,8 +453,6 @@ fn sync_regularly(log: &std::sync::Weak<Shared>, ended: &Receiver<()>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     #[test]
@@ -457,7 +477,7 @@ mod tests {
             let (told, tells) = channel();
             let (other, by) = (audit.clone(), caller.clone());
             threads.spawn(move || {
-                let begun = other.begin(&by, &of("unlock")).unwrap();
+                let begun = other.begin(&by, &of("sign-evidence")).unwrap();
                 told.send(()).unwrap();
                 begun.end(Outcome::Done);
             });
