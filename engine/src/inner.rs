@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use claviger_token::sync::{read, write};
 use claviger_token::{Call, KeyUse};
 
+use crate::asking::Asking;
 use crate::exchange_state::Exchange;
 use crate::key_engine::KeyEngine;
 use crate::mailboxes::{Mailboxes, SendError};
@@ -106,6 +107,27 @@ impl Inner {
         wanted: Wanted<'_>,
         call: &Call,
     ) -> Result<Opened, EngineError> {
+        let mut asking = Asking::of(&self.tokens, call);
+        let opened = loop {
+            let opened = self.try_to_open(who, wanted, asking.call()).await;
+            match who {
+                Some(who) if asking.goes_on(&self.tokens, who, &opened).await? => {}
+                _ => break opened?,
+            }
+        };
+        drop(asking);
+        if let Some(who) = who {
+            self.tokens.admit(&opened.0, who, call).await?;
+        }
+        Ok(opened)
+    }
+
+    async fn try_to_open(
+        self: &Arc<Self>,
+        who: Option<&EngineId>,
+        wanted: Wanted<'_>,
+        call: &Call,
+    ) -> Result<Opened, EngineError> {
         let (node, asker, its_call) = (Arc::clone(self), who.cloned(), call.clone());
         let (backend, token) = (wanted.backend.to_owned(), wanted.token.cloned());
         let counted = who.map(|who| self.tokens.counted(who));
@@ -121,11 +143,7 @@ impl Inner {
                 let opened = node.tokens.open(asker.as_ref(), wanted, &its_call)?;
                 node.rename(opened, &its_call)
             });
-        let opened = opened.await??;
-        if let Some(who) = who {
-            self.tokens.admit(&opened.0, who, call).await?;
-        }
-        Ok(opened)
+        opened.await?
     }
 
     /// What is noted of a token that was opened under a name that earlier versions gave it is

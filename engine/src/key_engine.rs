@@ -14,6 +14,7 @@ use claviger_token::{
     Call, Decryptor, Error, KeyUse, Signature, SignatureScheme, Signer, SlotId, TokenId,
 };
 
+use crate::asking::Asking;
 use crate::opening::{Opening, Wanted};
 use crate::purpose::ToSign;
 use crate::registry::KeyRecord;
@@ -374,10 +375,26 @@ impl KeyEngine {
     ) -> Result<Arc<Bound>, EngineError> {
         let bound = match self.known() {
             Some(bound) => bound,
-            None => self.bind(tokens, by).await?,
+            None => self.bind_asking(tokens, by).await?,
         };
         tokens.admit(&bound.token, by.who, by.call).await?;
         Ok(bound)
+    }
+
+    /// Gets the handle from the token; a person who has to give the PIN keeps nobody else waiting.
+    async fn bind_asking(
+        self: &Arc<Self>,
+        tokens: &Arc<Tokens>,
+        by: Request<'_>,
+    ) -> Result<Arc<Bound>, EngineError> {
+        let mut asking = Asking::of(tokens, by.call);
+        loop {
+            let call = &asking.call().clone();
+            let bound = self.bind(tokens, Request { call, ..by }).await;
+            if !asking.goes_on(tokens, by.who, &bound).await? {
+                return bound;
+            }
+        }
     }
 
     /// Gets the handle from the token. Of several who want it one does.

@@ -57,6 +57,7 @@
 //! | `standings` | the states of all tokens |
 //! | `watching`, `waiting` | subscribers to these states; waiting for a token that is away |
 //! | `tokens`, `lane`, `waiting_threads` | open tokens, the threads that serve them, and those that wait for them |
+//! | `asking` | asks a person for a PIN before the turn at the token is taken |
 //! | `opening`, `whose_pin` | opens tokens apart from everything else; whose PIN that takes |
 //! | `sender` | who counts as one sender, where each has a limit |
 //! | `turns` | waits no longer than a request lasts; turns at identities and tokens |

@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | opening a token that is known | the token: one at a time | who wants this token |
 //! | opening what a backend leads to, not known which token that is | its sender: [`EACH`] at a time | who wants the same backend; the sender's further ones |
+//! | asking for a PIN before the opening ([`asking`](crate::asking)) | its sender, apart from openings: [`EACH`] at a time | the sender's further requests for the PIN of the same token |
 //! | looking at what is attached | its sender, apart from openings: [`EACH`] at a time | who looks by the same backend; the sender's further looks |
 //!
 //! Who waits takes no thread and keeps nobody else waiting. All that hang take [`MOST`] threads.
@@ -101,7 +102,11 @@ impl Openings {
         apart(call, move || work(opening)).await
     }
 
-    async fn begin(
+    /// The right to open what is wanted, when nobody else opens the same.
+    ///
+    /// # Errors
+    /// As [`in_time`].
+    pub(crate) async fn begin(
         &self,
         who: Option<&EngineId>,
         wanted: Wanted<'_>,

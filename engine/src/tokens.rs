@@ -13,7 +13,7 @@ use claviger_token::{
 };
 
 use crate::accepted::Accepted;
-use crate::closings::Closings;
+use crate::closings::{Closings, Locks};
 use crate::lane::{Lane, NotDone};
 use crate::management;
 use crate::opening::{Openings, Wanted};
@@ -73,6 +73,11 @@ impl OpenToken {
     /// Notes that it is closed: it takes its PIN again.
     pub(crate) fn note_closed(&self) {
         self.standing.note_closed();
+    }
+
+    /// Whether it may be logged in.
+    fn takes_pin(&self) -> bool {
+        self.token.info().login_required || self.login.is_owned() || self.accepted.is_known()
     }
 
     pub(crate) fn is_quick(&self) -> bool {
@@ -227,9 +232,12 @@ pub(crate) struct Pool {
     access: Arc<Access>,
     open: Mutex<HashMap<TokenId, Arc<OpenToken>>>,
     closings: Closings,
+    pub(crate) locks: Locks,
     pub(crate) openings: Openings,
     /// Looks at what is attached: no opening keeps one waiting.
     pub(crate) looks: Openings,
+    /// Questions for PINs: none keeps an opening waiting.
+    pub(crate) questions: Openings,
     pub(crate) standings: Standings,
 }
 
@@ -244,8 +252,10 @@ impl Tokens {
             access: Arc::new(access),
             open: Mutex::default(),
             closings: Closings::default(),
+            locks: Locks::default(),
             openings: Openings::default(),
             looks: Openings::default(),
+            questions: Openings::default(),
             standings: Standings::default(),
         };
         Tokens {
@@ -273,6 +283,25 @@ impl Pool {
         let closing = open.remove(token)?;
         self.closings.begin(&closing.token);
         Some(closing)
+    }
+
+    /// Locks one token, or all: what is opening it now does not get it. Those that are open by a
+    /// PIN, for [`Pool::begin_closing`].
+    pub(crate) fn note_lock(&self, token: Option<&TokenId>) -> Vec<TokenId> {
+        // Under the lock: who opens one is either found here or finds the note.
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.locks.note(token);
+        let fits = |one: &TokenId| token.is_none_or(|token| token == one);
+        let by_pin = open
+            .iter()
+            .filter(|(id, open)| fits(id) && open.takes_pin());
+        by_pin.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether somebody has opened it, and nobody closes it.
+    pub(crate) fn is_open(&self, token: &TokenId) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.contains_key(token)
     }
 
     pub(crate) fn drivers(&self) -> impl Iterator<Item = &Arc<dyn Driver>> {
@@ -446,12 +475,12 @@ impl Tokens {
             checked => return checked,
         }
         // A person may be asked for it: that keeps nobody from the token.
-        let place = format!("the PIN of {who} for {}", token.id());
+        let place = self.place_of_question(who, token.id());
         let (tokens, token) = (Arc::clone(self), Arc::clone(token));
         let (asker, its_call) = (who.clone(), call.clone());
         let counted = self.counted(who);
         let compared =
-            self.openings
+            self.questions
                 .run(
                     Some(&counted),
                     Wanted::any(&place),
@@ -462,6 +491,12 @@ impl Tokens {
                     },
                 );
         compared.await?
+    }
+
+    /// Where requests of `who` wait for each other that ask for the PIN of the token: the requests
+    /// of others do not, whatever names they use.
+    pub(crate) fn place_of_question(&self, who: &EngineId, token: &TokenId) -> String {
+        format!("the PIN of {} for {token}", self.counted(who))
     }
 
     /// Compares the PIN that the request brings with the one that the token accepted. Blocks.
@@ -585,15 +620,23 @@ impl Tokens {
     fn open_with(&self, backend: &str, call: &Call) -> Result<Opened, EngineError> {
         let driver = self.driver(backend)?;
         let slot = driver.named_slot(backend)?;
+        let locks = self.locks.now();
         let (mut open, token) = loop {
             let token = driver
                 .open(backend, call)
                 .inspect_err(|error| self.standings.note_error(error))?;
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.closings.has(&token) {
+            let is_locked = self.locks.came_since(locks, &token.info().id);
+            if !is_locked && !self.closings.has(&token) {
                 break (open, token);
             }
             drop(open);
+            if is_locked {
+                // A PIN that it took was given before. Who opens it now waits until it is closed.
+                self.closings.begin(&token);
+                let token = token.info().id.clone();
+                return Err(Error::PinNeeded { token }.into());
+            }
             drop(token);
             call.check()?;
             std::thread::sleep(call.at_most(CLOSING_PAUSE));

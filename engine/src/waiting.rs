@@ -8,6 +8,7 @@ use claviger_token::sync::lock;
 use claviger_token::{Error, Event, TokenId};
 
 use crate::EngineError;
+use crate::asking::Asking;
 use crate::key_engine::Request;
 use crate::opening::Wanted;
 use crate::standings::Awaited;
@@ -75,7 +76,8 @@ impl Tokens {
                 Err(error) => return Err(error.into()),
             }
             let (tokens, awaited, sought) = (Arc::clone(self), Arc::clone(&awaited), token.clone());
-            let (reached_by, its_call) = (backend.to_owned(), call.clone());
+            let asking = Asking::of(self, call);
+            let (reached_by, its_call) = (backend.to_owned(), asking.call().clone());
             let (asker, counted) = (who.clone(), self.counted(who));
             let limit = pause.min(deadline.saturating_duration_since(Instant::now()));
             // The turn goes along: where a device does not answer, one thread waits for it,
@@ -92,6 +94,8 @@ impl Tokens {
                         awaited.returns.fetch_add(1, Ordering::Release);
                         return Ok(Looked::Back);
                     }
+                    // It is there; a person is asked when the turns are over.
+                    Err(_) if asking.has_question() => return Ok(Looked::Back),
                     Err(error) if !is_absence(&error) => return Err(error),
                     _ => {}
                 }

@@ -83,9 +83,14 @@ pub(crate) struct Login {
 }
 
 impl Login {
+    /// Whether it is somebody's.
+    pub(crate) fn is_owned(&self) -> bool {
+        self.is_owned.load(Ordering::Acquire)
+    }
+
     /// Whose it is, where `who` does not use it without a question.
     fn of_others(&self, logins: &Logins, who: &EngineId) -> Option<EngineId> {
-        if !self.is_owned.load(Ordering::Acquire) {
+        if !self.is_owned() {
             return None;
         }
         let owner = self.owner();
@@ -258,10 +263,19 @@ struct PinsGiven {
     /// The token that got one last, and the PIN, if it was accepted.
     last: Option<TokenId>,
     accepted: Option<Pin>,
-    /// The logins of the tokens that got one, and whose each was before.
-    given: HashMap<TokenId, (Arc<Login>, Option<Owner>)>,
+    /// The tokens that got one.
+    given: HashMap<TokenId, Given>,
     /// Nobody opens anything with them any more.
     closed: bool,
+}
+
+/// A PIN that a token got.
+struct Given {
+    login: Arc<Login>,
+    /// Whose the login was before.
+    before: Option<Owner>,
+    /// What the token made of it, where its driver says so.
+    verdict: Option<PinVerdict>,
 }
 
 impl RequestPins {
@@ -303,6 +317,13 @@ impl RequestPins {
             seen.accepted = Some(pin.clone());
         }
         let token = seen.last.clone();
+        if let Some(given) = token.as_ref().and_then(|token| seen.given.get_mut(token)) {
+            given.verdict = Some(verdict);
+            if verdict == PinVerdict::Accepted {
+                // Another opening may have given its PIN since, which is not judged.
+                given.login.change(&self.owner);
+            }
+        }
         drop(seen);
         if let Some(token) = token {
             self.pins.answered(&token, verdict);
@@ -314,18 +335,23 @@ impl RequestPins {
         self.seen().accepted.take()
     }
 
-    /// The opening is over: no PIN is given any more. Where `opened` shows that the token did
-    /// not accept the one that it got, the login is whose it was.
+    /// The opening is over: no PIN is given any more. Where `opened` or the token's verdict shows
+    /// that it did not accept the one that it got, the login is whose it was.
     pub(crate) fn close<T>(&self, opened: &Result<T, EngineError>) {
         let mut seen = self.seen();
         seen.closed = true;
-        let Err(error) = opened else {
-            return;
-        };
-        let none_was_accepted = shows_that_none_was_accepted(error);
-        for (_, (login, before)) in seen.given.drain() {
-            if none_was_accepted || self.is_wider_than(before.as_ref()) {
-                login.restore(&self.owner, before);
+        for (_, given) in seen.given.drain() {
+            let is_others = match opened {
+                // Somebody else logged in meanwhile: then a token does not judge any PIN.
+                Ok(_) => given.verdict.is_some_and(|of| of != PinVerdict::Accepted),
+                Err(error) => {
+                    let was_accepted = given.verdict == Some(PinVerdict::Accepted);
+                    (!was_accepted && shows_that_none_was_accepted(error))
+                        || self.is_wider_than(given.before.as_ref())
+                }
+            };
+            if is_others {
+                given.login.restore(&self.owner, given.before);
             }
         }
     }
@@ -359,7 +385,12 @@ impl RequestPins {
         let before = login.change(&self.owner);
         seen.last = Some(token.clone());
         let given = seen.given.entry(token.clone());
-        given.or_insert((login, before));
+        let given = given.or_insert(Given {
+            login,
+            before,
+            verdict: None,
+        });
+        given.verdict = None;
         Ok(pin)
     }
 

@@ -44,6 +44,24 @@ pub trait PinSource: Send + Sync {
         self.pin(token, label, call)
     }
 
+    /// [`PinSource::pin_with_tries`] without waiting for a person; `None` if one has to be asked.
+    /// For callers that hold a resource which others may need: they release it first, and then ask.
+    ///
+    /// By default it returns what [`PinSource::pin_with_tries`] returns, which is right for a source
+    /// that never waits.
+    ///
+    /// # Errors
+    /// As [`PinSource::pin`].
+    fn pin_at_once(
+        &self,
+        token: &TokenId,
+        label: &str,
+        tries: TriesLeft,
+        call: &Call,
+    ) -> Result<Option<Pin>, Error> {
+        self.pin_with_tries(token, label, tries, call).map(Some)
+    }
+
     /// Whether to send the PIN that was just given for `token`, although the outcome of the last
     /// one is unknown. If that one was wrong, it cost an attempt, and this may be the same PIN.
     ///

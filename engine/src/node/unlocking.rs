@@ -7,6 +7,7 @@ use claviger_token::sync::read;
 use claviger_token::{Call, Error, Token, TokenId, TokenInfo};
 
 use super::Node;
+use crate::asking::Asking;
 use crate::opening::Wanted;
 use crate::tokens::OpenToken;
 use crate::{EngineError, EngineId};
@@ -31,6 +32,21 @@ impl Node {
         backend: &str,
         call: &Call,
     ) -> Result<TokenInfo, EngineError> {
+        let mut asking = Asking::of(&self.0.tokens, call);
+        loop {
+            let done = self.try_to_log_in(who, backend, asking.call()).await;
+            if !asking.goes_on(&self.0.tokens, who, &done).await? {
+                return done;
+            }
+        }
+    }
+
+    async fn try_to_log_in(
+        &self,
+        who: &EngineId,
+        backend: &str,
+        call: &Call,
+    ) -> Result<TokenInfo, EngineError> {
         let (node, asker) = (Arc::clone(&self.0), who.clone());
         let (its_call, its_backend) = (call.clone(), backend.to_owned());
         let log_in = move |_opening| {
@@ -50,6 +66,18 @@ impl Node {
     /// more: they use its login if the policy allows that, or by giving the PIN again.
     pub fn let_go(&self, token: &TokenId) {
         self.0.tokens.let_go(token);
+    }
+
+    /// Locks one token, or all: closes each that may be logged in, as [`Node::close_token`] does, and
+    /// what is being opened now, too, since its PIN was given before. The result is in the order of
+    /// the tokens.
+    pub fn lock_tokens(&self, token: Option<&TokenId>) -> Vec<ClosingToken> {
+        let mut tokens = self.0.tokens.note_lock(token);
+        tokens.sort();
+        tokens
+            .iter()
+            .filter_map(|token| self.close_token(token))
+            .collect()
     }
 
     /// Closes a token, which ends its login. What was begun on it comes to its end first; what
@@ -81,6 +109,11 @@ pub struct ClosingToken {
 }
 
 impl ClosingToken {
+    /// The token.
+    pub fn token(&self) -> &TokenId {
+        &self.id
+    }
+
     /// Waits until the token is closed. Its login has ended then.
     ///
     /// # Errors

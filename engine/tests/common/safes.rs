@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use claviger_token::{
-    About, Call, Detail, Driver, Error, FixedPin, Listed, Listing, Pace, Pin, PinSource, SlotId,
-    Token, TokenId,
+    About, Call, Detail, Driver, Error, FixedPin, Listed, Listing, Pace, Pin, PinSource,
+    PinVerdict, SlotId, Token, TokenId,
 };
 use secrecy::ExposeSecret;
 
@@ -49,7 +49,12 @@ impl Safe {
         let is_right = pin.expose_secret() == self.pin;
         self.logged_in.store(is_right, SeqCst);
         match is_right {
-            true => Ok(()),
+            true => {
+                let memory = Arc::clone(&call.access().refused_pins);
+                let turn = memory.turn(&self.device.id(), call)?;
+                turn.end(&pin, PinVerdict::Accepted);
+                Ok(())
+            }
             false => Err(Error::PinWrong {
                 token: self.device.id(),
                 tries: claviger_token::TriesLeft::Unknown,
