@@ -18,6 +18,9 @@ use crate::authority::is_operator;
 use crate::dispatch::Request;
 use crate::replies::{self, Answer};
 
+/// So long a lock looks which token it is for.
+const LONGEST_LOOK: Duration = Duration::from_secs(2);
+
 impl Request {
     pub(crate) async fn ask_daemon(self, request: wire::DaemonRequest) -> Result<Answer, Refusal> {
         let request = request
@@ -145,14 +148,16 @@ impl Request {
             true => None,
             false => match self.token_of(&backend).await {
                 Ok(token) => Some(token),
-                Err(error) => return self.failed(&error),
+                Err(error) => {
+                    tracing::warn!(%error, "all tokens are locked, since one cannot be found");
+                    None
+                }
             },
         };
-        // It is locked whether that can be written down or not.
-        let begun = noted.begin(&shared.audit, caller).await;
         let keeper = &self.session.keeper;
         let locked = keeper.lock(caller, only.as_ref(), &self.call).await;
-        match begun {
+        // Only now: it is locked whether that can be written down or not.
+        match noted.begin(&shared.audit, caller).await {
             Ok(begun) => begun.end(Outcome::Done).await,
             Err(error) => tracing::error!(%error, "a lock is not in the audit log"),
         }
@@ -160,10 +165,14 @@ impl Request {
         replies::from_daemon(Reply::Lock(wire::LockReply { tokens })).into()
     }
 
-    /// The one token that a backend names.
+    /// The one token that a backend names, if that is known or soon found.
     async fn token_of(&self, backend: &str) -> Result<TokenId, EngineError> {
+        if let Some(token) = self.session.keeper.named(backend) {
+            return Ok(token);
+        }
         let asker = EngineId::program();
-        let looked = self.session.node.look(&asker, Some(backend), &self.call);
+        let call = self.call.clone().no_longer_than(LONGEST_LOOK);
+        let looked = self.session.node.look(&asker, Some(backend), &call);
         let found = looked.await?;
         let mut ids: Vec<TokenId> = found
             .tokens

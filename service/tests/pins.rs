@@ -54,6 +54,7 @@ async fn while_a_token_is_unlocked_no_further_pin_reaches_it_and_guesses_get_slo
         let differs = stage.sign(OTHER, Person::types(&[guess])).await;
         assert_eq!(differs.unwrap_err().code(), "pin-differs");
     }
+    let _here = stage.keeper.connected(&stage.caller(OTHER));
     // Not even the right one, and on no other connection.
     for waits in [60, 1] {
         let person = Person::types(&[PIN]);
@@ -179,6 +180,7 @@ async fn what_a_connection_gave_serves_its_caller_until_its_last_connection_clos
     drop(first);
     stage.sign(OTHER, Person::absent()).await.unwrap();
     // Others have no part in it, and giving the PIN does not send it.
+    let _third_is_here = stage.keeper.connected(&stage.caller(GRANTED + 1));
     let third = stage.sign(GRANTED + 1, Person::absent()).await;
     assert_eq!(third.unwrap_err().code(), "locked");
     stage

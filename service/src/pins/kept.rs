@@ -22,6 +22,8 @@ pub(super) struct State {
     /// Whether all are, but those that were unlocked since.
     all_locked: bool,
     unlocked_since: HashSet<TokenId>,
+    /// How often somebody locked tokens, or the machine slept.
+    pub(super) locks: u64,
     present: HashMap<Caller, usize>,
     pub(super) wrong: WrongPins,
     pub(super) sleep: Sleep,
@@ -32,6 +34,8 @@ struct Kept {
     /// `None`: it took none.
     pin: Option<Pin>,
     until: Option<Duration>,
+    /// The backends that name it.
+    backends: [String; 2],
 }
 
 /// What a caller let go of.
@@ -55,10 +59,33 @@ impl State {
     }
 
     /// Keeps a PIN until then.
-    pub(super) fn keep(&mut self, token: &TokenId, pin: Option<Pin>, until: Option<Duration>) {
+    pub(super) fn keep(
+        &mut self,
+        token: &TokenId,
+        pin: Option<Pin>,
+        until: Option<Duration>,
+        backends: [String; 2],
+    ) {
         self.locked.remove(token);
         self.unlocked_since.insert(token.clone());
-        self.unlocked.insert(token.clone(), Kept { pin, until });
+        let kept = Kept {
+            pin,
+            until,
+            backends,
+        };
+        self.unlocked.insert(token.clone(), kept);
+    }
+
+    /// The unlocked token that the backend is known to name.
+    pub(super) fn named(&self, backend: &str) -> Option<TokenId> {
+        let is_its = |kept: &Kept| kept.backends.iter().any(|one| one == backend);
+        let mut named = self.unlocked.iter().filter(|(_, kept)| is_its(kept));
+        let (token, _) = named.next()?;
+        named.next().is_none().then(|| token.clone())
+    }
+
+    pub(super) fn is_unlocked(&self, token: &TokenId) -> bool {
+        self.unlocked.contains_key(token)
     }
 
     /// The PIN that is kept.
@@ -81,9 +108,22 @@ impl State {
         may
     }
 
-    pub(super) fn hold(&mut self, caller: &Caller, token: &TokenId) {
-        let holders = self.holders.entry(token.clone()).or_default();
-        holders.insert(caller.clone());
+    /// The caller gave the PIN; `false` if none of its connections is there any more.
+    pub(super) fn hold(&mut self, caller: &Caller, token: &TokenId) -> bool {
+        let is_present = self.present.contains_key(caller);
+        if is_present {
+            let holders = self.holders.entry(token.clone()).or_default();
+            holders.insert(caller.clone());
+        }
+        is_present
+    }
+
+    /// The tokens of which something is kept.
+    pub(super) fn held(&self) -> HashSet<TokenId> {
+        let all = (self.unlocked.keys())
+            .chain(self.holders.keys())
+            .chain(&self.by_credential);
+        all.cloned().collect()
     }
 
     pub(super) fn arrive(&mut self, caller: &Caller) {
@@ -129,10 +169,11 @@ impl State {
     /// wants it to stay so.
     pub(super) fn forget(&mut self, token: Option<&TokenId>, is_locked: bool) -> Vec<TokenId> {
         let fits = |one: &TokenId| token.is_none_or(|token| token == one);
-        let all = (self.unlocked.keys())
-            .chain(self.holders.keys())
-            .chain(&self.by_credential);
-        let all: HashSet<TokenId> = all.filter(|one| fits(one)).cloned().collect();
+        let mut all = self.held();
+        all.retain(|one| fits(one));
+        if is_locked || token.is_none() {
+            self.locks += 1;
+        }
         self.unlocked.retain(|one, _| !fits(one));
         self.holders.retain(|one, _| !fits(one));
         self.by_credential.retain(|one| !fits(one));
@@ -152,7 +193,7 @@ impl State {
         all
     }
 
-    fn is_held(&self, token: &TokenId) -> bool {
+    pub(super) fn is_held(&self, token: &TokenId) -> bool {
         self.unlocked.contains_key(token)
             || self.holders.contains_key(token)
             || self.by_credential.contains(token)

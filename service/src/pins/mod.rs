@@ -37,11 +37,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use claviger_engine::node::ClosingToken;
-use claviger_engine::{EngineError, EngineId, Node, TokenState};
+use claviger_engine::{EngineError, EngineId, Node, TokenChanges, TokenState};
 use claviger_token::sync::lock;
-use claviger_token::{Access, Call, TokenId, TokenInfo};
+use claviger_token::{Access, Call, Error, TokenId, TokenInfo};
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::{JoinHandle, unconstrained};
 
 pub use self::authority::Authority;
 pub use self::clock::{Clock, SystemClock};
@@ -51,6 +53,12 @@ use crate::{AskPin, Caller};
 
 /// So often it is looked whether a time is over, or the machine slept.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// So often it is looked whether what was locked is closed.
+const LOOK_WHETHER_CLOSED: Duration = Duration::from_millis(5);
+
+/// A token that is being closed.
+type Closed = JoinHandle<Result<(), Error>>;
 
 /// How the daemon handles PINs.
 #[derive(Clone, Default)]
@@ -172,15 +180,28 @@ impl Keeper {
             });
         }
         self.look();
+        let locks = self.state().locks;
         let source = Source::to_unlock(self, caller, asker);
         let access = Access::without_pin().with_pins(Arc::clone(&source) as _);
         let its_call = call.clone().using(access);
         let program = EngineId::program();
         let token = self.node.log_in(&program, backend, &its_call).await?;
+        if !token.login_required && source.given().is_none() {
+            // There is no login to keep or to end, and its driver may hold it always.
+            return Ok(token);
+        }
         let longest = self.settings.longest_unlock;
         let limit = limit.into_iter().chain(longest).min();
         let until = limit.map(|limit| self.clock.elapsed().saturating_add(limit));
-        self.state().keep(&token.id, source.given(), until);
+        let mut state = self.state();
+        if state.locks != locks {
+            // Somebody locked since: what was opened before ends with the source.
+            let token = token.id;
+            return Err(Error::PinNeeded { token }.into());
+        }
+        let backends = [backend.to_owned(), token.backend.clone()];
+        state.keep(&token.id, source.given(), until, backends);
+        drop(state);
         self.changed.notify_one();
         Ok(token)
     }
@@ -196,22 +217,34 @@ impl Keeper {
         token: Option<&TokenId>,
         call: &Call,
     ) -> Vec<TokenId> {
-        let tokens = match self.authority.is_operator(caller) {
-            true => self.state().forget(token, true),
+        let (mut tokens, mut closing) = match self.authority.is_operator(caller) {
+            true => {
+                let tokens = self.state().forget(token, true);
+                (tokens, self.node.lock_tokens(token))
+            }
             false => {
                 let released = self.state().release(caller, token);
                 let view = self.authority.view(caller);
                 released.held.iter().for_each(|token| view.let_go(token));
-                released.free
+                (released.free, Vec::new())
             }
         };
-        let closing: Vec<ClosingToken> = tokens.iter().filter_map(|t| self.close(t)).collect();
-        for closing in closing {
-            // Its deadline is over: it is locked for whoever comes.
-            let _ = closing.done(call).await;
+        closing.extend(tokens.iter().filter_map(|token| self.close(token)));
+        tokens.extend(closing.iter().map(|closing| closing.token().clone()));
+        tokens.sort();
+        tokens.dedup();
+        // They are closed even if nobody waits for that any more.
+        let closed = self.see_closed(closing);
+        while !closed.iter().all(JoinHandle::is_finished) && call.check().is_ok() {
+            tokio::time::sleep(call.at_most(LOOK_WHETHER_CLOSED)).await;
         }
         self.changed.notify_one();
         tokens
+    }
+
+    /// The unlocked token that `backend` names, as far as that is known without a look at devices.
+    pub fn named(&self, backend: &str) -> Option<TokenId> {
+        self.state().named(backend)
     }
 
     /// The tokens that are unlocked for everybody who may use that.
@@ -244,7 +277,8 @@ impl Keeper {
             let is_empty = self.state().is_empty();
             // Tokens of other drivers may have come since.
             if is_empty || is_new {
-                changes = (!is_empty).then(|| self.node.known_token_changes());
+                let next = (!is_empty).then(|| self.node.known_token_changes());
+                self.end_gone(std::mem::replace(&mut changes, next)).await;
             }
             is_new = false;
             let gone = async {
@@ -260,15 +294,44 @@ impl Keeper {
                     }
                 }
                 () = self.changed.notified() => is_new = true,
-                () = tokio::time::sleep(LOOK_AGAIN) => self.look(),
+                () = tokio::time::sleep(LOOK_AGAIN) => {
+                    self.look();
+                    // Of too many changes the first are not told.
+                    self.end_absent();
+                }
             }
         }
+    }
+
+    /// Ends what went before a new subscription; `former` may have changes that nobody heard.
+    async fn end_gone(&self, former: Option<TokenChanges>) {
+        if let Some(mut former) = former {
+            let mut gone = Vec::new();
+            while let Some(change) = unconstrained(former.next()).now_or_never() {
+                if change.state == TokenState::Absent {
+                    gone.push(change.token);
+                }
+            }
+            self.end(&gone);
+        }
+        self.end_absent();
+    }
+
+    /// Ends what was kept for tokens that are not there.
+    fn end_absent(&self) {
+        let states = self.node.token_states().into_iter();
+        let absent = states.filter(|(_, state)| *state == TokenState::Absent);
+        let mut gone: Vec<TokenId> = absent.map(|(token, _)| token).collect();
+        // Of one that is only held there may be an opening under way.
+        gone.retain(|token| self.state().is_unlocked(token));
+        self.end(&gone);
     }
 
     /// Ends what is to end by the time.
     fn look(&self) {
         let mut state = self.state();
-        let over = match state.sleep.was_there(&*self.clock) {
+        let slept = state.sleep.was_there(&*self.clock);
+        let over = match slept {
             true => {
                 tracing::info!("the machine slept: all tokens are locked");
                 state.forget(None, false)
@@ -276,6 +339,15 @@ impl Keeper {
             false => state.expired(self.clock.elapsed()),
         };
         drop(state);
+        // Also what is being opened with a PIN that was kept.
+        let closing = match slept {
+            true => self.node.lock_tokens(None),
+            false => (over
+                .iter()
+                .flat_map(|token| self.node.lock_tokens(Some(token))))
+            .collect(),
+        };
+        self.see_closed(closing);
         self.close_all(&over);
     }
 
@@ -298,12 +370,31 @@ impl Keeper {
         self.close_all(&released.free);
     }
 
-    fn close_all(&self, tokens: &[TokenId]) {
-        for closing in tokens.iter().filter_map(|token| self.close(token)) {
-            // What is in flight has its own deadlines.
-            self.runtime
-                .spawn(async { closing.done(&Call::unlimited()).await });
+    /// A token took the PIN of a caller who did not hold it then: it is closed unless somebody holds
+    /// it by now.
+    fn end_loose(&self, caller: &Caller, token: &TokenId, to_unlock: bool) {
+        let mut state = self.state();
+        // It may have come back.
+        let is_its = !to_unlock && state.hold(caller, token);
+        let is_held = state.is_held(token);
+        drop(state);
+        if !to_unlock && !is_its {
+            self.authority.view(caller).let_go(token);
         }
+        if !is_held {
+            self.close_all(std::slice::from_ref(token));
+        }
+    }
+
+    fn close_all(&self, tokens: &[TokenId]) {
+        self.see_closed(tokens.iter().filter_map(|token| self.close(token)));
+    }
+
+    fn see_closed(&self, closing: impl IntoIterator<Item = ClosingToken>) -> Vec<Closed> {
+        // What is in flight has its own deadlines.
+        let done = |closing: ClosingToken| async { closing.done(&Call::unlimited()).await };
+        let closing = closing.into_iter();
+        closing.map(|one| self.runtime.spawn(done(one))).collect()
     }
 
     fn close(&self, token: &TokenId) -> Option<ClosingToken> {

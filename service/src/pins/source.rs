@@ -17,6 +17,8 @@ pub(super) struct Source {
     /// Whether it is the request to unlock a token: only who asks for that gives the PIN.
     unlocks: bool,
     given: Mutex<Option<Given>>,
+    /// A token that took the PIN of the caller, who does not hold it yet.
+    is_loose: Mutex<Option<TokenId>>,
 }
 
 /// A PIN that the request got: it has one try.
@@ -66,6 +68,7 @@ impl Source {
             asker,
             unlocks,
             given: Mutex::default(),
+            is_loose: Mutex::default(),
         })
     }
 
@@ -189,10 +192,10 @@ impl Source {
             (Some(By::Caller), true) => {
                 let mut state = keeper.state();
                 state.wrong.forget(uid, token);
-                if !self.unlocks {
-                    state.hold(&self.caller, token);
-                    keeper.changed.notify_one();
+                if self.unlocks || !state.hold(&self.caller, token) {
+                    *lock(&self.is_loose) = Some(token.clone());
                 }
+                keeper.changed.notify_one();
             }
             // It was counted when it was given.
             (Some(By::Caller), false) => {}
@@ -212,6 +215,10 @@ impl Drop for Source {
             let wrong = &mut self.keeper.state().wrong;
             wrong.take_back(self.caller.uid, &given.token);
         }
+        // Only now: before, it was not open yet.
+        if let Some(token) = lock(&self.is_loose).take() {
+            self.keeper.end_loose(&self.caller, &token, self.unlocks);
+        }
     }
 }
 
@@ -230,6 +237,11 @@ impl PinSource for Source {
         // A request has one PIN for a token; whether it may be sent again the registry knows.
         let last = self.last().clone();
         if let Some(given) = last.filter(|given| given.token == *token) {
+            if given.by == By::Daemon && self.of_daemon(token, call)?.is_none() {
+                // It must not be used any more.
+                let token = token.clone();
+                return Err(Error::PinNeeded { token });
+            }
             return Ok(given.pin);
         }
         let given = self.find(token, label, tries, call)?;

@@ -1,6 +1,6 @@
 //! A SoftHSM2 token with the key of `alice`, a keeper of PINs by a clock of the test's own, and
 //! callers.
-#![allow(unreachable_pub, reason = "for the test beside it")]
+#![allow(unreachable_pub, dead_code, reason = "for the tests beside it")]
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -206,6 +206,10 @@ impl Stage {
         }
     }
 
+    pub fn node(&self) -> &Node {
+        &self.rules.node
+    }
+
     pub fn backend(&self) -> String {
         backend(&self.token, &self.module)
     }
@@ -241,6 +245,11 @@ impl Stage {
 
     /// A user signs with the key of `alice`.
     pub async fn sign(&self, uid: u32, person: Arc<Person>) -> Result<(), EngineError> {
+        self.sign_with(uid, person).await
+    }
+
+    /// The same, where another one types the PIN.
+    pub async fn sign_with(&self, uid: u32, person: Arc<dyn AskPin>) -> Result<(), EngineError> {
         let caller = self.caller(uid);
         let access = self.keeper.access(&caller, person);
         let (view, call) = (
