@@ -162,18 +162,17 @@ impl PinSource for Ahead {
         tries: TriesLeft,
         call: &Call,
     ) -> Result<Pin, Error> {
-        if let Some(known) = &*lock(&self.known)
-            && known.token == *token
-        {
-            // A lock ends what was begun before it.
-            return match self.pool.locks.came_since(known.lock, token) {
-                true => Err(Error::PinNeeded {
-                    token: token.clone(),
-                }),
-                false => Ok(known.pin.clone()),
-            };
+        let known = lock(&self.known);
+        let known = known.as_ref().filter(|known| known.token == *token);
+        // A lock ends what was begun before it.
+        if known.is_some_and(|known| self.pool.locks.came_since(known.lock, token)) {
+            return Err(Error::PinNeeded {
+                token: token.clone(),
+            });
         }
-        if let Some(pin) = self.pins.pin_at_once(token, label, tries, call)? {
+        // Also where one is known: its source says whether it may still be used.
+        let at_once = self.pins.pin_at_once(token, label, tries, call)?;
+        if let Some(pin) = at_once.or_else(|| known.map(|known| known.pin.clone())) {
             return Ok(pin);
         }
         *lock(&self.question) = Some(Question {
