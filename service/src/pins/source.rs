@@ -31,6 +31,17 @@ struct Given {
     is_judged: bool,
 }
 
+impl Given {
+    fn new(token: &TokenId, pin: Pin, by: By) -> Self {
+        Given {
+            token: token.clone(),
+            pin,
+            by,
+            is_judged: false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     /// The daemon has it.
@@ -77,6 +88,28 @@ impl Source {
         self.last().as_ref().map(|given| given.pin.clone())
     }
 
+    /// The PIN that it gave for the token.
+    ///
+    /// # Errors
+    /// [`Error::PinNeeded`] if it is one that the daemon must not use any more.
+    fn given_for(&self, token: &TokenId, call: &Call) -> Result<Option<Pin>, Error> {
+        let last = self.last().clone();
+        let Some(given) = last.filter(|given| given.token == *token) else {
+            return Ok(None);
+        };
+        if given.by == By::Daemon && self.of_daemon(token, call)?.is_none() {
+            let token = token.clone();
+            return Err(Error::PinNeeded { token });
+        }
+        Ok(Some(given.pin))
+    }
+
+    fn keep(&self, given: Given) -> Pin {
+        let pin = given.pin.clone();
+        *self.last() = Some(given);
+        pin
+    }
+
     fn find(
         &self,
         token: &TokenId,
@@ -84,20 +117,8 @@ impl Source {
         tries: TriesLeft,
         call: &Call,
     ) -> Result<Given, Error> {
-        let given = |pin, by| {
-            let token = token.clone();
-            let is_judged = false;
-            Given {
-                token,
-                pin,
-                by,
-                is_judged,
-            }
-        };
-        if !self.unlocks
-            && let Some(pin) = self.of_daemon(token, call)?
-        {
-            return Ok(given(pin, By::Daemon));
+        if let Some(given) = self.found_by_daemon(token, call)? {
+            return Ok(given);
         }
         self.count(token, false)?;
         let Some(pin) = self.ask(token, label, tries, call)? else {
@@ -107,7 +128,15 @@ impl Source {
         };
         // Other requests of the same user may have given wrong ones meanwhile.
         self.count(token, true)?;
-        Ok(given(pin, By::Caller))
+        Ok(Given::new(token, pin, By::Caller))
+    }
+
+    fn found_by_daemon(&self, token: &TokenId, call: &Call) -> Result<Option<Given>, Error> {
+        if self.unlocks {
+            return Ok(None);
+        }
+        let pin = self.of_daemon(token, call)?;
+        Ok(pin.map(|pin| Given::new(token, pin, By::Daemon)))
     }
 
     /// Refuses a PIN of a user who has to wait, and otherwise counts it, if `is_given`.
@@ -235,19 +264,25 @@ impl PinSource for Source {
         call: &Call,
     ) -> Result<Pin, Error> {
         // A request has one PIN for a token; whether it may be sent again the registry knows.
-        let last = self.last().clone();
-        if let Some(given) = last.filter(|given| given.token == *token) {
-            if given.by == By::Daemon && self.of_daemon(token, call)?.is_none() {
-                // It must not be used any more.
-                let token = token.clone();
-                return Err(Error::PinNeeded { token });
-            }
-            return Ok(given.pin);
+        if let Some(pin) = self.given_for(token, call)? {
+            return Ok(pin);
         }
         let given = self.find(token, label, tries, call)?;
-        let pin = given.pin.clone();
-        *self.last() = Some(given);
-        Ok(pin)
+        Ok(self.keep(given))
+    }
+
+    fn pin_at_once(
+        &self,
+        token: &TokenId,
+        _: &str,
+        _: TriesLeft,
+        call: &Call,
+    ) -> Result<Option<Pin>, Error> {
+        let given = match self.given_for(token, call)? {
+            Some(pin) => return Ok(Some(pin)),
+            None => self.found_by_daemon(token, call)?,
+        };
+        Ok(given.map(|given| self.keep(given)))
     }
 
     fn is_one_for_all(&self) -> bool {
