@@ -15,8 +15,8 @@ use crate::Refusal;
 use crate::audit::Outcome;
 use crate::auditing::Noted;
 use crate::authority::is_operator;
-use crate::dispatch::Request;
 use crate::replies::{self, Answer};
+use crate::request::Request;
 
 /// So long a lock looks which token it is for.
 const LONGEST_LOOK: Duration = Duration::from_secs(2);

@@ -23,9 +23,9 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, Sleep, sleep};
 use zeroize::Zeroize;
 
-use crate::dispatch::{Asked, Request};
 use crate::limits::Counted;
 use crate::replies::Answer;
+use crate::request::{Asked, Request};
 use crate::session::Session;
 use crate::streams::{Chunks, Incoming};
 use crate::{Caller, Refusal};

@@ -12,7 +12,7 @@ use claviger_engine::types::owner_by_name;
 use claviger_engine::{CommitStreamError, EngineError, EngineId, Node, Purpose};
 use claviger_formats::envelope::{Sealed, UnwrappedKey, read_error};
 use claviger_token::token::Secret;
-use claviger_token::{Algorithm, Call, Error, KeyUse};
+use claviger_token::{Algorithm, Error, KeyUse};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
@@ -20,48 +20,13 @@ use crate::administration::coded;
 use crate::audit::{AuditError, Outcome};
 use crate::auditing::{self, Begun, Noted};
 use crate::metered::Metered;
-use crate::outbox::Line;
 use crate::replies::{self, Answer};
-use crate::session::Session;
+use crate::request::{Asked, Request};
 use crate::streams::{Hashed, Incoming, read_whole};
 use crate::{Refusal, convert};
 
 /// The bytes of the nonce with which the payload of an age file begins.
 const PAYLOAD_NONCE: usize = 16;
-
-/// One request of a connection.
-pub(crate) struct Request {
-    pub(crate) session: Arc<Session>,
-    pub(crate) line: Line,
-    pub(crate) call: Call,
-}
-
-/// What a connection asks for.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box for each request costs more than a move"
-)]
-pub(crate) enum Asked {
-    Engine(wire::EngineMsg),
-    Daemon(wire::DaemonRequest),
-}
-
-impl Asked {
-    /// The beginning of the data, if the rest comes in chunks.
-    pub(crate) fn takes_data(&mut self) -> Option<Vec<u8>> {
-        let Asked::Engine(message) = self else {
-            return None;
-        };
-        let data = match &mut message.msg {
-            _ if !message.data_follows => return None,
-            Some(Wire::RequestCommitment(request)) => &mut request.data,
-            Some(Wire::RequestDecryption(request)) => &mut request.data,
-            Some(Wire::RequestEncrypt(request)) => &mut request.data,
-            _ => return None,
-        };
-        Some(std::mem::take(data))
-    }
-}
 
 impl Request {
     /// The answer. `data` is that of the request, where it comes in chunks.

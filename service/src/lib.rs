@@ -5,7 +5,7 @@
 //!
 //! | module | idea |
 //! | --- | --- |
-//! | `service` | what all connections share; accepts them, and ends |
+//! | `service`, `shared` | accepts connections, and ends; what they share |
 //! | [`sockets`] | the sockets on which it listens |
 //! | [`home_lock`] | one daemon for one home |
 //! | [`policy`] | judges callers by what they made and what they are granted |
@@ -14,7 +14,7 @@
 //! | [`limits`] | what one caller may take |
 //! | `connection` | one connection: frames in, answers out |
 //! | `session` | what the requests of one connection share |
-//! | `dispatch` | each request becomes one call of the node |
+//! | `request`, `dispatch` | each request becomes one call of the node |
 //! | `administration` | requests to the daemon itself |
 //! | `auditing`, [`audit`] | which requests use a key, and the log of it |
 //! | `authority`, [`policy`] | who may do what |
@@ -47,9 +47,11 @@ pub mod pins;
 pub mod policy;
 mod refusal;
 mod replies;
+mod request;
 mod service;
 mod session;
 pub mod settings;
+mod shared;
 pub mod sockets;
 mod streams;
 

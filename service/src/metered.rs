@@ -8,9 +8,9 @@ use claviger_client::wire::{
 };
 
 use crate::convert;
-use crate::dispatch::Asked;
 use crate::metrics::Metrics;
 use crate::replies::Answer;
+use crate::request::Asked;
 use crate::session::Session;
 
 /// A request that is counted when it is answered.

@@ -1,45 +1,36 @@
 //! The daemon as its front-end holds it: built, served, drained.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use claviger_client::frame::{self, PROTOCOL};
+use claviger_client::frame::{self};
 use claviger_client::wire::{self, Frame, frame::Content};
 use claviger_engine::{EngineError, FoundTokens, Node};
 use claviger_token::sync::lock;
-use claviger_token::{Call, TokenId};
-use rustix::process::{Resource, Rlimit, getgid, getrlimit, getuid, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout_at};
 
 use crate::audit::Audit;
-use crate::authority::ByRules;
 use crate::connection::Connection;
 use crate::limits::{Counted, Limits, Load, Loads, Taken};
 use crate::metrics::{Metrics, Moment, serve_port, serve_socket};
 use crate::outbox::Outbox;
-use crate::pins::{Keeper, PinSettings, Unlocked};
+use crate::pins::PinSettings;
 use crate::policy::Rules;
-use crate::replies::{self, Hints};
+use crate::replies::Hints;
 use crate::session::Session;
 use crate::settings::MetricsSettings;
+use crate::shared::{GRACE, Living, Shared, State, TokensJson};
 use crate::sockets::{Listening, SocketError};
 use crate::{Caller, Refusal, notify};
 
-/// How the front-end shows tokens as JSON.
-type TokensJson = fn(&FoundTokens) -> String;
-
 /// So long nothing is accepted after the system refused to accept.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// So long connections have to end after their requests were given up.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// A daemon. Clones are the same one.
 ///
@@ -152,14 +143,6 @@ impl ServiceBuilder {
             }),
         }
     }
-}
-
-/// How far the daemon has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Running,
-    /// Nothing new is begun.
-    Draining,
 }
 
 impl Service {
@@ -301,127 +284,7 @@ impl Service {
     }
 }
 
-/// What all connections share.
-pub(crate) struct Shared {
-    node: Node,
-    rules: Arc<Rules>,
-    pub(crate) audit: Audit,
-    /// Whether there is a log at all.
-    pub(crate) audits: bool,
-    pins: PinSettings,
-    pub(crate) metrics: Option<Arc<Metrics>>,
-    keeper: OnceLock<Arc<Keeper>>,
-    pub(crate) hints: Hints,
-    pub(crate) tokens_json: TokensJson,
-    program: String,
-    home_id: String,
-    is_system: bool,
-    pub(crate) limits: Limits,
-    loads: Loads,
-    begun_at: Instant,
-    state: watch::Sender<State>,
-    is_draining: AtomicBool,
-    is_forced: AtomicBool,
-    in_flight: AtomicU32,
-    answered: AtomicU64,
-    connections: Mutex<HashMap<u64, Living>>,
-    numbers: AtomicU64,
-    ended: Notify,
-}
-
-/// A request in flight.
-pub(crate) struct InFlight(Arc<Shared>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A connection that lives.
-struct Living {
-    outbox: Arc<Outbox>,
-    task: Option<AbortHandle>,
-}
-
 impl Shared {
-    /// Whether nothing new is begun.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
-    }
-
-    /// Whether what is in flight is given up.
-    pub(crate) fn is_forced(&self) -> bool {
-        self.is_forced.load(Ordering::Relaxed)
-    }
-
-    /// Who keeps PINs; it belongs to the runtime in which it is first asked for.
-    fn keeper(&self) -> &Arc<Keeper> {
-        self.keeper.get_or_init(|| {
-            let authority = Arc::new(ByRules(Arc::clone(&self.rules)));
-            Keeper::new(&self.node, authority, self.pins.clone())
-        })
-    }
-
-    /// Wipes all PINs, and logs out.
-    async fn log_out(&self) {
-        let Some(keeper) = self.keeper.get() else {
-            return;
-        };
-        let the_daemon = Caller {
-            uid: getuid().as_raw(),
-            gid: getgid().as_raw(),
-            socket: Arc::from(""),
-        };
-        keeper.lock(&the_daemon, None, &Call::within(GRACE)).await;
-    }
-
-    /// A request has begun; it is in flight as long as the result lives.
-    pub(crate) fn begun(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
-    }
-
-    pub(crate) fn answered(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn hello(&self) -> wire::Hello {
-        wire::Hello {
-            version: PROTOCOL,
-            program: self.program.clone(),
-            home_id: self.home_id.clone(),
-            is_own: !self.is_system,
-            answers_pins: false,
-        }
-    }
-
-    pub(crate) fn status(&self) -> wire::StatusReply {
-        let unlocked: HashMap<TokenId, Unlocked> = match self.keeper.get() {
-            Some(keeper) => keeper.status().into_iter().collect(),
-            None => HashMap::new(),
-        };
-        let (audit, audit_failure) = self.audit.status();
-        let tokens = self.node.token_states().into_iter();
-        wire::StatusReply {
-            program: self.program.clone(),
-            home_id: self.home_id.clone(),
-            pid: std::process::id(),
-            uptime_s: self.begun_at.elapsed().as_secs(),
-            connections: u32::try_from(lock(&self.connections).len()).unwrap_or(u32::MAX),
-            requests_in_flight: self.in_flight.load(Ordering::Relaxed),
-            requests_served: self.answered.load(Ordering::Relaxed),
-            tokens: tokens
-                .map(|(token, state)| wire::TokenStatus {
-                    state: state.name().to_owned(),
-                    ..token_status(&token, unlocked.get(&token))
-                })
-                .collect(),
-            audit: audit.to_owned(),
-            audit_failure: audit_failure.unwrap_or_default(),
-        }
-    }
-
     /// Accepts connections, whatever goes wrong with one.
     async fn accept(self: &Arc<Self>, socket: &Arc<str>, listener: &UnixListener) {
         loop {
@@ -553,17 +416,6 @@ impl Shared {
                 return false;
             }
         }
-    }
-}
-
-fn token_status(token: &TokenId, unlocked: Option<&Unlocked>) -> wire::TokenStatus {
-    let left = unlocked.and_then(|unlocked| unlocked.left);
-    wire::TokenStatus {
-        token: Some(replies::token(token)),
-        is_unlocked: unlocked.is_some(),
-        // 0 is for ever.
-        unlocked_for_s: left.map_or(0, |left| left.as_secs().max(1)),
-        ..wire::TokenStatus::default()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::limits::Load;
 use crate::outbox::{Line, Outbox};
 use crate::pins::Present;
 use crate::policy::CallerPolicy;
-use crate::service::Shared;
+use crate::shared::Shared;
 use crate::{Caller, Keeper};
 
 /// What the requests of one connection share.

@@ -94,6 +94,7 @@ fn the_modules_of_a_crate_import_one_way() {
         "formats",
         "engine",
         "client",
+        "service",
         "cli",
         "hil",
     ] {
