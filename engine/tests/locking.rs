@@ -19,11 +19,14 @@ use common::safes::{PINS, Safes};
 use common::{call, id};
 use secrecy::ExposeSecret;
 
+/// Says that somebody came, and hears when they go on.
+type Turnstile = (Sender<()>, Receiver<()>);
+
 /// The first safe, as a PKCS#11 module is: a login while somebody is logged in judges no PIN.
 struct Desk {
     safes: Safes,
     /// Who has this PIN says that it got it, and waits.
-    gates: Mutex<HashMap<&'static str, (Sender<()>, Receiver<()>)>>,
+    gates: Mutex<HashMap<&'static str, Turnstile>>,
 }
 
 impl Desk {
