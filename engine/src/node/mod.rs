@@ -41,7 +41,7 @@ pub use crate::types::Engines;
 /// messages with [`Node::send`] and finds the replies in the sender's mailbox. A message becomes
 /// the same call.
 ///
-/// Each request names who makes it, `who`, of whom the node's [`Policy`](crate::Policy) is asked. The node
+/// Each request names who makes it, `who`, of whom the node's [`Policy`] is asked. The node
 /// believes that: who makes requests on behalf of others states whom it has authenticated. What
 /// the program wants for itself it asks for as [`EngineId::program`].
 ///

@@ -5,7 +5,7 @@
 //!
 //! 1. what [`Keeper::unlock`] gave, if the caller may use it: on a user's own instance that user
 //!    may; otherwise a grant to `use-login` says so;
-//! 2. a [credential](credential) of systemd, under the same condition;
+//! 2. a [credential] of systemd, under the same condition;
 //! 3. the connection that asks ([`AskPin`]), and no other one;
 //! 4. a pinentry, if the front-end has one.
 //!
