@@ -11,7 +11,7 @@
 //! | another process is sending a PIN | end the transaction, wait for our turn, select, repeat |
 //! | a command is refused | select, send the PIN again, repeat |
 //! | another card is in the reader | find ours; the other card is not used |
-//! | a command or its answer was lost | reset the card: it may have kept its power, and rights |
+//! | a command or its answer was lost | reset the card, if it still answers: it may have kept its power, and rights |
 //!
 //! PC/SC reports if a card was reset or replaced since it was connected. So the card is identified
 //! once for each connection. Of two cards with one serial neither is used.
@@ -31,7 +31,7 @@ use claviger_token::sync::lock;
 use claviger_token::{Call, Error, PinTurn, RefusedPins, TokenId};
 
 use crate::administrator::Administrator;
-use crate::apdu::Lost;
+use crate::apdu::{Lost, Transport};
 use crate::card::{Card, Tries};
 use crate::error::Fault;
 use crate::field::Field;
@@ -289,7 +289,13 @@ impl Connection {
         // Nobody knows what a card does whose answer was lost. It may have kept its power.
         if administered || is_lost {
             let had_rights = administered || had_rights || *verified;
-            let reset = transport.reset();
+            let reset = match is_lost && !answers(&mut *transport, call) {
+                true => {
+                    drop(transport);
+                    Err(Lost::new("it does not answer"))
+                }
+                false => transport.reset(),
+            };
             state.let_go();
             if let Err(Lost { reason, .. }) = reset {
                 state.keeps_rights = had_rights;
@@ -386,4 +392,12 @@ fn log_out(card: &mut Card<'_>) -> Result<bool, Fault> {
         return Ok(card.tries()? != Tries::Verified);
     }
     Ok(true)
+}
+
+/// Whether a card whose answer was lost still answers. One that has left its reader is not reset:
+/// before pcscd has noticed that, a reset may keep it from noticing the next card (seen with
+/// pcscd 1.9.9 and its virtual reader).
+pub(crate) fn answers(transport: &mut dyn Transport, call: &Call) -> bool {
+    let call = call.to_tidy_up();
+    Card::new(transport, &call).select().is_ok()
 }

@@ -10,7 +10,7 @@ use crate::apdu::Transport;
 use crate::backend::Backend;
 use crate::card::Card;
 use crate::cards::{Cards, Visit, VisitedCard};
-use crate::connection::Connection;
+use crate::connection::{Connection, answers};
 use crate::error::Fault;
 use crate::firmware::Make;
 use crate::held::{Held, Pending};
@@ -147,7 +147,7 @@ impl Cards {
             call,
             &mut asked,
         );
-        if let Err(Fault::Lost(_)) = &logged_in {
+        if matches!(&logged_in, Err(Fault::Lost(_))) && answers(&mut turn, call) {
             // The PIN may count all the same. Where there is no card, nothing does.
             let _ = Box::new(turn).reset();
         } else {
