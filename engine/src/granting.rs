@@ -15,13 +15,14 @@ use crate::policy;
 use crate::reads_for::{self, EvidenceAbout, as_reader};
 use crate::registry::RegistryError;
 use crate::types::LONGEST_NAME;
-use crate::{EngineError, EngineId, EngineName, Purpose};
+use crate::{Commitment, EngineError, EngineId, EngineName, Purpose};
 
 /// The number of characters of a fingerprint that distinguish two bearers of one name.
 const TELLING: usize = 8;
 
 /// The outcome of an import of evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Imported {
     /// The number of new pieces of evidence.
     pub added: usize,
@@ -55,6 +56,7 @@ pub enum Standing {
 /// A piece of evidence was refused, so nothing was imported.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{error}")]
+#[non_exhaustive]
 pub struct NotImported {
     /// The index of the piece, from 0; revocations are counted after the evidence. `None` if the
     /// error concerns no piece.
@@ -80,18 +82,39 @@ impl Node {
         until: Option<u64>,
         call: &Call,
     ) -> Result<Evidence, EngineError> {
+        let sign = async |engine: EngineId, request| {
+            self.commit_as((who, by), &engine, request, call).await
+        };
+        self.grant_reads_for_signed(who, reader, by, until, sign)
+            .await
+    }
+
+    /// The same where another process has the token, which `sign` asks: for the signature of an
+    /// engine of this node. It is verified before the evidence is stored.
+    ///
+    /// # Errors
+    /// As [`Node::grant_reads_for`], and those of `sign`.
+    pub async fn grant_reads_for_signed<E: From<EngineError>>(
+        &self,
+        who: &EngineId,
+        reader: &EngineId,
+        by: &EngineId,
+        until: Option<u64>,
+        sign: impl AsyncFnOnce(EngineId, RequestCommitment) -> Result<Commitment, E>,
+    ) -> Result<Evidence, E> {
         (self.0.policy).check(who, policy::Permission::Grant { reader, by })?;
         let engine = self.signs_for(by)?;
         let (from, to) = (self.0.must_know(reader)?, self.0.must_know(by)?);
         if from.party.keys.decrypt.is_none() {
-            return Err(match &from.deleted_with {
+            let error = match &from.deleted_with {
                 Some(owner) => EngineError::IdentityDeleted {
                     identity: owner.clone(),
                 },
                 None => EngineError::NoEncryptionKey {
                     identity: reader.clone(),
                 },
-            });
+            };
+            return Err(error.into());
         }
         let (from, to) = (from.party.clone(), to.party.clone());
         let lasts = |terms: &Terms| match terms {
@@ -104,7 +127,7 @@ impl Node {
             piece.from_identity.keys == from.keys && piece.to_identity.keys == to.keys
         });
         if same.any(|piece| lasts(&piece.terms)) {
-            return Err(EngineError::EvidenceExists);
+            return Err(EngineError::EvidenceExists.into());
         }
         let terms = Terms::new(until);
         let statement = Statement::Grant {
@@ -112,9 +135,7 @@ impl Node {
             to: to.clone(),
             terms,
         };
-        let proof = self
-            .sign_statement((who, by), &engine, &statement, call)
-            .await?;
+        let proof = sign(engine, to_be_signed(&statement)).await?;
         let evidence = Evidence {
             from_identity: from,
             to_identity: to,
@@ -140,9 +161,26 @@ impl Node {
         by: &EngineId,
         call: &Call,
     ) -> Result<Vec<Revocation>, EngineError> {
+        let sign = async |engine: EngineId, request| {
+            self.commit_as((who, by), &engine, request, call).await
+        };
+        self.revoke_reads_for_signed(who, reader, by, sign).await
+    }
+
+    /// The same where another process has the token: see [`Node::grant_reads_for_signed`].
+    ///
+    /// # Errors
+    /// As [`Node::revoke_reads_for`], and those of `sign`.
+    pub async fn revoke_reads_for_signed<E: From<EngineError>>(
+        &self,
+        who: &EngineId,
+        reader: &EngineId,
+        by: &EngineId,
+        mut sign: impl AsyncFnMut(EngineId, RequestCommitment) -> Result<Commitment, E>,
+    ) -> Result<Vec<Revocation>, E> {
         (self.0.policy).check(who, policy::Permission::Revoke { reader, by })?;
         let engine = self.signs_for(by)?;
-        let known = self.0.know(reader)?;
+        let known = self.0.know(reader).map_err(EngineError::from)?;
         let keys: Vec<_> = (known.iter())
             .flat_map(|known| as_reader(&known.party.keys))
             .collect();
@@ -162,13 +200,12 @@ impl Node {
             let revocation = Revocation {
                 statement: piece.statement_id(),
                 by: signer,
-                proof: self
-                    .sign_statement((who, by), &engine, &statement, call)
-                    .await?,
+                proof: sign(engine.clone(), to_be_signed(&statement)).await?,
             };
             revocation.verify().map_err(reads_for::invalid)?;
             let registry = &self.0.registry;
-            registry.insert_revocations(std::slice::from_ref(&revocation))?;
+            let inserted = registry.insert_revocations(std::slice::from_ref(&revocation));
+            inserted.map_err(EngineError::from)?;
             revocations.push(revocation);
         }
         match revocations.is_empty() {
@@ -176,7 +213,8 @@ impl Node {
             true => Err(EngineError::NoSuchGrant {
                 reader: reader.clone(),
                 by: by.clone(),
-            }),
+            }
+            .into()),
         }
     }
 
@@ -212,22 +250,6 @@ impl Node {
         }
         info.commitment_engine
             .ok_or(EngineError::CapabilitiesNotAvailable)
-    }
-
-    /// Signs in the name of an identity, with its key and token, on behalf of the sender.
-    async fn sign_statement(
-        &self,
-        asker_and_signer: (&EngineId, &EngineId),
-        engine: &EngineId,
-        statement: &Statement,
-        call: &Call,
-    ) -> Result<crate::Commitment, EngineError> {
-        let request = RequestCommitment {
-            data: statement.to_bytes(),
-            purpose: Purpose::Evidence,
-        };
-        self.commit_as(asker_and_signer, engine, request, call)
-            .await
     }
 
     /// Imports a file of evidence: all of it, or nothing. If a name belongs to other keys here, the
@@ -348,6 +370,14 @@ impl Node {
             }
         }
         Ok(party.name.clone())
+    }
+}
+
+/// A request to sign a statement.
+fn to_be_signed(statement: &Statement) -> RequestCommitment {
+    RequestCommitment {
+        data: statement.to_bytes(),
+        purpose: Purpose::Evidence,
     }
 }
 

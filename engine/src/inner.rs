@@ -84,10 +84,15 @@ impl Inner {
         self.whole.as_ref().unwrap_or(self)
     }
 
+    /// Whether this is a view of the node.
+    pub(crate) fn is_view(&self) -> bool {
+        self.whole.is_some()
+    }
+
     /// Whether who asks must not learn of what there is more than the policy lets it use: whoever
     /// asks from outside, and whoever asks through a view.
     pub(crate) fn is_secret_from(&self, asker: &EngineId) -> bool {
-        self.whole.is_some() || asker.node.is_some()
+        self.is_view() || asker.node.is_some()
     }
 
     /// The user who is entered as the maker of an identity.

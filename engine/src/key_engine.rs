@@ -13,15 +13,16 @@ use claviger_token::token::Secret;
 use claviger_token::{
     Call, Decryptor, Error, KeyUse, Signature, SignatureScheme, Signer, SlotId, TokenId,
 };
+use tokio::sync::OwnedMutexGuard;
 
 use crate::asking::Asking;
-use crate::opening::{Opening, Wanted};
+use crate::opening::Wanted;
 use crate::purpose::ToSign;
 use crate::registry::KeyRecord;
 use crate::routed::{Routed, apart};
 use crate::token_state::is_absence;
 use crate::tokens::{OpenToken, Pacer, Tokens};
-use crate::turns::in_time;
+use crate::turns::{apart as apart_in_time, in_time};
 use crate::wants::Wants;
 use crate::{EngineError, EngineId};
 
@@ -161,7 +162,7 @@ impl KeyEngine {
                 Ok(()) => text.sign(&*signer, call).map(Ok),
                 Err(refused) => Ok(Err(refused)),
             };
-            match bound.token.work(&call, sign).await {
+            match bound.token.work(tokens.caller(), &call, sign).await {
                 Ok(Err(refused)) => return Err(refused),
                 Ok(Ok(signature)) => Ok(signature),
                 Err(error) => Err(error),
@@ -405,7 +406,7 @@ impl KeyEngine {
     ) -> Result<Arc<Bound>, EngineError> {
         let absences = self.absences.load(Ordering::Acquire);
         let turn = Arc::clone(&self.binding).lock_owned();
-        let mut turn = in_time(call, turn).await?;
+        let turn = in_time(call, turn).await?;
         if let Some(bound) = self.known() {
             return Ok(bound);
         }
@@ -415,25 +416,13 @@ impl KeyEngine {
         {
             return Err(absence.clone());
         }
-        let (engine, its_tokens) = (Arc::clone(self), Arc::clone(tokens));
-        let (asker, its_call) = (who.clone(), call.clone());
         // The turns go along: where a token does not answer, one thread waits for it, however
         // many requests give up meanwhile.
-        let bound = move |opening| {
-            let bound = engine.open_and_find(&its_tokens, opening, &asker, &its_call);
-            if let Err(error) = &bound
-                && is_absence(error)
-            {
-                *turn = Some(error.clone());
-                engine.absences.fetch_add(1, Ordering::Release);
-            }
-            bound
+        let binding = Binding {
+            engine: Arc::clone(self),
+            turn,
         };
-        let openings = &tokens.openings;
-        let counted = tokens.counted(who);
-        openings
-            .run(Some(&counted), self.wanted(), call, bound)
-            .await?
+        binding.bind(tokens, who, call).await
     }
 
     /// Lets go of the handle, if it is of this token: the next request gets a new one.
@@ -447,24 +436,28 @@ impl KeyEngine {
         }
     }
 
+    /// Its token, where it is time to look whether something was abandoned there.
+    pub(crate) fn token_to_resolve(&self) -> Option<Arc<OpenToken>> {
+        let bound = self.bound.read().unwrap_or_else(PoisonError::into_inner);
+        let token = &bound.as_ref()?.token;
+        token.due.is_now().then(|| Arc::clone(token))
+    }
+
     /// The handle, where somebody got it from the token.
     fn known(&self) -> Option<Arc<Bound>> {
         let bound = self.bound.read().unwrap_or_else(PoisonError::into_inner);
         bound.clone()
     }
 
-    fn open_and_find(
+    fn open(
         &self,
         tokens: &Tokens,
-        opening: Opening,
         who: &EngineId,
         call: &Call,
-    ) -> Result<Arc<Bound>, EngineError> {
+    ) -> Result<Arc<OpenToken>, EngineError> {
         call.check()?;
         let info = &self.key.info;
         let (token, _) = tokens.open(Some(who), self.wanted(), call)?;
-        // Others may open it while its key is looked for, on a thread that counts.
-        let _thread = opening.only_thread();
         let is_it = *token.id() == info.token || token.token.info().formerly.contains(&info.token);
         if !is_it {
             return Err(EngineError::Token(Error::TokenUnavailable {
@@ -472,6 +465,11 @@ impl KeyEngine {
                 reason: format!("{} is there instead", token.id()),
             }));
         }
+        Ok(token)
+    }
+
+    fn find(&self, token: Arc<OpenToken>, call: &Call) -> Result<Arc<Bound>, EngineError> {
+        let info = &self.key.info;
         let key = info.key_ref();
         let (device, usage) = (Arc::clone(&token.token), info.usage);
         let handle = token.work_blocking(call, move |call| match usage {
@@ -492,10 +490,80 @@ impl KeyEngine {
     }
 }
 
+/// The turn to get the handle of a key from its token.
+struct Binding {
+    engine: Arc<KeyEngine>,
+    /// Why that failed the last time.
+    turn: OwnedMutexGuard<Option<EngineError>>,
+}
+
+/// How far an opening comes on its thread.
+enum Step {
+    Bound(Arc<Bound>),
+    /// As many look for keys on the token as may.
+    Opened(Arc<OpenToken>, Binding),
+}
+
+impl Binding {
+    /// Opens the token and finds the key. Where the token does not answer, the search takes a
+    /// thread of the token's, however many of its keys are wanted, and none of those that open
+    /// tokens.
+    async fn bind(
+        mut self,
+        tokens: &Arc<Tokens>,
+        who: &EngineId,
+        call: &Call,
+    ) -> Result<Arc<Bound>, EngineError> {
+        let engine = Arc::clone(&self.engine);
+        let (its_tokens, asker, its_call) = (Arc::clone(tokens), who.clone(), call.clone());
+        let open = move |opening| {
+            let opened = self.engine.open(&its_tokens, &asker, &its_call);
+            let token = self.noted(opened)?;
+            // Others may open it while its key is looked for.
+            drop(opening);
+            match token.waiting.take_at_once() {
+                Some(_thread) => self.find(token, &its_call).map(Step::Bound),
+                None => Ok(Step::Opened(token, self)),
+            }
+        };
+        let counted = tokens.counted(who);
+        let opened = (tokens.openings).run(Some(&counted), engine.wanted(), call, open);
+        match opened.await?? {
+            Step::Bound(bound) => Ok(bound),
+            Step::Opened(token, mut binding) => {
+                let thread = token.waiting.take_for_key(call).await?;
+                let its_call = call.clone();
+                let find = move || {
+                    let _thread = thread;
+                    binding.find(token, &its_call)
+                };
+                apart_in_time(call, find).await?
+            }
+        }
+    }
+
+    fn find(&mut self, token: Arc<OpenToken>, call: &Call) -> Result<Arc<Bound>, EngineError> {
+        let found = self.engine.find(token, call);
+        self.noted(found)
+    }
+
+    /// Notes for the others that the token is away.
+    fn noted<T>(&mut self, done: Result<T, EngineError>) -> Result<T, EngineError> {
+        if let Err(error) = &done
+            && is_absence(error)
+        {
+            *self.turn = Some(error.clone());
+            self.engine.absences.fetch_add(1, Ordering::Release);
+        }
+        done
+    }
+}
+
 impl ToSign {
     fn sign(&self, signer: &dyn Signer, call: &Call) -> Result<Signature, Error> {
         match self {
             ToSign::Message(message) => signer.sign(message, call),
+            ToSign::InScheme(scheme, message) => signer.sign_in(*scheme, message, call),
             ToSign::Digest(digest) => match signer.of_digests() {
                 Some(signer) => signer.sign_digest(digest, call),
                 None => Err(Error::BadMessage {

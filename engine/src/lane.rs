@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use claviger_token::{Call, Error, TokenId};
 use tokio::sync::oneshot;
 
+use crate::shares::Shares;
+
 /// How many operations may wait for a token. More are answered *busy*, at once.
 pub(crate) const QUEUE: usize = 256;
 
@@ -21,6 +23,8 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(crate) struct Lane {
     token: TokenId,
     jobs: SyncSender<Job>,
+    /// Who has put those in that no thread has taken.
+    shares: Arc<Shares>,
 }
 
 impl Lane {
@@ -41,10 +45,16 @@ impl Lane {
         Ok(Lane {
             token: token.clone(),
             jobs,
+            shares: Shares::of(QUEUE),
         })
     }
 
-    /// Runs `job` on one of the token's threads.
+    /// How many jobs wait, those included that were given up.
+    pub(crate) fn queued(&self) -> usize {
+        self.shares.taken()
+    }
+
+    /// Runs `job` on one of the token's threads, for a [caller](Shares::take).
     ///
     /// When the deadline passes or the caller goes away, a job that has not begun never
     /// does; one that has goes on, and its result is dropped.
@@ -53,12 +63,13 @@ impl Lane {
     /// [`Error::Busy`], [`Error::DeadlineExceeded`], or what the job says.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
+        caller: Option<u32>,
         call: &Call,
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         // The caller may have gone; then nobody wants the result.
-        let _turn = self.submit(call, job, |result| drop(reply.send(result)))?;
+        let _turn = self.submit(caller, call, job, |result| drop(reply.send(result)))?;
         let answer = match call.deadline() {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
                 .await
@@ -69,14 +80,14 @@ impl Lane {
         answer.unwrap_or_else(|_| Err(self.panicked()))
     }
 
-    /// The same for a caller that may block.
+    /// The same for a caller that may block, and has not more than a few such jobs.
     pub(crate) fn run_blocking<T: Send + 'static>(
         &self,
         call: &Call,
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, answer) = sync_channel(1);
-        let _turn = self.submit(call, job, move |result| drop(reply.send(result)))?;
+        let _turn = self.submit(None, call, job, move |result| drop(reply.send(result)))?;
         match wait(&answer, call) {
             Err(RecvTimeoutError::Timeout) => Err(Error::DeadlineExceeded),
             answer => answer.unwrap_or_else(|_| Err(self.panicked())),
@@ -101,7 +112,7 @@ impl Lane {
             begins.store(true, Ordering::Release);
             job(call)
         };
-        let turn = self.submit(call, job, move |result| drop(reply.send(result)));
+        let turn = self.submit(None, call, job, move |result| drop(reply.send(result)));
         let turn = turn.map_err(NotDone::NotBegun)?;
         let mut answered = wait(&answer, call);
         if answered.as_ref().err() == Some(&RecvTimeoutError::Timeout) {
@@ -120,14 +131,17 @@ impl Lane {
 
     fn submit<T>(
         &self,
+        caller: Option<u32>,
         call: &Call,
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
         reply: impl FnOnce(Result<T, Error>) + Send + 'static,
     ) -> Result<JobStart, Error> {
         call.check()?;
+        let place = self.shares.take(caller).ok_or_else(|| self.busy())?;
         let turn = JobStart(Arc::default());
         let (its_turn, call) = (Arc::clone(&turn.0), call.clone());
         let job = Box::new(move || {
+            drop(place);
             reply(match JobStart::change(&its_turn, JobStart::BEGUN) {
                 true => call.check().and_then(|()| job(&call)),
                 false => Err(Error::Cancelled),
@@ -135,10 +149,14 @@ impl Lane {
         });
         match self.jobs.try_send(job) {
             Ok(()) => Ok(turn),
-            Err(TrySendError::Full(_)) => Err(Error::Busy {
-                token: self.token.clone(),
-            }),
+            Err(TrySendError::Full(_)) => Err(self.busy()),
             Err(TrySendError::Disconnected(_)) => Err(self.unavailable()),
+        }
+    }
+
+    fn busy(&self) -> Error {
+        Error::Busy {
+            token: self.token.clone(),
         }
     }
 

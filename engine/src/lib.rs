@@ -59,6 +59,8 @@
 //! | `tokens`, `lane`, `waiting_threads` | open tokens, the threads that serve them, and those that wait for them |
 //! | `asking` | asks a person for a PIN before the turn at the token is taken |
 //! | `opening`, `whose_pin` | opens tokens apart from everything else; whose PIN that takes |
+//! | `due` | when it is looked whether something was abandoned on a token |
+//! | `shares` | what each caller may have waiting for a token |
 //! | `sender` | who counts as one sender, where each has a limit |
 //! | `turns` | waits no longer than a request lasts; turns at identities and tokens |
 #![forbid(unsafe_code)]
@@ -69,6 +71,7 @@ mod adoption;
 mod asking;
 mod closings;
 mod commitment;
+mod due;
 pub mod encryption;
 pub mod error;
 pub mod evidence;
@@ -96,6 +99,7 @@ pub mod registry;
 mod resolving;
 mod routed;
 mod sender;
+mod shares;
 mod standings;
 pub mod token_state;
 mod tokens;

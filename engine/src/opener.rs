@@ -36,6 +36,7 @@ use claviger_token::{Call, Error, KeyUse, TokenId};
 
 use crate::node::no_such;
 use crate::policy::{self, Operation};
+use crate::types::owner_by_name;
 use crate::{EngineError, EngineId, Node};
 
 use self::candidates::{blocking, candidates};
@@ -51,6 +52,8 @@ pub struct Opener {
     left: VecDeque<Candidate>,
     /// Those whose token is not attached.
     away: Vec<Away>,
+    /// Those that are not asked, since they need a person.
+    attended: Vec<Holder>,
     /// The owner of a PIN that was given for all tokens.
     pin_of: PinOf,
     /// Why the first one that was asked could not open it.
@@ -72,6 +75,7 @@ pub struct Candidate {
 }
 
 /// A file whose header is open.
+#[non_exhaustive]
 pub struct Opened {
     /// The identity whose key opened it.
     pub who: EngineId,
@@ -82,6 +86,7 @@ pub struct Opened {
 /// Why a file was not opened.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{error}")]
+#[non_exhaustive]
 pub struct NotOpened {
     /// The identity that was asked, if any.
     pub who: Option<EngineId>,
@@ -91,6 +96,7 @@ pub struct NotOpened {
 
 /// An identity whose key may open a file, and where the key is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Holder {
     /// The identity.
     pub who: EngineId,
@@ -100,6 +106,18 @@ pub struct Holder {
     pub attached: bool,
     /// The reason if it is not known whether it is attached.
     pub unreadable: Option<String>,
+}
+
+impl Holder {
+    /// An identity with its key on `token`, which is attached.
+    pub fn of_attached(who: EngineId, token: TokenId) -> Self {
+        Holder {
+            who,
+            token,
+            attached: true,
+            unreadable: None,
+        }
+    }
 }
 
 impl Opener {
@@ -171,6 +189,27 @@ impl Opener {
         ))
     }
 
+    /// The same with only those keys that need no person: nobody has to touch or approve. Whether
+    /// somebody is asked for a PIN depends on the call.
+    #[must_use]
+    pub fn unattended(self) -> Self {
+        self.without(|candidate| candidate.needs_person)
+    }
+
+    /// The same without those whose keys need a person for a reason that the caller knows.
+    #[must_use]
+    pub fn without(mut self, needs_person: impl Fn(&Candidate) -> bool) -> Self {
+        let (attended, left): (Vec<_>, Vec<_>) = (self.left.into_iter()).partition(needs_person);
+        self.attended.extend(attended.iter().map(Candidate::holder));
+        self.left = left.into();
+        self
+    }
+
+    /// Those that are asked, one after the other.
+    pub fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        self.left.iter()
+    }
+
     fn new(
         (node, asker): (&Node, &EngineId),
         stanzas: &Stanzas,
@@ -185,6 +224,7 @@ impl Opener {
             had_candidates: !here.is_empty(),
             left: here.into(),
             away,
+            attended: Vec::new(),
             pin_of,
             failed: None,
         }
@@ -268,6 +308,10 @@ impl Opener {
         if let Some(failed) = &self.failed {
             return failed.clone();
         }
+        if !self.attended.is_empty() {
+            let holders = self.attended.clone();
+            return EngineError::PersonNeeded { holders }.into();
+        }
         let holders = || self.away.iter().map(Away::holder).collect();
         let error = match (self.away.is_empty(), self.had_candidates) {
             (true, true) => Error::DecryptionFailed.into(),
@@ -287,6 +331,11 @@ impl Candidate {
     /// The token with its key.
     pub fn token(&self) -> &TokenId {
         &self.token
+    }
+
+    /// The identity whose key it is: another one may be connected to it.
+    pub fn owner(&self) -> EngineId {
+        owner_by_name(KeyUse::Decrypt, &self.engine.name).unwrap_or_else(|| self.engine.clone())
     }
 
     /// The order: keys that need no person, keys that certainly match, keys that need no PIN.
@@ -413,6 +462,9 @@ impl Node {
         let by = self.request(asker, &found, Operation::Decrypt, call);
         let unwrapped = found.unwrap(&self.0.tokens, stanzas, by).await;
         self.0.note_move(&found);
+        if unwrapped.is_ok() {
+            self.resolve_beside(asker, &found);
+        }
         unwrapped
     }
 }

@@ -10,10 +10,16 @@
 //! | opening what a backend leads to, not known which token that is | its sender: [`EACH`] at a time | who wants the same backend; the sender's further ones |
 //! | asking for a PIN before the opening ([`asking`](crate::asking)) | its sender, apart from openings: [`EACH`] at a time | the sender's further requests for the PIN of the same token |
 //! | looking at what is attached | its sender, apart from openings: [`EACH`] at a time | who looks by the same backend; the sender's further looks |
+//! | looking for a key on a token that is open | the token, apart from openings: as many as it has [threads](crate::waiting_threads) | who wants another key of this token |
 //!
-//! Who waits takes no thread and keeps nobody else waiting. All that hang take [`MOST`] threads.
+//! Who waits takes no thread and keeps nobody else waiting. All that hang take [`MOST`] threads. Of
+//! these, [`RESERVED`] are for senders of whom nothing hangs yet: a dozen senders do not keep the
+//! others from being served.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use claviger_token::{Call, Error, TokenId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,6 +34,9 @@ pub(crate) const EACH: usize = 8;
 /// How many openings go on at a time. The runtime has 512 threads that may block, for everything.
 pub(crate) const MOST: usize = 128;
 
+/// How many of these only a sender takes of whom nothing else hangs.
+pub(crate) const RESERVED: usize = 32;
+
 /// Who is opening which token.
 pub(crate) struct Openings {
     backends: Turns<String>,
@@ -35,6 +44,7 @@ pub(crate) struct Openings {
     /// Those of each sender; `None` is the node itself.
     places: Kept<Option<Sender>, Semaphore>,
     threads: Arc<Semaphore>,
+    reserved: Arc<Semaphore>,
 }
 
 /// The right to open what one backend leads to. It goes along with who opens, also where nobody
@@ -45,15 +55,7 @@ pub(crate) struct Opening {
     _token: Option<Turn>,
     /// Where it is not.
     _place: Option<OwnedSemaphorePermit>,
-    thread: OwnedSemaphorePermit,
-}
-
-impl Opening {
-    /// Ends the turns: others may open the same. The thread still counts, until the result is
-    /// dropped.
-    pub(crate) fn only_thread(self) -> OwnedSemaphorePermit {
-        self.thread
-    }
+    _thread: OwnedSemaphorePermit,
 }
 
 /// Which token is to be opened.
@@ -81,7 +83,8 @@ impl Default for Openings {
             backends: Turns::default(),
             tokens: Turns::default(),
             places: Kept::default(),
-            threads: Arc::new(Semaphore::new(MOST)),
+            threads: Arc::new(Semaphore::new(MOST - RESERVED)),
+            reserved: Arc::new(Semaphore::new(RESERVED)),
         }
     }
 }
@@ -112,24 +115,38 @@ impl Openings {
         wanted: Wanted<'_>,
         call: &Call,
     ) -> Result<Opening, Error> {
-        let (backend, token, place) = match wanted.token {
+        let (backend, token, place, is_first) = match wanted.token {
             // Always in this order, so that no two wait for each other.
             Some(token) => {
                 let backend = self.backends.take(&wanted.backend.to_owned(), call).await?;
-                (backend, Some(self.tokens.take(token, call).await?), None)
+                let token = self.tokens.take(token, call).await?;
+                (backend, Some(token), None, false)
             }
             None => {
                 let (backend, place) = self.turn_and_place(who, wanted.backend, call).await?;
-                (backend, None, Some(place))
+                let is_first = place.semaphore().available_permits() + 1 == EACH;
+                (backend, None, Some(place), is_first)
             }
         };
-        let thread = Arc::clone(&self.threads);
         Ok(Opening {
             _backend: backend,
             _token: token,
             _place: place,
-            thread: permit(thread, call).await?,
+            _thread: self.thread(is_first, call).await?,
         })
+    }
+
+    /// A thread, of those for everybody if one is free; `is_first`: nothing else of the sender
+    /// hangs.
+    async fn thread(&self, is_first: bool, call: &Call) -> Result<OwnedSemaphorePermit, Error> {
+        let mut thread = pin!(Arc::clone(&self.threads).acquire_owned());
+        let mut reserved = pin!(Arc::clone(&self.reserved).acquire_owned());
+        let either = poll_fn(|cx| match thread.as_mut().poll(cx) {
+            Poll::Pending if is_first => reserved.as_mut().poll(cx),
+            thread => thread,
+        });
+        // They are never closed.
+        in_time(call, either).await?.map_err(|_| Error::Cancelled)
     }
 
     /// The turn at a backend, and a place among those of the sender. Who waits for the one does
@@ -207,18 +224,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_goes_on_after_its_opening_keeps_its_thread_and_nobody_from_the_token() {
-        let (openings, one) = (Openings::default(), token("1"));
-        let call = Call::unlimited();
-        let first = openings.begin(None, wanted("a", &one), &call).await;
-        let goes_on = first.unwrap().only_thread();
-        let second = openings.begin(None, wanted("a", &one), &call).await;
-        assert_eq!(openings.threads.available_permits(), MOST - 2);
-        drop((goes_on, second.unwrap()));
-        assert_eq!(openings.threads.available_permits(), MOST);
-    }
-
-    #[tokio::test]
     async fn a_request_that_may_keep_its_thread_is_done_on_it_unless_it_has_a_deadline() {
         let openings = Openings::default();
         let here = std::thread::current().id();
@@ -237,7 +242,31 @@ mod tests {
             let panicked = run(|_| std::panic::resume_unwind(Box::new(()))).await;
             assert!(matches!(panicked, Err(Error::Cancelled)), "{panicked:?}");
         }
-        assert_eq!(openings.threads.available_permits(), MOST);
+        assert_eq!(openings.threads.available_permits(), MOST - RESERVED);
+    }
+
+    #[tokio::test]
+    async fn many_senders_of_whom_as_much_hangs_as_may_leave_threads_to_others() {
+        let openings = Openings::default();
+        let soon = Call::within(Duration::from_millis(1));
+        let mut hang = Vec::new();
+        for sender in 0..MOST / EACH {
+            let sender = EngineId::local(format!("sender {sender}"));
+            for number in 0..EACH {
+                let backend = format!("{sender} {number}");
+                let opening = openings.begin(Some(&sender), Wanted::any(&backend), &soon);
+                hang.extend(opening.await);
+            }
+        }
+        // Some of theirs wait, and those of others do not.
+        assert_eq!(hang.len(), MOST - RESERVED + (RESERVED / EACH));
+        for number in 0..RESERVED / 2 {
+            let other = EngineId::local(format!("other {number}"));
+            let backend = format!("its own {number}");
+            let call = Call::unlimited();
+            let opening = openings.begin(Some(&other), Wanted::any(&backend), &call);
+            hang.push(opening.await.unwrap());
+        }
     }
 
     #[tokio::test]

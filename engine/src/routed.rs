@@ -100,7 +100,10 @@ pub(crate) async fn apart<T: Send + 'static>(
 ) -> Result<T, Error> {
     let thread = match key.in_place {
         true => None,
-        false => Some(key.token.waiting.take(key.token.id(), call).await?),
+        false => {
+            let (caller, token) = (key.tokens.caller(), key.token.id());
+            Some(key.token.waiting.take(caller, token, call).await?)
+        }
     };
     let (deadline, call) = (call.deadline(), key.token.noting(call));
     let done = tokio::task::spawn_blocking(move || {

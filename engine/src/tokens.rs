@@ -14,6 +14,7 @@ use claviger_token::{
 
 use crate::accepted::Accepted;
 use crate::closings::{Closings, Locks};
+use crate::due::Due;
 use crate::lane::{Lane, NotDone};
 use crate::management;
 use crate::opening::{Openings, Wanted};
@@ -37,6 +38,8 @@ pub(crate) struct OpenToken {
     /// For requests that hold a thread while they wait for it.
     pub(crate) waiting: WaitingThreads,
     standing: Arc<Standing>,
+    /// When it is looked whether something was abandoned on it.
+    pub(crate) due: Due,
     /// Whose PIN opened it.
     login: Arc<Login>,
     /// The PIN that it accepted.
@@ -84,13 +87,20 @@ impl OpenToken {
         self.token.info().pace == Pace::Quick
     }
 
-    /// Runs `job` on a thread of the token's own.
+    /// How many operations wait for it: those that its threads have not begun, and those that wait
+    /// for a thread.
+    fn queued(&self) -> usize {
+        self.lane.get().map_or(0, Lane::queued) + self.waiting.queued()
+    }
+
+    /// Runs `job` on a thread of the token's own, for a [caller](Tokens::caller).
     pub(crate) async fn work<T: Send + 'static>(
         &self,
+        caller: Option<u32>,
         call: &Call,
         job: impl FnOnce(&Call) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.lane()?.run(call, self.noted(job)).await
+        self.lane()?.run(caller, call, self.noted(job)).await
     }
 
     /// Runs `job` for a caller that may block: in place on a quick token, else on a
@@ -203,6 +213,7 @@ impl Pacer {
 
 /// What is found where the drivers of a node look for tokens.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct FoundTokens {
     /// The tokens, each with what can be seen of its slots.
     pub tokens: Vec<(TokenInfo, Vec<SlotInfo>)>,
@@ -210,10 +221,19 @@ pub struct FoundTokens {
     pub unreadable: Vec<Unreadable>,
 }
 
+impl FoundTokens {
+    /// What was found.
+    pub fn new(tokens: Vec<(TokenInfo, Vec<SlotInfo>)>, unreadable: Vec<Unreadable>) -> Self {
+        FoundTokens { tokens, unreadable }
+    }
+}
+
 /// The tokens of a node as one asks for them: see [`Pool`].
 pub(crate) struct Tokens {
     pub(crate) pool: Arc<Pool>,
     policy: Arc<dyn Policy>,
+    /// The user whose view this is, if it is one.
+    caller: Option<u32>,
     /// Whose PIN opened them, and those that failed to open.
     logins: Arc<Logins>,
 }
@@ -261,21 +281,36 @@ impl Tokens {
         Tokens {
             pool: Arc::new(pool),
             policy,
+            caller: None,
             logins: Arc::default(),
         }
     }
 
     /// The same tokens, for requests that ask `policy` and whose logins are their own.
     pub(crate) fn seen_by(&self, policy: &Arc<dyn Policy>) -> Self {
+        let subject = policy.subject();
         Tokens {
             pool: Arc::clone(&self.pool),
             policy: Arc::clone(policy),
-            logins: Arc::new(self.logins.of_view(policy.subject())),
+            caller: subject.as_ref().map(|subject| subject.uid),
+            logins: Arc::new(self.logins.of_view(subject)),
         }
+    }
+
+    /// Who has a share of what waits for a token: the user whose view this is, if it is one.
+    pub(crate) fn caller(&self) -> Option<u32> {
+        self.caller
     }
 }
 
 impl Pool {
+    /// How many operations wait for each open token.
+    pub(crate) fn queues(&self) -> Vec<(TokenId, usize)> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = |(id, token): (&TokenId, &Arc<OpenToken>)| (id.clone(), token.queued());
+        open.iter().map(queue).collect()
+    }
+
     /// From now on nobody opens the token until all have let go of it who have it; `None` if it is
     /// not open.
     pub(crate) fn begin_closing(&self, token: &TokenId) -> Option<Arc<OpenToken>> {
@@ -651,6 +686,7 @@ impl Tokens {
                 standing: self.standings.of(&id, &token.info().backend),
                 login: self.logins.of(&id),
                 accepted: Accepted::default(),
+                due: Due::default(),
                 waiting: WaitingThreads::of(workers(&*token)),
                 token,
                 lane: OnceLock::new(),

@@ -45,11 +45,12 @@ impl Node {
         let opened = self.0.open(Some(who), Wanted::any(&backend), call).await?;
         let turns = self.turns(who, opened.0.id(), call).await?;
         let (who, call) = (who.clone(), self.0.tokens.for_work(call));
-        self.carried(turns, move |node| {
+        let token = Arc::clone(&opened.0);
+        let made = self.carried(turns, move |node| {
             node.tokens.check_login(&opened.0, &who)?;
             lifecycle::generate(node, &who, opened, &wanted, &call)
-        })
-        .await
+        });
+        made.await.inspect_err(|_| token.due.set())
     }
 
     /// Connects `who` to an identity, or to a key on a token.
@@ -138,11 +139,12 @@ impl Node {
         let (token, _) = self.0.open(Some(who), wanted, call).await?;
         let turns = self.turns(&identity, token.id(), call).await?;
         let (who, call) = (who.clone(), self.0.tokens.for_work(call));
-        self.carried(turns, move |node| {
-            node.tokens.check_login(&token, &who)?;
-            lifecycle::destroy(node, &identity, &info, (token, &backend), &call)
-        })
-        .await
+        let its_token = Arc::clone(&token);
+        let deleted = self.carried(turns, move |node| {
+            node.tokens.check_login(&its_token, &who)?;
+            lifecycle::destroy(node, &identity, &info, (its_token, &backend), &call)
+        });
+        deleted.await.inspect_err(|_| token.due.set())
     }
 
     /// Resolves what was left open when a process died or a token went away. It opens
@@ -238,7 +240,7 @@ impl Node {
     }
 
     /// What is decided by what the registry says.
-    async fn decided<T: Send + 'static>(
+    pub(super) async fn decided<T: Send + 'static>(
         &self,
         call: &Call,
         decide: impl FnOnce(&Inner) -> Result<T, EngineError> + Send + 'static,
@@ -253,7 +255,7 @@ impl Node {
 
     /// Does what we have our turns for. Once begun it is carried through, even if the caller goes
     /// away; it is then undone or finished as the case may be, and the turns end with it.
-    async fn carried<T: Send + 'static>(
+    pub(super) async fn carried<T: Send + 'static>(
         &self,
         turns: impl Send + 'static,
         work: impl FnOnce(&Inner) -> Result<T, EngineError> + Send + 'static,

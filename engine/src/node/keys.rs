@@ -183,6 +183,7 @@ impl Node {
         let result = work.clone().run(&engine, &self.0.tokens, by).await;
         self.0.note_move(&engine);
         let Err(EngineError::Token(error)) = &result else {
+            self.resolve_beside(sender, &engine);
             return result;
         };
         let is_missing = matches!(error, Error::KeyNotFound { .. });

@@ -2,6 +2,7 @@
 //!
 //! | module | idea |
 //! | --- | --- |
+//! | `abandoned` | resolving what was abandoned on a token that a request has used |
 //! | `builder` | what a node is made of |
 //! | `identities` | making, connecting and deleting identities |
 //! | `keys` | using keys |
@@ -19,6 +20,7 @@ use crate::policy::Policy;
 use crate::registry::Registry;
 use crate::{EngineError, EngineId};
 
+mod abandoned;
 mod builder;
 mod identities;
 mod keys;
