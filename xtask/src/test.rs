@@ -13,6 +13,9 @@ use crate::{Result, kryoptic, peers, process, scratch, setup};
 /// and says so.
 pub(crate) const QUICK: &str = "CLAVIGER_TEST_QUICK";
 
+/// How many tests cargo-nextest runs at once.
+const THREADS: &str = "NEXTEST_TEST_THREADS";
+
 /// Runs the tests, with cargo-nextest where it is installed.
 pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     let (flags, args): (Vec<_>, Vec<_>) = args.into_iter().partition(|arg| arg == "--quick");
@@ -41,6 +44,9 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
     for mut command in commands(nextest, quick, &args) {
         let _net = scratch::keep_users_tokens_out(&mut command)?;
         command.env(QUICK, if quick { "1" } else { "" });
+        if std::env::var_os(THREADS).is_none() {
+            command.env(THREADS, threads().to_string());
+        }
         process::run(&mut command)?;
     }
     if nextest && !args.is_empty() {
@@ -51,6 +57,13 @@ pub(crate) fn run(args: Vec<OsString>) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Three tests at once on two processors: a third of their time they wait for a card, for a
+/// daemon or for the disk.
+fn threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors + processors / 2
 }
 
 /// With the PIV card of others, where it takes the suite. What is built with other features is
