@@ -12,6 +12,7 @@ use claviger_engine::evidence::now;
 use claviger_engine::{Capabilities, IdParams};
 use claviger_formats::sshsig::FILE_NAMESPACE;
 
+use crate::certificate_args::CertificateCommand;
 use crate::daemon_args::{AuditCommand, DaemonOptions, GrantCommand, ServeOptions, duration};
 use crate::help;
 use crate::options::{HiddenTokenOptions, Limit, TokenOptions};
@@ -219,6 +220,14 @@ pub(crate) enum Command {
         access: HiddenTokenOptions,
         #[command(subcommand)]
         command: ReadsForCommand,
+    },
+    /// Make requests for certificates, and keep certificates, of the keys of identities
+    #[command(after_long_help = help::CERTIFICATE)]
+    Certificate {
+        #[command(flatten)]
+        access: HiddenTokenOptions,
+        #[command(subcommand)]
+        command: CertificateCommand,
     },
     /// Report what is wrong with this set-up, and what to do about it
     Doctor {
@@ -434,6 +443,15 @@ impl Command {
                 let mut all = take(&mut **access);
                 if let ReadsForCommand::Grant { access, .. }
                 | ReadsForCommand::Revoke { access, .. } = command
+                {
+                    all.take(take(access));
+                }
+                Some(all)
+            }
+            Command::Certificate { access, command } => {
+                let mut all = take(&mut **access);
+                if let CertificateCommand::Request { access, .. }
+                | CertificateCommand::SelfSigned { access, .. } = command
                 {
                     all.take(take(access));
                 }

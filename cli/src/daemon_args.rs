@@ -86,7 +86,11 @@ pub(crate) struct NewGrant {
     #[arg(long, value_name = "OPERATION", value_parser = operations())]
     pub(crate) may: String,
     /// Grant signatures for this purpose only: raw, sshsig, sshsig:NAMESPACE, evidence, proof, tls,
-    /// node or prehash [default: each but prehash]
+    /// node, certificate or prehash [default: each but prehash]
+    ///
+    /// prehash signs digests whose messages nobody sees. Whoever has it can obtain any signature of
+    /// the key, including grants in its name. Programs that use the PKCS#11 module for TLS and ssh
+    /// need it.
     #[arg(
         long,
         value_name = "PURPOSE",

@@ -114,6 +114,17 @@ Examples:
   claviger encrypt alice letter.txt -o letter.age
   claviger verify alice --signature letter.sig letter.txt";
 
+pub(crate) const CERTIFICATE: &str = "\
+A certificate belongs to the identity's signing key. It is kept in the registry and removed with the
+key. `claviger doctor` says when it expires.
+
+Examples:
+  claviger certificate request alice --subject CN=alice,O=Example \\
+      --san alice.example -o alice.csr
+  claviger certificate import alice chain.pem   # what the authority made of it
+  claviger certificate show alice
+  claviger certificate self-signed alice --subject CN=alice --san localhost --days 30";
+
 pub(crate) const READS_FOR: &str = "\
 If A reads for B, the holder of A's key can decrypt what is encrypted to B. B grants this with its
 signing key, and the evidence is kept. A grant is about keys: an identity that is made anew inherits

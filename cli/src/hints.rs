@@ -294,6 +294,26 @@ fn known(code: &str) -> Option<&'static str> {
         "daemon-protocol" | "frame-too-long" | "frame-malformed" | "frame-truncated" => {
             "check that it is a Claviger daemon, of the same version"
         }
+        // Of certificates.
+        "certificate-empty-subject" | "certificate-bad-subject" => {
+            "write the subject as in --subject 'CN=alice,O=Example'"
+        }
+        "certificate-bad-name" => {
+            "name a host, an IP address, a mailbox or a URI: --san DNS:alice.example"
+        }
+        "certificate-unsupported" | "certificate-other-scheme" => {
+            "make an identity whose key is P-256, P-384, Ed25519 or RSA, on a token that is not a \
+             wallet"
+        }
+        "certificate-bad-period" => "name fewer days: --days 365",
+        "certificate-malformed" => "give X.509 certificates in PEM, or one in DER",
+        "certificate-other-key" => {
+            "name the identity whose key was in the request; `claviger show NAME` shows its key"
+        }
+        "certificate-expired" => {
+            "have the authority renew it: claviger certificate request NAME --subject SUBJECT"
+        }
+        "certificate-not-in-chain" => "leave the certificates away that did not issue it",
         // Nothing can be done about these, or the message says it all; of what depends on a
         // ciphertext nothing may be said.
         "bad-message"

@@ -3,6 +3,7 @@
 
 mod allowed_signers;
 mod args;
+mod certificate_args;
 mod command_line;
 mod commands;
 mod config;

@@ -132,6 +132,33 @@ impl Request for Lock<'_> {
     }
 }
 
+/// Keep a certificate of an identity's signing key.
+#[derive(Debug, Clone)]
+pub struct ImportCertificate<'a> {
+    /// The identity.
+    pub identity: &'a str,
+    /// The certificate and those that issued it, in DER and in any order.
+    pub certificates: &'a [Vec<u8>],
+}
+
+impl Request for ImportCertificate<'_> {
+    type Reply = Vec<Vec<u8>>;
+
+    fn content(&self, _: bool) -> Content {
+        asked(Asked::ImportCertificate(wire::ImportCertificate {
+            identity: self.identity.into(),
+            certificates: self.certificates.to_vec(),
+        }))
+    }
+
+    fn reply(&self, answer: Answer) -> Result<Vec<Vec<u8>>, Error> {
+        match only(answer)? {
+            Reply::ImportCertificate(reply) => Ok(reply.certificates),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
 /// All grants.
 #[derive(Debug, Clone)]
 pub struct Grants;

@@ -54,6 +54,21 @@ pub fn raw() -> Purpose {
     }
 }
 
+/// The signature of a request for a certificate of the key, or of a certificate that it signs
+/// itself.
+pub fn certificate() -> Purpose {
+    Purpose {
+        purpose: Some(wire::purpose::Purpose::Certificate(true)),
+    }
+}
+
+/// The signature of a digest whose message the daemon does not see. It needs a grant of its own.
+pub fn prehash() -> Purpose {
+    Purpose {
+        purpose: Some(wire::purpose::Purpose::Prehash(true)),
+    }
+}
+
 /// Sign.
 #[derive(Debug, Clone)]
 pub struct Commit<'a> {

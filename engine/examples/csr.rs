@@ -47,7 +47,7 @@ impl Keypair for OnToken<'_> {
 
 impl Signer<DerSignature> for OnToken<'_> {
     fn try_sign(&self, message: &[u8]) -> Result<DerSignature, signature::Error> {
-        let signed = self.stage.sign(Purpose::Raw, message.to_vec());
+        let signed = self.stage.sign(Purpose::Certificate, message.to_vec());
         let der = signed.map_err(|error| signature::Error::from_source(error.to_string()))?;
         DerSignature::try_from(&*der)
     }

@@ -159,7 +159,7 @@ impl signature::Keypair for ForCertificates<'_> {
 
 impl signature::Signer<DerSignature> for ForCertificates<'_> {
     fn try_sign(&self, message: &[u8]) -> Result<DerSignature, signature::Error> {
-        let signed = self.key.stage.sign(Purpose::Raw, message.to_vec());
+        let signed = self.key.stage.sign(Purpose::Certificate, message.to_vec());
         let der = signed.map_err(|error| signature::Error::from_source(error.to_string()))?;
         DerSignature::try_from(&*der)
     }

@@ -5,7 +5,7 @@
 //!
 //! | operation | of an identity | what it allows |
 //! | --- | --- | --- |
-//! | `sign` | yes | to sign for the purpose: `raw`, `sshsig`, `sshsig:NAMESPACE`, `evidence`, `proof`, `tls`, `node`, `prehash`; without one for each but `prehash` |
+//! | `sign` | yes | to sign for the purpose: `raw`, `sshsig`, `sshsig:NAMESPACE`, `evidence`, `proof`, `tls`, `node`, `certificate`, `prehash`; without one for each but `prehash` |
 //! | `decrypt` | yes | to open files |
 //! | `encrypt` | yes | to encrypt to it, and to read the evidence about it |
 //! | `connect` | yes | to enter identities that use its keys |
@@ -89,6 +89,8 @@ pub enum Signs {
     Tls,
     /// [`Purpose::Node`].
     Node,
+    /// [`Purpose::Certificate`].
+    Certificate,
     /// [`Purpose::Prehash`].
     Prehash,
 }
@@ -257,6 +259,7 @@ impl Signs {
             "proof" => Signs::Proof,
             "tls" => Signs::Tls,
             "node" => Signs::Node,
+            "certificate" => Signs::Certificate,
             "prehash" => Signs::Prehash,
             _ => match purpose.strip_prefix("sshsig:") {
                 Some("") => return Err(BadGrant::because("the namespace is empty")),
@@ -281,6 +284,7 @@ impl Signs {
             | (Signs::Proof, Purpose::Proof)
             | (Signs::Tls, Purpose::Tls(_))
             | (Signs::Node, Purpose::Node)
+            | (Signs::Certificate, Purpose::Certificate)
             | (Signs::Prehash, Purpose::Prehash) => true,
             _ => false,
         }
@@ -298,6 +302,7 @@ impl fmt::Display for Signs {
             Signs::Proof => "proof",
             Signs::Tls => "tls",
             Signs::Node => "node",
+            Signs::Certificate => "certificate",
             Signs::Prehash => "prehash",
         })
     }
@@ -325,6 +330,7 @@ mod tests {
             Purpose::Tls(TlsSide::Server),
             Purpose::Tls(TlsSide::Client),
             Purpose::Node,
+            Purpose::Certificate,
             Purpose::Prehash,
         ]
     }
@@ -332,7 +338,10 @@ mod tests {
     #[test]
     fn a_grant_to_sign_is_for_the_purpose_that_it_names_and_digests_must_be_named() {
         for (purpose, signs) in [
-            ("", "raw file git evidence proof server client node"),
+            (
+                "",
+                "raw file git evidence proof server client node certificate",
+            ),
             ("raw", "raw"),
             ("sshsig", "file git"),
             ("sshsig:file", "file"),
@@ -341,6 +350,7 @@ mod tests {
             ("proof", "proof"),
             ("tls", "server client"),
             ("node", "node"),
+            ("certificate", "certificate"),
             ("prehash", "prehash"),
         ] {
             let grant = NewGrant::parse(Subject::Uid(1), "", "alice", "sign", purpose).unwrap();

@@ -7,6 +7,7 @@
 //! purpose. A raw message that begins like one of these, or like what an SSH login signs, is
 //! refused.
 
+use claviger_formats::certificate;
 use claviger_formats::sshsig::{self, Hash};
 use claviger_token::key::to_hex;
 use claviger_token::{PublicKey, possession};
@@ -38,6 +39,9 @@ pub enum Purpose {
     Tls(TlsSide),
     /// The data is a statement of a node about itself, for other nodes.
     Node,
+    /// The data is a request for a certificate of this key, or a certificate of this key that it
+    /// signs itself, without the signature ([`certificate`]).
+    Certificate,
     /// The data is the number of a line of an audit log, a space, and the hash of that line in
     /// hexadecimal: what a daemon seals its log with. No caller of a daemon can ask for this.
     Seal,
@@ -78,6 +82,7 @@ impl Purpose {
             Purpose::Proof => "proof",
             Purpose::Tls(_) => "tls",
             Purpose::Node => "node",
+            Purpose::Certificate => "certificate",
             Purpose::Seal => "seal",
             Purpose::Prehash => "prehash",
         }
@@ -128,6 +133,10 @@ impl Purpose {
                 tls(*side, &data)
             }
             Purpose::Node => [NODE_PREFIX.as_bytes(), &data].concat(),
+            Purpose::Certificate => {
+                certificate::is_of_key(&data, key).map_err(not_for)?;
+                data
+            }
             Purpose::Seal => {
                 if !is_place_in_log(&data) {
                     return Err(not_for("the data is not a place in an audit log"));
@@ -178,6 +187,8 @@ enum Beginning {
     /// The id of a session, which is a hash, with its length as four bytes, big-endian; and
     /// the number of the message that asks for the login (RFC 4252 §7).
     SshLogin,
+    /// A certificate or a request for one, without its signature: [`certificate`].
+    Certificate,
 }
 
 impl Beginning {
@@ -194,6 +205,7 @@ impl Beginning {
                 SESSION_IDS.contains(length)
                     && rest.get(usize::from(*length)) == Some(&SSH_MSG_USERAUTH_REQUEST)
             }
+            Beginning::Certificate => certificate::begins_like_one(message),
         }
     }
 }
@@ -205,7 +217,7 @@ const SSH_MSG_USERAUTH_REQUEST: u8 = 50;
 
 /// The beginnings of everything that is signed for a purpose other than [`Purpose::Raw`], in this
 /// version and in those to come.
-const RESERVED: [Reserved; 7] = [
+const RESERVED: [Reserved; 8] = [
     Reserved {
         begins: Beginning::Bytes(0, possession::PREFIX.as_bytes()),
         what: "a proof of possession",
@@ -242,6 +254,11 @@ const RESERVED: [Reserved; 7] = [
         what: "what TLS 1.3 signs, with 64 spaces",
         kind: "tls",
     },
+    Reserved {
+        begins: Beginning::Certificate,
+        what: "a certificate or a request for one",
+        kind: "certificate",
+    },
 ];
 
 /// The number of bytes that decide whether the beginning of a message is reserved.
@@ -272,6 +289,12 @@ mod tests {
                     .iter()
                     .map(|n| [&[0, 0, 0, *n][..], &vec![7; usize::from(*n)], &[50]].concat())
                     .collect(),
+                Beginning::Certificate => vec![
+                    b"\x30\x82\x01\x00\xa0\x03\x02\x01\x02".to_vec(),
+                    b"\x30\x81\x90\x02\x01\x00\x30\x10\x31".to_vec(),
+                    b"\x30\x55\x02\x01\x00\x30\x82\x00\x90\x31".to_vec(),
+                    b"\x30\x55\x02\x01\x00\x30\x00".to_vec(),
+                ],
             };
             for whole in beginnings {
                 assert!(whole.len() <= LONGEST_RESERVED);

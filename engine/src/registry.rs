@@ -8,6 +8,7 @@
 //! rejected PINs. It holds no secrets.
 
 mod backup;
+mod certificates;
 mod check;
 mod connections;
 mod contacts;
@@ -53,6 +54,7 @@ use crate::types::{KeyInfo, engine_name};
 use crate::{Backend, Capabilities, EngineId, IdentityInfo};
 
 pub use backup::{Backup, Content, Restored};
+pub use certificates::CertificateEntryError;
 pub use contacts::ContactError;
 pub(crate) use contacts::{Known, Revision};
 pub use error::RegistryError;
@@ -728,5 +730,6 @@ fn remove_entry(db: &Connection, who: &EngineId) -> Result<()> {
           UNION SELECT decrypt_key FROM identity WHERE decrypt_key IS NOT NULL)",
     )?
     .execute([])?;
+    certificates::remove_strays(db)?;
     Ok(())
 }

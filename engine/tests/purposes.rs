@@ -467,3 +467,64 @@ async fn from_another_node_nobody_hands_in_digests_nor_uses_what_others_own() {
             .is_some_and(|key| key.algorithm().can(KeyUse::Sign))
     );
 }
+
+#[tokio::test]
+async fn a_key_signs_certificates_of_itself_for_that_purpose_and_none_as_documents() {
+    use claviger_formats::certificate::{self, Chain};
+    let (node, engine, keys) = alice(IdParams::P256).await;
+    let key = keys.sign.unwrap();
+    let subject = "CN=alice".parse().unwrap();
+    let names = ["alice.example".parse().unwrap()];
+    let request = certificate::request(&key, &subject, &names).unwrap();
+    let own = certificate::self_signed(&key, &subject, &names, 1).unwrap();
+    for unsigned in [&request, &own] {
+        let raw = commit_for(&node, &engine, unsigned.bytes(), Purpose::Raw).await;
+        let refused = raw.unwrap_err();
+        assert!(
+            matches!(refused, EngineError::ReservedMessage { kind, .. } if kind == "certificate")
+        );
+        let signed = commit_for(&node, &engine, unsigned.bytes(), Purpose::Certificate).await;
+        let pem = unsigned.signed(&signed.unwrap()).unwrap();
+        assert!(pem.contains("-----END CERTIFICATE"));
+    }
+    let signed = commit_for(&node, &engine, own.bytes(), Purpose::Certificate).await;
+    let pem = own.signed(&signed.unwrap()).unwrap();
+    let chain = Chain::read(pem.as_bytes(), &key).unwrap();
+    // It stays with its key, and nobody else's is taken.
+    let registry = node.registry();
+    let entered = registry.set_certificate(&id("alice"), chain.ders(), chain.not_before());
+    assert_eq!(entered.unwrap(), chain);
+    assert_eq!(registry.certificate(&key).unwrap(), Some(chain.clone()));
+    assert!(registry.check().unwrap().is_empty());
+    let late = registry.set_certificate(&id("alice"), chain.ders(), chain.not_after() + 1);
+    assert_eq!(late.unwrap_err().code(), "certificate-expired");
+    let nobody = registry.set_certificate(&id("nobody"), chain.ders(), chain.not_before());
+    assert_eq!(nobody.unwrap_err().code(), "no-identity");
+
+    let (other_node, other_engine, other) = alice(IdParams::P256).await;
+    let other_key = other.sign.unwrap();
+    let of_other = certificate::self_signed(&other_key, &subject, &names, 1).unwrap();
+    for data in [of_other.bytes(), b"a document"] {
+        let signed = commit_for(&node, &engine, data, Purpose::Certificate).await;
+        assert!(matches!(signed, Err(EngineError::NotForPurpose { .. })));
+    }
+    let signed = commit_for(
+        &other_node,
+        &other_engine,
+        of_other.bytes(),
+        Purpose::Certificate,
+    );
+    let pem = of_other.signed(&signed.await.unwrap()).unwrap();
+    let of_other = Chain::read(pem.as_bytes(), &other_key).unwrap();
+    let entered = registry.set_certificate(&id("alice"), of_other.ders(), of_other.not_before());
+    assert_eq!(entered.unwrap_err().code(), "certificate-other-key");
+    assert_eq!(registry.certificate(&key).unwrap(), Some(chain));
+
+    let request = claviger_engine::message::RequestDeleteIdentity {
+        external_identity: id("alice"),
+        backend: MEMORY,
+    };
+    node.delete(&id("alice"), request, &call()).await.unwrap();
+    assert_eq!(registry.certificate(&key).unwrap(), None);
+    assert!(registry.check().unwrap().is_empty());
+}

@@ -22,6 +22,7 @@
 //!
 //! | module | idea |
 //! | --- | --- |
+//! | [`certificate`] | X.509 certificates, and requests for them |
 //! | [`envelope`] | ciphertexts: age files, opened with a device's key agreement |
 //! | [`ssh`] | public keys in SSH's form |
 //! | [`sshsig`] | SSH signatures |
@@ -29,6 +30,7 @@
 //! | [`verdict`] | whether a signature is valid, for messages of any length |
 #![forbid(unsafe_code)]
 
+pub mod certificate;
 pub mod envelope;
 pub mod foreign;
 pub mod ssh;

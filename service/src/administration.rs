@@ -7,8 +7,8 @@ use claviger_client::wire::{self, daemon_reply::Reply, daemon_request::Request a
 use claviger_engine::grants::{Grant, NewGrant, Subject};
 use claviger_engine::policy::Permission;
 use claviger_engine::registry::GrantError;
-use claviger_engine::{EngineError, EngineId, Policy};
-use claviger_token::TokenId;
+use claviger_engine::{EngineError, EngineId, IdentityInfo, Policy};
+use claviger_token::{KeyUse, TokenId};
 use tokio::task::spawn_blocking;
 
 use crate::Refusal;
@@ -17,6 +17,7 @@ use crate::auditing::Noted;
 use crate::authority::is_operator;
 use crate::replies::{self, Answer};
 use crate::request::Request;
+use crate::session::Session;
 
 /// So long a lock looks which token it is for.
 const LONGEST_LOOK: Duration = Duration::from_secs(2);
@@ -35,6 +36,7 @@ impl Request {
             ToDaemon::AddGrant(wanted) => self.add_grant(wanted.grant).await,
             ToDaemon::ListGrants(_) => self.list_grants().await,
             ToDaemon::RemoveGrant(wanted) => self.remove_grant(wanted.id).await,
+            ToDaemon::ImportCertificate(wanted) => Ok(self.import_certificate(wanted).await),
         }
     }
 
@@ -55,18 +57,10 @@ impl Request {
         let session = Arc::clone(&self.session);
         let listed = spawn_blocking(move || {
             let registry = session.node.registry();
-            let mut found = match name.is_empty() {
-                true => registry.identities()?,
-                false => {
-                    let id = EngineId::local(name);
-                    // Who may not see it does not learn that its entry is damaged.
-                    if !session.policy.may_see(&id)? {
-                        return Ok(Vec::new());
-                    }
-                    let found = registry.identity(&id)?;
-                    found.map(|info| (id, info)).into_iter().collect()
-                }
-            };
+            if !name.is_empty() {
+                return one_identity(&session, EngineId::local(name));
+            }
+            let mut found = registry.identities()?;
             let mut failed = Ok(());
             found.retain(|(id, _)| {
                 session.policy.may_see(id).unwrap_or_else(|error| {
@@ -74,10 +68,10 @@ impl Request {
                     false
                 })
             });
-            failed.map(|()| found)
+            failed.map(|()| (found, Vec::new()))
         });
         match listed.await {
-            Ok(Ok(identities)) => replies::identities(&identities),
+            Ok(Ok((identities, certificates))) => replies::identities(&identities, &certificates),
             Ok(Err(error)) => self.failed(&error),
             Err(_) => self.failed(&self.ended()),
         }
@@ -297,6 +291,27 @@ impl Request {
             }),
         }
     }
+}
+
+/// Identities, and the certificates of the only one.
+type Listed = (Vec<(EngineId, IdentityInfo)>, Vec<Vec<u8>>);
+
+/// The identity of this name, with the certificates of its signing key. Who may not see it does not
+/// learn that its entry is damaged.
+fn one_identity(session: &Session, id: EngineId) -> Result<Listed, EngineError> {
+    let registry = session.node.registry();
+    if !session.policy.may_see(&id)? {
+        return Ok(Listed::default());
+    }
+    let Some(info) = registry.identity(&id)? else {
+        return Ok(Listed::default());
+    };
+    let chain = match info.key(KeyUse::Sign) {
+        Some(key) => registry.certificate(&key.public_key)?,
+        None => None,
+    };
+    let certificates = chain.map(|chain| chain.ders().to_vec());
+    Ok((vec![(id, info)], certificates.unwrap_or_default()))
 }
 
 /// An error of neither an engine nor the daemon's core.

@@ -134,6 +134,7 @@ pub(crate) fn purpose(purpose: Option<wire::Purpose>) -> Converted<Purpose> {
         },
         WirePurpose::Node(_) => Purpose::Node,
         WirePurpose::Prehash(_) => Purpose::Prehash,
+        WirePurpose::Certificate(_) => Purpose::Certificate,
     })
 }
 

@@ -15,7 +15,7 @@
 //! | `connection` | one connection: frames in, answers out |
 //! | `session` | what the requests of one connection share |
 //! | `request`, `dispatch` | each request becomes one call of the node |
-//! | `administration` | requests to the daemon itself |
+//! | `administration`, `certificates` | requests to the daemon itself |
 //! | `auditing`, [`audit`] | which requests use a key, and the log of it |
 //! | `authority`, [`policy`] | who may do what |
 //! | `convert`, `replies` | between the wire's messages and the engines' |
@@ -34,6 +34,7 @@ pub mod audit;
 mod auditing;
 mod authority;
 pub mod caller;
+mod certificates;
 mod connection;
 mod convert;
 mod dispatch;

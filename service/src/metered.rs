@@ -76,6 +76,7 @@ fn of_daemon(request: &ToDaemon) -> &'static str {
         ToDaemon::AddGrant(_) => "add-grant",
         ToDaemon::ListGrants(_) => "list-grants",
         ToDaemon::RemoveGrant(_) => "remove-grant",
+        ToDaemon::ImportCertificate(_) => "import-certificate",
     }
 }
 

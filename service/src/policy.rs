@@ -6,7 +6,8 @@
 //! | anybody else, root included | what they made, and what they are granted | the same |
 //!
 //! Whoever made an identity through the daemon may use it for everything, delete it, connect to it
-//! and grant in its name. A grant to a group holds for its members by their *primary* group: that
+//! and grant in its name. There is one exception: to have digests signed needs a grant, whoever asks
+//! ([`Purpose::Prehash`]). A grant to a group holds for its members by their *primary* group: that
 //! is what a socket says of its peer. What root and the daemon's own user may besides, such as to
 //! add grants, is no matter of the engines' and is decided where it is asked for.
 
@@ -167,12 +168,13 @@ impl Policy for CallerPolicy {
     fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
         // Who unlocks for others chooses a backend there, too.
         let names_freely = wanted == Permission::AnyBackend && is_operator(&self.caller);
-        if names_freely || self.may_everything() {
+        let needs_grant = is_of_digests(wanted);
+        if names_freely || (self.may_everything() && !needs_grant) {
             return Ok(());
         }
         let rights = self.rules.rights()?;
         let mut grants = self.grants(&rights);
-        if self.is_makers(&rights, wanted)
+        if (self.is_makers(&rights, wanted) && !needs_grant)
             || grants.any(|grant| grant.what.allows(&sender.name, wanted))
         {
             return Ok(());
@@ -194,6 +196,13 @@ impl Policy for CallerPolicy {
             uid: self.caller.uid,
         })
     }
+}
+
+/// Whether a digest is to be signed. Whoever may have that can obtain any signature of the key, so
+/// nobody may by default: neither who made it nor the daemon's own user.
+fn is_of_digests(wanted: Permission<'_>) -> bool {
+    let prehash = Operation::Sign(&Purpose::Prehash);
+    matches!(wanted, Permission::Use { operation, .. } if operation == prehash)
 }
 
 /// What was not allowed, as the end of a sentence.

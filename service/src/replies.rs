@@ -307,6 +307,7 @@ pub(crate) fn identity(id: &EngineId, info: &IdentityInfo) -> wire::Identity {
         decryption_engine: info.decryption_engine.as_ref().map(engine_id),
         keys: info.keys.iter().map(key).collect(),
         first_account: None,
+        certificates: Vec::new(),
     }
 }
 
@@ -336,13 +337,14 @@ fn key(key: &KeyInfo) -> wire::Key {
     }
 }
 
-/// Identities, in as many replies as they need.
-pub(crate) fn identities(found: &[(EngineId, IdentityInfo)]) -> Answer {
+/// Identities, in as many replies as they need; of a single one with its certificates.
+pub(crate) fn identities(found: &[(EngineId, IdentityInfo)], certificates: &[Vec<u8>]) -> Answer {
     use prost::Message;
     let mut replies = vec![wire::IdentitiesReply::default()];
     let mut room = ROOM;
     for (id, info) in found {
-        let identity = identity(id, info);
+        let mut identity = identity(id, info);
+        identity.certificates = certificates.to_vec();
         let length = identity.encoded_len() + 8;
         if length > room
             && let Some(last) = replies.last_mut()

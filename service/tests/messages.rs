@@ -260,8 +260,8 @@ fn is_denied(answer: &Frame) -> bool {
 /// Who may: the maker of `alice`, who is granted much, another user, root.
 const MAY: [(&str, [bool; 4]); 20] = [
     ("sign", [true, true, false, false]),
-    // A grant to sign is none for digests.
-    ("prehash", [true, false, false, false]),
+    // A grant to sign is none for digests, and to have made the key is none either.
+    ("prehash", [false, false, false, false]),
     ("decrypt", [true, true, false, false]),
     ("open", [true, true, false, false]),
     ("encrypt", [true, true, false, false]),

@@ -3,6 +3,7 @@
 //! It changes nothing and asks for no PIN, unless `--repair` is given.
 
 pub(super) mod accounts;
+mod certificates;
 mod daemon;
 mod needs;
 pub(super) mod pins;
@@ -147,6 +148,9 @@ pub(crate) async fn run(session: &Session, repair: bool) -> Answer {
         }
         if let Err(error) = pins::check(node.registry(), &mut findings) {
             findings.broken(&home, error.into())?;
+        }
+        if let Err(error) = certificates::check(node.registry(), &mut findings) {
+            findings.broken(&home, error)?;
         }
     }
     daemon::check(session, &mut findings);

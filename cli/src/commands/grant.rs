@@ -8,6 +8,9 @@ use crate::daemon_args::NewGrant;
 use crate::output;
 use crate::session::Session;
 
+/// The purpose of signatures of digests.
+const DIGESTS: &str = "prehash";
+
 /// A grant in JSON.
 #[derive(Serialize)]
 struct View<'a> {
@@ -72,6 +75,13 @@ pub(crate) fn add(session: &Session, new: NewGrant) -> Answer {
         purpose: new.purpose,
     };
     let added = session.needed_daemon()?.add_grant(grant)?;
+    if added.iter().any(|grant| grant.purpose == DIGESTS) {
+        output::warn(
+            "whoever may have digests signed can obtain any signature of this key, including \
+             grants in its name",
+            "use the key for nothing but TLS or ssh, or remove the grant: claviger grant list",
+        );
+    }
     show(session, &added)
 }
 

@@ -2,6 +2,7 @@
 
 mod audit;
 mod backup;
+mod certificate;
 mod completions;
 mod config;
 mod contact;
@@ -238,6 +239,7 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
         Command::Audit {
             command: AuditCommand::Verify { files, sealed_by },
         } => audit::verify(session, &files, sealed_by.as_deref()),
+        Command::Certificate { command, .. } => certificate::run(session, command).await,
         Command::Backup { file } => backup::backup(session, &file),
         Command::Restore { file } => backup::restore(session, &file),
         Command::Config {

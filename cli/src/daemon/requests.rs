@@ -9,8 +9,9 @@ use claviger_engine::message::{
     RequestCommitment, RequestConnectIdentity, RequestGenerateIdentity,
 };
 use claviger_engine::{EngineId, IdentityInfo, Purpose};
+use claviger_formats::certificate::Chain;
 use claviger_formats::envelope::UnwrappedKey;
-use claviger_token::{Deletion, Signature, TokenId};
+use claviger_token::{Deletion, PublicKey, Signature, TokenId};
 
 use super::Daemon;
 use super::convert::{self, Malformed};
@@ -104,6 +105,7 @@ impl Daemon {
                 hash: hash.name().into(),
             }),
             Purpose::Evidence => purpose::Purpose::Evidence(true),
+            Purpose::Certificate => purpose::Purpose::Certificate(true),
             _ => return Err(Malformed("a purpose that no command has").into()),
         };
         let signature = self.ask(&Commit {
@@ -148,6 +150,37 @@ impl Daemon {
             EngineId::local(opened.identity.as_str()),
             UnwrappedKey::from_bytes(key),
         ))
+    }
+
+    /// The certificate of an identity's signing key, with those that issued it.
+    pub(crate) fn certificate(
+        &self,
+        who: &EngineId,
+        key: &PublicKey,
+    ) -> Result<Option<Chain>, Failure> {
+        let listed = self.ask(&own::Identities { name: &who.name })?;
+        let ders = listed.into_iter().next().map(|one| one.certificates);
+        match ders.unwrap_or_default() {
+            none if none.is_empty() => Ok(None),
+            ders => match Chain::of(ders, key) {
+                Ok(chain) => Ok(Some(chain)),
+                Err(_) => Err(Malformed("a certificate of another key").into()),
+            },
+        }
+    }
+
+    /// Has a certificate kept.
+    pub(crate) fn import_certificate(
+        &self,
+        who: &EngineId,
+        certificates: &[Vec<u8>],
+    ) -> Result<(), Failure> {
+        let identity = &*who.name;
+        self.ask(&own::ImportCertificate {
+            identity,
+            certificates,
+        })?;
+        Ok(())
     }
 
     /// The attached tokens, as `claviger --json tokens` prints them.

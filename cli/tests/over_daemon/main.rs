@@ -1,6 +1,6 @@
 //! The tests of the command, with a daemon that serves the home of every stage.
 //!
-//! Here are `main_job`, `encryption` (but for smartcards, and for one PIN on several tokens, which
+//! Here are `main_job`, `certificates`, `encryption` (but for smartcards, and for one PIN on several tokens, which
 //! `daemon` tries), `deletion` and `outputs`. Not here, since they are about a process that holds the token itself or about no token at all:
 //!
 //! | tests | why |
@@ -18,6 +18,8 @@
     reason = "each of these programs has its own copy of the stage"
 )]
 
+#[path = "../certificates.rs"]
+mod certificates;
 #[path = "../deletion.rs"]
 mod deletion;
 #[path = "../encryption.rs"]

@@ -8,6 +8,7 @@
 //! | a key | its fingerprint is that of its public key, its engine is named after its owner; a live key belongs to one identity, which exists |
 //! | an identity | it has a key for each capability; no contact has its name |
 //! | a maker, a grant | the identity exists |
+//! | a certificate | it is for a key that is listed |
 //! | evidence | its digests match its content |
 //! | the home | one row |
 
@@ -17,12 +18,14 @@ use claviger_token::KeyUse;
 use rusqlite::{Connection, Row};
 
 use super::digests::{
-    CONTACT, EVIDENCE, GRANTS, HOME, IDENTITY, INTENT, KEY, OWNER, REFUSED_PIN, REVOCATION,
-    SENT_PIN, SPENT_SLOT, TABLES, TRIED, Table, is_sealed, not_sealed,
+    CERTIFICATE, CONTACT, EVIDENCE, GRANTS, HOME, IDENTITY, INTENT, KEY, OWNER, REFUSED_PIN,
+    REVOCATION, SENT_PIN, SPENT_SLOT, TABLES, TRIED, Table, is_sealed, not_sealed,
 };
 use super::rows::{intent, key_record};
 use super::schema::prepare_new;
-use super::{Entry, KeyRecord, Registry, RegistryError, Result, contacts, evidence, rights};
+use super::{
+    Entry, KeyRecord, Registry, RegistryError, Result, certificates, contacts, evidence, rights,
+};
 use crate::EngineId;
 use crate::types::{IdentityInfo, engine_name};
 
@@ -56,6 +59,7 @@ fn faults(db: &Connection) -> Result<Vec<RegistryError>> {
     check_identities(db, &keys, &mut faults)?;
     check_rights(db, &mut faults)?;
     check_evidence(db, &mut faults)?;
+    check_certificates(db, &keys, &mut faults)?;
     each(db, &CONTACT, &mut faults, |row| {
         contacts::contact(row).map(drop)
     })?;
@@ -299,6 +303,32 @@ fn check_evidence(db: &Connection, faults: &mut Faults) -> Result<()> {
     })?;
     if others > 0 {
         faults.note(format!("{others} pieces of evidence are indexed wrongly"));
+    }
+    Ok(())
+}
+
+fn check_certificates(
+    db: &Connection,
+    keys: &HashMap<i64, KeyRecord>,
+    faults: &mut Faults,
+) -> Result<()> {
+    let mut strays = Vec::new();
+    each(db, &CERTIFICATE, faults, |row| {
+        let fingerprint: String = row.get("fingerprint")?;
+        let is_its =
+            |key: &&KeyRecord| key.info.public_key.fingerprint().to_string() == fingerprint;
+        match keys.values().find(is_its) {
+            Some(key) => certificates::chain(row, &key.info.public_key).map(drop),
+            None => {
+                strays.push(fingerprint);
+                CERTIFICATE.check(row)
+            }
+        }
+    })?;
+    for stray in strays {
+        faults.note(format!(
+            "there is a certificate for the key {stray}, which nobody has"
+        ));
     }
     Ok(())
 }

@@ -213,8 +213,15 @@ pub(super) const GRANTS: Table = Table {
     bound: &[],
 };
 
+pub(super) const CERTIFICATE: Table = Table {
+    name: "certificate",
+    columns: &["fingerprint", "chain"],
+    called: "fingerprint",
+    bound: &[],
+};
+
 /// All tables; a table comes after those that it is bound to.
-pub(super) const TABLES: [&Table; 13] = [
+pub(super) const TABLES: [&Table; 14] = [
     &KEY,
     &IDENTITY,
     &INTENT,
@@ -228,6 +235,7 @@ pub(super) const TABLES: [&Table; 13] = [
     &CONTACT,
     &OWNER,
     &GRANTS,
+    &CERTIFICATE,
 ];
 
 impl Table {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 
 use super::backup::write_private;
-use super::digests::{self, GRANTS, OWNER, TABLES, Table};
+use super::digests::{self, CERTIFICATE, GRANTS, OWNER, TABLES, Table};
 use super::ours::Ours;
 use super::{RegistryError, Result, home, snapshot};
 use crate::lease::Lease;
@@ -15,7 +15,7 @@ use crate::lease::Lease;
 /// `CLAV`: tells a registry from any other SQLite file.
 const APPLICATION_ID: i32 = 0x434c_4156;
 /// The version of the schema that this program writes.
-const SCHEMA_VERSION: i32 = 5;
+const SCHEMA_VERSION: i32 = 6;
 /// How long to wait for another process that is writing.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for other processes before a registry of an older version is converted.
@@ -194,8 +194,9 @@ const ADDED: [(&str, &str, &str); 7] = [
     ("refused_pin", "length_in", "INTEGER"),
 ];
 
-/// Tables that version 4 lacks, which has the digests of all others.
-const NEW: [&Table; 2] = [&OWNER, &GRANTS];
+/// Tables that came after the digests, each with the first version that has it. An older one has
+/// the digests of all others.
+const NEW: [(&Table, i32); 3] = [(&OWNER, 5), (&GRANTS, 5), (&CERTIFICATE, 6)];
 
 /// Makes the tables and columns that are not there, and the digests of rows of before.
 fn convert(db: &Connection) -> Result<()> {
@@ -203,13 +204,13 @@ fn convert(db: &Connection) -> Result<()> {
     if shape.lacks_nothing() {
         return Ok(());
     }
-    // Version 3 was never released; the last ones of it are as those of version 4.
-    if matches!(shape.version, 3 | 4) && shape.has_all() {
-        return Ok(db.pragma_update(None, "user_version", SCHEMA_VERSION)?);
-    }
-    if matches!(shape.version, 3 | 4) && shape.is_of_version_4() {
+    // Version 3 was never released; the last ones of it are as those of version 4. A program of
+    // before may have set the number of a later one back.
+    let has_digests = (3..SCHEMA_VERSION).contains(&shape.version);
+    let as_in = |version: &i32| has_digests && shape.is_as_in(*version);
+    if let Some(version) = (shape.version.max(4)..=SCHEMA_VERSION).find(as_in) {
         db.execute_batch(SCHEMA)?;
-        for table in NEW {
+        for (table, _) in NEW.iter().filter(|(_, since)| *since > version) {
             digests::make_all(db, table)?;
         }
         return Ok(db.pragma_update(None, "user_version", SCHEMA_VERSION)?);
@@ -339,10 +340,13 @@ impl Shape {
         TABLES.iter().all(|table| self.has_whole(table)) && self.has("seal")
     }
 
-    /// Whether it has those of version 4, and none of those that came later.
-    fn is_of_version_4(&self) -> bool {
-        let is_new = |table: &Table| NEW.iter().any(|new| new.name == table.name);
-        let as_then = |table: &Table| match is_new(table) {
+    /// Whether it has those of this version, 4 or later, and none of those that came after it.
+    fn is_as_in(&self, version: i32) -> bool {
+        let is_later = |table: &Table| {
+            let mut new = NEW.iter();
+            new.any(|(new, since)| new.name == table.name && *since > version)
+        };
+        let as_then = |table: &Table| match is_later(table) {
             true => !self.has(table.name),
             false => self.has_whole(table),
         };

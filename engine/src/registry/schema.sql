@@ -177,3 +177,10 @@ CREATE TABLE IF NOT EXISTS grants (
     purpose      TEXT NOT NULL,
     digest       BLOB
 ) STRICT;
+
+-- The certificates of keys, each with those that issued it.
+CREATE TABLE IF NOT EXISTS certificate (
+    fingerprint  TEXT PRIMARY KEY,  -- of the key, as in `key`
+    chain        BLOB NOT NULL,     -- DER, one behind the other, that of the key first
+    digest       BLOB
+) STRICT;

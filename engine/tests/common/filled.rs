@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use claviger_engine::grants::{NewGrant, Subject};
+use claviger_engine::message::RequestCommitment;
 use claviger_engine::{
-    Capabilities, EngineError, EngineId, IdParams, Node, Party, Registry, RegistryError, policy,
+    Capabilities, EngineError, EngineId, IdParams, Node, Party, Purpose, Registry, RegistryError,
+    policy,
 };
-use claviger_token::{Pin, PinVerdict, RefusedPins, TokenId, TriesLeft};
+use claviger_formats::certificate;
+use claviger_token::{KeyUse, Pin, PinVerdict, RefusedPins, TokenId, TriesLeft};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -15,7 +18,7 @@ use super::{Device, call, connect, delete, generate, id, make, node};
 
 /// A home with two identities that have keys of their own, two that are connected, one whose
 /// keys are gone, contacts, evidence, a slot that is spent, PINs that were refused, and an
-/// intent that was left open: a row in each table.
+/// intent that was left open, and a certificate: a row in each table.
 pub struct Home {
     folder: TempDir,
     pub device: Device,
@@ -40,6 +43,7 @@ impl Home {
             assert!(reply.err.is_none(), "{:?}", reply.err);
         }
         delete(&node, "carol", "carol").await.unwrap();
+        certify(&node, "alice").await;
         for (name, of) in [("friend", "alice"), ("stranger", "mallory")] {
             let contact = Party {
                 name: name.into(),
@@ -164,6 +168,24 @@ impl Home {
     pub fn faults(&self) -> Vec<RegistryError> {
         self.open().unwrap().check().unwrap()
     }
+}
+
+/// Enters a certificate of an identity by itself.
+async fn certify(node: &Node, name: &str) {
+    let info = node.registry().identity(&id(name)).unwrap().unwrap();
+    let key = &info.key(KeyUse::Sign).unwrap().public_key;
+    let subject = "CN=somebody".parse().unwrap();
+    let unsigned = certificate::self_signed(key, &subject, &[], 1).unwrap();
+    let request = RequestCommitment {
+        purpose: Purpose::Certificate,
+        data: unsigned.bytes().to_vec(),
+    };
+    let engine = info.commitment_engine.as_ref().unwrap();
+    let signed = node.commit_for(&id(name), engine, request, &call()).await;
+    let pem = unsigned.signed(&signed.unwrap()).unwrap();
+    let chain = certificate::Chain::read(pem.as_bytes(), key).unwrap();
+    let entered = node.registry().set_certificate(&id(name), chain.ders(), 0);
+    entered.unwrap();
 }
 
 /// One user, who may do everything.
