@@ -3,12 +3,14 @@
 use std::path::Path;
 
 /// What has a secret, which its `Debug` does not show.
-const SECRET: [&str; 5] = [
+const SECRET: [&str; 7] = [
     "PinAnswer",
     "Chunk",
     "RequestCommitment",
     "RequestEncrypt",
     "ReplyDecryption",
+    "DeviceSign",
+    "DeviceSecret",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -101,7 +101,7 @@ pub(crate) struct NewGrant {
 }
 
 /// What can be granted.
-pub(crate) const OPERATIONS: [&str; 9] = [
+pub(crate) const OPERATIONS: [&str; 10] = [
     "sign",
     "decrypt",
     "connect",
@@ -110,6 +110,7 @@ pub(crate) const OPERATIONS: [&str; 9] = [
     "generate",
     "adopt",
     "list-tokens",
+    "attach-device",
     "use-login",
 ];
 

@@ -386,6 +386,13 @@ pub(crate) fn device(backend: &str) -> Result<Backend, Failure> {
             "name a token; SoftHSM2 makes one without hardware; or start a daemon: claviger serve",
         ));
     }
+    if backend.starts_with("attached:") {
+        return Err(Failure::new(
+            "the backend `attached:` cannot be used here: programs attach devices to a daemon",
+        )
+        .coded("backend-not-served")
+        .hint("start a daemon, and the program that attaches the device: claviger serve"));
+    }
     lasting(backend)
 }
 

@@ -21,6 +21,7 @@
 //! | [`blocking`] | the client for programs without an async runtime |
 //! | `asynchronous` | the client for programs that run tokio (feature `tokio`) |
 //! | [`request`], [`daemon`], [`reads_for`] | the requests, each with the type of its answer |
+//! | [`device`] | tokens of its own that a program attaches to the daemon |
 //! | [`peer`] | where daemons listen, and who serves a socket |
 //! | [`frame`] | bytes to messages, and back |
 //! | [`wire`] | the messages |
@@ -34,6 +35,7 @@ mod answer;
 pub mod asynchronous;
 pub mod blocking;
 pub mod daemon;
+pub mod device;
 mod error;
 pub mod frame;
 mod greeting;

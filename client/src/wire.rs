@@ -47,6 +47,12 @@ impl Frame {
             Some(C::Chunk(_)) => "chunk",
             Some(C::DaemonRequest(_)) => "daemon-request",
             Some(C::DaemonReply(_)) => "daemon-reply",
+            Some(C::DeviceChallenge(_)) => "device-challenge",
+            Some(C::DeviceProof(_)) => "device-proof",
+            Some(C::DeviceRequest(_)) => "device-request",
+            Some(C::DeviceCancel(_)) => "device-cancel",
+            Some(C::DeviceReply(_)) => "device-reply",
+            Some(C::DeviceEvent(_)) => "device-event",
         }
     }
 
@@ -55,6 +61,9 @@ impl Frame {
         use engine_msg::Msg;
         match &self.content {
             Some(frame::Content::PinAnswer(_) | frame::Content::Chunk(_)) => true,
+            Some(frame::Content::DeviceReply(reply)) => {
+                matches!(reply.reply, Some(device_reply::Reply::Secret(_)))
+            }
             Some(frame::Content::Engine(message)) => matches!(
                 message.msg,
                 Some(Msg::RequestEncrypt(_) | Msg::ReplyDecryption(_))
@@ -126,5 +135,27 @@ impl fmt::Debug for ReplyDecryption {
         shown.field("length", &self.data.len());
         shown.field("err", &self.err);
         shown.field("data_follows", &self.data_follows).finish()
+    }
+}
+
+impl fmt::Debug for DeviceSign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("DeviceSign");
+        shown.field("slot", &self.slot);
+        shown.field("scheme", &self.scheme);
+        shown.field("length", &self.data.len()).finish()
+    }
+}
+
+impl Drop for DeviceSecret {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
+
+impl fmt::Debug for DeviceSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("DeviceSecret");
+        shown.field("length", &self.secret.len()).finish()
     }
 }

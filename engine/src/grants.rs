@@ -15,6 +15,7 @@
 //! | `adopt` | no | to enter identities for keys on a token |
 //! | `list-tokens` | no | to list the tokens |
 //! | `submit-evidence` | no | to have evidence stored |
+//! | `attach-device` | no | to attach devices of one's own, which then are tokens for everybody |
 //! | `use-login` | either | to use tokens that somebody else's PIN opened: for the keys of one identity, or for all |
 
 use std::fmt;
@@ -68,6 +69,7 @@ pub enum Right {
     Adopt,
     ListTokens,
     SubmitEvidence,
+    AttachDevice,
     UseLogin,
 }
 
@@ -116,7 +118,7 @@ impl BadGrant {
 }
 
 /// The operations but `sign`, whether each is about an identity.
-const OPERATIONS: [(&str, Right, IsAbout); 10] = [
+const OPERATIONS: [(&str, Right, IsAbout); 11] = [
     ("decrypt", Right::Decrypt, IsAbout::Identity),
     ("encrypt", Right::Encrypt, IsAbout::Identity),
     ("connect", Right::Connect, IsAbout::Identity),
@@ -126,6 +128,7 @@ const OPERATIONS: [(&str, Right, IsAbout); 10] = [
     ("adopt", Right::Adopt, IsAbout::None),
     ("list-tokens", Right::ListTokens, IsAbout::None),
     ("submit-evidence", Right::SubmitEvidence, IsAbout::None),
+    ("attach-device", Right::AttachDevice, IsAbout::None),
     ("use-login", Right::UseLogin, IsAbout::Either),
 ];
 
@@ -198,7 +201,8 @@ impl NewGrant {
             (Permission::Generate { .. }, Right::Generate)
             | (Permission::Adopt, Right::Adopt)
             | (Permission::ListTokens, Right::ListTokens)
-            | (Permission::SubmitEvidence, Right::SubmitEvidence) => None,
+            | (Permission::SubmitEvidence, Right::SubmitEvidence)
+            | (Permission::AttachDevice, Right::AttachDevice) => None,
             (Permission::UseLogin { .. }, Right::UseLogin) => {
                 return self.identity.as_deref().is_none_or(|only| only == sender);
             }

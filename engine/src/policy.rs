@@ -86,6 +86,8 @@ pub enum Permission<'a> {
     ReadEvidence(&'a EngineId),
     /// Submit evidence, which is stored if it verifies.
     SubmitEvidence,
+    /// Attach a device of its own to this node, which then is a token for everybody.
+    AttachDevice,
     /// Use a token that somebody else's PIN opened.
     UseLogin {
         /// The token.
@@ -149,6 +151,7 @@ impl Policy for OwnersOnly {
             Permission::ListTokens => "list the tokens of this machine",
             Permission::UseLogin { .. } => "use a token that is open by somebody else's PIN",
             Permission::AnyBackend => "name more than tokens in a backend",
+            Permission::AttachDevice => "attach devices",
         };
         Err(EngineError::NotAllowed {
             sender: sender.clone(),

@@ -65,6 +65,9 @@ pub const NODE_PREFIX: &str = "Claviger: node statement\n";
 /// The prefix of what seals an audit log.
 pub const SEAL_PREFIX: &str = "Claviger: audit seal\n";
 
+/// The prefix of what proves the identity key of a device that is attached. No engine signs it.
+const DEVICE_PREFIX: &str = "Claviger: device attachment";
+
 /// What the key signs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ToSign {
@@ -217,7 +220,7 @@ const SSH_MSG_USERAUTH_REQUEST: u8 = 50;
 
 /// The beginnings of everything that is signed for a purpose other than [`Purpose::Raw`], in this
 /// version and in those to come.
-const RESERVED: [Reserved; 8] = [
+const RESERVED: [Reserved; 9] = [
     Reserved {
         begins: Beginning::Bytes(0, possession::PREFIX.as_bytes()),
         what: "a proof of possession",
@@ -233,6 +236,11 @@ const RESERVED: [Reserved; 8] = [
         begins: Beginning::Bytes(0, NODE_PREFIX.as_bytes()),
         what: "a statement of a node",
         kind: "node",
+    },
+    Reserved {
+        begins: Beginning::Bytes(0, DEVICE_PREFIX.as_bytes()),
+        what: "the proof of a device that is attached",
+        kind: "device",
     },
     Reserved {
         begins: Beginning::Bytes(0, SEAL_PREFIX.as_bytes()),

@@ -45,6 +45,7 @@ fn word(access: Permission<'_>) -> String {
         Permission::Encrypt(_) => "encrypt".into(),
         Permission::ReadEvidence(_) => "read evidence".into(),
         Permission::SubmitEvidence => "submit evidence".into(),
+        Permission::AttachDevice => "attach".into(),
         Permission::UseLogin { .. } => "use a login".into(),
         Permission::AnyBackend => "name more".into(),
         other => panic!("no word for {other:?}"),

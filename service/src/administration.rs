@@ -36,6 +36,8 @@ impl Request {
             ToDaemon::AddGrant(wanted) => self.add_grant(wanted.grant).await,
             ToDaemon::ListGrants(_) => self.list_grants().await,
             ToDaemon::RemoveGrant(wanted) => self.remove_grant(wanted.id).await,
+            ToDaemon::AttachDevice(wanted) => self.attach_device(wanted).await,
+            ToDaemon::DetachDevice(wanted) => self.detach_device(&wanted),
             ToDaemon::ImportCertificate(wanted) => Ok(self.import_certificate(wanted).await),
         }
     }

@@ -124,6 +124,7 @@ impl Connection {
             tokio::task::yield_now().await;
         }
         self.session.outbox.end();
+        self.session.devices.end();
         for (_, ticket) in self.requests.drain() {
             ticket.cancelled.store(true, Ordering::Relaxed);
         }
@@ -196,6 +197,21 @@ impl Connection {
             self.requests.remove(&id);
             self.answer(id, answer);
         }
+        self.ask_devices();
+    }
+
+    /// Writes what the caller's devices are asked for, after the answer that they are attached.
+    fn ask_devices(&mut self) {
+        if let Some(refusal) = self.session.devices.broken()
+            && self.phase != Phase::Closing
+        {
+            self.close(&refusal);
+        }
+        while !self.is_full()
+            && let Some(frame) = self.session.devices.next_frame()
+        {
+            self.put(&frame);
+        }
     }
 
     fn reads(&self) -> bool {
@@ -261,6 +277,12 @@ impl Connection {
                 Ok(())
             }
             Some(Content::Chunk(chunk)) => self.take_chunk(id, chunk),
+            Some(Content::DeviceReply(reply)) => self.session.devices.replied(id, reply.reply),
+            Some(Content::DeviceEvent(event)) => self.session.devices.happened(id, event.kind()),
+            Some(Content::DeviceProof(proof)) => {
+                self.session.devices.proven(id, proof.signature);
+                Ok(())
+            }
             Some(_) => Err(Refusal::BadRequest("only the daemon says that")),
             None if id == 0 => Err(Refusal::BadRequest("its message is unknown")),
             None => {
@@ -389,7 +411,11 @@ impl Connection {
 
     fn answer(&mut self, id: u64, answer: Answer) {
         self.session.shared.answered();
-        self.session.outbox.answered(id);
+        for told in self.session.outbox.answered(id) {
+            if !self.is_full() {
+                self.put(&told);
+            }
+        }
         let Answer { first, then } = answer;
         self.put(&Frame::new(id, first));
         for content in then {
@@ -420,8 +446,10 @@ impl Connection {
 
     /// The daemon ends: once every request is answered, nothing more is begun.
     fn close_if_drained(&mut self) {
+        let (shared, devices) = (&self.session.shared, &self.session.devices);
+        let is_needed = || devices.has_devices() && shared.has_in_flight();
         let is_done = self.in_flight.is_empty() && self.phase != Phase::Closing;
-        if is_done && self.session.shared.is_draining() {
+        if is_done && shared.is_draining() && !is_needed() {
             self.close(&Refusal::Draining);
         }
         if self.session.shared.is_forced() {
@@ -561,5 +589,6 @@ impl Drop for Connection {
         self.outgoing.zeroize();
         self.session.load.holds(self.held, 0);
         self.session.outbox.end();
+        self.session.devices.end();
     }
 }

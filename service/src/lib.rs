@@ -18,6 +18,7 @@
 //! | `administration`, `certificates` | requests to the daemon itself |
 //! | `auditing`, [`audit`] | which requests use a key, and the log of it |
 //! | `authority`, [`policy`] | who may do what |
+//! | `attaching`, `devices`, `device_messages` | devices that programs attach |
 //! | `convert`, `replies` | between the wire's messages and the engines' |
 //! | `streams` | data that comes in chunks |
 //! | `outbox`, [`asking`] | what the caller of a request is told and asked meanwhile |
@@ -30,6 +31,7 @@
 
 mod administration;
 pub mod asking;
+mod attaching;
 pub mod audit;
 mod auditing;
 mod authority;
@@ -37,6 +39,8 @@ pub mod caller;
 mod certificates;
 mod connection;
 mod convert;
+mod device_messages;
+mod devices;
 mod dispatch;
 pub mod home_lock;
 pub mod limits;

@@ -21,6 +21,8 @@ pub struct Limits {
     pub requests_of_caller: usize,
     /// Requests in flight of one caller whose data comes in chunks; each holds a thread.
     pub long_requests_of_caller: usize,
+    /// Devices that one caller attaches.
+    pub devices_of_caller: usize,
     /// Data that is held whole and comes or goes in chunks, in bytes.
     pub gathered: usize,
     /// Replies that wait to be read by their caller, in bytes; above that nothing is read from it.
@@ -43,6 +45,7 @@ impl Default for Limits {
             requests_of_connection: 64,
             requests_of_caller: 192,
             long_requests_of_caller: 8,
+            devices_of_caller: 32,
             gathered: 16 << 20,
             unread: 1 << 20,
             buffered_of_caller: 256 << 20,
@@ -58,6 +61,7 @@ pub(crate) struct Load {
     connections: AtomicUsize,
     requests: AtomicUsize,
     long_requests: AtomicUsize,
+    devices: AtomicUsize,
     bytes: AtomicUsize,
 }
 
@@ -67,6 +71,7 @@ pub(crate) enum Counted {
     Connection,
     Request,
     LongRequest,
+    Device,
 }
 
 impl Load {
@@ -75,6 +80,7 @@ impl Load {
             Counted::Connection => &self.connections,
             Counted::Request => &self.requests,
             Counted::LongRequest => &self.long_requests,
+            Counted::Device => &self.devices,
         }
     }
 
@@ -100,7 +106,12 @@ impl Load {
     }
 
     fn is_idle(&self) -> bool {
-        let counters = [&self.connections, &self.requests, &self.long_requests];
+        let counters = [
+            &self.connections,
+            &self.requests,
+            &self.long_requests,
+            &self.devices,
+        ];
         counters
             .iter()
             .all(|counter| counter.load(Ordering::Relaxed) == 0)

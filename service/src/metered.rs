@@ -76,6 +76,8 @@ fn of_daemon(request: &ToDaemon) -> &'static str {
         ToDaemon::AddGrant(_) => "add-grant",
         ToDaemon::ListGrants(_) => "list-grants",
         ToDaemon::RemoveGrant(_) => "remove-grant",
+        ToDaemon::AttachDevice(_) => "attach-device",
+        ToDaemon::DetachDevice(_) => "detach-device",
         ToDaemon::ImportCertificate(_) => "import-certificate",
     }
 }

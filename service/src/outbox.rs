@@ -90,12 +90,19 @@ impl Outbox {
         }
     }
 
-    /// The request is answered: nothing more is said of it.
-    pub(crate) fn answered(&self, id: u64) {
+    /// The request is answered: nothing more is said of it, but the events that are returned.
+    pub(crate) fn answered(&self, id: u64) -> Vec<Frame> {
         let mut inner = lock(&self.0);
         inner.requests.remove(&id);
         inner.asked.remove(&id);
-        inner.frames.retain(|frame| frame.id != id);
+        if inner.frames.is_empty() {
+            return Vec::new();
+        }
+        let frames = mem::take(&mut inner.frames).into_iter();
+        let (mut its, others): (Vec<Frame>, _) = frames.partition(|frame| frame.id == id);
+        inner.frames = others;
+        its.retain(|frame| matches!(frame.content, Some(Content::Event(_))));
+        its
     }
 
     /// The answer to a request for a PIN. One that was not asked for is dropped.
@@ -116,6 +123,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// The id of the request.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Sends a frame, if there is a place for it.
     pub(crate) fn send(&self, content: Content) -> bool {
         lock(&self.outbox.0).send(self, content)
@@ -301,6 +313,25 @@ mod tests {
         outbox.answer(7, Some(b"2222".to_vec().into()));
         let pin = asking.join().unwrap();
         assert_eq!(pin.as_deref().map(Vec::as_slice), Some(&b"2222"[..]));
+    }
+
+    #[test]
+    fn what_was_told_of_a_request_comes_before_its_answer_and_what_was_asked_does_not() {
+        let outbox = Arc::new(Outbox::default());
+        let (line, other) = (outbox.begin(1), outbox.begin(2));
+        let token = token();
+        for line in [&line, &other] {
+            let token = token.clone();
+            line.tell(&claviger_token::Event::TouchNeeded { token });
+            assert!(line.send(Content::Chunk(claviger_client::wire::Chunk::default())));
+        }
+        let its = outbox.answered(1);
+        let kinds = |frames: &[Frame]| -> Vec<_> {
+            frames.iter().map(|told| (told.id, told.kind())).collect()
+        };
+        assert_eq!(kinds(&its), [(1, "event")]);
+        let left = outbox.take(Waker::noop());
+        assert_eq!(kinds(&left), [(2, "event"), (2, "chunk")]);
     }
 
     #[test]

@@ -227,6 +227,7 @@ fn what(wanted: Permission<'_>) -> &'static str {
         Permission::Encrypt(_) => "encrypt to this identity",
         Permission::ReadEvidence(_) => "read the evidence about this identity",
         Permission::SubmitEvidence => "have evidence stored",
+        Permission::AttachDevice => "attach devices",
         Permission::UseLogin { .. } => "use a token that is open by somebody else's PIN",
         _ => "do this",
     }

@@ -45,6 +45,15 @@ pub enum Refusal {
         /// The limit.
         most: usize,
     },
+    /// A device is described wrongly, or of a kind that nobody serves.
+    #[error("{0}")]
+    BadDevice(String),
+    /// The program has not shown that it has the identity key of its device.
+    #[error("the device did not prove its identity key")]
+    DeviceUnproven,
+    /// Another connection attaches this device.
+    #[error("a device with this identity key is attached already")]
+    DeviceAttached,
     /// There is no grant of this number.
     #[error("there is no grant of this number")]
     NoGrant,
@@ -69,6 +78,9 @@ impl Refusal {
             Refusal::BadFrame { code, .. } => code,
             Refusal::TooSlow(_) => "caller-too-slow",
             Refusal::DataTooLong { .. } => "data-too-long",
+            Refusal::BadDevice(_) => "bad-device",
+            Refusal::DeviceUnproven => "device-unproven",
+            Refusal::DeviceAttached => "device-attached",
             Refusal::NoGrant => "no-grant",
             Refusal::NotAllowed { .. } => "not-allowed",
         }

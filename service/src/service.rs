@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use claviger_attached::Devices;
 use claviger_client::frame::{self};
 use claviger_client::wire::{self, Frame, frame::Content};
 use claviger_engine::{EngineError, FoundTokens, Node};
@@ -51,10 +52,19 @@ pub struct ServiceBuilder {
     limits: Limits,
     audit: Audit,
     pins: PinSettings,
+    devices: Devices,
     metrics: Option<Arc<Metrics>>,
 }
 
 impl ServiceBuilder {
+    /// The devices that programs attach. The node has a driver for them
+    /// ([`AttachedDriver`](claviger_attached::AttachedDriver)); without one, none is served.
+    #[must_use]
+    pub fn devices(mut self, devices: Devices) -> Self {
+        self.devices = devices;
+        self
+    }
+
     /// The figures that it counts in. By default it counts in none.
     #[must_use]
     pub fn metrics(mut self, metrics: Arc<Metrics>) -> Self {
@@ -121,6 +131,7 @@ impl ServiceBuilder {
                 audits: self.audit.status().0 != "off",
                 audit: self.audit,
                 pins: self.pins,
+                devices: self.devices,
                 metrics: self.metrics,
                 keeper: OnceLock::new(),
                 node: self.node,
@@ -159,6 +170,7 @@ impl Service {
             limits: Limits::default(),
             audit: Audit::off(),
             pins: PinSettings::default(),
+            devices: Devices::default(),
             metrics: None,
         }
     }
@@ -363,6 +375,7 @@ impl Shared {
             shared: Arc::clone(self),
             caller,
             outbox,
+            devices: Arc::default(),
             load,
         });
         let task = tokio::spawn(async move {
@@ -374,7 +387,8 @@ impl Shared {
         }
     }
 
-    fn wake_all(&self) {
+    /// Lets each connection look at what has changed.
+    pub(crate) fn wake_all(&self) {
         let outboxes: Vec<_> = {
             let connections = lock(&self.connections);
             connections

@@ -7,6 +7,7 @@ use std::time::Duration;
 use claviger_engine::Node;
 use claviger_token::Call;
 
+use crate::devices::Channel;
 use crate::limits::Load;
 use crate::outbox::{Line, Outbox};
 use crate::pins::Present;
@@ -26,6 +27,8 @@ pub(crate) struct Session {
     /// The caller is there: what it gave is kept as long.
     pub(crate) _present: Present,
     pub(crate) outbox: Arc<Outbox>,
+    /// The devices that the program attaches.
+    pub(crate) devices: Arc<Channel>,
     pub(crate) load: Arc<Load>,
 }
 

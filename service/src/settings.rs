@@ -219,6 +219,7 @@ fn limits(part: Option<Part>) -> Result<Limits, String> {
             "long-requests-of-caller",
             &mut limits.long_requests_of_caller,
         ),
+        ("devices-of-caller", &mut limits.devices_of_caller),
         ("gathered-bytes", &mut limits.gathered),
         ("unread-bytes", &mut limits.unread),
     ] {

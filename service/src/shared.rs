@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use claviger_attached::Devices;
 use claviger_client::frame::PROTOCOL;
 use claviger_client::wire;
 use claviger_engine::{FoundTokens, Node};
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     /// Whether there is a log at all.
     pub(crate) audits: bool,
     pub(crate) pins: PinSettings,
+    pub(crate) devices: Devices,
     pub(crate) metrics: Option<Arc<Metrics>>,
     pub(crate) keeper: OnceLock<Arc<Keeper>>,
     pub(crate) hints: Hints,
@@ -71,7 +73,12 @@ pub(crate) struct InFlight(Arc<Shared>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        // In one order with the beginning of the draining: either it is seen here, or the last
+        // connection sees that nothing is in flight.
+        let before = self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if before == 1 && self.0.is_draining.load(Ordering::SeqCst) {
+            self.0.wake_all();
+        }
     }
 }
 
@@ -85,6 +92,16 @@ impl Shared {
     /// Whether nothing new is begun.
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// How many devices one caller may attach.
+    pub(crate) fn most_devices(&self) -> usize {
+        self.limits.devices_of_caller
+    }
+
+    /// Whether a request of any connection is in flight, which may need a device of another one.
+    pub(crate) fn has_in_flight(&self) -> bool {
+        self.in_flight.load(Ordering::SeqCst) > 0
     }
 
     /// Whether what is in flight is given up.

@@ -24,7 +24,7 @@ const OTHER: u32 = 1003;
 const ROOT: u32 = 0;
 
 /// What `GRANTED` may, about `alice` and about nobody.
-const GRANTS: [(&str, &str); 8] = [
+const GRANTS: [(&str, &str); 9] = [
     ("alice", "sign"),
     ("alice", "decrypt"),
     ("alice", "encrypt"),
@@ -33,6 +33,7 @@ const GRANTS: [(&str, &str); 8] = [
     ("", "adopt"),
     ("", "list-tokens"),
     ("", "submit-evidence"),
+    ("", "attach-device"),
 ];
 
 /// A daemon of the system with `alice`, whom [`MAKER`] made, and `altered`, whom nobody did.
@@ -236,6 +237,10 @@ fn about_none() -> Vec<(&'static str, Frame)> {
             })),
         ),
         ("unlock", daemon(ToDaemon::Unlock(unlock))),
+        (
+            "attach",
+            daemon(ToDaemon::AttachDevice(wire::AttachDevice::default())),
+        ),
         ("lock", daemon(ToDaemon::Lock(wire::Lock::default()))),
         (
             "add-grant",
@@ -258,7 +263,7 @@ fn is_denied(answer: &Frame) -> bool {
 }
 
 /// Who may: the maker of `alice`, who is granted much, another user, root.
-const MAY: [(&str, [bool; 4]); 20] = [
+const MAY: [(&str, [bool; 4]); 21] = [
     ("sign", [true, true, false, false]),
     // A grant to sign is none for digests, and to have made the key is none either.
     ("prehash", [false, false, false, false]),
@@ -271,6 +276,7 @@ const MAY: [(&str, [bool; 4]); 20] = [
     ("generate", [false, true, false, false]),
     ("adopt", [false, true, false, false]),
     ("submit", [false, true, false, false]),
+    ("attach", [false, true, false, false]),
     ("status", [true, true, true, true]),
     ("list", [true, true, true, true]),
     ("tokens", [false, true, false, false]),

@@ -81,6 +81,7 @@ fn about_none<'a>(
         ("adopt", Permission::Adopt),
         ("list-tokens", Permission::ListTokens),
         ("submit-evidence", Permission::SubmitEvidence),
+        ("attach-device", Permission::AttachDevice),
         ("use-login", Permission::UseLogin { token, of }),
     ]
 }

@@ -87,6 +87,7 @@ fn the_modules_of_a_crate_import_one_way() {
         "drivers/token",
         "drivers/conformance",
         "drivers/memory",
+        "drivers/attached",
         "drivers/pkcs11",
         "drivers/pkcs11-once",
         "drivers/piv",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use claviger_attached::{AttachedDriver, Devices};
 use claviger_client::peer::{SYSTEM_SOCKET, own_socket};
 use claviger_engine::Node;
 use claviger_memory::MemoryDriver;
@@ -68,13 +69,15 @@ pub(crate) fn run(session: &Session, options: &ServeOptions, settings: &Settings
         .map_err(|e| Failure::io("the daemon cannot start", &e))?;
     let daemon = {
         let _runtime = runtime.enter();
-        let node = Node::builder(registry).drivers(all_drivers()).build();
+        let devices = Devices::default();
+        let drivers = all_drivers(&devices);
+        let node = Node::builder(registry).drivers(drivers).build();
         let seal = settings.audit.seal.as_deref();
         let seal = seal.map(|name| {
             let call = || Call::within(SEALING);
             Sealer::new(&audit, &node, name, call).map(Arc::new)
         });
-        let mut builder = Service::builder(node);
+        let mut builder = Service::builder(node).devices(devices);
         if let Some(wanted) = &settings.metrics {
             builder = builder.metrics(Metrics::new(wanted.names));
         }
@@ -198,10 +201,14 @@ fn signals(session: &Session) -> UnboundedReceiver<i32> {
     receiver
 }
 
-/// The drivers of commands, and that of keys which live as long as the daemon.
-fn all_drivers() -> Vec<Arc<dyn Driver>> {
-    let memory: Arc<dyn Driver> = Arc::new(MemoryDriver::new());
-    drivers::all().into_iter().chain([memory]).collect()
+/// The drivers of commands, that of keys which live as long as the daemon, and that of devices which
+/// programs attach to it.
+fn all_drivers(devices: &Devices) -> Vec<Arc<dyn Driver>> {
+    let own: [Arc<dyn Driver>; 2] = [
+        Arc::new(MemoryDriver::new()),
+        Arc::new(AttachedDriver::new(devices.clone())),
+    ];
+    drivers::all().into_iter().chain(own).collect()
 }
 
 /// The sockets to listen on: those that were named, those that systemd hands over, or the usual one.

@@ -50,8 +50,17 @@ struct Outgoing {
     written: oneshot::Sender<()>,
 }
 
-impl Connection {
-    pub(super) async fn open(options: &Options) -> Result<Connection, Error> {
+/// A connection on which both sides have greeted.
+pub(super) struct Greeted {
+    pub(super) reader: OwnedReadHalf,
+    pub(super) writer: OwnedWriteHalf,
+    /// What has arrived.
+    pub(super) decoder: Decoder,
+    pub(super) hello: Hello,
+}
+
+impl Greeted {
+    pub(super) async fn open(options: &Options) -> Result<Greeted, Error> {
         let path = &options.socket;
         let connected = UnixStream::connect(path).await;
         let stream = connected.map_err(|e| Error::at(path, e))?;
@@ -71,6 +80,23 @@ impl Connection {
                 path: path.clone(),
                 seconds: GREETING.as_secs(),
             })??;
+        Ok(Greeted {
+            reader,
+            writer,
+            decoder,
+            hello,
+        })
+    }
+}
+
+impl Connection {
+    pub(super) async fn open(options: &Options) -> Result<Connection, Error> {
+        let Greeted {
+            reader,
+            writer,
+            decoder,
+            hello,
+        } = Greeted::open(options).await?;
         let shared = Arc::new(Shared(Mutex::default()));
         let (outgoing, to_write) = mpsc::channel(WAITING);
         let tasks = [
@@ -197,7 +223,8 @@ async fn greet(
     judged
 }
 
-async fn next(
+/// The next frame; `None` at the end.
+pub(super) async fn next(
     reader: &mut OwnedReadHalf,
     decoder: &mut Decoder,
 ) -> Result<Option<Frame>, FrameError> {

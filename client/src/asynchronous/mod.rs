@@ -5,6 +5,7 @@
 //! so poll what you have begun.
 
 mod connection;
+pub mod device;
 mod exchange;
 
 use std::future::Future;

@@ -155,6 +155,14 @@ impl Connection {
         }
     }
 
+    /// What a program goes on with that makes no requests: the socket, what has arrived, and how the
+    /// daemon greeted.
+    pub(super) fn into_parts(self) -> (Socket, Decoder, Hello) {
+        let reader = self.reader.into_inner();
+        let reader = reader.unwrap_or_else(PoisonError::into_inner);
+        (self.socket, reader.decoder, self.hello)
+    }
+
     /// Whether it takes requests, as far as is known.
     pub(super) fn is_open(&self) -> bool {
         let state = lock(&self.state);

@@ -7,6 +7,7 @@
 
 mod call;
 mod connection;
+pub mod device;
 mod exchange;
 mod socket;
 

@@ -224,6 +224,18 @@ impl Peer {
         }
     }
 
+    /// The next frame, an event, too; `None` if none comes in time.
+    pub(crate) fn any_within(&mut self, limit: Duration) -> Option<Frame> {
+        self.stream.set_read_timeout(Some(limit)).unwrap();
+        let read = frame::read(&mut self.stream, &mut self.decoder);
+        self.stream.set_read_timeout(Some(LONG)).unwrap();
+        match read {
+            Ok(frame) => Some(frame.expect("the daemon ended the connection")),
+            Err(frame::FrameError::Io(error)) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// The connection ends after an error about it, with this code.
     pub(crate) fn ends_with(&mut self, code: &str) {
         let frame = loop {

@@ -3,10 +3,12 @@
 
 use std::sync::LazyLock;
 
+use claviger_client::device;
 use claviger_client::frame::{self, Decoder, FrameError, LIMIT};
 use claviger_client::request::{self, Commit, Generate, Request};
 use claviger_client::wire::{
-    Cancel, Chunk, Event, Frame, Hello, KeyUse, PinAnswer, PinRequest, TokenId, frame::Content,
+    self, Cancel, Chunk, Event, Frame, Hello, KeyUse, PinAnswer, PinRequest, TokenId,
+    frame::Content,
 };
 
 use crate::shared::Input;
@@ -25,6 +27,20 @@ static VALID: LazyLock<Vec<u8>> = LazyLock::new(|| {
         capabilities: &[KeyUse::Sign, KeyUse::Decrypt],
     };
     let token = Some(TokenId::default());
+    let spec = device::spec("p256", KeyUse::Sign);
+    let attach = wire::AttachDevice {
+        device: Some(device::device("fuzz", vec![7; 91], &[spec.clone()])),
+    };
+    let attach = Content::DaemonRequest(wire::DaemonRequest {
+        request: Some(wire::daemon_request::Request::AttachDevice(attach)),
+    });
+    let key = device::DeviceKey {
+        slot: "1".into(),
+        spec: Some(spec.clone()),
+        public_key: vec![7; 91],
+        label: "alice".into(),
+    };
+    let reply = |reply| Content::DeviceReply(wire::DeviceReply { reply: Some(reply) });
     let contents = [
         Content::Hello(Hello {
             version: frame::PROTOCOL,
@@ -50,6 +66,27 @@ static VALID: LazyLock<Vec<u8>> = LazyLock::new(|| {
             last: true,
         }),
         Content::Cancel(Cancel {}),
+        attach,
+        Content::DeviceProof(wire::DeviceProof {
+            signature: vec![7; 64],
+        }),
+        Content::DeviceRequest(wire::DeviceRequest {
+            device: 1,
+            request: Some(device::Request::Generate(device::DeviceGenerate {
+                slot: "5d41402abc4b2a76b9719d911017c592".into(),
+                spec: Some(spec.clone()),
+                label: "claviger-unfinished-".into(),
+            })),
+        }),
+        reply(device::Reply::Keys(device::DeviceKeys { keys: vec![key] })),
+        reply(device::Reply::Secret(device::DeviceSecret {
+            secret: vec![7; 32],
+        })),
+        reply(device::Reply::Failure(device::failure("rejected", "no"))),
+        Content::DeviceEvent(wire::DeviceEvent {
+            kind: device::Happening::ApprovalNeeded.into(),
+        }),
+        Content::DeviceCancel(wire::DeviceCancel {}),
     ];
     let mut bytes = Vec::new();
     for (id, content) in contents.into_iter().enumerate() {
