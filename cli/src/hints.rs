@@ -22,7 +22,10 @@ pub(crate) fn of(error: &EngineError) -> String {
             "connect to its identity: claviger connect NAME --to {}",
             shell::quoted(&owner.name)
         ),
-        EngineError::InvalidEvidence { reason } => reason.to_string(),
+        EngineError::InvalidEvidence { reason } => match by_code(reason.code()) {
+            "" => reason.to_string(),
+            hint => format!("{reason}; {hint}"),
+        },
         EngineError::ReservedMessage { kind, .. } => reserved(kind).into(),
         EngineError::TokensAway { holders } => {
             format!("attach one of these tokens:{}", listed(holders))
@@ -92,10 +95,13 @@ pub(crate) fn of_token(error: &TokenError) -> String {
 
 /// The hint for a place on this machine that cannot be read.
 pub(crate) fn of_place(error: &EngineError) -> String {
-    match error.code() {
-        "bad-module" => "install the module, or remove it from p11-kit's configuration".into(),
-        _ => of(error),
-    }
+    of_place_by(error.code()).unwrap_or_else(|| of(error))
+}
+
+/// The same for an error of this code, where it differs from that of other errors.
+pub(crate) fn of_place_by(code: &str) -> Option<String> {
+    let differs = code == "bad-module";
+    differs.then(|| "install the module, or remove it from p11-kit's configuration".into())
 }
 
 /// The hint for an error of the registry.
@@ -130,6 +136,7 @@ pub(crate) fn of_verdict(reason: &CannotJudge) -> String {
             "to accept this namespace, add --namespace {}",
             shell::quoted(found)
         ),
+        CannotJudge::Ssh(reason) => by_code(reason.code()).into(),
         CannotJudge::LengthUnknown => "name the file that holds the message".into(),
         CannotJudge::Changed => "try again".into(),
         _ => String::new(),
@@ -244,6 +251,8 @@ fn known(code: &str) -> Option<&'static str> {
         "not-proven" | "no-such-grant" => "`claviger reads-for list` lists the grants",
         "nobody-opens" => "ask whom it was encrypted to; `claviger identities` lists who is here",
         "token-away" => "attach the token of one of its recipients",
+        "person-needed" => "name the identity, and touch its token or approve on it",
+        "use-not-confirmed" => "confirm it in the daemon's pinentry, which needs a screen",
         "pin-for-several-tokens" => "give each token its own PIN: --pin-source prompt",
         // Of the registry.
         "home-not-a-folder" => "name another folder with --home or CLAVIGER_HOME",
@@ -291,9 +300,26 @@ fn known(code: &str) -> Option<&'static str> {
         "daemon-gone" => "try again: nothing was done",
         "request-lost" => "look whether it was done before you try again",
         "protocol-version" => "restart the daemon after an update; both are one version then",
-        "daemon-protocol" | "frame-too-long" | "frame-malformed" | "frame-truncated" => {
+        "daemon-protocol" | "frame-too-long" | "frame-too-many-elements" | "frame-malformed"
+        | "frame-truncated" => {
             "check that it is a Claviger daemon, of the same version"
         }
+        // Of files.
+        "evidence-malformed" => "ask for the file again; a newer version may have written it",
+        "evidence-no-signer" => "let an identity grant it that has a signing key",
+        "evidence-no-reader" => "grant it to an identity that has a decryption key",
+        "evidence-bad-signature" => "ask the granter to grant it again: claviger reads-for grant",
+        "evidence-other-keys" => {
+            "`claviger identities` and `claviger contact list` show whose keys the name has here"
+        }
+        "ssh-signature-malformed" => "ask for the signature again, as ssh-keygen wrote it",
+        "ssh-signature-version" => "update Claviger, or ask for a signature of version 1",
+        "ssh-signature-hash" => {
+            "ask for a signature with SHA-512: ssh-keygen -Y sign -O hashalg=sha512"
+        }
+        "ssh-signature-algorithm" => "ask for a signature by a key of another kind",
+        "not-a-recipient" => "encrypt to a key that decrypts; `claviger contact list` shows them",
+        "attestation-not-a-certificate" => "give X.509 certificates in PEM",
         // Of certificates.
         "certificate-empty-subject" | "certificate-bad-subject" => {
             "write the subject as in --subject 'CN=alice,O=Example'"
@@ -334,6 +360,12 @@ fn known(code: &str) -> Option<&'static str> {
         | "name-taken"
         | "key-not-usable"
         | "invalid-evidence"
+        | "evidence-bad-name"
+        | "foreign-key-kind"
+        | "foreign-key-malformed"
+        | "foreign-key-no-use"
+        | "attestation-empty"
+        | "attestation-other-key"
         | "reserved-message"
         | "reply-too-long"
         | "registry-other" => "",
@@ -347,7 +379,7 @@ fn reserved(kind: &str) -> &'static str {
         "evidence" => {
             "make and sign it with `claviger reads-for grant` or `claviger reads-for revoke`"
         }
-        "sshsig" | "ssh-login" | "tls" => {
+        "sshsig" | "ssh-login" | "ssh-certificate" | "tls" => {
             "sign the document as an SSH signature: claviger sign --format sshsig"
         }
         _ => "",

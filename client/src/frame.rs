@@ -26,6 +26,7 @@ use std::io::{self, Read, Write};
 use prost::Message;
 use zeroize::Zeroize;
 
+use crate::shape;
 use crate::wire::Frame;
 
 /// The version of the protocol that this crate speaks.
@@ -57,6 +58,12 @@ pub enum FrameError {
     /// Its bytes are not those of a message.
     #[error("a malformed frame: {0}")]
     Malformed(#[source] prost::DecodeError),
+    /// Its lists have so many elements that it would take many times its length in memory.
+    #[error("a frame of {length} bytes has too many elements")]
+    TooManyElements {
+        /// Its length in bytes.
+        length: usize,
+    },
     /// The connection ended within it.
     #[error("the connection ended within a frame, after {received} bytes of it")]
     Truncated {
@@ -74,6 +81,7 @@ impl FrameError {
         match self {
             FrameError::TooLong { .. } => "frame-too-long",
             FrameError::Malformed(_) => "frame-malformed",
+            FrameError::TooManyElements { .. } => "frame-too-many-elements",
             FrameError::Truncated { .. } => "frame-truncated",
             FrameError::Io(_) => "connection-failed",
         }
@@ -178,7 +186,8 @@ impl Decoder {
     /// The next frame, if all of it has arrived.
     ///
     /// # Errors
-    /// `TooLong`, as soon as the length is there, and `Malformed`. Then nothing more can be read.
+    /// `TooLong`, as soon as the length is there, `TooManyElements` and `Malformed`. Then nothing
+    /// more can be read.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let Some(length) = self.length()? else {
             return Ok(None);
@@ -188,6 +197,10 @@ impl Decoder {
             return Ok(None);
         }
         let bytes = &mut self.buffer[begin..begin + length];
+        if length > SMALL && !shape::is_bounded(bytes) {
+            bytes.zeroize();
+            return Err(FrameError::TooManyElements { length });
+        }
         let frame = Frame::decode(&*bytes);
         if frame.as_ref().map_or(true, Frame::is_secret) {
             bytes.zeroize();

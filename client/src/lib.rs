@@ -45,6 +45,7 @@ mod pieces;
 pub mod reads_for;
 pub mod request;
 mod retry;
+mod shape;
 pub mod wire;
 
 pub use answer::Answer;
