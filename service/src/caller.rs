@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustix::process::getuid;
+use rustix::process::{getgid, getuid};
 
 /// The subject of every request of a connection: the peer's user and group when it connected
 /// (`SO_PEERCRED`), and the socket that it connected to. Its process id and its executable say
@@ -16,6 +16,17 @@ pub struct Caller {
     pub gid: u32,
     /// The name of the socket.
     pub socket: Arc<str>,
+}
+
+impl Caller {
+    /// The daemon itself.
+    pub(crate) fn the_daemon() -> Self {
+        Caller {
+            uid: getuid().as_raw(),
+            gid: getgid().as_raw(),
+            socket: Arc::from(""),
+        }
+    }
 }
 
 impl fmt::Display for Caller {

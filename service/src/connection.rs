@@ -220,7 +220,7 @@ impl Connection {
 
     /// Whether the caller leaves so much unread that nothing more is begun for it.
     fn is_full(&self) -> bool {
-        self.outgoing.len() - self.written > self.session.shared.limits.unread
+        self.outgoing.len() - self.written > self.session.shared.limits().unread
     }
 
     fn take_frames(&mut self, left: &mut usize, cx: &mut Context<'_>) {
@@ -346,7 +346,7 @@ impl Connection {
         };
         let cancelled = Arc::<AtomicBool>::default();
         let line = self.session.outbox.begin(id);
-        let call = self.session.call(&line, deadline_ms, &cancelled);
+        let call = (self.session).call(&line, asked.owner(), deadline_ms, &cancelled);
         let mut ticket = Ticket {
             cancelled,
             chunks: None,
@@ -355,7 +355,7 @@ impl Connection {
         let mut data = None;
         let mut taken_as_long = None;
         if let Some(begins) = asked.takes_data() {
-            let most = self.session.shared.limits.long_requests_of_caller;
+            let most = self.session.shared.limits().long_requests_of_caller;
             taken_as_long = self.session.load.take(Counted::LongRequest, most);
             if taken_as_long.is_none() {
                 let what = "requests with long data";
@@ -388,7 +388,7 @@ impl Connection {
 
     /// Whether another request may begin.
     fn admit(&self) -> Result<crate::limits::Taken, Refusal> {
-        let limits = &self.session.shared.limits;
+        let limits = self.session.shared.limits();
         if self.session.shared.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -515,7 +515,7 @@ impl Connection {
     /// Whether the caller let us wait for too long: for its first frame, for the rest of a frame,
     /// or for its reading.
     fn is_out_of_patience(&mut self, cx: &mut Context<'_>) -> bool {
-        let limits = &self.session.shared.limits;
+        let limits = self.session.shared.limits();
         let to_send = match self.phase {
             Phase::New => Some(limits.first_frame),
             _ if self.reads() && !self.decoder.is_empty() => Some(limits.stalled),
@@ -542,7 +542,7 @@ impl Connection {
         if now == self.held {
             return None;
         }
-        let most = self.session.shared.limits.buffered_of_caller;
+        let most = self.session.shared.limits().buffered_of_caller;
         let all = self.session.load.holds(self.held, now);
         let grew = now > std::mem::replace(&mut self.held, now);
         (grew && all > most && now > HELD_ALWAYS).then_some(Refusal::Busy {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use claviger_client::wire::{self, engine_msg::Msg as Wire};
-use claviger_token::Call;
+use claviger_engine::EngineId;
+use claviger_engine::types::owner_by_name;
+use claviger_token::{Call, KeyUse};
 
 use crate::outbox::Line;
 use crate::session::Session;
@@ -16,16 +18,26 @@ pub(crate) struct Request {
 }
 
 /// What a connection asks for.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box for each request costs more than a move"
-)]
 pub(crate) enum Asked {
     Engine(wire::EngineMsg),
     Daemon(wire::DaemonRequest),
 }
 
 impl Asked {
+    /// The identity whose key it uses, as the name of the engine says: another key is not used for
+    /// it.
+    pub(crate) fn owner(&self) -> Option<EngineId> {
+        let Asked::Engine(message) = self else {
+            return None;
+        };
+        let usage = match &message.msg {
+            Some(Wire::RequestCommitment(_)) => KeyUse::Sign,
+            Some(Wire::RequestDecryption(_)) => KeyUse::Decrypt,
+            _ => return None,
+        };
+        owner_by_name(usage, &message.target.as_ref()?.name)
+    }
+
     /// The beginning of the data, if the rest comes in chunks.
     pub(crate) fn takes_data(&mut self) -> Option<Vec<u8>> {
         let Asked::Engine(message) = self else {

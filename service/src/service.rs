@@ -6,18 +6,22 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use claviger_attached::Devices;
 use claviger_client::frame::{self};
 use claviger_client::wire::{self, Frame, frame::Content};
 use claviger_engine::{EngineError, FoundTokens, Node};
+use claviger_token::Call;
 use claviger_token::sync::lock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout_at};
 
-use crate::audit::Audit;
+use crate::asking::Confirm;
+use crate::audit::{Audit, AuditError, Sealer};
 use crate::connection::Connection;
+use crate::guest::{FrontEnd, Guest};
 use crate::limits::{Counted, Limits, Load, Loads, Taken};
 use crate::metrics::{Metrics, Moment, serve_port, serve_socket};
 use crate::outbox::Outbox;
@@ -38,7 +42,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// It lives in a tokio runtime that has its timers and its I/O enabled.
 #[derive(Clone)]
 pub struct Service {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
+    /// Who serves sockets in protocols of their own.
+    front_ends: Arc<[Arc<dyn FrontEnd>]>,
 }
 
 /// What a daemon is made of.
@@ -54,9 +60,19 @@ pub struct ServiceBuilder {
     pins: PinSettings,
     devices: Devices,
     metrics: Option<Arc<Metrics>>,
+    confirmer: Option<Arc<dyn Confirm>>,
+    confirmed: Vec<String>,
+    front_ends: Vec<Arc<dyn FrontEnd>>,
 }
 
 impl ServiceBuilder {
+    /// One more front-end, which serves sockets in a protocol of its own.
+    #[must_use]
+    pub fn front_end(mut self, front_end: Arc<dyn FrontEnd>) -> Self {
+        self.front_ends.push(front_end);
+        self
+    }
+
     /// The devices that programs attach. The node has a driver for them
     /// ([`AttachedDriver`](claviger_attached::AttachedDriver)); without one, none is served.
     #[must_use]
@@ -69,6 +85,21 @@ impl ServiceBuilder {
     #[must_use]
     pub fn metrics(mut self, metrics: Arc<Metrics>) -> Self {
         self.metrics = Some(metrics);
+        self
+    }
+
+    /// Who asks a person to confirm the use of a key. By default nobody does, and what is to be
+    /// confirmed is refused.
+    #[must_use]
+    pub fn confirmer(mut self, confirmer: Arc<dyn Confirm>) -> Self {
+        self.confirmer = Some(confirmer);
+        self
+    }
+
+    /// The identities of which a person confirms each use, whoever asks. By default there are none.
+    #[must_use]
+    pub fn confirmed(mut self, identities: Vec<String>) -> Self {
+        self.confirmed = identities;
         self
     }
 
@@ -125,14 +156,18 @@ impl ServiceBuilder {
     /// The daemon.
     pub fn build(self) -> Service {
         let (state, _) = watch::channel(State::Running);
+        let rules = Rules::new(&self.node, self.is_system);
+        rules.confirm(&self.confirmed);
         Service {
+            front_ends: self.front_ends.into(),
             shared: Arc::new(Shared {
-                rules: Rules::new(&self.node, self.is_system),
+                rules,
                 audits: self.audit.status().0 != "off",
                 audit: self.audit,
                 pins: self.pins,
                 devices: self.devices,
                 metrics: self.metrics,
+                confirmer: self.confirmer,
                 keeper: OnceLock::new(),
                 node: self.node,
                 hints: self.hints,
@@ -140,7 +175,7 @@ impl ServiceBuilder {
                 program: self.program,
                 home_id: self.home_id,
                 is_system: self.is_system,
-                limits: self.limits,
+                limits: ArcSwap::from_pointee(self.limits),
                 loads: Loads::default(),
                 begun_at: Instant::now(),
                 state,
@@ -172,6 +207,9 @@ impl Service {
             pins: PinSettings::default(),
             devices: Devices::default(),
             metrics: None,
+            confirmer: None,
+            confirmed: Vec::new(),
+            front_ends: Vec::new(),
         }
     }
 
@@ -187,13 +225,18 @@ impl Service {
         for socket in sockets {
             let (name, listener, file) = socket.into_parts();
             let listener = registered(listener)?;
+            let front_end = self.front_ends.iter().find(|one| one.serves(&name));
+            let socket = Socket {
+                front_end: front_end.cloned(),
+                name,
+            };
             let (shared, mut state) = (Arc::clone(&self.shared), self.shared.state.subscribe());
             accepting.spawn(async move {
                 let _file = file;
                 tokio::select! {
-                    () = shared.accept(&name, &listener) => {}
+                    () = shared.accept(&socket, &listener) => {}
                     _ = state.wait_for(|state| *state != State::Running) => {
-                        shared.accept_waiting(&name, &listener);
+                        shared.accept_waiting(&socket, &listener);
                     }
                 }
             });
@@ -213,9 +256,30 @@ impl Service {
     /// the requests in flight are given up. Then it logs out of all tokens. Whether all ended by
     /// themselves.
     pub async fn drain(&self, limit: Duration) -> bool {
+        self.drain_then(limit, async {}).await.0
+    }
+
+    /// The same, and does `last` before it logs out; with what came of that.
+    pub async fn drain_then<T>(
+        &self,
+        limit: Duration,
+        last: impl Future<Output = T>,
+    ) -> (bool, T) {
         let by_themselves = self.end_connections(limit).await;
+        let done = last.await;
         self.shared.log_out().await;
-        by_themselves
+        (by_themselves, done)
+    }
+
+    /// Seals its log as `identity`, with the PINs that the daemon has; each seal may take so long.
+    /// To be called in its runtime.
+    ///
+    /// # Errors
+    /// As [`Sealer::new`].
+    pub fn sealer(&self, identity: &str, limit: Duration) -> Result<Sealer, AuditError> {
+        let (shared, keeper) = (&self.shared, Arc::clone(self.shared.keeper()));
+        let call = move || Call::within(limit).using(keeper.access_of_the_daemon());
+        Sealer::new(&shared.audit, &shared.node, identity, call)
     }
 
     async fn end_connections(&self, limit: Duration) -> bool {
@@ -285,6 +349,8 @@ impl Service {
             in_flight: shared.in_flight.load(Ordering::Relaxed) as usize,
             unlocked,
             tokens: shared.node.token_states(),
+            queues: shared.node.token_queues(),
+            audit_fails: shared.audit.status().1.is_some(),
             pins_rejected,
             pins_differed,
         }
@@ -296,9 +362,15 @@ impl Service {
     }
 }
 
+/// A socket, and who serves it in another protocol than the daemon's wire.
+struct Socket {
+    name: Arc<str>,
+    front_end: Option<Arc<dyn FrontEnd>>,
+}
+
 impl Shared {
     /// Accepts connections, whatever goes wrong with one.
-    async fn accept(self: &Arc<Self>, socket: &Arc<str>, listener: &UnixListener) {
+    async fn accept(self: &Arc<Self>, socket: &Socket, listener: &UnixListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => self.admit(socket, stream),
@@ -313,19 +385,19 @@ impl Shared {
     }
 
     /// Those that have connected when the daemon ends are told so, and lose nothing.
-    fn accept_waiting(self: &Arc<Self>, socket: &Arc<str>, listener: &UnixListener) {
+    fn accept_waiting(self: &Arc<Self>, socket: &Socket, listener: &UnixListener) {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         while let std::task::Poll::Ready(Ok((stream, _))) = listener.poll_accept(&mut cx) {
             self.admit(socket, stream);
         }
     }
 
-    fn admit(self: &Arc<Self>, socket: &Arc<str>, stream: UnixStream) {
+    fn admit(self: &Arc<Self>, socket: &Socket, stream: UnixStream) {
         let caller = match stream.peer_cred() {
             Ok(peer) => Caller {
                 uid: peer.uid(),
                 gid: peer.gid(),
-                socket: Arc::clone(socket),
+                socket: Arc::clone(&socket.name),
             },
             Err(error) => {
                 tracing::warn!(%error, "a connection of nobody is not served");
@@ -334,27 +406,35 @@ impl Shared {
         };
         let load = self.loads.of(caller.uid);
         match self.place_for(&load) {
-            Ok(place) => self.spawn(stream, caller, load, place),
+            Ok(place) => self.spawn((stream, socket), caller, load, place),
             Err(refusal) => {
                 tracing::info!(uid = caller.uid, %refusal, "a connection is refused");
-                refuse(&stream, &refusal);
+                if socket.front_end.is_none() {
+                    refuse(&stream, &refusal);
+                }
             }
         }
     }
 
     fn place_for(&self, load: &Arc<Load>) -> Result<Taken, Refusal> {
-        let most = self.limits.connections;
+        let most = self.limits().connections;
         if lock(&self.connections).len() >= most {
             let what = "connections";
             return Err(Refusal::Busy { what, most });
         }
-        let most = self.limits.connections_of_caller;
+        let most = self.limits().connections_of_caller;
         let what = "connections of one caller";
         load.take(Counted::Connection, most)
             .ok_or(Refusal::Busy { what, most })
     }
 
-    fn spawn(self: &Arc<Self>, stream: UnixStream, caller: Caller, load: Arc<Load>, place: Taken) {
+    fn spawn(
+        self: &Arc<Self>,
+        (stream, socket): (UnixStream, &Socket),
+        caller: Caller,
+        load: Arc<Load>,
+        place: Taken,
+    ) {
         let outbox = Arc::<Outbox>::default();
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let living = Living {
@@ -367,7 +447,7 @@ impl Shared {
             number,
             _place: place,
         };
-        let session = Arc::new(Session {
+        let session = Session {
             node: self.rules.view(&caller),
             policy: self.rules.judge(&caller),
             keeper: Arc::clone(self.keeper()),
@@ -377,10 +457,14 @@ impl Shared {
             outbox,
             devices: Arc::default(),
             load,
-        });
+        };
+        let front_end = socket.front_end.clone();
         let task = tokio::spawn(async move {
             let _entered = entered;
-            Connection::new(stream, session).run().await;
+            match front_end {
+                Some(front_end) => front_end.serve(stream, Guest::new(session)).await,
+                None => Connection::new(stream, Arc::new(session)).run().await,
+            }
         });
         if let Some(living) = lock(&self.connections).get_mut(&number) {
             living.task = Some(task.abort_handle());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use claviger_engine::Node;
+use claviger_engine::{EngineId, Node};
 use claviger_token::Call;
 
 use crate::devices::Channel;
@@ -33,14 +33,21 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The circumstances of the request of `line`.
-    pub(crate) fn call(&self, line: &Line, deadline_ms: u32, cancelled: &Arc<AtomicBool>) -> Call {
+    /// The circumstances of the request of `line`, which uses the key of `owner`.
+    pub(crate) fn call(
+        &self,
+        line: &Line,
+        owner: Option<EngineId>,
+        deadline_ms: u32,
+        cancelled: &Arc<AtomicBool>,
+    ) -> Call {
         let call = match deadline_ms {
             0 => Call::unlimited(),
             limit => Call::within(Duration::from_millis(limit.into())),
         };
         let line = line.clone();
-        let access = self.keeper.access(&self.caller, Arc::new(line.clone()));
+        let asker = Arc::new(line.clone());
+        let access = self.keeper.access(&self.caller, owner, asker);
         call.using(access)
             .cancelled_by(Arc::clone(cancelled))
             .watched_by(Arc::new(move |event| line.tell(event)))

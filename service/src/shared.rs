@@ -5,17 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use claviger_attached::Devices;
 use claviger_client::frame::PROTOCOL;
 use claviger_client::wire;
 use claviger_engine::{FoundTokens, Node};
 use claviger_token::sync::lock;
 use claviger_token::{Call, TokenId};
-use rustix::process::{getgid, getuid};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::Caller;
+use crate::asking::Confirm;
 use crate::audit::Audit;
 use crate::authority::ByRules;
 use crate::limits::{Limits, Loads};
@@ -49,13 +50,16 @@ pub(crate) struct Shared {
     pub(crate) pins: PinSettings,
     pub(crate) devices: Devices,
     pub(crate) metrics: Option<Arc<Metrics>>,
+    /// Who asks a person to confirm the use of a key.
+    pub(crate) confirmer: Option<Arc<dyn Confirm>>,
     pub(crate) keeper: OnceLock<Arc<Keeper>>,
     pub(crate) hints: Hints,
     pub(crate) tokens_json: TokensJson,
     pub(crate) program: String,
     pub(crate) home_id: String,
     pub(crate) is_system: bool,
-    pub(crate) limits: Limits,
+    /// What callers may take: it may change while the daemon serves.
+    pub(crate) limits: ArcSwap<Limits>,
     pub(crate) loads: Loads,
     pub(crate) begun_at: Instant,
     pub(crate) state: watch::Sender<State>,
@@ -89,6 +93,11 @@ pub(crate) struct Living {
 }
 
 impl Shared {
+    /// What callers may take at this moment.
+    pub(crate) fn limits(&self) -> Guard<Arc<Limits>> {
+        self.limits.load()
+    }
+
     /// Whether nothing new is begun.
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
@@ -96,7 +105,7 @@ impl Shared {
 
     /// How many devices one caller may attach.
     pub(crate) fn most_devices(&self) -> usize {
-        self.limits.devices_of_caller
+        self.limits().devices_of_caller
     }
 
     /// Whether a request of any connection is in flight, which may need a device of another one.
@@ -122,11 +131,7 @@ impl Shared {
         let Some(keeper) = self.keeper.get() else {
             return;
         };
-        let the_daemon = Caller {
-            uid: getuid().as_raw(),
-            gid: getgid().as_raw(),
-            socket: Arc::from(""),
-        };
+        let the_daemon = Caller::the_daemon();
         keeper.lock(&the_daemon, None, &Call::within(GRACE)).await;
     }
 

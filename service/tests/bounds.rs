@@ -198,6 +198,21 @@ fn a_caller_that_reads_too_little_of_its_answers_is_cut_off_although_it_reads() 
 }
 
 #[test]
+fn a_frame_that_would_take_many_times_its_length_ends_its_connection() {
+    let daemon = Daemon::new();
+    let via = vec![wire::EngineId::default(); 500_000];
+    let mut request = wire::RequestEncrypt::default();
+    request.preference = Some(wire::Preference {
+        via,
+        ..wire::Preference::default()
+    });
+    let mut peer = daemon.peer();
+    peer.send(&manage(1, "alice", Msg::RequestEncrypt(request)));
+    peer.ends_with("frame-too-many-elements");
+    daemon.serves();
+}
+
+#[test]
 fn the_request_for_its_state_is_not_part_of_it() {
     let daemon = Daemon::new();
     let mut peer = daemon.peer();

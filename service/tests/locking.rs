@@ -56,6 +56,26 @@ async fn a_lock_also_ends_what_is_being_opened() {
     stage.is_locked().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_of_another_token_does_not_end_an_unlock() {
+    let stage = Stage::new().await;
+    let other = TokenId {
+        serial: "another".into(),
+        ..stage.id.clone()
+    };
+    let (operator, runtime) = (stage.caller(OPERATOR), Handle::current());
+    let keeper = Arc::clone(&stage.keeper);
+    let person = Arc::new(After(move || {
+        let call = Call::within(Duration::from_secs(60));
+        runtime.block_on(keeper.lock(&operator, Some(&other), &call));
+    }));
+    let operator = stage.caller(OPERATOR);
+    let (call, backend) = (Call::within(Duration::from_secs(60)), stage.backend());
+    let unlocked = (stage.keeper).unlock(&operator, &backend, None, person, &call);
+    assert_eq!(unlocked.await.unwrap().id, stage.id);
+    assert_eq!(stage.keeper.status().len(), 1);
+}
+
 /// Says when it is asked, and answers when it is let.
 struct Slow {
     asked: Sender<()>,

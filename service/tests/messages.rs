@@ -3,8 +3,7 @@
 
 mod common;
 
-use std::fs::{Permissions, set_permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::collections::BTreeSet;
 
 use claviger_client::wire::daemon_request::Request as ToDaemon;
 use claviger_client::wire::{self, Frame, engine_msg::Msg, frame::Content};
@@ -14,9 +13,11 @@ use claviger_memory::MemoryDriver;
 use claviger_service::audit::{Audit, AuditSettings};
 use claviger_service::policy::Rules;
 use claviger_service::{Caller, Service};
-use rustix::process::{Gid, Uid, getuid};
+use prost::Message;
+use prost::encoding::decode_varint;
+use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
-use common::{Daemon, Peer, ask_daemon, decrypt, encrypt, hello, manage, runtime, sign};
+use common::{Daemon, ask_daemon, decrypt, encrypt, is_no_root, manage, runtime, sign};
 
 const MAKER: u32 = 1001;
 const GRANTED: u32 = 1002;
@@ -64,32 +65,13 @@ impl Stage {
         let audit = Audit::open(AuditSettings::of(home.path().join("audit.jsonl"))).unwrap();
         let service = Service::builder(node).system(true).audit(audit).build();
         let daemon = Daemon::of(runtime, service);
-        // All users come to its socket.
-        let folder = daemon.path().parent().unwrap();
-        set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
-        set_permissions(daemon.path(), Permissions::from_mode(0o666)).unwrap();
+        daemon.is_for_all();
         Stage { daemon, home }
-    }
-
-    /// A peer of this user, who has said hello.
-    fn peer(&self, uid: u32) -> Peer {
-        let path = self.daemon.path().to_owned();
-        // The kernel has a user for each thread, and a socket has that of who connects it.
-        let connected = std::thread::spawn(move || {
-            let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
-            rustix::thread::set_thread_res_gid(group, group, group).unwrap();
-            rustix::thread::set_thread_res_uid(user, user, user).unwrap();
-            Peer::to(&path)
-        });
-        let mut peer = connected.join().unwrap();
-        peer.send(&hello(1, false));
-        assert_eq!(peer.next().kind(), "hello");
-        peer
     }
 
     /// The daemon's answer to this user.
     fn ask(&self, uid: u32, request: &Frame) -> Frame {
-        let mut peer = self.peer(uid);
+        let mut peer = self.daemon.peer_of(uid, None);
         peer.send(request);
         let answer = peer.next_or_end();
         answer.unwrap_or_else(|| panic!("no answer to {request:?} of {uid}"))
@@ -100,15 +82,6 @@ impl Stage {
         let kind = format!("\"kind\":\"{kind}\"");
         text.lines().filter(|line| line.contains(&kind)).count()
     }
-}
-
-/// Whether only root can run this, and nobody here is.
-fn is_skipped() -> bool {
-    let is_skipped = !getuid().is_root();
-    if is_skipped {
-        println!("SKIPPED: only root connects as other users");
-    }
-    is_skipped
 }
 
 fn id(name: &str) -> Option<wire::EngineId> {
@@ -161,6 +134,10 @@ fn about(identity: &str) -> Vec<(&'static str, Frame)> {
         external_identity: id(identity),
         backend: "memory:".into(),
     };
+    let import = wire::ImportCertificate {
+        identity: identity.into(),
+        certificates: vec![b"none".to_vec()],
+    };
     vec![
         ("sign", sign(1, identity, b"message")),
         (
@@ -188,6 +165,10 @@ fn about(identity: &str) -> Vec<(&'static str, Frame)> {
         (
             "delete",
             manage(1, identity, Msg::RequestDeleteIdentity(delete)),
+        ),
+        (
+            "import-certificate",
+            ask_daemon(1, ToDaemon::ImportCertificate(import)),
         ),
     ]
 }
@@ -241,6 +222,10 @@ fn about_none() -> Vec<(&'static str, Frame)> {
             "attach",
             daemon(ToDaemon::AttachDevice(wire::AttachDevice::default())),
         ),
+        (
+            "detach",
+            daemon(ToDaemon::DetachDevice(wire::DetachDevice::default())),
+        ),
         ("lock", daemon(ToDaemon::Lock(wire::Lock::default()))),
         (
             "add-grant",
@@ -263,7 +248,7 @@ fn is_denied(answer: &Frame) -> bool {
 }
 
 /// Who may: the maker of `alice`, who is granted much, another user, root.
-const MAY: [(&str, [bool; 4]); 21] = [
+const MAY: [(&str, [bool; 4]); 23] = [
     ("sign", [true, true, false, false]),
     // A grant to sign is none for digests, and to have made the key is none either.
     ("prehash", [false, false, false, false]),
@@ -277,6 +262,9 @@ const MAY: [(&str, [bool; 4]); 21] = [
     ("adopt", [false, true, false, false]),
     ("submit", [false, true, false, false]),
     ("attach", [false, true, false, false]),
+    // Of the connection's own devices; it has none.
+    ("detach", [true, true, true, true]),
+    ("import-certificate", [true, true, false, false]),
     ("status", [true, true, true, true]),
     ("list", [true, true, true, true]),
     ("tokens", [false, true, false, false]),
@@ -290,7 +278,7 @@ const MAY: [(&str, [bool; 4]); 21] = [
 
 #[test]
 fn each_message_is_carried_out_for_those_who_may_and_for_nobody_else() {
-    if is_skipped() {
+    if is_no_root() {
         return;
     }
     let stage = Stage::new();
@@ -320,9 +308,51 @@ fn each_message_is_carried_out_for_those_who_may_and_for_nobody_else() {
     assert_eq!(stage.audit_lines("begin"), stage.audit_lines("end"));
 }
 
+/// The name of the message that a frame asks for something with, as the wire's descriptors have it.
+fn asked(frame: &Frame, messages: &[DescriptorProto]) -> String {
+    let (message, bytes) = match frame.content.clone() {
+        Some(Content::Engine(wire::EngineMsg { msg, .. })) => {
+            let only = wire::EngineMsg {
+                msg,
+                ..wire::EngineMsg::default()
+            };
+            ("EngineMsg", only.encode_to_vec())
+        }
+        Some(Content::DaemonRequest(request)) => ("DaemonRequest", request.encode_to_vec()),
+        other => panic!("{other:?}"),
+    };
+    let number = decode_varint(&mut &*bytes).unwrap() >> 3;
+    let message = messages.iter().find(|one| one.name() == message).unwrap();
+    let is_it = |field: &&FieldDescriptorProto| field.number() as u64 == number;
+    message.field.iter().find(is_it).unwrap().name().to_owned()
+}
+
+#[test]
+fn each_message_that_asks_for_something_is_in_the_table() {
+    let files = FileDescriptorSet::decode(wire::DESCRIPTORS).unwrap();
+    let messages = files.file.into_iter().flat_map(|file| file.message_type);
+    let messages: Vec<DescriptorProto> = messages.collect();
+    let mut there_are = BTreeSet::new();
+    for message in &messages {
+        let asks = |field: &str| match message.name() {
+            "DaemonRequest" => true,
+            "EngineMsg" => !field.starts_with("reply_"),
+            _ => false,
+        };
+        let choices = message.field.iter();
+        let choices = choices.filter(|one| one.oneof_index.is_some() && !one.proto3_optional());
+        let names = choices.map(|field| field.name().to_owned());
+        there_are.extend(names.filter(|name| asks(name)));
+    }
+    let frames = about("alice").into_iter().chain(about_none());
+    let in_table: BTreeSet<String> = frames.map(|(_, frame)| asked(&frame, &messages)).collect();
+    assert_eq!(in_table, there_are);
+    assert!(there_are.len() > 18, "{there_are:?}");
+}
+
 #[test]
 fn whom_nothing_is_granted_is_answered_alike_whatever_exists() {
-    if is_skipped() {
+    if is_no_root() {
         return;
     }
     let stage = Stage::new();
@@ -355,7 +385,7 @@ fn whom_nothing_is_granted_is_answered_alike_whatever_exists() {
 
 #[test]
 fn a_name_that_another_user_has_is_taken_and_nothing_more_is_said() {
-    if is_skipped() {
+    if is_no_root() {
         return;
     }
     let stage = Stage::new();

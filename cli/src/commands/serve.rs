@@ -1,10 +1,13 @@
 //! `serve`: the daemon, in the foreground.
 
+mod reload;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use claviger_agent::SshAgent;
 use claviger_attached::{AttachedDriver, Devices};
 use claviger_client::peer::{SYSTEM_SOCKET, own_socket};
 use claviger_engine::Node;
@@ -12,10 +15,10 @@ use claviger_memory::MemoryDriver;
 use claviger_service::audit::{Audit, AuditError, AuditSettings, JOURNAL_SOCKET, Journal, Sealer};
 use claviger_service::metrics::Metrics;
 use claviger_service::pins::{PinSettings, credential};
-use claviger_service::settings::{AuditMode, Settings};
+use claviger_service::settings::{AuditMode, LogFormat, Settings};
 use claviger_service::{
-    AskPin, HomeLock, HomeLockError, Listening, SecretBytes, SecretKind, Service, SocketError,
-    notify,
+    AskPin, Confirm, HomeLock, HomeLockError, Listening, SecretBytes, SecretKind, Service,
+    SocketError,
 };
 use claviger_token::{Call, Driver, ExposeSecret, PinSource, TokenId, TriesLeft};
 use rustix::process::geteuid;
@@ -23,13 +26,19 @@ use serde::Serialize;
 use signal_hook::consts::SIGHUP;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use self::reload::InForce;
+use super::ssh::AGENT_SOCKET;
 use super::{Answer, FINE};
+use crate::config::Config;
 use crate::daemon::mark;
 use crate::daemon_args::ServeOptions;
 use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use crate::log::DaemonLog;
 use crate::pins::{self, Pins, SharedPins};
+use crate::screen::Screen;
 use crate::session::{Session, describe};
-use crate::{drivers, hints, output, token_views};
+use crate::{drivers, hints, output, pinentry, token_views};
 
 /// How long a seal may take.
 const SEALING: Duration = Duration::from_secs(60);
@@ -50,7 +59,13 @@ struct Ready<'a> {
 }
 
 /// Serves until it is told to end.
-pub(crate) fn run(session: &Session, options: &ServeOptions, settings: &Settings) -> Answer {
+pub(crate) fn run(session: &Session, options: &ServeOptions, config: Config) -> Answer {
+    let settings = &config.serve();
+    if settings.log == LogFormat::Json {
+        // All that is on standard error is JSON then.
+        output::speak_json();
+    }
+    let log = DaemonLog::start(settings.log, settings.log_level);
     let mut signals = signals(session);
     let home = session.home()?;
     let registry = session.new_registry()?;
@@ -58,7 +73,7 @@ pub(crate) fn run(session: &Session, options: &ServeOptions, settings: &Settings
     if let Some(id) = registry.home_id()? {
         // A command that does not find the mark asks the registry.
         if let Err(error) = mark::leave(&home, &id) {
-            output::warn(&format!("`{}`: {error}", home.display()), "");
+            tracing::warn!(%error, home = %home.display(), "commands have to ask the registry");
         }
     }
     let audit = open_audit(settings, options.system)?;
@@ -67,16 +82,11 @@ pub(crate) fn run(session: &Session, options: &ServeOptions, settings: &Settings
         .enable_all()
         .build()
         .map_err(|e| Failure::io("the daemon cannot start", &e))?;
-    let daemon = {
+    let mut daemon = {
         let _runtime = runtime.enter();
         let devices = Devices::default();
         let drivers = all_drivers(&devices);
         let node = Node::builder(registry).drivers(drivers).build();
-        let seal = settings.audit.seal.as_deref();
-        let seal = seal.map(|name| {
-            let call = || Call::within(SEALING);
-            Sealer::new(&audit, &node, name, call).map(Arc::new)
-        });
         let mut builder = Service::builder(node).devices(devices);
         if let Some(wanted) = &settings.metrics {
             builder = builder.metrics(Metrics::new(wanted.names));
@@ -89,19 +99,27 @@ pub(crate) fn run(session: &Session, options: &ServeOptions, settings: &Settings
             .limits(settings.limits.clone())
             .audit(audit.clone())
             .pins(pins(session, settings)?)
+            .front_end(Arc::new(SshAgent::new()))
+            .confirmed(settings.confirm.clone())
+            .confirmer(Arc::new(Dialog {
+                screen: session.screen.clone(),
+                interrupt: Arc::clone(&session.interrupt),
+            }))
             .build();
         if let Some(wanted) = &settings.metrics {
             service.show_metrics(wanted)?;
         }
+        let seal = settings.audit.seal.as_deref();
+        let sealer = seal.map(|name| service.sealer(name, SEALING).map(Arc::new));
         Running {
             service,
             audit,
-            sealer: seal.transpose()?,
-            drain: settings.drain,
+            sealer: sealer.transpose()?,
+            in_force: InForce::new(settings.clone(), config, log),
         }
     };
     say_ready(session, &home, &names)?;
-    let served = runtime.block_on(daemon.serve(sockets, &mut signals));
+    let served = runtime.block_on(daemon.serve(session, sockets, &mut signals));
     // What still blocks on a device is not waited for.
     runtime.shutdown_background();
     served
@@ -191,6 +209,29 @@ impl AskPin for Window {
     }
 }
 
+/// Has a person confirm uses of keys by a pinentry.
+struct Dialog {
+    screen: Screen,
+    interrupt: Arc<Interrupt>,
+}
+
+impl Confirm for Dialog {
+    fn confirm(&self, question: &str, call: &Call) -> Result<bool, String> {
+        let question = output::printable(question);
+        let is_wanted = || call.check().is_ok();
+        // It may have the terminal for its screen.
+        let answer = self.screen.aside(|| {
+            let asked = (&*question, "Allow");
+            pinentry::confirm(asked, &self.interrupt, call.deadline(), is_wanted)
+        });
+        answer.map_err(|no| match no {
+            pinentry::NoAnswer::TooLate => "nobody answered in time".into(),
+            pinentry::NoAnswer::Interrupted => "the daemon ends".into(),
+            pinentry::NoAnswer::None(reason) => reason,
+        })
+    }
+}
+
 /// The signals of the process, which mean something else to a daemon.
 fn signals(session: &Session) -> UnboundedReceiver<i32> {
     let (sender, receiver) = unbounded_channel();
@@ -232,7 +273,11 @@ fn sockets(
         }
     }
     let paths = match (options.socket.as_slice(), sockets.is_empty()) {
-        ([], true) => vec![usual_socket(options)?],
+        ([], true) => {
+            let api = usual_socket(options)?;
+            let for_ssh = api.with_file_name(AGENT_SOCKET);
+            vec![api, for_ssh]
+        }
         (named, _) => named.to_vec(),
     };
     for path in paths {
@@ -288,21 +333,23 @@ struct Running {
     service: Service,
     audit: Audit,
     sealer: Option<Arc<Sealer>>,
-    /// How long requests that were begun may take once the daemon is told to end.
-    drain: Duration,
+    in_force: InForce,
 }
 
 impl Running {
-    async fn serve(&self, sockets: Vec<Listening>, signals: &mut UnboundedReceiver<i32>) -> Answer {
-        let serving = self.service.serve(sockets);
+    async fn serve(
+        &mut self,
+        session: &Session,
+        sockets: Vec<Listening>,
+        signals: &mut UnboundedReceiver<i32>,
+    ) -> Answer {
+        let service = self.service.clone();
+        let serving = service.serve(sockets);
         tokio::pin!(serving);
-        let node = self.service.node().clone();
-        tokio::spawn(resolve_intents(node.clone()));
-        tokio::spawn(notify::keep_telling(move || notify::tokens(&node)));
+        tokio::spawn(resolve_intents(service.node().clone()));
         if let Some(sealer) = self.sealer.clone() {
             tokio::spawn(async move { sealer.run().await });
         }
-        notify::ready("ready");
         loop {
             tokio::select! {
                 served = &mut serving => {
@@ -310,35 +357,28 @@ impl Running {
                     break;
                 }
                 signal = signals.recv() => match signal {
-                    Some(SIGHUP) => self.reload(),
+                    Some(SIGHUP) => self.reload(session),
                     _ => break,
                 },
             }
         }
-        notify::stopping();
-        tokio::select! {
-            // The sockets go as soon as the draining begins.
-            _ = async { tokio::join!(self.service.drain(self.drain), serving) } => {}
-            // Who says it twice wants it at once.
-            _ = signals.recv() => {}
-        }
-        // The log has its end also where nothing can seal it.
-        let sealed = match &self.sealer {
-            Some(sealer) => sealer.seal().await,
-            None => Ok(()),
+        let drain = self.in_force.settings().drain;
+        let sealing = async {
+            match &self.sealer {
+                Some(sealer) => sealer.seal().await,
+                None => Ok(()),
+            }
         };
+        let sealed = tokio::select! {
+            // The sockets go as soon as the draining begins.
+            ((_, sealed), _) = async { tokio::join!(service.drain_then(drain, sealing), serving) } => sealed,
+            // Who says it twice wants it at once.
+            _ = signals.recv() => Ok(()),
+        };
+        // The log has its end also where nothing can seal it.
         self.audit.close()?;
         sealed?;
         Ok(FINE)
-    }
-
-    /// Opens the audit log anew, for a log that was moved aside.
-    fn reload(&self) {
-        notify::reloading();
-        if let Err(error) = self.audit.rotate() {
-            output::warn(&error.to_string(), hints::by_code(error.code()));
-        }
-        notify::ready("ready");
     }
 }
 
@@ -347,13 +387,11 @@ async fn resolve_intents(node: Node) {
     match node.resolve_intents(&Call::within(RESOLVING)).await {
         Ok(left) => {
             for (intent, error) in left {
-                output::warn(
-                    &format!("{}: {error}", describe(&intent)),
-                    "claviger doctor --repair",
-                );
+                let what = describe(&intent);
+                tracing::warn!(%error, hint = "claviger doctor --repair", "{what}");
             }
         }
-        Err(error) => output::warn(&error.to_string(), &hints::of(&error)),
+        Err(error) => tracing::warn!(%error, "what an earlier daemon left is not resolved"),
     }
 }
 

@@ -93,6 +93,34 @@ fn a_log_that_cannot_be_sealed_has_its_end_nevertheless() {
 }
 
 #[test]
+fn a_seal_takes_the_pin_that_the_service_manager_hands_over() {
+    let stage = Stage::with_alice();
+    let log = stage.path("audit.jsonl");
+    configure(
+        &stage,
+        &format!("file = '{}'\nseal = 'alice'\n", log.display()),
+    );
+    let tokens = stage.json(&["tokens", "--backend", &stage.token.backend()]);
+    let serial = &tokens[0]["serial"];
+    fs::create_dir(stage.path("credentials")).unwrap();
+    let credential = format!("credentials/claviger.pin.{}", serial.as_str().unwrap());
+    stage.write(&credential, claviger_tests::SoftHsm::PIN);
+    let mut serve = stage.claviger(["--json", "serve"]);
+    serve.env("CREDENTIALS_DIRECTORY", stage.path("credentials"));
+    let daemon = Daemon::run(&stage, serve);
+    stage.write("letter", "Meet me\n");
+    stage
+        .run(["sign", "alice", "letter", "-o", "sig"])
+        .succeeds();
+    let status = daemon.stop();
+    assert_eq!(status.code(), Some(0));
+    let verify = ["audit", "verify", "audit.jsonl", "--sealed-by", "alice"];
+    let report = stage.json(&verify);
+    assert_eq!(report["seals"], 1, "{report}");
+    assert_eq!(report["closed"], true, "{report}");
+}
+
+#[test]
 fn grants_are_added_listed_and_removed() {
     let stage = Stage::with_alice();
     let _daemon = Daemon::start(&stage);

@@ -12,8 +12,9 @@ pub trait Authority: Send + Sync {
     /// root.
     fn is_operator(&self, caller: &Caller) -> bool;
 
-    /// Whether a PIN that the daemon has serves the caller.
-    fn may_use_login(&self, caller: &Caller, token: &TokenId) -> bool;
+    /// Whether a PIN that the daemon has serves a request of the caller, which uses a key of `owner`
+    /// and no other one.
+    fn may_use_login(&self, caller: &Caller, owner: Option<&EngineId>, token: &TokenId) -> bool;
 
     /// The node as the caller sees it. All views of one caller share their logins.
     fn view(&self, caller: &Caller) -> Node;

@@ -22,8 +22,11 @@ pub(super) struct State {
     /// Whether all are, but those that were unlocked since.
     all_locked: bool,
     unlocked_since: HashSet<TokenId>,
-    /// How often somebody locked tokens, or the machine slept.
-    pub(super) locks: u64,
+    /// How often somebody locked tokens, or the machine slept; the number of the last lock of all
+    /// tokens, and of each.
+    locks: u64,
+    last_of_all: u64,
+    last_of: HashMap<TokenId, u64>,
     present: HashMap<Caller, usize>,
     pub(super) wrong: WrongPins,
     pub(super) sleep: Sleep,
@@ -74,6 +77,32 @@ impl State {
             backends,
         };
         self.unlocked.insert(token.clone(), kept);
+    }
+
+    /// No token stays unlocked longer than until then.
+    pub(super) fn end_by(&mut self, latest: Duration) {
+        for kept in self.unlocked.values_mut() {
+            kept.until = kept.until.into_iter().chain([latest]).min();
+        }
+    }
+
+    /// The number of the last lock.
+    pub(super) fn locks(&self) -> u64 {
+        self.locks
+    }
+
+    /// Whether the token was locked after the lock of this number.
+    pub(super) fn was_locked_since(&self, then: u64, token: &TokenId) -> bool {
+        let of = self.last_of.get(token).copied().unwrap_or_default();
+        self.last_of_all.max(of) > then
+    }
+
+    fn note_lock(&mut self, token: Option<&TokenId>) {
+        self.locks += 1;
+        match token {
+            Some(token) => drop(self.last_of.insert(token.clone(), self.locks)),
+            None => self.last_of_all = self.locks,
+        }
     }
 
     /// The unlocked token that the backend is known to name.
@@ -172,7 +201,7 @@ impl State {
         let mut all = self.held();
         all.retain(|one| fits(one));
         if is_locked || token.is_none() {
-            self.locks += 1;
+            self.note_lock(token);
         }
         self.unlocked.retain(|one, _| !fits(one));
         self.holders.retain(|one, _| !fits(one));

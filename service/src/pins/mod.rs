@@ -36,6 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use claviger_engine::node::ClosingToken;
 use claviger_engine::{EngineError, EngineId, Node, TokenChanges, TokenState};
 use claviger_token::sync::lock;
@@ -79,7 +80,7 @@ pub struct Keeper {
     /// The node as the daemon itself uses it.
     node: Node,
     authority: Arc<dyn Authority>,
-    settings: PinSettings,
+    settings: ArcSwap<PinSettings>,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     counts: Counts,
@@ -125,7 +126,7 @@ impl Keeper {
         let keeper = Keeper {
             node: node.seen_by(Arc::new(authority::TheDaemon)),
             authority,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             clock,
             state: Mutex::default(),
             counts: Counts::default(),
@@ -137,6 +138,23 @@ impl Keeper {
         Arc::new(keeper)
     }
 
+    /// Handles PINs in another way from now on. What is unlocked for longer than the new
+    /// [`PinSettings::longest_unlock`] is locked when that is over.
+    pub fn change(&self, settings: PinSettings) {
+        let longest = settings.longest_unlock;
+        self.settings.store(Arc::new(settings));
+        if let Some(longest) = longest {
+            let latest = self.clock.elapsed().saturating_add(longest);
+            self.state().end_by(latest);
+        }
+        self.changed.notify_one();
+    }
+
+    /// How long a person is waited for.
+    pub(crate) fn answers_within(&self) -> Option<Duration> {
+        self.settings.load().answer_within
+    }
+
     /// Notes that a connection of `caller` is there, as long as the result lives.
     pub fn connected(self: &Arc<Self>, caller: &Caller) -> Present {
         self.state().arrive(caller);
@@ -146,15 +164,36 @@ impl Keeper {
         }
     }
 
-    /// What a request of `caller` may use on tokens; `asker` asks its connection.
-    pub fn access(self: &Arc<Self>, caller: &Caller, asker: Arc<dyn AskPin>) -> Arc<Access> {
+    /// What a request of `caller` may use on tokens; `asker` asks its connection. `owner` is the
+    /// identity whose key it uses, if it uses no other one.
+    pub fn access(
+        self: &Arc<Self>,
+        caller: &Caller,
+        owner: Option<EngineId>,
+        asker: Arc<dyn AskPin>,
+    ) -> Arc<Access> {
         self.look();
         let keys = Arc::new(Keys(Arc::clone(&asker)));
-        let pins = Source::of_request(self, caller, asker);
+        let pins = Source::of_request(self, caller, owner, asker);
         Arc::new(Access {
             management_keys: keys,
             ..Access::without_pin().with_pins(pins)
         })
+    }
+
+    /// What a request of `caller` may use that asks nobody: what is unlocked, and the PINs that the
+    /// daemon has.
+    pub fn access_unattended(self: &Arc<Self>, caller: &Caller) -> Arc<Access> {
+        self.look();
+        let pins = Source::unattended(self, caller);
+        Arc::new(Access::without_pin().with_pins(pins))
+    }
+
+    /// What the daemon itself may use: what is unlocked, and the PINs that it has.
+    pub fn access_of_the_daemon(self: &Arc<Self>) -> Arc<Access> {
+        self.look();
+        let pins = Source::of_the_daemon(self);
+        Arc::new(Access::without_pin().with_pins(pins))
     }
 
     /// Logs in to the token that `backend` names with the PIN that the connection gives, and keeps
@@ -180,7 +219,7 @@ impl Keeper {
             });
         }
         self.look();
-        let locks = self.state().locks;
+        let locks = self.state().locks();
         let source = Source::to_unlock(self, caller, asker);
         let access = Access::without_pin().with_pins(Arc::clone(&source) as _);
         let its_call = call.clone().using(access);
@@ -190,12 +229,12 @@ impl Keeper {
             // There is no login to keep or to end, and its driver may hold it always.
             return Ok(token);
         }
-        let longest = self.settings.longest_unlock;
+        let mut state = self.state();
+        let longest = self.settings.load().longest_unlock;
         let limit = limit.into_iter().chain(longest).min();
         let until = limit.map(|limit| self.clock.elapsed().saturating_add(limit));
-        let mut state = self.state();
-        if state.locks != locks {
-            // Somebody locked since: what was opened before ends with the source.
+        if state.was_locked_since(locks, &token.id) {
+            // Somebody locked it since: what was opened before ends with the source.
             let token = token.id;
             return Err(Error::PinNeeded { token }.into());
         }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use claviger_engine::EngineId;
 use claviger_token::sync::lock;
 use claviger_token::{Call, Error, Pin, PinSource, PinVerdict, StoredPin, TokenId, TriesLeft};
 
@@ -13,12 +14,25 @@ use crate::{AskPin, Caller, SecretBytes, SecretKind};
 pub(super) struct Source {
     keeper: Arc<Keeper>,
     caller: Caller,
-    asker: Arc<dyn AskPin>,
-    /// Whether it is the request to unlock a token: only who asks for that gives the PIN.
-    unlocks: bool,
+    /// The identity whose key the request uses, where it is known that it uses no other one.
+    owner: Option<EngineId>,
+    /// Asks the connection; `None`: the request asks nobody.
+    asker: Option<Arc<dyn AskPin>>,
+    purpose: For,
     given: Mutex<Option<Given>>,
     /// A token that took the PIN of the caller, who does not hold it yet.
     is_loose: Mutex<Option<TokenId>>,
+}
+
+/// What the PINs are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// A request of the caller.
+    Caller,
+    /// The request to unlock a token: only who asks for that gives the PIN.
+    Unlocking,
+    /// What the daemon does itself: nobody has to be asked whether it may use what it has.
+    Daemon,
 }
 
 /// A PIN that the request got: it has one try.
@@ -54,9 +68,20 @@ impl Source {
     pub(super) fn of_request(
         keeper: &Arc<Keeper>,
         caller: &Caller,
+        owner: Option<EngineId>,
         asker: Arc<dyn AskPin>,
     ) -> Arc<Self> {
-        Source::new(keeper, caller, asker, false)
+        Source::new(keeper, caller, owner, Some(asker), For::Caller)
+    }
+
+    /// Of a request that asks nobody: only what the daemon has.
+    pub(super) fn unattended(keeper: &Arc<Keeper>, caller: &Caller) -> Arc<Self> {
+        Source::new(keeper, caller, None, None, For::Caller)
+    }
+
+    /// Of the daemon itself, which asks nobody.
+    pub(super) fn of_the_daemon(keeper: &Arc<Keeper>) -> Arc<Self> {
+        Source::new(keeper, &Caller::the_daemon(), None, None, For::Daemon)
     }
 
     pub(super) fn to_unlock(
@@ -64,20 +89,22 @@ impl Source {
         caller: &Caller,
         asker: Arc<dyn AskPin>,
     ) -> Arc<Self> {
-        Source::new(keeper, caller, asker, true)
+        Source::new(keeper, caller, None, Some(asker), For::Unlocking)
     }
 
     fn new(
         keeper: &Arc<Keeper>,
         caller: &Caller,
-        asker: Arc<dyn AskPin>,
-        unlocks: bool,
+        owner: Option<EngineId>,
+        asker: Option<Arc<dyn AskPin>>,
+        purpose: For,
     ) -> Arc<Self> {
         Arc::new(Source {
             keeper: Arc::clone(keeper),
             caller: caller.clone(),
+            owner,
             asker,
-            unlocks,
+            purpose,
             given: Mutex::default(),
             is_loose: Mutex::default(),
         })
@@ -132,7 +159,7 @@ impl Source {
     }
 
     fn found_by_daemon(&self, token: &TokenId, call: &Call) -> Result<Option<Given>, Error> {
-        if self.unlocks {
+        if self.purpose == For::Unlocking {
             return Ok(None);
         }
         let pin = self.of_daemon(token, call)?;
@@ -157,13 +184,17 @@ impl Source {
     /// The PIN that the daemon has, if the caller may use it.
     fn of_daemon(&self, token: &TokenId, call: &Call) -> Result<Option<Pin>, Error> {
         let keeper = &self.keeper;
-        if !keeper.authority.may_use_login(&self.caller, token) {
+        let (caller, owner) = (&self.caller, self.owner.as_ref());
+        let may = self.purpose == For::Daemon
+            || keeper.authority.may_use_login(caller, owner, token);
+        if !may {
             return Ok(None);
         }
         if let Some(pin) = keeper.state().pin(token) {
             return Ok(Some(pin));
         }
-        let folder = keeper.settings.credentials.as_deref();
+        let settings = keeper.settings.load_full();
+        let folder = settings.credentials.as_deref();
         let Some(file) = folder.and_then(|folder| credential::of(folder, token)) else {
             return Ok(None);
         };
@@ -173,7 +204,7 @@ impl Source {
         StoredPin::File(file).pin(token, "", call).map(Some)
     }
 
-    /// Asks the connection, and then a person at the machine.
+    /// Asks the connection, and then a person at the machine, unless the request asks nobody.
     fn ask(
         &self,
         token: &TokenId,
@@ -186,12 +217,15 @@ impl Source {
             TriesLeft::Final => Some(1),
             TriesLeft::Unknown | TriesLeft::Low | TriesLeft::All => None,
         };
-        let settings = &self.keeper.settings;
+        let Some(connection) = &self.asker else {
+            return Ok(None);
+        };
+        let settings = self.keeper.settings.load_full();
         let limited = match settings.answer_within {
             Some(limit) => call.clone().no_longer_than(limit),
             None => call.clone(),
         };
-        let askers = [Some(&self.asker), settings.pinentry.as_ref()];
+        let askers = [Some(connection), settings.pinentry.as_ref()];
         for asker in askers.into_iter().flatten() {
             let answer = asker.ask(SecretKind::Pin, token, label, tries, &limited);
             call.check()?;
@@ -221,7 +255,7 @@ impl Source {
             (Some(By::Caller), true) => {
                 let mut state = keeper.state();
                 state.wrong.forget(uid, token);
-                if self.unlocks || !state.hold(&self.caller, token) {
+                if self.purpose == For::Unlocking || !state.hold(&self.caller, token) {
                     *lock(&self.is_loose) = Some(token.clone());
                 }
                 keeper.changed.notify_one();
@@ -246,7 +280,8 @@ impl Drop for Source {
         }
         // Only now: before, it was not open yet.
         if let Some(token) = lock(&self.is_loose).take() {
-            self.keeper.end_loose(&self.caller, &token, self.unlocks);
+            let to_unlock = self.purpose == For::Unlocking;
+            self.keeper.end_loose(&self.caller, &token, to_unlock);
         }
     }
 }

@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
+use std::fs::{Permissions, set_permissions};
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -15,8 +17,10 @@ use claviger_client::wire::{self, Frame, engine_msg::Msg, frame::Content};
 use claviger_engine::message::RequestGenerateIdentity;
 use claviger_engine::{Backend, Capabilities, EngineId, IdParams, Node, Registry};
 use claviger_memory::MemoryDriver;
+use claviger_service::reload::Changes;
 use claviger_service::{Limits, Listening, Service};
 use claviger_token::{Call, KeyUse, PublicKey, Signature, SignatureScheme};
+use rustix::process::{Gid, Uid, getuid};
 use tokio::runtime::Runtime;
 
 /// What is waited for comes by then, or never.
@@ -29,6 +33,15 @@ pub(crate) struct Daemon {
     path: PathBuf,
     ended: Mutex<Receiver<()>>,
     _folder: tempfile::TempDir,
+}
+
+/// Whether a test is skipped since only root connects as other users. Says so.
+pub(crate) fn is_no_root() -> bool {
+    let is_skipped = !getuid().is_root();
+    if is_skipped {
+        println!("SKIPPED: only root connects as other users");
+    }
+    is_skipped
 }
 
 /// A node with keys in memory, and the identity `alice` on it.
@@ -110,6 +123,30 @@ impl Daemon {
         peer
     }
 
+    /// All users come to its socket.
+    pub(crate) fn is_for_all(&self) {
+        let folder = self.path.parent().unwrap();
+        set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+        set_permissions(&self.path, Permissions::from_mode(0o666)).unwrap();
+    }
+
+    /// A peer of this user, who has said hello, and answers with this PIN if there is one.
+    pub(crate) fn peer_of(&self, uid: u32, pin: Option<&str>) -> Peer {
+        let path = self.path.clone();
+        // The kernel has a user for each thread, and a socket has that of who connects it.
+        let connected = std::thread::spawn(move || {
+            let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+            rustix::thread::set_thread_res_gid(group, group, group).unwrap();
+            rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+            Peer::to(&path)
+        });
+        let mut peer = connected.join().unwrap();
+        peer.pin = pin.map(str::to_owned);
+        peer.send(&hello(1, pin.is_some()));
+        assert_eq!(peer.next().kind(), "hello");
+        peer
+    }
+
     /// A peer that has not said anything.
     pub(crate) fn stranger(&self) -> Peer {
         Peer::to(&self.path)
@@ -120,6 +157,16 @@ impl Daemon {
         let registry = self.service.node().registry();
         let info = registry.identity(&EngineId::local(name)).unwrap().unwrap();
         info.key(usage).unwrap().public_key.clone()
+    }
+
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Has it go on by other settings.
+    pub(crate) fn change(&self, changes: Changes) {
+        let _runtime = self.runtime.enter();
+        self.service.change(changes);
     }
 
     /// Drains it elsewhere.
@@ -315,7 +362,11 @@ pub(crate) fn chunk(id: u64, data: &[u8], last: bool) -> Frame {
 }
 
 pub(crate) fn decrypt(id: u64, target: &str, data: Vec<u8>, header_only: bool) -> Frame {
-    let request = wire::RequestDecryption { data, header_only };
+    let request = wire::RequestDecryption {
+        data,
+        header_only,
+        unattended: false,
+    };
     engine(
         id,
         target.to_owned(),

@@ -112,7 +112,7 @@ impl Authority for Rules {
         caller.uid == OPERATOR
     }
 
-    fn may_use_login(&self, caller: &Caller, _: &TokenId) -> bool {
+    fn may_use_login(&self, caller: &Caller, _: Option<&EngineId>, _: &TokenId) -> bool {
         Rules::may(caller.uid, &self.is_granted)
     }
 
@@ -251,7 +251,8 @@ impl Stage {
     /// The same, where another one types the PIN.
     pub async fn sign_with(&self, uid: u32, person: Arc<dyn AskPin>) -> Result<(), EngineError> {
         let caller = self.caller(uid);
-        let access = self.keeper.access(&caller, person);
+        let owner = Some(EngineId::local("alice"));
+        let access = self.keeper.access(&caller, owner, person);
         let (view, call) = (
             self.rules.view(&caller),
             Call::within(PATIENCE).using(access),
