@@ -13,7 +13,9 @@ use claviger_token::{KeyUse, SignatureScheme, shell};
 use serde::Serialize;
 
 use super::{Answer, FINE};
+use crate::daemon::Daemon;
 use crate::failure::{FAILED, Failure};
+use crate::hints;
 use crate::input::Input;
 use crate::new_file::Privacy;
 use crate::output;
@@ -137,14 +139,22 @@ pub(crate) async fn grant(session: &Session, reader: &str, by: &str, until: Opti
         ))
         .coded("same-keys"));
     }
-    session
-        .resolve_intents(&node, std::slice::from_ref(&key.token))
-        .await?;
-    let evidence = {
-        let _busy = session.screen.spin("signing");
-        let call = session.call();
-        node.grant_reads_for(&EngineId::program(), &from, &who, until, &call)
-            .await?
+    let asker = EngineId::program();
+    let evidence = match signing_daemon(session)? {
+        Some(daemon) => {
+            let sign = async |engine, request| daemon.commit_for(&engine, &request);
+            node.grant_reads_for_signed(&asker, &from, &who, until, sign)
+                .await?
+        }
+        None => {
+            session
+                .resolve_intents(&node, std::slice::from_ref(&key.token))
+                .await?;
+            let _busy = session.screen.spin("signing");
+            let call = session.call();
+            node.grant_reads_for(&asker, &from, &who, until, &call)
+                .await?
+        }
     };
     if session.json {
         output::print_json(&EvidenceView::of(&node, &evidence, Standing::Counts)?)?;
@@ -156,6 +166,12 @@ pub(crate) async fn grant(session: &Session, reader: &str, by: &str, until: Opti
         ))?;
     }
     Ok(FINE)
+}
+
+/// The daemon that has the tokens of this home, if there is one: it signs, and the command stores.
+fn signing_daemon(session: &Session) -> Result<Option<&Daemon>, Failure> {
+    let daemon = session.daemon()?;
+    Ok(daemon.filter(|daemon| daemon.shares_home()))
 }
 
 /// What was revoked, in JSON.
@@ -171,14 +187,21 @@ pub(crate) async fn revoke(session: &Session, reader: &str, by: &str) -> Answer 
     let node = session.node(session.new_registry()?);
     let (who, info) = session::identity(node.registry(), by)?;
     let key = session::key(&who, &info, KeyUse::Sign)?;
-    session
-        .resolve_intents(&node, std::slice::from_ref(&key.token))
-        .await?;
-    let from = EngineId::local(reader);
-    let revoked = {
-        let _busy = session.screen.spin("signing");
-        node.revoke_reads_for(&EngineId::program(), &from, &who, &session.call())
-            .await?
+    let (asker, from) = (EngineId::program(), EngineId::local(reader));
+    let revoked = match signing_daemon(session)? {
+        Some(daemon) => {
+            let sign = async |engine, request| daemon.commit_for(&engine, &request);
+            node.revoke_reads_for_signed(&asker, &from, &who, sign)
+                .await?
+        }
+        None => {
+            session
+                .resolve_intents(&node, std::slice::from_ref(&key.token))
+                .await?;
+            let _busy = session.screen.spin("signing");
+            node.revoke_reads_for(&asker, &from, &who, &session.call())
+                .await?
+        }
     };
     if session.json {
         output::print_json(&RevokedView {
@@ -405,7 +428,10 @@ pub(crate) async fn import(session: &Session, file: &Path) -> Answer {
                 "Invalid evidence provided. In `{name}`, {what}: {reason}"
             ))
             .coded("invalid-evidence")
-            .hint("nothing was imported")
+            .hint(match hints::by_code(reason.code()) {
+                "" => "nothing was imported".to_owned(),
+                hint => format!("{hint}; nothing was imported"),
+            })
         }
         (_, error) => error.into(),
     })?;

@@ -57,6 +57,27 @@ fn after_unlock_ten_programs_sign_without_a_pin_until_lock() {
 }
 
 #[test]
+fn who_reads_for_whom_is_signed_by_the_daemon_with_the_pin_that_it_has() {
+    let stage = Stage::with_alice();
+    stage.generate("bob", &[]).succeeds();
+    let _daemon = Daemon::start(&stage);
+    let grant = ["reads-for", "grant", "bob", "--by", "alice"];
+    stage.run(grant).fails(1, "requires a PIN");
+    let backend = stage.token.backend();
+    stage.run_with_pin(&["unlock", &backend]).succeeds();
+    stage.run(grant).succeeds();
+    let check = ["--json", "reads-for", "check", "bob", "alice"];
+    assert_eq!(stage.run(check).succeeds().json()["reads_for"], true);
+    stage
+        .run(["reads-for", "revoke", "bob", "--by", "alice"])
+        .succeeds();
+    assert_eq!(stage.run(check).json()["reads_for"], false);
+    // The command itself has no PIN.
+    let here = [&["--no-daemon"], &grant[..]].concat();
+    stage.run(here).fails(1, "requires a PIN");
+}
+
+#[test]
 fn a_key_in_memory_lives_as_long_as_the_daemon() {
     let stage = Stage::new();
     let daemon = Daemon::start(&stage);
