@@ -5,9 +5,10 @@ use std::ffi::OsString;
 use crate::{Failure, Result, process, scratch, setup};
 
 /// The options with a number behind them.
-const NUMBERS: [&str; 6] = [
+const NUMBERS: [&str; 7] = [
     "--copies",
     "--corruptions",
+    "--daemon-kills",
     "--kills",
     "--removals",
     "--seconds",

@@ -52,15 +52,16 @@ Usage: cargo xtask COMMAND
   demo                       show the main job on a throw-away SoftHSM2 token
   test [--quick] [ARGS...]   run the tests; --quick leaves out those that need an emulator,
                              ARGS go to cargo nextest, or to cargo test if there is none
-  bench [--json | --against REV]
-                             measure; --json prints one JSON object on standard output, --against
-                             builds another git revision and prints its figures beside these
+  bench [--daemon] [--long] [--json]
+                             measure; --json prints one JSON object on standard output, --daemon
+                             measures only the daemon, --long its memory over a million requests
+  bench --against REV        build another git revision and print its figures beside these
   bench --builds [--against REV]
                              measure clean builds of the command, alone and beside another revision,
                              and print how large it is and what each crate weighs in it
-  chaos [--json] [--kills N] [--removals N] [--seconds N] [--seed N]
-                             try to break the promises: kill processes, unplug and overload
-                             tokens; --json as above
+  chaos [--json] [--kills N] [--daemon-kills N] [--removals N] [--seconds N] [--seed N]
+                             try to break the promises: kill processes and daemons, unplug and
+                             overload tokens; --json as above
   hil [--quick] [ARGS...]    run the suite and measure, on attached devices and on virtual ones;
                              --quick as above, ARGS go to the bench (--help lists them)
   lint [--advisories [DB]]   check formatting, clippy, documentation, licences; and RustSec's

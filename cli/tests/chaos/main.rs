@@ -1,5 +1,5 @@
-//! Chaos: tries to break the promises. It kills processes, removes tokens, and sends more requests
-//! than a token can serve.
+//! Chaos: tries to break the promises. It kills processes and daemons, removes tokens, and sends more
+//! requests than a token can serve.
 //!
 //! `cargo xtask chaos` runs all of it and prints figures; the tests run a part of it. A broken
 //! promise ends both with an error.
@@ -10,12 +10,16 @@
 )]
 
 #[cfg(target_os = "linux")]
+mod clients;
+#[cfg(target_os = "linux")]
 #[path = "../common/mod.rs"]
 mod common;
 #[cfg(target_os = "linux")]
 mod copies;
 #[cfg(target_os = "linux")]
 mod corruption;
+#[cfg(target_os = "linux")]
+mod daemons;
 #[cfg(target_os = "linux")]
 #[path = "../../../engine/tests/common/mod.rs"]
 mod device;
@@ -52,12 +56,13 @@ mod full {
     use claviger_virtual_yubikey::Pcscd;
 
     use crate::report::{Report, fresh_seed};
-    use crate::{copies, corruption, kills, load, removals};
+    use crate::{copies, corruption, daemons, kills, load, removals};
 
     struct Options {
         json: bool,
         copies: u64,
         corruptions: u64,
+        daemon_kills: u64,
         kills: u64,
         removals: u64,
         seconds: u64,
@@ -70,6 +75,7 @@ mod full {
                 json: false,
                 copies: 100,
                 corruptions: 1000,
+                daemon_kills: 200,
                 kills: 1000,
                 removals: 500,
                 seconds: 60,
@@ -84,6 +90,7 @@ mod full {
                     }
                     "--copies" => &mut options.copies,
                     "--corruptions" => &mut options.corruptions,
+                    "--daemon-kills" => &mut options.daemon_kills,
                     "--kills" => &mut options.kills,
                     "--removals" => &mut options.removals,
                     "--seconds" => &mut options.seconds,
@@ -99,7 +106,7 @@ mod full {
     pub(super) fn run() -> ExitCode {
         let Some(options) = Options::parse() else {
             eprintln!(
-                "usage: [--json] [--copies N] [--corruptions N] [--kills N] [--removals N] [--seconds N] [--seed N]"
+                "usage: [--json] [--copies N] [--corruptions N] [--daemon-kills N] [--kills N] [--removals N] [--seconds N] [--seed N]"
             );
             return ExitCode::from(2);
         };
@@ -115,6 +122,7 @@ mod full {
         corruption::run(&mut report, options.corruptions, seed);
         copies::run(&mut report, options.copies, seed);
         kills::run(&mut report, options.kills, seed);
+        daemons::run(&mut report, options.daemon_kills, seed);
         removals::run(&mut report, options.removals, seed);
         load::run(&mut report, options.seconds, seed);
         match options.json {
@@ -136,7 +144,7 @@ mod short {
     use libtest_mimic::{Arguments, Failed, Trial};
 
     use crate::report::{Report, fresh_seed};
-    use crate::{copies, corruption, kills, load, removals};
+    use crate::{copies, corruption, daemons, kills, load, removals};
 
     pub(super) fn run() -> ExitCode {
         let trial = |name: &str, run: fn(&mut Report, u64)| {
@@ -165,6 +173,10 @@ mod short {
             trial(
                 "wherever_a_process_is_killed_keys_and_identities_stay_one_to_one",
                 |report, seed| kills::run(report, 40, seed),
+            ),
+            trial(
+                "a_daemon_that_is_killed_under_its_clients_leaves_registry_token_and_log_whole",
+                |report, seed| daemons::run(report, 5, seed),
             ),
             trial(
                 "while_tokens_come_and_go_each_request_is_answered_once_and_in_time",

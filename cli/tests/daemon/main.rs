@@ -8,13 +8,17 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod age;
 mod choice;
-mod kills;
 mod load;
+mod operations;
 mod python;
 mod rights;
 mod sameness;
 mod sockets;
+mod ssh;
+#[cfg(target_os = "linux")]
+mod unplugged;
 mod use_of_it;
 mod versions;
 
