@@ -36,6 +36,26 @@ impl Options {
         }
     }
 
+    /// The daemon on a socket that somebody named: of this process's user, of root, or of the user
+    /// `claviger`.
+    pub fn named(socket: impl Into<PathBuf>) -> Options {
+        Options {
+            expected: Expected::of_named(),
+            ..Options::new(socket)
+        }
+    }
+
+    /// The daemon that the environment means: the one on the socket `$CLAVIGER_DAEMON`, otherwise the
+    /// user's own. `None` if that variable is empty, which is to use none, or without
+    /// `$XDG_RUNTIME_DIR`.
+    pub fn from_environment() -> Option<Options> {
+        match std::env::var_os("CLAVIGER_DAEMON") {
+            Some(socket) if socket.is_empty() => None,
+            Some(socket) => Some(Options::named(socket)),
+            None => Options::own(),
+        }
+    }
+
     /// The user's own daemon, where it usually listens. `None` without `$XDG_RUNTIME_DIR`.
     pub fn own() -> Option<Options> {
         peer::own_socket().map(Options::new)

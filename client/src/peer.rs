@@ -56,7 +56,17 @@ pub enum Expected {
     Anyone,
 }
 
+/// The name of the user of the system's daemon.
+const SYSTEM_USER: &str = "claviger";
+
 impl Expected {
+    /// Whose daemon may be spoken to on a socket that somebody named: this process's user, root, and
+    /// the user `claviger` where there is one.
+    pub fn of_named() -> Expected {
+        let own = rustix::process::geteuid().as_raw();
+        Expected::OneOf([0, own].into_iter().chain(uid_of(SYSTEM_USER)).collect())
+    }
+
     /// Whether this is one of them.
     pub fn includes(&self, peer: Peer) -> bool {
         match self {
@@ -65,4 +75,16 @@ impl Expected {
             Expected::Anyone => true,
         }
     }
+}
+
+/// The number of a user, where `/etc/passwd` has it.
+fn uid_of(name: &str) -> Option<u32> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        match fields.next() {
+            Some(found) if found == name => fields.nth(1)?.parse().ok(),
+            _ => None,
+        }
+    })
 }

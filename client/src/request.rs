@@ -145,6 +145,7 @@ impl Request for Decrypt<'_> {
         let msg = Msg::RequestDecryption(wire::RequestDecryption {
             data: inline(self.data, follows),
             header_only: self.header_only,
+            unattended: false,
         });
         engine(self.engine.clone(), "", follows, msg)
     }
@@ -154,19 +155,52 @@ impl Request for Decrypt<'_> {
     }
 
     fn reply(&self, answer: Answer) -> Result<Decrypted, Error> {
-        let (message, followed) = answer.engine()?;
-        let identity = message.identity;
-        match message.msg {
-            Some(Msg::ReplyDecryption(mut reply)) => {
-                refused(reply.err.take())?;
-                let data = match reply.data_follows {
-                    true => followed,
-                    false => Zeroizing::new(std::mem::take(&mut reply.data)),
-                };
-                Ok(Decrypted { data, identity })
-            }
-            _ => Err(unexpected()),
+        decrypted(answer)
+    }
+}
+
+/// Open the header of an age file with any key that the caller may use and that needs no person:
+/// its token is unlocked, and it wants neither a touch nor an approval.
+#[derive(Debug, Clone)]
+pub struct OpenUnattended<'a> {
+    /// The header.
+    pub header: &'a [u8],
+}
+
+impl Request for OpenUnattended<'_> {
+    type Reply = Decrypted;
+
+    fn content(&self, follows: bool) -> Content {
+        let msg = Msg::RequestDecryption(wire::RequestDecryption {
+            data: inline(self.header, follows),
+            header_only: true,
+            unattended: true,
+        });
+        engine(local(""), "", follows, msg)
+    }
+
+    fn data(&self) -> &[u8] {
+        self.header
+    }
+
+    fn reply(&self, answer: Answer) -> Result<Decrypted, Error> {
+        decrypted(answer)
+    }
+}
+
+fn decrypted(answer: Answer) -> Result<Decrypted, Error> {
+    let (message, followed) = answer.engine()?;
+    let identity = message.identity;
+    match message.msg {
+        Some(Msg::ReplyDecryption(mut reply)) => {
+            refused(reply.err.take())?;
+            let data = match reply.data_follows {
+                true => followed,
+                false => Zeroizing::new(std::mem::take(&mut reply.data)),
+            };
+            Ok(Decrypted { data, identity })
         }
+        _ => Err(unexpected()),
     }
 }
 

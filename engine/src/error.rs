@@ -178,6 +178,15 @@ pub enum EngineError {
         /// The identities with these tokens.
         holders: Vec<Holder>,
     },
+    /// Only keys that need a person may open the file, and nobody was to be asked.
+    #[error(
+        "only a key that needs a touch or an approval may open the file: {}",
+        listed(holders)
+    )]
+    PersonNeeded {
+        /// The identities with these keys.
+        holders: Vec<Holder>,
+    },
     /// Several tokens could be meant, and one PIN was given for all of them. It belongs to one of
     /// them and was sent to none.
     #[error("{}, and one PIN was given for all of them", match holders.is_empty() {
@@ -234,6 +243,12 @@ fn names(who: &[EngineId]) -> String {
     quoted.join(" or ")
 }
 
+/// Identities and their tokens.
+fn listed(holders: &[Holder]) -> String {
+    let listed: Vec<String> = holders.iter().map(Holder::to_string).collect();
+    listed.join(", ")
+}
+
 impl EngineError {
     /// The stable name of the variant; that of the token's or the registry's error, if it is one.
     pub fn code(&self) -> &'static str {
@@ -271,6 +286,7 @@ impl EngineError {
             EngineError::NotForPurpose { .. } => "not-for-purpose",
             EngineError::NobodyOpens => "nobody-opens",
             EngineError::TokensAway { .. } => "token-away",
+            EngineError::PersonNeeded { .. } => "person-needed",
             EngineError::PinForSeveralTokens { .. } => "pin-for-several-tokens",
             EngineError::Token(error) => error.code(),
             EngineError::Registry(error) => error.code(),

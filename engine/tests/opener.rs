@@ -338,3 +338,38 @@ async fn what_was_interrupted_on_several_tokens_is_not_settled_with_one_pin() {
         .unwrap();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[tokio::test]
+async fn where_nobody_is_to_be_asked_no_key_is_used_that_may_need_a_touch() {
+    let home = tempfile::tempdir().unwrap();
+    // A smartcard that does not say that it needs no touch.
+    let card = Device::of_kind("piv");
+    let node = common::node(home.path(), &card);
+    let its = Backend::from(card.info().backend.clone());
+    for (name, backend) in [("touched", its), ("free", Backend::LocalMemory)] {
+        let all = Capabilities::CommitAndDecrypt;
+        let made = common::generate(&node, name, &backend, IdParams::P256, all).await;
+        assert!(made.err.is_none(), "{name}: {:?}", made.err);
+    }
+    let key = |name: &str| {
+        let info = node.registry().identity(&id(name)).unwrap().unwrap();
+        info.key(KeyUse::Decrypt).unwrap().public_key.clone()
+    };
+    let (touched, free) = (key("touched"), key("free"));
+    let unattended = async |recipients: &[&claviger_token::PublicKey]| {
+        let file = envelope::encrypt(recipients, b"hello").unwrap();
+        let file = Sealed::read(&file[..]).unwrap();
+        let asker = EngineId::program();
+        let opener = Opener::anybody(&node, &asker, file.stanzas(), &call()).await;
+        opener.unwrap().unattended().open(&call()).await
+    };
+    let opened = unattended(&[&touched, &free]).await;
+    assert_eq!(opened.ok().unwrap().who, id("free"));
+    let error = refused(unattended(&[&touched]).await);
+    let EngineError::PersonNeeded { holders } = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(holders.len(), 1);
+    assert_eq!(holders[0].who, id("touched"));
+    assert_eq!(error.code(), "person-needed");
+}

@@ -22,6 +22,7 @@ use crate::auditing::{self, Begun, Noted};
 use crate::metered::Metered;
 use crate::replies::{self, Answer};
 use crate::request::{Asked, Request};
+use crate::session::Session;
 use crate::streams::{Hashed, Incoming, read_whole};
 use crate::{Refusal, convert};
 
@@ -74,9 +75,10 @@ impl Request {
                     request.data = std::mem::take(&mut *self.gathered(incoming).await?);
                 }
                 match target.name.is_empty() || request.header_only {
-                    true => Ok(self
-                        .open(who, target, request.data, request.header_only)
-                        .await),
+                    _ if request.unattended && !target.name.is_empty() => Err(Refusal::BadRequest(
+                        "a key that is named is not used unattended",
+                    )),
+                    true => Ok(self.open(who, target, request).await),
                     false => {
                         self.ask(&who, &target, Wire::RequestDecryption(request))
                             .await
@@ -203,7 +205,12 @@ impl Request {
     }
 
     /// Opens a file with one identity, or with whichever can; or its header only.
-    async fn open(self, who: EngineId, target: EngineId, file: Vec<u8>, header: bool) -> Answer {
+    async fn open(
+        self,
+        who: EngineId,
+        target: EngineId,
+        request: wire::RequestDecryption,
+    ) -> Answer {
         let whole = Msg::RequestDecryption(RequestDecryption { data: Vec::new() });
         let only = (!target.name.is_empty()).then_some(&who);
         // Of a file for anybody it shows later whose key is used; each is asked about then.
@@ -215,7 +222,7 @@ impl Request {
             Ok(begun) => begun,
             Err(answer) => return answer,
         };
-        let opened = self.opened(only, file, header).await;
+        let opened = self.opened(only, request).await;
         if let Some(mut begun) = begun {
             match (&opened, only) {
                 (Ok((by, _)), None) => self.note_opener(&mut begun, by).await,
@@ -248,11 +255,21 @@ impl Request {
     async fn opened(
         &self,
         who: Option<&EngineId>,
-        file: Vec<u8>,
-        header: bool,
+        mut request: wire::RequestDecryption,
     ) -> Result<(EngineId, Secret), EngineError> {
-        let (node, call) = (&self.session.node, &self.call);
-        let mut file = file;
+        let Session {
+            node,
+            keeper,
+            caller,
+            ..
+        } = &*self.session;
+        let (header, unattended) = (request.header_only, request.unattended);
+        let mut file = std::mem::take(&mut request.data);
+        let call = self.call.clone();
+        let call = match unattended {
+            true => call.using(keeper.access_unattended(caller)),
+            false => call,
+        };
         if header {
             // A payload begins with its nonce, without which the header is not read.
             file.resize(file.len() + PAYLOAD_NONCE, 0);
@@ -261,9 +278,13 @@ impl Request {
         let asker = EngineId::program();
         let opener = match who {
             Some(who) => Opener::only(node, &asker, who, sealed.stanzas()).await?,
-            None => Opener::anybody(node, &asker, sealed.stanzas(), call).await?,
+            None => Opener::anybody(node, &asker, sealed.stanzas(), &call).await?,
         };
-        let opened = opener.open(call).await.map_err(|not| not.error)?;
+        let opener = match unattended {
+            true => opener.unattended(),
+            false => opener,
+        };
+        let opened = opener.open(&call).await.map_err(|not| not.error)?;
         let data = match header {
             true => Secret::new(opened.file_key.expose_bytes().to_vec()),
             false => payload(sealed, opened.file_key).await?,

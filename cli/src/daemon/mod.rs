@@ -26,7 +26,6 @@ use claviger_client::wire::{EngineId, Hello, Signature};
 use claviger_client::{Error, Options, Refusal};
 use claviger_engine::Registry;
 use claviger_token::call::Watcher;
-use rustix::process::geteuid;
 
 use crate::args::Args;
 use crate::failure::Failure;
@@ -37,9 +36,6 @@ use crate::pins::SharedPins;
 
 use self::listener::Listener;
 pub(crate) use self::requests::Known;
-
-/// The name of the user of the system's daemon.
-const SYSTEM_USER: &str = "claviger";
 
 /// How often it is looked whether the command was interrupted.
 const LOOK: Duration = Duration::from_millis(50);
@@ -117,10 +113,7 @@ impl Daemon {
         match choice {
             Choice::Never => Ok(None),
             Choice::This(path) => {
-                let users = [0, geteuid().as_raw()]
-                    .into_iter()
-                    .chain(uid_of(SYSTEM_USER));
-                let client = connect(path, Expected::OneOf(users.collect()))?;
+                let client = connect(path, Expected::of_named())?;
                 Ok(Some(Daemon::new(client, true, command)))
             }
             Choice::Own => {
@@ -245,18 +238,6 @@ fn serves(home: &Path, home_id: &str) -> bool {
                 let id = registry.home_id();
                 !registry.is_copy() && id.is_ok_and(|id| id.as_deref() == Some(home_id))
             })
-}
-
-/// The number of a user, where `/etc/passwd` has it.
-fn uid_of(name: &str) -> Option<u32> {
-    let users = std::fs::read_to_string("/etc/passwd").ok()?;
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        match fields.next() {
-            Some(found) if found == name => fields.nth(1)?.parse().ok(),
-            _ => None,
-        }
-    })
 }
 
 impl From<Error> for Failure {

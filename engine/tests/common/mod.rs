@@ -104,6 +104,14 @@ impl Device {
         device
     }
 
+    /// One of another kind.
+    pub fn of_kind(kind: &str) -> Self {
+        let mut device = Device::new();
+        let state = Arc::get_mut(&mut device.0).unwrap();
+        state.info.id.kind = kind.into();
+        device
+    }
+
     /// The same token, under the name that a later version gives it.
     pub fn renamed(&self, serial: &str) -> Self {
         let mut device = Device::new();
