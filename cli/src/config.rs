@@ -147,6 +147,24 @@ impl Config {
         }
     }
 
+    /// Reads the file again, which is to be there if it was.
+    ///
+    /// # Errors
+    /// As [`Config::read`]; a file that is gone is no wish for the defaults.
+    pub(crate) fn read_again(&self) -> Result<Self, Failure> {
+        let again = Config::read()?;
+        match &self.path {
+            Some(path) if self.is_there && !again.is_there => {
+                let what = format!(
+                    "the configuration `{}` is not there any more",
+                    path.display()
+                );
+                Err(Failure::new(what).coded("bad-config"))
+            }
+            _ => Ok(again),
+        }
+    }
+
     /// How the daemon serves.
     pub(crate) fn serve(&self) -> claviger_service::settings::Settings {
         let table = self.settings.serve.clone().unwrap_or_default();

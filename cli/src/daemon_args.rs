@@ -31,9 +31,10 @@ pub(crate) struct DaemonOptions {
 #[derive(Args, Debug)]
 pub(crate) struct ServeOptions {
     /// Listen at this path; may be given several times
-    /// [default: $XDG_RUNTIME_DIR/claviger/api.sock; with --system: /run/claviger/api.sock]
+    /// [default: api.sock and ssh.sock in $XDG_RUNTIME_DIR/claviger; with --system: in /run/claviger]
     ///
-    /// Sockets that systemd passes on are used instead of the default.
+    /// A socket that is called ssh.sock, or ssh-NAME.sock, is for SSH: `claviger agent-env`. Sockets
+    /// that systemd passes on are used instead of the default.
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Vec<PathBuf>,
     /// Serve every user of this machine, as grants allow
@@ -85,8 +86,17 @@ pub(crate) struct NewGrant {
     /// Grant this operation
     #[arg(long, value_name = "OPERATION", value_parser = operations())]
     pub(crate) may: String,
-    /// Grant signatures for this purpose only: raw, sshsig, sshsig:NAMESPACE, evidence, proof, tls,
-    /// node, certificate or prehash [default: each but prehash]
+    /// Have a person confirm each use: sign and decrypt only
+    ///
+    /// The daemon asks by its pinentry. Whoever has another grant for the same without --confirm is
+    /// not asked about.
+    #[arg(long)]
+    pub(crate) confirm: bool,
+    /// Grant signatures for this purpose only: raw, sshsig, sshsig:NAMESPACE, ssh, ssh-forwarded,
+    /// ssh-certificate, evidence, proof, tls, node, certificate or prehash [default: each but
+    /// ssh-forwarded, ssh-certificate and prehash]
+    ///
+    /// ssh is a login from this machine, ssh-forwarded also one through a forwarded agent.
     ///
     /// prehash signs digests whose messages nobody sees. Whoever has it can obtain any signature of
     /// the key, including grants in its name. Programs that use the PKCS#11 module for TLS and ssh
@@ -98,6 +108,12 @@ pub(crate) struct NewGrant {
         hide_default_value = true
     )]
     pub(crate) purpose: String,
+    /// With --purpose ssh or ssh-forwarded: grant logins to this host only
+    ///
+    /// KEY is the fingerprint of the host's key, as `ssh-keygen -l` shows it, its public key, or a
+    /// file with its public key.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) host: Option<String>,
 }
 
 /// What can be granted.

@@ -119,7 +119,7 @@ impl<'a> Engines<'a> {
                 let who = EngineId::program();
                 Ok(node.tokens(&who, backend, &session.call()).await?)
             }
-            Engines::There(_, daemon, _) => token_views::from_json(&daemon.tokens(backend)?),
+            Engines::There(_, daemon, _) => token_views::from_json(&daemon.tokens(backend)?.json),
         }
     }
 

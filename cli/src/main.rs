@@ -20,6 +20,7 @@ mod hints;
 mod home;
 mod input;
 mod interrupt;
+mod log;
 mod names;
 mod new_file;
 mod options;
@@ -38,10 +39,6 @@ mod token_views;
 mod views;
 
 use std::process::ExitCode;
-
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::failure::Failure;
 
@@ -71,7 +68,10 @@ fn run() -> Result<u8, Failure> {
         Ok(args) => args,
         Err(error) => return misunderstood(&error),
     };
-    start_log(&args.command);
+    // A daemon has its own log, which its configuration is about.
+    if !matches!(args.command, args::Command::Serve { .. }) {
+        log::start();
+    }
     commands::run(args)
 }
 
@@ -107,23 +107,4 @@ fn end(code: u8) -> ExitCode {
 #[cfg(not(unix))]
 fn end(code: u8) -> ExitCode {
     ExitCode::from(code)
-}
-
-/// Logs to standard error what `CLAVIGER_LOG` asks for (`debug`,
-/// `claviger_engine=info`, …); without it nothing, but for a daemon.
-fn start_log(command: &args::Command) {
-    let wanted = match (std::env::var("CLAVIGER_LOG"), command) {
-        (Ok(wanted), _) => wanted,
-        (Err(_), args::Command::Serve { .. }) => "info".into(),
-        (Err(_), _) => return,
-    };
-    match wanted.parse::<Targets>() {
-        Ok(targets) => {
-            let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-            tracing_subscriber::registry()
-                .with(log.with_filter(targets))
-                .init();
-        }
-        Err(error) => output::warn("CLAVIGER_LOG cannot be used", &error.to_string()),
-    }
 }

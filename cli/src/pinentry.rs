@@ -49,7 +49,11 @@ pub(crate) fn ask(
     deadline: Option<Instant>,
 ) -> Result<Pin, NoAnswer> {
     let description = shortened(description);
-    let answer = apart(interrupt, deadline, move |surroundings| {
+    let until = Until {
+        deadline,
+        is_wanted: &|| true,
+    };
+    let answer = apart(interrupt, &until, move |surroundings| {
         let mut input = PassphraseInput::with_default_binary()?;
         input.with_title("Claviger").with_prompt(prompt);
         input.with_description(&description);
@@ -69,18 +73,23 @@ pub(crate) fn ask(
     }
 }
 
-/// Asks a yes-or-no question.
+/// Asks a yes-or-no question, whose answers are `ok` and to cancel, for as long as `is_wanted`.
 pub(crate) fn confirm(
-    question: &str,
+    (question, ok): (&str, &'static str),
     interrupt: &Interrupt,
     deadline: Option<Instant>,
+    is_wanted: impl Fn() -> bool,
 ) -> Result<bool, NoAnswer> {
     let question = shortened(question);
-    apart(interrupt, deadline, move |surroundings| {
+    let until = Until {
+        deadline,
+        is_wanted: &is_wanted,
+    };
+    apart(interrupt, &until, move |surroundings| {
         let mut dialog = ConfirmationDialog::with_default_binary()?;
         dialog
             .with_title("Claviger")
-            .with_ok("Send it")
+            .with_ok(ok)
             .with_cancel("Cancel");
         if let Some(seconds) = surroundings.seconds {
             dialog.with_timeout(seconds);
@@ -88,6 +97,19 @@ pub(crate) fn confirm(
         dialog.with_unix_options(surroundings.options());
         Some(dialog.confirm(&question))
     })
+}
+
+/// How long an answer is waited for.
+struct Until<'a> {
+    deadline: Option<Instant>,
+    is_wanted: &'a dyn Fn() -> bool,
+}
+
+impl Until<'_> {
+    fn is_over(&self) -> bool {
+        let is_late = |deadline| Instant::now() + AHEAD >= deadline;
+        self.deadline.is_some_and(is_late) || !(self.is_wanted)()
+    }
 }
 
 /// The environment of the program.
@@ -129,11 +151,10 @@ impl Surroundings {
 /// Runs a `pinentry` on a thread of its own, and ends it when nobody waits any longer.
 fn apart<T: Send + 'static>(
     interrupt: &Interrupt,
-    deadline: Option<Instant>,
+    until: &Until<'_>,
     work: impl FnOnce(&Surroundings) -> Option<pinentry::Result<T>> + Send + 'static,
 ) -> Result<T, NoAnswer> {
-    let surroundings = Surroundings::new(deadline);
-    let is_over = || deadline.is_some_and(|deadline| Instant::now() + AHEAD >= deadline);
+    let surroundings = Surroundings::new(until.deadline);
     let ((begins, began), (answers, answered)) = (channel(), channel());
     std::thread::spawn(move || {
         let _ = begins.send(gettid());
@@ -161,7 +182,9 @@ fn apart<T: Send + 'static>(
             Err(RecvTimeoutError::Timeout) if interrupt.came() => {
                 return gives_up(NoAnswer::Interrupted);
             }
-            Err(RecvTimeoutError::Timeout) if is_over() => return gives_up(NoAnswer::TooLate),
+            Err(RecvTimeoutError::Timeout) if until.is_over() => {
+                return gives_up(NoAnswer::TooLate);
+            }
             Err(RecvTimeoutError::Timeout) => {}
         }
     }

@@ -215,7 +215,9 @@ impl Pins {
             }
             #[cfg(unix)]
             Asker::Pinentry => {
-                self.by_pinentry(|| pinentry::confirm(&question, &self.interrupt, deadline))
+                let asked = (&*question, "Send it");
+                let is_wanted = || true;
+                self.by_pinentry(|| pinentry::confirm(asked, &self.interrupt, deadline, is_wanted))
             }
         }
     }

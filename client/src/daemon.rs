@@ -62,21 +62,23 @@ pub struct Tokens<'a> {
 }
 
 impl Request for Tokens<'_> {
-    type Reply = String;
+    /// Its `json` is whole.
+    type Reply = wire::TokensReply;
 
     fn content(&self, _: bool) -> Content {
         let backend = self.backend.into();
         asked(Asked::ListTokens(wire::ListTokens { backend }))
     }
 
-    fn reply(&self, answer: Answer) -> Result<String, Error> {
+    fn reply(&self, answer: Answer) -> Result<wire::TokensReply, Error> {
         let (mut replies, mut followed) = answer.daemon();
         match replies.next() {
-            Some(Ok(Reply::Tokens(reply))) if reply.data_follows => {
+            Some(Ok(Reply::Tokens(mut reply))) if reply.data_follows => {
                 let text = String::from_utf8(std::mem::take(&mut *followed));
-                text.map_err(|_| unexpected())
+                reply.json = text.map_err(|_| unexpected())?;
+                Ok(reply)
             }
-            Some(Ok(Reply::Tokens(reply))) => Ok(reply.json),
+            Some(Ok(Reply::Tokens(reply))) => Ok(reply),
             _ => Err(unexpected()),
         }
     }

@@ -187,6 +187,14 @@ pub enum EngineError {
         /// The identities with these keys.
         holders: Vec<Holder>,
     },
+    /// A person has to confirm each use of the key, and did not. Nothing was sent to its token.
+    #[error("the use of `{identity}` was not confirmed: {reason}")]
+    UseNotConfirmed {
+        /// The identity, or those that may open a file.
+        identity: String,
+        /// Why not, as the end of a sentence.
+        reason: String,
+    },
     /// Several tokens could be meant, and one PIN was given for all of them. It belongs to one of
     /// them and was sent to none.
     #[error("{}, and one PIN was given for all of them", match holders.is_empty() {
@@ -287,6 +295,7 @@ impl EngineError {
             EngineError::NobodyOpens => "nobody-opens",
             EngineError::TokensAway { .. } => "token-away",
             EngineError::PersonNeeded { .. } => "person-needed",
+            EngineError::UseNotConfirmed { .. } => "use-not-confirmed",
             EngineError::PinForSeveralTokens { .. } => "pin-for-several-tokens",
             EngineError::Token(error) => error.code(),
             EngineError::Registry(error) => error.code(),

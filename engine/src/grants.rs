@@ -5,7 +5,7 @@
 //!
 //! | operation | of an identity | what it allows |
 //! | --- | --- | --- |
-//! | `sign` | yes | to sign for the purpose: `raw`, `sshsig`, `sshsig:NAMESPACE`, `evidence`, `proof`, `tls`, `node`, `certificate`, `prehash`; without one for each but `prehash` |
+//! | `sign` | yes | to sign for the purpose: `raw`, `sshsig`, `sshsig:NAMESPACE`, `ssh`, `ssh:HOST`, `ssh-forwarded`, `ssh-forwarded:HOST`, `ssh-certificate`, `evidence`, `proof`, `tls`, `node`, `certificate`, `prehash`; without one for each but `ssh-forwarded`, `ssh-certificate` and `prehash` |
 //! | `decrypt` | yes | to open files |
 //! | `encrypt` | yes | to encrypt to it, and to read the evidence about it |
 //! | `connect` | yes | to enter identities that use its keys |
@@ -34,6 +34,7 @@ pub enum Subject {
 
 /// What is granted to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NewGrant {
     /// To whom.
     pub subject: Subject,
@@ -43,10 +44,25 @@ pub struct NewGrant {
     pub identity: Option<EngineName>,
     /// What.
     pub right: Right,
+    /// Whether a person is asked before each use: of `sign` and `decrypt`.
+    pub is_confirmed: bool,
+}
+
+/// What stands behind an operation whose uses a person confirms. It is part of the name, so that
+/// nobody who does not know of it takes the grant for one without.
+pub const CONFIRMED: &str = "+confirm";
+
+/// An operation and whether its uses are confirmed, from [`NewGrant::operation`].
+pub(crate) fn confirmed(operation: &str) -> (&str, bool) {
+    match operation.strip_suffix(CONFIRMED) {
+        Some(operation) => (operation, true),
+        None => (operation, false),
+    }
 }
 
 /// A grant in the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Grant {
     /// Its number. None is used twice.
     pub id: i64,
@@ -77,12 +93,22 @@ pub enum Right {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Signs {
-    /// Each but `prehash`: whoever may have digests signed can obtain any signature.
+    /// Each but those that must be named: `prehash`, since whoever may have digests signed can obtain
+    /// any signature; `ssh-forwarded` and `ssh-certificate`, since others log in by them.
     Any,
     /// [`Purpose::Raw`].
     Raw,
     /// [`Purpose::SshSig`], in one namespace or in all.
     SshSig(Option<String>),
+    /// [`Purpose::SshLogin`].
+    Ssh {
+        /// Only to the host of this fingerprint.
+        host: Option<String>,
+        /// Also through an agent that was forwarded to another machine.
+        forwarded: bool,
+    },
+    /// [`Purpose::SshCertificate`].
+    SshCertificate,
     /// [`Purpose::Evidence`].
     Evidence,
     /// [`Purpose::Proof`].
@@ -100,6 +126,7 @@ pub enum Signs {
 /// Why a grant says nothing that can be granted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this cannot be granted: {reason}")]
+#[non_exhaustive]
 pub struct BadGrant {
     /// What is wrong with it.
     pub reason: String,
@@ -151,7 +178,13 @@ impl NewGrant {
         operation: &str,
         purpose: &str,
     ) -> Result<Self, BadGrant> {
+        let (operation, is_confirmed) = confirmed(operation);
         let right = Right::parse(operation, purpose)?;
+        if is_confirmed && !matches!(right, Right::Sign(_) | Right::Decrypt) {
+            return Err(BadGrant::because(format!(
+                "`{operation}` uses no key, so that there is nothing to confirm"
+            )));
+        }
         match (right.is_about(), identity.is_empty()) {
             (IsAbout::Identity, true) => Err(BadGrant::because(format!(
                 "`{operation}` is about an identity, and none is named"
@@ -166,8 +199,16 @@ impl NewGrant {
                     .filter(|identity| !identity.is_empty())
                     .map(EngineName::from),
                 right,
+                is_confirmed,
             }),
         }
+    }
+
+    /// What [`NewGrant::parse`] takes for the operation: its name, with `+confirm` if its uses are
+    /// confirmed.
+    pub fn operation(&self) -> String {
+        let confirmed = if self.is_confirmed { CONFIRMED } else { "" };
+        format!("{}{confirmed}", self.right.operation())
     }
 
     /// Whether it allows this to its subject. `sender` is the identity that the request is about,
@@ -253,18 +294,66 @@ impl Right {
     }
 }
 
+/// An SSH login from this machine.
+const SSH: &str = "ssh";
+
+/// An SSH login from another machine, too.
+const SSH_FORWARDED: &str = "ssh-forwarded";
+
+/// A purpose of SSH logins: to every host, or to that of a fingerprint.
+fn ssh(purpose: &str) -> Result<Signs, BadGrant> {
+    let (name, host) = match purpose.split_once(':') {
+        None => (purpose, None),
+        Some((name, host)) => (name, Some(host)),
+    };
+    let forwarded = match name {
+        SSH => false,
+        SSH_FORWARDED => true,
+        _ => {
+            return Err(BadGrant::because(format!(
+                "there is no purpose `{purpose}`"
+            )));
+        }
+    };
+    if host.is_some_and(|host| !is_ssh_fingerprint(host)) {
+        return Err(BadGrant::because(
+            "the host is not the fingerprint of a host's key, as `ssh-keygen -l` shows it",
+        ));
+    }
+    Ok(Signs::Ssh {
+        host: host.map(str::to_owned),
+        forwarded,
+    })
+}
+
+/// Whether this is `SHA256:` and 32 bytes in base64 without padding.
+fn is_ssh_fingerprint(text: &str) -> bool {
+    let digits = text.strip_prefix("SHA256:").unwrap_or_default();
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    digits.len() == 43 && digits.bytes().all(is_digit)
+}
+
+impl Right {
+    /// Whether it names this purpose, and is not for each.
+    pub fn names(&self, purpose: &Purpose) -> bool {
+        matches!(self, Right::Sign(signs) if *signs != Signs::Any && signs.include(purpose))
+    }
+}
+
 impl Signs {
     fn parse(purpose: &str) -> Result<Self, BadGrant> {
         Ok(match purpose {
             "" => Signs::Any,
             "raw" => Signs::Raw,
             "sshsig" => Signs::SshSig(None),
+            "ssh-certificate" => Signs::SshCertificate,
             "evidence" => Signs::Evidence,
             "proof" => Signs::Proof,
             "tls" => Signs::Tls,
             "node" => Signs::Node,
             "certificate" => Signs::Certificate,
             "prehash" => Signs::Prehash,
+            _ if purpose.starts_with("ssh") && !purpose.starts_with("sshsig") => ssh(purpose)?,
             _ => match purpose.strip_prefix("sshsig:") {
                 Some("") => return Err(BadGrant::because("the namespace is empty")),
                 Some(namespace) => Signs::SshSig(Some(namespace.into())),
@@ -279,11 +368,20 @@ impl Signs {
 
     fn include(&self, purpose: &Purpose) -> bool {
         match (self, purpose) {
-            (Signs::Any, Purpose::Prehash | Purpose::Seal) => false,
+            (Signs::Any, Purpose::Prehash | Purpose::Seal | Purpose::SshCertificate) => false,
+            (Signs::Any, Purpose::SshLogin { forwarded, .. }) => !forwarded,
+            (
+                Signs::Ssh { host, forwarded },
+                Purpose::SshLogin {
+                    host: to,
+                    forwarded: is,
+                },
+            ) => (host.is_none() || host == to) && (*forwarded || !is),
             (Signs::Any | Signs::SshSig(None), Purpose::SshSig { .. }) => true,
             (Signs::SshSig(Some(only)), Purpose::SshSig { namespace, .. }) => only == namespace,
             (Signs::Any, _)
             | (Signs::Raw, Purpose::Raw)
+            | (Signs::SshCertificate, Purpose::SshCertificate)
             | (Signs::Evidence, Purpose::Evidence)
             | (Signs::Proof, Purpose::Proof)
             | (Signs::Tls, Purpose::Tls(_))
@@ -302,6 +400,11 @@ impl fmt::Display for Signs {
             Signs::Raw => "raw",
             Signs::SshSig(None) => "sshsig",
             Signs::SshSig(Some(namespace)) => return write!(f, "sshsig:{namespace}"),
+            Signs::Ssh { host, forwarded } => {
+                f.write_str(if *forwarded { SSH_FORWARDED } else { SSH })?;
+                return host.iter().try_for_each(|host| write!(f, ":{host}"));
+            }
+            Signs::SshCertificate => "ssh-certificate",
             Signs::Evidence => "evidence",
             Signs::Proof => "proof",
             Signs::Tls => "tls",
@@ -391,11 +494,80 @@ mod tests {
     }
 
     #[test]
+    fn a_grant_of_logins_is_for_its_host_and_for_forwarded_ones_only_if_it_says_so() {
+        let [one, other] = ["A", "B"].map(|digit| format!("SHA256:{}", digit.repeat(43)));
+        let all = [
+            (None, false),
+            (Some(&one), false),
+            (Some(&other), false),
+            (None, true),
+            (Some(&one), true),
+            (Some(&other), true),
+        ];
+        for (purpose, allowed) in [
+            (String::new(), [true, true, true, false, false, false]),
+            ("ssh".into(), [true, true, true, false, false, false]),
+            (
+                format!("ssh:{one}"),
+                [false, true, false, false, false, false],
+            ),
+            ("ssh-forwarded".into(), [true; 6]),
+            (
+                format!("ssh-forwarded:{one}"),
+                [false, true, false, false, true, false],
+            ),
+            ("sshsig".into(), [false; 6]),
+            ("ssh-certificate".into(), [false; 6]),
+        ] {
+            let right = Right::parse("sign", &purpose).unwrap();
+            assert_eq!(right.purpose(), purpose);
+            let Right::Sign(signs) = &right else {
+                panic!("{purpose}");
+            };
+            let found = all.map(|(host, forwarded)| {
+                let host = host.cloned();
+                signs.include(&Purpose::SshLogin { host, forwarded })
+            });
+            assert_eq!(found, allowed, "{purpose}");
+            let certificate = purpose == "ssh-certificate";
+            assert_eq!(signs.include(&Purpose::SshCertificate), certificate);
+            assert_eq!(right.names(&Purpose::SshCertificate), certificate);
+        }
+        let names_raw = |purpose| Right::parse("sign", purpose).unwrap().names(&Purpose::Raw);
+        assert_eq!(["", "raw", "ssh"].map(names_raw), [false, true, false]);
+    }
+
+    #[test]
+    fn a_grant_whose_uses_are_confirmed_says_so_in_its_operation() {
+        let grant = |operation| NewGrant::parse(Subject::Uid(1), "", "alice", operation, "");
+        for (operation, is_confirmed) in [
+            ("sign", false),
+            ("sign+confirm", true),
+            ("decrypt+confirm", true),
+        ] {
+            let grant = grant(operation).unwrap();
+            assert_eq!(grant.is_confirmed, is_confirmed);
+            assert_eq!(grant.operation(), operation);
+        }
+        let without = grant("sign").unwrap();
+        assert_eq!(grant("sign+confirm").unwrap().right, without.right);
+        // What uses no key is not confirmed, and who does not know the word refuses it.
+        for operation in ["delete+confirm", "sign+confirmed", "+confirm"] {
+            assert!(grant(operation).is_err(), "{operation}");
+        }
+        assert!(Right::parse("sign+confirm", "").is_err());
+    }
+
+    #[test]
     fn a_grant_that_says_nothing_is_refused() {
         for (identity, operation, purpose) in [
             ("alice", "", ""),
             ("alice", "sing", ""),
-            ("alice", "sign", "ssh"),
+            ("alice", "sign", "sshx"),
+            ("alice", "sign", "ssh:"),
+            ("alice", "sign", "ssh:example.org"),
+            ("alice", "sign", "ssh:SHA256:short"),
+            ("alice", "sign", "ssh-certificate:SHA256:x"),
             ("alice", "sign", "sshsig:"),
             ("alice", "decrypt", "raw"),
             ("", "sign", "raw"),

@@ -108,6 +108,13 @@ pub struct Holder {
     pub unreadable: Option<String>,
 }
 
+impl Opened {
+    /// A file whose header the key of `who` opened.
+    pub fn new(who: EngineId, file_key: UnwrappedKey) -> Self {
+        Opened { who, file_key }
+    }
+}
+
 impl Holder {
     /// An identity with its key on `token`, which is attached.
     pub fn of_attached(who: EngineId, token: TokenId) -> Self {

@@ -202,6 +202,37 @@ async fn what_the_token_has_not_begun_at_the_deadline_never_begins() {
 }
 
 #[tokio::test]
+async fn the_queue_of_a_token_is_as_long_as_what_waits_for_it() {
+    let (device, node, _home) = slow().await;
+    let queue = || {
+        let queues = node.token_queues();
+        assert_eq!(queues.len(), 1, "{queues:?}");
+        assert_eq!(queues[0].0, device.id());
+        queues[0].1
+    };
+    assert_eq!(queue(), 0);
+    device.wants_touch(true);
+    let sign = || {
+        let node = node.clone();
+        tokio::spawn(async move {
+            let engine = id("alice_committer_alice");
+            node.commit(&id("alice"), &engine, vec![1], &call()).await
+        })
+    };
+    let first = sign();
+    let standing = || node.token_states().into_iter().map(|(_, state)| state);
+    until(|| standing().any(|state| state == claviger_engine::TokenState::Person)).await;
+    assert_eq!(queue(), 0, "its thread has it");
+    let others = [sign(), sign(), sign()];
+    until(|| queue() == 3).await;
+    device.wants_touch(false);
+    for signing in [first].into_iter().chain(others) {
+        signing.await.unwrap().unwrap();
+    }
+    assert_eq!(queue(), 0);
+}
+
+#[tokio::test]
 async fn every_request_to_identity_management_ends_while_an_open_hangs() {
     let (device, home) = (Device::new(), tempfile::tempdir().unwrap());
     let made = common::node(home.path(), &device);

@@ -91,10 +91,14 @@ impl Request {
                 let mut chunks = Vec::new();
                 let json = (self.session.shared.tokens_json)(&found).into_bytes();
                 let json = replies::split(json, &mut chunks);
+                let hints = self.session.shared.hints;
+                let unreadable = found.unreadable.into_iter();
+                let unreadable = unreadable.map(|place| replies::unreadable(place, hints));
                 let reply = wire::TokensReply {
                     // It was text before it was split.
                     json: String::from_utf8(json).unwrap_or_default(),
                     data_follows: !chunks.is_empty(),
+                    unreadable: unreadable.collect(),
                 };
                 Answer {
                     first: replies::from_daemon(Reply::Tokens(reply)),
@@ -357,7 +361,7 @@ fn grant(grant: &Grant) -> wire::Grant {
         }),
         socket: what.socket.clone().unwrap_or_default(),
         identity: what.identity.as_deref().unwrap_or_default().to_owned(),
-        operation: what.right.operation().to_owned(),
+        operation: what.operation(),
         purpose: what.right.purpose(),
     }
 }

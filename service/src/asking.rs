@@ -29,3 +29,15 @@ pub trait AskPin: Send + Sync {
         call: &Call,
     ) -> Option<SecretBytes>;
 }
+
+/// Asks a person whether a key may be used.
+pub trait Confirm: Send + Sync {
+    /// Asks, and waits: until there is an answer, or `call` ends. `question` has names that callers
+    /// chose.
+    ///
+    /// This blocks its thread.
+    ///
+    /// # Errors
+    /// Why there is no answer, as the end of a sentence.
+    fn confirm(&self, question: &str, call: &Call) -> Result<bool, String>;
+}

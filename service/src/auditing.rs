@@ -25,6 +25,8 @@ pub(crate) struct Noted {
     pub(crate) operation: &'static str,
     pub(crate) purpose: String,
     pub(crate) digest: Option<Vec<u8>>,
+    /// Whether a person was asked, and confirmed it.
+    pub(crate) is_confirmed: bool,
 }
 
 impl Noted {
@@ -34,6 +36,7 @@ impl Noted {
             operation,
             purpose: String::new(),
             digest: None,
+            is_confirmed: false,
         }
     }
 
@@ -68,6 +71,13 @@ impl Noted {
         self
     }
 
+    /// With whether a person was asked, and confirmed it.
+    #[must_use]
+    pub(crate) fn confirmed(mut self, is_confirmed: bool) -> Self {
+        self.is_confirmed = is_confirmed;
+        self
+    }
+
     fn what(&self) -> Use<'_> {
         Use {
             identity: &self.identity,
@@ -75,6 +85,7 @@ impl Noted {
             purpose: &self.purpose,
             digest: self.digest.as_deref(),
             token: None,
+            is_confirmed: self.is_confirmed,
         }
     }
 
@@ -132,6 +143,11 @@ impl Begun {
     /// Whose key it was, where that came in the end.
     pub(crate) fn by(&mut self, identity: &str) {
         self.entry.by(identity);
+    }
+
+    /// Whether a person was asked, and confirmed it, where that came in the end.
+    pub(crate) fn confirmed(&mut self, is_confirmed: bool) {
+        self.entry.confirmed(is_confirmed);
     }
 
     /// What was signed, where that came in the end.
@@ -251,15 +267,19 @@ fn signing(purpose: &Purpose) -> &'static str {
     }
 }
 
-fn purpose(purpose: &Purpose) -> String {
+/// The name of the purpose, with what grants say of it.
+pub(crate) fn purpose(purpose: &Purpose) -> String {
     match purpose {
+        Purpose::SshLogin {
+            host: Some(host), ..
+        } => format!("{}:{host}", purpose.name()),
         Purpose::SshSig { namespace, .. } => format!("sshsig:{namespace}"),
         other => other.name().to_owned(),
     }
 }
 
 /// What stands for what is signed: a digest as it was given, of all else the SHA-256.
-fn digest(purpose: &Purpose, data: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn digest(purpose: &Purpose, data: &[u8]) -> Option<Vec<u8>> {
     match purpose {
         // It is empty, or comes later.
         _ if data.is_empty() => None,

@@ -24,7 +24,7 @@ use crate::replies::{self, Answer};
 use crate::request::{Asked, Request};
 use crate::session::Session;
 use crate::streams::{Hashed, Incoming, read_whole};
-use crate::{Refusal, convert};
+use crate::{Refusal, confirming, convert};
 
 /// The bytes of the nonce with which the payload of an age file begins.
 const PAYLOAD_NONCE: usize = 16;
@@ -124,26 +124,47 @@ impl Request {
         request: &Msg,
     ) -> Result<Option<Begun>, Answer> {
         let session = &self.session;
-        let audit = &session.shared.audit;
-        if !session.shared.audits {
+        let (audit, audits) = (&session.shared.audit, session.shared.audits);
+        if !audits && !session.policy.may_want_confirmation() {
             return Ok(None);
         }
         let Some(noted) = Noted::of(who, target, request) else {
             return Ok(None);
         };
-        if let Err(error) = auditing::check(&session.policy, who, target, request) {
-            noted.refused(audit, &session.caller, error.code());
-            let hints = session.shared.hints;
-            let refusal = auditing::refusal(who, request, error.clone());
-            return Err(match refusal {
-                Some(reply) => replies::reply(target, reply, hints),
-                None => self.failed(&error),
-            });
+        let is_confirmed = match self.check_and_confirm(who, target, request).await {
+            Ok(is_confirmed) => is_confirmed,
+            Err(error) => {
+                noted.refused(audit, &session.caller, error.code());
+                let hints = session.shared.hints;
+                let refusal = auditing::refusal(who, request, error.clone());
+                return Err(match refusal {
+                    Some(reply) => replies::reply(target, reply, hints),
+                    None => self.failed(&error),
+                });
+            }
+        };
+        if !audits {
+            return Ok(None);
         }
-        let noted = noted.with_digest(request);
+        let noted = noted.with_digest(request).confirmed(is_confirmed);
         match noted.begin(audit, &session.caller).await {
             Ok(begun) => Ok(Some(begun)),
             Err(error) => Err(self.not_noted(&error)),
+        }
+    }
+
+    /// Whether the use of a key that is allowed was also confirmed by a person.
+    async fn check_and_confirm(
+        &self,
+        who: &EngineId,
+        target: &EngineId,
+        request: &Msg,
+    ) -> Result<bool, EngineError> {
+        let session = &self.session;
+        auditing::check(&session.policy, who, target, request)?;
+        match session.policy.may_want_confirmation() {
+            true => confirming::confirm(session, target, request, &self.call).await,
+            false => Ok(false),
         }
     }
 
@@ -163,7 +184,7 @@ impl Request {
         };
         let (session, call) = (Arc::clone(&self.session), self.call.clone());
         let (runtime, engine) = (Handle::current(), target.clone());
-        let most = session.shared.limits.gathered;
+        let most = session.shared.limits().gathered;
         let signed = spawn_blocking(move || {
             let message = match is_hashed(&session.node, &engine) {
                 true => message,
@@ -225,13 +246,16 @@ impl Request {
         let opened = self.opened(only, request).await;
         if let Some(mut begun) = begun {
             match (&opened, only) {
-                (Ok((by, _)), None) => self.note_opener(&mut begun, by).await,
+                (Ok((by, _, is_confirmed)), None) => {
+                    begun.confirmed(*is_confirmed);
+                    self.note_opener(&mut begun, by).await;
+                }
                 _ => begun.on(self.session.node.token_of(&target)),
             }
             begun.end(Outcome::of(&opened)).await;
         }
         let (by, data, err) = match opened {
-            Ok((by, data)) => (Some(by), data, None),
+            Ok((by, data, _)) => (Some(by), data, None),
             Err(error) => (None, Secret::default(), Some(error)),
         };
         let reply = Msg::ReplyDecryption(ReplyDecryption { data, err });
@@ -252,11 +276,12 @@ impl Request {
         begun.map(Some).map_err(|error| self.not_noted(&error))
     }
 
+    /// Who opened the file, what is in it, and whether a person confirmed that.
     async fn opened(
         &self,
         who: Option<&EngineId>,
         mut request: wire::RequestDecryption,
-    ) -> Result<(EngineId, Secret), EngineError> {
+    ) -> Result<(EngineId, Secret, bool), EngineError> {
         let Session {
             node,
             keeper,
@@ -280,16 +305,24 @@ impl Request {
             Some(who) => Opener::only(node, &asker, who, sealed.stanzas()).await?,
             None => Opener::anybody(node, &asker, sealed.stanzas(), &call).await?,
         };
-        let opener = match unattended {
-            true => opener.unattended(),
-            false => opener,
+        // Of a key that is named it was asked before.
+        let mut is_confirmed = false;
+        let opener = match (who, unattended) {
+            (Some(_), _) => opener,
+            (None, true) => {
+                (opener.unattended()).without(|one| confirming::is_needed(&self.session, one))
+            }
+            (None, false) => {
+                is_confirmed = confirming::confirm_opening(&self.session, &opener, &call).await?;
+                opener
+            }
         };
         let opened = opener.open(&call).await.map_err(|not| not.error)?;
         let data = match header {
             true => Secret::new(opened.file_key.expose_bytes().to_vec()),
             false => payload(sealed, opened.file_key).await?,
         };
-        Ok((opened.who, data))
+        Ok((opened.who, data, is_confirmed))
     }
 
     /// Notes whose key opened a file for anybody, and on which token.
@@ -305,7 +338,7 @@ impl Request {
 
     /// Data that is held whole, and comes in chunks.
     async fn gathered(&self, incoming: Incoming) -> Result<Secret, Refusal> {
-        let most = self.session.shared.limits.gathered;
+        let most = self.session.shared.limits().gathered;
         let gathered = spawn_blocking(move || incoming.whole(most)).await;
         let ended = Refusal::BadRequest("its data did not come");
         match gathered {

@@ -16,14 +16,17 @@
 //! | `session` | what the requests of one connection share |
 //! | `request`, `dispatch` | each request becomes one call of the node |
 //! | `administration`, `certificates` | requests to the daemon itself |
+//! | [`guest`] | callers that speak another protocol, for front-ends |
 //! | `auditing`, [`audit`] | which requests use a key, and the log of it |
 //! | `authority`, [`policy`] | who may do what |
 //! | `attaching`, `devices`, `device_messages` | devices that programs attach |
 //! | `convert`, `replies` | between the wire's messages and the engines' |
 //! | `streams` | data that comes in chunks |
 //! | `outbox`, [`asking`] | what the caller of a request is told and asked meanwhile |
+//! | `confirming` | uses of keys that a person confirms |
 //! | [`pins`] | PINs that it keeps, and where the PIN of a request comes from |
 //! | [`settings`] | the table `[serve]` of the configuration |
+//! | [`reload`] | what of it changes while the daemon serves |
 //! | [`notify`] | tells the service manager how it is |
 //! | `metered`, [`metrics`] | figures for Prometheus |
 //! | `refusal` | what the daemon itself answers |
@@ -37,11 +40,13 @@ mod auditing;
 mod authority;
 pub mod caller;
 mod certificates;
+mod confirming;
 mod connection;
 mod convert;
 mod device_messages;
 mod devices;
 mod dispatch;
+pub mod guest;
 pub mod home_lock;
 pub mod limits;
 mod metered;
@@ -51,6 +56,7 @@ mod outbox;
 pub mod pins;
 pub mod policy;
 mod refusal;
+pub mod reload;
 mod replies;
 mod request;
 mod service;
@@ -60,8 +66,9 @@ mod shared;
 pub mod sockets;
 mod streams;
 
-pub use asking::{AskPin, SecretBytes, SecretKind};
+pub use asking::{AskPin, Confirm, SecretBytes, SecretKind};
 pub use caller::Caller;
+pub use guest::{FrontEnd, Guest, GuestError, GuestKey, Serving, ToBeSigned};
 pub use home_lock::{HomeLock, HomeLockError};
 pub use limits::Limits;
 pub use pins::{Authority, Keeper, PinSettings};

@@ -63,6 +63,8 @@ pub(crate) struct Load {
     long_requests: AtomicUsize,
     devices: AtomicUsize,
     bytes: AtomicUsize,
+    /// Held while a person is asked for one of its requests: others of it wait, and nobody else.
+    pub(crate) confirming: tokio::sync::Mutex<()>,
 }
 
 /// What is counted of a caller.

@@ -45,9 +45,8 @@ impl Metered {
         let token = self
             .engine
             .and_then(|engine| self.session.node.token_of(&engine));
-        let kind = token.map(|token| token.kind).unwrap_or_default();
         let outcome = outcome(&answer.first);
-        self.metrics.answered(self.operation, outcome, &kind, took);
+        (self.metrics).answered(self.operation, outcome, token.as_ref(), took);
     }
 }
 
@@ -76,9 +75,9 @@ fn of_daemon(request: &ToDaemon) -> &'static str {
         ToDaemon::AddGrant(_) => "add-grant",
         ToDaemon::ListGrants(_) => "list-grants",
         ToDaemon::RemoveGrant(_) => "remove-grant",
+        ToDaemon::ImportCertificate(_) => "import-certificate",
         ToDaemon::AttachDevice(_) => "attach-device",
         ToDaemon::DetachDevice(_) => "detach-device",
-        ToDaemon::ImportCertificate(_) => "import-certificate",
     }
 }
 

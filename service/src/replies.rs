@@ -5,7 +5,7 @@ use claviger_client::wire::{self, engine_msg::Msg as Wire, event::Kind, frame::C
 use claviger_engine::evidence::{EvidenceFile, to_text};
 use claviger_engine::message::Msg;
 use claviger_engine::{Capabilities, EngineError, EngineId, IdentityInfo, KeyInfo, Origin};
-use claviger_token::{Deletion, Event, KeyUse, Signature, TokenId};
+use claviger_token::{Deletion, Event, KeyUse, Signature, TokenId, Unreadable};
 
 /// Beside the data of a reply a frame has room for so much.
 const ROOM: usize = LIMIT - (64 << 10);
@@ -63,6 +63,20 @@ pub(crate) fn plain_error(error: &EngineError, hints: Hints) -> wire::Error {
         answer.fields.insert("token".to_owned(), token.to_string());
     }
     answer
+}
+
+/// A place that cannot be read.
+pub(crate) fn unreadable(
+    Unreadable { place, error, .. }: Unreadable,
+    hints: Hints,
+) -> wire::UnreadablePlace {
+    let error = plain_error(&error.into(), hints);
+    wire::UnreadablePlace {
+        place,
+        code: error.code,
+        message: error.message,
+        hint: error.hint,
+    }
 }
 
 fn token_of(error: &EngineError) -> Option<&TokenId> {
@@ -338,7 +352,10 @@ fn key(key: &KeyInfo) -> wire::Key {
 }
 
 /// Identities, in as many replies as they need; of a single one with its certificates.
-pub(crate) fn identities(found: &[(EngineId, IdentityInfo)], certificates: &[Vec<u8>]) -> Answer {
+pub(crate) fn identities(
+    found: &[(EngineId, IdentityInfo)],
+    certificates: &[Vec<u8>],
+) -> Answer {
     use prost::Message;
     let mut replies = vec![wire::IdentitiesReply::default()];
     let mut room = ROOM;

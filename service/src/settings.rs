@@ -30,6 +30,10 @@ pub struct Settings {
     pub drain: Duration,
     /// The form of its log.
     pub log: LogFormat,
+    /// What its log has.
+    pub log_level: LogLevel,
+    /// The identities of which a person confirms each use, whoever asks.
+    pub confirm: Vec<String>,
 }
 
 impl Default for Settings {
@@ -42,6 +46,8 @@ impl Default for Settings {
             pins: PinsTable::default(),
             drain: Duration::from_secs(30),
             log: LogFormat::Text,
+            log_level: LogLevel::Info,
+            confirm: Vec::new(),
         }
     }
 }
@@ -139,6 +145,33 @@ pub enum LogFormat {
     Json,
 }
 
+/// What the daemon's log has: this, and what is more important.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    const ALL: [(&str, LogLevel); 5] = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        let known = LogLevel::ALL.iter().find(|(_, level)| *level == self);
+        known.map_or("info", |(name, _)| name)
+    }
+}
+
 impl Settings {
     /// Reads the table `[serve]`.
     ///
@@ -161,6 +194,10 @@ impl Settings {
                     &[("text", LogFormat::Text), ("json", LogFormat::Json)],
                 )?
                 .unwrap_or(by_default.log),
+            log_level: serve
+                .one_of("log-level", &LogLevel::ALL)?
+                .unwrap_or(by_default.log_level),
+            confirm: serve.texts("confirm")?,
         };
         serve.end()?;
         Ok(settings)
@@ -342,6 +379,21 @@ impl Part {
         })
     }
 
+    /// A list of texts; none where there is none.
+    fn texts(&mut self, name: &str) -> Result<Vec<String>, String> {
+        let wrong = self.wrong(name, "a list of texts that are not empty");
+        let values = match self.table.remove(name) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(values)) => values,
+            Some(_) => return Err(wrong),
+        };
+        let text = |value: Value| match value {
+            Value::String(text) if !text.is_empty() => Ok(text),
+            _ => Err(wrong.clone()),
+        };
+        values.into_iter().map(text).collect()
+    }
+
     fn path(&mut self, name: &str) -> Result<Option<PathBuf>, String> {
         self.parsed(name, "an absolute path", |text| {
             Some(PathBuf::from(text)).filter(|path| path.is_absolute())
@@ -446,6 +498,7 @@ mod tests {
             whole.audit.file,
             Some("/var/log/claviger/audit.jsonl".into())
         );
+        assert_eq!(whole.confirm, ["alice"]);
         let metrics = whole.metrics.unwrap();
         assert_eq!((metrics.port, metrics.names), (Some(9464), false));
         assert_eq!(
@@ -464,14 +517,14 @@ mod tests {
         let limits = format!("{:?}", settings(&example).unwrap().limits);
         assert_eq!(limits, format!("{:?}", Limits::default()));
         // As many as the code reads.
-        for (part, count) in [("audit", 4), ("limits", 9), ("metrics", 3), ("pins", 4)] {
+        for (part, count) in [("audit", 4), ("limits", 10), ("metrics", 3), ("pins", 4)] {
             let settings = serve.remove(part);
             let settings = settings.as_ref().and_then(Value::as_table);
             assert_eq!(settings.map(Table::len), Some(count), "{part}");
         }
         let mut left: Vec<&String> = serve.keys().collect();
         left.sort();
-        assert_eq!(left, ["drain", "log", "socket"]);
+        assert_eq!(left, ["confirm", "drain", "log", "log-level", "socket"]);
     }
 
     #[test]
@@ -525,8 +578,24 @@ mod tests {
                 "`serve.drain` must be a time such as \"90s\", \"10m\", \"8h\" or \"2d\"",
             ),
             (
+                "[serve]\nconfirm = '482913'",
+                "`serve.confirm` must be a list of texts that are not empty",
+            ),
+            (
+                "[serve]\nconfirm = ['a', 482913]",
+                "`serve.confirm` must be a list of texts that are not empty",
+            ),
+            (
                 "[serve]\nlog = 'xml'",
                 "`serve.log` must be one of \"text\", \"json\"",
+            ),
+            (
+                "[serve]\nlog-level = 'loud'",
+                "`serve.log-level` must be one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
+            ),
+            (
+                "[serve.metrics]\nport = '0.0.0.0:9464'",
+                "`serve.metrics.port` must be a number above 0",
             ),
             (
                 "[serve.audit]\nmode = 'on'",

@@ -84,6 +84,7 @@ fn signs(audit: &Audit, what: &str) {
         purpose: "raw",
         digest: Some(&digest),
         token: None,
+        is_confirmed: false,
     };
     audit.begin(&caller(), &used).unwrap().end(Outcome::Done);
 }
@@ -104,6 +105,7 @@ fn a_use_is_two_lines_of_one_id_and_a_refusal_one_that_say_who_did_what() {
         purpose: "sshsig:file",
         digest: Some(&digest),
         token: None,
+        is_confirmed: false,
     };
     let mut entry = audit.begin(&caller(), &what).unwrap();
     // It is written before the device is asked.

@@ -16,6 +16,7 @@ const SIGNS: Use<'_> = Use {
     purpose: "raw",
     digest: None,
     token: None,
+    is_confirmed: false,
 };
 
 #[test]

@@ -5,8 +5,8 @@ mod stage;
 
 use std::time::Duration;
 
-use claviger_engine::EngineError;
-use claviger_service::pins::credential;
+use claviger_engine::{EngineError, TokenState};
+use claviger_service::pins::{PinSettings, credential};
 use claviger_tests::SoftHsm;
 use claviger_token::{Call, Error};
 use stage::{GRANTED, OPERATOR, OTHER, Person, Stage, until};
@@ -229,7 +229,55 @@ async fn a_credential_serves_whom_a_grant_lets_until_the_token_is_locked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_an_operator_unlocks_and_the_longest_time_counts() {
+async fn no_token_stays_unlocked_for_longer_than_the_longest_time() {
+    let stage = Stage::new().await;
+    let hours = |hours: u64| Duration::from_secs(3600 * hours);
+    let longest = |longest| {
+        let longest_unlock = Some(longest);
+        stage.keeper.change(PinSettings {
+            longest_unlock,
+            ..PinSettings::default()
+        });
+    };
+    let left = || stage.keeper.status()[0].1.left;
+    longest(hours(10));
+    for (wanted, given) in [
+        (Some(hours(8)), hours(8)),
+        (Some(hours(11)), hours(10)),
+        (None, hours(10)),
+    ] {
+        stage.unlock(Person::types(&[PIN]), wanted).await.unwrap();
+        assert_eq!(left(), Some(given), "{wanted:?}");
+    }
+    // A shorter one counts for what is unlocked already, a longer one does not.
+    longest(hours(1));
+    assert_eq!(left(), Some(hours(1)));
+    longest(hours(2));
+    assert_eq!(left(), Some(hours(1)));
+    stage.clock.goes_on(hours(1) - Duration::from_secs(1));
+    stage.sign(OPERATOR, Person::absent()).await.unwrap();
+    stage.clock.goes_on(Duration::from_secs(1));
+    stage.is_locked().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sleep_is_noticed_if_nobody_asks_for_anything() {
+    let stage = Stage::new().await;
+    stage.unlock(Person::types(&[PIN]), None).await.unwrap();
+    let watching = tokio::spawn(stage.keeper.clone().watch());
+    let is_open = || {
+        let states = stage.node().token_states();
+        states.contains(&(stage.id.clone(), TokenState::Ready))
+    };
+    assert!(is_open());
+    stage.clock.sleeps(Duration::from_secs(30));
+    until(|| !is_open()).await;
+    watching.abort();
+    stage.is_locked().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_operator_unlocks() {
     let stage = Stage::new().await;
     let person = Person::types(&[PIN]);
     let call = Call::within(Duration::from_secs(60));

@@ -338,12 +338,16 @@ fn unreadable(place: &Unreadable, findings: &mut Findings) {
 
 /// What to say of a place that cannot be read.
 pub(super) fn of_unreadable(Unreadable { place, error, .. }: &Unreadable) -> (String, String) {
-    let reason = error.to_string();
-    let what = match reason.contains(place.as_str()) {
+    let what = cannot_be_read(place, error.to_string());
+    (what, hints::of_place(&error.clone().into()))
+}
+
+/// That a place cannot be read.
+pub(super) fn cannot_be_read(place: &str, reason: String) -> String {
+    match reason.contains(place) {
         true => reason,
         false => format!("{} cannot be read: {reason}", output::one_line(place)),
-    };
-    (what, hints::of_place(&error.clone().into()))
+    }
 }
 
 /// Looks whether the keys of each identity are there.

@@ -1,5 +1,6 @@
 //! The commands, one module for each group.
 
+mod age_identity;
 mod audit;
 mod backup;
 mod certificate;
@@ -17,6 +18,7 @@ mod reads_for;
 mod recipients;
 mod serve;
 mod sign;
+mod ssh;
 mod status;
 mod tokens;
 mod unlock;
@@ -47,7 +49,7 @@ pub(crate) fn run(mut args: Args) -> Answer {
     config.apply(&mut args);
     let session = Session::new(&args, settings)?;
     if let Command::Serve { options } = &args.command {
-        return serve::run(&session, options, &config.serve());
+        return serve::run(&session, options, config);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -126,6 +128,7 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             name,
             attestation_root,
         } => identities::show(session, &name, attestation_root.as_deref()),
+        Command::AgeIdentity { name } => age_identity::print(session, &name),
         Command::Sign {
             name,
             file,
@@ -236,6 +239,11 @@ async fn dispatch(session: &Session, command: Command) -> Answer {
             GrantCommand::List => grant::list(session),
             GrantCommand::Remove { id } => grant::remove(session, id),
         },
+        Command::AgentEnv => ssh::agent_env(session),
+        Command::SshKey { name } => ssh::ssh_key(session, &name),
+        Command::AllowedSigners { names, principal } => {
+            ssh::allowed_signers(session, &names, principal.as_deref())
+        }
         Command::Audit {
             command: AuditCommand::Verify { files, sealed_by },
         } => audit::verify(session, &files, sealed_by.as_deref()),

@@ -1,6 +1,7 @@
 //! `tokens`: attached tokens, and what they show without a PIN.
 
-use claviger_engine::{FoundTokens, Registry, TokenChange, TokenState};
+use claviger_client::wire::UnreadablePlace;
+use claviger_engine::{Registry, TokenChange, TokenState};
 use claviger_token::needs::Need;
 use claviger_token::{Algorithm, Error, KeySpec, KeyUse, SlotInfo, SlotState, TokenInfo};
 use serde::Serialize;
@@ -9,7 +10,7 @@ use tokio::time::timeout_at;
 use super::{Answer, FINE, doctor};
 use crate::failure::Failure;
 use crate::session::{self, Session};
-use crate::token_views::{self, TokenView};
+use crate::token_views::{self, Listed, TokenView};
 use crate::{drivers, hints, home, output};
 
 /// The kind of smartcards, which have no labels and a fixed number of slots.
@@ -19,10 +20,7 @@ const PIV: &str = "piv";
 const LEDGER: &str = "ledger";
 
 pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
-    let FoundTokens {
-        tokens: mut found,
-        unreadable,
-    } = look(session, backend).await?;
+    let (mut found, unreadable) = look(session, backend).await?;
     let missing = missing(session, backend, &found).await?;
     found.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
     let is_any = !found.is_empty();
@@ -48,8 +46,7 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
     }
     // Who finds the token that was named does not want to know of other places.
     let is_found = is_any && backend.is_some_and(names_a_token);
-    for place in unreadable.iter().filter(|_| !is_found) {
-        let (what, hint) = doctor::of_unreadable(place);
+    for (what, hint) in unreadable.into_iter().filter(|_| !is_found) {
         output::warn(&what, &hint);
     }
     for (error, hint) in missing {
@@ -58,21 +55,32 @@ pub(crate) async fn run(session: &Session, backend: Option<&str>) -> Answer {
     Ok(FINE)
 }
 
+/// What is attached; and what cannot be read, with a hint.
+type Found = (Vec<Listed>, Vec<(String, String)>);
+
 /// Looks for tokens, or has a daemon do so.
-async fn look(session: &Session, backend: Option<&str>) -> Result<FoundTokens, Failure> {
+async fn look(session: &Session, backend: Option<&str>) -> Result<Found, Failure> {
     if let Some(daemon) = session.daemon()? {
         backend.map(session::lasting).transpose()?;
         let _busy = session.screen.spin("looking for tokens");
-        return Ok(FoundTokens {
-            tokens: token_views::from_json(&daemon.tokens(backend)?)?,
-            unreadable: Vec::new(),
-        });
+        let reply = daemon.tokens(backend)?;
+        let tokens = token_views::from_json(&reply.json)?;
+        let unreadable = reply.unreadable.into_iter().map(of_daemon);
+        return Ok((tokens, unreadable.collect()));
     }
     backend.map(session::device).transpose()?;
     let node = session.node(registry(session)?);
     let _busy = session.screen.spin("looking for tokens");
     let who = claviger_engine::EngineId::program();
-    Ok(node.look(&who, backend, &session.call()).await?)
+    let found = node.look(&who, backend, &session.call()).await?;
+    let unreadable = found.unreadable.iter().map(doctor::of_unreadable);
+    Ok((found.tokens, unreadable.collect()))
+}
+
+/// What to say of a place that a daemon cannot read.
+fn of_daemon(place: UnreadablePlace) -> (String, String) {
+    let hint = hints::of_place_by(&place.code).unwrap_or(place.hint);
+    (doctor::cannot_be_read(&place.place, place.message), hint)
 }
 
 /// Whether a backend tells one token from others, and not only where to look.
@@ -162,6 +170,7 @@ pub(crate) async fn watch(session: &Session, backend: Option<&str>) -> Answer {
             token,
             before,
             state,
+            ..
         } = change;
         if session.json {
             output::print_json_line(&ChangeView {

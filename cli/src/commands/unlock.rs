@@ -72,7 +72,7 @@ fn backend_of(daemon: &Daemon, name: &str) -> Result<String, Failure> {
     if name.contains(':') && !is_whole {
         return Ok(name.into());
     }
-    let listed = token_views::from_json(&daemon.tokens(None)?)?;
+    let listed = token_views::from_json(&daemon.tokens(None)?.json)?;
     let is_named = |token: &TokenInfo| token.id.serial == name || token.id.to_string() == name;
     let mut named = listed
         .iter()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use claviger_client::daemon as own;
 use claviger_client::request::{self, Commit, Connect, Decrypt, Delete, Generate};
-use claviger_client::wire::{self, Grant, StatusReply, purpose};
+use claviger_client::wire::{self, Grant, StatusReply, TokensReply, purpose};
 use claviger_engine::message::{
     RequestCommitment, RequestConnectIdentity, RequestGenerateIdentity,
 };
@@ -183,8 +183,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// The attached tokens, as `claviger --json tokens` prints them.
-    pub(crate) fn tokens(&self, backend: Option<&str>) -> Result<String, Failure> {
+    /// The attached tokens, as `claviger --json tokens` prints them, and what cannot be read.
+    pub(crate) fn tokens(&self, backend: Option<&str>) -> Result<TokensReply, Failure> {
         let backend = backend.unwrap_or_default();
         self.ask(&own::Tokens { backend })
     }

@@ -59,6 +59,12 @@ impl Node {
         self.0.tokens.standings.all()
     }
 
+    /// How many operations wait for each token that is open. A quick token has no queue: what it is
+    /// asked for is done at once, by whoever asks.
+    pub fn token_queues(&self) -> Vec<(TokenId, usize)> {
+        self.0.tokens.queues()
+    }
+
     /// The attached tokens with what can be seen of their slots without a PIN: those
     /// that fit `backend`, or all.
     ///

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::digests::{GRANTS, OWNER, RowDigest, Sum, Table};
 use super::rows::{damaged, key_of};
 use super::{Registry, RegistryError, Result, entry_exists};
-use crate::grants::{BadGrant, Grant, NewGrant, Right, Subject};
+use crate::grants::{BadGrant, Grant, NewGrant, Right, Subject, confirmed};
 use crate::{EngineId, EngineName};
 
 /// What a daemon judges its callers by, at one moment.
@@ -122,7 +122,7 @@ impl Registry {
                 number,
                 new.socket.as_deref().unwrap_or_default(),
                 new.identity.as_deref().unwrap_or_default(),
-                new.right.operation(),
+                new.operation(),
                 new.right.purpose(),
             ])?;
             Ok(Grant {
@@ -239,7 +239,9 @@ pub(super) fn grant(row: &Row<'_>) -> rusqlite::Result<Grant> {
     let text = |column: &str| row.get::<_, String>(column);
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     let number = row.get("number")?;
-    let right = Right::parse(&text("operation")?, &text("purpose")?);
+    let operation = text("operation")?;
+    let (operation, is_confirmed) = confirmed(&operation);
+    let right = Right::parse(operation, &text("purpose")?);
     Ok(Grant {
         id: row.get("id")?,
         what: NewGrant {
@@ -251,6 +253,7 @@ pub(super) fn grant(row: &Row<'_>) -> rusqlite::Result<Grant> {
             socket: some(text("socket")?),
             identity: some(text("identity")?).map(EngineName::from),
             right: right.map_err(|_| damaged("operation"))?,
+            is_confirmed,
         },
     })
 }

@@ -89,6 +89,8 @@ pub(super) struct Content<'a> {
     digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    confirmed: bool,
     #[serde(skip_serializing_if = "str::is_empty")]
     outcome: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -150,6 +152,7 @@ impl<'a> Content<'a> {
             purpose: shortened(what.purpose),
             digest: what.digest.map(hex),
             token: what.token.map(ToString::to_string),
+            confirmed: what.is_confirmed,
             ..Content::default()
         }
     }
@@ -187,6 +190,11 @@ impl<'a> Content<'a> {
             token: token.map(ToString::to_string),
             ..Content::default()
         }
+    }
+
+    /// With whether a person was asked, and confirmed it.
+    pub(super) fn confirmed(self, confirmed: bool) -> Self {
+        Content { confirmed, ..self }
     }
 
     /// The first line of a file.

@@ -23,6 +23,7 @@ mod seal;
 pub mod verify;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -132,6 +133,8 @@ pub struct Use<'a> {
     pub digest: Option<&'a [u8]>,
     /// The token, where it is known already.
     pub token: Option<&'a TokenId>,
+    /// Whether a person was asked, and confirmed it.
+    pub is_confirmed: bool,
 }
 
 /// What came of it.
@@ -170,7 +173,7 @@ pub fn digest_of(data: &[u8]) -> [u8; 32] {
 pub struct Audit {
     file: Option<Arc<Shared>>,
     journal: Option<Arc<Journal>>,
-    is_best_effort: bool,
+    is_best_effort: Arc<AtomicBool>,
     refusals: Arc<Mutex<Refusals>>,
 }
 
@@ -191,7 +194,7 @@ impl Audit {
         Audit {
             file: None,
             journal: None,
-            is_best_effort: false,
+            is_best_effort: Arc::default(),
             refusals: Arc::default(),
         }
     }
@@ -201,7 +204,7 @@ impl Audit {
     pub fn to_journal(journal: Journal, is_best_effort: bool) -> Self {
         Audit {
             journal: Some(Arc::new(journal)),
-            is_best_effort,
+            is_best_effort: Arc::new(is_best_effort.into()),
             ..Audit::off()
         }
     }
@@ -235,7 +238,7 @@ impl Audit {
             .spawn(move || sync_regularly(&of, &ended));
         match started {
             Ok(_) => Ok(Audit {
-                is_best_effort: shared.settings.is_best_effort,
+                is_best_effort: Arc::new(shared.settings.is_best_effort.into()),
                 file: Some(shared),
                 ..Audit::off()
             }),
@@ -246,6 +249,11 @@ impl Audit {
         }
     }
 
+    /// Whether keys are used from now on even if nothing can be written.
+    pub fn as_far_as_possible(&self, is_best_effort: bool) {
+        self.is_best_effort.store(is_best_effort, Relaxed);
+    }
+
     /// `off`, `journal` alone, `best-effort` or `required`, and why it cannot be written, if it
     /// cannot.
     pub fn status(&self) -> (&'static str, Option<String>) {
@@ -253,7 +261,7 @@ impl Audit {
             (None, None) => ("off", None),
             (None, Some(journal)) => ("journal", journal.failure()),
             (Some(shared), _) => {
-                let mode = match self.is_best_effort {
+                let mode = match self.is_best_effort.load(Relaxed) {
                     true => "best-effort",
                     false => "required",
                 };
@@ -279,6 +287,7 @@ impl Audit {
             digest: None,
             identity: String::new(),
             token: None,
+            is_confirmed: false,
             outcome: None,
         })
     }
@@ -334,7 +343,7 @@ impl Audit {
         content: impl Fn() -> Content<'a>,
     ) -> Result<u64, AuditError> {
         match self.write_all(is_durable, content) {
-            Err(error) if self.is_best_effort => {
+            Err(error) if self.is_best_effort.load(Relaxed) => {
                 tracing::warn!(%error, "a use of a key is not in the audit log");
                 Ok(NOT_WRITTEN)
             }
@@ -401,6 +410,7 @@ pub struct Entry {
     digest: Option<[u8; 32]>,
     identity: String,
     token: Option<TokenId>,
+    is_confirmed: bool,
     outcome: Option<Outcome>,
 }
 
@@ -413,6 +423,11 @@ impl Entry {
     /// Adds whose key it was, where that is known only now.
     pub fn by(&mut self, identity: &str) {
         identity.clone_into(&mut self.identity);
+    }
+
+    /// Adds whether a person was asked, and confirmed it, where that is known only now.
+    pub fn confirmed(&mut self, is_confirmed: bool) {
+        self.is_confirmed = is_confirmed;
     }
 
     /// Adds the token, where that is known only now.
@@ -434,7 +449,10 @@ impl Drop for Entry {
         }
         let outcome = self.outcome.map_or("unknown", Outcome::name);
         let (digest, token) = (self.digest.as_ref(), self.token.as_ref());
-        let content = || Content::end(self.id, &self.identity, outcome, (digest, token));
+        let content = || {
+            let end = Content::end(self.id, &self.identity, outcome, (digest, token));
+            end.confirmed(self.is_confirmed)
+        };
         if let Err(error) = self.log.write_all(self.is_durable, content) {
             tracing::error!(%error, id = self.id, "the end of a use is not in the audit log");
         }

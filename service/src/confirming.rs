@@ -1,0 +1,178 @@
+//! Uses of keys that a person confirms, each one.
+//!
+//! The configuration says so of an identity, or a grant of its uses. The person is asked after it
+//! is known that the caller may use the key, and before the token is: a question keeps nobody from
+//! the token. One question of a user is asked at a time.
+
+use std::time::Duration;
+
+use claviger_engine::message::Msg;
+use claviger_engine::opener::{Candidate, Opener};
+use claviger_engine::policy::Operation;
+use claviger_engine::{EngineError, EngineId, Purpose};
+use claviger_token::{Call, Error, KeyUse};
+use tokio::pin;
+use tokio::sync::MutexGuard;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::auditing;
+use crate::session::Session;
+
+/// So often it is looked whether the request has ended meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The longest name in a question, in characters: callers choose some of them.
+const LONGEST_NAME: usize = 80;
+
+/// Has a person confirm what a request is about to do, if its use of a key is to be confirmed; the
+/// caller may use it. Whether somebody was asked.
+///
+/// # Errors
+/// [`EngineError::UseNotConfirmed`], what ends the request, and [`EngineError::Registry`].
+pub(crate) async fn confirm(
+    session: &Session,
+    target: &EngineId,
+    msg: &Msg,
+    call: &Call,
+) -> Result<bool, EngineError> {
+    match msg {
+        Msg::RequestCommitment(request) => {
+            let identity = auditing::owner(KeyUse::Sign, target);
+            let operation = Operation::Sign(&request.purpose);
+            match session.policy.wants_confirmation(&identity, operation)? {
+                true => ask_to_sign(session, &identity, &request.purpose, call).await,
+                false => Ok(false),
+            }
+        }
+        Msg::RequestDecryption(_) => {
+            let identity = auditing::owner(KeyUse::Decrypt, target);
+            let operation = Operation::Decrypt;
+            if !session.policy.wants_confirmation(&identity, operation)? {
+                return Ok(false);
+            }
+            let identity = identity.to_string();
+            let what = format!("open a file as {}", named(&identity));
+            ask(session, identity, &what, call).await?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// The same for a signature through an agent.
+///
+/// # Errors
+/// As [`confirm`].
+pub(crate) async fn confirm_for_agent(
+    session: &Session,
+    identity: &EngineId,
+    purpose: &Purpose,
+    call: &Call,
+) -> Result<bool, EngineError> {
+    match session.policy.agent_wants_confirmation(identity, purpose)? {
+        true => ask_to_sign(session, identity, purpose, call).await,
+        false => Ok(false),
+    }
+}
+
+async fn ask_to_sign(
+    session: &Session,
+    identity: &EngineId,
+    purpose: &Purpose,
+    call: &Call,
+) -> Result<bool, EngineError> {
+    let identity = identity.to_string();
+    let purpose = auditing::purpose(purpose);
+    let what = format!("sign as {} for {}", named(&identity), named(&purpose));
+    ask(session, identity, &what, call).await?;
+    Ok(true)
+}
+
+/// The same for a file that one of several identities may open: it is asked once for all of them.
+///
+/// # Errors
+/// As [`confirm`].
+pub(crate) async fn confirm_opening(
+    session: &Session,
+    opener: &Opener,
+    call: &Call,
+) -> Result<bool, EngineError> {
+    let confirmed = opener.candidates().filter(|one| is_needed(session, one));
+    let mut names: Vec<String> = confirmed.map(|one| one.owner().to_string()).collect();
+    if names.is_empty() {
+        return Ok(false);
+    }
+    names.sort();
+    names.dedup();
+    let identity = names.join(", ");
+    let what = format!("open a file, perhaps as {}", named(&identity));
+    ask(session, identity, &what, call).await?;
+    Ok(true)
+}
+
+/// Whether a person has to confirm that the key of a candidate opens a file, or that is not known.
+pub(crate) fn is_needed(session: &Session, candidate: &Candidate) -> bool {
+    let operation = Operation::Decrypt;
+    let wanted = (session.policy).wants_confirmation(&candidate.owner(), operation);
+    wanted.unwrap_or(true)
+}
+
+async fn ask(
+    session: &Session,
+    identity: String,
+    what: &str,
+    call: &Call,
+) -> Result<(), EngineError> {
+    let refused = |reason: String| EngineError::UseNotConfirmed {
+        identity: shortened(&identity),
+        reason,
+    };
+    let Some(confirmer) = session.shared.confirmer.clone() else {
+        return Err(refused("this daemon has nobody to ask".into()));
+    };
+    let _turn = turn(session, call).await?;
+    let question = format!("Allow this once?\n{} asks to {what}.", session.caller);
+    let limited = match session.keeper.answers_within() {
+        Some(limit) => call.clone().no_longer_than(limit),
+        None => call.clone(),
+    };
+    let answer = spawn_blocking(move || confirmer.confirm(&question, &limited)).await;
+    match answer {
+        Ok(Ok(true)) => Ok(call.check()?),
+        Ok(Ok(false)) => Err(refused("it was declined".into())),
+        Ok(Err(reason)) => {
+            // Whose time is over hears that.
+            call.check()?;
+            Err(refused(reason))
+        }
+        Err(_) => Err(Error::Cancelled.into()),
+    }
+}
+
+/// Waits until no other question of the caller's is asked.
+async fn turn<'a>(session: &'a Session, call: &Call) -> Result<MutexGuard<'a, ()>, Error> {
+    let turn = session.load.confirming.lock();
+    pin!(turn);
+    loop {
+        call.check()?;
+        if let Ok(turn) = timeout(call.at_most(LOOK_AGAIN), turn.as_mut()).await {
+            return Ok(turn);
+        }
+    }
+}
+
+/// A name as a person is shown it.
+fn named(name: &str) -> String {
+    format!("`{}`", shortened(name))
+}
+
+/// As much of a name as is shown, on one line.
+fn shortened(name: &str) -> String {
+    let printed = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let mut text: String = name.chars().take(LONGEST_NAME).map(printed).collect();
+    if name.chars().nth(LONGEST_NAME).is_some() {
+        text.push('…');
+    }
+    text
+}
