@@ -15,6 +15,7 @@
 //! the device has processed does not open, decryption continues with a random file key, so that it
 //! fails where a wrong header fails.
 
+mod bare;
 mod encrypt;
 mod header;
 mod recipient;
@@ -31,8 +32,11 @@ use claviger_token::{Call, Decryptor, Error, Secret};
 use rand_core::{OsRng, RngCore};
 use zeroize::Zeroizing;
 
+pub use age_core::format::Stanza;
+pub use bare::{WrappedKey, read_stanza, wrap, write_stanza};
 pub use encrypt::{EncryptError, encrypt, encrypt_stream};
 pub use header::{Body, LONGEST_HEADER};
+pub(crate) use recipient::compressed;
 pub use recipient::{NoRecipient, parse_recipient, recipient, recipient_text};
 pub use sealed::{Fit, MOST_ATTEMPTS, Sealed, Stanzas, UnwrappedKey, read_error};
 

@@ -24,12 +24,14 @@
 //! | --- | --- |
 //! | [`certificate`] | X.509 certificates, and requests for them |
 //! | [`envelope`] | ciphertexts: age files, opened with a device's key agreement |
+//! | [`age_plugin`] | recipients and identities of the age plugin |
 //! | [`ssh`] | public keys in SSH's form |
 //! | [`sshsig`] | SSH signatures |
 //! | [`foreign`] | public keys in the forms of other programs |
 //! | [`verdict`] | whether a signature is valid, for messages of any length |
 #![forbid(unsafe_code)]
 
+pub mod age_plugin;
 pub mod certificate;
 pub mod envelope;
 pub mod foreign;

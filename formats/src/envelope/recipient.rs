@@ -73,7 +73,7 @@ pub fn recipient(key: &PublicKey) -> Result<Box<dyn age::Recipient + Send>, NoRe
     }
 }
 
-pub(super) fn compressed(key: &PublicKey) -> Option<Vec<u8>> {
+pub(crate) fn compressed(key: &PublicKey) -> Option<Vec<u8>> {
     let key = p256::PublicKey::from_sec1_bytes(key.as_bytes()).ok()?;
     Some(key.to_encoded_point(true).as_bytes().to_vec())
 }

@@ -41,7 +41,7 @@ pub enum Fit {
 }
 
 /// The key of a file's payload. Wiped when dropped.
-pub struct UnwrappedKey(FileKey);
+pub struct UnwrappedKey(pub(super) FileKey);
 
 impl From<FileKey> for UnwrappedKey {
     fn from(key: FileKey) -> Self {

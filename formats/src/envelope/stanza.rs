@@ -23,6 +23,33 @@ const X25519: &str = "X25519";
 const X25519_LABEL: &[u8] = b"age-encryption.org/v1/X25519";
 const SSH_RSA: &str = "ssh-rsa";
 
+/// The bytes of a file key with the tag of its AEAD.
+const BODY: usize = FILE_KEY_BYTES + 16;
+
+/// Whether a key of ours may open stanzas of this type.
+pub(super) fn is_known(stanza: &Stanza) -> bool {
+    [P256TAG, X25519, SSH_RSA].contains(&&*stanza.tag)
+}
+
+/// Whether a stanza of a type that we open has a form that no key opens.
+pub(super) fn is_malformed(stanza: &Stanza) -> bool {
+    let is_point = |algorithm, bytes: &[u8]| PublicKey::from_bytes(algorithm, bytes).is_ok();
+    let is_fine = match (stanza.tag.as_str(), stanza.args.as_slice()) {
+        (P256TAG, [tag, enc]) => {
+            stanza.body.len() == BODY
+                && decoded::<4>(tag).is_some()
+                && decoded::<65>(enc).is_some_and(|enc| is_point(Algorithm::P256, &enc))
+        }
+        (X25519, [share]) => {
+            stanza.body.len() == BODY
+                && decoded::<32>(share).is_some_and(|share| is_point(Algorithm::X25519, &share))
+        }
+        (SSH_RSA, [tag]) => !stanza.body.is_empty() && decoded::<4>(tag).is_some(),
+        _ => !is_known(stanza),
+    };
+    !is_fine
+}
+
 /// A file key wrapped for a key of ours, parsed out of a stanza.
 pub(super) enum Wrapped {
     /// HPKE base mode, DHKEM(P-256, HKDF-SHA256), HKDF-SHA256, ChaCha20Poly1305.
@@ -42,7 +69,6 @@ pub(super) enum Wrapped {
 impl Wrapped {
     /// Parses a stanza; `None` if it is malformed or not for `key`.
     pub(super) fn for_key(key: &PublicKey, stanza: &Stanza) -> Option<Wrapped> {
-        const BODY: usize = FILE_KEY_BYTES + 16;
         let body = || stanza.body.clone();
         match (key.algorithm(), stanza.tag.as_str(), stanza.args.as_slice()) {
             (Algorithm::P256, P256TAG, [tag, enc]) if stanza.body.len() == BODY => {
