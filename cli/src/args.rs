@@ -123,6 +123,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         attestation_root: Option<PathBuf>,
     },
+    /// Print an identity for other age programs, which use it through age-plugin-claviger
+    #[command(after_long_help = help::AGE_IDENTITY)]
+    AgeIdentity {
+        /// The identity
+        name: String,
+    },
     /// Sign a file
     #[command(after_long_help = help::SIGN)]
     Sign {

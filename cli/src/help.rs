@@ -73,6 +73,15 @@ Examples:
   claviger sign alice letter.txt --format sshsig -o letter.txt.sig
       ssh-keygen -Y verify -f allowed_signers -I alice -n file -s letter.txt.sig < letter.txt";
 
+pub(crate) const AGE_IDENTITY: &str = "\
+The output is an identity file for `age -i`, `rage -i` and others, which start age-plugin-claviger.
+Nothing in it is secret: files are decrypted by the daemon, with the key on the token.
+
+Examples:
+  claviger age-identity alice > alice.txt
+  age -e -i alice.txt -o letter.age letter.txt
+  age -d -i alice.txt letter.age";
+
 pub(crate) const VERIFY: &str = "\
 A signature does not identify what it signs. Anybody can make a second valid ECDSA signature from
 a first one. An SSH signature stays valid if its lines are broken differently or text follows it.

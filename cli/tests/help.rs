@@ -31,7 +31,7 @@ const LOG_IN: [&str; 9] = [
     "reads-for revoke",
 ];
 
-const NEED_NO_TOKEN: [&str; 29] = [
+const NEED_NO_TOKEN: [&str; 30] = [
     "serve",
     "status",
     "lock",
@@ -43,6 +43,7 @@ const NEED_NO_TOKEN: [&str; 29] = [
     "audit verify",
     "identities",
     "show",
+    "age-identity",
     "verify",
     "encrypt",
     "contact",

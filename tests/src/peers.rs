@@ -39,6 +39,14 @@ pub fn python_with_protobuf() -> PathBuf {
     installed("protobuf/bin/python")
 }
 
+/// The Python that has pyrage.
+///
+/// # Panics
+/// Where it is not installed.
+pub fn python_with_pyrage() -> PathBuf {
+    installed("pyrage/bin/python")
+}
+
 /// Has the npm package `age-encryption` encrypt a file to a recipient.
 ///
 /// # Panics

@@ -34,7 +34,7 @@ const OPTIMISED_RAGE: Peer = Peer {
     install: optimised_rage,
 };
 
-const PEERS: [Peer; 5] = [
+const PEERS: [Peer; 6] = [
     Peer {
         name: "rage",
         locks: &["rage.sha256"],
@@ -54,6 +54,11 @@ const PEERS: [Peer; 5] = [
         name: "protobuf",
         locks: &["protobuf.txt"],
         install: python::protobuf,
+    },
+    Peer {
+        name: "pyrage",
+        locks: &["pyrage.txt"],
+        install: python::pyrage,
     },
     SPECULOS,
 ];

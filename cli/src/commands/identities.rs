@@ -59,7 +59,7 @@ pub(crate) fn list(session: &Session) -> Answer {
 }
 
 /// An identity of the registry, or of a daemon.
-fn known(session: &Session, name: &str) -> Result<Known, Failure> {
+pub(super) fn known(session: &Session, name: &str) -> Result<Known, Failure> {
     let daemon = session.daemon()?;
     if daemon.is_none_or(Daemon::shares_home) {
         let registry = session.registry()?;

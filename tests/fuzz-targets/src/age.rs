@@ -6,13 +6,15 @@ use crate::shared::Input;
 use claviger_formats::envelope;
 use claviger_memory::MemoryDriver;
 use claviger_token::{
-    Algorithm, Call, Decryptor, Driver as _, KeyRef, KeySpec, NewKey, unfinished_mark,
+    Algorithm, Call, Decryptor, Driver as _, KeyRef, KeySpec, NewKey, Token, unfinished_mark,
 };
 
 const TEXT: &[u8] = b"Meet me where the keys are kept.";
 
 struct Subject {
     decryptor: Arc<dyn Decryptor>,
+    /// The key is gone when it goes.
+    _token: Arc<dyn Token>,
     file: Vec<u8>,
 }
 
@@ -33,7 +35,14 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
         let file = envelope::encrypt(&[&public_key], TEXT).unwrap();
         let key = KeyRef { slot, public_key };
         let decryptor = token.decryptor(&key, &Call::unlimited()).unwrap();
-        Subject { decryptor, file }
+        // What was good once has to open, or nothing is tried that comes after the device.
+        let opened = envelope::decrypt(&*decryptor, &file, &call).unwrap();
+        assert_eq!(*opened, TEXT);
+        Subject {
+            decryptor,
+            _token: Arc::clone(&token),
+            file,
+        }
     });
     let subjects: Vec<_> = subjects.collect();
     assert!(!subjects.is_empty());
@@ -44,7 +53,9 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let which = usize::from(input.byte().unwrap_or(0));
-    let Subject { decryptor, file } = &SUBJECTS[which / 2 % SUBJECTS.len()];
+    let Subject {
+        decryptor, file, ..
+    } = &SUBJECTS[which / 2 % SUBJECTS.len()];
     let call = Call::unlimited();
     let opened = match which % 2 {
         0 => envelope::decrypt(&**decryptor, input.0, &call),

@@ -14,6 +14,7 @@ pub mod frames;
 pub mod ledger;
 pub mod piv;
 pub mod piv_replies;
+pub mod plugin;
 pub mod public_key;
 mod shared;
 pub mod sshsig;

@@ -78,6 +78,7 @@ targets! {
     ledger: random_replies_of_a_ledger_break_nothing,
     piv: random_changes_of_a_cards_replies_break_nothing,
     piv_replies: random_replies_of_a_card_break_nothing,
+    plugin: random_age_programs_break_no_plugin,
     public_key: random_public_keys_break_nothing,
     sshsig: random_ssh_signatures_break_nothing,
     uri: random_backends_break_nothing,

@@ -21,6 +21,12 @@ pub(super) fn protobuf(folder: &Path, locks: &Path) -> Result<()> {
     process::run(pip(&python, "install", locks.join("protobuf.txt")).arg("--no-deps"))
 }
 
+/// Installs pyrage, which needs nothing to be built with.
+pub(super) fn pyrage(folder: &Path, locks: &Path) -> Result<()> {
+    let python = bare_environment(folder)?;
+    process::run(pip(&python, "install", locks.join("pyrage.txt")).arg("--no-deps"))
+}
+
 /// Installs Speculos, and the app that comes with its source as `boil.elf`.
 pub(super) fn speculos(folder: &Path, locks: &Path) -> Result<()> {
     let python = environment(folder, locks)?;
