@@ -537,6 +537,22 @@ impl Signer for GuardedSigner {
         guard.done(signature, show::signature)
     }
 
+    fn sign_in(
+        &self,
+        scheme: SignatureScheme,
+        message: &[u8],
+        call: &Call,
+    ) -> Result<Signature, Error> {
+        let GuardedKey { guard, handle, .. } = &self.0;
+        guard.check()?;
+        guard.tap.call(
+            "sign_in",
+            || json!({ "handle": handle, "scheme": scheme.name(), "message": shown(message), "late": is_late(call) }),
+        );
+        let signature = (self.0.inner).sign_in(scheme, message, &guard.watched(call));
+        guard.done(signature, show::signature)
+    }
+
     fn of_digests(&self) -> Option<&dyn DigestSigner> {
         self.0.inner.of_digests().map(|_| self as _)
     }

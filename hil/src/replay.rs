@@ -67,7 +67,7 @@ pub fn replay(path: &Path) -> Result<Replayed, HilError> {
         let (done, uses_key) = match player.next() {
             None => break,
             Some(Line::Call { name, with }) => {
-                let uses_key = matches!(&*name, "sign" | "sign_digest" | "unwrap");
+                let uses_key = matches!(&*name, "sign" | "sign_in" | "sign_digest" | "unwrap");
                 (stage.perform(&name, &with), uses_key)
             }
             Some(_) => (Err("a call was to come".into()), true),
@@ -414,7 +414,7 @@ impl Stage {
                 }
                 result
             }
-            "sign" | "sign_digest" => self.sign(name, with)?,
+            "sign" | "sign_in" | "sign_digest" => self.sign(name, with)?,
             "unwrap" | "confirm" => self.with_decryptor(name, with)?,
             _ => self.on_token(name, with)?,
         };
@@ -495,6 +495,11 @@ impl Stage {
         let signer = signer.ok_or("there is no such key")?;
         let signature = match name {
             "sign" => signer.sign(&bytes(with, "message")?, &call(with)),
+            "sign_in" => {
+                let scheme = text(with, "scheme")?.parse();
+                let scheme = scheme.map_err(|_| "its scheme is unknown")?;
+                signer.sign_in(scheme, &bytes(with, "message")?, &call(with))
+            }
             _ => {
                 let digests = signer.of_digests().ok_or("it signs no digests")?;
                 digests.sign_digest(&bytes(with, "digest")?, &call(with))

@@ -111,7 +111,9 @@ pub(crate) fn holds(session: &mut Session<'_>, slot: Slot, key: &PublicKey) -> R
     let mark = Mark::random();
     let text = mark.as_bytes();
     let challenge = Challenge::new(key);
-    let (operation, input) = match (to_be_signed(algorithm, text), &challenge) {
+    let usual = SignatureScheme::of(algorithm);
+    let to_sign = usual.and_then(|scheme| to_be_signed(algorithm, scheme, text));
+    let (operation, input) = match (to_sign, &challenge) {
         (Some(input), _) => (Operation::Sign, input),
         (None, Some(challenge)) => (Operation::Agree, challenge.sent().into()),
         (None, None) => return Ok(false),

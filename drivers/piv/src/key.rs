@@ -389,10 +389,24 @@ impl Signer for PivSigner {
 
     /// Ed25519: messages of at most [`LONGEST_ED25519_MESSAGE`] bytes.
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
+        let key = &self.0;
+        let scheme = SignatureScheme::of(key.spec.algorithm);
+        let scheme = scheme.ok_or_else(|| key.does_not_use(key.spec))?;
+        self.sign_in(scheme, message, call)
+    }
+
+    fn sign_in(
+        &self,
+        scheme: SignatureScheme,
+        message: &[u8],
+        call: &Call,
+    ) -> Result<Signature, Error> {
         call.check()?;
         let key = &self.0;
         let unsupported = || key.does_not_use(key.spec);
-        let scheme = SignatureScheme::of(key.spec.algorithm).ok_or_else(unsupported)?;
+        if !SignatureScheme::all_of(key.spec.algorithm).any(|known| known == scheme) {
+            return Err(scheme.not_made_by_token());
+        }
         if scheme == SignatureScheme::Ed25519 && message.len() > LONGEST_ED25519_MESSAGE {
             return Err(Error::BadMessage {
                 reason: format!(
@@ -400,7 +414,7 @@ impl Signer for PivSigner {
                 ),
             });
         }
-        let input = to_be_signed(key.spec.algorithm, message).ok_or_else(unsupported)?;
+        let input = to_be_signed(key.spec.algorithm, scheme, message).ok_or_else(unsupported)?;
         self.signed(scheme, &input, call, |signature| {
             key.public_key.verify(message, signature).is_ok()
         })
@@ -418,7 +432,8 @@ impl DigestSigner for PivSigner {
         let unsupported = || key.does_not_use(key.spec);
         let scheme = SignatureScheme::of(key.spec.algorithm).ok_or_else(unsupported)?;
         scheme.check_digest(digest)?;
-        let input = digest_to_be_signed(key.spec.algorithm, digest).ok_or_else(unsupported)?;
+        let input =
+            digest_to_be_signed(key.spec.algorithm, scheme, digest).ok_or_else(unsupported)?;
         self.signed(scheme, &input, call, |signature| {
             key.public_key.verify_digest(digest, signature).is_ok()
         })

@@ -404,7 +404,8 @@ impl<'a> Search<'a> {
         let text = format!("{} {}", possession::PREFIX, to_hex(&random));
         let (key, algorithm) = (read.handle(), self.public_key.algorithm());
         let message = Text::Message(text.as_bytes());
-        let signature = (self.token).sign_with(self.session, key, algorithm, message, call)?;
+        let signature =
+            (self.token).sign_with(self.session, key, (algorithm, None), message, call)?;
         Ok(self.public_key.verify(text.as_bytes(), &signature).is_ok())
     }
 

@@ -14,7 +14,7 @@ use claviger_token::agreement;
 use claviger_token::sync::lock;
 use claviger_token::{
     Call, Decryptor, DigestSigner, Error, KeyRef, KeySpec, KeyUse, PublicKey, Secret, Signature,
-    Signer, SlotId, Unwrap,
+    SignatureScheme, Signer, SlotId, Unwrap,
 };
 use cryptoki::session::Session;
 
@@ -190,7 +190,19 @@ impl Signer for TokenSigner {
     }
 
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error> {
-        self.sign_text(Text::Message(message), call)
+        self.sign_text(Text::Message(message), None, call)
+    }
+
+    fn sign_in(
+        &self,
+        scheme: SignatureScheme,
+        message: &[u8],
+        call: &Call,
+    ) -> Result<Signature, Error> {
+        match SignatureScheme::all_of(self.0.spec.algorithm).any(|known| known == scheme) {
+            true => self.sign_text(Text::Message(message), Some(scheme), call),
+            false => Err(scheme.not_made_by_token()),
+        }
     }
 
     fn of_digests(&self) -> Option<&dyn DigestSigner> {
@@ -206,12 +218,17 @@ impl DigestSigner for TokenSigner {
     fn sign_digest(&self, digest: &[u8], call: &Call) -> Result<Signature, Error> {
         self.scheme()
             .map_or(Ok(()), |scheme| scheme.check_digest(digest))?;
-        self.sign_text(Text::Digest(digest), call)
+        self.sign_text(Text::Digest(digest), None, call)
     }
 }
 
 impl TokenSigner {
-    fn sign_text(&self, text: Text<'_>, call: &Call) -> Result<Signature, Error> {
+    fn sign_text(
+        &self,
+        text: Text<'_>,
+        scheme: Option<SignatureScheme>,
+        call: &Call,
+    ) -> Result<Signature, Error> {
         let Key {
             token,
             spec,
@@ -222,7 +239,7 @@ impl TokenSigner {
         for _ in 0..2 {
             call.check()?;
             let (signature, used) = self.0.with(call, |session, handle| {
-                token.sign_with(session, handle, spec.algorithm, text, call)
+                token.sign_with(session, handle, (spec.algorithm, scheme), text, call)
             })?;
             if self.0.is_certain(used) {
                 return Ok(signature);

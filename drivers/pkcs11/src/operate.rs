@@ -12,7 +12,7 @@ use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
-use sha2::{Digest, Sha256, Sha384};
+use sha2::{Digest, Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
 use crate::error::{Fault, blames_input, describe, refuses_use};
@@ -51,17 +51,18 @@ impl Text<'_> {
 }
 
 impl Pkcs11Token {
-    /// Signs `text` as the scheme of `algorithm` wants it. Whether the signature is by the
-    /// right key is not looked at.
+    /// Signs `text` with a key of `algorithm`, in this scheme or in the usual one. Whether the
+    /// signature is by the right key is not looked at.
     pub(crate) fn sign_with(
         &self,
         session: &Session,
         key: KeyHandle,
-        algorithm: Algorithm,
+        (algorithm, scheme): (Algorithm, Option<SignatureScheme>),
         text: Text<'_>,
         call: &Call,
     ) -> Result<Signature, Fault> {
-        let signed = self.sign_at_once(session, key, algorithm, text, call);
+        let scheme = scheme.or(SignatureScheme::of(algorithm));
+        let signed = self.sign_at_once(session, key, (algorithm, scheme), text, call);
         signed.map_err(|fault| self.name_refusal(fault, KeySpec::sign(algorithm)))
     }
 
@@ -79,12 +80,12 @@ impl Pkcs11Token {
         &self,
         session: &Session,
         key: KeyHandle,
-        algorithm: Algorithm,
+        (algorithm, scheme): (Algorithm, Option<SignatureScheme>),
         text: Text<'_>,
         call: &Call,
     ) -> Result<Signature, Fault> {
         let unsupported = || Fault::Ours(self.unsupported(KeySpec::sign(algorithm)));
-        let scheme = SignatureScheme::of(algorithm).ok_or_else(unsupported)?;
+        let scheme = scheme.ok_or_else(unsupported)?;
         let (mechanism, input) = match scheme {
             SignatureScheme::Ed25519 => {
                 let pure = EddsaParams::new(EddsaSignatureScheme::Pure);
@@ -103,6 +104,10 @@ impl Pkcs11Token {
             SignatureScheme::EcdsaP384Sha384 => (Mechanism::Ecdsa, text.digest::<Sha384>()),
             SignatureScheme::RsaPkcs1Sha256 => {
                 let info = scheme.digest_info(&text.digest::<Sha256>());
+                (Mechanism::RsaPkcs, info.ok_or_else(unsupported)?)
+            }
+            SignatureScheme::RsaPkcs1Sha512 => {
+                let info = scheme.digest_info(&text.digest::<Sha512>());
                 (Mechanism::RsaPkcs, info.ok_or_else(unsupported)?)
             }
             _ => return Err(unsupported()),
@@ -240,6 +245,7 @@ fn hashing(scheme: SignatureScheme) -> Option<Mechanism<'static>> {
         }
         SignatureScheme::EcdsaP384Sha384 => Some(Mechanism::EcdsaSha384),
         SignatureScheme::RsaPkcs1Sha256 => Some(Mechanism::Sha256RsaPkcs),
+        SignatureScheme::RsaPkcs1Sha512 => Some(Mechanism::Sha512RsaPkcs),
         _ => None,
     }
 }

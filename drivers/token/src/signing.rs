@@ -27,8 +27,8 @@ pub enum SignatureScheme {
     Eip191Secp256k1,
     /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §8.2). As long as the modulus.
     RsaPkcs1Sha256,
-    /// The same with SHA-512, as OpenSSH signs by default (`rsa-sha2-512`, RFC 8332). It is
-    /// verified, but no token here makes it.
+    /// The same with SHA-512, as OpenSSH signs by default (`rsa-sha2-512`, RFC 8332). Tokens make it
+    /// where it is asked for: [`Signer::sign_in`](crate::Signer::sign_in).
     RsaPkcs1Sha512,
     /// The basic BLS scheme, signatures in G2, compressed, 96 bytes
     /// (draft-irtf-cfrg-bls-signature, `BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_NUL_`).
@@ -101,6 +101,13 @@ impl SignatureScheme {
             SignatureScheme::Eip191Secp256k1 => eip191_digest(message).to_vec(),
             SignatureScheme::Ed25519 | SignatureScheme::Bls12381G2Basic => return None,
         })
+    }
+
+    /// That a token does not sign so.
+    pub fn not_made_by_token(self) -> Error {
+        Error::BadMessage {
+            reason: format!("the token makes no {self} signatures with this key"),
+        }
     }
 
     /// Checks the length of `digest`.

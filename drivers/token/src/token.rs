@@ -177,6 +177,23 @@ pub trait Signer: Send + Sync {
     /// [`Error::TokenUnavailable`], [`Error::DeadlineExceeded`], [`Error::Device`].
     fn sign(&self, message: &[u8], call: &Call) -> Result<Signature, Error>;
 
+    /// Signs `message` in one of the [schemes](SignatureScheme::all_of) of the key's algorithm: RSA
+    /// keys sign with SHA-512, too. By default only in the key's own.
+    ///
+    /// # Errors
+    /// [`Error::BadMessage`] if the token makes no such signatures; otherwise as [`Signer::sign`].
+    fn sign_in(
+        &self,
+        scheme: SignatureScheme,
+        message: &[u8],
+        call: &Call,
+    ) -> Result<Signature, Error> {
+        match self.scheme() == Some(scheme) {
+            true => self.sign(message, call),
+            false => Err(scheme.not_made_by_token()),
+        }
+    }
+
     /// A signer of digests, if the token lets the host hash: for messages that are longer than
     /// memory. `None` if the token hashes, or if the scheme signs the message itself (Ed25519, BLS).
     fn of_digests(&self) -> Option<&dyn DigestSigner> {
