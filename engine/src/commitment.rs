@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use claviger_formats::verdict;
-use claviger_token::{Algorithm, Call, Error};
+use claviger_token::{Algorithm, Call, Error, SignatureScheme};
 
 use crate::key_engine::KeyEngine;
 use crate::message::RequestCommitment;
@@ -31,6 +31,16 @@ pub enum CommitStreamError {
     /// What the engine answers.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+impl CommitStreamError {
+    /// The stable name of the variant, for programs; what the engine answers has its own.
+    pub fn code(&self) -> &'static str {
+        match self {
+            CommitStreamError::Message(_) => "io",
+            CommitStreamError::Engine(error) => error.code(),
+        }
+    }
 }
 
 impl Node {
@@ -65,10 +75,37 @@ impl Node {
         self.commit_as((who, who), engine, request, call).await
     }
 
+    /// The same in another scheme than the usual one of the key: RSA keys sign with SHA-512, too.
+    ///
+    /// # Errors
+    /// As [`Node::commit_for`]; [`EngineError::NotForPurpose`] if the key does not sign so for this
+    /// purpose.
+    pub async fn commit_in(
+        &self,
+        who: &EngineId,
+        engine: &EngineId,
+        request: RequestCommitment,
+        scheme: Option<SignatureScheme>,
+        call: &Call,
+    ) -> Result<Commitment, EngineError> {
+        self.commit_with(((who, who), scheme), engine, request, call)
+            .await
+    }
+
     /// The same for `asker`, in the name of the identity `signer`.
     pub(crate) async fn commit_as(
         &self,
-        (asker, signer): (&EngineId, &EngineId),
+        by: (&EngineId, &EngineId),
+        engine: &EngineId,
+        request: RequestCommitment,
+        call: &Call,
+    ) -> Result<Commitment, EngineError> {
+        self.commit_with((by, None), engine, request, call).await
+    }
+
+    async fn commit_with(
+        &self,
+        ((asker, signer), scheme): ((&EngineId, &EngineId), Option<SignatureScheme>),
         engine: &EngineId,
         request: RequestCommitment,
         call: &Call,
@@ -76,7 +113,12 @@ impl Node {
         let RequestCommitment { data, purpose } = request;
         let found = self.usable_as((asker, signer), engine, Operation::Sign(&purpose), call);
         let found = found.await?.ok_or_else(|| no_such(engine))?;
-        let text = purpose.to_be_signed(data, &found.key.info.public_key)?;
+        let key = &found.key.info.public_key;
+        let text = purpose.to_be_signed(data, key)?.with(scheme, key);
+        let text = text.ok_or(EngineError::NotForPurpose {
+            purpose: purpose.name(),
+            reason: "the key does not sign in this scheme",
+        })?;
         self.sign((asker, &purpose), engine, found, text, call)
             .await
     }

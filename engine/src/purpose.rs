@@ -4,13 +4,14 @@
 //! hash. A document must not pass as one of the others, by accident or by design. So the
 //! Commitment engine makes or checks the bytes that it signs. For each purpose except
 //! [`Raw`](Purpose::Raw) and [`Prehash`](Purpose::Prehash) they begin with a prefix of that
-//! purpose. A raw message that begins like one of these, or like what an SSH login signs, is
-//! refused.
+//! purpose. A raw message that begins like one of these is refused.
 
 use claviger_formats::certificate;
+use claviger_formats::ssh_request::{SshLogin, is_certificate};
 use claviger_formats::sshsig::{self, Hash};
+use claviger_formats::{ssh, ssh_signature};
 use claviger_token::key::to_hex;
-use claviger_token::{PublicKey, possession};
+use claviger_token::{PublicKey, SignatureScheme, possession};
 
 use crate::EngineError;
 use crate::evidence::Statement;
@@ -31,6 +32,17 @@ pub enum Purpose {
         /// The hash of the digest.
         hash: Hash,
     },
+    /// The data is what an SSH login signs, by the key that logs in (RFC 4252 §7, OpenSSH `PROTOCOL`
+    /// §3.1). No caller of a daemon can ask for this by its wire: only an agent knows the session.
+    SshLogin {
+        /// The fingerprint of the host's key ([`ssh::fingerprint`]); `None`: it is not known.
+        host: Option<String>,
+        /// Whether the request came through an agent that was forwarded to another machine.
+        forwarded: bool,
+    },
+    /// The data is an OpenSSH certificate that the key issues (OpenSSH `PROTOCOL.certkeys`). No
+    /// caller of a daemon can ask for this by its wire.
+    SshCertificate,
     /// The data is a grant, or the revocation of one, by the key that signs it: [`Statement`].
     Evidence,
     /// The data is a challenge of 16 bytes, to prove possession of the key ([`possession`]).
@@ -72,7 +84,32 @@ const DEVICE_PREFIX: &str = "Claviger: device attachment";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ToSign {
     Message(Vec<u8>),
+    /// A message, and a scheme other than the usual one of the key.
+    InScheme(SignatureScheme, Vec<u8>),
     Digest(Vec<u8>),
+}
+
+impl ToSign {
+    /// The message `bytes` in this scheme.
+    fn in_scheme(bytes: Vec<u8>, scheme: SignatureScheme, key: &PublicKey) -> Self {
+        match SignatureScheme::of(key.algorithm()) == Some(scheme) {
+            true => ToSign::Message(bytes),
+            false => ToSign::InScheme(scheme, bytes),
+        }
+    }
+
+    /// The same in another scheme, where one was asked for; `None` where it cannot be had.
+    pub(crate) fn with(self, scheme: Option<SignatureScheme>, key: &PublicKey) -> Option<Self> {
+        let Some(scheme) = scheme else {
+            return Some(self);
+        };
+        let has_it = SignatureScheme::all_of(key.algorithm()).any(|known| known == scheme);
+        match self {
+            ToSign::Message(bytes) if has_it => Some(ToSign::in_scheme(bytes, scheme, key)),
+            ToSign::InScheme(named, _) if named == scheme => Some(self),
+            _ => None,
+        }
+    }
 }
 
 impl Purpose {
@@ -81,6 +118,13 @@ impl Purpose {
         match self {
             Purpose::Raw => "raw",
             Purpose::SshSig { .. } => "sshsig",
+            Purpose::SshLogin {
+                forwarded: false, ..
+            } => "ssh",
+            Purpose::SshLogin {
+                forwarded: true, ..
+            } => "ssh-forwarded",
+            Purpose::SshCertificate => "ssh-certificate",
             Purpose::Evidence => "evidence",
             Purpose::Proof => "proof",
             Purpose::Tls(_) => "tls",
@@ -116,6 +160,19 @@ impl Purpose {
                 sshsig::signed_data_of(namespace, *hash, &data)
                     .map_err(|_| not_for("the namespace is empty"))?
             }
+            Purpose::SshLogin { host, .. } => {
+                let scheme = login_scheme(&data, host.as_deref(), key).map_err(not_for)?;
+                return Ok(ToSign::in_scheme(data, scheme, key));
+            }
+            Purpose::SshCertificate => {
+                if !is_certificate(&data) {
+                    return Err(not_for("the data is no OpenSSH certificate"));
+                }
+                if !ends_with_key(&data, key) {
+                    return Err(not_for("another key issues the certificate"));
+                }
+                data
+            }
             Purpose::Evidence => {
                 let statement = Statement::parse(&data).map_err(not_for)?;
                 if statement.signer() != Some(key) {
@@ -149,6 +206,35 @@ impl Purpose {
             Purpose::Prehash => return Ok(ToSign::Digest(data)),
         }))
     }
+}
+
+/// The scheme in which `key` signs the login `data` to the host of this fingerprint.
+fn login_scheme(
+    data: &[u8],
+    host: Option<&str>,
+    key: &PublicKey,
+) -> Result<SignatureScheme, &'static str> {
+    let login = SshLogin::parse(data).ok_or("the data is no SSH login")?;
+    if ssh::to_wire(key).as_ref() != Some(&login.key) {
+        return Err("another key logs in");
+    }
+    // One that does not name its host was judged by who asks.
+    let named = login.host.as_deref().map(ssh::fingerprint);
+    if named.is_some() && named.as_deref() != host {
+        return Err("the login is to another host");
+    }
+    ssh_signature::scheme_named(&login.algorithm)
+        .filter(|scheme| SignatureScheme::all_of(key.algorithm()).any(|known| known == *scheme))
+        .ok_or("the key does not sign in the way that the login names")
+}
+
+/// Whether the last thing in a certificate is this key: who issues it.
+fn ends_with_key(data: &[u8], key: &PublicKey) -> bool {
+    let Some(wire) = ssh::to_wire(key) else {
+        return false;
+    };
+    let length = u32::try_from(wire.len()).unwrap_or(u32::MAX);
+    data.ends_with(&[&length.to_be_bytes()[..], &wire].concat())
 }
 
 /// Whether this is a number, a space, and a hash of 32 bytes in hexadecimal.
@@ -190,6 +276,8 @@ enum Beginning {
     /// The id of a session, which is a hash, with its length as four bytes, big-endian; and
     /// the number of the message that asks for the login (RFC 4252 §7).
     SshLogin,
+    /// The name of a kind of certificate of SSH, with its length as four bytes, big-endian.
+    SshCertificate,
     /// A certificate or a request for one, without its signature: [`certificate`].
     Certificate,
 }
@@ -201,6 +289,7 @@ impl Beginning {
                 let rest = message.get(*at..);
                 rest.is_some_and(|rest| rest.starts_with(bytes))
             }
+            Beginning::SshCertificate => is_certificate(message),
             Beginning::SshLogin => {
                 let Some(([0, 0, 0, length], rest)) = message.split_first_chunk() else {
                     return false;
@@ -220,7 +309,7 @@ const SSH_MSG_USERAUTH_REQUEST: u8 = 50;
 
 /// The beginnings of everything that is signed for a purpose other than [`Purpose::Raw`], in this
 /// version and in those to come.
-const RESERVED: [Reserved; 9] = [
+const RESERVED: [Reserved; 10] = [
     Reserved {
         begins: Beginning::Bytes(0, possession::PREFIX.as_bytes()),
         what: "a proof of possession",
@@ -256,6 +345,11 @@ const RESERVED: [Reserved; 9] = [
         begins: Beginning::SshLogin,
         what: "what an SSH login signs",
         kind: "ssh-login",
+    },
+    Reserved {
+        begins: Beginning::SshCertificate,
+        what: "what an OpenSSH certificate signs",
+        kind: "ssh-certificate",
     },
     Reserved {
         begins: Beginning::Bytes(0, &TLS_PADDING),
@@ -297,6 +391,12 @@ mod tests {
                     .iter()
                     .map(|n| [&[0, 0, 0, *n][..], &vec![7; usize::from(*n)], &[50]].concat())
                     .collect(),
+                Beginning::SshCertificate => {
+                    let longest = format!("{}-cert-v01@openssh.com", "x".repeat(43));
+                    ["ssh-ed25519-cert-v01@openssh.com", &longest]
+                        .map(|name| [&[0, 0, 0, name.len() as u8][..], name.as_bytes()].concat())
+                        .to_vec()
+                }
                 Beginning::Certificate => vec![
                     b"\x30\x82\x01\x00\xa0\x03\x02\x01\x02".to_vec(),
                     b"\x30\x81\x90\x02\x01\x00\x30\x10\x31".to_vec(),

@@ -26,6 +26,8 @@
 //! | [`envelope`] | ciphertexts: age files, opened with a device's key agreement |
 //! | [`age_plugin`] | recipients and identities of the age plugin |
 //! | [`ssh`] | public keys in SSH's form |
+//! | [`ssh_signature`] | signatures in SSH's wire format |
+//! | [`ssh_request`] | what an agent for SSH is asked to sign |
 //! | [`sshsig`] | SSH signatures |
 //! | [`foreign`] | public keys in the forms of other programs |
 //! | [`verdict`] | whether a signature is valid, for messages of any length |
@@ -36,6 +38,8 @@ pub mod certificate;
 pub mod envelope;
 pub mod foreign;
 pub mod ssh;
+pub mod ssh_request;
+pub mod ssh_signature;
 pub mod sshsig;
 pub mod verdict;
 

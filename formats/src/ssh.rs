@@ -1,10 +1,13 @@
 //! Public keys in SSH's form: lines of `authorized_keys` and of `.pub` files.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD as STANDARD_NO_PAD;
 use claviger_token::key::BadPublicKey;
 use claviger_token::{Algorithm, PublicKey};
 use rsa::pkcs1::DecodeRsaPublicKey;
 use rsa::traits::PublicKeyParts;
-use ssh_encoding::Encode;
+use sha2::{Digest, Sha256};
+use ssh_encoding::{Decode, Encode};
 use ssh_key::Mpint;
 use ssh_key::public::{EcdsaPublicKey, Ed25519PublicKey, KeyData, RsaPublicKey};
 
@@ -29,7 +32,29 @@ pub fn to_line(key: &PublicKey, comment: &str) -> Option<String> {
 /// [`BadPublicKey`] if it is malformed, or of an unknown algorithm.
 pub fn from_line(line: &str) -> Result<PublicKey, BadPublicKey> {
     let key = ssh_key::PublicKey::from_openssh(line.trim()).map_err(|_| BadPublicKey)?;
-    match key.key_data() {
+    from_key_data(key.key_data())
+}
+
+/// Parses a key in SSH's wire format.
+///
+/// # Errors
+/// [`BadPublicKey`] if it is malformed, or of an unknown algorithm: a certificate, too.
+pub fn from_wire(mut wire: &[u8]) -> Result<PublicKey, BadPublicKey> {
+    let data = KeyData::decode(&mut wire).map_err(|_| BadPublicKey)?;
+    match wire.is_empty() {
+        true => from_key_data(&data),
+        false => Err(BadPublicKey),
+    }
+}
+
+/// The fingerprint of a key in SSH's wire format, as `ssh-keygen -l` shows it: `SHA256:` and base64
+/// without padding. Another one than [`PublicKey::fingerprint`].
+pub fn fingerprint(wire: &[u8]) -> String {
+    format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(wire)))
+}
+
+fn from_key_data(data: &KeyData) -> Result<PublicKey, BadPublicKey> {
+    match data {
         KeyData::Ecdsa(key) => {
             let algorithm = match key.curve() {
                 ssh_key::EcdsaCurve::NistP256 => Algorithm::P256,
@@ -90,6 +115,12 @@ mod tests {
         ];
         for key in keys.map(Result::unwrap) {
             let line = to_line(&key, "me@there").unwrap();
+            let wire = to_wire(&key).unwrap();
+            assert_eq!(from_wire(&wire).as_ref(), Ok(&key));
+            assert!(from_wire(&[&wire[..], b"."].concat()).is_err());
+            let shown = ssh_key::PublicKey::from_openssh(&line).unwrap();
+            let shown = shown.fingerprint(ssh_key::HashAlg::Sha256).to_string();
+            assert_eq!(fingerprint(&wire), shown);
             assert_eq!(from_line(&line), Ok(key));
         }
         for bad in [

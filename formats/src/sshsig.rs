@@ -15,9 +15,9 @@ use claviger_token::signing::BadSignature;
 use claviger_token::{PublicKey, Signature, SignatureScheme};
 use sha2::{Digest, Sha256, Sha512};
 use ssh_encoding::{Decode, Encode};
-use ssh_key::{HashAlg, LineEnding, Mpint, SshSig};
+use ssh_key::{HashAlg, LineEnding, SshSig};
 
-use crate::ssh;
+use crate::{ssh, ssh_signature};
 
 /// The namespace of `ssh-keygen -Y sign` and `git` for plain files.
 pub const FILE_NAMESPACE: &str = "file";
@@ -107,7 +107,7 @@ pub fn to_pem(
     signature: &Signature,
 ) -> Result<String, BadSignature> {
     let data = ssh::key_data(key).ok_or(BadSignature)?;
-    let signature = to_ssh(signature)?;
+    let signature = ssh_signature::to_ssh(signature)?;
     SshSig::new(data, namespace, HashAlg::Sha512, signature)
         .and_then(|sig| sig.to_pem(LineEnding::LF))
         .map_err(|_| BadSignature)
@@ -164,6 +164,18 @@ pub enum Unreadable {
     /// Its algorithm is unknown, or not considered secure.
     #[error("the SSH signature uses the algorithm `{0}`, which is not supported")]
     Algorithm(String),
+}
+
+impl Unreadable {
+    /// The stable name of the variant, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Unreadable::Malformed(_) => "ssh-signature-malformed",
+            Unreadable::Version(_) => "ssh-signature-version",
+            Unreadable::Hash(_) => "ssh-signature-hash",
+            Unreadable::Algorithm(_) => "ssh-signature-algorithm",
+        }
+    }
 }
 
 impl SshSignature {
@@ -256,15 +268,7 @@ impl SshSignature {
     /// # Errors
     /// [`Unreadable::Algorithm`] for others, such as `ssh-rsa`, which is SHA-1.
     pub fn scheme(&self, key: &PublicKey) -> Result<SignatureScheme, Unreadable> {
-        let scheme = match self.algorithm.as_str() {
-            "ssh-ed25519" => Some(SignatureScheme::Ed25519),
-            "ecdsa-sha2-nistp256" => Some(SignatureScheme::EcdsaP256Sha256),
-            "ecdsa-sha2-nistp384" => Some(SignatureScheme::EcdsaP384Sha384),
-            "rsa-sha2-256" => Some(SignatureScheme::RsaPkcs1Sha256),
-            "rsa-sha2-512" => Some(SignatureScheme::RsaPkcs1Sha512),
-            _ => None,
-        };
-        scheme
+        ssh_signature::scheme_named(&self.algorithm)
             .filter(|scheme| SignatureScheme::all_of(key.algorithm()).any(|s| s == *scheme))
             .ok_or_else(|| Unreadable::Algorithm(self.algorithm.clone()))
     }
@@ -279,70 +283,10 @@ impl SshSignature {
     /// [`BadSignature`].
     pub fn verify(&self, key: &PublicKey, digest: &[u8]) -> Result<SignatureScheme, BadSignature> {
         let scheme = self.scheme(key).map_err(|_| BadSignature)?;
-        let bytes = match scheme {
-            SignatureScheme::EcdsaP256Sha256 => fixed_width(&self.blob, 32)?,
-            SignatureScheme::EcdsaP384Sha384 => fixed_width(&self.blob, 48)?,
-            // OpenSSH takes those whose zeros at the beginning were left away.
-            SignatureScheme::RsaPkcs1Sha256 | SignatureScheme::RsaPkcs1Sha512 => {
-                let width = key.algorithm().rsa_bits().unwrap_or_default() / 8;
-                let padding = width.checked_sub(self.blob.len()).ok_or(BadSignature)?;
-                [vec![0; padding], self.blob.clone()].concat()
-            }
-            _ => self.blob.clone(),
-        };
+        let signature = ssh_signature::from_blob(scheme, &self.blob, key)?;
         let data = signed_data_of(&self.namespace, self.hash, digest)?;
-        key.verify(&data, &Signature::new(scheme, bytes)?)?;
+        key.verify(&data, &signature)?;
         Ok(scheme)
-    }
-}
-
-/// The signature as a blob in SSH's wire format (RFC 4253 §6.6, RFC 5656 §3.1.2, RFC 8332, RFC
-/// 8709).
-fn to_ssh(signature: &Signature) -> Result<ssh_key::Signature, BadSignature> {
-    let (name, blob) = match signature.scheme() {
-        SignatureScheme::Ed25519 => ("ssh-ed25519", signature.as_bytes().to_vec()),
-        SignatureScheme::RsaPkcs1Sha256 => ("rsa-sha2-256", signature.as_bytes().to_vec()),
-        SignatureScheme::RsaPkcs1Sha512 => ("rsa-sha2-512", signature.as_bytes().to_vec()),
-        SignatureScheme::EcdsaP256Sha256 => {
-            ("ecdsa-sha2-nistp256", two_integers(signature.as_bytes())?)
-        }
-        SignatureScheme::EcdsaP384Sha384 => {
-            ("ecdsa-sha2-nistp384", two_integers(signature.as_bytes())?)
-        }
-        // SSH has no keys that sign so.
-        _ => return Err(BadSignature),
-    };
-    let algorithm = ssh_key::Algorithm::new(name).map_err(|_| BadSignature)?;
-    ssh_key::Signature::new(algorithm, blob).map_err(|_| BadSignature)
-}
-
-/// r and s as two SSH integers.
-fn two_integers(bytes: &[u8]) -> Result<Vec<u8>, BadSignature> {
-    let (r, s) = bytes.split_at(bytes.len() / 2);
-    let mut blob = Vec::new();
-    for half in [r, s] {
-        Mpint::from_positive_bytes(half)
-            .map_err(|_| BadSignature)?
-            .encode(&mut blob)
-            .map_err(|_| BadSignature)?;
-    }
-    Ok(blob)
-}
-
-/// Two SSH integers as r and s of `width` bytes each.
-fn fixed_width(mut blob: &[u8], width: usize) -> Result<Vec<u8>, BadSignature> {
-    let mut out = Vec::with_capacity(2 * width);
-    for _ in 0..2 {
-        let number = Mpint::decode(&mut blob).map_err(|_| BadSignature)?;
-        let bytes = number.as_positive_bytes().ok_or(BadSignature)?;
-        let padding = width.checked_sub(bytes.len()).ok_or(BadSignature)?;
-        out.resize(out.len() + padding, 0);
-        out.extend_from_slice(bytes);
-    }
-    if blob.is_empty() {
-        Ok(out)
-    } else {
-        Err(BadSignature)
     }
 }
 
@@ -441,8 +385,9 @@ mod tests {
     fn what_cannot_be_judged_has_a_reason() {
         let (key, pem) = file(b"hello");
         let unknown = armored(&key, "sha384", "ssh-ed25519", &[0; 64]);
-        let refused = SshSignature::parse(unknown.as_bytes());
-        assert_eq!(refused, Err(Unreadable::Hash("sha384".into())));
+        let refused = SshSignature::parse(unknown.as_bytes()).unwrap_err();
+        assert_eq!(refused, Unreadable::Hash("sha384".into()));
+        assert_eq!(refused.code(), "ssh-signature-hash");
         for end in 0..pem.trim_end().len() {
             let cut = SshSignature::parse(&pem.as_bytes()[..end]);
             assert!(matches!(cut, Err(Unreadable::Malformed(_))), "{end}");
