@@ -298,6 +298,27 @@ pub(crate) enum Command {
         /// [default: every token]
         token: Option<String>,
     },
+    /// Print what a shell evaluates so that SSH uses the daemon's keys
+    #[command(after_long_help = help::AGENT_ENV)]
+    AgentEnv,
+    /// Print an identity's public key as a line for SSH
+    ///
+    /// If git runs it, the line begins with key::, as gpg.ssh.defaultKeyCommand requires.
+    #[command(after_long_help = help::SSH_KEY)]
+    SshKey {
+        /// The identity
+        name: String,
+    },
+    /// Print the file by which ssh-keygen and git verify the signatures of identities
+    #[command(after_long_help = help::ALLOWED_SIGNERS)]
+    AllowedSigners {
+        /// The identities [default: all that sign]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// Write this principal, such as an e-mail address [default: the name of the identity]
+        #[arg(long, value_name = "PRINCIPAL")]
+        principal: Option<String>,
+    },
     /// Grant other users of this machine the use of identities through the daemon
     #[command(after_long_help = help::GRANT)]
     Grant {

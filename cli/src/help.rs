@@ -166,13 +166,33 @@ Examples:
 
 pub(crate) const GRANT: &str = "\
 A daemon that serves a whole system grants nothing until you add a grant. Your own daemon serves you
-alone and lets you do everything.
+alone and lets you do everything. Its socket for SSH is called ssh. Once a grant names that socket, SSH
+has those keys only, for what is granted.
 
 Examples:
   claviger --daemon /run/claviger/api.sock grant add --uid 1001 --identity build-bot \\
       --may sign --purpose sshsig:file
+  claviger grant add --uid 1000 --socket ssh --identity alice --may sign --purpose ssh \\
+      --host SHA256:rMfMGhjFyOWFY6dGJVLHEWD2vVUXvbJbNUlgdBbtGTA
   claviger --daemon /run/claviger/api.sock grant list
   claviger --daemon /run/claviger/api.sock grant remove 3";
+
+pub(crate) const AGENT_ENV: &str = "\
+Examples:
+  eval \"$(claviger agent-env)\"
+  ssh-add -l";
+
+pub(crate) const SSH_KEY: &str = "\
+Examples:
+  claviger ssh-key alice >> ~/.ssh/authorized_keys
+  git config gpg.format ssh
+  git config gpg.ssh.defaultKeyCommand 'claviger ssh-key alice'";
+
+pub(crate) const ALLOWED_SIGNERS: &str = "\
+Examples:
+  claviger allowed-signers alice --principal alice@example.org > allowed_signers
+  git config gpg.ssh.allowedSignersFile \"$PWD/allowed_signers\"
+  git verify-commit HEAD";
 
 pub(crate) const AUDIT: &str = "\
 Examples:

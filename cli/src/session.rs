@@ -163,6 +163,11 @@ impl Session {
         Ok(Registry::open(&home)?)
     }
 
+    /// Which daemon the command may use.
+    pub(crate) fn daemon_choice(&self) -> &daemon::Choice {
+        &self.daemon_choice
+    }
+
     /// The daemon that the command uses, if any.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub mod private;
 #[cfg(feature = "piv")]
 mod readers;
 mod softhsm;
+#[cfg(unix)]
+mod sshd;
 mod token;
 #[cfg(unix)]
 mod tpm;
@@ -48,6 +50,8 @@ pub use p11kit::{P11KitClient, P11KitProxy};
 #[cfg(feature = "piv")]
 pub use readers::CountedReaders;
 pub use softhsm::SoftHsm;
+#[cfg(unix)]
+pub use sshd::Sshd;
 #[cfg(unix)]
 pub use tpm::Tpm;
 #[cfg(unix)]

@@ -15,7 +15,10 @@ use crate::{drivers, output};
 
 /// Hands out every identity: those of the registry, and those of a daemon, whose keys may be in its
 /// memory.
-fn each(session: &Session, mut take: impl FnMut(&EngineId, &IdentityInfo)) -> Result<(), Failure> {
+pub(super) fn each(
+    session: &Session,
+    mut take: impl FnMut(&EngineId, &IdentityInfo),
+) -> Result<(), Failure> {
     let daemon = session.daemon()?;
     let mut shown = BTreeSet::new();
     if daemon.is_none_or(Daemon::shares_home) {
