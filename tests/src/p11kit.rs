@@ -113,6 +113,28 @@ impl P11KitClient {
     pub fn module() -> PathBuf {
         library(&unpacked(), "pkcs11/p11-kit-client.so").unwrap()
     }
+
+    /// A server of SoftHSM2's tokens at `socket`, to be started with SoftHSM's variable. It prints
+    /// a line when it listens, and ends with its standard input.
+    pub fn server(socket: &Path) -> Command {
+        let private = unpacked().join("usr/libexec/p11-kit");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", SCRIPT, "sh"])
+            .arg(private.join("p11-kit-server"))
+            .args(["--foreground", "--sh", "--name"])
+            .arg(socket)
+            .args(["--provider", SoftHsm::module(), "pkcs11:"])
+            .env("P11_KIT_PRIVATEDIR", private)
+            // What is killed is the whole group.
+            .process_group(0);
+        command
+    }
+
+    /// The variable with which the module finds the server at `socket`, and its value.
+    pub fn address(socket: &Path) -> (&'static str, String) {
+        (ADDRESS, format!("unix:path={}", socket.display()))
+    }
 }
 
 /// A SoftHSM2 token of its own for one test, reached over `p11-kit-proxy.so`.
@@ -228,12 +250,12 @@ impl Server {
             };
             softhsm::make_store(&server.folder);
             server.start();
-            let address = format!("unix:path={}", server.socket().display());
+            let (variable, address) = P11KitClient::address(&server.socket());
             // SAFETY: setting a variable races with code that reads the environment
             // without the standard library's lock, that is, C code. This runs once, before
             // the process loads p11-kit-client, which is what reads this variable;
             // programs that load other modules too call `prepare` first.
-            unsafe { std::env::set_var(ADDRESS, address) };
+            unsafe { std::env::set_var(variable, address) };
             server
         })
     }
@@ -244,21 +266,12 @@ impl Server {
 
     fn start(&self) {
         let log = File::create(self.folder.join("log")).unwrap();
-        let private = unpacked().join("usr/libexec/p11-kit");
         let _ = fs::remove_file(self.socket());
-        let mut child = Command::new("sh")
-            .args(["-c", SCRIPT, "sh"])
-            .arg(private.join("p11-kit-server"))
-            .args(["--foreground", "--sh", "--name"])
-            .arg(self.socket())
-            .args(["--provider", SoftHsm::module(), "pkcs11:"])
-            .env("P11_KIT_PRIVATEDIR", private)
+        let mut child = P11KitClient::server(&self.socket())
             .env(softhsm::CONF, softhsm::configuration(&self.folder))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
-            // What is killed is the whole group.
-            .process_group(0)
             .spawn()
             .unwrap();
         // It says where it listens once it does.

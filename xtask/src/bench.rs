@@ -7,7 +7,8 @@ use crate::against::{self, Figures, Other};
 use crate::{Failure, Result, builds, peers, process, scratch, screen, setup};
 
 /// Builds and runs the bench: a table, or with `--json` one JSON object, on standard output; all
-/// else on standard error. With `--against REV` the figures of that revision stand beside them.
+/// else on standard error. With `--daemon` only the daemon is measured, with `--long` its memory
+/// over a million requests. With `--against REV` the figures of that revision stand beside them.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
     match parse(args)? {
         Wanted::Figures => {
@@ -24,13 +25,14 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     }
 }
 
-/// Builds what is measured: the command itself, and a bare process to measure it beside.
+/// Builds what is measured: the command itself, and the processes to measure it beside.
 fn prepare() -> Result<()> {
     setup::run(setup::What::Tests, setup::Voice::Quiet)?;
     peers::install_measured()?;
     process::run(process::cargo().args(["build", "--release", "--package", "claviger"]))?;
-    let bare = ["--package", "claviger-tests", "--example", "bare_sign"];
-    process::run(process::cargo().args(["build", "--release"]).args(bare))
+    let mut beside = process::cargo();
+    beside.args(["build", "--release", "--package", "claviger-tests"]);
+    process::run(beside.args(["--example", "bare_sign", "--example", "beside_daemon"]))
 }
 
 fn ratios(revision: &OsStr) -> Result<()> {
@@ -74,17 +76,23 @@ enum Wanted<'a> {
 
 fn parse(args: &[OsString]) -> Result<Wanted<'_>> {
     match args {
-        [] => Ok(Wanted::Figures),
-        [json] if json == "--json" => Ok(Wanted::Figures),
+        options if is_of_bench(options) => Ok(Wanted::Figures),
         [builds] if builds == "--builds" => Ok(Wanted::Builds(None)),
         [against, revision] if against == "--against" => Ok(Wanted::Ratios(revision)),
         [builds, against, revision] if builds == "--builds" && against == "--against" => {
             Ok(Wanted::Builds(Some(revision)))
         }
         _ => Err(Failure::usage(
-            "bench knows --json, --against REV and --builds [--against REV]",
+            "bench knows --json, --daemon, --long, --against REV and --builds [--against REV]",
         )),
     }
+}
+
+/// Whether the bench itself knows all of them, each said once.
+fn is_of_bench(options: &[OsString]) -> bool {
+    let known = ["--json", "--daemon", "--long"];
+    (options.iter()).all(|option| known.iter().any(|known| option == known))
+        && (1..options.len()).all(|at| !options[..at].contains(&options[at]))
 }
 
 #[cfg(test)]
@@ -98,6 +106,7 @@ mod tests {
         for (args, wanted) in [
             (&[][..], Wanted::Figures),
             (&["--json"], Wanted::Figures),
+            (&["--daemon", "--long", "--json"], Wanted::Figures),
             (&["--against", "HEAD"], Wanted::Ratios(revision)),
             (&["--builds"], Wanted::Builds(None)),
             (
@@ -112,6 +121,7 @@ mod tests {
             &["HEAD"],
             &["--against", "HEAD", "--json"],
             &["--builds", "--json"],
+            &["--daemon", "--daemon"],
         ] {
             assert!(parse(&words(bad)).is_err(), "{bad:?}");
         }

@@ -8,6 +8,7 @@
     reason = "a bench that cannot run says so and ends"
 )]
 
+mod daemon;
 mod exchange;
 mod ledger;
 mod piv;
@@ -37,7 +38,8 @@ const MESSAGE: &[u8] = b"The quick brown fox jumps over the lazy dog, again and 
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 fn main() {
-    let json = std::env::args().any(|arg| arg == "--json");
+    let said = |option: &str| std::env::args().any(|arg| arg == option);
+    let (json, is_long) = (said("--json"), said("--long"));
     SoftHsm::prepare();
     Pcscd::prepare();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -45,30 +47,41 @@ fn main() {
         .enable_all()
         .build()
         .unwrap();
-    let figures = runtime.block_on(async {
-        // First: a process loads all tokens of the folder, and those that follow have many keys.
-        progress("whole processes");
-        let of_processes = processes::figures();
-        let mut figures = Vec::new();
-        progress("commitments on SoftHSM2");
-        figures.extend(commit().await);
-        progress("two callers at once");
-        figures.extend(throughput().await);
-        progress("a token with 1,000 keys");
-        figures.extend(many_keys().await);
-        progress("generation");
-        figures.extend(generate().await);
-        progress("commitments in memory");
-        figures.extend(memory().await);
-        progress("encryption, beside rage");
-        figures.extend(exchange::figures().await);
-        progress("a virtual YubiKey behind a real pcscd");
-        figures.extend(piv::figures().await);
-        progress("a simulated Ledger");
-        figures.extend(ledger::figures().await);
-        figures.extend(of_processes);
-        figures
-    });
+    let figures = match said("--daemon") {
+        true => daemon::figures(is_long),
+        false => runtime.block_on(all(is_long)),
+    };
+    show(&figures, json);
+}
+
+async fn all(is_long: bool) -> Vec<Figure> {
+    // First: a process loads all tokens of the folder, and those that follow have many keys.
+    progress("whole processes");
+    let of_processes = processes::figures();
+    let of_daemon = daemon::figures(is_long);
+    let mut figures = Vec::new();
+    progress("commitments on SoftHSM2");
+    figures.extend(commit().await);
+    progress("two callers at once");
+    figures.extend(throughput().await);
+    progress("a token with 1,000 keys");
+    figures.extend(many_keys().await);
+    progress("generation");
+    figures.extend(generate().await);
+    progress("commitments in memory");
+    figures.extend(memory().await);
+    progress("encryption, beside rage");
+    figures.extend(exchange::figures().await);
+    progress("a virtual YubiKey behind a real pcscd");
+    figures.extend(piv::figures().await);
+    progress("a simulated Ledger");
+    figures.extend(ledger::figures().await);
+    figures.extend(of_processes);
+    figures.extend(of_daemon);
+    figures
+}
+
+fn show(figures: &[Figure], json: bool) {
     if json {
         let fields: Vec<String> = figures
             .iter()
@@ -80,7 +93,7 @@ fn main() {
             "{:<26} {:>9}  {:<10} what it compares",
             "figure", "value", "wanted"
         );
-        for f in &figures {
+        for f in figures {
             println!(
                 "{:<26} {:>9.3}  {:<10} {}",
                 f.name, f.value, f.wanted, f.what
@@ -141,12 +154,23 @@ impl Subject {
 
     /// A bare session on the same token, and the handle of the identity's key.
     fn bare(&self) -> Bare {
+        Bare::on(&self.token)
+    }
+}
+
+struct Bare {
+    session: Session,
+    key: ObjectHandle,
+}
+
+impl Bare {
+    fn on(token: &SoftHsm) -> Self {
         let module = Pkcs11::new(SoftHsm::module()).unwrap();
         let slot = module
             .get_slots_with_initialized_token()
             .unwrap()
             .into_iter()
-            .find(|s| module.get_token_info(*s).unwrap().label() == self.token.label())
+            .find(|s| module.get_token_info(*s).unwrap().label() == token.label())
             .unwrap();
         let session = module.open_rw_session(slot).unwrap();
         // The driver has logged this process in.
@@ -158,14 +182,19 @@ impl Subject {
         let key = session.find_objects(&wanted).unwrap()[0];
         Bare { session, key }
     }
-}
 
-struct Bare {
-    session: Session,
-    key: ObjectHandle,
-}
+    /// Copies the key, so that the token has so many more.
+    fn add_keys(&self, keys: std::ops::Range<u32>) {
+        for number in keys {
+            let filler = [
+                Attribute::Token(true),
+                Attribute::Id(number.to_be_bytes().to_vec()),
+                Attribute::Label(b"filler".to_vec()),
+            ];
+            self.session.copy_object(self.key, &filler).unwrap();
+        }
+    }
 
-impl Bare {
     fn sign(&self) {
         let digest = Sha256::digest(MESSAGE);
         self.session
@@ -341,16 +370,8 @@ async fn tasks(subject: &Arc<Subject>, round: Duration) -> f64 {
 async fn many_keys() -> [Figure; 1] {
     let (few, many) = (Subject::new().await, Subject::new().await);
     for (subject, keys) in [(&few, 10), (&many, 1000)] {
-        let bare = subject.bare();
         // The identity has two.
-        for number in 2_u32..keys {
-            let filler = [
-                Attribute::Token(true),
-                Attribute::Id(number.to_be_bytes().to_vec()),
-                Attribute::Label(b"filler".to_vec()),
-            ];
-            bare.session.copy_object(bare.key, &filler).unwrap();
-        }
+        subject.bare().add_keys(2..keys);
     }
     let (mut with_few, mut with_many) = (Vec::new(), Vec::new());
     for _ in 0..10_000 {

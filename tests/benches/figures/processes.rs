@@ -1,7 +1,7 @@
 //! Figures of whole processes: one signature beside a bare process and `pkcs11-tool`, and a list
 //! of 20,000 identities; and both beside another build of the command, where one is named.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -116,60 +116,66 @@ impl Side {
         command
     }
 
-    /// Makes a home of so many identities, all with the keys of `me`. Their rows have no digests,
-    /// as those of early versions: the command makes them when it opens the home first.
-    fn multiply(&self, count: usize) {
-        let home = self.folder.path().join("many");
-        std::fs::create_dir(&home).unwrap();
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        std::fs::set_permissions(&home, private).unwrap();
-        let file = home.join("registry.sqlite");
-        std::fs::copy(self.folder.path().join("home/registry.sqlite"), &file).unwrap();
-        let db = Connection::open(file).unwrap();
-        without_digests(&db);
-        db.execute_batch(&format!(
-            "PRAGMA synchronous = OFF; BEGIN;
-             CREATE TEMP TABLE number AS
-               WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < {count})
-               SELECT n, printf('somebody-%05d', n) AS name FROM n;
-             CREATE TEMP TABLE one AS SELECT * FROM key;
-             CREATE TEMP TABLE me AS SELECT * FROM identity;"
-        ))
-        .unwrap();
-        for (usage, step) in [("sign", 0), ("decrypt", count)] {
-            copy(
-                &db,
-                "key",
-                "one, number",
-                &|column| match column {
-                    "id" => format!("1000 + {step} + n"),
-                    "engine" => "replace(engine, 'me', number.name)".into(),
-                    "owner_name" => "number.name".into(),
-                    other => format!("one.{other}"),
-                },
-                &format!("usage = '{usage}'"),
-            );
-        }
-        copy(
-            &db,
-            "identity",
-            "me, number",
-            &|column| match column {
-                "name" => "number.name".into(),
-                "sign_key" => "1000 + n".into(),
-                "decrypt_key" => format!("1000 + {count} + n"),
-                other => format!("me.{other}"),
-            },
-            "TRUE",
-        );
-        db.execute_batch("COMMIT").unwrap();
-    }
-
     fn lists(&self) -> Command {
         let mut command = self.command(&["identities"]);
         command.env("CLAVIGER_HOME", self.folder.path().join("many"));
         command
     }
+}
+
+/// The name of an identity that [`multiply`] makes; the first is number 1.
+pub(crate) fn name(number: usize) -> String {
+    format!("somebody-{number:05}")
+}
+
+/// Makes in `folder`, from its `home`, the home `many` with so many identities, all with the keys of
+/// `me`. Their rows have no digests, as those of early versions: the command makes them when it
+/// opens the home first.
+pub(crate) fn multiply(folder: &Path, count: usize) {
+    let home = folder.join("many");
+    std::fs::create_dir(&home).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&home, private).unwrap();
+    let file = home.join("registry.sqlite");
+    std::fs::copy(folder.join("home/registry.sqlite"), &file).unwrap();
+    let db = Connection::open(file).unwrap();
+    without_digests(&db);
+    db.execute_batch(&format!(
+        "PRAGMA synchronous = OFF; BEGIN;
+         CREATE TEMP TABLE number AS
+           WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < {count})
+           SELECT n, printf('somebody-%05d', n) AS name FROM n;
+         CREATE TEMP TABLE one AS SELECT * FROM key;
+         CREATE TEMP TABLE me AS SELECT * FROM identity;"
+    ))
+    .unwrap();
+    for (usage, step) in [("sign", 0), ("decrypt", count)] {
+        copy(
+            &db,
+            "key",
+            "one, number",
+            &|column| match column {
+                "id" => format!("1000 + {step} + n"),
+                "engine" => "replace(engine, 'me', number.name)".into(),
+                "owner_name" => "number.name".into(),
+                other => format!("one.{other}"),
+            },
+            &format!("usage = '{usage}'"),
+        );
+    }
+    copy(
+        &db,
+        "identity",
+        "me, number",
+        &|column| match column {
+            "name" => "number.name".into(),
+            "sign_key" => "1000 + n".into(),
+            "decrypt_key" => format!("1000 + {count} + n"),
+            other => format!("me.{other}"),
+        },
+        "TRUE",
+    );
+    db.execute_batch("COMMIT").unwrap();
 }
 
 fn texts(db: &Connection, query: &str) -> Vec<String> {
@@ -229,7 +235,7 @@ fn took(mut command: Command) -> Duration {
 
 /// Runs the first and all others in turn; the medians of the ratios of the first to each other,
 /// and of the first's own time in milliseconds.
-fn side_by_side(rounds: usize, commands: &[&dyn Fn() -> Command]) -> (Vec<f64>, f64) {
+pub(crate) fn side_by_side(rounds: usize, commands: &[&dyn Fn() -> Command]) -> (Vec<f64>, f64) {
     let median = |mut samples: Vec<f64>| {
         samples.sort_by(f64::total_cmp);
         samples[samples.len() / 2]
@@ -278,10 +284,10 @@ fn one_signature(ours: &Side, other: Option<&Side>) -> Vec<Figure> {
 }
 
 fn identities(ours: &Side, other: Option<&Side>) -> Vec<Figure> {
-    ours.multiply(IDENTITIES);
+    multiply(ours.folder.path(), IDENTITIES);
     let ours_lists = || ours.lists();
     let other_lists = other.map(|other| {
-        other.multiply(IDENTITIES);
+        multiply(other.folder.path(), IDENTITIES);
         || other.lists()
     });
     let mut commands: Vec<&dyn Fn() -> Command> = vec![&ours_lists];
