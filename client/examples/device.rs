@@ -92,6 +92,12 @@ impl MemoryDevice {
     }
 }
 
+impl Default for MemoryDevice {
+    fn default() -> Self {
+        MemoryDevice::new()
+    }
+}
+
 impl Keys for MemoryDevice {
     fn list(&mut self) -> Vec<DeviceKey> {
         let shown = |(slot, key): (&String, &Key)| DeviceKey {

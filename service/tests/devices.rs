@@ -10,6 +10,7 @@ mod example;
 mod stage;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use claviger_client::asynchronous::device::Attachment as AsyncAttachment;
 use claviger_client::device::{
     self, DeviceKey, DeviceKeys, Happening, Keys, Reply, Request, attachment_text,
 };
-use claviger_client::wire::{self, daemon_request::Request as ToDaemon, frame::Content};
+use claviger_client::wire::{self, Frame, daemon_request::Request as ToDaemon, frame::Content};
 use claviger_engine::grants::{NewGrant, Subject};
 use claviger_engine::message::{RequestDeleteIdentity, RequestGenerateIdentity};
 use claviger_engine::{Backend, Capabilities, EngineId, IdParams};
@@ -81,11 +82,14 @@ fn a_device_serves_identities_like_any_other_token_and_works_again_when_it_is_ba
     assert_eq!(program.stop(&stage).list(), []);
 }
 
+/// What answers a challenge.
+type Prove<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+
 #[test]
 fn who_does_not_prove_the_identity_key_attaches_nothing() {
     let stage = Stage::new();
     let (own, other) = (MemoryDevice::new(), MemoryDevice::new());
-    let attach = |prove: &dyn Fn(&[u8]) -> Vec<u8>| {
+    let attach = |prove: Prove<'_>| {
         let mut peer = stage.daemon.peer();
         peer.send(&stage::attaching(1, own.describe()));
         let challenge = stage::challenge(&peer.next());
@@ -105,7 +109,7 @@ fn who_does_not_prove_the_identity_key_attaches_nothing() {
     drop(first);
     stage.has(0);
     let text = |challenge: &[u8]| attachment_text(&home, challenge);
-    let wrong: [&dyn Fn(&[u8]) -> Vec<u8>; 6] = [
+    let wrong: [Prove<'_>; 6] = [
         // Replayed.
         &|_| seen.borrow().clone(),
         &|_| Vec::new(),
@@ -206,7 +210,24 @@ fn on_a_daemon_of_the_system_a_device_needs_a_grant() {
 
 // --- devices that lie --------------------------------------------------------------
 
-/// A device that does as `answers` says, and the driver's view of it.
+/// Does something for which a device is asked, and gives it up then. What the device was asked for.
+fn given_up_when_asked(
+    peer: &mut Peer,
+    work: impl FnOnce(&Call) -> Result<(), Error> + Send,
+) -> Frame {
+    let is_given_up = Arc::<AtomicBool>::default();
+    let call = call().cancelled_by(Arc::clone(&is_given_up));
+    thread::scope(|scope| {
+        let working = scope.spawn(|| work(&call));
+        let asked = peer.next();
+        assert_eq!(asked.kind(), "device-request");
+        is_given_up.store(true, Ordering::Relaxed);
+        assert!(matches!(working.join().unwrap(), Err(Error::Cancelled)));
+        asked
+    })
+}
+
+/// A device that the test plays, and the driver's view of it.
 fn token_of(stage: &Stage, device: &MemoryDevice, peer: &mut Peer) -> Arc<dyn Token> {
     stage.attach_by_hand(peer, 1, device);
     stage.driver.open("attached:", &call()).unwrap()
@@ -274,6 +295,9 @@ fn what_a_device_lists_out_of_its_bounds_is_malformed_and_harms_nobody() {
     stage.daemon.serves();
 }
 
+/// What is done with a token.
+type Work<'a> = &'a (dyn Fn() -> Result<(), Error> + Sync);
+
 #[test]
 fn a_signature_that_does_not_verify_and_a_secret_of_another_length_are_not_handed_on() {
     let stage = Stage::new();
@@ -281,7 +305,7 @@ fn a_signature_that_does_not_verify_and_a_secret_of_another_length_are_not_hande
     let mut peer = stage.daemon.peer();
     let token = token_of(&stage, &device, &mut peer);
     // What the device answers: the truth, or what is given.
-    let mut answered = |work: &(dyn Fn() -> Result<(), Error> + Sync), lie: Option<Reply>| {
+    let mut answered = |work: Work<'_>, lie: Option<Reply>| {
         let mut lie = lie;
         thread::scope(|scope| {
             let working = scope.spawn(work);
@@ -334,7 +358,7 @@ fn a_signature_that_does_not_verify_and_a_secret_of_another_length_are_not_hande
     answered(&signs, None).unwrap();
     answered(&agrees, None).unwrap();
     let secret = |secret| Reply::Secret(device::DeviceSecret { secret });
-    let lies: [(&(dyn Fn() -> Result<(), Error> + Sync), Reply, &str); 8] = [
+    let lies: [(Work<'_>, Reply, &str); 8] = [
         (&signs, Reply::Signature(vec![1; 64]), "malformed-reply"),
         (&signs, Reply::Signature(Vec::new()), "malformed-reply"),
         (&signs, secret(vec![1; 32]), "malformed-reply"),
@@ -374,11 +398,9 @@ fn an_answer_to_nothing_ends_the_connection_of_its_device_and_a_late_one_is_drop
     ] {
         let mut peer = stage.daemon.peer();
         let token = token_of(&stage, &device, &mut peer);
-        // It was asked for one thing.
-        let late = Call::within(Duration::from_millis(50));
-        assert!(matches!(token.slots(&late), Err(Error::DeadlineExceeded)));
-        let asked = peer.next();
-        assert_eq!((asked.id, asked.kind()), (1, "device-request"));
+        // It was asked for one thing, and nobody waits for that any more.
+        let asked = given_up_when_asked(&mut peer, |call| token.slots(call).map(drop));
+        assert_eq!(asked.id, 1);
         assert_eq!(peer.next().kind(), "device-cancel");
         peer.send(&stage::reply(asked.id, Reply::Done(true)));
         peer.send(&stage::event(asked.id, Happening::TouchNeeded));
@@ -407,15 +429,24 @@ fn a_device_that_does_not_answer_ends_at_the_deadline_of_its_request_and_harms_n
     for _ in 0..3 {
         assert!(matches!(token.slots(&soon()), Err(Error::DeadlineExceeded)));
     }
-    // Its keys are not listed; those of the other one are.
+    // Its keys are not listed.
     let (driver, backend) = (&stage.driver, program.backend());
-    let limit = Call::within(Duration::from_millis(500));
-    let look = driver.look("attached:", claviger_token::Detail::Slots, &limit);
-    let mut listed = look.unwrap().tokens;
+    let look = driver.look("attached:", claviger_token::Detail::Slots, &soon());
+    let listed = look.unwrap().tokens;
     assert_eq!(listed.len(), 2);
-    listed.retain(|found| found.slots.is_ok());
-    assert_eq!(listed.len(), 1);
-    assert_eq!(listed[0].info.backend, backend);
+    let its = listed.iter().find(|found| found.info.backend != backend);
+    assert!(its.unwrap().slots.is_err());
+    // Those of the other one are, while somebody waits for it.
+    let is_given_up = Arc::<AtomicBool>::default();
+    let waits = call().cancelled_by(Arc::clone(&is_given_up));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| token.slots(&waits));
+        let look = driver.look(&backend, claviger_token::Detail::Slots, &call());
+        assert!(look.unwrap().tokens.pop().unwrap().slots.is_ok());
+        stage.daemon.serves();
+        is_given_up.store(true, Ordering::Relaxed);
+        assert!(matches!(waiting.join().unwrap(), Err(Error::Cancelled)));
+    });
     // A request that is given up ends as well.
     let given_up = call().cancelled_by(Arc::new(true.into()));
     assert!(matches!(token.slots(&given_up), Err(Error::Cancelled)));
@@ -436,13 +467,8 @@ fn a_device_that_does_not_say_what_became_of_a_change_is_detached() {
         spec,
         mark: "mark",
     };
-    let late = Call::within(Duration::from_millis(50));
-    assert!(matches!(
-        token.generate(&new, &late),
-        Err(Error::DeadlineExceeded)
-    ));
+    given_up_when_asked(&mut peer, |call| token.generate(&new, call).map(drop));
     stage.has(0);
-    assert_eq!(peer.next().kind(), "device-request");
     // Whether it is told before it is cut off does not matter.
     let told = loop {
         match peer.next_or_end() {
@@ -678,6 +704,7 @@ fn a_program_that_runs_tokio_serves_a_device_and_answers_in_any_order() {
     });
     let mut attachment = stage.run(opened).unwrap();
     let token = stage.driver.open("attached:", &call()).unwrap();
+    let (give_up, is_asked) = std::sync::mpsc::channel();
     let program = stage.spawn(async move {
         // Two requests, the second one answered first.
         let first = attachment.next().await.unwrap().unwrap();
@@ -691,6 +718,7 @@ fn a_program_that_runs_tokio_serves_a_device_and_answers_in_any_order() {
         drop(attachment.next().await.unwrap().unwrap());
         // One that nobody waits for any more.
         let given_up = attachment.next().await.unwrap().unwrap();
+        give_up.send(()).unwrap();
         let waits = tokio::spawn(async move {
             given_up.cancelled().await;
             // The daemon may have ended by now.
@@ -706,8 +734,14 @@ fn a_program_that_runs_tokio_serves_a_device_and_answers_in_any_order() {
         }
     });
     assert_eq!(token.slots(&call()).unwrap_err().code(), "device");
-    let late = Call::within(Duration::from_millis(50));
-    assert!(matches!(token.slots(&late), Err(Error::DeadlineExceeded)));
+    let is_given_up = Arc::<AtomicBool>::default();
+    let waits = call().cancelled_by(Arc::clone(&is_given_up));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| token.slots(&waits));
+        is_asked.recv_timeout(LONG).unwrap();
+        is_given_up.store(true, Ordering::Relaxed);
+        assert!(matches!(waiting.join().unwrap(), Err(Error::Cancelled)));
+    });
     assert_eq!(token.slots(&call()).unwrap(), []);
     assert!(stage.daemon.drain(LONG).join().unwrap());
     stage.run(program).unwrap();

@@ -166,7 +166,10 @@ impl Attachment {
     pub async fn serve(&mut self, keys: &mut (dyn Keys + Send)) -> Result<(), Error> {
         while let Some(asked) = self.next().await? {
             let reply = device::answer(keys, asked.request());
-            asked.reply(reply).await?;
+            match asked.reply(reply).await {
+                Err(Error::Gone { .. }) => break,
+                replied => replied?,
+            }
         }
         Ok(())
     }

@@ -158,7 +158,10 @@ impl Attachment {
     pub fn serve(&mut self, keys: &mut dyn Keys) -> Result<(), Error> {
         while let Some(asked) = self.next()? {
             let reply = device::answer(keys, asked.request());
-            asked.reply(reply)?;
+            match asked.reply(reply) {
+                Err(Error::Gone { .. }) => break,
+                replied => replied?,
+            }
         }
         Ok(())
     }

@@ -29,7 +29,11 @@ static VALID: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let token = Some(TokenId::default());
     let spec = device::spec("p256", KeyUse::Sign);
     let attach = wire::AttachDevice {
-        device: Some(device::device("fuzz", vec![7; 91], &[spec.clone()])),
+        device: Some(device::device(
+            "fuzz",
+            vec![7; 91],
+            std::slice::from_ref(&spec),
+        )),
     };
     let attach = Content::DaemonRequest(wire::DaemonRequest {
         request: Some(wire::daemon_request::Request::AttachDevice(attach)),
@@ -74,7 +78,7 @@ static VALID: LazyLock<Vec<u8>> = LazyLock::new(|| {
             device: 1,
             request: Some(device::Request::Generate(device::DeviceGenerate {
                 slot: "5d41402abc4b2a76b9719d911017c592".into(),
-                spec: Some(spec.clone()),
+                spec: Some(spec),
                 label: "claviger-unfinished-".into(),
             })),
         }),
