@@ -176,12 +176,7 @@ fn find(text: &str) -> Result<(Vec<ForeignKey>, Vec<String>), String> {
         } else if let Some(key) = ssh_line(line) {
             key
         } else if let Ok(key) = PublicKey::from_text(line) {
-            Ok(ForeignKey {
-                signs: key.algorithm().can(KeyUse::Sign),
-                decrypts: key.algorithm().can(KeyUse::Decrypt),
-                is_authority: false,
-                key,
-            })
+            Ok(ForeignKey::of_any_use(key))
         } else if has_pem {
             // Other programs say in words what the PEM beside them is.
             continue;

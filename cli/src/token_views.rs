@@ -94,10 +94,7 @@ mod tests {
             SlotInfo::free(SlotName::new("9a")),
             SlotInfo::occupied(SlotName::new("9c")),
         ];
-        let found = FoundTokens {
-            tokens: vec![(token.clone(), slots.clone())],
-            unreadable: Vec::new(),
-        };
+        let found = FoundTokens::new(vec![(token.clone(), slots.clone())], Vec::new());
         assert_eq!(from_json(&to_json(&found)).unwrap(), [(token, slots)]);
         let failure = from_json("[{}]").unwrap_err();
         assert_eq!(failure.code(), "daemon-protocol");

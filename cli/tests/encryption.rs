@@ -310,7 +310,8 @@ fn evidence_that_is_not_what_it_says_is_refused_as_a_whole() {
         let other = e["evidence"][0]["signature"].clone();
         e["evidence"][1]["signature"] = other;
     })
-    .fails(1, invalid);
+    .fails(1, invalid)
+    .fails(1, "claviger reads-for grant; nothing was imported");
     altered(&|e| e["evidence"][0]["reader"] = good["evidence"][2]["reader"].clone())
         .fails(1, invalid);
     altered(&|e| e["evidence"][2]["reader"]["name"] = json!("mallory"))

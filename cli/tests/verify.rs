@@ -227,6 +227,33 @@ fn an_ssh_signature_says_what_it_is_for_and_whose_it_is() {
 }
 
 #[test]
+fn an_ssh_signature_that_cannot_be_judged_says_what_to_ask_for() {
+    let stage = Stage::new();
+    stage.write("letter", "Meet me\n");
+    with_key(&stage, "me", &["-t", "ed25519"]);
+    sign(&stage, "me", &[]);
+    let armored = String::from_utf8(stage.read("letter.sig")).unwrap();
+    let body: String = armored.lines().filter(|l| !l.starts_with("---")).collect();
+    let signature = BASE64_STANDARD.decode(body).unwrap();
+    let at = signature.windows(6).position(|w| w == b"sha512").unwrap();
+    let altered = |at: usize, to: &[u8]| {
+        let mut altered = signature.clone();
+        altered[at..at + to.len()].copy_from_slice(to);
+        let body = BASE64_STANDARD.encode(altered);
+        let armored =
+            format!("-----BEGIN SSH SIGNATURE-----\n{body}\n-----END SSH SIGNATURE-----\n");
+        stage.write("altered.sig", armored);
+        let words = ["me", "--signature", "altered.sig", "letter"];
+        judges(&stage, &words, UNJUDGED).err()
+    };
+    // The version is the four bytes after the magic ones.
+    let newer = altered(6, &2_u32.to_be_bytes());
+    assert!(newer.contains("a signature of version 1"), "{newer}");
+    let other_hash = altered(at, b"sha384");
+    assert!(other_hash.contains("hashalg=sha512"), "{other_hash}");
+}
+
+#[test]
 fn allowed_signers_are_those_of_ssh_keygen() {
     let stage = Stage::new();
     stage.write("letter", "Meet me\n");

@@ -24,11 +24,22 @@ const NEAR: u32 = 50;
 
 /// A key to search for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SoughtKey {
     /// Which.
     pub fingerprint: Fingerprint,
     /// Its algorithm, if known: then no other keys are derived.
     pub algorithm: Option<Algorithm>,
+}
+
+impl From<Fingerprint> for SoughtKey {
+    /// A key of which no more is known.
+    fn from(fingerprint: Fingerprint) -> Self {
+        SoughtKey {
+            fingerprint,
+            algorithm: None,
+        }
+    }
 }
 
 impl From<&PublicKey> for SoughtKey {
@@ -42,6 +53,7 @@ impl From<&PublicKey> for SoughtKey {
 
 /// A key that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FoundKey {
     /// Which.
     pub fingerprint: Fingerprint,
@@ -57,6 +69,7 @@ pub struct FoundKey {
 
 /// The progress of a search.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Search<'a> {
     /// The number of accounts searched so far.
     pub looked: u32,

@@ -70,6 +70,7 @@ impl Default for Preference {
 
 /// A recipient: a key and its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Recipient {
     /// The owner of the key, by the name here or, if there is none, by the name in the evidence.
     pub name: EngineName,

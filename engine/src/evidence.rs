@@ -268,6 +268,20 @@ pub enum BadEvidence {
     OtherKeys,
 }
 
+impl BadEvidence {
+    /// The stable name of the variant, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            BadEvidence::Malformed => "evidence-malformed",
+            BadEvidence::Name(_) => "evidence-bad-name",
+            BadEvidence::NoReader => "evidence-no-reader",
+            BadEvidence::NoSigner => "evidence-no-signer",
+            BadEvidence::Signature => "evidence-bad-signature",
+            BadEvidence::OtherKeys => "evidence-other-keys",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use claviger_formats::envelope::{self, EncryptError};
+use claviger_formats::envelope;
 use claviger_token::sync::{lock, read, write};
 use claviger_token::{Call, Error, PublicKey, Secret};
 use tokio::sync::oneshot;
@@ -364,12 +364,7 @@ fn answer_all(effect: Option<Effect<oneshot::Sender<Answer>>>) {
 /// Encrypts to all of `keys`.
 fn seal(keys: &[PublicKey], data: &Secret) -> Result<Vec<u8>, EngineError> {
     let keys: Vec<&PublicKey> = keys.iter().collect();
-    envelope::encrypt(&keys, data).map_err(|error| match error {
-        EncryptError::NoRecipient(error) => EngineError::CannotEncrypt {
-            reason: error.to_string(),
-        },
-        other => EngineError::CannotEncrypt {
-            reason: other.to_string(),
-        },
+    envelope::encrypt(&keys, data).map_err(|error| EngineError::CannotEncrypt {
+        reason: error.to_string(),
     })
 }

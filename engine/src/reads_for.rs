@@ -32,6 +32,7 @@ pub(crate) struct ReadsFor {
 
 /// The evidence about an identity.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct EvidenceAbout {
     /// Every piece in which the identity stands on either side, whether it counts or not.
     pub direct: Vec<Evidence>,

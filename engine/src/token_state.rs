@@ -203,6 +203,7 @@ impl Happening {
 
 /// A change of a token's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct TokenChange {
     /// The token.
     pub token: TokenId,

@@ -100,23 +100,27 @@ fn is_unseen(c: char) -> bool {
 /// The name of an engine of an identity:
 /// `name ++ "_" ++ kind ++ "_" ++ addr.name`, with `name` the requester's.
 pub fn engine_name(usage: KeyUse, who_asked: &EngineId) -> EngineName {
-    let kind = match usage {
+    let (name, kind) = (&who_asked.name, kind(usage));
+    format!("{name}_{kind}_{name}").into()
+}
+
+/// What stands in the name of an engine that does this.
+fn kind(usage: KeyUse) -> &'static str {
+    match usage {
         KeyUse::Sign => "committer",
         KeyUse::Decrypt => "decryptor",
-    };
-    let name = &who_asked.name;
-    format!("{name}_{kind}_{name}").into()
+    }
 }
 
 /// The identity on this node whose engine for `usage` would be called `engine`, if such an engine
 /// can be called so.
 pub fn owner_by_name(usage: KeyUse, engine: &str) -> Option<EngineId> {
-    let nobody = EngineId::local("");
-    let twice = engine
-        .len()
-        .checked_sub(engine_name(usage, &nobody).len())?;
-    let owner = EngineId::local(engine.get(..twice / 2)?);
-    (*engine_name(usage, &owner) == *engine).then_some(owner)
+    let kind = kind(usage);
+    // Between the two names there are the kind and two underscores.
+    let twice = engine.len().checked_sub(kind.len() + 2)?;
+    let (name, rest) = engine.split_at_checked(twice / 2)?;
+    let rest = rest.strip_prefix('_')?.strip_prefix(kind)?;
+    (rest.strip_prefix('_')? == name).then(|| EngineId::local(name))
 }
 
 /// The place of an identity's keys.
@@ -333,6 +337,7 @@ pub type Commitment = Signature;
 
 /// An identity: its keys, capabilities and engines.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct IdentityInfo {
     /// The place of its keys.
     pub backend: Backend,
@@ -347,6 +352,17 @@ pub struct IdentityInfo {
 }
 
 impl IdentityInfo {
+    /// An identity with these keys, and no engines yet.
+    pub fn new(backend: Backend, capabilities: Capabilities, keys: Vec<KeyInfo>) -> Self {
+        IdentityInfo {
+            backend,
+            capabilities,
+            commitment_engine: None,
+            decryption_engine: None,
+            keys,
+        }
+    }
+
     /// The key for a use.
     pub fn key(&self, usage: KeyUse) -> Option<&KeyInfo> {
         self.keys.iter().find(|k| k.usage == usage)
@@ -355,6 +371,7 @@ impl IdentityInfo {
 
 /// A key that an identity's engine is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyInfo {
     /// The use of the key.
     pub usage: KeyUse,
@@ -377,6 +394,26 @@ pub struct KeyInfo {
 }
 
 impl KeyInfo {
+    /// A key for one use, and where it is. Nothing is stated about its private key yet.
+    pub fn new(
+        usage: KeyUse,
+        key: KeyRef,
+        token: TokenId,
+        (origin, owner): (Origin, EngineId),
+    ) -> Self {
+        KeyInfo {
+            usage,
+            token,
+            slot: key.slot,
+            public_key: key.public_key,
+            origin,
+            protection: None,
+            attestation: None,
+            owner,
+            deleted: false,
+        }
+    }
+
     /// The key as its token is asked for it.
     pub(crate) fn key_ref(&self) -> KeyRef {
         KeyRef {
@@ -427,6 +464,31 @@ mod tests {
             &*engine_name(KeyUse::Decrypt, &alice),
             "alice_decryptor_alice"
         );
+    }
+
+    #[test]
+    fn the_owner_is_found_by_the_name_of_its_engine_and_by_no_other_name() {
+        for name in ["alice", "", "é", "a_committer_a", "_", "committer"] {
+            for usage in [KeyUse::Sign, KeyUse::Decrypt] {
+                let owner = EngineId::local(name);
+                let engine = engine_name(usage, &owner);
+                assert_eq!(owner_by_name(usage, &engine), Some(owner), "{engine}");
+            }
+        }
+        for other in [
+            "",
+            "committer",
+            "_committer",
+            "alice_committer_bob",
+            "alice_committer_alic",
+            "alice_committer_alicee",
+            "alice_decryptor_alice",
+            "alice-committer_alice",
+            "é_committer_e",
+            "identity_management",
+        ] {
+            assert_eq!(owner_by_name(KeyUse::Sign, other), None, "{other}");
+        }
     }
 
     #[test]

@@ -137,7 +137,9 @@ async fn an_end_that_the_registry_cannot_hold_is_refused_whichever_way_it_comes(
             }
         ));
         let text = to_text(&vec![piece.clone()].into()).unwrap();
-        assert_eq!(from_text(text.as_bytes()), Err(BadEvidence::Malformed));
+        let refused = from_text(text.as_bytes()).unwrap_err();
+        assert_eq!(refused, BadEvidence::Malformed);
+        assert_eq!(refused.code(), "evidence-malformed");
         let info = node.registry().identity(&id("yk")).unwrap().unwrap();
         let request = RequestCommitment {
             data: piece.statement(),
@@ -695,13 +697,12 @@ async fn nothing_is_verified_of_a_reply_that_nobody_asked_this_sender_for() {
     let forged = vec![forged; 200];
     for sender in ["mallory", READS_FOR] {
         let msg = || {
+            let mut evidence = EvidenceAbout::default();
+            evidence.direct.push(granted.clone());
+            evidence.revocations.clone_from(&forged);
             Msg::ReplyReadsForEvidence(ReplyReadsForEvidence {
                 external_identity: id("yk"),
-                evidence: EvidenceAbout {
-                    direct: vec![granted.clone()],
-                    revocations: forged.clone(),
-                    onward: Vec::new(),
-                },
+                evidence,
                 err: None,
             })
         };

@@ -13,6 +13,7 @@ use crate::{envelope, ssh};
 
 /// A public key of somebody else, and its intended use.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ForeignKey {
     /// The key.
     pub key: PublicKey,
@@ -39,9 +40,20 @@ pub enum Useless {
     NoUse,
 }
 
+impl Useless {
+    /// The stable name of the variant, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Useless::Kind(_) => "foreign-key-kind",
+            Useless::Malformed(_) => "foreign-key-malformed",
+            Useless::NoUse => "foreign-key-no-use",
+        }
+    }
+}
+
 impl ForeignKey {
     /// A key in a form that does not state its use.
-    fn of_any_use(key: PublicKey) -> Self {
+    pub fn of_any_use(key: PublicKey) -> Self {
         ForeignKey {
             signs: key.algorithm().can(KeyUse::Sign),
             decrypts: key.algorithm().can(KeyUse::Decrypt),

@@ -15,6 +15,7 @@ use super::recipients::{self, Addressee, AddresseeView, Whom};
 use super::{Answer, FINE, open};
 use crate::engines::Engines;
 use crate::failure::Failure;
+use crate::hints;
 use crate::input::Input;
 use crate::new_file::Privacy;
 use crate::output;
@@ -71,7 +72,10 @@ pub(crate) async fn encrypt(
     let mut writer = match envelope::encrypt_stream(&keys, &mut output) {
         Ok(writer) => writer,
         Err(EncryptError::Output(e)) => return Err(output.failed(&e)),
-        Err(e) => return Err(Failure::new(e.to_string()).coded("cannot-encrypt")),
+        Err(e) => {
+            let hint = hints::by_code(e.code());
+            return Err(Failure::new(e.to_string()).coded(e.code()).hint(hint));
+        }
     };
     let copied = copy(&mut input, &mut writer, busy.as_ref());
     let copied = copied.and_then(|()| writer.finish().map(drop).map_err(CopyError::Write));
@@ -121,7 +125,7 @@ pub(crate) async fn decrypt(session: &Session, words: &[PathBuf], to: Option<&Pa
         busy: &busy,
     };
     let sealed = Sealed::read(counted)?;
-    let Opened { who, file_key } = open::header(session, &engines, named, &sealed).await?;
+    let Opened { who, file_key, .. } = open::header(session, &engines, named, &sealed).await?;
     if !output.is_terminal() {
         let _ = busy.set(session.screen.count("decrypting", length));
     }

@@ -50,13 +50,13 @@ fn over_daemon<R: Read>(
         };
         let (who, file_key) = daemon.open(None, file.header(), withheld)?;
         tell(session, &who);
-        return Ok(Opened { who, file_key });
+        return Ok(Opened::new(who, file_key));
     };
     let engine = info.decryption_engine.ok_or_else(|| {
         Failure::new(format!("`{who}` has no engine that decrypts")).coded("cannot-decrypt")
     })?;
     let (_, file_key) = daemon.open(Some(&engine), file.header(), None)?;
-    Ok(Opened { who, file_key })
+    Ok(Opened::new(who, file_key))
 }
 
 /// Why one PIN is given to no token: keys on several open the file, or may, as [`Opener`] judges.
@@ -65,12 +65,7 @@ fn of_several<R: Read>(daemon: &Daemon, file: &Sealed<R>) -> Result<Option<Failu
     for Known { who, info, .. } in daemon.identities()? {
         let key = info.key(KeyUse::Decrypt).filter(|key| !key.deleted);
         if let Some(key) = key {
-            let holder = Holder {
-                who,
-                token: key.token.clone(),
-                attached: true,
-                unreadable: None,
-            };
+            let holder = Holder::of_attached(who, key.token.clone());
             fits.push((file.fits(&key.public_key), holder));
         }
     }

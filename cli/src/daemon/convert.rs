@@ -4,7 +4,8 @@
 use claviger_client::wire;
 use claviger_engine::{Backend, Capabilities, EngineId, IdentityInfo, KeyInfo, Origin};
 use claviger_token::{
-    Algorithm, Attestation, Deletion, KeyUse, Protection, PublicKey, Signature, SlotId, TokenId,
+    Algorithm, Attestation, Deletion, KeyRef, KeyUse, Protection, PublicKey, Signature, SlotId,
+    TokenId,
 };
 
 /// A reply that cannot be understood; what is wrong with it.
@@ -24,13 +25,10 @@ pub(super) fn identity(from: wire::Identity) -> Result<(EngineId, IdentityInfo, 
         [_, _] => Capabilities::CommitAndDecrypt,
         _ => return Err(Malformed("an identity that can do nothing")),
     };
-    let info = IdentityInfo {
-        backend: Backend::from(from.backend),
-        capabilities,
-        commitment_engine: from.commitment_engine.map(engine).transpose()?,
-        decryption_engine: from.decryption_engine.map(engine).transpose()?,
-        keys: from.keys.into_iter().map(key).collect::<Result<_>>()?,
-    };
+    let keys = from.keys.into_iter().map(key).collect::<Result<_>>()?;
+    let mut info = IdentityInfo::new(Backend::from(from.backend), capabilities, keys);
+    info.commitment_engine = from.commitment_engine.map(engine).transpose()?;
+    info.decryption_engine = from.decryption_engine.map(engine).transpose()?;
     Ok((who, info, from.first_account))
 }
 
@@ -43,25 +41,26 @@ fn key(from: wire::Key) -> Result<KeyInfo> {
             Some(parsed.map_err(|_| Malformed("a malformed attestation"))?)
         }
     };
-    Ok(KeyInfo {
-        usage: key_use(from.usage)?,
-        token: token(from.token.ok_or(Malformed("a key on no token"))?),
+    let usage = key_use(from.usage)?;
+    let token = token(from.token.ok_or(Malformed("a key on no token"))?);
+    let key = KeyRef {
         slot: SlotId::new(from.slot),
         public_key: public_key(&from.public_key, &from.algorithm)?,
-        origin: match from.origin.as_str() {
-            "generated" => Origin::Generated,
-            "adopted" => Origin::Adopted,
-            _ => return Err(Malformed("an unknown origin of a key")),
-        },
-        protection: from.protection.map(|stated| Protection {
-            local: stated.local,
-            sensitive: stated.sensitive,
-            never_extractable: stated.never_extractable,
-        }),
-        attestation,
-        owner: engine(owner)?,
-        deleted: from.deleted,
-    })
+    };
+    let origin = match from.origin.as_str() {
+        "generated" => Origin::Generated,
+        "adopted" => Origin::Adopted,
+        _ => return Err(Malformed("an unknown origin of a key")),
+    };
+    let mut key = KeyInfo::new(usage, key, token, (origin, engine(owner)?));
+    key.protection = from.protection.map(|stated| Protection {
+        local: stated.local,
+        sensitive: stated.sensitive,
+        never_extractable: stated.never_extractable,
+    });
+    key.attestation = attestation;
+    key.deleted = from.deleted;
+    Ok(key)
 }
 
 fn public_key(bytes: &[u8], algorithm: &str) -> Result<PublicKey> {

@@ -50,6 +50,17 @@ pub enum BadAttestation {
     OtherKey,
 }
 
+impl BadAttestation {
+    /// The stable name of the variant, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            BadAttestation::NotACertificate(_) => "attestation-not-a-certificate",
+            BadAttestation::Empty => "attestation-empty",
+            BadAttestation::OtherKey => "attestation-other-key",
+        }
+    }
+}
+
 /// Whether `attestation` is for `key` and leads to one of `roots` (X.509 certificates as PEM, each
 /// trusted as it is, self-signed or not).
 ///

@@ -27,6 +27,7 @@ use crate::lease::Lease;
 
 /// What a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Content {
     /// How many identities.
     pub identities: usize,
@@ -40,6 +41,7 @@ pub struct Content {
 
 /// A registry as it was at one moment.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Backup {
     /// A file of SQLite's with all that is in the registry.
     pub file: Vec<u8>,
@@ -51,6 +53,7 @@ pub struct Backup {
 
 /// What a restore did.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Restored {
     /// What is in the registry now.
     pub content: Content,

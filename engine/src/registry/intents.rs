@@ -48,6 +48,7 @@ impl Drop for Claim {
 
 /// What a process is about to do on a token, or was when it died.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Intent {
     pub(crate) id: i64,
     /// What.

@@ -57,6 +57,7 @@ pub struct RefusedPinRecords {
 
 /// What is on record of one token.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RefusedPinRecord {
     /// The token.
     pub token: TokenId,

@@ -41,6 +41,7 @@ pub fn encrypt(recipients: &[&PublicKey], plaintext: &[u8]) -> Result<Vec<u8>, E
 
 /// Why data could not be encrypted.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EncryptError {
     /// A key is of a kind that cannot be encrypted to.
     #[error(transparent)]
@@ -51,4 +52,15 @@ pub enum EncryptError {
     /// The output could not be written.
     #[error("the output cannot be written: {0}")]
     Output(#[source] io::Error),
+}
+
+impl EncryptError {
+    /// The stable name of the variant, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            EncryptError::NoRecipient(_) => "not-a-recipient",
+            EncryptError::Recipients(_) => "cannot-encrypt",
+            EncryptError::Output(_) => "output-lost",
+        }
+    }
 }

@@ -93,13 +93,13 @@ fn keys_of(session: &Session, what: &Path) -> Result<Vec<SoughtKey>, Failure> {
         .filter(|text| text.starts_with(Fingerprint::PREFIX));
     if let Some(text) = named {
         let fingerprint = text
-            .parse()
+            .parse::<Fingerprint>()
             .map_err(|e| Failure::usage(format!("`{text}` is no fingerprint: {e}")))?;
-        return Ok(vec![of_any_kind(fingerprint)]);
+        return Ok(vec![SoughtKey::from(fingerprint)]);
     }
     let bytes = Input::open(Some(what), &session.screen)?.read_up_to(contact_file::LONGEST)?;
     if let Some(fingerprints) = fingerprints(&bytes) {
-        return Ok(fingerprints.into_iter().map(of_any_kind).collect());
+        return Ok(fingerprints.into_iter().map(SoughtKey::from).collect());
     }
     let parsed = contact_file::parse(&bytes).map_err(|reason| {
         Failure::new(format!("`{}` cannot be used: {reason}", what.display()))
@@ -119,13 +119,6 @@ fn fingerprints(bytes: &[u8]) -> Option<Vec<Fingerprint>> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let found: Vec<Fingerprint> = lines.map(|line| line.parse().ok()).collect::<Option<_>>()?;
     Some(found).filter(|found| !found.is_empty())
-}
-
-fn of_any_kind(fingerprint: Fingerprint) -> SoughtKey {
-    SoughtKey {
-        fingerprint,
-        algorithm: None,
-    }
 }
 
 impl KeyView {
