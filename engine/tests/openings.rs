@@ -9,7 +9,7 @@ use std::time::Duration;
 use claviger_engine::message::RequestGenerateIdentity;
 use claviger_engine::policy::{Permission, Policy};
 use claviger_engine::{Backend, Capabilities, EngineError, EngineId, IdParams, Node, Registry};
-use claviger_token::{About, Call, Detail, Driver, Error, Listing, SlotId, Token};
+use claviger_token::{About, Call, Detail, Driver, Error, Listing, Pace, SlotId, Token};
 use common::{Device, id};
 use tempfile::TempDir;
 
@@ -18,6 +18,9 @@ const MANY: usize = 150;
 
 /// How many of them a node uses at once: fewer than such threads.
 const KNOWN: usize = 80;
+
+/// How many threads a node has to open tokens.
+const THREADS: u32 = 128;
 
 /// How long is waited for what must come.
 const LONG: Duration = Duration::from_secs(60);
@@ -196,4 +199,54 @@ async fn a_known_token_that_does_not_answer_keeps_nobody_from_another_one() {
     });
     together(hung).await.iter().for_each(is_late);
     stage.works_for(&node, "alice").await;
+}
+
+/// A device whose keys are found again at the end, also where the test failed.
+struct Hiding(Device);
+
+impl Drop for Hiding {
+    fn drop(&mut self) {
+        self.0.hides_keys(false);
+    }
+}
+
+#[tokio::test]
+async fn many_keys_that_a_token_does_not_find_keep_nobody_from_another_one() {
+    for pace in [Pace::Quick, Pace::Slow { workers: 2 }] {
+        let (device, home) = (Device::paced(pace), tempfile::tempdir().unwrap());
+        let names: Vec<String> = (0..=THREADS).map(|nth| format!("a{nth}")).collect();
+        let request = |backend: Backend| RequestGenerateIdentity {
+            backend,
+            params: IdParams::Ed25519,
+            capabilities: Capabilities::Commit,
+        };
+        let first = common::node(home.path(), &device);
+        for name in &names {
+            let request = request(device.backend());
+            let made = first.generate(&id(name), request, &Call::unlimited()).await;
+            made.unwrap();
+        }
+        drop(first);
+        // Another process, which has found none of them.
+        let node = common::node(home.path(), &device);
+        let (before, hiding) = (device.opened(), Hiding(device));
+        hiding.0.hides_keys(true);
+        let signed = names.iter().map(|name| {
+            let (node, engine) = (node.clone(), id(&format!("{name}_committer_{name}")));
+            let sign = async move {
+                let call = Call::unlimited();
+                node.commit(&id("alice"), &engine, vec![1], &call).await
+            };
+            tokio::spawn(sign)
+        });
+        let signed: Vec<_> = signed.collect();
+        common::until(|| hiding.0.opened() >= before + THREADS).await;
+        let in_memory = request(Backend::LocalMemory);
+        let (bob, call) = (id("bob"), Call::within(LONG));
+        node.generate(&bob, in_memory, &call).await.unwrap();
+        hiding.0.hides_keys(false);
+        for signed in signed {
+            signed.await.unwrap().unwrap();
+        }
+    }
 }

@@ -47,6 +47,8 @@ struct State {
     waits_for_touch: AtomicBool,
     /// Who opens it waits as long as this is so.
     silent: AtomicBool,
+    /// Who asks it for a key to use waits as long as this is so.
+    hides_keys: AtomicBool,
     /// How often somebody began to open it.
     opened: AtomicU32,
     /// The token as those have it who opened it.
@@ -148,6 +150,7 @@ impl Device {
             wants_touch: AtomicBool::new(false),
             waits_for_touch: AtomicBool::new(false),
             silent: AtomicBool::new(false),
+            hides_keys: AtomicBool::new(false),
             opened: AtomicU32::default(),
             shared: Mutex::default(),
             generates_in: AtomicU64::default(),
@@ -271,6 +274,11 @@ impl Device {
     /// Who opens it has no answer from now on, or has again.
     pub fn falls_silent(&self, silent: bool) {
         self.0.silent.store(silent, SeqCst);
+    }
+
+    /// Who asks it for a key to use has no answer from now on, or has again.
+    pub fn hides_keys(&self, hides: bool) {
+        self.0.hides_keys.store(hides, SeqCst);
     }
 
     /// How often somebody began to open it.
@@ -525,6 +533,7 @@ impl Token for Device {
     }
 
     fn signer(&self, key: &KeyRef, call: &Call) -> Result<Arc<dyn Signer>, Error> {
+        hang_while(|| self.0.hides_keys.load(SeqCst));
         self.check()?;
         let signer = self.0.inner.signer(key, call)?;
         Ok(Arc::new(DeviceSigner(self.clone(), signer)))
