@@ -143,11 +143,31 @@ fn a_shell_completes_the_commands_words() {
     let stage = Stage::new();
     let script = stage.run(["completions", "bash"]).succeeds();
     stage.write("completions", script.bytes());
-    let line = "source ./completions; COMP_WORDS=(claviger dec); COMP_CWORD=1; \
-                _claviger claviger dec claviger; echo \"${COMPREPLY[@]}\"";
-    let mut bash = Command::new("bash");
-    let bash = Outcome::of(bash.args(["-c", line]).current_dir(stage.folder()));
-    assert_eq!(bash.succeeds().out(), "decrypt\n");
+    for (words, completed) in [
+        (&["dec"][..], "decrypt"),
+        (&["contact", "li"], "list"),
+        (&["contact", "help", "li"], "list"),
+        (&["help", "dec"], "decrypt"),
+        (&["help", "contact", "li"], "list"),
+        (&["help", "reads-for", "gr"], "grant"),
+        (&["help", "config", "sh"], "show"),
+        (&["help", "contact", "list", ""], ""),
+    ] {
+        let words = [&["claviger"][..], words].concat();
+        let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let [.., before, last] = &words[..] else {
+            unreachable!("{words:?}");
+        };
+        let line = format!(
+            "source ./completions; COMP_WORDS=({}); COMP_CWORD={}; \
+             _claviger claviger '{last}' '{before}'; echo \"${{COMPREPLY[@]}}\"",
+            quoted.join(" "),
+            words.len() - 1,
+        );
+        let mut bash = Command::new("bash");
+        let bash = Outcome::of(bash.args(["-c", &line]).current_dir(stage.folder()));
+        assert_eq!(bash.succeeds().out(), format!("{completed}\n"), "{words:?}");
+    }
     for shell in ["zsh", "fish", "elvish", "powershell"] {
         let script = stage.run(["completions", shell]).succeeds();
         assert!(script.out().contains("decrypt"), "{shell}");
