@@ -7,11 +7,17 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use claviger_engine::message::RequestGenerateIdentity;
-use claviger_engine::{Capabilities, EngineError, IdParams, Origin, Registry, RegistryError};
+use claviger_engine::{Capabilities, EngineError, IdParams, Node, Origin, Registry, RegistryError};
 use claviger_token::{Algorithm, Call, Deletion, Error, KeySpec, KeyUse, Pace, Protection};
 use common::*;
 
 use Capabilities::{Commit, CommitAndDecrypt, Decrypt};
+
+/// Resolves what was interrupted, of which nothing may be left.
+async fn resolves_all(node: &Node) {
+    let left = node.resolve_intents(&Call::unlimited()).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
 
 #[tokio::test]
 async fn an_identity_outlives_its_process() {
@@ -110,12 +116,7 @@ async fn a_generation_that_fails_half_way_leaves_nothing() {
     );
 
     device.attach();
-    assert!(
-        node.resolve_intents(&Call::unlimited())
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    resolves_all(&node).await;
     assert_eq!(device.keys(), 0);
     assert!(node.registry().open_intents().unwrap().is_empty());
     make(&node, "alice", &device.backend()).await;
@@ -179,21 +180,9 @@ async fn an_old_deletion_does_not_touch_a_new_identity_of_the_same_name() {
     device.detach_after(1);
     delete(&first, "alice", "alice").await.unwrap_err();
     device.attach();
-    assert!(
-        first
-            .resolve_intents(&Call::unlimited())
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    resolves_all(&first).await;
     make(&first, "alice", &device.backend()).await;
-    assert!(
-        first
-            .resolve_intents(&Call::unlimited())
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    resolves_all(&first).await;
     assert_eq!(device.keys(), 2);
     assert_eq!(first.registry().identities().unwrap().len(), 1);
 }
@@ -300,13 +289,7 @@ async fn what_a_living_process_works_on_is_left_alone() {
     let made = tokio::spawn(async move { make(&its_node, "alice", &backend).await });
     until(|| device.is_generating()).await;
     assert!(second.registry().open_intents().unwrap().is_empty());
-    assert!(
-        second
-            .resolve_intents(&Call::unlimited())
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    resolves_all(&second).await;
     device.holds_keys(false);
     made.await.unwrap();
     assert_eq!(device.keys(), 2);
@@ -329,13 +312,7 @@ async fn what_a_living_process_gave_up_is_settled_by_another() {
     assert_eq!(device.keys(), 1);
     let second = node(home.path(), &device);
     assert_eq!(second.registry().open_intents().unwrap().len(), 1);
-    assert!(
-        second
-            .resolve_intents(&Call::unlimited())
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    resolves_all(&second).await;
     assert_eq!(device.keys(), 0);
     assert!(first.registry().open_intents().unwrap().is_empty());
 }

@@ -1,6 +1,8 @@
 //! Generations and deletions that die anywhere.
 
-use claviger_token::{Algorithm, Call, Deletion, KeySpec, SlotInfo, Token};
+use std::sync::Arc;
+
+use claviger_token::{Algorithm, Call, Deletion, KeyRef, KeySpec, SlotInfo, Token};
 use claviger_virtual_yubikey::{Device, Fault, Rule, Status, object};
 
 use crate::common::*;
@@ -153,25 +155,12 @@ fn without_a_command_to_delete_a_deletion_that_dies_anywhere_is_finished_all_the
                     let token = open(&desk);
                     let before = shown(&*token);
                     let key = make(&*token, spec);
-                    let ours = key_in_82(&device);
-                    device
-                        .faults()
-                        .add(Rule::new(fault.clone()).after(step).always());
-                    let deleted = token.delete(&key, &call());
-                    mend(&device);
-                    drop(token);
-                    let token = open(&desk);
-                    let there = key_in_82(&device) == ours;
-                    let repeated = token.delete(&key, &call()).unwrap();
-                    assert!(!there || repeated == Deletion::Destroyed, "{step}");
-                    assert!(key_in_82(&device) != ours, "{step}");
+                    let died = (fault.clone(), step);
+                    let (token, is_whole) = delete_and_repeat(&desk, &device, token, &key, died);
                     assert_eq!(shown(&*token), before, "died at step {step}");
-                    let again = token.delete(&key, &call()).unwrap();
-                    assert_eq!(again, Deletion::NothingThere);
                     let free = token.free_slots(&[P256], &[], &call()).unwrap();
                     assert_eq!(free[0].name(), "82");
-                    if deleted.is_ok() {
-                        assert!(step > 10, "{step}");
+                    if is_whole {
                         break;
                     }
                 }
@@ -189,26 +178,39 @@ fn a_deletion_by_the_key_that_dies_anywhere_leaves_no_key_when_it_is_repeated() 
                 let desk = Desk::with(&[&device]);
                 let token = open(&desk);
                 let key = make(&*token, P256);
-                let ours = key_in_82(&device);
                 put_object(&device, 0x82, &losses(&device)[1]);
-                device
-                    .faults()
-                    .add(Rule::new(fault.clone()).after(step).always());
-                let deleted = token.delete(&key, &call());
-                mend(&device);
-                drop(token);
-                let token = open(&desk);
-                let there = key_in_82(&device) == ours;
-                let repeated = token.delete(&key, &call()).unwrap();
-                assert!(!there || repeated == Deletion::Destroyed, "{step}");
-                assert!(key_in_82(&device) != ours, "{step}");
-                let again = token.delete(&key, &call()).unwrap();
-                assert_eq!(again, Deletion::NothingThere);
-                if deleted.is_ok() {
-                    assert!(step > 10, "{step}");
+                let died = (fault.clone(), step);
+                let (_, is_whole) = delete_and_repeat(&desk, &device, token, &key, died);
+                if is_whole {
                     break;
                 }
             }
         }
     }
+}
+
+/// Deletes `key` in slot 82, with a `fault` from the step on at which the deletion dies, and once
+/// more when the card is mended. Gives the card as it is open now, and whether the first deletion
+/// came to its end before that step.
+fn delete_and_repeat(
+    desk: &Desk,
+    device: &Device,
+    token: Arc<dyn Token>,
+    key: &KeyRef,
+    (fault, step): (Fault, usize),
+) -> (Arc<dyn Token>, bool) {
+    let ours = key_in_82(device);
+    device.faults().add(Rule::new(fault).after(step).always());
+    let deleted = token.delete(key, &call());
+    mend(device);
+    drop(token);
+    let token = open(desk);
+    let there = key_in_82(device) == ours;
+    let repeated = token.delete(key, &call()).unwrap();
+    assert!(!there || repeated == Deletion::Destroyed, "{step}");
+    assert!(key_in_82(device) != ours, "{step}");
+    let again = token.delete(key, &call()).unwrap();
+    assert_eq!(again, Deletion::NothingThere, "{step}");
+    assert!(deleted.is_err() || step > 10, "{step}");
+    (token, deleted.is_ok())
 }
