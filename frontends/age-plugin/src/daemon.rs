@@ -53,7 +53,7 @@ impl Daemon {
         person: &dyn Person,
     ) -> Result<UnwrappedKey, NotOpened> {
         let opened = self.ask(&OpenUnattended { header }, person);
-        opened.map_err(Failure::unattended).and_then(file_key)
+        file_key(&opened.map_err(Failure::unattended)?)
     }
 
     /// Opens a header with a key, which a person may have to attach, to unlock or to touch.
@@ -72,7 +72,7 @@ impl Daemon {
         let mut attempts = 1;
         loop {
             let failure = match self.ask(&request, person) {
-                Ok(opened) => return file_key(opened),
+                Ok(opened) => return file_key(&opened),
                 Err(failure) => failure,
             };
             let may_attach = failure.is_absence() && attempts < MOST_ATTEMPTS;
@@ -180,7 +180,7 @@ fn connect(options: Option<Options>) -> Result<Client, Failure> {
     Ok(Client::connect(options)?)
 }
 
-fn file_key(opened: Decrypted) -> Result<UnwrappedKey, NotOpened> {
+fn file_key(opened: &Decrypted) -> Result<UnwrappedKey, NotOpened> {
     let key = opened.data.as_slice().try_into();
     let key = key.map_err(|_| NotOpened::Failed("the daemon sent no file key".into()))?;
     Ok(UnwrappedKey::from_bytes(key))

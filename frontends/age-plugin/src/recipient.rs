@@ -24,6 +24,14 @@ struct Wanted {
     failures: Vec<Failure>,
 }
 
+/// What the age program gets.
+struct Wrapped {
+    /// With the numbers of their files.
+    stanzas: Vec<(usize, Stanza)>,
+    /// Those of all recipients.
+    labels: BTreeSet<String>,
+}
+
 /// What is wrong, as the protocol says it.
 struct Failure {
     /// `recipient INDEX`, `identity INDEX` or `internal`.
@@ -49,7 +57,7 @@ pub fn run<R: BufRead, W: Write>(peer: &mut Peer<R, W>) -> Result<(), Broken> {
     }
     let user = User::of(peer);
     match wanted.wrapped() {
-        Ok((stanzas, labels)) => {
+        Ok(Wrapped { stanzas, labels }) => {
             if !labels.is_empty() {
                 let labels: Vec<String> = labels.into_iter().collect();
                 user.send("labels", &labels, &[])?;
@@ -111,8 +119,7 @@ impl Wanted {
         self.failures.push(Failure { of, message });
     }
 
-    /// The stanzas with the numbers of their files, and the labels of all recipients.
-    fn wrapped(mut self) -> Result<(Vec<(usize, Stanza)>, BTreeSet<String>), Vec<Failure>> {
+    fn wrapped(mut self) -> Result<Wrapped, Vec<Failure>> {
         if self.keys.is_empty() && self.failures.is_empty() {
             let failure = Failure::internal("there is no recipient".into());
             self.failures.push(failure);
@@ -138,7 +145,7 @@ impl Wanted {
             self.failures.push(Failure::internal(message));
         }
         match self.failures.is_empty() {
-            true => Ok((stanzas, labels)),
+            true => Ok(Wrapped { stanzas, labels }),
             false => Err(self.failures),
         }
     }

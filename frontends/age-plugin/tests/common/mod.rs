@@ -1,6 +1,11 @@
 //! What age programs say to a plugin, and what they hear from it.
-#![allow(dead_code, reason = "each test program uses its part")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test program uses its part"
+)]
 
 pub mod plugin;
 
@@ -58,7 +63,9 @@ pub fn stanzas(text: &[u8]) -> Vec<Stanza> {
 
 /// A stanza on one line, to compare.
 pub fn line(stanza: &Stanza) -> String {
-    let words = [&[stanza.tag.clone()], &stanza.args[..]].concat().join(" ");
+    let words = [std::slice::from_ref(&stanza.tag), &stanza.args]
+        .concat()
+        .join(" ");
     match stanza.body.as_slice() {
         [] => words,
         body => format!("{words}: {}", String::from_utf8_lossy(body)),
