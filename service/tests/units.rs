@@ -45,7 +45,7 @@ fn analyze(arguments: &[&str]) -> (bool, String) {
 
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
-    for (folder, user, count) in [("system", "--system", 4), ("user", "--user", 2)] {
+    for (folder, user, count) in [("system", "--system", 5), ("user", "--user", 3)] {
         let (_copies, names) = units(folder);
         assert_eq!(names.len(), count, "{names:?}");
         let mut arguments = vec!["verify", user, "--man=no"];
