@@ -18,9 +18,10 @@ use claviger_engine::{
     Capabilities, CommitStreamError, Commitment, EngineError, EngineId, IdParams, Node, Party,
     Policy, PublicKeys, Purpose, Registry, Terms,
 };
+use claviger_formats::ssh;
 use claviger_formats::sshsig::{self, Hash};
 use claviger_memory::MemoryDriver;
-use claviger_token::{KeyUse, PublicKey, possession};
+use claviger_token::{KeyUse, PublicKey, SignatureScheme, possession};
 use common::*;
 use sha2::{Digest, Sha256, Sha512};
 
@@ -343,6 +344,83 @@ async fn what_does_not_fit_a_purpose_is_not_signed_for_it() {
         let signed = commit_for(&node, &engine, &[7; 32], Purpose::Prehash).await;
         assert_eq!(signed.unwrap_err().code(), "bad-message");
     }
+}
+
+/// What an SSH login of this key signs (RFC 4252 §7), with the name of how it is signed.
+fn login_of(wire: &[u8], algorithm: &str, host: Option<&[u8]>) -> Vec<u8> {
+    let string = |part: &[u8]| [&u32::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
+    let method = match host {
+        Some(_) => "publickey-hostbound-v00@openssh.com",
+        None => "publickey",
+    };
+    let parts = [
+        string(&[7; 32]),
+        vec![50],
+        string(b"git"),
+        string(b"ssh-connection"),
+        string(method.as_bytes()),
+        vec![1],
+        string(algorithm.as_bytes()),
+        string(wire),
+        host.map(string).unwrap_or_default(),
+    ];
+    parts.concat()
+}
+
+#[tokio::test]
+async fn a_key_signs_its_own_ssh_logins_to_the_host_of_the_purpose_and_certificates_that_it_issues()
+{
+    let (node, engine, keys) = alice(IdParams::P256).await;
+    let key = keys.sign.clone().unwrap();
+    let other = alice(IdParams::P256).await.2.sign.unwrap();
+    let [wire, foreign] = [&key, &other].map(|key| ssh::to_wire(key).unwrap());
+    let [here, there] = [&b"a host"[..], b"another"].map(|host| Some(ssh::fingerprint(host)));
+    let login = |host| Purpose::SshLogin {
+        host,
+        forwarded: false,
+    };
+    let own = |host| login_of(&wire, "ecdsa-sha2-nistp256", host);
+    for (data, purpose) in [
+        (own(None), login(None)),
+        (own(None), login(here.clone())),
+        (own(Some(b"a host")), login(here.clone())),
+    ] {
+        let signed = commit_for(&node, &engine, &data, purpose).await;
+        is_signed(&key, &data, signed);
+        let raw = commit_for(&node, &engine, &data, Purpose::Raw).await;
+        assert_eq!(raw.unwrap_err().code(), "reserved-message");
+    }
+    let certificate = |issuer: &[u8]| {
+        let kind = b"ecdsa-sha2-nistp256-cert-v01@openssh.com";
+        let string =
+            |part: &[u8]| [&u32::try_from(part.len()).unwrap().to_be_bytes(), part].concat();
+        [string(kind), string(b"nonce and more"), string(issuer)].concat()
+    };
+    let issued = certificate(&wire);
+    let signed = commit_for(&node, &engine, &issued, Purpose::SshCertificate).await;
+    is_signed(&key, &issued, signed);
+    let raw = commit_for(&node, &engine, &issued, Purpose::Raw).await;
+    assert_eq!(raw.unwrap_err().code(), "reserved-message");
+    for (data, purpose) in [
+        (own(Some(b"a host")), login(None)),
+        (own(Some(b"a host")), login(there)),
+        (login_of(&foreign, "ecdsa-sha2-nistp256", None), login(None)),
+        (login_of(&wire, "ssh-ed25519", None), login(None)),
+        (login_of(&wire, "rsa-sha2-512", None), login(None)),
+        (b"a document".to_vec(), login(None)),
+        (b"a document".to_vec(), Purpose::SshCertificate),
+        (certificate(&foreign), Purpose::SshCertificate),
+        (own(None), Purpose::SshCertificate),
+    ] {
+        let signed = commit_for(&node, &engine, &data, purpose.clone()).await;
+        assert_eq!(signed.unwrap_err().code(), "not-for-purpose", "{purpose:?}");
+    }
+    // No key of this kind signs so.
+    let request = RequestCommitment::raw(b"a document".to_vec());
+    let scheme = Some(SignatureScheme::RsaPkcs1Sha512);
+    let (who, call) = (id("alice"), call());
+    let signed = node.commit_in(&who, &engine, request, scheme, &call);
+    assert_eq!(signed.await.unwrap_err().code(), "not-for-purpose");
 }
 
 /// Lets nothing through, and notes what it was asked.

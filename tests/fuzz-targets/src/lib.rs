@@ -8,6 +8,7 @@
 )]
 
 pub mod age;
+pub mod agent;
 pub mod attestation;
 pub mod evidence;
 pub mod frames;

@@ -72,6 +72,7 @@ macro_rules! targets {
 
 targets! {
     age: random_age_files_break_nothing,
+    agent: random_ssh_clients_break_no_agent,
     attestation: random_attestations_break_nothing,
     evidence: random_evidence_breaks_nothing,
     frames: random_frames_break_nothing,
