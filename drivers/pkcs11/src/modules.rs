@@ -86,7 +86,7 @@ impl Locations {
     ///
     /// A file of the same name overrides single settings: the user's file those of the
     /// administrator, and the administrator's those of the package. Modules that are blank, remote,
-    /// only for trust policy, or not for this program are left out.
+    /// only for trust policy, or not for this program are left out; so is Claviger's own.
     pub fn configured(&self) -> Vec<Configured> {
         let user = self.user_config();
         let mut configured: BTreeMap<String, Settings> = BTreeMap::new();
@@ -107,7 +107,7 @@ impl Locations {
         }
         let mut modules: Vec<(i64, Configured)> = configured
             .iter()
-            .filter(|(_, settings)| wanted(settings))
+            .filter(|(_, settings)| wanted(settings) && !is_own(settings))
             .filter_map(|(file, settings)| {
                 let reserved = settings.get("x-init-reserved");
                 let module = Configured {
@@ -217,6 +217,14 @@ fn module_files(folder: &Path) -> Vec<(String, Settings)> {
             fits.then(|| (name, settings(&entry.path())))
         })
         .collect()
+}
+
+/// The module through which other programs use a daemon's identities: the daemon would ask itself.
+const OWN: &str = "libclaviger_pkcs11_module.so";
+
+fn is_own(settings: &Settings) -> bool {
+    let module = settings.get("module").map(Path::new);
+    module.is_some_and(|module| module.file_name().is_some_and(|name| name == OWN))
 }
 
 fn wanted(settings: &Settings) -> bool {
@@ -373,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_for_others_are_left_out() {
+    fn modules_for_others_and_our_own_are_left_out() {
         let system = system();
         system.write(
             "share/a.module",
@@ -388,6 +396,9 @@ mod tests {
         system.write("share/e.module", "module: /m/e.so\ntrust-policy: yes");
         system.write("share/f.module", "remote: |ssh host");
         system.write("share/g.module", "module: /m/g.so\ntrust-policy: no");
+        system.write("share/h.module", "module: libclaviger_pkcs11_module.so");
+        let own = "module: /usr/lib/pkcs11/libclaviger_pkcs11_module.so";
+        system.write("share/i.module", own);
         assert_eq!(system.modules(), ["/m/a.so", "/m/c.so", "/m/g.so"]);
     }
 }
