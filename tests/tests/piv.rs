@@ -10,6 +10,7 @@ use claviger_engine::{
     Backend, Capabilities, EngineError, EngineId, IdParams, Node, Policy, Registry,
 };
 use claviger_piv::PivDriver;
+use claviger_piv::reader::{PcscReaders, Readers as _};
 use claviger_tests::CountedReaders;
 use claviger_token::sync::lock;
 use claviger_token::{
@@ -285,7 +286,7 @@ fn what_waits_for_a_card_that_another_program_holds_ends_at_its_deadline() {
     type Request = Box<dyn FnOnce(&Call) -> Result<(), Error> + Send>;
     let requests: [Request; 3] = {
         let (signer, token) = (Arc::clone(&bench.signer), Arc::clone(&bench.token));
-        let other = PivDriver::with_readers(claviger_piv::reader::PcscReaders);
+        let other = PivDriver::with_readers(PcscReaders);
         [
             Box::new(move |call| signer.sign(b"message", call).map(drop)),
             Box::new(move |call| token.slots(call).map(drop)),
@@ -317,6 +318,46 @@ fn what_waits_for_a_card_that_another_program_holds_ends_at_its_deadline() {
     let call = Call::within(LONG).using(access());
     bench.signer.sign(b"message", &call).unwrap();
     bench.sign_as_usual();
+}
+
+#[test]
+fn who_lets_go_of_a_card_that_another_program_holds_does_not_wait_for_that_program() {
+    const LONG: std::time::Duration = std::time::Duration::from_secs(20);
+    let _alone = lock(&ALONE);
+    let yubikey = Pcscd::insert(Card::builder().build());
+    let name = std::ffi::CString::new(yubikey.reader()).unwrap();
+    let link = PcscReaders.connect(yubikey.reader()).unwrap();
+    let context = pcsc::Context::establish(pcsc::Scope::User).unwrap();
+    let any = pcsc::Protocols::ANY;
+    let mut card = context
+        .connect(&name, pcsc::ShareMode::Shared, any)
+        .unwrap();
+    let transaction = card.transaction().unwrap();
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(link);
+        sender.send(())
+    });
+    let done = ended.recv_timeout(LONG);
+    drop(transaction);
+    card.disconnect(pcsc::Disposition::LeaveCard)
+        .map_err(|(_, error)| error)
+        .unwrap();
+    done.expect("it waits for the other program");
+    // It is let go all the same.
+    let begun = std::time::Instant::now();
+    let alone = loop {
+        match context.connect(&name, pcsc::ShareMode::Exclusive, any) {
+            Err(pcsc::Error::SharingViolation) if begun.elapsed() < LONG => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            connected => break connected.unwrap(),
+        }
+    };
+    alone
+        .disconnect(pcsc::Disposition::LeaveCard)
+        .map_err(|(_, error)| error)
+        .unwrap();
 }
 
 /// Whoever's PIN opened a token uses it, and nobody else.
