@@ -176,3 +176,65 @@ fn shortened(name: &str) -> String {
     }
     text
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use claviger_engine::grants::{NewGrant, Subject};
+    use claviger_engine::message::RequestGenerateIdentity;
+    use claviger_engine::{Backend, Capabilities, IdParams, Node, Registry};
+    use claviger_memory::MemoryDriver;
+
+    use super::*;
+    use crate::Caller;
+    use crate::policy::Rules;
+
+    /// Whether the user's own use of `alice` is confirmed: on the daemon's socket, on an agent's.
+    fn confirmed(rules: &std::sync::Arc<Rules>, socket: &str) -> [bool; 2] {
+        let policy = rules.judge(&Caller {
+            uid: 7,
+            gid: 7,
+            socket: socket.into(),
+        });
+        let (alice, purpose) = (EngineId::local("alice"), Purpose::Evidence);
+        let wanted = policy.wants_confirmation(&alice, Operation::Sign(&purpose));
+        let by_agent = policy.agent_wants_confirmation(&alice, &purpose);
+        [wanted, by_agent].map(Result::unwrap)
+    }
+
+    #[tokio::test]
+    async fn a_grant_for_the_socket_of_an_agent_says_whether_uses_through_it_are_confirmed() {
+        let node = Node::builder(Registry::in_memory().unwrap())
+            .driver(MemoryDriver::new())
+            .build();
+        let request = RequestGenerateIdentity {
+            backend: Backend::LocalMemory,
+            params: IdParams::P256,
+            capabilities: Capabilities::Commit,
+        };
+        let call = Call::unlimited();
+        let alice = EngineId::local("alice");
+        node.generate(&alice, request, &call).await.unwrap();
+        let rules = Rules::of(&node, Some(7));
+        assert_eq!(confirmed(&rules, "agent"), [false, false]);
+        let grant = |socket, operation| {
+            let new = NewGrant::parse(Subject::Uid(7), socket, "alice", operation, "");
+            node.registry().add_grant(&new.unwrap()).unwrap();
+        };
+        // On the daemon's own socket its user needs no grant.
+        grant("agent", "sign+confirm");
+        assert_eq!(confirmed(&rules, "agent"), [false, true]);
+        assert_eq!(confirmed(&rules, "api"), [false, false]);
+        grant("agent", "sign");
+        assert_eq!(confirmed(&rules, "agent"), [false, false]);
+        rules.confirm(&["alice".into()]);
+        assert_eq!(confirmed(&rules, "agent"), [true, true]);
+    }
+
+    #[test]
+    fn what_a_caller_calls_something_is_one_short_line() {
+        assert_eq!(named("a\nb"), "`a\u{fffd}b`");
+        let long = named(&"ä".repeat(LONGEST_NAME + 1));
+        assert_eq!(long.chars().count(), LONGEST_NAME + 3);
+    }
+}

@@ -193,22 +193,24 @@ fn a_question_ends_with_its_request_and_holds_up_nobody_else() {
     let stage = Stage::new();
     let mut peer = stage.daemon.peer();
     // Nobody answers.
-    let mut late = sign(1, "alice", b"late");
-    late.deadline_ms = 300;
-    peer.send(&late);
+    peer.send(&sign(1, "alice", b"given up"));
     stage.question();
     peer.send(&sign(2, "bob", b"meanwhile"));
     let frame = peer.next();
     assert_eq!(frame.id, 2, "{frame:?}");
     stage.daemon.check(&frame, "bob", b"meanwhile");
-    assert_eq!(error_code(&peer.next()), "deadline-exceeded");
     // Who gives up is not asked any more, nor is who goes away.
-    peer.send(&sign(3, "alice", b"given up"));
-    stage.question();
-    peer.send(&Frame::new(3, Content::Cancel(Cancel {})));
+    peer.send(&Frame::new(1, Content::Cancel(Cancel {})));
     assert_eq!(error_code(&peer.next()), "cancelled");
-    peer.send(&sign(4, "alice", b"left"));
+    let mut leaves = stage.daemon.peer();
+    leaves.send(&sign(1, "alice", b"left"));
     stage.question();
+    drop(leaves);
+    stage.daemon.settles_at(1, 0);
+    let mut late = sign(3, "alice", b"late");
+    late.deadline_ms = 300;
+    peer.send(&late);
+    assert_eq!(error_code(&peer.next()), "deadline-exceeded");
     drop(peer);
     stage.daemon.settles_at(0, 0);
     assert_eq!(stage.person.open.load(SeqCst), 0);

@@ -484,11 +484,17 @@ fn each_use_of_a_key_is_confirmed_by_a_pinentry() {
     stage.run(sign).fails(1, code);
     assert_eq!(told().matches("CONFIRM").count(), 2, "{}", told());
     assert!(!stage.path("sig").exists());
-    // One that does not answer is ended with the request.
+    // One that does not answer is ended with the request: here whoever asked goes away.
     stage.write("answer", "silence");
-    stage
-        .run([&sign[..1], &["--timeout", "2"], &sign[1..]].concat())
-        .fails(1, "nobody answered in time");
+    let mut asks = stage.claviger(sign).spawn().unwrap();
+    wait_until("a question", || {
+        stage
+            .path("running")
+            .metadata()
+            .is_ok_and(|found| found.len() > 1)
+    });
+    asks.kill().unwrap();
+    asks.wait().unwrap();
     let id = String::from_utf8(stage.read("running")).unwrap();
     let process = format!("/proc/{}/stat", id.trim());
     // What has ended and was not waited for has the state Z.
