@@ -8,6 +8,7 @@ use claviger_token::{
     About, Call, Detail, Driver, Error, Example, Listed, Listing, SlotId, Token, Watch, backend,
 };
 
+use crate::device::Device;
 use crate::devices::{Attached, Devices};
 use crate::token::AttachedToken;
 
@@ -76,7 +77,7 @@ impl AttachedDriver {
     }
 
     fn token(&self, attached: &Attached) -> AttachedToken {
-        AttachedToken::new(self.devices.clone(), &attached.description)
+        AttachedToken::new(Device::new(self.devices.clone(), &attached.description))
     }
 
     fn listed(&self, attached: &Attached, detail: Detail, call: &Call) -> Listed {

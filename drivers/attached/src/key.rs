@@ -6,18 +6,18 @@ use claviger_token::{
     SignatureScheme, Signer, SlotId, Unwrap, agreement,
 };
 
+use crate::device::Device;
 use crate::link::{Reply, Request, StatedKey};
-use crate::token::AttachedToken;
 
 /// A key, which is used by its public half.
 pub(crate) struct AttachedKey {
-    token: AttachedToken,
+    device: Device,
     key: StatedKey,
 }
 
 impl AttachedKey {
-    pub(crate) fn new(token: AttachedToken, key: StatedKey) -> Self {
-        AttachedKey { token, key }
+    pub(crate) fn new(device: Device, key: StatedKey) -> Self {
+        AttachedKey { device, key }
     }
 
     fn slot(&self) -> SlotId {
@@ -30,9 +30,9 @@ impl AttachedKey {
             slot: self.slot(),
             public_key: self.key.public_key.clone(),
         };
-        match self.token.find(&key, call)? {
+        match self.device.find(&key, call)? {
             Some(_) => Ok(()),
-            None => Err(self.token.not_found(&self.key.public_key)),
+            None => Err(self.device.not_found(&self.key.public_key)),
         }
     }
 
@@ -49,9 +49,9 @@ impl AttachedKey {
             data,
             is_digest,
         };
-        let Reply::Signature(bytes) = self.token.ask(request, call)? else {
+        let Reply::Signature(bytes) = self.device.ask(request, call)? else {
             let reason = "it is the answer to something else";
-            return Err(self.token.malformed("sign", reason));
+            return Err(self.device.malformed("sign", reason));
         };
         let signature = Signature::new(scheme, bytes).and_then(with_low_s);
         let verified = signature.and_then(|signature| {
@@ -65,13 +65,13 @@ impl AttachedKey {
             // It may be that of another key, in its place.
             self.is_listed(call)?;
             let reason = "the signature does not verify";
-            Err(self.token.malformed("sign", reason))
+            Err(self.device.malformed("sign", reason))
         })
     }
 
     /// Whether the device is given the digest of a message.
     fn takes_digests(&self) -> bool {
-        let stated = self.token.description().stated();
+        let stated = self.device.description().stated();
         let hashes = |scheme: SignatureScheme| scheme.digest_length().is_some();
         stated.takes_digests && self.scheme().is_some_and(hashes)
     }
@@ -104,7 +104,7 @@ impl Signer for AttachedKey {
         if let Some(digest) = digest.filter(|_| self.takes_digests()) {
             return self.signed(&digest, true, call);
         }
-        let longest = self.token.description().stated().longest_message;
+        let longest = self.device.description().stated().longest_message;
         if message.len() > longest {
             return Err(Error::BadMessage {
                 reason: format!("the device takes messages of up to {longest} bytes"),
@@ -138,9 +138,9 @@ impl Decryptor for AttachedKey {
     /// What the device lists proves nothing, so it answers a challenge as well.
     fn confirm(&self, call: &Call) -> Result<(), Error> {
         self.is_listed(call)?;
-        let id = &self.token.description().token();
+        let id = &self.device.description().token();
         match possession::of_decryptor(self, id, call) {
-            Err(Error::NoPossession { .. }) => Err(self.token.not_found(&self.key.public_key)),
+            Err(Error::NoPossession { .. }) => Err(self.device.not_found(&self.key.public_key)),
             other => other,
         }
     }
@@ -158,14 +158,14 @@ impl Decryptor for AttachedKey {
             public_key: &self.key.public_key,
             peer,
         };
-        match self.token.ask(request, call)? {
+        match self.device.ask(request, call)? {
             Reply::Secret(secret) if secret.len() == agreement::SECRET_LENGTH => {
                 agreement::unknown_to_others(secret)
             }
-            Reply::Secret(_) => Err(self.token.malformed("agree", "a secret has 32 bytes")),
+            Reply::Secret(_) => Err(self.device.malformed("agree", "a secret has 32 bytes")),
             _ => {
                 let reason = "it is the answer to something else";
-                Err(self.token.malformed("agree", reason))
+                Err(self.device.malformed("agree", reason))
             }
         }
     }

@@ -26,10 +26,12 @@
 //! | `link` | what a device is asked for, and what it answers |
 //! | `devices` | the devices that are attached |
 //! | `driver` | lists and opens them |
-//! | `token`, `key` | one of them, and its keys |
+//! | `device` | asks one of them, and checks the answers |
+//! | `token`, `key` | one of them as a token, and its keys |
 #![forbid(unsafe_code)]
 
 mod description;
+mod device;
 mod devices;
 mod driver;
 mod key;
