@@ -1,4 +1,5 @@
 //! Identities and keys stay one to one, whatever happens between token and registry.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
