@@ -1,7 +1,5 @@
 //! What a line of the log says.
 
-use std::fmt::Write as _;
-
 use chrono::{SecondsFormat, Utc};
 use claviger_token::TokenId;
 use serde::{Deserialize, Serialize};
@@ -28,10 +26,12 @@ pub(super) fn hash_of(line: &[u8]) -> Hash {
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend([digit(byte >> 4), digit(byte & 15)]);
+    }
+    text
 }
 
 /// A line as it is written. The order of the fields is that of the file.
