@@ -168,6 +168,7 @@ impl ServiceBuilder {
                 devices: self.devices,
                 metrics: self.metrics,
                 confirmer: self.confirmer,
+                figures_at: Mutex::default(),
                 keeper: OnceLock::new(),
                 node: self.node,
                 hints: self.hints,
@@ -247,6 +248,8 @@ impl Service {
         while accepting.join_next().await.is_some() {}
         self.shared.ended.notify_waiters();
         self.shared.ended_for_good().await;
+        // Its task may not be over before the process is.
+        drop(lock(&self.shared.figures_at).take());
         watching.abort();
         telling.abort();
         Ok(())
@@ -260,11 +263,7 @@ impl Service {
     }
 
     /// The same, and does `last` before it logs out; with what came of that.
-    pub async fn drain_then<T>(
-        &self,
-        limit: Duration,
-        last: impl Future<Output = T>,
-    ) -> (bool, T) {
+    pub async fn drain_then<T>(&self, limit: Duration, last: impl Future<Output = T>) -> (bool, T) {
         let by_themselves = self.end_connections(limit).await;
         let done = last.await;
         self.shared.log_out().await;
@@ -316,9 +315,9 @@ impl Service {
         let moment = |service: Service| move || service.moment();
         if let Some(path) = &wanted.socket {
             let (_, listener, file) = Listening::bind("metrics", path, 0o600)?.into_parts();
+            *lock(&self.shared.figures_at) = file;
             let serving = serve_socket(Arc::clone(metrics), listener, moment(self.clone()));
             tokio::spawn(async move {
-                let _file = file;
                 if let Err(error) = serving.await {
                     tracing::warn!(%error, "figures are not shown at the socket");
                 }

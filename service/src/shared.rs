@@ -25,6 +25,7 @@ use crate::outbox::Outbox;
 use crate::pins::{Keeper, PinSettings, Unlocked};
 use crate::policy::Rules;
 use crate::replies::{self, Hints};
+use crate::sockets::SocketFile;
 
 /// How the front-end shows tokens as JSON.
 pub(crate) type TokensJson = fn(&FoundTokens) -> String;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Option<Arc<Metrics>>,
     /// Who asks a person to confirm the use of a key.
     pub(crate) confirmer: Option<Arc<dyn Confirm>>,
+    /// The socket at which figures are shown; its file is removed with it.
+    pub(crate) figures_at: Mutex<Option<SocketFile>>,
     pub(crate) keeper: OnceLock<Arc<Keeper>>,
     pub(crate) hints: Hints,
     pub(crate) tokens_json: TokensJson,
