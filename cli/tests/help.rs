@@ -19,7 +19,7 @@ const OF_TOKENS: [&str; 8] = [
     "--timeout",
 ];
 
-const LOG_IN: [&str; 9] = [
+const LOG_IN: [&str; 11] = [
     "unlock",
     "generate",
     "connect",
@@ -29,9 +29,14 @@ const LOG_IN: [&str; 9] = [
     "doctor",
     "reads-for grant",
     "reads-for revoke",
+    "certificate request",
+    "certificate self-signed",
 ];
 
-const NEED_NO_TOKEN: [&str; 30] = [
+const NEED_NO_TOKEN: [&str; 36] = [
+    "agent-env",
+    "ssh-key",
+    "allowed-signers",
     "serve",
     "status",
     "lock",
@@ -56,6 +61,9 @@ const NEED_NO_TOKEN: [&str; 30] = [
     "reads-for check",
     "reads-for export",
     "reads-for import",
+    "certificate",
+    "certificate import",
+    "certificate show",
     "backup",
     "restore",
     "config",

@@ -199,7 +199,12 @@ impl Signer for TokenSigner {
         message: &[u8],
         call: &Call,
     ) -> Result<Signature, Error> {
-        match SignatureScheme::all_of(self.0.spec.algorithm).any(|known| known == scheme) {
+        let is_rsa = self.0.spec.algorithm.rsa_bits().is_some();
+        let is_made = match scheme {
+            SignatureScheme::RsaPkcs1Sha512 => is_rsa,
+            _ => self.scheme() == Some(scheme),
+        };
+        match is_made {
             true => self.sign_text(Text::Message(message), Some(scheme), call),
             false => Err(scheme.not_made_by_token()),
         }
