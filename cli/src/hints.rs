@@ -303,10 +303,11 @@ fn known(code: &str) -> Option<&'static str> {
         "daemon-gone" => "try again: nothing was done",
         "request-lost" => "look whether it was done before you try again",
         "protocol-version" => "restart the daemon after an update; both are one version then",
-        "daemon-protocol" | "frame-too-long" | "frame-too-many-elements" | "frame-malformed"
-        | "frame-truncated" => {
-            "check that it is a Claviger daemon, of the same version"
-        }
+        "daemon-protocol"
+        | "frame-too-long"
+        | "frame-too-many-elements"
+        | "frame-malformed"
+        | "frame-truncated" => "check that it is a Claviger daemon, of the same version",
         // Of files.
         "evidence-malformed" => "ask for the file again; a newer version may have written it",
         "evidence-no-signer" => "let an identity grant it that has a signing key",

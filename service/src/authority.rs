@@ -21,7 +21,10 @@ impl Authority for ByRules {
     fn may_use_login(&self, caller: &Caller, owner: Option<&EngineId>, token: &TokenId) -> bool {
         let of = &EngineId::program();
         let wanted = Permission::UseLogin { token, of };
-        self.0.judge(caller).check(owner.unwrap_or(of), wanted).is_ok()
+        self.0
+            .judge(caller)
+            .check(owner.unwrap_or(of), wanted)
+            .is_ok()
     }
 
     fn view(&self, caller: &Caller) -> Node {

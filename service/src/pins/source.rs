@@ -185,8 +185,8 @@ impl Source {
     fn of_daemon(&self, token: &TokenId, call: &Call) -> Result<Option<Pin>, Error> {
         let keeper = &self.keeper;
         let (caller, owner) = (&self.caller, self.owner.as_ref());
-        let may = self.purpose == For::Daemon
-            || keeper.authority.may_use_login(caller, owner, token);
+        let may =
+            self.purpose == For::Daemon || keeper.authority.may_use_login(caller, owner, token);
         if !may {
             return Ok(None);
         }
