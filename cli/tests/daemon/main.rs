@@ -17,6 +17,7 @@ mod rights;
 mod sameness;
 mod sockets;
 mod ssh;
+mod tls;
 #[cfg(target_os = "linux")]
 mod unplugged;
 mod use_of_it;
