@@ -117,7 +117,7 @@ pub fn run(data: &[u8]) {
                 assert!(session == SESSION || known_host(&bindings, &session).is_none());
             }
         }
-        Ok(Request::Sign(said)) => judge(key, said.data, said.flags, &bindings),
+        Ok(Request::Sign(said)) => judge(key, &said.data, said.flags, &bindings),
         _ => {}
     }
 }
@@ -138,8 +138,8 @@ fn known_host(bindings: &Bindings, session: &[u8]) -> Option<String> {
     bindings.destination(&login).ok()?.host
 }
 
-fn judge(key: &PublicKey, data: Vec<u8>, flags: u32, bindings: &Bindings) {
-    let Ok(wanted) = Wanted::of(key, data.clone(), flags, bindings) else {
+fn judge(key: &PublicKey, data: &[u8], flags: u32, bindings: &Bindings) {
+    let Ok(wanted) = Wanted::of(key, data.to_vec(), flags, bindings) else {
         return;
     };
     match wanted.what.purpose {
@@ -149,17 +149,15 @@ fn judge(key: &PublicKey, data: Vec<u8>, flags: u32, bindings: &Bindings) {
         }
         Purpose::SshLogin { host, .. } => {
             assert_eq!(wanted.what.data, data);
-            let login = SshLogin::parse(&data).unwrap();
+            let login = SshLogin::parse(data).unwrap();
             let named = login.host.as_deref().map(ssh::fingerprint);
             assert!(named.is_none() || named == host);
         }
-        Purpose::SshCertificate => assert_eq!(SshRequest::of(&data), SshRequest::Certificate),
+        Purpose::SshCertificate => assert_eq!(SshRequest::of(data), SshRequest::Certificate),
         purpose => {
             assert_eq!(purpose, Purpose::Raw);
-            assert_eq!(
-                (SshRequest::of(&data), &wanted.what.data),
-                (SshRequest::Raw, &data)
-            );
+            assert_eq!(SshRequest::of(data), SshRequest::Raw);
+            assert_eq!(wanted.what.data, data);
         }
     }
 }
