@@ -17,11 +17,12 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::asking::Asking;
 use crate::opening::Wanted;
+use crate::pacer::Pacer;
 use crate::purpose::ToSign;
 use crate::registry::KeyRecord;
 use crate::routed::{Routed, apart};
 use crate::token_state::is_absence;
-use crate::tokens::{OpenToken, Pacer, Tokens};
+use crate::tokens::{OpenToken, Tokens};
 use crate::turns::{apart as apart_in_time, in_time};
 use crate::wants::Wants;
 use crate::{EngineError, EngineId};
@@ -52,7 +53,7 @@ pub(crate) struct KeyEngine {
     binding: Arc<tokio::sync::Mutex<Option<EngineError>>>,
     /// How often the token was found to be away.
     absences: AtomicU64,
-    pacer: Pacer,
+    pacer: Arc<Pacer>,
     /// When it was made of what the registry says.
     made: Instant,
     /// When it was looked up there last: in milliseconds since.
@@ -80,7 +81,7 @@ impl KeyEngine {
             moved: Mutex::default(),
             binding: Arc::default(),
             absences: AtomicU64::default(),
-            pacer: Pacer::default(),
+            pacer: Arc::default(),
             made: Instant::now(),
             seen: AtomicU64::default(),
         }
@@ -158,8 +159,9 @@ impl KeyEngine {
             self.timed(call, |call| text.sign(&*signer, call))
         } else {
             let (call, wants) = (bound.token.noting(call), by.wants.later(self.owner()));
+            let pacer = Arc::clone(&self.pacer);
             let sign = move |call: &Call| match wants.check() {
-                Ok(()) => text.sign(&*signer, call).map(Ok),
+                Ok(()) => pacer.timed(|| text.sign(&*signer, call)).map(Ok),
                 Err(refused) => Ok(Err(refused)),
             };
             match bound.token.work(tokens.caller(), &call, sign).await {
@@ -299,6 +301,7 @@ impl KeyEngine {
             tokens: Arc::clone(tokens),
             who: by.who.clone(),
             wants: by.wants.later(self.owner()),
+            pacer: Arc::clone(&self.pacer),
         }
     }
 
@@ -336,10 +339,7 @@ impl KeyEngine {
         job: impl FnOnce(&Call) -> Result<T, Error>,
     ) -> Result<T, Error> {
         call.check()?;
-        let begun = Instant::now();
-        let result = job(call);
-        self.pacer.note(begun);
-        result
+        self.pacer.timed(|| job(call))
     }
 
     /// Lets go of a handle that an error shows to be dead; the next request gets a new one.

@@ -91,6 +91,7 @@ pub mod message;
 pub mod node;
 pub mod opener;
 mod opening;
+mod pacer;
 mod pin_note;
 pub mod policy;
 pub mod purpose;

@@ -9,6 +9,7 @@ use claviger_token::token::Secret;
 use claviger_token::{Call, Decryptor, Error, PublicKey, SlotId, Unwrap};
 
 use crate::EngineId;
+use crate::pacer::Pacer;
 use crate::tokens::{OpenToken, Tokens};
 use crate::wants::WantsLater;
 
@@ -22,6 +23,7 @@ pub(crate) struct Routed {
     /// Whose login it uses.
     pub(crate) who: EngineId,
     pub(crate) wants: WantsLater,
+    pub(crate) pacer: Arc<Pacer>,
 }
 
 impl Routed {
@@ -44,9 +46,10 @@ impl Routed {
             return job(&*self.decryptor, call);
         }
         let (decryptor, wants) = (Arc::clone(&self.decryptor), self.wants.clone());
+        let pacer = Arc::clone(&self.pacer);
         self.token.work_apart(call, move |call| {
             wants.check_here()?;
-            job(&*decryptor, call)
+            pacer.timed(|| job(&*decryptor, call))
         })
     }
 }

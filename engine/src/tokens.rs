@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use claviger_token::backend;
 use claviger_token::{
@@ -181,33 +181,6 @@ fn workers(token: &dyn Token) -> usize {
     match token.info().pace {
         Pace::Quick => 1,
         Pace::Slow { workers } => workers.max(1),
-    }
-}
-
-/// Watches whether a key's operations are as quick as its token says.
-///
-/// A hop to another thread costs some 50 µs; an operation that takes twenty times as
-/// long loses little by it and must not hold up the caller's task.
-#[derive(Debug, Default)]
-pub(crate) struct Pacer(std::sync::atomic::AtomicU32);
-
-impl Pacer {
-    const SLOW: Duration = Duration::from_millis(1);
-    /// So many slow operations in a row, and the key is worked by threads.
-    const PATIENCE: u32 = 4;
-
-    pub(crate) fn is_slow(&self) -> bool {
-        self.0.load(std::sync::atomic::Ordering::Relaxed) >= Self::PATIENCE
-    }
-
-    /// Notes how long an operation in place took.
-    pub(crate) fn note(&self, begun: Instant) {
-        use std::sync::atomic::Ordering::Relaxed;
-        if begun.elapsed() >= Self::SLOW {
-            self.0.fetch_add(1, Relaxed);
-        } else if self.0.load(Relaxed) != 0 {
-            self.0.store(0, Relaxed);
-        }
     }
 }
 

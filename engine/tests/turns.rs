@@ -318,3 +318,30 @@ fn those_who_wait_for_a_slow_token_leave_threads_to_others() {
         }
     });
 }
+
+#[tokio::test]
+async fn a_key_that_was_slow_for_a_while_is_worked_in_place_again() {
+    let (device, home) = (Device::paced(Pace::Quick), tempfile::tempdir().unwrap());
+    let node = common::node(home.path(), &device);
+    make(&node, "alice", &device.backend()).await;
+    let keys = node.public_keys(&id("alice")).unwrap().unwrap();
+    let file = envelope::encrypt(&[&keys.decrypt.unwrap()], b"text").unwrap();
+    let engine = id("alice_decryptor_alice");
+    let decrypt = async || {
+        let (who, call) = (id("alice"), call());
+        let done = node.decrypt(&who, &engine, file.clone(), &call).await;
+        assert_eq!(*done.unwrap(), b"text");
+        device.decrypted_here()
+    };
+    device.decrypts_in(Duration::from_millis(5));
+    for _ in 0..4 {
+        decrypt().await;
+    }
+    assert!(!decrypt().await, "a slow operation holds up the task");
+    device.decrypts_in(Duration::ZERO);
+    let begun = Instant::now();
+    // A busy machine may need a few.
+    while !decrypt().await {
+        assert!(begun.elapsed() < SOON, "it stays with the threads");
+    }
+}

@@ -8,6 +8,7 @@ pub mod safes;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use claviger_engine::message::{
@@ -59,6 +60,8 @@ struct State {
     /// Whether using a key to decrypt waits, and whether somebody does.
     holds_decryptions: AtomicBool,
     decrypting: AtomicBool,
+    /// The thread that decrypted last.
+    decrypted_on: Mutex<Option<ThreadId>>,
     generating: AtomicBool,
     /// Whether making a key waits.
     holds_keys: AtomicBool,
@@ -157,6 +160,7 @@ impl Device {
             decrypts_in: AtomicU64::default(),
             holds_decryptions: AtomicBool::default(),
             decrypting: AtomicBool::default(),
+            decrypted_on: Mutex::default(),
             generating: AtomicBool::default(),
             holds_keys: AtomicBool::default(),
             panics: AtomicBool::default(),
@@ -208,6 +212,11 @@ impl Device {
     /// Decrypting waits from now on, or does no more: then it goes on.
     pub fn holds_decryptions(&self, holds: bool) {
         self.0.holds_decryptions.store(holds, SeqCst);
+    }
+
+    /// Whether this thread decrypted last.
+    pub fn decrypted_here(&self) -> bool {
+        *self.0.decrypted_on.lock().unwrap() == Some(std::thread::current().id())
     }
 
     /// Whether somebody has begun to decrypt.
@@ -567,6 +576,7 @@ impl Decryptor for DeviceDecryptor {
             return Ok(Secret::new(vec![7; 32]));
         }
         device.0.decrypting.store(true, SeqCst);
+        *device.0.decrypted_on.lock().unwrap() = Some(std::thread::current().id());
         std::thread::sleep(Duration::from_millis(device.0.decrypts_in.load(SeqCst)));
         hang_while(|| device.0.holds_decryptions.load(SeqCst));
         inner.unwrap(request, &Call::unlimited())
