@@ -352,10 +352,7 @@ fn key(key: &KeyInfo) -> wire::Key {
 }
 
 /// Identities, in as many replies as they need; of a single one with its certificates.
-pub(crate) fn identities(
-    found: &[(EngineId, IdentityInfo)],
-    certificates: &[Vec<u8>],
-) -> Answer {
+pub(crate) fn identities(found: &[(EngineId, IdentityInfo)], certificates: &[Vec<u8>]) -> Answer {
     use prost::Message;
     let mut replies = vec![wire::IdentitiesReply::default()];
     let mut room = ROOM;
