@@ -49,7 +49,7 @@ pub(crate) fn agent_env(session: &Session) -> Answer {
         Choice::Own | Choice::Never => own_socket(),
     };
     let socket = api.map(|api| api.with_file_name(AGENT_SOCKET));
-    let socket = socket.filter(|socket| is_socket(socket)).ok_or_else(|| {
+    let socket = socket.filter(is_socket).ok_or_else(|| {
         Failure::new("no daemon of yours serves SSH")
             .coded("no-ssh-agent")
             .hint("start one: claviger serve")
