@@ -5,7 +5,6 @@
 
 use std::ffi::CString;
 use std::ops::Deref;
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use claviger_token::{Interval, Watch};
@@ -180,35 +179,11 @@ struct PcscLink {
     without_le: bool,
 }
 
-/// How long it is waited for that a card is let go.
-const LET_GO: Duration = Duration::from_millis(100);
-
 impl Drop for PcscLink {
-    /// Lets go of the card. libpcsclite waits for the end of another program's transaction even for
-    /// that, and nobody may wait here for another program: a thread does.
-    fn drop(&mut self) {
-        let leaving = Leaving(self.card.take());
-        let (left, leaves) = sync_channel::<()>(0);
-        let thread = std::thread::Builder::new().name("card let go".into());
-        let spawned = thread.spawn(move || {
-            drop(leaving);
-            drop(left);
-        });
-        // Without a thread it is let go by now.
-        if spawned.is_ok() {
-            let _ = leaves.recv_timeout(LET_GO);
-        }
-    }
-}
-
-/// A card that is left unchanged when this is dropped.
-struct Leaving(Option<pcsc::Card>);
-
-impl Drop for Leaving {
     fn drop(&mut self) {
         // A `pcsc::Card` that is merely dropped is reset. Better to leak a handle of a
         // card that cannot be let go, than to reset it under another program.
-        let card = self.0.take();
+        let card = self.card.take();
         let left = card.map(|card| card.disconnect(pcsc::Disposition::LeaveCard));
         if let Some(Err((card, error))) = left {
             tracing::debug!(%error, "a card could not be let go");
