@@ -4,6 +4,8 @@
 //! is known that the caller may use the key, and before the token is: a question keeps nobody from
 //! the token. One question of a user is asked at a time.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use claviger_engine::message::Msg;
@@ -12,7 +14,7 @@ use claviger_engine::policy::Operation;
 use claviger_engine::{EngineError, EngineId, Purpose};
 use claviger_token::{Call, Error, KeyUse};
 use tokio::pin;
-use tokio::sync::MutexGuard;
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -131,13 +133,27 @@ async fn ask(
     let Some(confirmer) = session.shared.confirmer.clone() else {
         return Err(refused("this daemon has nobody to ask".into()));
     };
-    let _turn = turn(session, call).await?;
+    let turn = turn(session, call).await?;
     let question = format!("Allow this once?\n{} asks to {what}.", session.caller);
-    let limited = match session.keeper.answers_within() {
-        Some(limit) => call.clone().no_longer_than(limit),
-        None => call.clone(),
+    let is_over = IsOver::default();
+    let own = call.clone().cancelled_by(Arc::clone(&is_over.0));
+    let own = match session.keeper.answers_within() {
+        Some(limit) => own.no_longer_than(limit),
+        None => own,
     };
-    let answer = spawn_blocking(move || confirmer.confirm(&question, &limited)).await;
+    let answer = spawn_blocking(move || {
+        // The next question waits until this one is no longer shown.
+        let _turn = turn;
+        confirmer.confirm(&question, &own)
+    });
+    pin!(answer);
+    let answer = loop {
+        match timeout(LOOK_AGAIN, answer.as_mut()).await {
+            Ok(answer) => break answer,
+            Err(_) if call.is_cancelled() => is_over.end(),
+            Err(_) => {}
+        }
+    };
     match answer {
         Ok(Ok(true)) => Ok(call.check()?),
         Ok(Ok(false)) => Err(refused("it was declined".into())),
@@ -150,9 +166,26 @@ async fn ask(
     }
 }
 
+/// Whether nobody waits for an answer any more: the request is given up, or is dropped with its
+/// connection.
+#[derive(Default)]
+struct IsOver(Arc<AtomicBool>);
+
+impl IsOver {
+    fn end(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for IsOver {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// Waits until no other question of the caller's is asked.
-async fn turn<'a>(session: &'a Session, call: &Call) -> Result<MutexGuard<'a, ()>, Error> {
-    let turn = session.load.confirming.lock();
+async fn turn(session: &Session, call: &Call) -> Result<OwnedMutexGuard<()>, Error> {
+    let turn = Arc::clone(&session.load.confirming).lock_owned();
     pin!(turn);
     loop {
         call.check()?;
@@ -169,12 +202,26 @@ fn named(name: &str) -> String {
 
 /// As much of a name as is shown, on one line.
 fn shortened(name: &str) -> String {
-    let printed = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let printed = |c: char| if is_plain(c) { c } else { '\u{fffd}' };
     let mut text: String = name.chars().take(LONGEST_NAME).map(printed).collect();
     if name.chars().nth(LONGEST_NAME).is_some() {
         text.push('…');
     }
     text
+}
+
+/// Whether a character in a name neither ends it, nor hides, nor moves what stands around it.
+fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c,
+            '`'
+            | '\u{ad}' | '\u{61c}' | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -234,6 +281,13 @@ mod tests {
     #[test]
     fn what_a_caller_calls_something_is_one_short_line() {
         assert_eq!(named("a\nb"), "`a\u{fffd}b`");
+        assert_eq!(named("git` for `ssh"), "`git\u{fffd} for \u{fffd}ssh`");
+        let unseen =
+            "\u{ad}\u{61c}\u{200b}\u{200f}\u{2028}\u{202a}\u{202e}\u{2060}\u{2069}\u{feff}";
+        for c in unseen.chars() {
+            assert_eq!(named(&format!("a{c}b")), "`a\u{fffd}b`", "{c:?}");
+        }
+        assert_eq!(named("zoë-é_1@日本"), "`zoë-é_1@日本`");
         let long = named(&"ä".repeat(LONGEST_NAME + 1));
         assert_eq!(long.chars().count(), LONGEST_NAME + 3);
     }

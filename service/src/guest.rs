@@ -19,13 +19,16 @@ use crate::asking::{AskPin, SecretBytes, SecretKind};
 use crate::audit::{AuditError, Outcome};
 use crate::auditing::{self, Noted};
 use crate::confirming::confirm_for_agent;
-use crate::limits::Counted;
+use crate::limits::{Counted, Taken};
 use crate::session::Session;
-use crate::shared::State;
+use crate::shared::{InFlight, State};
 use crate::{Caller, Refusal};
 
 /// How long a lock waits for what is in flight.
 const LOCKING: Duration = Duration::from_secs(10);
+
+/// As what a signature by a key is refused that is none of the caller's.
+const UNKNOWN_KEY: &str = "no-such-engine";
 
 /// Serves the connections of some sockets in a protocol of its own.
 pub trait FrontEnd: Send + Sync {
@@ -95,7 +98,8 @@ impl GuestError {
 }
 
 impl Guest {
-    pub(crate) fn new(session: Session) -> Self {
+    pub(crate) fn new(mut session: Session) -> Self {
+        session.node = session.shared.rules.agent_view(&session.caller);
         let state = session.shared.state.subscribe();
         Guest { session, state }
     }
@@ -121,9 +125,18 @@ impl Guest {
     /// in the order of the grants, and then those that it may use anyway, by name. Where grants name
     /// the caller's socket, there are those only.
     ///
+    /// This is a request like any other one.
+    ///
     /// # Errors
-    /// [`EngineError::Registry`].
-    pub async fn keys(&self) -> Result<Vec<GuestKey>, EngineError> {
+    /// [`Refusal::Draining`], [`Refusal::Busy`], [`EngineError::Registry`].
+    pub async fn keys(&self) -> Result<Vec<GuestKey>, GuestError> {
+        let (_counted, begun) = (self.admitted()?, Instant::now());
+        let listed = self.listed().await.map_err(GuestError::from);
+        self.answered("list-identities", &listed, None, begun);
+        listed
+    }
+
+    async fn listed(&self) -> Result<Vec<GuestKey>, EngineError> {
         let (node, order) = (self.session.node.clone(), self.session.policy.order()?);
         let found = spawn_blocking(move || node.registry().identities()).await;
         let mut found = found.map_err(|_| interrupted())??;
@@ -155,25 +168,40 @@ impl Guest {
         what: ToBeSigned,
         call: Call,
     ) -> Result<Signature, GuestError> {
-        let shared = &self.session.shared;
+        let (_counted, begun) = (self.admitted()?, Instant::now());
+        let signed = self.sign_noted(key, what, call).await;
+        self.answered("sign", &signed, Some(&key.engine), begun);
+        signed
+    }
+
+    /// Counts a request as long as the result lives.
+    fn admitted(&self) -> Result<(Taken, InFlight), Refusal> {
+        let Session { shared, load, .. } = &self.session;
         if shared.is_draining() {
-            return Err(Refusal::Draining.into());
+            return Err(Refusal::Draining);
         }
         let most = shared.limits().requests_of_caller;
-        let taken = self.session.load.take(Counted::Request, most);
-        let _taken = taken.ok_or(Refusal::Busy {
+        let taken = load.take(Counted::Request, most).ok_or(Refusal::Busy {
             what: "requests of one caller",
             most,
         })?;
-        let (_in_flight, begun) = (shared.begun(), Instant::now());
-        let signed = self.sign_noted(key, what, call).await;
+        Ok((taken, shared.begun()))
+    }
+
+    fn answered<T>(
+        &self,
+        operation: &'static str,
+        came: &Result<T, GuestError>,
+        engine: Option<&EngineId>,
+        begun: Instant,
+    ) {
+        let Session { shared, node, .. } = &self.session;
         shared.answered();
         if let Some(metrics) = &shared.metrics {
-            let outcome = signed.as_ref().map_or_else(GuestError::code, |_| "ok");
-            let token = self.session.node.token_of(&key.engine);
-            metrics.answered("sign", outcome, token.as_ref(), begun.elapsed());
+            let outcome = came.as_ref().map_or_else(GuestError::code, |_| "ok");
+            let token = engine.and_then(|engine| node.token_of(engine));
+            metrics.answered(operation, outcome, token.as_ref(), begun.elapsed());
         }
-        signed
     }
 
     async fn sign_noted(
@@ -188,17 +216,13 @@ impl Guest {
             digest: auditing::digest(&what.purpose, &what.data),
             ..Noted::new("sign", &key.owner.name)
         };
-        if let Err(error) = self.session.policy.check_agent(&key.owner, &what.purpose) {
-            if shared.audits {
-                noted.refused(&shared.audit, caller, error.code());
-            }
-            return Err(error.into());
-        }
-        let confirmed = confirm_for_agent(&self.session, &key.owner, &what.purpose, &call);
-        let noted = match confirmed.await {
+        let noted = match self
+            .check_and_confirm(&key.owner, &what.purpose, &call)
+            .await
+        {
             Ok(is_confirmed) => noted.confirmed(is_confirmed),
             Err(error) => {
-                noted.refused(&shared.audit, caller, error.code());
+                self.note_refused(&noted, error.code());
                 return Err(error.into());
             }
         };
@@ -221,16 +245,43 @@ impl Guest {
         Ok(signed?)
     }
 
+    /// Whether a signature that is allowed was also confirmed by a person. Meanwhile the right may
+    /// be taken back.
+    async fn check_and_confirm(
+        &self,
+        identity: &EngineId,
+        purpose: &Purpose,
+        call: &Call,
+    ) -> Result<bool, EngineError> {
+        let policy = &self.session.policy;
+        policy.check_agent(identity, purpose)?;
+        let is_confirmed = confirm_for_agent(&self.session, identity, purpose, call).await?;
+        if is_confirmed {
+            policy.check_agent(identity, purpose)?;
+        }
+        Ok(is_confirmed)
+    }
+
     /// Writes that something was refused that the front-end did not let come to a key. `what` is
     /// the purpose, or the kind of request.
     pub fn refused(&self, identity: &str, what: &str, code: &str) {
-        let shared = &self.session.shared;
+        let noted = Noted {
+            purpose: what.to_owned(),
+            ..Noted::new("sign", identity)
+        };
+        self.note_refused(&noted, code);
+    }
+
+    /// Writes that a signature was refused since its key is none that the caller may use, or none
+    /// of this node. `what` is the kind of request.
+    pub fn refused_unknown_key(&self, what: &str) {
+        self.refused("", what, UNKNOWN_KEY);
+    }
+
+    fn note_refused(&self, noted: &Noted, code: &str) {
+        let Session { shared, caller, .. } = &self.session;
         if shared.audits {
-            let noted = Noted {
-                purpose: what.to_owned(),
-                ..Noted::new("sign", identity)
-            };
-            noted.refused(&shared.audit, &self.session.caller, code);
+            noted.refused(&shared.audit, caller, code);
         }
     }
 
@@ -280,5 +331,52 @@ impl AskPin for Nobody {
         _: &Call,
     ) -> Option<SecretBytes> {
         None
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use claviger_engine::grants::{NewGrant, Subject};
+    use claviger_engine::message::RequestGenerateIdentity;
+    use claviger_engine::{Backend, Capabilities, IdParams, Node, Registry};
+    use claviger_memory::MemoryDriver;
+
+    use super::*;
+    use crate::policy::Rules;
+
+    #[tokio::test]
+    async fn the_engine_itself_asks_what_an_agent_may_do() {
+        let node = Node::builder(Registry::in_memory().unwrap())
+            .driver(MemoryDriver::new())
+            .build();
+        let request = RequestGenerateIdentity {
+            backend: Backend::LocalMemory,
+            params: IdParams::P256,
+            capabilities: Capabilities::Commit,
+        };
+        let (alice, call) = (EngineId::local("alice"), Call::unlimited());
+        node.generate(&alice, request, &call).await.unwrap();
+        let caller = Caller {
+            uid: 7,
+            gid: 7,
+            socket: "agent".into(),
+        };
+        let rules = Rules::of(&node, Some(7));
+        let [own, agent] = [rules.view(&caller), rules.agent_view(&caller)];
+        let engine = EngineId::local("alice_committer_alice");
+        let signs = async |node: &Node| {
+            let signed = node.commit(&alice, &engine, b"message".to_vec(), &call);
+            signed.await.map_or_else(|error| error.code(), |_| "ok")
+        };
+        assert_eq!(
+            (signs(&own).await, signs(&agent).await),
+            ("ok", "not-allowed")
+        );
+        let grant = NewGrant::parse(Subject::Uid(7), "", "alice", "sign", "raw").unwrap();
+        let grant = node.registry().add_grant(&grant).unwrap();
+        assert_eq!(signs(&agent).await, "ok");
+        node.registry().remove_grant(grant.id).unwrap();
+        assert_eq!(signs(&agent).await, "not-allowed");
     }
 }

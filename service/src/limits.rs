@@ -64,7 +64,7 @@ pub(crate) struct Load {
     devices: AtomicUsize,
     bytes: AtomicUsize,
     /// Held while a person is asked for one of its requests: others of it wait, and nobody else.
-    pub(crate) confirming: tokio::sync::Mutex<()>,
+    pub(crate) confirming: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What is counted of a caller.

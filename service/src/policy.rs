@@ -71,6 +71,11 @@ impl Rules {
         self.node.seen_by(Arc::new(self.judge(caller)))
     }
 
+    /// The node as a caller sees it through an agent.
+    pub(crate) fn agent_view(self: &Arc<Self>, caller: &Caller) -> Node {
+        self.node.seen_by(Arc::new(AgentPolicy(self.judge(caller))))
+    }
+
     /// What judges a caller.
     pub fn judge(self: &Arc<Self>, caller: &Caller) -> CallerPolicy {
         CallerPolicy {
@@ -376,6 +381,30 @@ impl Policy for CallerPolicy {
             name: self.caller.to_string().into(),
             uid: self.caller.uid,
         })
+    }
+}
+
+/// Judges one caller that comes through an agent: what an agent signs is
+/// [limited](CallerPolicy::check_agent) whenever it is asked, also right before the device is.
+struct AgentPolicy(CallerPolicy);
+
+impl Policy for AgentPolicy {
+    fn check(&self, sender: &EngineId, wanted: Permission<'_>) -> Result<(), EngineError> {
+        match wanted {
+            Permission::Use {
+                identity,
+                operation: Operation::Sign(purpose),
+            } => self.0.check_agent(identity, purpose),
+            _ => self.0.check(sender, wanted),
+        }
+    }
+
+    fn may_see(&self, identity: &EngineId) -> Result<bool, EngineError> {
+        self.0.may_see(identity)
+    }
+
+    fn subject(&self) -> Option<policy::Subject> {
+        self.0.subject()
     }
 }
 

@@ -211,6 +211,10 @@ fn a_question_ends_with_its_request_and_holds_up_nobody_else() {
     late.deadline_ms = 300;
     peer.send(&late);
     assert_eq!(error_code(&peer.next()), "deadline-exceeded");
+    // Their turns are over.
+    stage.person.answers(&[true]);
+    peer.send(&sign(4, "alice", b"next"));
+    stage.daemon.check(&peer.next(), "alice", b"next");
     drop(peer);
     stage.daemon.settles_at(0, 0);
     assert_eq!(stage.person.open.load(SeqCst), 0);
