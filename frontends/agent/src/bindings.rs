@@ -18,7 +18,7 @@ const MOST: usize = 16;
 #[derive(Debug, Default)]
 pub struct Bindings {
     bound: Vec<Bound>,
-    /// Something was said that is not true.
+    /// Something was said that could not be bound: who is at the other end is not known any more.
     is_broken: bool,
 }
 
@@ -36,7 +36,8 @@ struct Bound {
 pub struct Destination {
     /// The fingerprint of the host's key.
     pub host: Option<String>,
-    /// Whether the request came through another machine.
+    /// Whether the request came through another machine, or may have: the connection is bound to
+    /// nothing.
     pub forwarded: bool,
 }
 
@@ -47,8 +48,31 @@ impl Bindings {
     /// Binds the connection to a session.
     ///
     /// # Errors
-    /// [`Reason`]. After a signature that does not verify no login is signed any more.
+    /// [`Reason`]. After that nothing is signed any more.
     pub fn bind(&mut self, bind: SessionBind) -> Result<(), Reason> {
+        let bound = self.add(bind);
+        self.is_broken |= bound.is_err();
+        bound
+    }
+
+    /// Notes that something was said about a session that cannot be read. After that nothing is
+    /// signed any more.
+    pub fn spoil(&mut self) {
+        self.is_broken = true;
+    }
+
+    /// Whether anything is signed on the connection.
+    ///
+    /// # Errors
+    /// [`Reason`], if a session was not bound.
+    pub fn check(&self) -> Result<(), Reason> {
+        match self.is_broken {
+            true => Err("a session of the connection could not be bound"),
+            false => Ok(()),
+        }
+    }
+
+    fn add(&mut self, bind: SessionBind) -> Result<(), Reason> {
         let SessionBind {
             host,
             session,
@@ -58,7 +82,6 @@ impl Bindings {
         let known = ssh::from_wire(&host).ok().filter(|_| is_known(&signature));
         let is_supported = known.is_some();
         if known.is_some_and(|key| ssh_signature::verify(&key, &session, &signature).is_err()) {
-            self.is_broken = true;
             return Err("the host's signature over the session does not verify");
         }
         if self.bound.iter().any(|bound| !bound.forwarding) {
@@ -87,15 +110,14 @@ impl Bindings {
     /// # Errors
     /// [`Reason`], if it is not the one that the connection is for.
     pub fn destination(&self, login: &SshLogin) -> Result<Destination, Reason> {
-        if self.is_broken {
-            return Err("the connection was bound with a signature that does not verify");
-        }
+        self.check()?;
         // A host that knows this form of login compares the key with its own.
         let named = login.host.as_ref();
         let Some(last) = self.bound.last() else {
+            // Nothing tells a program here from one on another machine.
             return Ok(Destination {
                 host: named.map(|host| fingerprint(host)),
-                forwarded: false,
+                forwarded: true,
             });
         };
         if last.session != login.session {
@@ -116,9 +138,13 @@ impl Bindings {
         {
             return Err("the login names another host than the connection");
         }
+        let forwarded = self.bound.len() > 1;
+        // A program on another machine may bind the session of any host that it talks to. Only what
+        // is signed holds there.
+        let bound = last.host.as_ref().filter(|_| !forwarded);
         Ok(Destination {
-            host: last.host.as_ref().or(named).map(|host| fingerprint(host)),
-            forwarded: self.bound.len() > 1,
+            host: bound.or(named).map(|host| fingerprint(host)),
+            forwarded,
         })
     }
 }
@@ -209,14 +235,48 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_bound_to_nothing_knows_the_host_that_the_login_names() {
+    fn a_connection_that_is_bound_to_nothing_knows_the_host_that_the_login_names_and_may_be_forwarded()
+     {
         let (bindings, host) = (Bindings::default(), Host::new(1));
         let at = |login: SshLogin| bindings.destination(&login);
-        assert_eq!(at(login(b"one", None)), to(None, false));
-        assert_eq!(
-            at(login(b"one", Some(&host))),
-            to(host.fingerprint(), false)
-        );
+        assert_eq!(at(login(b"one", None)), to(None, true));
+        assert_eq!(at(login(b"one", Some(&host))), to(host.fingerprint(), true));
+    }
+
+    #[test]
+    fn on_a_forwarded_path_only_a_login_that_names_its_host_has_one() {
+        let (gate, other) = (Host::new(1), Host::new(2));
+        let mut bindings = Bindings::default();
+        bindings.bind(gate.bind(b"s1", true)).unwrap();
+        bindings.bind(gate.bind(b"s2", false)).unwrap();
+        let at = |login: SshLogin| bindings.destination(&login);
+        assert_eq!(at(login(b"s2", None)), to(None, true));
+        assert_eq!(at(login(b"s2", Some(&gate))), to(gate.fingerprint(), true));
+        assert!(at(login(b"s2", Some(&other))).is_err());
+    }
+
+    #[test]
+    fn after_a_session_that_is_not_bound_nothing_is_signed() {
+        let (host, other) = (Host::new(1), Host::new(2));
+        let full = || {
+            let mut bindings = Bindings::default();
+            for session in 0..16u8 {
+                bindings.bind(host.bind(&[session], true)).unwrap();
+            }
+            bindings
+        };
+        for refused in [host.bind(b"more", true), other.bind(&[3], true)] {
+            let mut bindings = full();
+            assert_eq!(bindings.check(), Ok(()));
+            assert!(bindings.bind(refused).is_err());
+            assert!(bindings.check().is_err());
+            assert!(bindings.destination(&login(b"on", Some(&host))).is_err());
+        }
+        let mut bound = Bindings::default();
+        bound.bind(host.bind(b"one", false)).unwrap();
+        assert!(bound.bind(host.bind(b"two", false)).is_err());
+        assert!(bound.check().is_err());
+        assert!(bound.destination(&login(b"one", Some(&host))).is_err());
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! One client: its messages, one after the other, and their answers.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,19 +8,18 @@ use claviger_engine::Purpose;
 use claviger_formats::ssh;
 use claviger_service::{Guest, GuestError, GuestKey};
 use claviger_token::Call;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, timeout, timeout_at};
-use zeroize::Zeroize;
 
 use crate::Shared;
 use crate::bindings::Bindings;
+use crate::client::Client;
 use crate::locks::Unlocked;
-use crate::messages::{self, LIMIT, Malformed, Reply, Request, SignRequest};
+use crate::messages::{self, Malformed, Reply, Request, SessionBind, SignRequest};
+use crate::notifier::Told;
 use crate::wanted::Wanted;
 
-/// So many bytes are read at once.
-const PIECE: usize = 4 << 10;
+/// So long a signature may take, with all that it waits for.
+const LONGEST: Duration = Duration::from_secs(180);
 
 /// What a request to sign is refused as, before it comes to a key.
 const REFUSED: &str = "not-for-purpose";
@@ -35,21 +33,10 @@ pub(crate) struct Connection {
     listed: Vec<(Vec<u8>, GuestKey)>,
 }
 
-/// The client's side: what it has sent, and whether it is still there.
-struct Client {
-    stream: UnixStream,
-    buffer: Vec<u8>,
-    patience: Duration,
-}
-
 impl Connection {
     pub(crate) fn new(stream: UnixStream, guest: Guest, shared: Arc<Shared>) -> Self {
         Connection {
-            client: Client {
-                stream,
-                buffer: Vec::new(),
-                patience: guest.patience(),
-            },
+            client: Client::new(stream, guest.patience()),
             guest,
             shared,
             bindings: Bindings::default(),
@@ -64,12 +51,13 @@ impl Connection {
                 message = self.client.message() => message,
                 () = self.guest.ending() => return,
             };
-            let Some(mut message) = message else {
+            let Some(message) = message else {
                 return;
             };
             let reply = self.answer(&message).await;
-            message.zeroize();
-            if self.client.write(&reply.to_bytes()).await.is_err() {
+            drop(message);
+            let written = self.client.write(&reply.to_bytes()).await;
+            if written.is_err() || self.client.is_flooding() {
                 return;
             }
         }
@@ -81,6 +69,9 @@ impl Connection {
             Ok(request) => request,
             Err(Malformed) => {
                 tracing::info!(uid, "a message of an SSH client is malformed");
+                if messages::may_bind(message) {
+                    self.bindings.spoil();
+                }
                 return Reply::Failure;
             }
         };
@@ -89,6 +80,8 @@ impl Connection {
                 Request::Unlock(passphrase) => {
                     unlocked(uid, self.shared.locks.unlock(uid, passphrase).await)
                 }
+                // It uses no key, and must not be missed.
+                Request::Bind(bind) => self.bind(bind),
                 Request::List => Reply::Identities(Vec::new()),
                 _ => Reply::Failure,
             };
@@ -96,13 +89,7 @@ impl Connection {
         match request {
             Request::List => self.list().await,
             Request::Sign(request) => self.sign(request).await,
-            Request::Bind(bind) => match self.bindings.bind(bind) {
-                Ok(()) => Reply::Success,
-                Err(reason) => {
-                    tracing::warn!(uid, reason, "an SSH session is not bound");
-                    Reply::ExtensionFailure
-                }
-            },
+            Request::Bind(bind) => self.bind(bind),
             Request::Lock(passphrase) => match self.shared.locks.lock(uid, passphrase).await {
                 true => {
                     tracing::info!(uid, "the SSH agent is locked");
@@ -128,6 +115,17 @@ impl Connection {
             Request::Unknown(kind) => {
                 tracing::debug!(uid, kind, "a message of an SSH client is unknown");
                 Reply::Failure
+            }
+        }
+    }
+
+    fn bind(&mut self, bind: SessionBind) -> Reply {
+        match self.bindings.bind(bind) {
+            Ok(()) => Reply::Success,
+            Err(reason) => {
+                let uid = self.guest.caller().uid;
+                tracing::warn!(uid, reason, "an SSH session is not bound");
+                Reply::ExtensionFailure
             }
         }
     }
@@ -186,13 +184,11 @@ impl Connection {
         let is_raw = what.purpose == Purpose::Raw;
         let cancelled = Arc::<AtomicBool>::default();
         let call = {
-            let (shared, identity, about) =
-                (Arc::clone(&self.shared), identity.clone(), about.clone());
-            Call::unlimited()
-                .cancelled_by(Arc::clone(&cancelled))
-                .watched_by(Arc::new(move |event| {
-                    shared.notifier.tell(event, &identity, &about);
-                }))
+            let shared = Arc::clone(&self.shared);
+            let request = Told::new(&identity, &about);
+            call(&cancelled).watched_by(Arc::new(move |event| {
+                shared.notifier.tell(event, &request);
+            }))
         };
         let mut signing = std::pin::pin!(self.guest.sign(&key, what, call));
         let signed = tokio::select! {
@@ -222,6 +218,11 @@ impl Connection {
     }
 }
 
+/// What a signature is waited for: not without end, and not once its client is gone.
+fn call(cancelled: &Arc<AtomicBool>) -> Call {
+    Call::within(LONGEST).cancelled_by(Arc::clone(cancelled))
+}
+
 fn unlocked(uid: u32, how: Unlocked) -> Reply {
     match how {
         Unlocked::Yes => {
@@ -237,69 +238,16 @@ fn unlocked(uid: u32, how: Unlocked) -> Reply {
     Reply::Failure
 }
 
-impl Client {
-    /// The next message; `None` where the connection is over, for one reason or another.
-    async fn message(&mut self) -> Option<Vec<u8>> {
-        let mut end = None;
-        loop {
-            match messages::length(&self.buffer) {
-                Ok(Some(length)) if self.buffer.len() >= length + 4 => {
-                    return Some(self.take(length));
-                }
-                Ok(_) => {}
-                Err(Malformed) => {
-                    tracing::info!("a message of an SSH client is empty or longer than 256 KiB");
-                    return None;
-                }
-            }
-            let read = match self.buffer.is_empty() {
-                true => self.read().await,
-                false => {
-                    let end = *end.get_or_insert_with(|| Instant::now() + self.patience);
-                    timeout_at(end, self.read()).await.ok()?
-                }
-            };
-            if read.ok()? == 0 {
-                return None;
-            }
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
 
-    /// The message at the beginning of the buffer, which has all of it.
-    fn take(&mut self, length: usize) -> Vec<u8> {
-        let rest = self.buffer.split_off(length + 4);
-        let mut taken = std::mem::replace(&mut self.buffer, rest);
-        let message = taken.split_off(4);
-        taken.zeroize();
-        message
-    }
+    use super::*;
 
-    async fn read(&mut self) -> io::Result<usize> {
-        self.buffer.reserve(PIECE);
-        self.stream.read_buf(&mut self.buffer).await
-    }
-
-    /// Returns when the client is gone. What it sends meanwhile is kept, up to a message.
-    async fn gone(&mut self) {
-        loop {
-            if self.buffer.len() > LIMIT {
-                return std::future::pending().await;
-            }
-            match self.read().await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-        }
-    }
-
-    async fn write(&mut self, reply: &[u8]) -> io::Result<()> {
-        let written = timeout(self.patience, self.stream.write_all(reply)).await;
-        written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.buffer.zeroize();
+    #[test]
+    fn a_signature_is_not_waited_for_without_end() {
+        let now = Instant::now();
+        let end = call(&Arc::default()).deadline().unwrap();
+        assert!(end >= now + LONGEST && LONGEST <= Duration::from_secs(180));
     }
 }

@@ -8,6 +8,7 @@
 //! | module | idea |
 //! | --- | --- |
 //! | `connection` | one client: messages in, answers out |
+//! | `client` | what a client has sent, and whether it is there |
 //! | `notifier` | tells the person that a token waits |
 //! | `locks` | `ssh-add -x` and `-X` |
 //! | [`wanted`] | what a signature is for |
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bindings;
+mod client;
 mod connection;
 mod locks;
 pub mod messages;

@@ -156,6 +156,11 @@ impl Request {
     }
 }
 
+/// Whether a message that is malformed may be one that binds a session.
+pub fn may_bind(message: &[u8]) -> bool {
+    message.first() == Some(&EXTENSION)
+}
+
 fn string(rest: &mut &[u8]) -> Result<Vec<u8>, Malformed> {
     Vec::decode(rest).map_err(|_| Malformed)
 }

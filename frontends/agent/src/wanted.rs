@@ -32,6 +32,7 @@ impl Wanted {
         flags: u32,
         bindings: &Bindings,
     ) -> Result<Self, Reason> {
+        bindings.check()?;
         let scheme = scheme(key, flags)?;
         let (data, purpose, about) = match SshRequest::of(&data) {
             SshRequest::Login(login) => {
@@ -141,7 +142,7 @@ mod tests {
             purpose(&key, login("ssh-ed25519"), 0),
             Ok(Purpose::SshLogin {
                 host: None,
-                forwarded: false
+                forwarded: true
             })
         );
         let mut certificate = Vec::new();

@@ -322,10 +322,9 @@ fn a_session_that_does_not_verify_is_not_bound_and_nobody_logs_in_by_its_connect
         client.signs(&key, &login(&key, b"session", Some(&host))),
         None
     );
-    // It is still good for what is no login.
-    client
-        .signs(&key, &sshsig::signed_data("git", b"text").unwrap())
-        .unwrap();
+    // Nor is it good for anything else.
+    let git = sshsig::signed_data("git", b"text").unwrap();
+    assert_eq!(client.signs(&key, &git), None);
     // Others are not concerned.
     let mut second = daemon.client();
     assert_eq!(second.bind(&host, b"session", false), SUCCESS);
@@ -407,6 +406,89 @@ fn a_locked_agent_shows_and_signs_nothing_until_the_same_passphrase_comes() {
     assert_eq!(second.ask(&message(23, &[b"other"], &[])), [FAILURE]);
     assert_eq!(second.ask(&message(23, &[b"words"], &[])), [SUCCESS]);
     client.signs(&key, &git).unwrap();
+}
+
+#[test]
+fn a_session_that_is_bound_while_the_agent_is_locked_is_known_afterwards() {
+    let daemon = Daemon::new();
+    let (mut client, key, host) = (daemon.client(), daemon.key("bob"), Host::new(1));
+    assert_eq!(client.ask(&message(22, &[b"words"], &[])), [SUCCESS]);
+    let mut forged = daemon.client();
+    let signature = host.signature(b"another");
+    assert_eq!(
+        forged.bind_with(&host, b"session", &signature, true),
+        EXTENSION_FAILURE
+    );
+    let mut forwarded = daemon.client();
+    assert_eq!(forwarded.bind(&host, b"way", true), SUCCESS);
+    assert_eq!(client.bind(&host, b"session", false), SUCCESS);
+    assert_eq!(client.ask(&message(23, &[b"words"], &[])), [SUCCESS]);
+    assert_eq!(client.signs(&key, &login(&key, b"another", None)), None);
+    client.signs(&key, &login(&key, b"session", None)).unwrap();
+    let to_the_gate = login(&key, b"way", Some(&host));
+    assert_eq!(forwarded.signs(&key, &to_the_gate), None);
+    assert_eq!(forged.signs(&key, &login(&key, b"session", None)), None);
+}
+
+#[test]
+fn a_connection_with_a_session_that_is_not_bound_signs_nothing_more() {
+    let daemon = Daemon::new();
+    let (key, host, other) = (daemon.key("bob"), Host::new(1), Host::new(2));
+    let git = sshsig::signed_data("git", b"text").unwrap();
+    let refused = |mut client: Client| {
+        let login = login(&key, b"login", Some(&host));
+        client.signs(&key, &git).is_none() && client.signs(&key, &login).is_none()
+    };
+    let name = b"session-bind@openssh.com";
+    let parts = [&name[..], &host.wire(), b"way", &host.signature(b"way")];
+    let whole = message(27, &parts, &[1]);
+    let odd = message(27, &parts, &[2]);
+    let longer = [&whole[..], b"."].concat();
+    for malformed in [&whole[..whole.len() - 1], &whole[..40], &odd, &longer] {
+        let mut client = daemon.client();
+        assert_eq!(client.ask(malformed), [FAILURE]);
+        assert!(refused(client), "{malformed:?}");
+    }
+    let mut moved = daemon.client();
+    assert_eq!(moved.bind(&host, b"way", true), SUCCESS);
+    moved.signs(&key, &git).unwrap();
+    assert_eq!(moved.bind(&other, b"way", true), EXTENSION_FAILURE);
+    assert!(refused(moved));
+    let mut many = daemon.client();
+    for session in 0..16u8 {
+        assert_eq!(many.bind(&host, &[session], true), SUCCESS);
+    }
+    many.signs(&key, &git).unwrap();
+    assert_eq!(many.bind(&host, b"more", true), EXTENSION_FAILURE);
+    assert!(refused(many));
+    let mut twice = daemon.client();
+    assert_eq!(twice.bind(&host, b"login", false), SUCCESS);
+    assert_eq!(twice.bind(&host, b"login", false), EXTENSION_FAILURE);
+    assert!(refused(twice));
+}
+
+#[test]
+fn a_connection_that_binds_nothing_logs_in_only_by_grants_for_forwarded_agents() {
+    let daemon = Daemon::new();
+    let (key, host) = (daemon.key("bob"), Host::new(1));
+    let fingerprint = ssh::fingerprint(&host.wire());
+    let mut client = daemon.client();
+    let (named, plain) = (
+        login(&key, b"session", Some(&host)),
+        login(&key, b"session", None),
+    );
+    client.signs(&key, &plain).unwrap();
+    daemon.grant("ssh", "bob", &format!("ssh:{fingerprint}"));
+    daemon.grant("ssh", "bob", "ssh");
+    daemon.grant("ssh", "bob", "");
+    for login in [&named, &plain] {
+        assert_eq!(client.signs(&key, login), None);
+    }
+    daemon.grant("ssh", "bob", &format!("ssh-forwarded:{fingerprint}"));
+    client.signs(&key, &named).unwrap();
+    assert_eq!(client.signs(&key, &plain), None);
+    daemon.grant("ssh", "bob", "ssh-forwarded");
+    client.signs(&key, &plain).unwrap();
 }
 
 #[test]
