@@ -37,7 +37,7 @@ pub enum Purpose {
     SshLogin {
         /// The fingerprint of the host's key ([`ssh::fingerprint`]); `None`: it is not known.
         host: Option<String>,
-        /// Whether the request came through an agent that was forwarded to another machine.
+        /// Whether the request came, or may have come, through an agent that was forwarded to another machine.
         forwarded: bool,
     },
     /// The data is an OpenSSH certificate that the key issues (OpenSSH `PROTOCOL.certkeys`). No
