@@ -97,12 +97,14 @@ fn look(process: &Process) -> Done {
     let seen = daemon
         .identities("")
         .and_then(|identities| Ok((identities, daemon.status()?)));
-    let (identities, status) = match seen {
-        Err(CKR_DEVICE_REMOVED) => Default::default(),
-        seen => seen?,
-    };
     process.with(|sessions| {
-        sessions.update(identities, &status);
+        match seen {
+            Err(CKR_DEVICE_REMOVED) => sessions.update_away(),
+            seen => {
+                let (identities, status) = seen?;
+                sessions.update(identities, &status);
+            }
+        }
         Ok(())
     })
 }
@@ -213,7 +215,6 @@ pub(crate) unsafe extern "C" fn C_Login(
         let process = Process::this()?;
         let token = process.with(|sessions| Ok(sessions.token_of(session)?.clone()))?;
         match user {
-            CKU_USER if token.is_logged_in => return Err(CKR_USER_ALREADY_LOGGED_IN),
             CKU_USER => {}
             CKU_CONTEXT_SPECIFIC => return Err(CKR_OPERATION_NOT_INITIALIZED),
             _ => return Err(CKR_USER_TYPE_INVALID),
@@ -222,7 +223,10 @@ pub(crate) unsafe extern "C" fn C_Login(
         let needs_login = process.with(|sessions| {
             let token = sessions.token_of(session)?;
             token.look_at(&status);
-            Ok(token.needs_login)
+            match token.is_logged_in {
+                true => Err(CKR_USER_ALREADY_LOGGED_IN),
+                false => Ok(token.needs_login),
+            }
         })?;
         // A PIN that nobody needs is not sent.
         if needs_login {
@@ -464,7 +468,15 @@ fn sign(session: CK_SESSION_HANDLE, rest: &[u8], room: &Room<u8>, in_parts: bool
         return Ok(());
     }
     let to_sign = process.with(|sessions| sessions.end_signature(session, rest))?;
-    room.put(&to_sign.sign(&process.daemon)?)
+    let signed = to_sign.sign(&process.daemon);
+    if signed
+        .as_ref()
+        .is_err_and(|code| *code == CKR_USER_NOT_LOGGED_IN)
+    {
+        // The session may be closed by now, which is not what is answered.
+        let _ = process.with(|sessions| sessions.log_out(session));
+    }
+    room.put(&signed?)
 }
 
 pub(crate) unsafe extern "C" fn C_SignUpdate(

@@ -22,6 +22,8 @@ pub(crate) struct Sessions {
     /// initialised.
     tokens: Vec<Token>,
     was_listed: bool,
+    /// Whether no daemon answered when the slots were last listed.
+    is_away: bool,
     open: BTreeMap<CK_SESSION_HANDLE, Session>,
     last: CK_SESSION_HANDLE,
 }
@@ -63,6 +65,7 @@ impl Sessions {
     /// Takes over which identities there are now.
     pub(crate) fn update(&mut self, identities: Vec<Identity>, status: &StatusReply) {
         self.was_listed = true;
+        self.is_away = false;
         self.tokens
             .iter_mut()
             .for_each(|token| token.is_there = false);
@@ -71,11 +74,26 @@ impl Sessions {
             match self.tokens.iter_mut().find(|token| token.is_same(&now)) {
                 Some(known) => {
                     known.is_there = true;
-                    known.needs_login = now.needs_login;
+                    known.look_at(status);
                 }
                 None => self.tokens.push(now),
             }
         }
+    }
+
+    /// Takes over that no daemon answers. Its tokens are not listed, but sessions go on when it is
+    /// back.
+    pub(crate) fn update_away(&mut self) {
+        self.was_listed = true;
+        self.is_away = true;
+    }
+
+    /// Takes over that the daemon needs a login to a session's token.
+    pub(crate) fn log_out(&mut self, handle: CK_SESSION_HANDLE) -> Done {
+        let token = self.token_of(handle)?;
+        token.is_logged_in = false;
+        token.needs_login = true;
+        Ok(())
     }
 
     /// Takes over the certificates of the identity of a session's token.
@@ -103,7 +121,8 @@ impl Sessions {
     /// The slots, or those with a token.
     pub(crate) fn slots(&self, only_with_token: bool) -> Vec<CK_SLOT_ID> {
         let numbered = (1..).zip(&self.tokens);
-        let wanted = numbered.filter(|(_, token)| token.is_there || !only_with_token);
+        let wanted =
+            numbered.filter(|(_, token)| !only_with_token || (token.is_there && !self.is_away));
         wanted.map(|(slot, _)| slot).collect()
     }
 

@@ -58,13 +58,14 @@ impl Token {
     }
 
     /// Whether the daemon has to be given a PIN before the key can sign: its token is neither
-    /// unlocked nor open.
+    /// unlocked nor open. A login does not outlast that: the daemon was locked, or started anew.
     pub(crate) fn look_at(&mut self, status: &StatusReply) {
         let mut tokens = status.tokens.iter();
         let known = tokens.find(|known| known.token.as_ref() == Some(&self.device));
         self.needs_login = !known.is_some_and(|known| {
             known.is_unlocked || matches!(known.state.as_str(), "ready" | "person")
         });
+        self.is_logged_in &= !self.needs_login;
     }
 
     pub(crate) fn slot_info(&self) -> CK_SLOT_INFO {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use claviger_engine::IdParams;
 use claviger_pkcs11_module::{C_GetFunctionList, C_GetInterface, C_GetInterfaceList};
+use claviger_tests::SoftHsm;
 use claviger_token::{PublicKey, Signature, SignatureScheme};
 use common::Stage;
 use cryptoki_sys::*;
@@ -334,6 +335,54 @@ fn a_daemon_that_is_gone_is_a_removed_device_and_the_next_call_finds_it_again() 
     assert!(module.slots().is_empty());
     let _daemon = stage.serve();
     assert_eq!(module.slots(), slots);
+    assert!(is_valid(&key, module.signs(session).unwrap()));
+    assert_eq!(module.finalise(), CKR_OK);
+}
+
+#[test]
+fn a_listing_without_a_daemon_ends_no_session() {
+    let (_alone, stage) = stage();
+    let key = stage.in_memory("alice", IdParams::P256);
+    let daemon = stage.serve();
+    let module = Module::new();
+    assert_eq!(module.initialise(), CKR_OK);
+    let slots = module.slots();
+    let session = module.open(slots[0]).unwrap();
+    drop(daemon);
+    assert!(module.slots().is_empty());
+    assert_eq!(module.signs(session), Err(CKR_DEVICE_REMOVED));
+    let _daemon = stage.serve();
+    // Nobody lists the slots again.
+    assert!(is_valid(&key, module.signs(session).unwrap()));
+    assert_eq!(module.slots(), slots);
+    assert_eq!(module.finalise(), CKR_OK);
+}
+
+#[test]
+fn who_is_not_logged_in_any_more_can_log_in_again() {
+    let (_alone, stage) = stage();
+    let token = SoftHsm::new();
+    let (backend, access) = (token.backend(), token.access());
+    let key = stage.generate("hard", &backend, IdParams::P256, access);
+    stage.lock();
+    let daemon = stage.serve();
+    let module = Module::new();
+    assert_eq!(module.initialise(), CKR_OK);
+    let session = module.open(module.slots()[0]).unwrap();
+    let log_in = || {
+        let (pin, length) = (SoftHsm::PIN.as_ptr().cast_mut(), SoftHsm::PIN.len());
+        call!(module, C_Login, session, CKU_USER, pin, length as CK_ULONG)
+    };
+    assert_eq!(log_in(), CKR_OK);
+    assert_eq!(log_in(), CKR_USER_ALREADY_LOGGED_IN);
+    assert!(is_valid(&key, module.signs(session).unwrap()));
+    // Another daemon knows no PIN, and its token is closed.
+    drop(daemon);
+    stage.lock();
+    let _daemon = stage.serve();
+    assert_eq!(module.signs(session), Err(CKR_USER_NOT_LOGGED_IN));
+    assert_eq!(call!(module, C_Logout, session), CKR_USER_NOT_LOGGED_IN);
+    assert_eq!(log_in(), CKR_OK);
     assert!(is_valid(&key, module.signs(session).unwrap()));
     assert_eq!(module.finalise(), CKR_OK);
 }
